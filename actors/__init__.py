@@ -1,0 +1,1 @@
+"""Plain classes that act; cluster/ makes them remote."""

@@ -1,0 +1,1 @@
+"""What turns windows into better weights: replay, losses, optimisers, checkpoints."""

@@ -1,0 +1,64 @@
+"""Keys of the three training stages."""
+
+from dataclasses import dataclass
+
+from models.keys import key
+
+
+@dataclass(kw_only=True)
+class PretrainConfig:
+    """Stage `teacher`: flow matching on real videos of the tiny world."""
+
+    steps: int = key(4000, "updates")
+    batch_size: int = key(16, "videos per update")
+    lr: float = key(1.5e-3, "peak learning rate (linear warm-up, cosine to zero)")
+    shift: float = key(2.0, "shift of the uniform noise level")
+    prompt_drop: float = key(0.1, "share of videos trained without their prompt, for guidance")
+    ema_decay: float = key(0.995, "decay of the averaged weights, which are what is saved")
+
+
+@dataclass(kw_only=True)
+class OdeConfig:
+    """Stage `ode`: the few-step causal student regresses onto teacher trajectories."""
+
+    steps: int = key(300, "updates")
+    pairs: int = key(256, "teacher trajectories, sampled by the rollout pool")
+    first_pairs: int = key(48, "trajectories to wait for before the first update; the rest arrive while training")
+    batch_size: int = key(12, "trajectories per update")
+    lr: float = key(5e-4, "peak learning rate (linear warm-up, cosine to zero)")
+    solver_steps: int = key(20, "Euler steps of the teacher, beside the student's own levels")
+    solver_shift: float = key(3.0, "shift of the solver's levels; must be the student's, or the levels do not match")
+    guidance: float = key(1.5, "teacher guidance, standard form")
+
+
+@dataclass(kw_only=True)
+class DmdConfig:
+    """Stage `dmd`: extended distribution matching distillation on windows of long rollouts."""
+
+    steps: int = key(150, "student updates")
+    batch_size: int = key(8, "windows per update")
+    critic_updates: int = key(3, "critic updates per student update (Wan: 5)")
+    student_lr: float = key(1e-4, "learning rate of the student (Wan: 2e-6)")
+    critic_lr: float = key(2e-4, "learning rate of the critic (Wan: 4e-7)")
+    beta1: float = key(0.0, "AdamW beta1")
+    beta2: float = key(0.99, "AdamW beta2 (Wan: 0.999)")
+    weight_decay: float = key(0.01, "AdamW weight decay")
+    grad_clip: float = key(1.0, "largest gradient norm (Wan: 10)")
+    guidance: float = key(1.25, "teacher guidance, standard form (Wan: 4.0, which Self-Forcing writes 3.0)")
+    score_shift: float = key(3.0, "shift of the noise level at which scores are compared (Wan: 5)")
+    score_min: float = key(0.02, "lowest noise level at which scores are compared")
+    score_max: float = key(0.98, "highest noise level at which scores are compared")
+    noising: str = key("recorded", "backward noise initialisation: recorded (paper, Eq. 1) or fresh")
+    replay: str = key("masked", "student's x0: masked (one pass) or blockwise (regenerated block by block, slower)")
+    ema_decay: float = key(0.98, "decay of the averaged student (Wan: 0.99)")
+    ema_start: int = key(0, "student update at which averaging starts")
+
+    def __post_init__(self):
+        if self.noising not in ("recorded", "fresh"):
+            raise ValueError(f'dmd.noising is "{self.noising}"; set it to recorded or fresh')
+        if self.replay not in ("masked", "blockwise"):
+            raise ValueError(f'dmd.replay is "{self.replay}"; set it to masked or blockwise')
+        if self.critic_updates < 1:
+            raise ValueError(f"dmd.critic_updates is {self.critic_updates}; the critic must follow the student: >= 1")
+        if not 0 < self.score_min < self.score_max < 1:
+            raise ValueError(f"dmd.score_min = {self.score_min} and dmd.score_max = {self.score_max} must lie in (0, 1)")

@@ -1,0 +1,44 @@
+"""Losses of the distillation, as pure functions of tensors."""
+
+import torch
+from torch import Tensor
+
+from models.flow import shift_sigma
+
+
+def score_sigmas(uniform: Tensor, shift: float, low: float, high: float) -> Tensor:
+    """Noise levels at which teacher and critic are compared: uniform [B] in [0, 1], shifted, clamped.
+
+    Wan: shift 5, clamped to [0.02, 0.98] (Self-Forcing, timesteps 20 and 980).
+    """
+    return shift_sigma(uniform, shift).clamp(low, high)
+
+
+def dmd_gradient(x0: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
+    """Direction [B F C H W] that lowers KL(student || teacher) at `x0` (DMD2, Eq. 7; Self-Forcing++ Eq. 2).
+
+    (fake - real) / mean |x0 - real|, the mean over each sample: the score difference, in units of the distance that the
+    teacher wants the sample to move. No gradient flows through any input.
+    """
+    x0, real_x0, fake_x0 = x0.detach(), real_x0.detach(), fake_x0.detach()
+    scale = (x0 - real_x0).abs().flatten(1).mean(dim=1).clamp_min(torch.finfo(x0.dtype).tiny)
+    return (fake_x0 - real_x0) / scale.reshape(-1, *(1,) * (x0.ndim - 1))
+
+
+def dmd_loss(x0: Tensor, gradient: Tensor) -> Tensor:
+    """Scalar whose gradient with respect to `x0` is `gradient` / number of elements.
+
+    0.5 mean (x0 - stop(x0 - gradient))^2, in float64 because the square of a small difference is taken and undone.
+    """
+    target = (x0.double() - gradient.double()).detach()
+    return 0.5 * (x0.double() - target).square().mean()
+
+
+def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    """Flow matching: mean (velocity - (noise - x0))^2. Trains teacher and critic."""
+    return (velocity - (noise - x0)).square().mean()
+
+
+def regression_loss(x0: Tensor, target: Tensor) -> Tensor:
+    """ODE initialisation: squared distance to the teacher's x0 (Self-Forcing++, Eq. 4)."""
+    return (x0 - target).square().mean()

@@ -1,0 +1,1 @@
+"""Torch only: networks, cache, flow algebra, the sampler, the tiny world."""

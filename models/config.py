@@ -1,0 +1,128 @@
+"""Sizes of the Wan networks, and what follows from them."""
+
+from dataclasses import dataclass
+
+from models.keys import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanConfig:
+    """Shape of one Wan transformer. Field names are those of diffusers' `WanTransformer3DModel` config."""
+
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int = 16
+    out_channels: int = 16
+    text_dim: int = 4096
+    text_len: int = 512
+    freq_dim: int = 256
+    ffn_dim: int
+    num_layers: int
+    eps: float = 1e-6
+    cross_attn_norm: bool = True
+
+    def __post_init__(self):
+        if self.attention_head_dim % 2:
+            raise ValueError(
+                f"rotary positions rotate pairs; got an odd attention_head_dim of {self.attention_head_dim}"
+            )
+        if self.patch_size[0] != 1:
+            raise ValueError(
+                f"a block is cut between latent frames; got a temporal patch of {self.patch_size[0]}"
+            )
+
+    @property
+    def dim(self) -> int:
+        """Width `D` of the hidden states."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def rotary_dims(self) -> tuple[int, int, int]:
+        """Real dimensions of a head that turn with (frame, row, column): 44, 42, 42 of 128 in Wan."""
+        side = 2 * (self.attention_head_dim // 6)
+        return self.attention_head_dim - 2 * side, side, side
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens of one latent frame of `height` x `width`."""
+        _, patch_height, patch_width = self.patch_size
+        if height % patch_height or width % patch_width:
+            raise ValueError(
+                f"latent frames of {height}x{width} do not divide into patches of {self.patch_size[1:]}"
+            )
+        return height // patch_height, width // patch_width
+
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        """Tokens of one latent frame: 1560 for Wan at 480x832 pixels."""
+        rows, columns = self.grid(height, width)
+        return rows * columns
+
+
+TINY = WanConfig(
+    patch_size=(1, 4, 4),
+    num_attention_heads=4,
+    attention_head_dim=24,
+    in_channels=3,
+    out_channels=3,
+    text_dim=32,
+    text_len=12,
+    freq_dim=64,
+    ffn_dim=384,
+    num_layers=4,
+)
+"""The tiny world's network: 0.7M parameters, trains on two CPU cores."""
+
+WAN_1_3B = WanConfig(num_attention_heads=12, attention_head_dim=128, ffn_dim=8960, num_layers=30)
+"""Wan2.1-T2V-1.3B: 1,418,996,800 parameters."""
+
+WAN_14B = WanConfig(num_attention_heads=40, attention_head_dim=128, ffn_dim=13824, num_layers=40)
+"""Wan2.1-T2V-14B: 14,288,491,584 parameters."""
+
+CONFIGS = {"tiny": TINY, "wan_1_3b": WAN_1_3B, "wan_14b": WAN_14B}
+
+
+@dataclass(kw_only=True)
+class StudentConfig:
+    """The student's shape in time, and its few-step schedule."""
+
+    model: str = key("tiny", "network: " + ", ".join(CONFIGS))
+    height: int = key(12, "rows of a latent frame")
+    width: int = key(12, "columns of a latent frame")
+    horizon_frames: int = key(12, "latent frames of one teacher horizon, M (Wan: 21, 5 s)")
+    block_frames: int = key(3, "latent frames denoised together")
+    attention_frames: int = key(12, "latent frames a block attends to, itself included (Wan: 21)")
+    sink_frames: int = key(0, "first frames never forgotten, when generating; training uses none, as the paper")
+    timesteps: list[float] = key([1000.0, 750.0, 500.0, 250.0], "denoising steps before warping, from 1000 down")
+    shift: float = key(3.0, "shift that warps the denoising steps (Wan: 5)")
+
+    def __post_init__(self):
+        if self.model not in CONFIGS:
+            raise ValueError(f'no network is called "{self.model}"; set student.model to one of {", ".join(CONFIGS)}')
+        for name in ("block_frames", "horizon_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"student.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("horizon_frames", "attention_frames", "sink_frames"):
+            if getattr(self, name) % self.block_frames:
+                raise ValueError(
+                    f"student.{name} is {getattr(self, name)}, no multiple of student.block_frames = {self.block_frames}"
+                )
+        if self.attention_frames < self.block_frames:
+            raise ValueError(f"student.attention_frames is {self.attention_frames}, less than one block")
+        steps = list(self.timesteps)
+        if not steps or steps[0] != 1000 or steps != sorted(set(steps), reverse=True) or steps[-1] <= 0:
+            raise ValueError(f"student.timesteps is {steps}; it must fall from 1000 and stay above 0")
+        self.wan.grid(self.height, self.width)
+
+    @property
+    def wan(self) -> WanConfig:
+        return CONFIGS[self.model]
+
+    @property
+    def context_frames(self) -> int:
+        """Finished frames that a block sees beside itself."""
+        return self.attention_frames - self.block_frames
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a latent frame."""
+        return self.wan.in_channels, self.height, self.width

@@ -1,0 +1,11 @@
+"""One documented configuration key: its default and the line that `--help` prints."""
+
+from dataclasses import field
+from typing import Any
+
+
+def key(default: Any, doc: str) -> Any:
+    """A dataclass field with its documentation. Lists are copied for every instance."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"doc": doc})
+    return field(default=default, metadata={"doc": doc})

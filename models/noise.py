@@ -1,0 +1,29 @@
+"""Randomness as a function of where it is used, never of history: any noise can be drawn again, anywhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+import torch
+from torch import Tensor
+
+
+def generator_for(*place: int) -> torch.Generator:
+    """A CPU generator that depends on `place` alone: (seed, rollout), (seed, stage, step, rank), ..."""
+    state = numpy.random.SeedSequence(place).generate_state(2, numpy.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+@dataclass(frozen=True)
+class BlockNoise:
+    """Noise of a batch of videos, one seed each: the same for a video in whatever batch and process it is made."""
+
+    seeds: Sequence[int]
+    block_shape: tuple[int, int, int, int]
+    """(F, C, H, W) of a block."""
+    device: torch.device = torch.device("cpu")
+
+    def draw(self, block: int, step: int) -> Tensor:
+        """Noise [B F C H W] for a denoising step of a block; step 0 is the block's start."""
+        drawn = [torch.randn(self.block_shape, generator=generator_for(seed, block, step)) for seed in self.seeds]
+        return torch.stack(drawn).to(self.device)

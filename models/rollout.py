@@ -1,0 +1,96 @@
+"""What both halves speak of: a rollout that was asked for, and the windows that come out of it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STUDENT, CRITIC, ODE = "student", "critic", "ode"
+"""Roles: which update a window was drawn for."""
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """A window as drawn at dispatch: before the rollout starts, so that no position is favoured by arriving early."""
+
+    role: str
+    start: int
+    """First latent frame."""
+    step: int
+    """Denoising step whose input is recorded and where the learner computes x0."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One video to be made, and the windows to be cut from it."""
+
+    id: int
+    attempt: int
+    prompt: str
+    seed: int
+    frames: int
+    """Horizon N in latent frames."""
+    windows: tuple[WindowPlan, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a student's rollout: the unit of transport, age and accounting. All tensors are latents on CPU."""
+
+    rollout: int
+    attempt: int
+    index: int
+    """Which of its rollout's planned windows this is."""
+    role: str
+    prompt: str
+    seed: int
+    start: int
+    step: int
+    versions: tuple[int, ...]
+    """Weight version of each block of context and window."""
+    context: Tensor
+    """Clean frames before the window, [P C H W]; fewer than asked for where the video is younger."""
+    latents: Tensor
+    """The rollout's own clean frames, [K C H W]."""
+    noisy: Tensor
+    """The rollout's own input of denoising step `step`, [K C H W]."""
+
+    def __post_init__(self):
+        if self.latents.shape != self.noisy.shape or self.latents.shape[1:] != self.context.shape[1:]:
+            raise ValueError(
+                f"window {self.index} of rollout {self.rollout}: context {list(self.context.shape)}, latents "
+                f"{list(self.latents.shape)} and noisy {list(self.noisy.shape)} do not belong together"
+            )
+
+    @property
+    def version(self) -> int:
+        """Version of the oldest block: a window is as old as its oldest part."""
+        return min(self.versions)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A teacher's trajectory at the student's denoising levels: what ODE initialisation regresses onto."""
+
+    rollout: int
+    attempt: int
+    index: int
+    role: str
+    prompt: str
+    states: Tensor
+    """[S K C H W], one per denoising step, from pure noise down."""
+    latents: Tensor
+    """The trajectory's end x0, [K C H W]."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published version of the student. `tensors` are on CPU and are never written again."""
+
+    version: int
+    tensors: dict[str, Tensor]
+
+    @staticmethod
+    def of(version: int, module: torch.nn.Module) -> "Weights":
+        """A copy of `module`'s weights: the original goes on training."""
+        return Weights(version, {name: p.detach().cpu().clone() for name, p in module.state_dict().items()})

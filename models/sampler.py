@@ -1,0 +1,68 @@
+"""How videos are made: the student block by block, the teacher all at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.causal import denoise_block, write_block
+from models.flow import add_noise, guide, x0_from_velocity
+from models.kv_cache import KVCache
+from models.noise import BlockNoise
+from models.wan import Wan
+
+
+@dataclass(frozen=True)
+class Block:
+    """A finished block of a rollout."""
+
+    index: int
+    x0: Tensor
+    """[B F C H W]."""
+    inputs: list[Tensor]
+    """The noisy input of each denoising step, [B F C H W] each: the recorded side of backward noise initialisation."""
+
+
+@torch.no_grad()
+def stream_blocks(
+    student: Wan, text: Tensor, noise: BlockNoise, sigmas: Sequence[float], cache: KVCache
+) -> Iterator[Block]:
+    """Blocks without end, by the few-step re-noising sampler; the caller stops when it has enough.
+
+    Each step predicts x0 and noises it again to the next level with fresh noise; the last x0 is the block, read once
+    more at timestep 0 into the cache. Between two blocks the caller may load newer weights into `student`.
+    `text` is [B S text_dim].
+    """
+    block_frames = noise.block_shape[0]
+    while True:
+        index = cache.frames // block_frames
+        text_keys_values = student.text_keys_values(text)  # once per block: the weights may be newer than the last
+        x0, inputs = None, []
+        for step, sigma in enumerate(sigmas):
+            level = torch.full((len(text), block_frames), sigma, device=text.device)
+            drawn = noise.draw(index, step)
+            x_t = drawn if x0 is None else add_noise(x0, drawn, level)
+            inputs.append(x_t)
+            velocity = denoise_block(student, x_t, 1000 * level, text_keys_values, cache)
+            x0 = x0_from_velocity(x_t, velocity, level)
+        cache = write_block(student, x0, text_keys_values, cache)
+        yield Block(index, x0, inputs)
+
+
+@torch.no_grad()
+def teacher_trajectory(
+    teacher: Wan, text: Tensor, unconditional: Tensor, noise: Tensor, sigmas: Sequence[float], guidance: float
+) -> list[Tensor]:
+    """States [B F C H W] of the teacher's probability-flow ODE at each of `sigmas` (from 1 down), then its end x0.
+
+    Euler steps with classifier-free `guidance` in the standard form. `unconditional` is the text of the empty prompt.
+    """
+    states = [noise]
+    both = torch.cat([text, unconditional.expand_as(text)])
+    for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        x_t = states[-1]
+        timestep = torch.full((2 * len(text),), 1000 * sigma, device=text.device)
+        conditional, free = teacher(torch.cat([x_t, x_t]), timestep, both).chunk(2)
+        states.append(x_t + (following - sigma) * guide(conditional, free, guidance))
+    return states
