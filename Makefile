@@ -1,0 +1,59 @@
+# Everything runs from the checkout; only the dependencies are installed, into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+READY := .venv/.installed
+
+# Wheels of a gigabyte on a slow line need more than uv's half a minute.
+export UV_HTTP_TIMEOUT ?= 300
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check proofs lock clean-venv
+.DELETE_ON_ERROR:
+
+help: ## Print this list.
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: $(READY) ## Train a minute-long tiny student and write runs/demo/report.html (options: ARGS="seed=1").
+	@$(BIN)/python demo.py $(ARGS)
+
+test: check ## Run the checks and every test but the proofs and those that need a GPU.
+	@$(BIN)/python -m pytest -m "not proof and not gpu" --durations=15 --durations-min=1 $(ARGS)
+
+check: $(READY) ## Check the format, the lint rules and the law of the house (imports go down only).
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-logo
+
+proofs: $(READY) ## Run the tests that train students to show the paper's effect (long).
+	@$(BIN)/python -m pytest -m proof --durations=0 $(ARGS)
+
+lock: $(BIN)/uv ## Compile requirements.txt from pyproject.toml (newest versions: ARGS=--upgrade).
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --extra test --quiet \
+		--universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+		--no-emit-index-url --no-emit-find-links $(ARGS) --output-file requirements.txt
+	@echo "requirements.txt: $$(grep -c '^[a-z0-9]' requirements.txt) pins"
+
+clean-venv: ## Remove .venv; the next target makes it afresh.
+	@rm -rf .venv
+
+# The stamp is written last, so an interrupted install is taken up again by the next target. Bytecode is compiled
+# here, once: where Python may not write it, every process would spend fifteen seconds more on importing diffusers.
+$(READY): requirements.txt $(BIN)/uv
+	@echo "Installing the pinned requirements into .venv (once; a minute where the wheels are at hand)"
+	@quiet=--quiet; if [ -t 2 ]; then quiet=; fi; \
+		$(BIN)/uv pip install $$quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.txt || { \
+		echo "Installing failed: check the network and the disk (8 GB), then give the same command again; it goes on where it stopped." >&2; \
+		exit 1; }
+	@touch $@
+
+$(BIN)/uv:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "'$(PYTHON)' was not found: install Python 3.11 or newer and name it, as in: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "'$(PYTHON)' is older than 3.11: name a newer one, as in: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.11" >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv && $(BIN)/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION) || { \
+		echo "Making .venv failed: check the network (on Debian also: apt-get install python3-venv), then: make clean-venv, and the same command again." >&2; \
+		exit 1; }

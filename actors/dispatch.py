@@ -1,0 +1,63 @@
+"""What is asked of the actors: prompts, seeds, and the windows that each rollout must yield."""
+
+from collections.abc import Sequence
+
+import numpy
+
+from actors.config import RolloutConfig, WindowConfig
+from actors.window_law import parse_law, window_starts
+from models.config import StudentConfig
+from models.rollout import CRITIC, ODE, STUDENT, Rollout, WindowPlan
+
+
+class StudentDispatcher:
+    """Rollouts of the student. Everything about rollout i is a function of (seed, i): asking again gives it again."""
+
+    def __init__(
+        self,
+        student: StudentConfig,
+        rollout: RolloutConfig,
+        window: WindowConfig,
+        critic_updates: int,
+        prompts: Sequence[str],
+        seed: int,
+    ):
+        self.student, self.rollout, self.window = student, rollout, window
+        self.critic_updates, self.prompts, self.seed = critic_updates, prompts, seed
+        self.law = parse_law(window.law)
+        self.starts = window_starts(rollout.frames, window.frames, student.block_frames)
+
+    def rollouts(self, first: int) -> list[Rollout]:
+        """The batch of rollouts with ids `first`, `first` + 1, ..."""
+        return [self._rollout(i) for i in range(first, first + self.rollout.batch)]
+
+    def _rollout(self, i: int) -> Rollout:
+        generator = numpy.random.default_rng([self.seed, i])
+        prompt = self.prompts[generator.integers(len(self.prompts))]
+        noise_seed = int(generator.integers(2**62))
+        windows = tuple(self._window(i, j, generator) for j in range(self.rollout.windows))
+        return Rollout(i, 0, prompt, noise_seed, self.rollout.frames, windows)
+
+    def _window(self, i: int, j: int, generator: numpy.random.Generator) -> WindowPlan:
+        turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
+        start = self.law(self.starts, self.window.frames, self.student.horizon_frames, generator)
+        last = len(self.student.timesteps) - 1
+        step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
+        return WindowPlan(CRITIC if turn else STUDENT, int(start), step)
+
+
+class TeacherDispatcher:
+    """Trajectories of the teacher, one horizon long, for ODE initialisation."""
+
+    def __init__(self, student: StudentConfig, rollout: RolloutConfig, prompts: Sequence[str], seed: int):
+        self.student, self.rollout, self.prompts, self.seed = student, rollout, prompts, seed
+
+    def rollouts(self, first: int) -> list[Rollout]:
+        """The batch of trajectories with ids `first`, `first` + 1, ..."""
+        return [self._rollout(i) for i in range(first, first + self.rollout.batch)]
+
+    def _rollout(self, i: int) -> Rollout:
+        generator = numpy.random.default_rng([self.seed, i])
+        prompt = self.prompts[generator.integers(len(self.prompts))]
+        frames = self.student.horizon_frames
+        return Rollout(i, 0, prompt, int(generator.integers(2**62)), frames, (WindowPlan(ODE, 0, 0),))

@@ -1,0 +1,52 @@
+"""A process that samples the teacher, for ODE initialisation."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from models.config import StudentConfig
+from models.flow import shift_sigma, warped_sigmas
+from models.noise import BlockNoise
+from models.rollout import ODE, Rollout, Trajectory
+from models.sampler import teacher_trajectory
+from models.wan import Wan
+
+
+def solver_sigmas(student_sigmas: Sequence[float], steps: int, shift: float) -> list[float]:
+    """Levels of the teacher's solver, from 1 down: evenly spaced, shifted, with the student's levels among them."""
+    even = shift_sigma(1 - torch.arange(steps, dtype=torch.float64) / steps, shift).tolist()
+    spread = [sigma for sigma in even if all(abs(sigma - own) > 1e-6 for own in student_sigmas)]
+    return sorted([*spread, *student_sigmas], reverse=True)
+
+
+class TeacherActor:
+    """Solves the teacher's probability-flow ODE and keeps the states at the student's denoising levels."""
+
+    def __init__(
+        self,
+        teacher: Wan,
+        student: StudentConfig,
+        encode_text: Callable[[Sequence[str]], Tensor],
+        solver_steps: int,
+        solver_shift: float,
+        guidance: float,
+        device: str = "cpu",
+    ):
+        self.teacher = teacher.to(device).eval().requires_grad_(False)
+        self.config, self.encode_text, self.guidance = student, encode_text, guidance
+        self.device = torch.device(device)
+        self.student_sigmas = warped_sigmas(student.timesteps, student.shift)
+        self.sigmas = solver_sigmas(self.student_sigmas, solver_steps, solver_shift)
+
+    def windows(self, rollouts: Sequence[Rollout]) -> Iterator[Trajectory]:
+        """One trajectory per rollout, all solved together."""
+        shape = (self.config.horizon_frames, *self.config.frame_shape)
+        noise = BlockNoise([rollout.seed for rollout in rollouts], shape, self.device).draw(0, 0)
+        text = self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
+        free = self.encode_text([""]).to(self.device)
+        states = teacher_trajectory(self.teacher, text, free, noise, self.sigmas, self.guidance)
+        kept = torch.stack([states[self.sigmas.index(sigma)] for sigma in self.student_sigmas], dim=1).cpu()
+        ends = states[-1].cpu()
+        for i, rollout in enumerate(rollouts):
+            yield Trajectory(rollout.id, rollout.attempt, 0, ODE, rollout.prompt, kept[i], ends[i])

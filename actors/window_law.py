@@ -1,0 +1,102 @@
+"""Where windows start: the distribution that Self-Forcing++ changes, as a value.
+
+A law draws one of the block-aligned starts of a rollout. Uniform is the paper's (Eq. 2, i ~ Unif{1..N-K+1}); the others
+are its ablations. Starts are drawn when a rollout is dispatched, never when windows arrive.
+"""
+
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy
+
+
+class WindowLaw(Protocol):
+    """Draws a start, in latent frames, out of `starts` (ascending)."""
+
+    def __call__(
+        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
+    ) -> int: ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every start equally often."""
+
+    def __call__(
+        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
+    ) -> int:
+        return starts[generator.integers(len(starts))]
+
+
+@dataclass(frozen=True)
+class Beta:
+    """Starts spread as Beta(a, b) over the rollout: b > a favours the beginning."""
+
+    a: float
+    b: float
+
+    def __post_init__(self):
+        if self.a <= 0 or self.b <= 0:
+            raise ValueError(f"beta({self.a}, {self.b}): both numbers must be above 0; change window.law")
+
+    def __call__(
+        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
+    ) -> int:
+        return starts[min(int(generator.beta(self.a, self.b) * len(starts)), len(starts) - 1)]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Windows that end within the first `horizons` teacher horizons: 1 is Self-Forcing, 2 the 10 s ablation."""
+
+    horizons: float
+
+    def __post_init__(self):
+        if self.horizons <= 0:
+            raise ValueError(f"prefix({self.horizons}): the prefix must be longer than 0; change window.law")
+
+    def __call__(
+        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
+    ) -> int:
+        inside = [start for start in starts if start + window_frames <= self.horizons * horizon_frames]
+        if not inside:
+            raise ValueError(
+                f"no window of {window_frames} frames ends within {self.horizons} horizons of {horizon_frames} frames; "
+                "change window.law or window.frames"
+            )
+        return inside[generator.integers(len(inside))]
+
+
+_LAWS = {"uniform": Uniform, "beta": Beta, "prefix": Prefix}
+
+
+def parse_law(text: str) -> WindowLaw:
+    """The law that `window.law` names: a known one with its numbers, or the dotted path of a callable."""
+    match = re.fullmatch(r"\s*([\w.]+)\s*(?:\(([^()]*)\))?\s*", text)
+    if match is None:
+        raise ValueError(f'window.law="{text}" cannot be read; write uniform, beta(1, 4), prefix(1) or a dotted path')
+    name, numbers = match[1], [part for part in (match[2] or "").split(",") if part.strip()]
+    if name in _LAWS:
+        try:
+            return _LAWS[name](*map(float, numbers))
+        except TypeError as error:
+            raise ValueError(f'window.law="{text}" has the wrong number of arguments; see uniform, beta(1, 4)') from error
+    return _load(name, text)
+
+
+def _load(path: str, text: str) -> WindowLaw:
+    module, _, attribute = path.rpartition(".")
+    if not module:
+        raise ValueError(f'window.law="{text}" is unknown; choose uniform, beta(a, b), prefix(h) or a dotted path')
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f'window.law="{text}" cannot be imported ({error}); check the dotted path') from error
+
+
+def window_starts(frames: int, window_frames: int, block_frames: int) -> range:
+    """All block-aligned starts of a window in a rollout of `frames`."""
+    return range(0, frames - window_frames + 1, block_frames)

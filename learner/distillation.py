@@ -1,0 +1,131 @@
+"""Stage `dmd`: the teacher corrects windows of the student's own long rollouts (extended DMD)."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from learner.config import DmdConfig
+from learner.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
+from learner.ema import Ema
+from learner.optimizer import Optimizer
+from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
+from models.config import StudentConfig
+from models.flow import add_noise, guide, warped_sigmas, x0_from_velocity
+from models.noise import generator_for
+from models.rollout import Weights, Window
+from models.wan import Wan
+
+_STUDENT_DRAW, _CRITIC_DRAW = 3, 4
+
+
+class Distiller:
+    """Student (generator), critic (fake score) and frozen teacher (real score), and the two updates between them."""
+
+    def __init__(
+        self,
+        student: Wan,
+        critic: Wan,
+        teacher: Wan,
+        encode_text: Callable[[Sequence[str]], Tensor],
+        shape: StudentConfig,
+        config: DmdConfig,
+        seed: int,
+        rank: int = 0,
+    ):
+        self.student, self.critic = student, critic
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.encode_text, self.shape, self.config, self.seed, self.rank = encode_text, shape, config, seed, rank
+        self.device = next(student.parameters()).device
+        self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
+        self.ema = Ema(student, config.ema_decay)
+        both = {
+            "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay, "grad_clip": config.grad_clip
+        }  # fmt: skip
+        self.student_optimizer = Optimizer(student, "student", lr=config.student_lr, **both)
+        self.critic_optimizer = Optimizer(critic, "critic", lr=config.critic_lr, **both)
+        self.unconditional = encode_text([""]).to(self.device)
+        self.version = 0
+        """Version of the weights that the student has now: counts student updates, never goes back."""
+
+    @property
+    def step(self) -> int:
+        """Student updates done."""
+        return self.student_optimizer.updates
+
+    def weights(self) -> Weights:
+        """What actors roll out: the raw student, never the EMA."""
+        return Weights.of(self.version, self.student)
+
+    def update_critic(self, windows: Sequence[Window]) -> dict[str, float]:
+        """The critic follows the student: flow matching on x0 that the current student makes of these windows."""
+        generator = generator_for(self.seed, _CRITIC_DRAW, self.critic_optimizer.updates, self.rank)
+        batch = collate(windows, self.encode_text, self.shape.block_frames, self.device)
+        with torch.no_grad():
+            x0, _ = self._x0(batch, generator)
+        sigma, noise = self._score_draw(x0, generator)
+        velocity = self.critic(add_noise(x0, noise, sigma), 1000 * sigma, batch.text)
+        return self.critic_optimizer.step(flow_loss(velocity, x0, noise))
+
+    def update_student(self, windows: Sequence[Window]) -> dict[str, float]:
+        """One extended DMD update (Self-Forcing++, Eq. 2): teacher minus critic, on re-noised windows."""
+        generator = generator_for(self.seed, _STUDENT_DRAW, self.student_optimizer.updates, self.rank)
+        batch = collate(windows, self.encode_text, self.shape.block_frames, self.device)
+        x0, sigma = self._x0(batch, generator)
+        gradient = self._gradient(x0.detach(), batch, generator)
+        metrics = self.student_optimizer.step(dmd_loss(x0, gradient))
+        metrics["student/dmd_gradient"] = gradient.abs().mean().item()
+        metrics |= self._distances(windows, batch, x0.detach(), sigma)
+        self.version += 1
+        if self.step > self.config.ema_start:
+            self.ema.update(self.student)
+        else:
+            self.ema.restart(self.student)
+        return metrics
+
+    def _x0(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The current student's x0 of the windows, [B K C H W], and the level [B] that it was predicted at."""
+        levels = torch.tensor(self.sigmas, dtype=torch.float32)
+        recorded = levels[[window.step for window in batch.windows]].to(self.device)
+        if self.config.replay == "blockwise":
+            return blockwise_x0(self.student, self.shape, batch, self.sigmas), recorded
+        drawn = levels[torch.randint(len(levels), (len(recorded),), generator=generator)].to(self.device)
+        noise = self._noise(batch.latents.shape, generator)
+        x_t, sigma = backward_noise(self.config.noising, batch.noisy, recorded, batch.latents, drawn, noise)
+        return masked_x0(self.student, self.shape, batch, x_t, sigma), sigma
+
+    @torch.no_grad()
+    def _gradient(self, x0: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        sigma, noise = self._score_draw(x0, generator)
+        x_t, timestep = add_noise(x0, noise, sigma), 1000 * sigma
+        both = torch.cat([batch.text, self.unconditional.expand_as(batch.text)])
+        real = guide(*self.teacher(torch.cat([x_t, x_t]), timestep.repeat(2), both).chunk(2), self.config.guidance)
+        fake = self.critic(x_t, timestep, batch.text)
+        return dmd_gradient(x0, x0_from_velocity(x_t, real, sigma), x0_from_velocity(x_t, fake, sigma))
+
+    def _score_draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        c = self.config
+        sigma = score_sigmas(torch.rand(len(x0), generator=generator), c.score_shift, c.score_min, c.score_max)
+        return sigma.to(self.device), self._noise(x0.shape, generator)
+
+    def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    def _distances(
+        self, windows: Sequence[Window], batch: Batch, x0: Tensor, sigma: Tensor
+    ) -> dict[str, float]:
+        """How far the current student's x0 is from the recorded one, by age: what staleness costs.
+
+        Only a recorded last step has a recorded x0 to compare with.
+        """
+        metrics, by_age = {}, defaultdict(list)
+        last = len(self.sigmas) - 1
+        distance = (x0 - batch.latents).flatten(1).norm(dim=1) / batch.latents.flatten(1).norm(dim=1)
+        for window, value in zip(windows, distance.tolist(), strict=True):
+            if window.step == last and self.config.noising == "recorded":
+                by_age[self.version - window.version].append(value)
+        for age, values in sorted(by_age.items()):
+            metrics[f"replay/distance_age_{age}"] = sum(values) / len(values)
+        metrics["replay/age"] = sum(self.version - window.version for window in windows) / len(windows)
+        return metrics

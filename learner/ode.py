@@ -1,0 +1,66 @@
+"""Stage `ode`: the bidirectional teacher's weights become a causal few-step student."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from learner.config import OdeConfig
+from learner.dmd import regression_loss
+from learner.optimizer import Optimizer
+from models.causal import denoise_window
+from models.config import StudentConfig
+from models.flow import warped_sigmas, x0_from_velocity
+from models.noise import generator_for
+from models.rollout import Trajectory
+from models.wan import Wan
+
+_ODE_DRAW = 2
+
+
+class OdeInitializer:
+    """Regression onto teacher trajectories (Self-Forcing++, Eq. 4), teacher-forced.
+
+    Each block starts from the trajectory's state at a level of its own and sees clean earlier blocks through the same
+    masked pass that distillation replays windows with.
+    """
+
+    def __init__(
+        self,
+        student: Wan,
+        encode_text: Callable[[Sequence[str]], Tensor],
+        shape: StudentConfig,
+        config: OdeConfig,
+        seed: int,
+    ):
+        self.student, self.encode_text, self.shape, self.config, self.seed = student, encode_text, shape, config, seed
+        self.device = next(student.parameters()).device
+        self.levels = torch.tensor(warped_sigmas(shape.timesteps, shape.shift), dtype=torch.float32)
+        self.optimizer = Optimizer(
+            student, "ode", lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01, grad_clip=1.0,
+            cosine_steps=config.steps,
+        )  # fmt: skip
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self.optimizer.updates
+
+    def update(self, pairs: Sequence[Trajectory]) -> dict[str, float]:
+        """One update on a batch drawn from all `pairs` that have arrived."""
+        generator = generator_for(self.seed, _ODE_DRAW, self.step)
+        drawn = torch.randint(len(pairs), (self.config.batch_size,), generator=generator).tolist()
+        batch = [pairs[i] for i in drawn]
+        block = self.shape.block_frames
+        blocks = batch[0].latents.shape[0] // block
+        steps = torch.randint(len(self.levels), (len(batch), blocks), generator=generator).repeat_interleave(block, 1)
+        frames = torch.arange(blocks * block)
+        x_t = torch.stack([pair.states[row, frames] for pair, row in zip(batch, steps, strict=True)]).to(self.device)
+        target = torch.stack([pair.latents for pair in batch]).to(self.device)
+        sigma = self.levels[steps].to(self.device)
+        text = self.student.text_keys_values(self.encode_text([pair.prompt for pair in batch]).to(self.device))
+        velocity = denoise_window(
+            self.student, x_t, 1000 * sigma, text, target[:, :-block], (0,) * len(batch), block,
+            self.shape.context_frames,
+        )  # fmt: skip
+        return self.optimizer.step(regression_loss(x0_from_velocity(x_t, velocity, sigma), target))

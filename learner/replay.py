@@ -1,0 +1,125 @@
+"""From windows to the current student's own x0: the cache rebuilt, the gradient attached.
+
+The learner never receives a cache (6 GB for Wan, against 4 MB of latents). It reads the clean frames before a window
+once more under its current weights; `window.burn_in_frames` further back make up for what the cache had seen before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.causal import denoise_block, denoise_window, write_block
+from models.config import StudentConfig
+from models.flow import add_noise, x0_from_velocity
+from models.kv_cache import KVCache
+from models.noise import BlockNoise
+from models.rollout import Window
+from models.wan import Wan
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows side by side, on the learner's device."""
+
+    windows: Sequence[Window]
+    text: Tensor
+    """[B S text_dim]."""
+    clean: Tensor
+    """Context and window frames without the last block, [B P + K - block C H W]."""
+    padding: tuple[int, ...]
+    """Leading frames of `clean` that are filler, where a video was younger than P frames."""
+    latents: Tensor
+    """The rollout's clean window, [B K C H W]."""
+    noisy: Tensor
+    """The rollout's recorded inputs, [B K C H W]."""
+
+
+def collate(
+    windows: Sequence[Window], encode_text: Callable[[Sequence[str]], Tensor], block_frames: int, device: torch.device
+) -> Batch:
+    """Stack windows; shorter histories are filled up on the left."""
+    history = max(len(window.context) for window in windows)
+    padding = tuple(history - len(window.context) for window in windows)
+    clean = torch.stack(
+        [
+            torch.cat([window.latents.new_zeros(pad, *window.latents.shape[1:]), window.context, window.latents])
+            for window, pad in zip(windows, padding, strict=True)
+        ]
+    )
+    return Batch(
+        windows=windows,
+        text=encode_text([window.prompt for window in windows]).to(device),
+        clean=clean[:, :-block_frames].to(device),
+        padding=padding,
+        latents=torch.stack([window.latents for window in windows]).to(device),
+        noisy=torch.stack([window.noisy for window in windows]).to(device),
+    )
+
+
+def backward_noise(
+    noising: str, recorded: Tensor, recorded_sigma: Tensor, latents: Tensor, fresh_sigma: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Backward noise initialisation (Self-Forcing++, Eq. 1): the student's inputs [B K C H W] and their levels [B].
+
+    `recorded` are the rollout's own re-noised inputs x_t = (1 - sigma) x0 + sigma noise, whose x0 is the student's
+    prediction one step earlier. `fresh` noises the rollout's final clean latents again, to a drawn student level.
+    """
+    if noising == "recorded":
+        return recorded, recorded_sigma
+    return add_noise(latents, noise, fresh_sigma), fresh_sigma
+
+
+def masked_x0(student: Wan, config: StudentConfig, batch: Batch, x_t: Tensor, sigma: Tensor) -> Tensor:
+    """The current student's x0 [B K C H W] of all blocks in one masked pass; `sigma` is [B]."""
+    level = sigma[:, None].expand(x_t.shape[:2])
+    velocity = denoise_window(
+        student,
+        x_t,
+        1000 * level,
+        student.text_keys_values(batch.text),
+        batch.clean,
+        batch.padding,
+        config.block_frames,
+        config.context_frames,
+    )
+    return x0_from_velocity(x_t, velocity, level)
+
+
+def blockwise_x0(student: Wan, config: StudentConfig, batch: Batch, sigmas: Sequence[float]) -> Tensor:
+    """The window generated again, block after block, by the current student: [B K C H W]. Exact and slow.
+
+    Every block runs all its denoising steps with the rollout's own noise, on a cache of the student's own new frames; x0
+    is taken, with gradient, at the window's recorded step. With the rollout's weights it gives `masked_x0` of the
+    recorded inputs.
+    """
+    return torch.cat(
+        [_one_blockwise(student, config, batch, i, window, sigmas) for i, window in enumerate(batch.windows)]
+    )
+
+
+def _one_blockwise(
+    student: Wan, config: StudentConfig, batch: Batch, i: int, window: Window, sigmas: Sequence[float]
+) -> Tensor:
+    block, device = config.block_frames, batch.latents.device
+    text = student.text_keys_values(batch.text[i : i + 1])
+    context = window.context[None].to(device)
+    cache = KVCache(config.wan, config.context_frames, frames=window.start - context.shape[1])
+    for first in range(0, context.shape[1], block):
+        cache = write_block(student, context[:, first : first + block], text, cache)
+    noise = BlockNoise([window.seed], (block, *config.frame_shape), device)
+    taken = []
+    for index in range(window.start // block, (window.start + len(window.latents)) // block):
+        x_t = noise.draw(index, 0)
+        for step, sigma in enumerate(sigmas):
+            level = torch.full((1, block), sigma, device=device)
+            with torch.set_grad_enabled(step == window.step and torch.is_grad_enabled()):
+                x0 = x0_from_velocity(x_t, denoise_block(student, x_t, 1000 * level, text, cache), level)
+            if step == window.step:
+                taken.append(x0)
+            if step + 1 < len(sigmas):
+                following = torch.full((1, block), sigmas[step + 1], device=device)
+                x_t = add_noise(x0.detach(), noise.draw(index, step + 1), following)
+        cache = write_block(student, x0.detach(), text, cache)
+    return torch.cat(taken, dim=1)
