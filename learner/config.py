@@ -30,6 +30,10 @@ class OdeConfig:
     solver_shift: float = key(3.0, "shift of the solver's levels; must be the student's, or the levels do not match")
     guidance: float = key(1.5, "teacher guidance, standard form")
 
+    def pairs_at(self, step: int) -> int:
+        """Trajectories that must have arrived before update `step`: the first ones, then one more each update."""
+        return min(self.pairs, self.first_pairs + step)
+
 
 @dataclass(kw_only=True)
 class DmdConfig:

@@ -58,6 +58,27 @@ class Distiller:
         """What actors roll out: the raw student, never the EMA."""
         return Weights.of(self.version, self.student)
 
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
+        """Everything a resumed run needs; random draws are functions of the update counts."""
+        tensors = {
+            "student": self.student.state_dict(),
+            "critic": self.critic.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "student_optimizer": self.student_optimizer.state(),
+            "critic_optimizer": self.critic_optimizer.state(),
+        }
+        counts = {"student": self.student_optimizer.updates, "critic": self.critic_optimizer.updates}
+        return tensors, counts | {"version": self.version}
+
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
+        """Put back what `state` gave."""
+        self.student.load_state_dict(tensors["student"])
+        self.critic.load_state_dict(tensors["critic"])
+        self.ema.module.load_state_dict(tensors["ema"])
+        self.student_optimizer.load_state(tensors.get("student_optimizer", {}), state["student"])
+        self.critic_optimizer.load_state(tensors.get("critic_optimizer", {}), state["critic"])
+        self.version = state["version"]
+
     def update_critic(self, windows: Sequence[Window]) -> dict[str, float]:
         """The critic follows the student: flow matching on x0 that the current student makes of these windows."""
         generator = generator_for(self.seed, _CRITIC_DRAW, self.critic_optimizer.updates, self.rank)

@@ -46,6 +46,15 @@ class OdeInitializer:
         """Updates done."""
         return self.optimizer.updates
 
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
+        """Everything a resumed run needs."""
+        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state()}, {"updates": self.step}
+
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
+        """Put back what `state` gave."""
+        self.student.load_state_dict(tensors["student"])
+        self.optimizer.load_state(tensors.get("optimizer", {}), state["updates"])
+
     def update(self, pairs: Sequence[Trajectory]) -> dict[str, float]:
         """One update on a batch drawn from all `pairs` that have arrived."""
         generator = generator_for(self.seed, _ODE_DRAW, self.step)

@@ -28,6 +28,26 @@ class Pretrainer:
             cosine_steps=config.steps,
         )  # fmt: skip
 
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self.optimizer.updates
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
+        """Everything a resumed run needs."""
+        tensors = {
+            "teacher": self.teacher.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state(),
+        }
+        return tensors, {"updates": self.step}
+
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
+        """Put back what `state` gave."""
+        self.teacher.load_state_dict(tensors["teacher"])
+        self.ema.module.load_state_dict(tensors["ema"])
+        self.optimizer.load_state(tensors.get("optimizer", {}), state["updates"])
+
     def update(self) -> dict[str, float]:
         """One update on a fresh batch of videos, drawn from (seed, update)."""
         generator = generator_for(self.seed, _STAGE, self.optimizer.updates)

@@ -7,11 +7,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 
-def save_weights(module: nn.Module, path: Path, origin: dict[str, str]) -> None:
-    """Write `module` under diffusers' names; `origin` (command, seed, commit, loss) goes into the header."""
+def save_weights(module: nn.Module, path: Path, origin: dict[str, object]) -> None:
+    """Write `module` under diffusers' names; `origin` (seed, updates, last losses) goes into the header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().cpu().contiguous() for name, p in module.state_dict().items()}
-    save_file(tensors, path, metadata=origin)
+    save_file(tensors, path, metadata={name: str(value) for name, value in origin.items()})
 
 
 def load_weights(module: nn.Module, path: Path, key: str) -> None:

@@ -1,0 +1,135 @@
+"""The whole configuration of a run: the keys of every part, and the rules that hold between them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from actors.config import RolloutConfig, WindowConfig
+from actors.window_law import parse_law, window_starts
+from learner.config import DmdConfig, OdeConfig, PretrainConfig
+from models.config import StudentConfig
+from models.keys import key
+
+STAGES = ("teacher", "ode", "dmd")
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Who runs where."""
+
+    kind: str = key("ray", "ray (actors and learner in processes of their own) or inline (one process)")
+    address: str | None = key(None, "Ray cluster to join; without one the command starts a local Ray")
+    rollout_actors: int = key(1, "processes that make rollouts")
+    threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
+    buffer_windows: int = key(128, "windows dispatched or waiting at most; beyond that actors wait")
+    timeout_s: float = key(600.0, "longest wait for windows before the run stops and says so")
+
+    def __post_init__(self):
+        if self.kind not in ("ray", "inline"):
+            raise ValueError(f'cluster.kind is "{self.kind}"; set cluster to ray or inline')
+        for name in ("rollout_actors", "threads", "buffer_windows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.timeout_s <= 0:
+            raise ValueError(f"cluster.timeout_s is {self.timeout_s}; it must be above 0")
+
+
+@dataclass(kw_only=True)
+class WandbConfig:
+    """Weights & Biases."""
+
+    mode: str = key("offline", "online, offline (files in the run folder) or disabled")
+    project: str = key("longtake", "project that runs are logged to")
+
+    def __post_init__(self):
+        if self.mode not in ("online", "offline", "disabled"):
+            raise ValueError(f'wandb.mode is "{self.mode}"; set it to online, offline or disabled')
+
+
+@dataclass(kw_only=True)
+class Config:
+    """A run."""
+
+    stage: Any = key(["ode", "dmd"], "stage or list of stages to run in order: " + ", ".join(STAGES))
+    run_dir: str = key("runs/tiny", "folder of the run; on a cluster an absolute path that all nodes share")
+    seed: int = key(0, "seed of everything that is drawn")
+    teacher: str = key("assets/tiny/teacher.safetensors", "weights of the teacher")
+    init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
+    checkpoint_every: int = key(25, "updates between checkpoints of stages ode and dmd")
+    student: StudentConfig = field(default_factory=StudentConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    ode: OdeConfig = field(default_factory=OdeConfig)
+    dmd: DmdConfig = field(default_factory=DmdConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self):
+        self._check_stages()
+        self._check_frames()
+        self._check_buffer()
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages to run, in order."""
+        return [self.stage] if isinstance(self.stage, str) else list(self.stage)
+
+    @property
+    def teacher_path(self) -> Path:
+        """The teacher's weights: of this run if it trains one, else the given ones."""
+        return Path(self.run_dir, "teacher", "teacher.safetensors") if "teacher" in self.stages else Path(self.teacher)
+
+    @property
+    def init_path(self) -> Path:
+        """The student that stage dmd starts from: the given one, else this run's stage ode."""
+        return Path(self.init) if self.init is not None else Path(self.run_dir, "ode", "student.safetensors")
+
+    def _check_stages(self) -> None:
+        if not self.stages:
+            raise ValueError(f"stage is empty; name one of {', '.join(STAGES)}")
+        for stage in self.stages:
+            if stage not in STAGES:
+                raise ValueError(f'stage "{stage}" is unknown; set stage to one of {", ".join(STAGES)}, or a list')
+
+    def _check_frames(self) -> None:
+        student, block = self.student, self.student.block_frames
+        for name, frames in (
+            ("rollout.frames", self.rollout.frames),
+            ("window.frames", self.window.frames),
+            ("window.burn_in_frames", self.window.burn_in_frames),
+        ):
+            if frames % block:
+                raise ValueError(f"{name} is {frames}, no multiple of student.block_frames = {block}; change {name}")
+        if self.window.frames > self.rollout.frames:
+            raise ValueError(
+                f"window.frames = {self.window.frames} is longer than rollout.frames = {self.rollout.frames}; raise "
+                "rollout.frames or shorten the window"
+            )
+        if student.sink_frames:
+            raise ValueError(
+                f"student.sink_frames is {student.sink_frames}; training rolls without a sink, as the paper: set it to 0"
+            )
+        if self.ode.solver_shift != student.shift:
+            raise ValueError(
+                f"ode.solver_shift = {self.ode.solver_shift} differs from student.shift = {student.shift}: trajectories "
+                "would miss the student's levels; set them equal"
+            )
+        law = parse_law(self.window.law)
+        starts = window_starts(self.rollout.frames, self.window.frames, block)
+        law(starts, self.window.frames, student.horizon_frames, numpy.random.default_rng(0))
+
+    def _check_buffer(self) -> None:
+        rollouts = self.rollout.batch * self.rollout.windows
+        updates = self.dmd.batch_size * (1 + self.dmd.critic_updates)
+        if self.cluster.buffer_windows < rollouts + updates:
+            raise ValueError(
+                f"cluster.buffer_windows = {self.cluster.buffer_windows} cannot hold one dispatch ({rollouts} windows) and "
+                f"one step ({updates}); raise it to {rollouts + updates}"
+            )

@@ -1,0 +1,30 @@
+"""Which actor and which dispatcher supply a stage: the same on Ray and inline."""
+
+from actors.dispatch import StudentDispatcher, TeacherDispatcher
+from actors.rollout_actor import RolloutActor, WeightSource
+from actors.teacher_actor import TeacherActor
+from cluster.config import Config
+from models import tiny_world
+from models.files import load_weights
+from models.wan import Wan
+
+
+def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDispatcher:
+    """What the pool is asked to make for `stage`."""
+    if stage == "ode":
+        return TeacherDispatcher(config.student, config.rollout, tiny_world.PROMPTS, config.seed)
+    return StudentDispatcher(
+        config.student, config.rollout, config.window, config.dmd.critic_updates, tiny_world.PROMPTS, config.seed
+    )
+
+
+def make_actor(stage: str, config: Config, weights: WeightSource) -> RolloutActor | TeacherActor:
+    """An actor for `stage`, not yet remote."""
+    if stage == "ode":
+        ode = config.ode
+        teacher = Wan(config.student.wan)
+        load_weights(teacher, config.teacher_path, "teacher")
+        return TeacherActor(
+            teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.solver_shift, ode.guidance
+        )
+    return RolloutActor(config.student, config.window, tiny_world.encode_text, weights)

@@ -1,0 +1,108 @@
+"""From a command line in Hydra's syntax to a checked Config. The only file that knows Hydra."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.config import Config
+
+ROOT = Path(__file__).resolve().parent
+_CALL = re.compile(r"^([\w.]+)=(\w+\([\d., ]+\))$")
+
+
+def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
+    """The configuration that `arguments` (`key=value`) ask for. Raises ValueError, in
+    one line with the key to change."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    # Hydra would read beta(1, 2) as a call to a function of its own.
+    overrides = [_CALL.sub(r"\1='\2'", argument) for argument in arguments]
+    if not any(argument.startswith("preset=") for argument in arguments):
+        overrides = [f"preset={preset}", *overrides]
+    try:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = OmegaConf.to_object(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_one_line(error)) from error
+    for name in ("run_dir", "teacher", "init"):
+        if getattr(config, name) is not None:
+            setattr(config, name, str(_absolute(getattr(config, name))))
+    return config
+
+
+def _absolute(path: str) -> Path:
+    """Relative to where the command was given; shipped assets are found from anywhere."""
+    here = Path(path).expanduser()
+    shipped = ROOT / path
+    return shipped if path.startswith("assets/") and not here.exists() else here.absolute()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = re.split(r"full_key:|object_type=|Set the environment variable|To append to your config", text)[0].strip(" .")
+    cause = " ".join(str(error.__cause__ or "").split())
+    cause = re.split(r"full_key:|object_type=", cause)[0].strip(" .")
+    return f"{text} ({cause}); --help lists every key" if cause and cause not in text else f"{text}; --help lists every key"
+
+
+def keys(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every key: (dotted name, default, documentation)."""
+    instance = config() if isinstance(config, type) else config
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if is_dataclass(value):
+            yield from keys(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value, field.metadata["doc"]
+
+
+def explain(usage: str) -> str:
+    """The text of --help."""
+    choices = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in _groups()}
+    lines = [usage, "", "Choices:"]
+    lines += [f"  {group}={'|'.join(names)}" for group, names in choices.items()]
+    lines += ["", "Keys, with their defaults before a preset changes them:"]
+    width = max(len(name) for name, _, _ in keys())
+    lines += [f"  {name:<{width}}  {doc} [{_shown(default)}]" for name, default, doc in keys()]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value).replace("'", "")
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
+
+
+def answer_help(usage: str) -> None:
+    """Print --help and leave. Called before torch is imported, so that the answer comes at once."""
+    if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
+        print(explain(usage))
+        sys.exit(0)
+
+
+def run(loop: Callable, preset: str) -> None:
+    """Entry of a root script: user mistakes in one line with exit status 2, everything else loud."""
+    from cluster.launch import RunFailed, launch, preflight
+
+    name = Path(sys.argv[0]).name
+    try:
+        config = load(sys.argv[1:], preset)
+        preflight(config)
+    except ValueError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        launch(loop, config)
+    except RunFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)

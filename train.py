@@ -1,0 +1,82 @@
+"""Longtake: train a 5-second video model to generate minutes, by correcting it on its own mistakes.
+
+Read from the top: a teacher for the tiny world, ODE initialisation, extended DMD on the student's own long rollouts.
+"""
+
+import settings
+
+USAGE = """python train.py [key=value ...]
+
+Trains in the folder run_dir; the same command again goes on from the last checkpoint.
+  python train.py preset=smoke                     every stage once, on a local Ray
+  python train.py preset=tiny window=prefix        Self-Forcing: windows of the first teacher horizon only"""
+if __name__ == "__main__":
+    settings.answer_help(USAGE)
+
+# ruff: noqa: E402  (torch takes seconds to import, help should not)
+from cluster.config import Config
+from cluster.run_folder import RunFolder
+from learner.assembly import make_distiller, make_ode_initializer, make_pretrainer
+from models.rollout import CRITIC, ODE, STUDENT
+from models.tiny_world import encode_text
+
+
+def teacher(config: Config, cluster, log) -> None:
+    """Stage 0, tiny world only: a bidirectional teacher learns real videos by flow matching."""
+    folder = RunFolder(config).stage("teacher")
+    learner = make_pretrainer(config.student, config.pretrain, config.seed)
+    folder.restore(learner)
+    while learner.step < config.pretrain.steps:
+        metrics = learner.update()
+        log("teacher", learner.step, config.pretrain.steps, metrics)
+        if learner.step % config.checkpoint_every == 0:
+            folder.save(learner, learner.step)
+    folder.finish(learner.ema.module, {"seed": config.seed, "steps": learner.step} | metrics)
+
+
+def ode(config: Config, cluster, log) -> None:
+    """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
+    folder = RunFolder(config).stage("ode")
+    learner = make_ode_initializer(config.student, config.ode, config.teacher_path, encode_text, config.seed)
+    folder.restore(learner)
+    cluster.begin("ode", config)
+    pairs = []
+    while learner.step < config.ode.steps:
+        pairs += cluster.take(ODE, config.ode.pairs_at(learner.step) - len(pairs))  # the rest arrive while training
+        metrics = learner.update(pairs)
+        log("ode", learner.step, config.ode.steps, metrics)
+        if learner.step % config.checkpoint_every == 0:
+            folder.save(learner, learner.step)
+    folder.finish(learner.student, {"seed": config.seed, "steps": learner.step} | metrics)
+
+
+def dmd(config: Config, cluster, log, name: str = "dmd") -> None:
+    """Stage 2: roll out far past the teacher, cut windows, let the teacher correct them (Self-Forcing++, Alg. 1)."""
+    folder = RunFolder(config).stage(name)
+    learner = make_distiller(
+        config.student, config.dmd, config.teacher_path, config.init_path, encode_text, config.seed
+    )
+    position = folder.restore(learner)
+    cluster.begin("dmd", config, **position)
+    cluster.publish(learner.weights())
+    while learner.step < config.dmd.steps:
+        for _ in range(config.dmd.critic_updates):  # the critic follows the student
+            metrics = learner.update_critic(cluster.take(CRITIC, config.dmd.batch_size))
+        metrics |= learner.update_student(cluster.take(STUDENT, config.dmd.batch_size))
+        cluster.publish(learner.weights())  # actors pull at their next block
+        log(name, learner.step, config.dmd.steps, metrics | cluster.metrics())
+        if learner.step % config.checkpoint_every == 0:
+            folder.save(learner, learner.step, **cluster.position())
+    folder.finish(learner.ema.module, {"seed": config.seed, "steps": learner.step} | metrics)
+
+
+def loop(config: Config, cluster, log) -> None:
+    """All stages that were asked for; a finished one is not run again."""
+    stages = {"teacher": teacher, "ode": ode, "dmd": dmd}
+    for stage in config.stages:
+        if not RunFolder(config).stage(stage).finished:
+            stages[stage](config, cluster, log)
+
+
+if __name__ == "__main__":
+    settings.run(loop, preset="tiny")
