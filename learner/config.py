@@ -9,9 +9,10 @@ from models.keys import key
 class PretrainConfig:
     """Stage `teacher`: flow matching on real videos of the tiny world."""
 
-    steps: int = key(4000, "updates")
+    steps: int = key(5000, "updates")
     batch_size: int = key(16, "videos per update")
-    lr: float = key(1.5e-3, "peak learning rate (linear warm-up, cosine to zero)")
+    lr: float = key(1e-2, "peak learning rate of Muon, on the blocks' matrices (warm-up, cosine to zero)")
+    adamw_lr: float = key(3e-3, "peak learning rate of AdamW, on everything else")
     shift: float = key(2.0, "shift of the uniform noise level")
     prompt_drop: float = key(0.1, "share of videos trained without their prompt, for guidance")
     ema_decay: float = key(0.995, "decay of the averaged weights, which are what is saved")
@@ -25,7 +26,8 @@ class OdeConfig:
     pairs: int = key(256, "teacher trajectories, sampled by the rollout pool")
     first_pairs: int = key(48, "trajectories to wait for before the first update; the rest arrive while training")
     batch_size: int = key(12, "trajectories per update")
-    lr: float = key(5e-4, "peak learning rate (linear warm-up, cosine to zero)")
+    lr: float = key(2e-3, "peak learning rate of Muon, on the blocks' matrices (warm-up, cosine to zero)")
+    adamw_lr: float = key(5e-4, "peak learning rate of AdamW, on everything else")
     solver_steps: int = key(20, "Euler steps of the teacher, beside the student's own levels")
     solver_shift: float = key(3.0, "shift of the solver's levels; must be the student's, or the levels do not match")
     guidance: float = key(1.5, "teacher guidance, standard form")

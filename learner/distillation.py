@@ -9,7 +9,7 @@ from torch import Tensor
 from learner.config import DmdConfig
 from learner.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
 from learner.ema import Ema
-from learner.optimizer import Optimizer
+from learner.optimizer import Optimizer, adamw
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
 from models.config import StudentConfig
 from models.flow import add_noise, guide, warped_sigmas, x0_from_velocity
@@ -40,11 +40,11 @@ class Distiller:
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
         self.ema = Ema(student, config.ema_decay)
-        both = {
-            "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay, "grad_clip": config.grad_clip
-        }  # fmt: skip
-        self.student_optimizer = Optimizer(student, "student", lr=config.student_lr, **both)
-        self.critic_optimizer = Optimizer(critic, "critic", lr=config.critic_lr, **both)
+        betas, clip = (config.beta1, config.beta2), config.grad_clip
+        of_student = adamw(student, config.student_lr, betas, config.weight_decay)
+        of_critic = adamw(critic, config.critic_lr, betas, config.weight_decay)
+        self.student_optimizer = Optimizer("student", student, of_student, grad_clip=clip)
+        self.critic_optimizer = Optimizer("critic", critic, of_critic, grad_clip=clip)
         self.unconditional = encode_text([""]).to(self.device)
         self.version = 0
         """Version of the weights that the student has now: counts student updates, never goes back."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from learner.config import OdeConfig
 from learner.dmd import regression_loss
-from learner.optimizer import Optimizer
+from learner.optimizer import Optimizer, muon
 from models.causal import denoise_window
 from models.config import StudentConfig
 from models.flow import warped_sigmas, x0_from_velocity
@@ -36,10 +36,8 @@ class OdeInitializer:
         self.student, self.encode_text, self.shape, self.config, self.seed = student, encode_text, shape, config, seed
         self.device = next(student.parameters()).device
         self.levels = torch.tensor(warped_sigmas(shape.timesteps, shape.shift), dtype=torch.float32)
-        self.optimizer = Optimizer(
-            student, "ode", lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01, grad_clip=1.0,
-            cosine_steps=config.steps,
-        )  # fmt: skip
+        optimizers = muon(student, config.lr, config.adamw_lr)
+        self.optimizer = Optimizer("ode", student, optimizers, grad_clip=1.0, cosine_steps=config.steps)
 
     @property
     def step(self) -> int:

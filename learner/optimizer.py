@@ -1,6 +1,7 @@
-"""AdamW with clipping, a schedule, and the check that a broken update is never applied."""
+"""Optimisers with clipping, a schedule, and the check that a broken update is never applied."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +11,41 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient became infinite or NaN; the weights are those of the last good update."""
 
 
+def adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> list[torch.optim.Optimizer]:
+    """AdamW on all weights: what the paper distils with."""
+    return [torch.optim.AdamW(module.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)]
+
+
+def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon on the blocks' matrices, AdamW on the rest: for the stages that learn from data.
+
+    The tiny teacher reaches AdamW's loss of 1300 updates in 600 (docs/decisions.md).
+    """
+    matrices = {p for name, p in module.named_parameters() if name.startswith("blocks.") and p.ndim == 2}
+    rest = [p for p in module.parameters() if p not in matrices]
+    ordered = [p for p in module.parameters() if p in matrices]
+    return [
+        torch.optim.Muon(ordered, lr=lr, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=adamw_lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True),
+    ]
+
+
 class Optimizer:
     """Backward, clip, check, step."""
 
     def __init__(
         self,
-        module: nn.Module,
         name: str,
+        module: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
         *,
-        lr: float,
-        betas: tuple[float, float],
-        weight_decay: float,
         grad_clip: float,
         cosine_steps: int | None = None,
     ):
-        """With `cosine_steps` the rate rises over 5 % of them and falls to zero; without, it is constant."""
-        self.name, self.module, self.lr, self.grad_clip, self.cosine_steps = name, module, lr, grad_clip, cosine_steps
-        self.adamw = torch.optim.AdamW(module.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)
+        """With `cosine_steps` rates rise over the first hundredth of them and fall to zero; without, they are constant."""
+        self.name, self.module, self.optimizers = name, module, optimizers
+        self.grad_clip, self.cosine_steps = grad_clip, cosine_steps
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.updates = 0
 
     def step(self, loss: Tensor) -> dict[str, float]:
@@ -34,42 +53,49 @@ class Optimizer:
 
         Raises NonFiniteError before the weights are touched when either is not finite.
         """
-        self.adamw.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.grad_clip)
         loss_value, norm_value = torch.stack([loss.detach(), norm]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise NonFiniteError(
-                f"{self.name}: loss {loss_value} and gradient norm {norm_value} at update {self.updates}; stopped before "
-                f"the optimiser step. Lower {self.name}'s learning rate or look at the windows of this update"
+                f"{self.name}: loss {loss_value} and gradient norm {norm_value} at update {self.updates + 1}; stopped "
+                f"before the optimiser step, the last checkpoint is good. Lower the learning rate of {self.name}"
             )
-        for group in self.adamw.param_groups:
-            group["lr"] = self.lr * self._schedule()
-        self.adamw.step()
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * self._schedule()
+            optimizer.step()
         self.updates += 1
         return {f"{self.name}/loss": loss_value, f"{self.name}/grad_norm": norm_value}
 
     def _schedule(self) -> float:
         if self.cosine_steps is None:
             return 1.0
-        warm_up = max(1, self.cosine_steps // 20)
+        warm_up = max(1, self.cosine_steps // 100)
         if self.updates < warm_up:
             return (self.updates + 1) / warm_up
         return 0.5 * (1 + math.cos(math.pi * (self.updates - warm_up) / max(1, self.cosine_steps - warm_up)))
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts as flat tensors, for safetensors."""
-        names = [name for name, _ in self.module.named_parameters()]
-        states = self.adamw.state_dict()["state"]
-        return {f"{names[i]}/{entry}": value for i, state in states.items() for entry, value in state.items()}
+        """Moments and step counts as flat tensors, for safetensors: "<weight>/<entry>"."""
+        names = {p: name for name, p in self.module.named_parameters()}
+        return {
+            f"{names[p]}/{entry}": value
+            for optimizer in self.optimizers
+            for p, entries in optimizer.state.items()
+            for entry, value in entries.items()
+        }
 
     def load_state(self, tensors: dict[str, Tensor], updates: int) -> None:
         """Put back what `state` gave."""
-        index = {name: i for i, (name, _) in enumerate(self.module.named_parameters())}
-        whole = self.adamw.state_dict()
-        whole["state"] = {}
-        for path, value in tensors.items():
-            name, entry = path.rsplit("/", 1)
-            whole["state"].setdefault(index[name], {})[entry] = value
-        self.adamw.load_state_dict(whole)
+        for optimizer in self.optimizers:
+            owned = {p for group in optimizer.param_groups for p in group["params"]}
+            for name, p in self.module.named_parameters():
+                entries = {path.rsplit("/", 1)[1]: t for path, t in tensors.items() if path.rsplit("/", 1)[0] == name}
+                if p in owned and entries:
+                    optimizer.state[p] = {
+                        entry: t.clone() if entry == "step" else t.to(p.device, copy=True) for entry, t in entries.items()
+                    }
         self.updates = updates

@@ -8,7 +8,7 @@ from torch import Tensor
 from learner.config import PretrainConfig
 from learner.dmd import flow_loss
 from learner.ema import Ema
-from learner.optimizer import Optimizer
+from learner.optimizer import Optimizer, muon
 from models import tiny_world
 from models.flow import add_noise, shift_sigma
 from models.noise import generator_for
@@ -23,10 +23,8 @@ class Pretrainer:
     def __init__(self, teacher: Wan, config: PretrainConfig, horizon_frames: int, seed: int):
         self.teacher, self.config, self.horizon_frames, self.seed = teacher, config, horizon_frames, seed
         self.ema = Ema(teacher, config.ema_decay)
-        self.optimizer = Optimizer(
-            teacher, "pretrain", lr=config.lr, betas=(0.9, 0.99), weight_decay=0.01, grad_clip=1.0,
-            cosine_steps=config.steps,
-        )  # fmt: skip
+        optimizers = muon(teacher, config.lr, config.adamw_lr)
+        self.optimizer = Optimizer("pretrain", teacher, optimizers, grad_clip=1.0, cosine_steps=config.steps)
 
     @property
     def step(self) -> int:

@@ -1,0 +1,17 @@
+"""Exposure: how bright a video is, and how far it drifts from its own beginning. No judge, no prompt."""
+
+from torch import Tensor
+
+
+def brightness(video: Tensor) -> Tensor:
+    """Mean pixel value [B T] of every frame of `video` [B T C H W], in the video's own units."""
+    return video.mean((2, 3, 4))
+
+
+def exposure_drift(video: Tensor, horizon_frames: int) -> Tensor:
+    """Distance [B T] of every frame's brightness to the mean over its own video's first `horizon_frames`.
+
+    Each video is its own reference: the prompt does not say how bright it should be. Up and down count alike.
+    """
+    level = brightness(video)
+    return (level - level[:, :horizon_frames].mean(1, keepdim=True)).abs()
