@@ -90,7 +90,7 @@ def answer_help(usage: str) -> None:
         sys.exit(0)
 
 
-def run(loop: Callable, preset: str) -> None:
+def run(loop: Callable, preset: str) -> Config:
     """Entry of a root script: user mistakes in one line with exit status 2, everything else loud."""
     from cluster.launch import RunFailed, launch, preflight
 
@@ -106,3 +106,4 @@ def run(loop: Callable, preset: str) -> None:
     except RunFailed as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
+    return config

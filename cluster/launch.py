@@ -8,8 +8,10 @@ import torch
 from cluster.config import Config
 from cluster.display import Display
 from cluster.inline import InlineCluster
+from cluster.ray_environment import settle_environment
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
+from learner.optimizer import NonFiniteError
 from models.files import check_weights
 
 
@@ -19,12 +21,16 @@ class RunFailed(Exception):
 
 def launch(loop: Callable, config: Config) -> None:
     """Run `loop(config, cluster, log)` where the config says. Raises RunFailed when the run stops itself."""
-    if config.cluster.kind == "inline":
-        _launch_inline(loop, config)
-    else:
-        from cluster.ray_launch import launch_on_ray  # ray takes a second to import
+    try:
+        if config.cluster.kind == "inline":
+            _launch_inline(loop, config)
+        else:
+            settle_environment(config)
+            from cluster.ray_launch import launch_on_ray  # only now: ray reads its environment when imported
 
-        launch_on_ray(loop, config)
+            launch_on_ray(loop, config)
+    except NonFiniteError as error:
+        raise RunFailed(str(error)) from error
 
 
 def preflight(config: Config) -> None:

@@ -1,6 +1,9 @@
 """The folder of a run: whose it is, what was asked for, what was measured."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,22 @@ class RunFolder:
     def stage(self, name: str) -> StageFolder:
         """The folder of a stage (or of an arm of the demo)."""
         return StageFolder(self.path / name, "teacher.safetensors" if name == "teacher" else "student.safetensors")
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to seconds.json; a resumed stage adds to what it took before."""
+        started = time.monotonic()
+        yield
+        seconds = self.seconds()
+        seconds[name] = round(seconds.get(name, 0) + time.monotonic() - started, 1)
+        partial = self.path / ".seconds.partial"
+        partial.write_text(json.dumps(seconds, indent=1))
+        partial.rename(self.path / "seconds.json")
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds that each finished stage took."""
+        file = self.path / "seconds.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
 
     def claim(self) -> None:
         """Make the folder this run's, or check that it already is; a folder of another config is refused."""

@@ -1,0 +1,125 @@
+"""The paper's result in the tiny world: short windows drift past the teacher's horizon, uniform windows do not.
+
+ODE initialisation, then the same number of updates with each window law, then videos of 16 teacher horizons from each.
+"""
+
+import settings
+
+USAGE = """python demo.py [key=value ...]
+
+Trains two tiny students on a local Ray and writes report.html into run_dir (runs/demo); about ten minutes on two cores.
+The same command again goes on where it stopped."""
+if __name__ == "__main__":
+    settings.answer_help(USAGE)
+
+# ruff: noqa: E402  (torch takes seconds to import, help should not)
+import subprocess
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import report
+from actors.videos import make_videos
+from cluster.config import Config
+from cluster.run_folder import RunFolder
+from learner.assembly import load_wan
+from models.noise import generator_for
+from models.tiny_world import PROMPTS, decode, encode_text
+from rewards.segments import segment_metrics
+from train import dmd, ode
+
+HORIZONS = 16
+VIDEOS = 32
+
+
+@dataclass(frozen=True)
+class Method:
+    """One window law, and the rollouts that suit it."""
+
+    title: str
+    law: str
+    rollout: dict[str, int]
+
+
+METHODS = {
+    # Each of its windows comes from a video of its own: a prefix of one horizon has one window only.
+    "prefix_1": Method("Self-Forcing: windows of the first horizon", "prefix(1)", {"batch": 32, "windows": 1}),
+    "uniform": Method("Self-Forcing++: windows from anywhere", "uniform", {}),
+}
+
+
+def loop(config: Config, cluster, log) -> None:
+    """Everything that trains or generates; what is finished is not done again."""
+    folder = RunFolder(config)
+    if not folder.stage("ode").finished:
+        with folder.timed("ode"):
+            ode(config, cluster, log)
+    _generate(config, "ode", log)
+    for name, method in METHODS.items():
+        arm = replace(
+            config,
+            window=replace(config.window, law=method.law),
+            rollout=replace(config.rollout, **method.rollout),
+        )
+        if not folder.stage(name).finished:
+            with folder.timed(name):
+                dmd(arm, cluster, log, name)
+        _generate(config, name, log)
+
+
+def _generate(config: Config, name: str, log) -> None:
+    """Videos of HORIZONS teacher horizons from the student of a stage: the same prompts and noise for each."""
+    folder = RunFolder(config)
+    path = folder.path / name / "videos.safetensors"
+    if path.is_file():
+        return
+    with folder.timed(f"videos_{name}"):
+        student = load_wan(config.student, folder.stage(name).result, "run_dir").eval()
+        frames = HORIZONS * config.student.horizon_frames
+        seeds = [int(s) for s in torch.randint(2**62, (VIDEOS,), generator=generator_for(config.seed, 6))]
+        latents = make_videos(
+            student, config.student, _prompts(), seeds, frames, encode_text,
+            lambda done: log.progress(f"videos {name}", done, frames, ""),
+        )  # fmt: skip
+        partial = path.with_suffix(".partial")
+        save_file({"video": (decode(latents) * 255).round().byte()}, partial)
+        partial.rename(path)
+
+
+def _prompts() -> list[str]:
+    """Spread over the world's 72 prompts."""
+    return [PROMPTS[(7 * i) % len(PROMPTS)] for i in range(VIDEOS)]
+
+
+def write_up(config: Config) -> None:
+    """Judge the videos; write summary.json and report.html; print the table."""
+    folder = RunFolder(config)
+    arms = []
+    titles = {"ode": "ODE initialisation: before distillation"} | {n: m.title for n, m in METHODS.items()}
+    for name, title in titles.items():
+        video = load_file(folder.path / name / "videos.safetensors")["video"].float() / 255
+        metrics = segment_metrics(video, _prompts(), config.student.horizon_frames)
+        arms.append(report.Arm(name, title, metrics, video, _prompts()))
+    summary = report.write_summary(
+        folder.path / "summary.json", commit=_commit(), seconds=folder.seconds(), settings=asdict(config), arms=arms
+    )
+    report.write_report(folder.path / "report.html", summary, arms)
+    report.picture(folder.path / "strips.png", arms)
+    print(report.table(summary))
+    print(f"report: {folder.path / 'report.html'}")
+
+
+def _commit() -> str:
+    """The commit that runs, with a mark if the tree differs from it."""
+    git = ["git", "-C", str(settings.ROOT)]
+    found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        return "unknown: not a git checkout"
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    return found.stdout.strip() + (" with changes" if changed else "")
+
+
+if __name__ == "__main__":
+    write_up(settings.run(loop, preset="demo"))
