@@ -45,7 +45,9 @@ class Method:
 
 METHODS = {
     # Each of its windows comes from a video of its own: a prefix of one horizon has one window only.
-    "prefix_1": Method("Self-Forcing: windows of the first horizon", "prefix(1)", {"batch": 32, "windows": 1}),
+    "prefix_1": Method(
+        "Self-Forcing: windows of the first horizon", "prefix(1)", {"batch": 32, "windows": 1}
+    ),
     "uniform": Method("Self-Forcing++: windows from anywhere", "uniform", {}),
 }
 
@@ -103,7 +105,11 @@ def write_up(config: Config) -> None:
         metrics = segment_metrics(video, _prompts(), config.student.horizon_frames)
         arms.append(report.Arm(name, title, metrics, video, _prompts()))
     summary = report.write_summary(
-        folder.path / "summary.json", commit=_commit(), seconds=folder.seconds(), settings=asdict(config), arms=arms
+        folder.path / "summary.json",
+        commit=_commit(),
+        seconds=folder.seconds(),
+        settings=asdict(config),
+        arms=arms,
     )
     report.write_report(folder.path / "report.html", summary, arms)
     report.picture(folder.path / "strips.png", arms)
@@ -117,7 +123,9 @@ def _commit() -> str:
     found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if found.returncode:
         return "unknown: not a git checkout"
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    changed = subprocess.run(
+        [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
+    ).stdout
     return found.stdout.strip() + (" with changes" if changed else "")
 
 

@@ -47,10 +47,16 @@ def _absolute(path: str) -> Path:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    text = re.split(r"full_key:|object_type=|Set the environment variable|To append to your config", text)[0].strip(" .")
+    text = re.split(r"full_key:|object_type=|Set the environment variable|To append to your config", text)[
+        0
+    ].strip(" .")
     cause = " ".join(str(error.__cause__ or "").split())
     cause = re.split(r"full_key:|object_type=", cause)[0].strip(" .")
-    return f"{text} ({cause}); --help lists every key" if cause and cause not in text else f"{text}; --help lists every key"
+    return (
+        f"{text} ({cause}); --help lists every key"
+        if cause and cause not in text
+        else f"{text}; --help lists every key"
+    )
 
 
 def keys(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -66,7 +72,9 @@ def keys(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, str
 
 def explain(usage: str) -> str:
     """The text of --help."""
-    choices = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in _groups()}
+    choices = {
+        group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in _groups()
+    }
     lines = [usage, "", "Choices:"]
     lines += [f"  {group}={'|'.join(names)}" for group, names in choices.items()]
     lines += ["", "Keys, with their defaults before a preset changes them:"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.keys import key
+from models.keys import key, require_positive
 
 
 @dataclass(kw_only=True)
@@ -14,25 +14,25 @@ class RolloutConfig:
     windows: int = key(8, "windows drawn from each rollout, shared out to student and critic updates")
 
     def __post_init__(self):
-        for name in ("frames", "batch", "windows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"rollout.{name} is {getattr(self, name)}; it must be at least 1")
+        require_positive("rollout", self, "frames", "batch", "windows")
 
 
 @dataclass(kw_only=True)
 class WindowConfig:
     """Which windows of a rollout are trained on."""
 
-    law: str = key("uniform", "distribution of window starts: uniform, beta(a, b), prefix(h) or a dotted path")
+    law: str = key(
+        "uniform", "distribution of window starts: uniform, beta(a, b), prefix(h) or a dotted path"
+    )
     frames: int = key(12, "window length K in latent frames: one teacher horizon")
     burn_in_frames: int = key(9, "clean frames before the context that warm the rebuilt cache")
-    gradient_step: str = key("last", "denoising step that carries the gradient: last, or drawn for each window")
+    gradient_step: str = key(
+        "last", "denoising step that carries the gradient: last, or drawn for each window"
+    )
 
     def __post_init__(self):
         if self.gradient_step not in ("last", "drawn"):
             raise ValueError(f'window.gradient_step is "{self.gradient_step}"; set it to last or drawn')
-        if self.frames < 1 or self.burn_in_frames < 0:
-            raise ValueError(
-                f"window.frames = {self.frames} must be at least 1, window.burn_in_frames = {self.burn_in_frames} at "
-                "least 0"
-            )
+        require_positive("window", self, "frames")
+        if self.burn_in_frames < 0:
+            raise ValueError(f"window.burn_in_frames is {self.burn_in_frames}; it must be 0 or above")

@@ -17,7 +17,11 @@ class WindowLaw(Protocol):
     """Draws a start, in latent frames, out of `starts` (ascending)."""
 
     def __call__(
-        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
+        self,
+        starts: Sequence[int],
+        window_frames: int,
+        horizon_frames: int,
+        generator: numpy.random.Generator,
     ) -> int: ...
 
 
@@ -26,7 +30,11 @@ class Uniform:
     """Every start equally often."""
 
     def __call__(
-        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
+        self,
+        starts: Sequence[int],
+        window_frames: int,
+        horizon_frames: int,
+        generator: numpy.random.Generator,
     ) -> int:
         return starts[generator.integers(len(starts))]
 
@@ -43,7 +51,11 @@ class Beta:
             raise ValueError(f"beta({self.a}, {self.b}): both numbers must be above 0; change window.law")
 
     def __call__(
-        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
+        self,
+        starts: Sequence[int],
+        window_frames: int,
+        horizon_frames: int,
+        generator: numpy.random.Generator,
     ) -> int:
         return starts[min(int(generator.beta(self.a, self.b) * len(starts)), len(starts) - 1)]
 
@@ -59,7 +71,11 @@ class Prefix:
             raise ValueError(f"prefix({self.horizons}): the prefix must be longer than 0; change window.law")
 
     def __call__(
-        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
+        self,
+        starts: Sequence[int],
+        window_frames: int,
+        horizon_frames: int,
+        generator: numpy.random.Generator,
     ) -> int:
         inside = [start for start in starts if start + window_frames <= self.horizons * horizon_frames]
         if not inside:
@@ -77,24 +93,32 @@ def parse_law(text: str) -> WindowLaw:
     """The law that `window.law` names: a known one with its numbers, or the dotted path of a callable."""
     match = re.fullmatch(r"\s*([\w.]+)\s*(?:\(([^()]*)\))?\s*", text)
     if match is None:
-        raise ValueError(f'window.law="{text}" cannot be read; write uniform, beta(1, 4), prefix(1) or a dotted path')
+        raise ValueError(
+            f'window.law="{text}" cannot be read; write uniform, beta(1, 4), prefix(1) or a dotted path'
+        )
     name, numbers = match[1], [part for part in (match[2] or "").split(",") if part.strip()]
     if name in _LAWS:
         try:
             return _LAWS[name](*map(float, numbers))
         except TypeError as error:
-            raise ValueError(f'window.law="{text}" has the wrong number of arguments; see uniform, beta(1, 4)') from error
+            raise ValueError(
+                f'window.law="{text}" has the wrong number of arguments; see uniform, beta(1, 4)'
+            ) from error
     return _load(name, text)
 
 
 def _load(path: str, text: str) -> WindowLaw:
     module, _, attribute = path.rpartition(".")
     if not module:
-        raise ValueError(f'window.law="{text}" is unknown; choose uniform, beta(a, b), prefix(h) or a dotted path')
+        raise ValueError(
+            f'window.law="{text}" is unknown; choose uniform, beta(a, b), prefix(h) or a dotted path'
+        )
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f'window.law="{text}" cannot be imported ({error}); check the dotted path') from error
+        raise ValueError(
+            f'window.law="{text}" cannot be imported ({error}); check the dotted path'
+        ) from error
 
 
 def window_starts(frames: int, window_frames: int, block_frames: int) -> range:

@@ -10,7 +10,7 @@ from actors.config import RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
 from learner.config import DmdConfig, OdeConfig, PretrainConfig
 from models.config import StudentConfig
-from models.keys import key
+from models.keys import key, require_positive
 
 STAGES = ("teacher", "ode", "dmd")
 
@@ -22,18 +22,16 @@ class ClusterConfig:
     kind: str = key("ray", "ray (actors and learner in processes of their own) or inline (one process)")
     address: str | None = key(None, "Ray cluster to join; without one the command starts a local Ray")
     rollout_actors: int = key(1, "processes that make rollouts")
-    threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
+    threads: int = key(
+        1, "torch threads per process; two beside a busy process were measured 12 times slower"
+    )
     buffer_windows: int = key(128, "windows dispatched or waiting at most; beyond that actors wait")
     timeout_s: float = key(600.0, "longest wait for windows before the run stops and says so")
 
     def __post_init__(self):
         if self.kind not in ("ray", "inline"):
             raise ValueError(f'cluster.kind is "{self.kind}"; set cluster to ray or inline')
-        for name in ("rollout_actors", "threads", "buffer_windows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.timeout_s <= 0:
-            raise ValueError(f"cluster.timeout_s is {self.timeout_s}; it must be above 0")
+        require_positive("cluster", self, "rollout_actors", "threads", "buffer_windows", "timeout_s")
 
 
 @dataclass(kw_only=True)
@@ -84,7 +82,11 @@ class Config:
     @property
     def teacher_path(self) -> Path:
         """The teacher's weights: of this run if it trains one, else the given ones."""
-        return Path(self.run_dir, "teacher", "teacher.safetensors") if "teacher" in self.stages else Path(self.teacher)
+        return (
+            Path(self.run_dir, "teacher", "teacher.safetensors")
+            if "teacher" in self.stages
+            else Path(self.teacher)
+        )
 
     @property
     def init_path(self) -> Path:
@@ -96,7 +98,9 @@ class Config:
             raise ValueError(f"stage is empty; name one of {', '.join(STAGES)}")
         for stage in self.stages:
             if stage not in STAGES:
-                raise ValueError(f'stage "{stage}" is unknown; set stage to one of {", ".join(STAGES)}, or a list')
+                raise ValueError(
+                    f'stage "{stage}" is unknown; set stage to one of {", ".join(STAGES)}, or a list'
+                )
 
     def _check_frames(self) -> None:
         student, block = self.student, self.student.block_frames
@@ -106,7 +110,9 @@ class Config:
             ("window.burn_in_frames", self.window.burn_in_frames),
         ):
             if frames % block:
-                raise ValueError(f"{name} is {frames}, no multiple of student.block_frames = {block}; change {name}")
+                raise ValueError(
+                    f"{name} is {frames}, no multiple of student.block_frames = {block}; change {name}"
+                )
         if self.window.frames > self.rollout.frames:
             raise ValueError(
                 f"window.frames = {self.window.frames} is longer than rollout.frames = {self.rollout.frames}; raise "

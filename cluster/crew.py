@@ -14,7 +14,12 @@ def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDi
     if stage == "ode":
         return TeacherDispatcher(config.student, config.rollout, tiny_world.PROMPTS, config.seed)
     return StudentDispatcher(
-        config.student, config.rollout, config.window, config.dmd.critic_updates, tiny_world.PROMPTS, config.seed
+        config.student,
+        config.rollout,
+        config.window,
+        config.dmd.critic_updates,
+        tiny_world.PROMPTS,
+        config.seed,
     )
 
 

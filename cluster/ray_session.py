@@ -21,7 +21,11 @@ def ray_session(config: Config) -> Iterator[None]:
     else:
         needed = config.cluster.rollout_actors + 1
         ray.init(
-            address="local", num_cpus=needed, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet
+            address="local",
+            num_cpus=needed,
+            include_dashboard=False,
+            object_store_memory=_STORE_BYTES,
+            **quiet,
         )
     try:
         yield

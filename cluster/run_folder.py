@@ -25,7 +25,9 @@ class RunFolder:
 
     def stage(self, name: str) -> StageFolder:
         """The folder of a stage (or of an arm of the demo)."""
-        return StageFolder(self.path / name, "teacher.safetensors" if name == "teacher" else "student.safetensors")
+        return StageFolder(
+            self.path / name, "teacher.safetensors" if name == "teacher" else "student.safetensors"
+        )
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -51,7 +53,7 @@ class RunFolder:
             key = _first_difference(yaml.safe_load(file.read_text()), wanted)
             if key:
                 raise ValueError(
-                    f"run_dir={self.path} belongs to a run with another {key}; give a new run_dir, or set {key} back"
+                    f"run_dir={self.path} belongs to a run with another {key}; give a new run_dir, or set the key back"
                 )
             return
         if self.path.exists() and any(self.path.iterdir()):
@@ -60,7 +62,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file.write_text(yaml.safe_dump(wanted, sort_keys=False))
         except OSError as error:
-            raise ValueError(f"run_dir={self.path} cannot be written ({error.strerror}); give another run_dir") from error
+            raise ValueError(
+                f"run_dir={self.path} cannot be written ({error.strerror}); give another run_dir"
+            ) from error
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:

@@ -18,7 +18,9 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint that is not what was written; the message names the file and the cure."""
 
 
-def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 2) -> Path:
+def save(
+    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 2
+) -> Path:
     """Write `folder/step_########`; returns its path.
 
     Written beside its place and renamed when complete, so that a killed process leaves the last good one. The newest
@@ -29,7 +31,10 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, group in tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, partial / f"{name}.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in group.items()},
+            partial / f"{name}.safetensors",
+        )
     (partial / "state.msgpack").write_bytes(msgpack.packb(state))
     checksums = {path.name: _checksum(path) for path in sorted(partial.iterdir())}
     (partial / _MANIFEST).write_text(json.dumps({"step": step, "sha256": checksums}, indent=1))
@@ -59,7 +64,9 @@ def verify(path: Path) -> None:
         if not (path / name).is_file():
             raise DamagedCheckpoint(f"checkpoint {path} lacks {name}; {cure}")
         if _checksum(path / name) != checksum:
-            raise DamagedCheckpoint(f"checkpoint {path}: {name} is damaged (its checksum does not match); {cure}")
+            raise DamagedCheckpoint(
+                f"checkpoint {path}: {name} is damaged (its checksum does not match); {cure}"
+            )
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.keys import key
+from models.keys import key, require_positive
 
 
 @dataclass(kw_only=True)
@@ -17,6 +17,9 @@ class PretrainConfig:
     prompt_drop: float = key(0.1, "share of videos trained without their prompt, for guidance")
     ema_decay: float = key(0.995, "decay of the averaged weights, which are what is saved")
 
+    def __post_init__(self):
+        require_positive("pretrain", self, "steps", "batch_size", "lr", "adamw_lr", "shift")
+
 
 @dataclass(kw_only=True)
 class OdeConfig:
@@ -24,13 +27,30 @@ class OdeConfig:
 
     steps: int = key(300, "updates")
     pairs: int = key(256, "teacher trajectories, sampled by the rollout pool")
-    first_pairs: int = key(48, "trajectories to wait for before the first update; the rest arrive while training")
+    first_pairs: int = key(
+        48, "trajectories to wait for before the first update; the rest arrive while training"
+    )
     batch_size: int = key(12, "trajectories per update")
     lr: float = key(2e-3, "peak learning rate of Muon, on the blocks' matrices (warm-up, cosine to zero)")
     adamw_lr: float = key(5e-4, "peak learning rate of AdamW, on everything else")
     solver_steps: int = key(20, "Euler steps of the teacher, beside the student's own levels")
-    solver_shift: float = key(3.0, "shift of the solver's levels; must be the student's, or the levels do not match")
+    solver_shift: float = key(
+        3.0, "shift of the solver's levels; must be the student's, or the levels do not match"
+    )
     guidance: float = key(1.5, "teacher guidance, standard form")
+
+    def __post_init__(self):
+        positive = (
+            "steps",
+            "pairs",
+            "first_pairs",
+            "batch_size",
+            "lr",
+            "adamw_lr",
+            "solver_steps",
+            "solver_shift",
+        )
+        require_positive("ode", self, *positive)
 
     def pairs_at(self, step: int) -> int:
         """Trajectories that must have arrived before update `step`: the first ones, then one more each update."""
@@ -55,7 +75,9 @@ class DmdConfig:
     score_min: float = key(0.02, "lowest noise level at which scores are compared")
     score_max: float = key(0.98, "highest noise level at which scores are compared")
     noising: str = key("recorded", "backward noise initialisation: recorded (paper, Eq. 1) or fresh")
-    replay: str = key("masked", "student's x0: masked (one pass) or blockwise (regenerated block by block, slower)")
+    replay: str = key(
+        "masked", "student's x0: masked (one pass) or blockwise (regenerated block by block, slower)"
+    )
     ema_decay: float = key(0.98, "decay of the averaged student (Wan: 0.99)")
     ema_start: int = key(0, "student update at which averaging starts")
 
@@ -64,7 +86,17 @@ class DmdConfig:
             raise ValueError(f'dmd.noising is "{self.noising}"; set it to recorded or fresh')
         if self.replay not in ("masked", "blockwise"):
             raise ValueError(f'dmd.replay is "{self.replay}"; set it to masked or blockwise')
-        if self.critic_updates < 1:
-            raise ValueError(f"dmd.critic_updates is {self.critic_updates}; the critic must follow the student: >= 1")
+        positive = (
+            "steps",
+            "batch_size",
+            "critic_updates",
+            "student_lr",
+            "critic_lr",
+            "grad_clip",
+            "score_shift",
+        )
+        require_positive("dmd", self, *positive)
         if not 0 < self.score_min < self.score_max < 1:
-            raise ValueError(f"dmd.score_min = {self.score_min} and dmd.score_max = {self.score_max} must lie in (0, 1)")
+            raise ValueError(
+                f"dmd.score_min = {self.score_min} and dmd.score_max = {self.score_max} must lie in (0, 1)"
+            )

@@ -36,7 +36,13 @@ class Distiller:
     ):
         self.student, self.critic = student, critic
         self.teacher = teacher.eval().requires_grad_(False)
-        self.encode_text, self.shape, self.config, self.seed, self.rank = encode_text, shape, config, seed, rank
+        self.encode_text, self.shape, self.config, self.seed, self.rank = (
+            encode_text,
+            shape,
+            config,
+            seed,
+            rank,
+        )
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
         self.ema = Ema(student, config.ema_decay)
@@ -121,13 +127,17 @@ class Distiller:
         sigma, noise = self._score_draw(x0, generator)
         x_t, timestep = add_noise(x0, noise, sigma), 1000 * sigma
         both = torch.cat([batch.text, self.unconditional.expand_as(batch.text)])
-        real = guide(*self.teacher(torch.cat([x_t, x_t]), timestep.repeat(2), both).chunk(2), self.config.guidance)
+        real = guide(
+            *self.teacher(torch.cat([x_t, x_t]), timestep.repeat(2), both).chunk(2), self.config.guidance
+        )
         fake = self.critic(x_t, timestep, batch.text)
         return dmd_gradient(x0, x0_from_velocity(x_t, real, sigma), x0_from_velocity(x_t, fake, sigma))
 
     def _score_draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         c = self.config
-        sigma = score_sigmas(torch.rand(len(x0), generator=generator), c.score_shift, c.score_min, c.score_max)
+        sigma = score_sigmas(
+            torch.rand(len(x0), generator=generator), c.score_shift, c.score_min, c.score_max
+        )
         return sigma.to(self.device), self._noise(x0.shape, generator)
 
     def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -37,14 +37,19 @@ class Batch:
 
 
 def collate(
-    windows: Sequence[Window], encode_text: Callable[[Sequence[str]], Tensor], block_frames: int, device: torch.device
+    windows: Sequence[Window],
+    encode_text: Callable[[Sequence[str]], Tensor],
+    block_frames: int,
+    device: torch.device,
 ) -> Batch:
     """Stack windows; shorter histories are filled up on the left."""
     history = max(len(window.context) for window in windows)
     padding = tuple(history - len(window.context) for window in windows)
     clean = torch.stack(
         [
-            torch.cat([window.latents.new_zeros(pad, *window.latents.shape[1:]), window.context, window.latents])
+            torch.cat(
+                [window.latents.new_zeros(pad, *window.latents.shape[1:]), window.context, window.latents]
+            )
             for window, pad in zip(windows, padding, strict=True)
         ]
     )
@@ -59,7 +64,12 @@ def collate(
 
 
 def backward_noise(
-    noising: str, recorded: Tensor, recorded_sigma: Tensor, latents: Tensor, fresh_sigma: Tensor, noise: Tensor
+    noising: str,
+    recorded: Tensor,
+    recorded_sigma: Tensor,
+    latents: Tensor,
+    fresh_sigma: Tensor,
+    noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Backward noise initialisation (Self-Forcing++, Eq. 1): the student's inputs [B K C H W] and their levels [B].
 

@@ -72,7 +72,13 @@ def _clean_visibility(
 
 
 def _noisy_visibility(
-    history: int, frames: int, block: int, context: int, tokens: int, padding: Sequence[int], device: torch.device
+    history: int,
+    frames: int,
+    block: int,
+    context: int,
+    tokens: int,
+    padding: Sequence[int],
+    device: torch.device,
 ) -> Visibility:
     """A noisy block sees `context` clean frames before it, and itself behind all clean frames."""
     clean = history + frames - block

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.keys import key
+from models.keys import key, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +91,20 @@ class StudentConfig:
     horizon_frames: int = key(12, "latent frames of one teacher horizon, M (Wan: 21, 5 s)")
     block_frames: int = key(3, "latent frames denoised together")
     attention_frames: int = key(12, "latent frames a block attends to, itself included (Wan: 21)")
-    sink_frames: int = key(0, "first frames never forgotten, when generating; training uses none, as the paper")
-    timesteps: list[float] = key([1000.0, 750.0, 500.0, 250.0], "denoising steps before warping, from 1000 down")
+    sink_frames: int = key(
+        0, "first frames never forgotten, when generating; training uses none, as the paper"
+    )
+    timesteps: list[float] = key(
+        [1000.0, 750.0, 500.0, 250.0], "denoising steps before warping, from 1000 down"
+    )
     shift: float = key(3.0, "shift that warps the denoising steps (Wan: 5)")
 
     def __post_init__(self):
         if self.model not in CONFIGS:
-            raise ValueError(f'no network is called "{self.model}"; set student.model to one of {", ".join(CONFIGS)}')
-        for name in ("block_frames", "horizon_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"student.{name} is {getattr(self, name)}; it must be at least 1")
+            raise ValueError(
+                f'no network is called "{self.model}"; set student.model to one of {", ".join(CONFIGS)}'
+            )
+        require_positive("student", self, "height", "width", "block_frames", "horizon_frames", "shift")
         for name in ("horizon_frames", "attention_frames", "sink_frames"):
             if getattr(self, name) % self.block_frames:
                 raise ValueError(

@@ -9,3 +9,11 @@ def key(default: Any, doc: str) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"doc": doc})
     return field(default=default, metadata={"doc": doc})
+
+
+def require_positive(group: str, config: Any, *names: str) -> None:
+    """Refuse values that are not above 0, by the full name of the key."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise ValueError(f"{group}.{name} is {value}; it must be above 0")

@@ -1,0 +1,37 @@
+"""A local Ray of the tests' own, started once and stopped with the session."""
+
+import pytest
+
+from cluster.config import ClusterConfig, Config
+from cluster.ray_environment import settle_environment
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    settle_environment(Config())
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        object_store_memory=256 * 2**20,
+        log_to_driver=False,
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    """Rollouts of two horizons, five positions; enough windows in each to draw a histogram."""
+
+    def make(**changes) -> Config:
+        config = Config(run_dir=str(tmp_path), cluster=ClusterConfig(buffer_windows=256, timeout_s=120.0))
+        config.rollout.frames, config.rollout.windows = 24, 16
+        for path, value in changes.items():
+            part, _, name = path.rpartition("__")
+            setattr(getattr(config, part) if part else config, name, value)
+        return config
+
+    return make

@@ -1,0 +1,167 @@
+"""The supply of windows, the same inline and on Ray."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from cluster.inline import InlineCluster
+from models.config import TINY
+from models.rollout import CRITIC, STUDENT, Weights
+from models.wan import Wan
+
+
+def weights(version=0):
+    torch.manual_seed(version)
+    return Weights.of(version, Wan(TINY))
+
+
+def on_ray(config):
+    from cluster.coordinator import Coordinator
+    from cluster.ray_cluster import RayCluster
+
+    return RayCluster(Coordinator.remote(config), config)
+
+
+def own_processes(title):
+    """Processes with this title that descend from the tests' own Ray, and from nobody else's."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked
+
+    def ours(pid):
+        while pid in parents:
+            if pid == os.getpid():
+                return True
+            pid = parents[pid]
+        return False
+
+    return [pid for pid in titles if titles[pid].startswith(title) and ours(pid)]
+
+
+def assert_uniform(windows, positions):
+    counts = Counter(window.start for window in windows)
+    assert set(counts) <= set(positions)
+    assert chisquare([counts[start] for start in positions]).pvalue > 1e-4, counts
+
+
+def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_config):
+    config = small_config()
+    cluster = InlineCluster(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights())
+    taken = {STUDENT: [], CRITIC: []}
+    for _ in range(15):
+        for _ in range(config.dmd.critic_updates):
+            taken[CRITIC] += cluster.take(CRITIC, 20)
+        taken[STUDENT] += cluster.take(STUDENT, 20)
+    for role, windows in taken.items():
+        assert {window.role for window in windows} == {role}
+        assert_uniform(windows, range(0, 13, 3))
+
+
+@pytest.mark.ray
+def test_windows_taken_from_ray_start_uniformly_too(local_ray, small_config):
+    config = small_config(cluster__rollout_actors=2)
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights())
+    taken = {STUDENT: [], CRITIC: []}
+    for _ in range(8):
+        for _ in range(config.dmd.critic_updates):
+            taken[CRITIC] += cluster.take(CRITIC, 16)
+        taken[STUDENT] += cluster.take(STUDENT, 16)
+    for windows in taken.values():
+        assert_uniform(windows, range(0, 13, 3))
+        assert len({(w.rollout, w.index) for w in windows}) == len(windows), "a window came twice"
+
+
+@pytest.mark.ray
+def test_all_windows_of_version_0_are_bit_equal_inline_and_on_ray(local_ray, small_config):
+    config = small_config()
+    made = {}
+    for kind, cluster in (("inline", InlineCluster(config)), ("ray", on_ray(config))):
+        cluster.begin("dmd", config)
+        cluster.publish(weights())
+        windows = [w for role, n in ((STUDENT, 60), (CRITIC, 180)) for w in cluster.take(role, n)]
+        made[kind] = {(w.rollout, w.index): w for w in windows}
+    shared = made["inline"].keys() & made["ray"].keys()
+    assert len(shared) > 150
+    for key in shared:
+        a, b = made["inline"][key], made["ray"][key]
+        assert set(a.versions) == set(b.versions) == {0}
+        assert (a.role, a.start, a.step, a.prompt, a.seed) == (b.role, b.start, b.step, b.prompt, b.seed)
+        for name in ("context", "latents", "noisy"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), f"{name} of window {key} differs"
+
+
+@pytest.mark.ray
+def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_config):
+    config = small_config(rollout__frames=96, cluster__buffer_windows=160)
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights(0))
+    first = cluster.take(CRITIC, 1)
+    cluster.publish(weights(1))
+    later = [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
+    assert first[0].version == 0
+    assert any(set(w.versions) == {0, 1} for w in later), "no video changed its weights on the way"
+    assert all(list(w.versions) == sorted(w.versions) for w in later), "an actor went back to older weights"
+
+
+@pytest.mark.ray
+def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(local_ray, small_config):
+    config = small_config(rollout__frames=96, cluster__buffer_windows=160)
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights())
+    windows = list(cluster.take(CRITIC, 1))
+    victims = own_processes("ray::RolloutProcess")
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    windows += [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
+    assert cluster.metrics()["cluster/actor_deaths"] >= 1
+    assert {w.attempt for w in windows} == {0, 1}
+    assert {(w.rollout, w.index) for w in windows} == {(r, i) for r in range(8) for i in range(16)}
+
+
+@pytest.mark.ray
+def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(local_ray, small_config):
+    config = small_config(cluster__timeout_s=0.5)
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    with pytest.raises(RuntimeError, match=r"no 4 student windows within cluster.timeout_s = 0.5"):
+        cluster.take(STUDENT, 4)
+
+
+@pytest.mark.ray
+def test_an_actor_that_raises_stops_the_run_with_its_reason(local_ray, small_config):
+    config = small_config(teacher="missing.safetensors")
+    cluster = on_ray(config)
+    cluster.begin("ode", config)
+    with pytest.raises(RuntimeError, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
+        cluster.take("ode", 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_packed_weights_are_the_same_bytes(dtype):
+    from cluster.weights import pack, unpack
+
+    tensors = {
+        "a": torch.randn(3, 5).to(dtype),
+        "b": torch.randn(7).to(dtype),
+        "c": torch.randn(()).to(dtype),
+    }
+    unpacked = unpack(pack(Weights(4, tensors)))
+    assert unpacked.version == 4
+    for name, tensor in tensors.items():
+        assert unpacked.tensors[name].dtype == dtype and torch.equal(unpacked.tensors[name], tensor)

@@ -1,0 +1,132 @@
+"""What a person may type, and what is answered when it cannot be."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+import settings
+from cluster.launch import preflight
+
+
+def test_presets_groups_and_keys_compose_in_hydra_syntax():
+    config = settings.load(["preset=smoke", "cluster=inline", "window=prefix", "dmd.steps=7"])
+    assert (config.cluster.kind, config.window.law, config.dmd.steps) == ("inline", "prefix(1)", 7)
+    assert config.stages == ["teacher", "ode", "dmd"]
+
+
+def test_a_law_with_numbers_needs_no_second_pair_of_quotes():
+    assert settings.load(["window.law=beta(1, 2)"]).window.law == "beta(1, 2)"
+
+
+def test_what_is_given_on_the_command_line_beats_the_preset():
+    assert settings.load(["preset=smoke", "rollout.frames=48"]).rollout.frames == 48
+
+
+@pytest.mark.parametrize(
+    "preset", sorted(path.stem for path in (settings.ROOT / "conf/preset").glob("*.yaml"))
+)
+def test_every_shipped_preset_is_valid(preset):
+    settings.load([f"preset={preset}"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("window.foo=1", "window.foo"),
+        ("foo=1", "foo"),
+        ("preset=huge", "huge"),
+        ("cluster=slurm", "slurm"),
+        ("window.law=gamma(2)", "gamma(2)"),
+        ("window.law=beta(1)", "beta(1)"),
+        ("window.law=no.such.module", "no.such.module"),
+        ("window.frames=120", "rollout.frames"),
+        ("rollout.frames=100", "rollout.frames is 100, no multiple of student.block_frames = 3"),
+        ("window.burn_in_frames=4", "window.burn_in_frames is 4"),
+        ("student.horizon_frames=10", "student.horizon_frames is 10"),
+        ("student.sink_frames=3", "student.sink_frames"),
+        ("student.timesteps=[750,1000]", "student.timesteps"),
+        ("dmd.steps=many", "dmd.steps"),
+        ("dmd.noising=pink", "dmd.noising"),
+        ("dmd.critic_updates=0", "dmd.critic_updates"),
+        ("dmd.batch_size=0", "dmd.batch_size"),
+        ("dmd.steps=0", "dmd.steps"),
+        ("ode.pairs=0", "ode.pairs"),
+        ("cluster.buffer_windows=8", "cluster.buffer_windows"),
+        ("cluster.rollout_actors=0", "cluster.rollout_actors"),
+        ("stage=grpoo", "grpoo"),
+        ("stage=[]", "stage is empty"),
+        ("seed=-1", "seed is -1"),
+        ("wandb.mode=on", "wandb.mode"),
+        ("ode.solver_shift=8", "ode.solver_shift"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
+    with pytest.raises(ValueError) as caught:
+        settings.load([argument])
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def checked(run_dir, *arguments):
+    config = settings.load([f"run_dir={run_dir}", "preset=smoke", *arguments])
+    preflight(config)
+    return config
+
+
+def test_a_run_folder_remembers_its_config_and_takes_the_same_run_again(tmp_path):
+    config = checked(tmp_path / "run")
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["dmd"]["steps"] == config.dmd.steps
+    checked(tmp_path / "run", "cluster=inline", "wandb.mode=offline")
+
+
+def test_a_run_folder_of_another_config_is_refused_and_left_as_it_was(tmp_path):
+    checked(tmp_path / "run")
+    before = (tmp_path / "run/config.yaml").read_bytes()
+    with pytest.raises(ValueError, match=r"run_dir=.*another dmd\.student_lr \(0\.0001, now 0\.1\)"):
+        checked(tmp_path / "run", "dmd.student_lr=0.1")
+    assert (tmp_path / "run/config.yaml").read_bytes() == before
+
+
+def test_a_folder_with_other_things_in_it_is_never_taken_over(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        checked(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_missing_and_truncated_weights_are_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match=r"teacher=.*none\.safetensors does not exist"):
+        checked(tmp_path / "run", f"teacher={tmp_path}/none.safetensors", "stage=ode")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(ValueError, match=r"init=.*cut\.safetensors is no whole safetensors file"):
+        checked(tmp_path / "run", f"init={tmp_path}/cut.safetensors", "stage=dmd")
+    assert not (tmp_path / "run").exists()
+
+
+def test_stage_dmd_without_a_student_says_where_to_get_one(tmp_path):
+    with pytest.raises(ValueError, match="run stage ode before it, or give init="):
+        checked(tmp_path / "run", "stage=dmd")
+
+
+def test_help_lists_every_key_at_once():
+    started = time.monotonic()
+    shown = subprocess.run(
+        [sys.executable, "train.py", "--help"], cwd=settings.ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0
+    for name, _, doc in settings.keys():
+        assert name in shown.stdout and doc in shown.stdout
+    assert "torch" not in shown.stderr
+    assert time.monotonic() - started < 60
+
+
+def test_a_mistake_at_the_terminal_ends_with_status_2_and_no_traceback(tmp_path):
+    command = [sys.executable, "train.py", f"run_dir={tmp_path}/run", "rollout.frames=7"]
+    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+    assert shown.returncode == 2
+    assert shown.stderr.count("\n") == 1 and "rollout.frames" in shown.stderr
+    assert not (tmp_path / "run").exists()
