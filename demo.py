@@ -15,7 +15,6 @@ if __name__ == "__main__":
 # ruff: noqa: E402  (torch takes seconds to import, help should not)
 import subprocess
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,9 +44,7 @@ class Method:
 
 METHODS = {
     # Each of its windows comes from a video of its own: a prefix of one horizon has one window only.
-    "prefix_1": Method(
-        "Self-Forcing: windows of the first horizon", "prefix(1)", {"batch": 32, "windows": 1}
-    ),
+    "prefix_1": Method("Self-Forcing: windows of the first horizon", "prefix(1)", {"batch": 32, "windows": 1}),
     "uniform": Method("Self-Forcing++: windows from anywhere", "uniform", {}),
 }
 
@@ -123,9 +120,7 @@ def _commit() -> str:
     found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if found.returncode:
         return "unknown: not a git checkout"
-    changed = subprocess.run(
-        [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
-    ).stdout
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     return found.stdout.strip() + (" with changes" if changed else "")
 
 

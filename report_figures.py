@@ -66,9 +66,7 @@ class Arm:
         if len(shape) != 5 or shape[2] != 3:
             raise ValueError(f"{arm}: videos must be [B T 3 H W]; got {shape}")
         if shape[0] != len(self.prompts) or not self.prompts:
-            raise ValueError(
-                f"{arm}: {shape[0]} videos, {len(self.prompts)} prompts; each video needs its own"
-            )
+            raise ValueError(f"{arm}: {shape[0]} videos, {len(self.prompts)} prompts; each video needs its own")
         if shape[1] != self.segments * HORIZON:
             raise ValueError(f"{arm}: {shape[1]} frames are not {self.segments} segments of {HORIZON}")
         if not ((self.videos >= 0) & (self.videos <= 1)).all():
@@ -145,9 +143,7 @@ def chart(curve: Curve, arms: Sequence[Arm], training_frames: int | None) -> str
         axes.set_ylim(0, max(0.05, 1.1 * highest) if curve.key == "exposure_drift" else 1.03)
         axes.set_xlim(0, horizon * segments)
         ticks = [segment for segment in milestones(segments) if segment >= segments / 8]
-        axes.set_xticks(
-            [horizon * tick for tick in ticks], [f"{seconds_at(tick)}\n{tick}\u00d7" for tick in ticks]
-        )
+        axes.set_xticks([horizon * tick for tick in ticks], [f"{seconds_at(tick)}\n{tick}\u00d7" for tick in ticks])
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.spines[["top", "right"]].set_visible(False)
         buffer = StringIO()

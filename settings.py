@@ -47,9 +47,9 @@ def _absolute(path: str) -> Path:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    text = re.split(r"full_key:|object_type=|Set the environment variable|To append to your config", text)[
-        0
-    ].strip(" .")
+    text = re.split(r"full_key:|object_type=|Set the environment variable|To append to your config", text)[0].strip(
+        " ."
+    )
     cause = " ".join(str(error.__cause__ or "").split())
     cause = re.split(r"full_key:|object_type=", cause)[0].strip(" .")
     return (
@@ -59,27 +59,25 @@ def _one_line(error: Exception) -> str:
     )
 
 
-def keys(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def all_keys(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Every key: (dotted name, default, documentation)."""
     instance = config() if isinstance(config, type) else config
     for field in fields(instance):
         value = getattr(instance, field.name)
         if is_dataclass(value):
-            yield from keys(value, f"{prefix}{field.name}.")
+            yield from all_keys(value, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", value, field.metadata["doc"]
 
 
 def explain(usage: str) -> str:
     """The text of --help."""
-    choices = {
-        group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in _groups()
-    }
+    choices = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in _groups()}
     lines = [usage, "", "Choices:"]
     lines += [f"  {group}={'|'.join(names)}" for group, names in choices.items()]
     lines += ["", "Keys, with their defaults before a preset changes them:"]
-    width = max(len(name) for name, _, _ in keys())
-    lines += [f"  {name:<{width}}  {doc} [{_shown(default)}]" for name, default, doc in keys()]
+    width = max(len(name) for name, _, _ in all_keys())
+    lines += [f"  {name:<{width}}  {doc} [{_shown(default)}]" for name, default, doc in all_keys()]
     return "\n".join(lines)
 
 

@@ -42,9 +42,7 @@ def ode(config: Config, cluster, log) -> None:
     cluster.begin("ode", config)
     pairs = []
     while learner.step < config.ode.steps:
-        pairs += cluster.take(
-            ODE, config.ode.pairs_at(learner.step) - len(pairs)
-        )  # the rest arrive while training
+        pairs += cluster.take(ODE, config.ode.pairs_at(learner.step) - len(pairs))  # the rest arrive while training
         metrics = learner.update(pairs)
         log("ode", learner.step, config.ode.steps, metrics)
         if learner.step % config.checkpoint_every == 0:

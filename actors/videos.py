@@ -25,9 +25,7 @@ def make_videos(
     """Latents [B F C H W] of one video per prompt, `frames` long; `progress` is told the frames done."""
     noise = BlockNoise(seeds, (shape.block_frames, *shape.frame_shape))
     cache = KVCache(shape.wan, shape.context_frames, shape.sink_frames)
-    blocks = stream_blocks(
-        student, encode_text(prompts), noise, warped_sigmas(shape.timesteps, shape.shift), cache
-    )
+    blocks = stream_blocks(student, encode_text(prompts), noise, warped_sigmas(shape.timesteps, shape.shift), cache)
     made = []
     for done in range(shape.block_frames, frames + 1, shape.block_frames):
         made.append(next(blocks).x0)

@@ -93,9 +93,7 @@ def parse_law(text: str) -> WindowLaw:
     """The law that `window.law` names: a known one with its numbers, or the dotted path of a callable."""
     match = re.fullmatch(r"\s*([\w.]+)\s*(?:\(([^()]*)\))?\s*", text)
     if match is None:
-        raise ValueError(
-            f'window.law="{text}" cannot be read; write uniform, beta(1, 4), prefix(1) or a dotted path'
-        )
+        raise ValueError(f'window.law="{text}" cannot be read; write uniform, beta(1, 4), prefix(1) or a dotted path')
     name, numbers = match[1], [part for part in (match[2] or "").split(",") if part.strip()]
     if name in _LAWS:
         try:
@@ -110,15 +108,11 @@ def parse_law(text: str) -> WindowLaw:
 def _load(path: str, text: str) -> WindowLaw:
     module, _, attribute = path.rpartition(".")
     if not module:
-        raise ValueError(
-            f'window.law="{text}" is unknown; choose uniform, beta(a, b), prefix(h) or a dotted path'
-        )
+        raise ValueError(f'window.law="{text}" is unknown; choose uniform, beta(a, b), prefix(h) or a dotted path')
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f'window.law="{text}" cannot be imported ({error}); check the dotted path'
-        ) from error
+        raise ValueError(f'window.law="{text}" cannot be imported ({error}); check the dotted path') from error
 
 
 def window_starts(frames: int, window_frames: int, block_frames: int) -> range:

@@ -44,9 +44,7 @@ class WindowBuffer:
         """Deliver one. A sample that nobody expects, or expects no longer, is refused."""
         key = (sample.rollout, sample.index)
         if key not in self.pending:
-            raise ValueError(
-                f"window {sample.index} of rollout {sample.rollout} was not expected, or came twice"
-            )
+            raise ValueError(f"window {sample.index} of rollout {sample.rollout} was not expected, or came twice")
         self.pending.remove(key)
         self.waiting[sample.role][key] = sample
         self.counts["delivered"] += 1

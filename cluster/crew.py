@@ -29,7 +29,5 @@ def make_actor(stage: str, config: Config, weights: WeightSource) -> RolloutActo
         ode = config.ode
         teacher = Wan(config.student.wan)
         load_weights(teacher, config.teacher_path, "teacher")
-        return TeacherActor(
-            teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.solver_shift, ode.guidance
-        )
+        return TeacherActor(teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.guidance)
     return RolloutActor(config.student, config.window, tiny_world.encode_text, weights)

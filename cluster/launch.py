@@ -45,9 +45,7 @@ def preflight(config: Config) -> None:
         check_weights(Path(config.init), "init")
     folder = RunFolder(config)
     if "dmd" in stages and "ode" not in stages and config.init is None and not folder.stage("ode").finished:
-        raise ValueError(
-            "stage dmd starts from a student: run stage ode before it, or give init=<student.safetensors>"
-        )
+        raise ValueError("stage dmd starts from a student: run stage ode before it, or give init=<student.safetensors>")
     for path in folder.path.glob("*/checkpoints"):
         folder.stage(path.parent.name).verify()
     folder.claim()

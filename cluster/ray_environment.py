@@ -23,8 +23,8 @@ def _settle_auth(joining: bool) -> None:
     """Set RAY_AUTH_MODE explicitly, on our side of the connection.
 
     Unset, Ray 2.60 lets a cluster demand tokens (if a token file exists when it starts) that its clients do not send.
-    Joining, we send a token exactly when there is one. Our own local Ray gets a token of its own, in memory only: a token
-    file would silently change how clusters start that the user makes later.
+    Joining, we send a token exactly when there is one. Our own local Ray gets a token of its own, in memory only: a
+    token file would silently change how clusters start that the user makes later.
     """
     if "RAY_AUTH_MODE" in os.environ:
         return

@@ -49,9 +49,7 @@ def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> 
         train_loop_config={"loop": loop, "config": config, "coordinator": coordinator},
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
         # Train resumes a run of an equal name by itself; we resume from our own checkpoints.
-        run_config=RunConfig(
-            name=f"longtake-{uuid.uuid4().hex[:12]}", storage_path=str(Path(config.run_dir, "ray"))
-        ),
+        run_config=RunConfig(name=f"longtake-{uuid.uuid4().hex[:12]}", storage_path=str(Path(config.run_dir, "ray"))),
     )
     try:
         trainer.fit()

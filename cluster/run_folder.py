@@ -25,9 +25,7 @@ class RunFolder:
 
     def stage(self, name: str) -> StageFolder:
         """The folder of a stage (or of an arm of the demo)."""
-        return StageFolder(
-            self.path / name, "teacher.safetensors" if name == "teacher" else "student.safetensors"
-        )
+        return StageFolder(self.path / name, "teacher.safetensors" if name == "teacher" else "student.safetensors")
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

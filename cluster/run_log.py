@@ -24,12 +24,8 @@ class RunLog:
         """Record the metrics of `step` (counted from 1) of a stage of `steps`."""
         self.file.write(json.dumps({"time": time.time(), "stage": stage, "step": step} | metrics) + "\n")
         if self.wandb is not None:
-            self.wandb.log(
-                {f"{stage}/{name}": value for name, value in metrics.items()} | {f"{stage}/step": step}
-            )
-        losses = [
-            f"{name.split('/')[0]} {value:.4f}" for name, value in metrics.items() if name.endswith("/loss")
-        ]
+            self.wandb.log({f"{stage}/{name}": value for name, value in metrics.items()} | {f"{stage}/step": step})
+        losses = [f"{name.split('/')[0]} {value:.4f}" for name, value in metrics.items() if name.endswith("/loss")]
         self.progress(stage, step, steps, ", ".join(losses))
 
     def close(self) -> None:

@@ -18,9 +18,7 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint that is not what was written; the message names the file and the cure."""
 
 
-def save(
-    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 2
-) -> Path:
+def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 2) -> Path:
     """Write `folder/step_########`; returns its path.
 
     Written beside its place and renamed when complete, so that a killed process leaves the last good one. The newest
@@ -64,9 +62,7 @@ def verify(path: Path) -> None:
         if not (path / name).is_file():
             raise DamagedCheckpoint(f"checkpoint {path} lacks {name}; {cure}")
         if _checksum(path / name) != checksum:
-            raise DamagedCheckpoint(
-                f"checkpoint {path}: {name} is damaged (its checksum does not match); {cure}"
-            )
+            raise DamagedCheckpoint(f"checkpoint {path}: {name} is damaged (its checksum does not match); {cure}")
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

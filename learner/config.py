@@ -27,30 +27,16 @@ class OdeConfig:
 
     steps: int = key(300, "updates")
     pairs: int = key(256, "teacher trajectories, sampled by the rollout pool")
-    first_pairs: int = key(
-        48, "trajectories to wait for before the first update; the rest arrive while training"
-    )
+    first_pairs: int = key(48, "trajectories to wait for before the first update; the rest arrive while training")
     batch_size: int = key(12, "trajectories per update")
     lr: float = key(2e-3, "peak learning rate of Muon, on the blocks' matrices (warm-up, cosine to zero)")
     adamw_lr: float = key(5e-4, "peak learning rate of AdamW, on everything else")
     solver_steps: int = key(20, "Euler steps of the teacher, beside the student's own levels")
-    solver_shift: float = key(
-        3.0, "shift of the solver's levels; must be the student's, or the levels do not match"
-    )
     guidance: float = key(1.5, "teacher guidance, standard form")
 
     def __post_init__(self):
-        positive = (
-            "steps",
-            "pairs",
-            "first_pairs",
-            "batch_size",
-            "lr",
-            "adamw_lr",
-            "solver_steps",
-            "solver_shift",
-        )
-        require_positive("ode", self, *positive)
+        names = ("steps", "pairs", "first_pairs", "batch_size", "lr", "adamw_lr", "solver_steps")
+        require_positive("ode", self, *names)
 
     def pairs_at(self, step: int) -> int:
         """Trajectories that must have arrived before update `step`: the first ones, then one more each update."""
@@ -75,9 +61,7 @@ class DmdConfig:
     score_min: float = key(0.02, "lowest noise level at which scores are compared")
     score_max: float = key(0.98, "highest noise level at which scores are compared")
     noising: str = key("recorded", "backward noise initialisation: recorded (paper, Eq. 1) or fresh")
-    replay: str = key(
-        "masked", "student's x0: masked (one pass) or blockwise (regenerated block by block, slower)"
-    )
+    replay: str = key("masked", "student's x0: masked (one pass) or blockwise (regenerated block by block, slower)")
     ema_decay: float = key(0.98, "decay of the averaged student (Wan: 0.99)")
     ema_start: int = key(0, "student update at which averaging starts")
 

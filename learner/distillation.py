@@ -127,25 +127,19 @@ class Distiller:
         sigma, noise = self._score_draw(x0, generator)
         x_t, timestep = add_noise(x0, noise, sigma), 1000 * sigma
         both = torch.cat([batch.text, self.unconditional.expand_as(batch.text)])
-        real = guide(
-            *self.teacher(torch.cat([x_t, x_t]), timestep.repeat(2), both).chunk(2), self.config.guidance
-        )
+        real = guide(*self.teacher(torch.cat([x_t, x_t]), timestep.repeat(2), both).chunk(2), self.config.guidance)
         fake = self.critic(x_t, timestep, batch.text)
         return dmd_gradient(x0, x0_from_velocity(x_t, real, sigma), x0_from_velocity(x_t, fake, sigma))
 
     def _score_draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         c = self.config
-        sigma = score_sigmas(
-            torch.rand(len(x0), generator=generator), c.score_shift, c.score_min, c.score_max
-        )
+        sigma = score_sigmas(torch.rand(len(x0), generator=generator), c.score_shift, c.score_min, c.score_max)
         return sigma.to(self.device), self._noise(x0.shape, generator)
 
     def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator).to(self.device)
 
-    def _distances(
-        self, windows: Sequence[Window], batch: Batch, x0: Tensor, sigma: Tensor
-    ) -> dict[str, float]:
+    def _distances(self, windows: Sequence[Window], batch: Batch, x0: Tensor, sigma: Tensor) -> dict[str, float]:
         """How far the current student's x0 is from the recorded one, by age: what staleness costs.
 
         Only a recorded last step has a recorded x0 to compare with.

@@ -52,9 +52,7 @@ class OdeInitializer:
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
         """Everything a resumed run needs."""
-        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state()}, {
-            "updates": self.step
-        }
+        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state()}, {"updates": self.step}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
         """Put back what `state` gave."""
@@ -68,18 +66,12 @@ class OdeInitializer:
         batch = [pairs[i] for i in drawn]
         block = self.shape.block_frames
         blocks = batch[0].latents.shape[0] // block
-        steps = torch.randint(len(self.levels), (len(batch), blocks), generator=generator).repeat_interleave(
-            block, 1
-        )
+        steps = torch.randint(len(self.levels), (len(batch), blocks), generator=generator).repeat_interleave(block, 1)
         frames = torch.arange(blocks * block)
-        x_t = torch.stack([pair.states[row, frames] for pair, row in zip(batch, steps, strict=True)]).to(
-            self.device
-        )
+        x_t = torch.stack([pair.states[row, frames] for pair, row in zip(batch, steps, strict=True)]).to(self.device)
         target = torch.stack([pair.latents for pair in batch]).to(self.device)
         sigma = self.levels[steps].to(self.device)
-        text = self.student.text_keys_values(
-            self.encode_text([pair.prompt for pair in batch]).to(self.device)
-        )
+        text = self.student.text_keys_values(self.encode_text([pair.prompt for pair in batch]).to(self.device))
         velocity = denoise_window(
             self.student, x_t, 1000 * sigma, text, target[:, :-block], (0,) * len(batch), block,
             self.shape.context_frames,

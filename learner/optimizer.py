@@ -11,13 +11,9 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient became infinite or NaN; the weights are those of the last good update."""
 
 
-def adamw(
-    module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
-) -> list[torch.optim.Optimizer]:
+def adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> list[torch.optim.Optimizer]:
     """AdamW on all weights: what the paper distils with."""
-    return [
-        torch.optim.AdamW(module.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)
-    ]
+    return [torch.optim.AdamW(module.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)]
 
 
 def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
@@ -46,7 +42,7 @@ class Optimizer:
         grad_clip: float,
         cosine_steps: int | None = None,
     ):
-        """With `cosine_steps` rates rise over the first hundredth of them and fall to zero; without, they are constant."""
+        """With `cosine_steps` rates rise over a hundredth of them and fall to zero; without, they are constant."""
         self.name, self.module, self.optimizers = name, module, optimizers
         self.grad_clip, self.cosine_steps = grad_clip, cosine_steps
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -97,9 +93,7 @@ class Optimizer:
         for optimizer in self.optimizers:
             owned = {p for group in optimizer.param_groups for p in group["params"]}
             for name, p in self.module.named_parameters():
-                entries = {
-                    path.rsplit("/", 1)[1]: t for path, t in tensors.items() if path.rsplit("/", 1)[0] == name
-                }
+                entries = {path.rsplit("/", 1)[1]: t for path, t in tensors.items() if path.rsplit("/", 1)[0] == name}
                 if p in owned and entries:
                     optimizer.state[p] = {
                         entry: t.clone() if entry == "step" else t.to(p.device, copy=True)

@@ -47,9 +47,7 @@ def collate(
     padding = tuple(history - len(window.context) for window in windows)
     clean = torch.stack(
         [
-            torch.cat(
-                [window.latents.new_zeros(pad, *window.latents.shape[1:]), window.context, window.latents]
-            )
+            torch.cat([window.latents.new_zeros(pad, *window.latents.shape[1:]), window.context, window.latents])
             for window, pad in zip(windows, padding, strict=True)
         ]
     )
@@ -100,8 +98,8 @@ def masked_x0(student: Wan, config: StudentConfig, batch: Batch, x_t: Tensor, si
 def blockwise_x0(student: Wan, config: StudentConfig, batch: Batch, sigmas: Sequence[float]) -> Tensor:
     """The window generated again, block after block, by the current student: [B K C H W]. Exact and slow.
 
-    Every block runs all its denoising steps with the rollout's own noise, on a cache of the student's own new frames; x0
-    is taken, with gradient, at the window's recorded step. With the rollout's weights it gives `masked_x0` of the
+    Every block runs all its denoising steps with the rollout's own noise, on a cache of the student's own new frames;
+    x0 is taken, with gradient, at the window's recorded step. With the rollout's weights it gives `masked_x0` of the
     recorded inputs.
     """
     return torch.cat(

@@ -15,9 +15,7 @@ from models.layers import KeysValues
 from models.wan import Wan
 
 
-def denoise_block(
-    student: Wan, x_t: Tensor, timestep: Tensor, text: list[KeysValues], cache: KVCache
-) -> Tensor:
+def denoise_block(student: Wan, x_t: Tensor, timestep: Tensor, text: list[KeysValues], cache: KVCache) -> Tensor:
     """Velocity of the next block `x_t` [B F C H W] at `timestep` [B F], which sees itself and the cache."""
     return student.run(x_t, timestep, text, start=cache.frames, past=cache.past())
 
@@ -51,9 +49,7 @@ def denoise_window(
     device, past = x_t.device, None
     if clean.shape[1]:
         with torch.no_grad():
-            visibility = _clean_visibility(
-                clean.shape[1], block_frames, context_frames, tokens, padding, device
-            )
+            visibility = _clean_visibility(clean.shape[1], block_frames, context_frames, tokens, padding, device)
             past = student.keys_values(clean, text, visibility=visibility)
     visibility = _noisy_visibility(history, frames, block_frames, context_frames, tokens, padding, device)
     return student.run(x_t, timestep, text, start=history, past=past, visibility=visibility)
@@ -64,9 +60,7 @@ def _clean_visibility(
 ) -> Visibility:
     """Block-causal, rolling: a clean block sees itself and `context` frames before it."""
     windows = [(first, max(0, first - context), first + block) for first in range(0, frames, block)]
-    spans = tuple(
-        (_slice(first, end, tokens), (_slice(oldest, end, tokens),)) for first, oldest, end in windows
-    )
+    spans = tuple((_slice(first, end, tokens), (_slice(oldest, end, tokens),)) for first, oldest, end in windows)
     masks = tuple(_mask(oldest, first, block, tokens, padding, device) for first, oldest, _ in windows)
     return Visibility(spans, masks)
 
@@ -82,9 +76,7 @@ def _noisy_visibility(
 ) -> Visibility:
     """A noisy block sees `context` clean frames before it, and itself behind all clean frames."""
     clean = history + frames - block
-    windows = [
-        (first, max(0, history + first - context), history + first) for first in range(0, frames, block)
-    ]
+    windows = [(first, max(0, history + first - context), history + first) for first in range(0, frames, block)]
     spans = tuple(
         (
             _slice(first, first + block, tokens),

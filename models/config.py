@@ -28,9 +28,7 @@ class WanConfig:
                 f"rotary positions rotate pairs; got an odd attention_head_dim of {self.attention_head_dim}"
             )
         if self.patch_size[0] != 1:
-            raise ValueError(
-                f"a block is cut between latent frames; got a temporal patch of {self.patch_size[0]}"
-            )
+            raise ValueError(f"a block is cut between latent frames; got a temporal patch of {self.patch_size[0]}")
 
     @property
     def dim(self) -> int:
@@ -47,9 +45,7 @@ class WanConfig:
         """Rows and columns of tokens of one latent frame of `height` x `width`."""
         _, patch_height, patch_width = self.patch_size
         if height % patch_height or width % patch_width:
-            raise ValueError(
-                f"latent frames of {height}x{width} do not divide into patches of {self.patch_size[1:]}"
-            )
+            raise ValueError(f"latent frames of {height}x{width} do not divide into patches of {self.patch_size[1:]}")
         return height // patch_height, width // patch_width
 
     def tokens_per_frame(self, height: int, width: int) -> int:
@@ -91,24 +87,19 @@ class StudentConfig:
     horizon_frames: int = key(12, "latent frames of one teacher horizon, M (Wan: 21, 5 s)")
     block_frames: int = key(3, "latent frames denoised together")
     attention_frames: int = key(12, "latent frames a block attends to, itself included (Wan: 21)")
-    sink_frames: int = key(
-        0, "first frames never forgotten, when generating; training uses none, as the paper"
-    )
-    timesteps: list[float] = key(
-        [1000.0, 750.0, 500.0, 250.0], "denoising steps before warping, from 1000 down"
-    )
+    sink_frames: int = key(0, "first frames never forgotten, when generating; training uses none, as the paper")
+    timesteps: list[float] = key([1000.0, 750.0, 500.0, 250.0], "denoising steps before warping, from 1000 down")
     shift: float = key(3.0, "shift that warps the denoising steps (Wan: 5)")
 
     def __post_init__(self):
         if self.model not in CONFIGS:
-            raise ValueError(
-                f'no network is called "{self.model}"; set student.model to one of {", ".join(CONFIGS)}'
-            )
+            raise ValueError(f'no network is called "{self.model}"; set student.model to one of {", ".join(CONFIGS)}')
         require_positive("student", self, "height", "width", "block_frames", "horizon_frames", "shift")
+        block = self.block_frames
         for name in ("horizon_frames", "attention_frames", "sink_frames"):
-            if getattr(self, name) % self.block_frames:
+            if getattr(self, name) % block:
                 raise ValueError(
-                    f"student.{name} is {getattr(self, name)}, no multiple of student.block_frames = {self.block_frames}"
+                    f"student.{name} is {getattr(self, name)}, no multiple of student.block_frames = {block}"
                 )
         if self.attention_frames < self.block_frames:
             raise ValueError(f"student.attention_frames is {self.attention_frames}, less than one block")

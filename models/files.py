@@ -20,9 +20,7 @@ def load_weights(module: nn.Module, path: Path, key: str) -> None:
     tensors = load_file(path)
     wanted = module.state_dict()
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    misfit = sorted(
-        name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape
-    )
+    misfit = sorted(name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape)
     for problem, names in (
         ("lacks", missing),
         ("has the unknown", unexpected),
@@ -41,9 +39,7 @@ def check_weights(path: Path, key: str) -> None:
         with safe_open(path, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{key}={path} is no whole safetensors file ({error}); copy or download it again"
-        ) from error
+        raise ValueError(f"{key}={path} is no whole safetensors file ({error}); copy or download it again") from error
 
 
 def read_origin(path: Path) -> dict[str, str]:

@@ -10,9 +10,7 @@ from torch import Tensor
 
 
 def _like(sigma: Tensor, x: Tensor) -> Tensor:
-    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)).to(
-        torch.promote_types(x.dtype, torch.float32)
-    )
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

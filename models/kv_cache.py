@@ -40,9 +40,7 @@ class KVCache:
         evicted = max(0, self.window_frames + block_frames - self.context_frames)
         tokens_per_frame = keys_values[0][0].shape[1] // block_frames
         window = _extend(self.window, evicted * tokens_per_frame, keys_values)
-        return replace(
-            self, frames=frames, window_frames=self.window_frames + block_frames - evicted, window=window
-        )
+        return replace(self, frames=frames, window_frames=self.window_frames + block_frames - evicted, window=window)
 
     def past(self) -> list[KeysValues] | None:
         """Keys and values of all remembered frames, layer by layer, each [B L H head_dim]; None when empty."""
@@ -50,11 +48,7 @@ class KVCache:
             return self.sink or self.window
         # Left at its absolute place, a sink's distance to the queries would grow past everything seen in training.
         gap = self.frames - self.window_frames - self.sink_frames
-        sink = (
-            [(shift_frames(self.config, keys, gap), values) for keys, values in self.sink]
-            if gap
-            else self.sink
-        )
+        sink = [(shift_frames(self.config, keys, gap), values) for keys, values in self.sink] if gap else self.sink
         return _extend(sink, 0, self.window)
 
 

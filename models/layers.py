@@ -132,9 +132,7 @@ class Block(nn.Module):
     def self_keys_values(self, hidden: Tensor, time: Tensor, rotary: tuple[Tensor, Tensor]) -> KeysValues:
         """Only the keys and values of self-attention: all that the cache needs of the last layer."""
         shift, scale, *_ = self.modulation(time)
-        keys, values = self.attn1.keys_values(
-            self._modulate(self.norm1(hidden), shift, scale, hidden).flatten(1, 2)
-        )
+        keys, values = self.attn1.keys_values(self._modulate(self.norm1(hidden), shift, scale, hidden).flatten(1, 2))
         return rotate(keys, rotary), values
 
     def forward(
@@ -160,9 +158,7 @@ class Block(nn.Module):
         all_keys, all_values = (keys, values) if past is None else (
             torch.cat([past[0], keys], dim=1), torch.cat([past[1], values], dim=1)
         )  # fmt: skip
-        attended = self.attn1.output(attend(queries, all_keys, all_values, visibility)).unflatten(
-            1, frames_tokens
-        )
+        attended = self.attn1.output(attend(queries, all_keys, all_values, visibility)).unflatten(1, frames_tokens)
         hidden = (at_least_float32(hidden) + attended * gate).type_as(hidden)
 
         x = self.norm2(hidden).type_as(hidden).flatten(1, 2)

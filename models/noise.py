@@ -25,7 +25,5 @@ class BlockNoise:
 
     def draw(self, block: int, step: int) -> Tensor:
         """Noise [B F C H W] for a denoising step of a block; step 0 is the block's start."""
-        drawn = [
-            torch.randn(self.block_shape, generator=generator_for(seed, block, step)) for seed in self.seeds
-        ]
+        drawn = [torch.randn(self.block_shape, generator=generator_for(seed, block, step)) for seed in self.seeds]
         return torch.stack(drawn).to(self.device)

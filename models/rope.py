@@ -47,9 +47,7 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (2i, 2i + 1) of `x` [B L H head_dim] by `rotary`; the dtype of `x` is kept."""
     cosine, sine = rotary
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return (
-        torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1).flatten(-2).type_as(x)
-    )
+    return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1).flatten(-2).type_as(x)
 
 
 def shift_frames(config: WanConfig, keys: Tensor, frames: int) -> Tensor:

@@ -37,9 +37,7 @@ def stream_blocks(
     block_frames = noise.block_shape[0]
     while True:
         index = cache.frames // block_frames
-        text_keys_values = student.text_keys_values(
-            text
-        )  # once per block: the weights may be newer than the last
+        text_keys_values = student.text_keys_values(text)  # once per block: the weights may be newer than the last
         x0, inputs = None, []
         for step, sigma in enumerate(sigmas):
             level = torch.full((len(text), block_frames), sigma, device=text.device)

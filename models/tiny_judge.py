@@ -114,9 +114,7 @@ def _judge_frames(frames: Tensor, scene: Scene) -> Verdict:
     best = render(scene, position, _light_in_range(frames, scene, position, light))
     error = (frames - best).square().mean((1, 2, 3)).sqrt()
     seen_colour, seen_shape = _classify(frames, scene.wall, distances)
-    return Verdict(
-        error, position, light, seen_colour, seen_shape, seen_colour == colour, seen_shape == shape
-    )
+    return Verdict(error, position, light, seen_colour, seen_shape, seen_colour == colour, seen_shape == shape)
 
 
 def _classify(frames: Tensor, wall: str, distances: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -173,9 +171,7 @@ def _distances(frames: Tensor, shape: str, wall: str) -> Tensor:
     return unexplained[:, None] + lengths - 2 * (values @ sprites).unflatten(1, (len(_PALETTE), -1))
 
 
-def _refine(
-    frames: Tensor, wall: str, shape: str, colour: Tensor, position: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _refine(frames: Tensor, wall: str, shape: str, colour: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Step downhill from `position` [T 2], ever finer: position, light [T 3] and squared distance [T]."""
     for step in _REFINEMENTS:
         candidates = (position[:, None] + step * _NEIGHBOURS).clamp(RADIUS, SIZE - RADIUS)

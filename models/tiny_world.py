@@ -56,8 +56,7 @@ class Scene:
 
 
 SCENES = {
-    scene.prompt: scene
-    for scene in (Scene(c, s, v, w) for c, s, v, w in product(COLOURS, SHAPES, SPEEDS, WALLS))
+    scene.prompt: scene for scene in (Scene(c, s, v, w) for c, s, v, w in product(COLOURS, SHAPES, SPEEDS, WALLS))
 }
 """Every prompt of the world (72) and its scene."""
 
@@ -114,9 +113,7 @@ def sample_video(prompt: str, frames: int, generator: torch.Generator) -> Tensor
     scene = scene_of(prompt)
     u = torch.rand(6, generator=generator)
     angle = 2 * torch.pi * u[0]
-    light = torch.stack(
-        [LEVEL[0] + (LEVEL[1] - LEVEL[0]) * u[1], GRADIENT * (2 * u[2] - 1), GRADIENT * (2 * u[3] - 1)]
-    )
+    light = torch.stack([LEVEL[0] + (LEVEL[1] - LEVEL[0]) * u[1], GRADIENT * (2 * u[2] - 1), GRADIENT * (2 * u[3] - 1)])
     light[1:] *= 0.5  # level and both gradients together stay inside what a frame can show
     velocity = SPEEDS[scene.speed] * torch.stack([angle.sin(), angle.cos()])
     low, high = RADIUS, SIZE - RADIUS

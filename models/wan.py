@@ -6,10 +6,10 @@ critic; `models.causal` calls `run` and `keys_values` with a cache or a block ma
 
 from collections.abc import Sequence
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
-import torch
 
 from models.attention import Visibility
 from models.config import WanConfig
@@ -89,9 +89,7 @@ class Wan(nn.Module):
             made.append(own)
         return [*made, self.blocks[-1].self_keys_values(hidden, time, rotary)]
 
-    def _embed(
-        self, x_t: Tensor, timestep: Tensor, start: int
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def _embed(self, x_t: Tensor, timestep: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Tokens [B F P D], time embedding [B F D], modulations [B F 6 D], rotary positions."""
         _, p, q = self.config.patch_size
         patches = rearrange(x_t, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=q)

@@ -34,9 +34,7 @@ def segment_metrics(video: Tensor, prompts: Sequence[str], horizon_frames: int) 
     verdict = judge(video, prompts)
     frames = video.shape[1]
     if frames % horizon_frames:
-        raise ValueError(
-            f"a video of {frames} frames has no whole number of segments of {horizon_frames} frames"
-        )
+        raise ValueError(f"a video of {frames} frames has no whole number of segments of {horizon_frames} frames")
     speed = torch.tensor([SPEEDS[scene_of(prompt).speed] for prompt in prompts])
     moved = displacement(verdict.position)
     valid_pair = verdict.valid[:, :-1] & verdict.valid[:, 1:]

@@ -25,12 +25,8 @@ def filled(samples):
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 6), st.integers(1, 5))
-def test_every_dispatched_window_comes_out_exactly_once_in_whatever_order_it_arrives(
-    random, rollouts, windows
-):
-    samples = [
-        Sample(r, i, random.choice(["student", "critic"])) for r in range(rollouts) for i in range(windows)
-    ]
+def test_every_dispatched_window_comes_out_exactly_once_in_whatever_order_it_arrives(random, rollouts, windows):
+    samples = [Sample(r, i, random.choice(["student", "critic"])) for r in range(rollouts) for i in range(windows)]
     buffer = WindowBuffer(len(samples), seed=0)
     buffer.expect([(s.rollout, s.index) for s in samples])
     out, coming = [], random.sample(samples, len(samples))

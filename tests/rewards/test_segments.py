@@ -28,9 +28,7 @@ def test_real_videos_of_every_prompt_are_flawless_in_every_segment(real):
     assert max(metrics["frozen_share"]) <= 0.02  # a pair that straddles a head-on bounce ends where it began
     assert metrics["speed"] == pytest.approx([1.0] * 4, abs=0.03)
     assert max(metrics["out_of_range"]) <= 0.01
-    assert (
-        max(metrics["exposure_drift"]) < 0.005
-    )  # not 0: the sprite hides brighter and darker parts of the wall
+    assert max(metrics["exposure_drift"]) < 0.005  # not 0: the sprite hides brighter and darker parts of the wall
 
 
 def test_a_frozen_video_is_valid_and_does_not_move(real):
