@@ -143,7 +143,10 @@ def chart(curve: Curve, arms: Sequence[Arm], training_frames: int | None) -> str
         axes.set_ylim(0, max(0.05, 1.1 * highest) if curve.key == "exposure_drift" else 1.03)
         axes.set_xlim(0, horizon * segments)
         ticks = [segment for segment in milestones(segments) if segment >= segments / 8]
-        axes.set_xticks([horizon * tick for tick in ticks], [f"{seconds_at(tick)}\n{tick}\u00d7" for tick in ticks])
+        axes.set_xticks([horizon * tick for tick in ticks], [seconds_at(tick) for tick in ticks])
+        for tick in ticks:
+            place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
+            axes.text(horizon * tick, -0.16, f"{tick}\u00d7", **place)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.spines[["top", "right"]].set_visible(False)
         buffer = StringIO()

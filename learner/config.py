@@ -29,8 +29,8 @@ class OdeConfig:
     pairs: int = key(256, "teacher trajectories, sampled by the rollout pool")
     first_pairs: int = key(48, "trajectories to wait for before the first update; the rest arrive while training")
     batch_size: int = key(12, "trajectories per update")
-    lr: float = key(2e-3, "peak learning rate of Muon, on the blocks' matrices (warm-up, cosine to zero)")
-    adamw_lr: float = key(5e-4, "peak learning rate of AdamW, on everything else")
+    lr: float = key(1e-2, "peak learning rate of Muon, on the blocks' matrices (warm-up, cosine to zero)")
+    adamw_lr: float = key(3e-3, "peak learning rate of AdamW, on everything else")
     solver_steps: int = key(20, "Euler steps of the teacher, beside the student's own levels")
     guidance: float = key(1.5, "teacher guidance, standard form")
 
