@@ -12,6 +12,7 @@ class Sample(Protocol):
     attempt: int
     index: int
     role: str
+    start: int
 
 
 class WindowBuffer:
@@ -24,12 +25,20 @@ class WindowBuffer:
         self.capacity, self.seed = capacity, seed
         self.waiting: dict[str, dict[tuple[int, int], Sample]] = defaultdict(dict)
         self.pending: set[tuple[int, int]] = set()
+        self.taken_starts: dict[str, Counter[int]] = defaultdict(Counter)
         self.counts = Counter(dispatched=0, delivered=0, taken=0, cancelled=0)
 
     @property
     def depth(self) -> int:
         """Samples that wait to be taken."""
         return sum(len(samples) for samples in self.waiting.values())
+
+    def metrics(self) -> dict[str, object]:
+        """Depth, counts by outcome, and where the windows started that were taken: {role: {start: windows}}."""
+        starts = {role: dict(sorted(counter.items())) for role, counter in self.taken_starts.items()}
+        return {"buffer/depth": self.depth, "buffer/starts": starts} | {
+            f"buffer/{outcome}": count for outcome, count in self.counts.items()
+        }
 
     def has_room(self, samples: int) -> bool:
         """Whether `samples` more may be dispatched."""
@@ -60,7 +69,9 @@ class WindowBuffer:
             return None
         chosen = random.Random(f"{self.seed} {role} {self.counts['taken']}").sample(sorted(samples), n)
         self.counts["taken"] += n
-        return [samples.pop(key) for key in chosen]
+        taken = [samples.pop(key) for key in chosen]
+        self.taken_starts[role].update(sample.start for sample in taken)
+        return taken
 
     def cancel(self) -> None:
         """Give up everything dispatched or waiting: a stage has ended."""

@@ -32,6 +32,7 @@ class Coordinator:
         self.epoch = 0
         self.weights: tuple[int, ray.ObjectRef] | None = None
         self.failure: str | None = None
+        self.reason: str | None = None
         self.shown: tuple[str, int, int, str] | None = None
         self.waited_s = 0.0
         self.deaths = 0
@@ -93,13 +94,9 @@ class Coordinator:
         """Where the supply stands, for a checkpoint."""
         return {"next_rollout": self.next_rollout}
 
-    async def metrics(self) -> dict[str, float]:
+    async def metrics(self) -> dict[str, object]:
         """The state of the supply."""
-        return {
-            "cluster/waited_s": self.waited_s,
-            "cluster/buffer": self.buffer.depth,
-            "cluster/actor_deaths": self.deaths,
-        }
+        return {"cluster/waited_s": self.waited_s, "cluster/actor_deaths": self.deaths} | self.buffer.metrics()
 
     async def show(self, stage: str, step: int, steps: int, line: str) -> None:
         """The learner's progress, kept for whoever displays it."""
@@ -108,6 +105,14 @@ class Coordinator:
     async def shown_last(self) -> tuple[str, int, int, str] | None:
         """For the display."""
         return self.shown
+
+    async def stopped(self, reason: str) -> None:
+        """Why the learner stopped the run on purpose."""
+        self.reason = reason
+
+    async def stop_reason(self) -> str | None:
+        """For the driver."""
+        return self.reason
 
     def _new_actor(self, me: ray.actor.ActorHandle) -> ray.actor.ActorHandle:
         return RolloutProcess.remote(me, self.config.cluster.threads)

@@ -55,6 +55,6 @@ class InlineCluster:
         """Where the supply stands, for a checkpoint: what `begin` takes."""
         return {"next_rollout": self.next_rollout}
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, object]:
         """The state of the supply."""
-        return {"cluster/waited_s": self.waited_s, "cluster/buffer": self.buffer.depth}
+        return {"cluster/waited_s": self.waited_s} | self.buffer.metrics()

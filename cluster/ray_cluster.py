@@ -34,7 +34,7 @@ class RayCluster:
         """Where the supply stands, for a checkpoint: what `begin` takes."""
         return ray.get(self.coordinator.position.remote(), timeout=_CALL_TIMEOUT_S)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, object]:
         """The state of the supply."""
         return ray.get(self.coordinator.metrics.remote(), timeout=_CALL_TIMEOUT_S)
 

@@ -11,6 +11,8 @@ def settle_environment(config: Config) -> None:
     """Authentication made explicit, noise turned off. Call before the first `import ray` of the process."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A busy machine takes longer than Train's minute to start a process that imports torch.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     _settle_auth(joining=cluster_address(config) is not None)
 
 

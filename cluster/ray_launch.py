@@ -20,12 +20,17 @@ from cluster.display import Display
 from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
 from cluster.run_log import RunLog
+from learner.optimizer import NonFiniteError
 
 _POLL_S = 0.5
+_CALL_TIMEOUT_S = 60.0
 
 
 def launch_on_ray(loop: Callable, config: Config) -> None:
-    """Run `loop` in a Ray Train worker, one `fit` for all stages. Raises the loop's own exception."""
+    """Run `loop` in a Ray Train worker, one `fit` for all stages.
+
+    Raises NonFiniteError when the loop did, Train's error with the worker's traceback otherwise.
+    """
     with Display() as display:
         display("starting Ray", 0, 1, "")
         with ray_session(config):
@@ -54,25 +59,24 @@ def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> 
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise _cause(error) from error
-
-
-def _cause(error: TrainingFailedError) -> Exception:
-    """What the loop raised in the worker."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        return getattr(failure, "cause", None) or failure
-    return error
+        reason = ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S)
+        if reason is None:
+            raise
+        raise NonFiniteError(reason) from error
 
 
 def _learn(task: dict[str, Any]) -> None:
     """In the learner's process."""
-    config = task["config"]
+    config, coordinator = task["config"], task["coordinator"]
     torch.set_num_threads(config.cluster.threads)
-    cluster = RayCluster(task["coordinator"], config)
+    cluster = RayCluster(coordinator, config)
     log = RunLog(config, cluster.show)
     try:
         task["loop"](config, cluster, log)
+    except NonFiniteError as error:
+        # Train hands an exception on as text only; the coordinator keeps the reason for the driver.
+        ray.get(coordinator.stopped.remote(str(error)), timeout=_CALL_TIMEOUT_S)
+        raise
     finally:
         log.close()
 

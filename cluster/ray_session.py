@@ -1,7 +1,9 @@
 """A Ray to run on: the one that is there, or a local one that ends with the command."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
@@ -9,6 +11,7 @@ from cluster.config import Config
 from cluster.ray_environment import cluster_address
 
 _STORE_BYTES = 512 * 2**20
+_CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
@@ -17,7 +20,9 @@ def ray_session(config: Config) -> Iterator[None]:
     address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is not None:
-        ray.init(address=address, **quiet)
+        # A submitted job brings the code along; a driver from outside must send it.
+        submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        ray.init(address=address, runtime_env=None if submitted else {"working_dir": str(_CHECKOUT)}, **quiet)
     else:
         needed = config.cluster.rollout_actors + 1
         ray.init(

@@ -81,6 +81,8 @@ class Trajectory:
     """[S K C H W], one per denoising step, from pure noise down."""
     latents: Tensor
     """The trajectory's end x0, [K C H W]."""
+    start: int = 0
+    """First latent frame, as of a window."""
 
 
 @dataclass(frozen=True)

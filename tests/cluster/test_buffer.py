@@ -14,6 +14,7 @@ class Sample:
     index: int
     role: str
     attempt: int = 0
+    start: int = 0
 
 
 def filled(samples):

@@ -1,0 +1,77 @@
+"""How far a rebuilt cache is from the actor's, by burn-in length, on a trained student.
+
+python benchmarks/burn_in.py [student.safetensors]   one JSON line: relative L2 of x0 recomputed by the learner from
+clean frames against the x0 that the actor recorded, same weights, last denoising step, windows of one horizon at frame 102.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+from actors.config import WindowConfig
+from actors.rollout_actor import RolloutActor
+from learner.assembly import load_wan
+from learner.replay import collate, masked_x0
+from models.config import StudentConfig
+from models.rollout import STUDENT, Rollout, Weights, WindowPlan
+from models.tiny_world import PROMPTS, encode_text
+
+START, VIDEOS = 102, 8
+BURN_IN = [0, 3, 6, 9, 12, 18, 24, 27, 93]
+
+
+class _Fixed:
+    def __init__(self, weights: Weights):
+        self.weights = weights
+
+    def newer(self, than: int | None) -> Weights | None:
+        return self.weights if than is None else None
+
+
+@torch.no_grad()
+def errors(student: torch.nn.Module, shape: StudentConfig, burn_in: int) -> list[float]:
+    """Relative L2 error of each of VIDEOS windows."""
+    actor = RolloutActor(
+        shape, WindowConfig(burn_in_frames=burn_in), encode_text, _Fixed(Weights.of(0, student))
+    )
+    plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1),)
+    rollouts = [Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, 120, plan) for i in range(VIDEOS)]
+    batch = collate(list(actor.windows(rollouts)), encode_text, shape.block_frames, torch.device("cpu"))
+    sigma = torch.full((VIDEOS,), actor.sigmas[-1])
+    x0 = masked_x0(student, shape, batch, batch.noisy, sigma)
+    return ((x0 - batch.latents).flatten(1).norm(dim=1) / batch.latents.flatten(1).norm(dim=1)).tolist()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "assets/tiny/student_uniform.safetensors"
+    shape = StudentConfig()
+    student = load_wan(shape, path, "student").eval()
+    table = {burn_in: errors(student, shape, burn_in) for burn_in in BURN_IN}
+    git = ["git", "-C", str(ROOT)]
+    line = {
+        "name": "burn_in_error",
+        "value": round(statistics.mean(table[9]), 8),
+        "unit": "relative L2 of x0 at 9 frames of burn-in",
+        "limit": None,
+        "share": None,
+        "spread": [min(table[9]), max(table[9])],
+        "repeats": VIDEOS,
+        "commit": subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
+        "dirty": bool(subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout),
+        "device": "cpu, one thread",
+        "config": {"student": path.name, "context_frames": shape.context_frames, "layers": shape.wan.num_layers},
+        "by_burn_in_frames": {b: {"mean": statistics.mean(e), "max": max(e)} for b, e in table.items()},
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
