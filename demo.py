@@ -24,7 +24,7 @@ from actors.videos import make_videos
 from cluster.config import Config
 from cluster.run_folder import RunFolder
 from learner.assembly import load_wan
-from models.noise import generator_for
+from models.noise import Draw, generator_for
 from models.tiny_world import PROMPTS, decode, encode_text
 from rewards.segments import segment_metrics
 from train import dmd, ode
@@ -77,7 +77,7 @@ def _generate(config: Config, name: str, log) -> None:
     with folder.timed(f"videos_{name}"):
         student = load_wan(config.student, folder.stage(name).result, "run_dir").eval()
         frames = HORIZONS * config.student.horizon_frames
-        seeds = [int(s) for s in torch.randint(2**62, (VIDEOS,), generator=generator_for(config.seed, 6))]
+        seeds = [int(s) for s in torch.randint(2**62, (VIDEOS,), generator=generator_for(config.seed, Draw.EVALUATION))]
         latents = make_videos(
             student, config.student, _prompts(), seeds, frames, encode_text,
             lambda done: log.progress(f"videos {name}", done, frames, ""),
@@ -110,6 +110,7 @@ def write_up(config: Config) -> None:
     )
     report.write_report(folder.path / "report.html", summary, arms)
     report.picture(folder.path / "strips.png", arms)
+    print(report.headline(summary))
     print(report.table(summary))
     print(f"report: {folder.path / 'report.html'}")
 

@@ -7,6 +7,7 @@ import numpy
 from actors.config import RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
 from models.config import StudentConfig
+from models.noise import Draw
 from models.rollout import CRITIC, ODE, STUDENT, Rollout, WindowPlan
 
 
@@ -32,11 +33,9 @@ class StudentDispatcher:
         return [self._rollout(i) for i in range(first, first + self.rollout.batch)]
 
     def _rollout(self, i: int) -> Rollout:
-        generator = numpy.random.default_rng([self.seed, i])
-        prompt = self.prompts[generator.integers(len(self.prompts))]
-        noise_seed = int(generator.integers(2**62))
+        generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         windows = tuple(self._window(i, j, generator) for j in range(self.rollout.windows))
-        return Rollout(i, 0, prompt, noise_seed, self.rollout.frames, windows)
+        return _video(i, self.prompts, self.rollout.frames, windows, generator)
 
     def _window(self, i: int, j: int, generator: numpy.random.Generator) -> WindowPlan:
         turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
@@ -57,7 +56,12 @@ class TeacherDispatcher:
         return [self._rollout(i) for i in range(first, first + self.rollout.batch)]
 
     def _rollout(self, i: int) -> Rollout:
-        generator = numpy.random.default_rng([self.seed, i])
-        prompt = self.prompts[generator.integers(len(self.prompts))]
-        frames = self.student.horizon_frames
-        return Rollout(i, 0, prompt, int(generator.integers(2**62)), frames, (WindowPlan(ODE, 0, 0),))
+        generator = numpy.random.default_rng([self.seed, Draw.TRAJECTORY, i])
+        return _video(i, self.prompts, self.student.horizon_frames, (WindowPlan(ODE, 0, 0),), generator)
+
+
+def _video(
+    i: int, prompts: Sequence[str], frames: int, windows: tuple[WindowPlan, ...], generator: numpy.random.Generator
+) -> Rollout:
+    prompt = prompts[generator.integers(len(prompts))]
+    return Rollout(i, 0, prompt, int(generator.integers(2**62)), frames, windows)

@@ -80,8 +80,7 @@ class RolloutActor:
             self.pull()
 
     def _frames_kept(self) -> int:
-        burn_in = -(-self.window.burn_in_frames // self.config.block_frames) * self.config.block_frames
-        return burn_in + self.config.context_frames + self.window.frames
+        return self.window.burn_in_frames + self.config.context_frames + self.window.frames
 
     def _cut(self, i: int, rollout: Rollout, index: int, recent: Sequence[_Made]) -> Window:
         """Window `index` of video `i`, which ends with the newest of the `recent` blocks."""

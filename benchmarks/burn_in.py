@@ -1,7 +1,7 @@
 """How far a rebuilt cache is from the actor's, by burn-in length, on a trained student.
 
-python benchmarks/burn_in.py [student.safetensors]   one JSON line: relative L2 of x0 recomputed by the learner from
-clean frames against the x0 that the actor recorded, same weights, last denoising step, windows of one horizon at frame 102.
+python -m benchmarks.burn_in [student.safetensors]   one JSON line: relative L2 of x0 recomputed by the learner from
+clean frames against the x0 that the actor recorded, same weights, last denoising step, windows at frame 102.
 """
 
 import json
@@ -9,9 +9,6 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 import torch
 
@@ -23,6 +20,7 @@ from models.config import StudentConfig
 from models.rollout import STUDENT, Rollout, Weights, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
 
+ROOT = Path(__file__).resolve().parent.parent
 START, VIDEOS = 102, 8
 BURN_IN = [0, 3, 6, 9, 12, 18, 24, 27, 93]
 
@@ -38,9 +36,7 @@ class _Fixed:
 @torch.no_grad()
 def errors(student: torch.nn.Module, shape: StudentConfig, burn_in: int) -> list[float]:
     """Relative L2 error of each of VIDEOS windows."""
-    actor = RolloutActor(
-        shape, WindowConfig(burn_in_frames=burn_in), encode_text, _Fixed(Weights.of(0, student))
-    )
+    actor = RolloutActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, _Fixed(Weights.of(0, student)))
     plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1),)
     rollouts = [Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, 120, plan) for i in range(VIDEOS)]
     batch = collate(list(actor.windows(rollouts)), encode_text, shape.block_frames, torch.device("cpu"))
@@ -64,7 +60,9 @@ def main() -> None:
         "share": None,
         "spread": [min(table[9]), max(table[9])],
         "repeats": VIDEOS,
-        "commit": subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
+        "commit": subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
         "dirty": bool(subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout),
         "device": "cpu, one thread",
         "config": {"student": path.name, "context_frames": shape.context_frames, "layers": shape.wan.num_layers},

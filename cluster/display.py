@@ -52,8 +52,9 @@ class Display:
 
     def _print(self, stage: str, step: int, steps: int, line: str) -> None:
         now = time.monotonic()
+        new = stage not in self.started
         first_step, first_s = self.started.setdefault(stage, (step, now))
-        if step < steps and now - self.printed_s < _LINE_EVERY_S:
+        if not new and step < steps and now - self.printed_s < _LINE_EVERY_S:
             return
         self.printed_s = now
         rate = (now - first_s) / (step - first_step) if step > first_step else None

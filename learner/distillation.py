@@ -13,11 +13,9 @@ from learner.optimizer import Optimizer, adamw
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
 from models.config import StudentConfig
 from models.flow import add_noise, guide, warped_sigmas, x0_from_velocity
-from models.noise import generator_for
+from models.noise import Draw, generator_for
 from models.rollout import Weights, Window
 from models.wan import Wan
-
-_STUDENT_DRAW, _CRITIC_DRAW = 3, 4
 
 
 class Distiller:
@@ -87,7 +85,7 @@ class Distiller:
 
     def update_critic(self, windows: Sequence[Window]) -> dict[str, float]:
         """The critic follows the student: flow matching on x0 that the current student makes of these windows."""
-        generator = generator_for(self.seed, _CRITIC_DRAW, self.critic_optimizer.updates, self.rank)
+        generator = generator_for(self.seed, Draw.CRITIC_UPDATE, self.critic_optimizer.updates, self.rank)
         batch = collate(windows, self.encode_text, self.shape.block_frames, self.device)
         with torch.no_grad():
             x0, _ = self._x0(batch, generator)
@@ -97,7 +95,7 @@ class Distiller:
 
     def update_student(self, windows: Sequence[Window]) -> dict[str, float]:
         """One extended DMD update (Self-Forcing++, Eq. 2): teacher minus critic, on re-noised windows."""
-        generator = generator_for(self.seed, _STUDENT_DRAW, self.student_optimizer.updates, self.rank)
+        generator = generator_for(self.seed, Draw.STUDENT_UPDATE, self.student_optimizer.updates, self.rank)
         batch = collate(windows, self.encode_text, self.shape.block_frames, self.device)
         x0, sigma = self._x0(batch, generator)
         gradient = self._gradient(x0.detach(), batch, generator)

@@ -11,11 +11,9 @@ from learner.optimizer import Optimizer, muon
 from models.causal import denoise_window
 from models.config import StudentConfig
 from models.flow import warped_sigmas, x0_from_velocity
-from models.noise import generator_for
+from models.noise import Draw, generator_for
 from models.rollout import Trajectory
 from models.wan import Wan
-
-_ODE_DRAW = 2
 
 
 class OdeInitializer:
@@ -61,7 +59,7 @@ class OdeInitializer:
 
     def update(self, pairs: Sequence[Trajectory]) -> dict[str, float]:
         """One update on a batch drawn from all `pairs` that have arrived."""
-        generator = generator_for(self.seed, _ODE_DRAW, self.step)
+        generator = generator_for(self.seed, Draw.ODE_BATCH, self.step)
         drawn = torch.randint(len(pairs), (self.config.batch_size,), generator=generator).tolist()
         batch = [pairs[i] for i in drawn]
         block = self.shape.block_frames

@@ -11,10 +11,8 @@ from learner.ema import Ema
 from learner.optimizer import Optimizer, muon
 from models import tiny_world
 from models.flow import add_noise, shift_sigma
-from models.noise import generator_for
+from models.noise import Draw, generator_for
 from models.wan import Wan
-
-_STAGE = 1
 
 
 class Pretrainer:
@@ -48,7 +46,7 @@ class Pretrainer:
 
     def update(self) -> dict[str, float]:
         """One update on a fresh batch of videos, drawn from (seed, update)."""
-        generator = generator_for(self.seed, _STAGE, self.optimizer.updates)
+        generator = generator_for(self.seed, Draw.PRETRAINING, self.optimizer.updates)
         latents, prompts = self._videos(generator)
         sigma = shift_sigma(torch.rand(len(latents), generator=generator), self.config.shift)
         noise = torch.randn(latents.shape, generator=generator)

@@ -2,14 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy
 import torch
 from torch import Tensor
 
 
+class Draw(IntEnum):
+    """What a random number is for: the second place after the seed, so that no two uses share a stream."""
+
+    PRETRAINING = 1
+    ODE_BATCH = 2
+    STUDENT_UPDATE = 3
+    CRITIC_UPDATE = 4
+    TRAJECTORY = 5
+    ROLLOUT = 6
+    EVALUATION = 7
+
+
 def generator_for(*place: int) -> torch.Generator:
-    """A CPU generator that depends on `place` alone: (seed, rollout), (seed, stage, step, rank), ..."""
+    """A CPU generator that depends on `place` alone: (seed, Draw.CRITIC_UPDATE, update, rank), ..."""
     state = numpy.random.SeedSequence(place).generate_state(2, numpy.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 

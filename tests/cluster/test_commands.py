@@ -97,7 +97,12 @@ def head(request, tmp_path):
         env["RAY_AUTH_MODE"] = "token"
     port, dashboard = free_ports(2)
     start = [BIN / "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
-    start += ["--num-cpus=2", "--include-dashboard=true", "--object-store-memory=268435456", "--ray-client-server-port=0"]
+    start += [
+        "--num-cpus=2",
+        "--include-dashboard=true",
+        "--object-store-memory=268435456",
+        "--ray-client-server-port=0",
+    ]
     start += [f"--temp-dir={short_folder(request)}", "--disable-usage-stats", "--dashboard-agent-listen-port=0"]
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(start, env=env, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
