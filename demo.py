@@ -23,6 +23,8 @@ import report
 from actors.videos import make_videos
 from cluster.config import Config
 from cluster.run_folder import RunFolder
+from cluster.run_log import RunLog
+from cluster.verbs import Cluster
 from learner.assembly import load_wan
 from models.noise import Draw, generator_for
 from models.tiny_world import PROMPTS, decode, encode_text
@@ -49,7 +51,7 @@ METHODS = {
 }
 
 
-def loop(config: Config, cluster, log) -> None:
+def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Everything that trains or generates; what is finished is not done again."""
     folder = RunFolder(config)
     if not folder.stage("ode").finished:
@@ -68,7 +70,7 @@ def loop(config: Config, cluster, log) -> None:
         _generate(config, name, log)
 
 
-def _generate(config: Config, name: str, log) -> None:
+def _generate(config: Config, name: str, log: RunLog) -> None:
     """Videos of HORIZONS teacher horizons from the student of a stage: the same prompts and noise for each."""
     folder = RunFolder(config)
     path = folder.path / name / "videos.safetensors"

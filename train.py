@@ -16,16 +16,19 @@ if __name__ == "__main__":
 # ruff: noqa: E402  (torch takes seconds to import, help should not)
 from cluster.config import Config
 from cluster.run_folder import RunFolder
+from cluster.run_log import RunLog
+from cluster.verbs import Cluster
 from learner.assembly import make_distiller, make_ode_initializer, make_pretrainer
 from models.rollout import CRITIC, ODE, STUDENT
 from models.tiny_world import encode_text
 
 
-def teacher(config: Config, cluster, log) -> None:
+def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 0, tiny world only: a bidirectional teacher learns real videos by flow matching."""
     folder = RunFolder(config).stage("teacher")
     learner = make_pretrainer(config.student, config.pretrain, config.seed)
     folder.restore(learner)
+    metrics = {}
     while learner.step < config.pretrain.steps:
         metrics = learner.update()
         log("teacher", learner.step, config.pretrain.steps, metrics)
@@ -34,15 +37,16 @@ def teacher(config: Config, cluster, log) -> None:
     folder.finish(learner.ema.module, {"seed": config.seed, "steps": learner.step} | metrics)
 
 
-def ode(config: Config, cluster, log) -> None:
+def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
     folder = RunFolder(config).stage("ode")
     learner = make_ode_initializer(config.student, config.ode, config.teacher_path, encode_text, config.seed)
     folder.restore(learner)
     cluster.begin("ode", config)
-    pairs = []
+    pairs, metrics = [], {}
     while learner.step < config.ode.steps:
-        pairs += cluster.take(ODE, config.ode.pairs_at(learner.step) - len(pairs))  # the rest arrive while training
+        while len(pairs) < config.ode.pairs_at(learner.step):  # the rest arrive while training
+            pairs += cluster.take(ODE, 1)
         metrics = learner.update(pairs)
         log("ode", learner.step, config.ode.steps, metrics)
         if learner.step % config.checkpoint_every == 0:
@@ -50,7 +54,7 @@ def ode(config: Config, cluster, log) -> None:
     folder.finish(learner.student, {"seed": config.seed, "steps": learner.step} | metrics)
 
 
-def dmd(config: Config, cluster, log, name: str = "dmd") -> None:
+def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> None:
     """Stage 2: roll out far past the teacher, cut windows, let the teacher correct them (Self-Forcing++, Alg. 1)."""
     folder = RunFolder(config).stage(name)
     learner = make_distiller(
@@ -59,6 +63,7 @@ def dmd(config: Config, cluster, log, name: str = "dmd") -> None:
     position = folder.restore(learner)
     cluster.begin("dmd", config, **position)
     cluster.publish(learner.weights())
+    metrics = {}
     while learner.step < config.dmd.steps:
         for _ in range(config.dmd.critic_updates):  # the critic follows the student
             metrics = learner.update_critic(cluster.take(CRITIC, config.dmd.batch_size))
@@ -70,7 +75,7 @@ def dmd(config: Config, cluster, log, name: str = "dmd") -> None:
     folder.finish(learner.ema.module, {"seed": config.seed, "steps": learner.step} | metrics)
 
 
-def loop(config: Config, cluster, log) -> None:
+def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
     """All stages that were asked for; a finished one is not run again."""
     stages = {"teacher": teacher, "ode": ode, "dmd": dmd}
     for stage in config.stages:

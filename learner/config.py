@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from models.keys import key, require_positive
+from models.keys import key, require_positive, require_share
 
 
 @dataclass(kw_only=True)
@@ -19,6 +19,7 @@ class PretrainConfig:
 
     def __post_init__(self):
         require_positive("pretrain", self, "steps", "batch_size", "lr", "adamw_lr", "shift")
+        require_share("pretrain", self, "prompt_drop", "ema_decay")
 
 
 @dataclass(kw_only=True)
@@ -70,6 +71,10 @@ class DmdConfig:
             raise ValueError(f'dmd.noising is "{self.noising}"; set it to recorded or fresh')
         if self.replay not in ("masked", "blockwise"):
             raise ValueError(f'dmd.replay is "{self.replay}"; set it to masked or blockwise')
+        if self.replay == "blockwise" and self.noising == "fresh":
+            raise ValueError(
+                "dmd.replay=blockwise makes its own inputs from the rollout's noise; set dmd.noising=recorded"
+            )
         positive = (
             "steps",
             "batch_size",
@@ -80,6 +85,7 @@ class DmdConfig:
             "score_shift",
         )
         require_positive("dmd", self, *positive)
+        require_share("dmd", self, "beta1", "beta2", "weight_decay", "ema_decay")
         if not 0 < self.score_min < self.score_max < 1:
             raise ValueError(
                 f"dmd.score_min = {self.score_min} and dmd.score_max = {self.score_max} must lie in (0, 1)"

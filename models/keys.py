@@ -11,6 +11,14 @@ def key(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
 
 
+def require_share(group: str, config: Any, *names: str) -> None:
+    """Refuse values outside [0, 1), by the full name of the key."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{group}.{name} is {value}; it must be at least 0 and below 1")
+
+
 def require_positive(group: str, config: Any, *names: str) -> None:
     """Refuse values that are not above 0, by the full name of the key."""
     for name in names:
