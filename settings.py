@@ -112,4 +112,9 @@ def run(loop: Callable, preset: str) -> Config:
     except RunFailed as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print(
+            f"{name}: stopped; the same command goes on from the last checkpoint in {config.run_dir}", file=sys.stderr
+        )
+        sys.exit(130)
     return config

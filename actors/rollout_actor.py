@@ -70,6 +70,7 @@ class RolloutActor:
         recent = deque(maxlen=self._frames_kept() // self.config.block_frames)
         end = max(plan.start + self.window.frames for rollout in rollouts for plan in rollout.windows)
         self.pull()
+        assert self.version is not None, "asked for a rollout before any weights were published"
         blocks = stream_blocks(self.student, text, noise, self.sigmas, cache)
         for finished in range(self.config.block_frames, end + 1, self.config.block_frames):
             recent.append(_Made(_on_cpu(next(blocks)), self.version))

@@ -74,7 +74,8 @@ class WindowBuffer:
         return taken
 
     def cancel(self) -> None:
-        """Give up everything dispatched or waiting: a stage has ended."""
+        """Give up everything dispatched or waiting, and begin a new histogram of starts: a stage has ended."""
         self.counts["cancelled"] += len(self.pending) + self.depth
         self.pending.clear()
         self.waiting.clear()
+        self.taken_starts.clear()

@@ -28,6 +28,7 @@ class Coordinator:
 
     def __init__(self, config: Config):
         self.config = config
+        self.buffer = WindowBuffer(config.cluster.buffer_windows, config.seed)
         self.changed = asyncio.Condition()
         self.epoch = 0
         self.weights: tuple[int, ray.ObjectRef] | None = None
@@ -48,7 +49,7 @@ class Coordinator:
         self.epoch += 1
         self.stage, self.stage_config, self.next_rollout = stage, config, next_rollout
         self.weights = None
-        self.buffer = WindowBuffer(config.cluster.buffer_windows, config.seed)
+        self.buffer.cancel()
         self.dispatcher = make_dispatcher(stage, config)
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in range(len(self.actors))]
 

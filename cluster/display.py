@@ -58,5 +58,5 @@ class Display:
             return
         self.printed_s = now
         rate = (now - first_s) / (step - first_step) if step > first_step else None
-        left = "" if rate is None else f", {rate * (steps - step):.0f} s left"
+        left = "" if rate is None or step == steps else f", {rate * (steps - step):.0f} s left"
         print(f"{stage}: {step}/{steps}{left}  {line}", flush=True)

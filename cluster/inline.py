@@ -13,14 +13,13 @@ class InlineCluster:
     """Makes rollouts when the learner asks for windows that are not there yet."""
 
     def __init__(self, config: Config):
-        self.config = config
+        self.buffer = WindowBuffer(config.cluster.buffer_windows, config.seed)
         self.published: Weights | None = None
         self.waited_s = 0.0
 
     def begin(self, stage: str, config: Config, next_rollout: int = 0) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
-        self.stage = stage
-        self.buffer = WindowBuffer(config.cluster.buffer_windows, config.seed)
+        self.buffer.cancel()
         self.dispatcher = make_dispatcher(stage, config)
         self.actor = make_actor(stage, config, self)
         self.next_rollout = next_rollout
