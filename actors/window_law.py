@@ -5,9 +5,10 @@ are its ablations. Starts are drawn when a rollout is dispatched, never when win
 """
 
 import importlib
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy
@@ -95,24 +96,31 @@ def parse_law(text: str) -> WindowLaw:
     if match is None:
         raise ValueError(f'window.law="{text}" cannot be read; write uniform, beta(1, 4), prefix(1) or a dotted path')
     name, numbers = match[1], [part for part in (match[2] or "").split(",") if part.strip()]
-    if name in _LAWS:
-        try:
-            return _LAWS[name](*map(float, numbers))
-        except TypeError as error:
-            raise ValueError(
-                f'window.law="{text}" has the wrong number of arguments; see uniform, beta(1, 4)'
-            ) from error
-    return _load(name, text)
-
-
-def _load(path: str, text: str) -> WindowLaw:
-    module, _, attribute = path.rpartition(".")
-    if not module:
-        raise ValueError(f'window.law="{text}" is unknown; choose uniform, beta(a, b), prefix(h) or a dotted path')
+    if name not in _LAWS:
+        return _load(name, numbers, text)
+    law = _LAWS[name]
     try:
-        return getattr(importlib.import_module(module), attribute)
+        values = [float(number) for number in numbers]
+    except ValueError as error:
+        raise ValueError(f'window.law="{text}" needs numbers, as in beta(1, 4)') from error
+    if len(values) != len(fields(law)) or not all(math.isfinite(value) for value in values):
+        raise ValueError(f'window.law="{text}" needs {len(fields(law))} finite numbers, as in uniform or beta(1, 4)')
+    return law(*values)
+
+
+def _load(path: str, numbers: list[str], text: str) -> WindowLaw:
+    module, _, attribute = path.rpartition(".")
+    if not module or numbers:
+        raise ValueError(
+            f'window.law="{text}" is unknown; choose uniform, beta(a, b), prefix(h), or a dotted path without numbers'
+        )
+    try:
+        law = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f'window.law="{text}" cannot be imported ({error}); check the dotted path') from error
+    if not callable(law):
+        raise ValueError(f'window.law="{text}" names {law!r}, which cannot be called; name a law')
+    return law
 
 
 def window_starts(frames: int, window_frames: int, block_frames: int) -> range:

@@ -56,7 +56,7 @@ def verify(path: Path) -> None:
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
         wanted = manifest["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} has no readable {_MANIFEST}; {cure}") from error
     for name, checksum in wanted.items():
         if not (path / name).is_file():

@@ -87,9 +87,9 @@ class Distiller:
         """The critic follows the student: flow matching on x0 that the current student makes of these windows."""
         generator = generator_for(self.seed, Draw.CRITIC_UPDATE, self.critic_optimizer.updates, self.rank)
         batch = collate(windows, self.encode_text, self.shape.block_frames, self.device)
+        sigma, noise = self._score_draw(batch, generator)
         with torch.no_grad():
-            x0, _ = self._x0(batch, generator)
-        sigma, noise = self._score_draw(x0, generator)
+            x0 = self._x0(batch, generator)
         velocity = self.critic(add_noise(x0, noise, sigma), 1000 * sigma, batch.text)
         return self.critic_optimizer.step(flow_loss(velocity, x0, noise))
 
@@ -97,11 +97,12 @@ class Distiller:
         """One extended DMD update (Self-Forcing++, Eq. 2): teacher minus critic, on re-noised windows."""
         generator = generator_for(self.seed, Draw.STUDENT_UPDATE, self.student_optimizer.updates, self.rank)
         batch = collate(windows, self.encode_text, self.shape.block_frames, self.device)
-        x0, sigma = self._x0(batch, generator)
-        gradient = self._gradient(x0.detach(), batch, generator)
+        sigma, noise = self._score_draw(batch, generator)
+        x0 = self._x0(batch, generator)
+        gradient = self._gradient(x0.detach(), sigma, noise, batch)
         metrics = self.student_optimizer.step(dmd_loss(x0, gradient))
         metrics["student/dmd_gradient"] = gradient.abs().mean().item()
-        metrics |= self._distances(windows, batch, x0.detach(), sigma)
+        metrics |= self._distances(windows, batch, x0.detach())
         self.version += 1
         if self.step > self.config.ema_start:
             self.ema.update(self.student)
@@ -109,35 +110,35 @@ class Distiller:
             self.ema.restart(self.student)
         return metrics
 
-    def _x0(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The current student's x0 of the windows, [B K C H W], and the level [B] that it was predicted at."""
+    def _x0(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The current student's x0 of the windows, [B K C H W]."""
+        if self.config.replay == "blockwise":
+            return blockwise_x0(self.student, self.shape, batch, self.sigmas)
         levels = torch.tensor(self.sigmas, dtype=torch.float32)
         recorded = levels[[window.step for window in batch.windows]].to(self.device)
-        if self.config.replay == "blockwise":
-            return blockwise_x0(self.student, self.shape, batch, self.sigmas), recorded
         drawn = levels[torch.randint(len(levels), (len(recorded),), generator=generator)].to(self.device)
         noise = self._noise(batch.latents.shape, generator)
         x_t, sigma = backward_noise(self.config.noising, batch.noisy, recorded, batch.latents, drawn, noise)
-        return masked_x0(self.student, self.shape, batch, x_t, sigma), sigma
+        return masked_x0(self.student, self.shape, batch, x_t, sigma)
 
     @torch.no_grad()
-    def _gradient(self, x0: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        sigma, noise = self._score_draw(x0, generator)
+    def _gradient(self, x0: Tensor, sigma: Tensor, noise: Tensor, batch: Batch) -> Tensor:
         x_t, timestep = add_noise(x0, noise, sigma), 1000 * sigma
         both = torch.cat([batch.text, self.unconditional.expand_as(batch.text)])
         real = guide(*self.teacher(torch.cat([x_t, x_t]), timestep.repeat(2), both).chunk(2), self.config.guidance)
         fake = self.critic(x_t, timestep, batch.text)
         return dmd_gradient(x0, x0_from_velocity(x_t, real, sigma), x0_from_velocity(x_t, fake, sigma))
 
-    def _score_draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        c = self.config
-        sigma = score_sigmas(torch.rand(len(x0), generator=generator), c.score_shift, c.score_min, c.score_max)
-        return sigma.to(self.device), self._noise(x0.shape, generator)
+    def _score_draw(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Level [B] and noise [B K C H W] at which scores are compared; drawn first, so the same for any replay."""
+        c, shape = self.config, batch.latents.shape
+        sigma = score_sigmas(torch.rand(shape[0], generator=generator), c.score_shift, c.score_min, c.score_max)
+        return sigma.to(self.device), self._noise(shape, generator)
 
     def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator).to(self.device)
 
-    def _distances(self, windows: Sequence[Window], batch: Batch, x0: Tensor, sigma: Tensor) -> dict[str, float]:
+    def _distances(self, windows: Sequence[Window], batch: Batch, x0: Tensor) -> dict[str, float]:
         """How far the current student's x0 is from the recorded one, by age: what staleness costs.
 
         Only a recorded last step has a recorded x0 to compare with.

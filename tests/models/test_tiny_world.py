@@ -34,9 +34,7 @@ def video(prompt: str, frames: int, seed: int) -> Tensor:
 
 def sprite_alone(shape: str, speed: str, frames: int, seed: int) -> Tensor:
     """Coverage [F H W] of a sampled sprite: walls cancel between two videos that differ in colour alone."""
-    red, blue = (
-        video(Scene(colour, shape, speed, "warm").prompt, frames, seed) for colour in ("red", "blue")
-    )
+    red, blue = (video(Scene(colour, shape, speed, "warm").prompt, frames, seed) for colour in ("red", "blue"))
     contrast = torch.tensor(COLOURS["red"]) - torch.tensor(COLOURS["blue"])
     return ((red - blue) / contrast[:, None, None]).mean(1)
 
@@ -49,12 +47,7 @@ def path(speed: str, frames: int, seed: int) -> Tensor:
         cover.amax(2),
         cover.amax(1),
     ):  # share of every row, then of every column, that is reached
-        cut = (
-            (profile * (torch.arange(SIZE) + 0.5))
-            .sum(1, keepdim=True)
-            .div(profile.sum(1, keepdim=True))
-            .round()
-        )
+        cut = (profile * (torch.arange(SIZE) + 0.5)).sum(1, keepdim=True).div(profile.sum(1, keepdim=True)).round()
         beyond = torch.arange(SIZE) >= cut
         centre.append(cut[:, 0] + ((profile * beyond).sum(1) - (profile * ~beyond).sum(1)) / 2)
     return torch.stack(centre, 1)
@@ -145,9 +138,7 @@ def test_no_light_a_video_can_have_is_cut_off_by_the_pixel_range(level, down, ri
     for scene in SCENES.values():
         frame, dimmed = render(scene, middle, light), render(scene, middle, 0.9 * light)
         unlit = render(scene, middle, 0 * light)
-        torch.testing.assert_close(
-            dimmed, 0.9 * frame + 0.1 * unlit, rtol=0, atol=1e-6
-        )  # linear: nothing clipped
+        torch.testing.assert_close(dimmed, 0.9 * frame + 0.1 * unlit, rtol=0, atol=1e-6)  # linear: nothing clipped
 
 
 @given(seed=seeds)

@@ -1,0 +1,147 @@
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.window_law import Uniform, parse_law, window_starts
+
+many = settings(max_examples=50, deadline=None)
+laws = st.sampled_from(
+    ["uniform", "beta(1, 4)", "beta(4, 1)", "beta(0.5,0.5)", "prefix(1)", "prefix(2)", "prefix(2.5)"]
+)
+
+
+def p_value(counts: list[int], shares: list[float]) -> float:
+    """Probability of a chi-square at least as large if `shares` were the law."""
+    seen, law = torch.tensor(counts, dtype=torch.float64), torch.tensor(shares, dtype=torch.float64)
+    expected = seen.sum() * law / law.sum()
+    statistic = ((seen - expected) ** 2 / expected).sum()
+    return torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), statistic / 2).item()
+
+
+def counts_of(text: str, starts: range, window: int, horizon: int, seed: int, draws: int = 6000) -> list[int]:
+    """How often each of `starts` is drawn."""
+    law, generator = parse_law(text), numpy.random.default_rng(seed)
+    drawn = [law(starts, window, horizon, generator) for _ in range(draws)]
+    assert set(drawn) <= set(starts)
+    return [drawn.count(start) for start in starts]
+
+
+def in_prefix(starts: range, window: int, end: float) -> list[int]:
+    return [start for start in starts if start + window <= end]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_uniform_draws_every_position_of_the_rollout_equally_often(seed):
+    counts = counts_of("uniform", window_starts(96, 12, 3), 12, 12, seed)
+    assert len(counts) == 29 and p_value(counts, [1] * 29) > 1e-4
+
+
+def test_the_test_of_uniformity_sees_a_law_that_forgets_the_last_position():
+    counts = counts_of("uniform", window_starts(96, 12, 3)[:-1], 12, 12, seed=0)
+    assert p_value([*counts, 0], [1] * 29) < 1e-4
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 4), (4, 1), (1, 2), (2, 2)])
+def test_beta_draws_each_position_as_often_as_its_slice_of_the_distribution(a, b):
+    starts = window_starts(96, 12, 3)
+    edges = torch.linspace(0, 1, 29_001, dtype=torch.float64)
+    middles = (edges[:-1] + edges[1:]) / 2
+    density = middles ** (a - 1) * (1 - middles) ** (b - 1)
+    shares = density.view(29, 1000).sum(1).tolist()
+    assert p_value(counts_of(f"beta({a}, {b})", starts, 12, 12, seed=0), shares) > 1e-4
+
+
+def test_beta_1_4_has_its_mean_at_a_fifth_of_the_rollout():
+    starts = window_starts(3000, 12, 3)
+    counts = counts_of("beta(1, 4)", starts, 12, 12, seed=3)
+    mean = sum(count * start for count, start in zip(counts, starts, strict=True)) / sum(counts)
+    assert mean == pytest.approx(0.2 * starts[-1], rel=0.05)
+
+
+@many
+@given(rollout=st.integers(1, 10), seed=st.integers(0, 99))
+def test_prefix_1_is_self_forcing_every_window_starts_at_0(rollout, seed):
+    counts = counts_of("prefix(1)", window_starts(12 * rollout, 12, 3), 12, 12, seed, draws=20)
+    assert counts[0] == 20
+
+
+@pytest.mark.parametrize(("text", "horizons"), [("prefix(2)", 2), ("prefix(2.5)", 2.5)])
+def test_prefix_is_uniform_over_the_windows_that_end_within_its_horizons(text, horizons):
+    starts = window_starts(96, 12, 3)
+    counts = counts_of(text, starts, 12, 12, seed=0)
+    inside = in_prefix(starts, 12, 12 * horizons)
+    assert sum(counts[len(inside) :]) == 0
+    assert p_value(counts[: len(inside)], [1] * len(inside)) > 1e-4
+
+
+@many
+@given(
+    text=laws, block=st.integers(1, 4), window=st.integers(1, 4), more=st.integers(0, 30), seed=st.integers(0, 2**32)
+)
+def test_every_law_draws_a_block_aligned_window_inside_the_rollout(text, block, window, more, seed):
+    frames, length = block * (window + more), block * window
+    starts = window_starts(frames, length, block)
+    start = parse_law(text)(starts, length, length, numpy.random.default_rng(seed))
+    assert start % block == 0 and 0 <= start <= frames - length
+
+
+@many
+@given(block=st.integers(1, 4), window=st.integers(1, 4), more=st.integers(0, 30))
+def test_the_starts_are_all_blocks_at_which_a_whole_window_fits(block, window, more):
+    frames, length = block * (window + more), block * window
+    assert list(window_starts(frames, length, block)) == [
+        start for start in range(frames) if start % block == 0 and start + length <= frames
+    ]
+
+
+@pytest.mark.parametrize("text", ["uniform", " uniform ", "uniform()"])
+def test_a_law_is_read_whatever_the_spaces(text):
+    assert parse_law(text) == Uniform()
+    assert parse_law(" beta( 1,4 ) ") == parse_law("beta(1.0, 4)")
+
+
+def test_a_dotted_path_loads_a_callable_of_the_users_own():
+    assert parse_law("numpy.random.default_rng") is numpy.random.default_rng
+
+
+REFUSED = [
+    "nonsense", "uniform(3)", "beta(1)", "beta(1, 2, 3)", "beta(1, 4", "beta 1 4", "", "prefix()",
+    "no.such.module", "math.no_such_name",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_law_that_cannot_be_read_is_refused_with_its_text_and_its_key(text):
+    with pytest.raises(ValueError) as caught:
+        parse_law(text)
+    assert "window.law" in str(caught.value) and f'"{text}"' in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["beta(0, 1)", "beta(1, -2)", "prefix(0)", "prefix(-1)"])
+def test_numbers_that_make_no_distribution_are_refused_when_the_law_is_read(text):
+    with pytest.raises(ValueError, match=rf"{text.partition('(')[0]}\(.*window\.law"):
+        parse_law(text)
+
+
+@pytest.mark.parametrize("text", ["beta(a, b)", "prefix(one)", "beta(1, nan)", "prefix(nan)", "beta(inf, 1)"])
+def test_numbers_that_are_none_are_refused_with_the_text_of_the_law_and_its_key(text):
+    with pytest.raises(ValueError) as caught:
+        parse_law(text)
+    assert "window.law" in str(caught.value) and text.partition("(")[0] in str(caught.value)
+
+
+def test_a_dotted_path_to_something_that_cannot_be_called_is_refused():
+    with pytest.raises(ValueError, match=r"window\.law"):
+        parse_law("math.pi")
+
+
+def test_a_dotted_path_with_numbers_is_refused_rather_than_read_without_them():
+    with pytest.raises(ValueError, match=r"window\.law"):
+        parse_law("numpy.random.default_rng(3)")
+
+
+def test_a_prefix_shorter_than_a_window_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"window\.law or window\.frames"):
+        parse_law("prefix(0.5)")(window_starts(96, 12, 3), 12, 12, numpy.random.default_rng(0))

@@ -1,0 +1,270 @@
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from actors.config import WindowConfig
+from actors.rollout_actor import RolloutActor
+from learner.config import DmdConfig
+from learner.distillation import Distiller
+from learner.ema import Ema
+from learner.optimizer import NonFiniteError
+from learner.replay import collate, masked_x0
+from learner.stage_folder import StageFolder
+from models.config import StudentConfig
+from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
+from models.tiny_world import PROMPTS, encode_text
+from models.wan import Wan
+
+SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
+CONFIG = DmdConfig(batch_size=3, ema_decay=0.9, weight_decay=0.0)
+FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
+
+
+def network(seed: int) -> Wan:
+    """Random weights, with gates far from their initial values."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        wan = Wan(SHAPE.wan)
+        for p in wan.parameters():
+            p.data.add_(torch.randn_like(p), alpha=0.02 if p.ndim == 2 else 0.3)
+    return wan
+
+
+class Shelf:
+    """The one version of the weights that there is."""
+
+    def newer(self, than: int | None) -> Weights | None:
+        return Weights.of(0, network(0)) if than is None else None
+
+
+@pytest.fixture(scope="module")
+def windows() -> list[Window]:
+    """Windows of version 0, made by a real actor: one without history and two with all that the cache ever saw."""
+    plans = tuple(WindowPlan(STUDENT, start, 3) for start in (0, 12, 18))
+    window = WindowConfig(frames=6, burn_in_frames=FULL)
+    actor = RolloutActor(SHAPE, window, encode_text, Shelf())
+    return list(actor.windows([Rollout(0, 0, PROMPTS[3], 11, 24, plans)]))
+
+
+def distiller(rank: int = 0, **changes) -> Distiller:
+    config = replace(CONFIG, **changes)
+    return Distiller(network(0), network(1), network(2), encode_text, SHAPE, config, seed=5, rank=rank)
+
+
+def copies(*modules: nn.Module) -> list[list[Tensor]]:
+    return [[p.detach().clone() for p in module.parameters()] for module in modules]
+
+
+def same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def changed(module: nn.Module, before: Sequence[Tensor]) -> list[bool]:
+    return [not torch.equal(p, old) for p, old in zip(module.parameters(), before, strict=True)]
+
+
+def everything(trained: Distiller) -> list[Tensor]:
+    """All tensors of a checkpoint, in the order of their names."""
+    tensors, _ = trained.state()
+    return [tensors[group][name] for group in sorted(tensors) for name in sorted(tensors[group])]
+
+
+@pytest.mark.parametrize("replay", ["masked", "blockwise"])
+def test_a_student_update_moves_every_student_weight_and_leaves_teacher_and_critic_alone(windows, replay):
+    trained = distiller(replay=replay)
+    student, critic, teacher = copies(trained.student, trained.critic, trained.teacher)
+    trained.update_student(windows)
+    assert all(changed(trained.student, student))
+    assert not any(changed(trained.critic, critic)) and not any(changed(trained.teacher, teacher))
+    assert all(p.grad is None for module in (trained.critic, trained.teacher) for p in module.parameters())
+
+
+@pytest.mark.parametrize("replay", ["masked", "blockwise"])
+def test_a_critic_update_moves_every_critic_weight_and_leaves_student_and_teacher_alone(windows, replay):
+    trained = distiller(replay=replay)
+    student, critic, teacher = copies(trained.student, trained.critic, trained.teacher)
+    trained.update_critic(windows)
+    assert all(changed(trained.critic, critic))
+    assert not any(changed(trained.student, student)) and not any(changed(trained.teacher, teacher))
+    assert all(p.grad is None for module in (trained.student, trained.teacher) for p in module.parameters())
+
+
+def in_float64(guidance: float) -> Distiller:
+    """A student whose critic is the teacher. Adam makes a step of any gradient above 1e-8: rounding must be below."""
+    config = replace(CONFIG, guidance=guidance)
+    networks = (network(seed).double() for seed in (0, 2, 2))
+    return Distiller(*networks, lambda prompts: encode_text(prompts).double(), SHAPE, config, seed=5)
+
+
+@pytest.mark.parametrize(("guidance", "moves"), [(1.0, False), (2.0, True)])
+def test_the_student_stands_still_when_the_critic_equals_the_teacher_without_guidance(windows, guidance, moves):
+    exact = [
+        replace(w, context=w.context.double(), latents=w.latents.double(), noisy=w.noisy.double()) for w in windows
+    ]
+    trained = in_float64(guidance)
+    before = copies(trained.student)[0]
+    metrics = trained.update_student(exact)
+    step = max((p - old).abs().max().item() for p, old in zip(trained.student.parameters(), before, strict=True))
+    assert (step > 0.5 * CONFIG.student_lr) if moves else (step < 1e-6 * CONFIG.student_lr)
+    assert (metrics["student/dmd_gradient"] > 1e-3) if moves else (metrics["student/dmd_gradient"] < 1e-12)
+
+
+def always(velocity: float) -> Wan:
+    """A network that predicts one velocity, whatever it sees: its x0 is x_t - sigma * velocity."""
+    constant = network(1)
+    nn.init.zeros_(constant.proj_out.weight)
+    nn.init.constant_(constant.proj_out.bias, velocity)
+    return constant
+
+
+@pytest.mark.parametrize("brighter", [1.0, -1.0])
+def test_the_student_moves_to_where_the_teacher_differs_from_the_critic(windows, brighter):
+    trained = Distiller(network(0), always(0.0), always(-brighter), encode_text, SHAPE, CONFIG, seed=5)
+    batch = collate(windows, encode_text, 3, torch.device("cpu"))
+    levels = torch.full((3,), trained.sigmas[3])
+
+    @torch.no_grad()
+    def brightness() -> float:
+        return masked_x0(trained.student, SHAPE, batch, batch.noisy, levels).mean().item()
+
+    before = brightness()
+    for _ in range(3):
+        trained.update_student(windows)
+    assert brighter * (brightness() - before) > 1e-3
+
+
+def test_the_version_counts_student_updates_only_and_published_weights_are_a_copy(windows):
+    trained = distiller()
+    assert (trained.version, trained.step) == (0, 0)
+    published, start = trained.weights(), copies(trained.student)[0]
+    for update, version in ((trained.update_critic, 0), (trained.update_student, 1), (trained.update_critic, 1)):
+        update(windows)
+        assert trained.version == trained.step == trained.weights().version == version
+    assert published.version == 0 and same(list(published.tensors.values()), start)
+    assert same(list(trained.weights().tensors.values()), list(trained.student.state_dict().values()))
+
+
+def test_the_average_follows_the_student_by_its_formula_and_is_not_what_actors_get(windows):
+    trained = distiller()
+    expected = copies(trained.student)[0]
+    for _ in range(3):
+        trained.update_student(windows)
+        expected = [
+            0.9 * a + (1 - 0.9) * p.detach() for a, p in zip(expected, trained.student.parameters(), strict=True)
+        ]
+    torch.testing.assert_close(list(trained.ema.module.parameters()), expected, rtol=1e-6, atol=1e-7)
+    assert not same(list(trained.ema.module.parameters()), list(trained.weights().tensors.values()))
+
+
+def test_until_averaging_starts_the_average_is_the_student_itself(windows):
+    trained = distiller(ema_start=2)
+    for equal in (True, True, False):
+        trained.update_student(windows)
+        assert same(list(trained.ema.module.parameters()), list(trained.student.parameters())) == equal
+
+
+def test_an_average_leaves_the_module_it_follows_alone():
+    module = nn.Linear(2, 2)
+    ema, before = Ema(module, 0.5), copies(module)[0]
+    ema.update(module)
+    ema.restart(module)
+    assert same(list(module.parameters()), before) and all(p.requires_grad for p in module.parameters())
+    assert not any(p.requires_grad for p in ema.module.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"noising": "fresh"}, {"replay": "blockwise", "beta1": 0.9, "ema_start": 2}])
+def test_three_updates_are_one_then_saved_and_loaded_then_two_bit_by_bit(windows, tmp_path, changes):
+    def update(trained: Distiller) -> list[dict[str, float]]:
+        return [trained.update_critic(windows), trained.update_student(windows)]
+
+    whole, first, resumed = (distiller(**changes) for _ in range(3))
+    log = [update(whole) for _ in range(3)]
+    update(first)
+    StageFolder(tmp_path).save(first, first.step, next_rollout=8)
+    for module in (resumed.student, resumed.critic, resumed.ema.module):
+        module.load_state_dict(network(9).state_dict())
+    assert StageFolder(tmp_path).restore(resumed) == {"next_rollout": 8}
+    assert (resumed.version, resumed.step) == (1, 1) and same(everything(resumed), everything(first))
+    assert [update(resumed) for _ in range(2)] == log[1:]
+    assert same(everything(resumed), everything(whole)) and resumed.version == whole.version == 3
+
+
+@pytest.mark.parametrize("part", ["student", "critic"])
+def test_a_window_that_is_not_finite_stops_the_part_it_is_for_and_changes_nothing(windows, part):
+    trained = distiller()
+    before = [tensor.clone() for tensor in everything(trained)]
+    broken = replace(windows[0], noisy=torch.full_like(windows[0].noisy, math.nan))
+    update: Callable = getattr(trained, f"update_{part}")
+    with pytest.raises(NonFiniteError, match=f"^{part}: "):
+        update([broken, *windows[1:]])
+    assert same(everything(trained), before) and (trained.version, trained.step) == (0, 0)
+    update(windows)  # and the run could go on
+
+
+def test_stored_latents_are_context_only_where_the_rollouts_own_inputs_are_used(windows):
+    """Teacher and critic score what the current student makes: a frame that no block looks back at changes nothing."""
+    other = [replace(w, latents=torch.cat([w.latents[:3], w.latents[3:] + 1])) for w in windows]
+    for noising, unseen in (("recorded", True), ("fresh", False)):
+        one, two = distiller(noising=noising), distiller(noising=noising)
+        for trained, given in ((one, windows), (two, other)):
+            trained.update_critic(given)
+            trained.update_student(given)
+        assert same(everything(one), everything(two)) == unseen
+
+
+def test_the_critic_scores_what_the_student_makes_now(windows):
+    one, two = distiller(), distiller()
+    two.student.load_state_dict(network(7).state_dict())
+    assert one.update_critic(windows)["critic/loss"] != two.update_critic(windows)["critic/loss"]
+
+
+def test_an_update_depends_on_its_number_seed_and_rank_and_not_on_what_was_drawn_before(windows):
+    one, again, elsewhere = distiller(), distiller(), distiller(rank=1)
+    torch.randn(3)
+    for trained in (one, again, elsewhere):
+        trained.update_critic(windows)
+        trained.update_student(windows)
+    assert same(everything(one), everything(again))
+    assert not same(everything(one), everything(elsewhere))
+
+
+def test_every_update_draws_noise_of_its_own(windows):
+    still = distiller(student_lr=1e-30, critic_lr=1e-30)  # no weight moves, so only the draws can differ
+    for update in (still.update_critic, still.update_student):
+        losses = {next(value for name, value in update(windows).items() if "loss" in name) for _ in range(3)}
+        assert len(losses) == 3
+
+
+def test_both_ways_of_replay_give_the_same_loss_and_gradient_from_the_same_seed(windows):
+    masked, blockwise = (distiller(replay=replay) for replay in ("masked", "blockwise"))
+    for update in ("update_critic", "update_student"):
+        one, other = getattr(masked, update)(windows), getattr(blockwise, update)(windows)
+        assert other == pytest.approx({name: one[name] for name in other}, rel=1e-3, abs=1e-5)
+
+
+def test_the_distance_to_the_recorded_x0_is_rounding_at_age_0_and_is_logged_by_age(windows):
+    trained = distiller(student_lr=1e-3)
+    fresh = trained.update_student(windows)
+    assert fresh["replay/distance_age_0"] <= 1e-5 and fresh["replay/age"] == 0
+    stale = trained.update_student([windows[0], replace(windows[1], versions=(1,)), windows[2]])
+    assert stale["replay/distance_age_1"] > 1e-3 and stale["replay/age"] == pytest.approx(2 / 3)
+    assert "replay/distance_age_0" in stale and "replay/distance_age_2" not in stale
+
+
+def test_no_distance_is_logged_where_there_is_no_recorded_x0_to_compare_with(windows):
+    assert not any("distance" in name for name in distiller(noising="fresh").update_student(windows))
+    earlier = [replace(window, step=1) for window in windows]
+    assert not any("distance" in name for name in distiller().update_student(earlier))
+
+
+def test_the_teacher_is_frozen_and_starts_nothing(windows):
+    trained = distiller()
+    assert not any(p.requires_grad for p in trained.teacher.parameters())
+    assert not trained.teacher.training
+    assert "teacher" not in trained.state()[0]
+    assert copy.deepcopy(trained.state()[1]) == {"student": 0, "critic": 0, "version": 0}

@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.config import WanConfig
+from models.files import check_weights, load_weights, read_origin, save_weights
+from models.wan import Wan
+
+CONFIG = WanConfig(
+    num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
+    ffn_dim=32, num_layers=1,
+)  # fmt: skip
+
+
+def network(seed: int) -> Wan:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Wan(CONFIG)
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    path = tmp_path / "deep" / "weights.safetensors"
+    save_weights(network(0), path, {"seed": 0, "loss": 0.25})
+    return path
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def rewrite(path: Path, change) -> None:
+    """Put the tensors back as `change` gives them."""
+    tensors: dict[str, Tensor] = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def refusal(path: Path) -> str:
+    """The one line with which loading is refused; the network must be as it was."""
+    module = network(1)
+    with pytest.raises(ValueError) as caught:
+        load_weights(module, path, "init")
+    assert same(module, network(1))
+    message = str(caught.value)
+    assert "\n" not in message and str(path) in message and "init" in message
+    return message
+
+
+def test_weights_come_back_bit_by_bit_under_the_names_of_the_state_dict(saved):
+    module = network(1)
+    load_weights(module, saved, "init")
+    assert same(module, network(0))
+    assert load_file(saved).keys() == module.state_dict().keys()
+
+
+def test_the_header_says_where_the_weights_came_from(saved):
+    assert read_origin(saved) == {"seed": "0", "loss": "0.25"}
+
+
+def test_saving_leaves_the_module_trainable_and_unchanged(tmp_path):
+    module = network(0)
+    save_weights(module, tmp_path / "w.safetensors", {})
+    assert same(module, network(0)) and all(p.requires_grad for p in module.parameters())
+
+
+def test_a_missing_tensor_is_named(saved):
+    rewrite(saved, lambda tensors: tensors.pop("blocks.0.attn1.norm_q.weight"))
+    assert "lacks blocks.0.attn1.norm_q.weight;" in refusal(saved)
+
+
+def test_an_unknown_tensor_is_named(saved):
+    rewrite(saved, lambda tensors: tensors.update({"img_emb.weight": torch.zeros(1)}))
+    assert "unknown img_emb.weight;" in refusal(saved)
+
+
+def test_a_tensor_of_another_size_is_named(saved):
+    rewrite(saved, lambda tensors: tensors.update({"proj_out.bias": torch.zeros(3)}))
+    assert "other sizes for proj_out.bias;" in refusal(saved)
+
+
+def test_of_many_missing_tensors_some_are_named_and_the_rest_counted(saved):
+    rewrite(saved, lambda tensors: [tensors.pop(name) for name in sorted(tensors)[:9]])
+    message = refusal(saved)
+    assert "and 5 more" in message and len(message) < 500
+
+
+@pytest.mark.parametrize("kept", [0, 5, 0.5, 0.999])
+def test_a_truncated_file_is_refused_wherever_it_ends(saved, kept):
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    assert "no whole safetensors file" in refusal(saved)
+
+
+def test_a_pickle_is_refused_and_never_opened(saved):
+    torch.save(network(0).state_dict(), saved)
+    assert "no whole safetensors file" in refusal(saved)
+
+
+def test_a_missing_file_and_a_folder_are_refused(saved):
+    assert "does not exist" in refusal(saved.with_name("elsewhere.safetensors"))
+    assert "does not exist" in refusal(saved.parent)
+
+
+def test_a_file_can_be_checked_without_reading_its_tensors(saved):
+    check_weights(saved, "init")
+    with pytest.raises(ValueError, match=r"^teacher=.*does not exist"):
+        check_weights(saved.with_name("gone"), "teacher")

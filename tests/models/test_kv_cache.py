@@ -1,0 +1,162 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.config import WanConfig
+from models.kv_cache import KVCache
+from models.layers import KeysValues
+from models.rope import rotary_positions, rotate
+from models.wan import Wan
+
+CONFIG = WanConfig(
+    num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
+    ffn_dim=32, num_layers=3,
+)  # fmt: skip
+HEIGHT, WIDTH = 2, 4
+TOKENS = CONFIG.tokens_per_frame(HEIGHT, WIDTH)
+many = settings(max_examples=40, deadline=None)
+
+
+def keys_at(start: int, frames: int) -> Tensor:
+    """The same key in every frame, so that a rotated key tells its frame: [1 L H head_dim]."""
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(1, TOKENS, 2, 12, generator=generator, dtype=torch.float64).repeat(1, frames, 1, 1)
+    return rotate(one, rotary_positions(CONFIG, start, frames, HEIGHT, WIDTH, like=one))
+
+
+def values_of(frames: list[int]) -> Tensor:
+    """Values that carry the number of their frame: [1 L 1 1]."""
+    return torch.tensor(frames, dtype=torch.float64).repeat_interleave(TOKENS)[None, :, None, None]
+
+
+def block_at(start: int, frames: int) -> list[KeysValues]:
+    """Keys and values of a block in each of two layers."""
+    numbers = list(range(start, start + frames))
+    return [(keys_at(start, frames), sign * values_of(numbers)) for sign in (1, -1)]
+
+
+def filled(block: int, context: int, sink: int, blocks: int) -> list[KVCache]:
+    """The empty cache and the cache after each of `blocks` blocks; lengths in blocks."""
+    caches = [KVCache(CONFIG, context * block, sink * block)]
+    for index in range(blocks):
+        caches.append(caches[-1].append(block, block_at(index * block, block)))
+    return caches
+
+
+def remembered(block: int, context: int, sink: int, blocks: int) -> tuple[list[int], list[int]]:
+    """Frame numbers that the cache holds, first of the sink and then of the window."""
+    frames = list(range(blocks * block))
+    later = frames[sink * block :]
+    return frames[: sink * block], later[len(later) - min(len(later), context * block) :]
+
+
+def assert_holds(cache: KVCache, sink: list[int], window: list[int]) -> None:
+    """The cache gives these frames, in this order, with the sink moved to end where the window begins."""
+    if not sink + window:
+        assert cache.past() is None
+        return
+    expected_keys = keys_at(cache.frames - len(sink + window), len(sink + window))
+    for layer, sign in zip(cache.past(), (1, -1), strict=True):
+        assert torch.equal(layer[1], sign * values_of(sink + window))
+        torch.testing.assert_close(layer[0], expected_keys, rtol=0, atol=1e-12)
+
+
+@many
+@given(block=st.integers(1, 3), context=st.integers(0, 4), blocks=st.integers(0, 8))
+def test_a_cache_without_sink_holds_the_last_context_frames_in_order(block, context, blocks):
+    cache = filled(block, context, 0, blocks)[-1]
+    assert cache.frames == blocks * block
+    assert_holds(cache, *remembered(block, context, 0, blocks))
+
+
+@many
+@given(block=st.integers(1, 3), context=st.integers(1, 4), sink=st.integers(1, 3), blocks=st.integers(0, 9))
+def test_sink_frames_stay_for_ever_right_before_the_window(block, context, sink, blocks):
+    cache = filled(block, context, sink, blocks)[-1]
+    assert_holds(cache, *remembered(block, context, sink, blocks))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_sink_frames_stay_right_before_the_next_block_where_there_is_no_window(blocks):
+    assert_holds(filled(block=2, context=0, sink=1, blocks=blocks)[-1], *remembered(2, 0, 1, blocks))
+
+
+@many
+@given(block=st.integers(1, 3), context=st.integers(0, 3), sink=st.integers(0, 2), blocks=st.integers(1, 8))
+def test_a_cache_never_changes_whatever_is_appended_to_it_later(block, context, sink, blocks):
+    caches = filled(block, context, sink, blocks)
+    for length, cache in enumerate(caches):
+        alone = filled(block, context, sink, length)[-1]
+        assert (cache.frames, cache.window_frames) == (alone.frames, alone.window_frames)
+        for layer, expected in zip(cache.past() or (), alone.past() or (), strict=True):
+            assert torch.equal(layer[0], expected[0]) and torch.equal(layer[1], expected[1])
+
+
+def test_a_cache_is_forked_by_appending_to_it_twice():
+    trunk = filled(block=2, context=2, sink=0, blocks=3)[-1]
+    other = [(keys + 1, values + 100) for keys, values in block_at(6, 2)]
+    left, right = trunk.append(2, block_at(6, 2)), trunk.append(2, other)
+    assert_holds(left, [], [4, 5, 6, 7])
+    assert torch.equal(right.past()[0][1], values_of([4, 5, 106, 107]))
+
+
+def test_a_cache_can_start_at_any_frame_of_a_video_that_went_before():
+    cache = KVCache(CONFIG, context_frames=2, frames=40).append(2, block_at(40, 2)).append(2, block_at(42, 2))
+    assert_holds(cache, [], [42, 43])
+
+
+class RememberEverything:
+    """The slow cache: keeps every clean frame, and before each block works out again what it may see.
+
+    Sink frames are read anew as if the video had begun `sink` frames before the window: no key is ever moved.
+    """
+
+    def __init__(self, student: Wan, text: list[KeysValues], block: int, context: int, sink: int):
+        self.student, self.text, self.block, self.context, self.sink = student, text, block, context, sink
+        self.frames: list[Tensor] = []
+        self.made: list[list[KeysValues]] = []
+
+    def past(self) -> list[KeysValues] | None:
+        blocks, sink = len(self.frames), self.sink // self.block
+        kept = self.made[sink:][-(self.context // self.block) :] if self.context else []
+        first = (blocks - len(kept)) * self.block
+        parts = []
+        for frames in self.frames[:sink]:
+            start = first - (min(sink, blocks) - len(parts)) * self.block
+            parts.append(self.student.keys_values(frames, self.text, start=start, past=joined(parts)))
+        return joined([*parts, *kept])
+
+    def append(self, frames: Tensor) -> None:
+        start = len(self.frames) * self.block
+        self.made.append(self.student.keys_values(frames, self.text, start=start, past=self.past()))
+        self.frames.append(frames)
+
+
+def joined(parts: list[list[KeysValues]]) -> list[KeysValues] | None:
+    """Blocks of keys and values one after the other, layer by layer."""
+    if not parts:
+        return None
+    return [
+        tuple(torch.cat(tensors, dim=1) for tensors in zip(*layer, strict=True)) for layer in zip(*parts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("block", "context", "sink"), [(1, 3, 0), (1, 2, 1), (2, 4, 2), (1, 1, 2), (2, 2, 4)])
+def test_the_past_of_a_network_equals_remembering_everything_with_and_without_a_sink(block, context, sink):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        student = Wan(CONFIG).double().requires_grad_(False)
+        for p in student.parameters():
+            p.add_(torch.randn_like(p), alpha=0.3)
+        text = student.text_keys_values(torch.randn(2, 5, CONFIG.text_dim, dtype=torch.float64))
+        video = torch.randn(2, 8 * block, 2, HEIGHT, WIDTH, dtype=torch.float64)
+    slow, cache = RememberEverything(student, text, block, context, sink), KVCache(CONFIG, context, sink)
+    for start in range(0, 8 * block, block):
+        frames = video[:, start : start + block]
+        past = cache.past()
+        for layer, expected in zip(past or (), slow.past() or (), strict=True):
+            torch.testing.assert_close(layer, expected, rtol=0, atol=1e-10)
+        cache = cache.append(block, student.keys_values(frames, text, start=start, past=past))
+        slow.append(frames)

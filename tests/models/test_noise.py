@@ -1,0 +1,49 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.noise import BlockNoise, generator_for
+
+SHAPE = (2, 3, 4, 4)
+few = settings(max_examples=30, deadline=None)
+seeds = st.integers(0, 2**62)
+places = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+
+
+@few
+@given(batch=st.lists(seeds, min_size=1, max_size=4), block=st.integers(0, 5000), step=st.integers(0, 3))
+def test_noise_of_a_video_does_not_depend_on_the_batch_it_is_made_in(batch, block, step):
+    together = BlockNoise(batch, SHAPE).draw(block, step)
+    for noise, seed in zip(together, batch, strict=True):
+        assert torch.equal(noise[None], BlockNoise([seed], SHAPE).draw(block, step))
+
+
+def test_noise_can_be_drawn_in_any_order_and_again():
+    noise = BlockNoise([5], SHAPE)
+    forwards = [noise.draw(block, step) for block in range(3) for step in range(4)]
+    torch.randn(7)  # the global generator is nobody's business
+    backwards = [noise.draw(block, step) for block in (2, 1, 0) for step in (3, 2, 1, 0)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    BlockNoise([5], SHAPE).draw(1, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@few
+@given(one=places, other=places)
+def test_different_places_have_different_noise(one, other):
+    drawn = [torch.randn(4, generator=generator_for(*place)) for place in (one, other)]
+    assert torch.equal(*drawn) == (one == other)
+
+
+def test_noise_of_different_seeds_blocks_and_steps_is_standard_normal_and_uncorrelated():
+    noise = torch.stack(
+        [BlockNoise([seed], (4, 4, 16, 16)).draw(b, s).flatten() for seed in (0, 1) for b in (0, 1) for s in (0, 1)]
+    )
+    standard_errors = torch.corrcoef(noise).sub(torch.eye(8)).abs() * noise.shape[1] ** 0.5
+    assert standard_errors.max() < 5
+    assert (noise.mean(1).abs() < 5 / noise.shape[1] ** 0.5).all()
+    assert (noise.var(1) - 1).abs().max() < 5 * (2 / noise.shape[1]) ** 0.5

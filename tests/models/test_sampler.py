@@ -1,0 +1,133 @@
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.causal import denoise_block, write_block
+from models.config import WanConfig
+from models.flow import warped_sigmas
+from models.kv_cache import KVCache
+from models.noise import BlockNoise
+from models.sampler import Block, stream_blocks, teacher_trajectory
+from models.wan import Wan
+
+CONFIG = WanConfig(
+    num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
+    ffn_dim=32, num_layers=2,
+)  # fmt: skip
+BLOCK = (2, 2, 2, 4)
+SIGMAS = warped_sigmas([1000, 750, 500, 250], shift=3)
+
+
+def network(seed: int = 0) -> Wan:
+    """Random weights, with gates and norms far from their initial values."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = Wan(CONFIG).requires_grad_(False)
+        for p in student.parameters():
+            p.add_(torch.randn_like(p), alpha=0.3)
+    return student
+
+
+def text_of(seeds: list[int]) -> Tensor:
+    """A text [B S D] per seed."""
+    drawn = [torch.randn(5, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn)
+
+
+def stream(student: Wan, seeds: list[int], context_frames: int = 4):
+    noise, cache = BlockNoise(seeds, BLOCK), KVCache(CONFIG, context_frames)
+    return stream_blocks(student, text_of(seeds), noise, SIGMAS, cache)
+
+
+def video(blocks: list[Block]) -> Tensor:
+    return torch.cat([block.x0 for block in blocks], dim=1)
+
+
+def test_a_block_is_the_few_step_sampler_written_slowly():
+    student, seeds = network(), [3, 4]
+    text, cache = student.text_keys_values(text_of(seeds)), KVCache(CONFIG, context_frames=4)
+    for made in islice(stream(student, seeds), 4):
+        x0 = None
+        for step, sigma in enumerate(SIGMAS):
+            noise = BlockNoise(seeds, BLOCK).draw(made.index, step)
+            x_t = noise if x0 is None else (1 - sigma) * x0 + sigma * noise
+            torch.testing.assert_close(made.inputs[step], x_t, rtol=1e-5, atol=1e-5)
+            x0 = x_t - sigma * denoise_block(student, x_t, torch.full((2, 2), 1000 * sigma), text, cache)
+        torch.testing.assert_close(made.x0, x0, rtol=1e-5, atol=1e-5)
+        cache = write_block(student, made.x0, text, cache)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_every_block_of_a_rollout_runs_all_its_denoising_steps(steps):
+    student, passes = network(), []
+    student.proj_out.register_forward_hook(lambda *_: passes.append(1))  # only denoising reaches the last layer
+    cache = KVCache(CONFIG, context_frames=4)
+    blocks = stream_blocks(student, text_of([1]), BlockNoise([1], BLOCK), SIGMAS[:steps], cache)
+    for number, block in enumerate(islice(blocks, 5), start=1):
+        assert len(passes) == number * steps == number * len(block.inputs)
+
+
+def test_the_first_input_of_a_block_is_pure_noise_of_its_place():
+    for index, block in enumerate(islice(stream(network(), [5, 6]), 3)):
+        assert block.index == index
+        assert torch.equal(block.inputs[0], BlockNoise([5, 6], BLOCK).draw(index, 0))
+
+
+def test_the_same_video_comes_out_alone_and_in_any_batch():
+    student = network()
+    together = video(list(islice(stream(student, [7, 8, 9]), 6)))
+    for i, seed in enumerate([7, 8, 9]):
+        alone = video(list(islice(stream(student, [seed]), 6)))
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_seeds_give_the_same_video_bit_by_bit_and_others_another():
+    student = network()
+    first, again, other = (video(list(islice(stream(student, [seed]), 4))) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, rtol=0.1, atol=0.1)
+
+
+def test_weights_swapped_between_two_blocks_change_later_blocks_only():
+    student = network()
+    kept = video(list(islice(stream(student, [1]), 5)))
+    blocks = stream(student, [1])
+    before = video(list(islice(blocks, 2)))
+    student.load_state_dict(network(seed=1).state_dict())
+    after = video(list(islice(blocks, 3)))
+    assert torch.equal(before, kept[:, :4])
+    for new, old in zip(after.split(2, 1), kept[:, 4:].split(2, 1), strict=True):
+        assert not torch.allclose(new, old, rtol=1e-2, atol=1e-2)
+
+
+def test_a_block_after_a_swap_is_made_of_new_weights_and_the_old_past():
+    old, new, seeds = network(), network(seed=1), [1]
+    student = network()
+    blocks = stream(student, seeds)
+    first = next(blocks)
+    student.load_state_dict(new.state_dict())
+    second = next(blocks)
+    cache = write_block(old, first.x0, old.text_keys_values(text_of(seeds)), KVCache(CONFIG, 4))
+    expected = next(stream_blocks(new, text_of(seeds), BlockNoise(seeds, BLOCK), SIGMAS, cache))
+    assert torch.equal(second.x0, expected.x0)
+
+
+def test_no_block_carries_a_graph_although_the_weights_want_gradients():
+    block = next(stream(network().requires_grad_(True), [1]))
+    assert not block.x0.requires_grad and not any(x_t.requires_grad for x_t in block.inputs)
+
+
+def test_a_teacher_trajectory_is_eulers_method_with_guidance_written_slowly():
+    teacher, text, free = network(), text_of([1, 2]), torch.zeros(1, 5, 8)
+    noise = torch.randn(2, 6, 2, 2, 4, generator=torch.Generator().manual_seed(0))
+    sigmas = [1.0, 0.9, 0.5, 0.2]
+    states = teacher_trajectory(teacher, text, free, noise, sigmas, guidance=2.5)
+    assert len(states) == 5 and torch.equal(states[0], noise)
+    x = noise
+    for i, sigma in enumerate(sigmas):
+        with_prompt = teacher(x, torch.full((2,), 1000 * sigma), text)
+        without = teacher(x, torch.full((2,), 1000 * sigma), free.repeat(2, 1, 1))
+        x = x + ([*sigmas, 0.0][i + 1] - sigma) * (without + 2.5 * (with_prompt - without))
+        torch.testing.assert_close(states[i + 1], x, rtol=1e-4, atol=1e-4)
