@@ -39,10 +39,12 @@ class StudentDispatcher:
 
     def _window(self, i: int, j: int, generator: numpy.random.Generator) -> WindowPlan:
         turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
-        start = self.law(self.starts, self.window.frames, self.student.horizon_frames, generator)
+        start = int(self.law(self.starts, self.window.frames, self.student.horizon_frames, generator))
+        if start not in self.starts:
+            raise ValueError(f"window.law={self.window.law} drew start {start}, none of {self.starts}; change the law")
         last = len(self.student.timesteps) - 1
         step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
-        return WindowPlan(CRITIC if turn else STUDENT, int(start), step)
+        return WindowPlan(CRITIC if turn else STUDENT, start, step)
 
 
 class TeacherDispatcher:

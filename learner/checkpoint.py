@@ -37,8 +37,12 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     checksums = {path.name: _checksum(path) for path in sorted(partial.iterdir())}
     (partial / _MANIFEST).write_text(json.dumps({"step": step, "sha256": checksums}, indent=1))
     if final.exists():
-        shutil.rmtree(final)
-    os.replace(partial, final)
+        replaced = folder / f".{final.name}.replaced"
+        os.replace(final, replaced)
+        os.replace(partial, final)
+        shutil.rmtree(replaced)
+    else:
+        os.replace(partial, final)
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -50,12 +54,12 @@ def newest(folder: Path) -> Path | None:
     return steps[-1] if steps else None
 
 
-def verify(path: Path) -> None:
-    """Raise DamagedCheckpoint unless every file is there and has its checksum."""
+def verify(path: Path) -> list[str]:
+    """The names of the checkpoint's files. Raises DamagedCheckpoint unless each is there and has its checksum."""
     cure = f"remove {path} to resume from the checkpoint before it"
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
-        wanted = manifest["sha256"]
+        wanted = dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} has no readable {_MANIFEST}; {cure}") from error
     for name, checksum in wanted.items():
@@ -63,12 +67,13 @@ def verify(path: Path) -> None:
             raise DamagedCheckpoint(f"checkpoint {path} lacks {name}; {cure}")
         if _checksum(path / name) != checksum:
             raise DamagedCheckpoint(f"checkpoint {path}: {name} is damaged (its checksum does not match); {cure}")
+    return sorted(wanted)
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by group, and the state. Raises DamagedCheckpoint."""
-    verify(path)
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    names = verify(path)
+    tensors = {Path(name).stem: load_file(path / name) for name in names if name.endswith(".safetensors")}
     return tensors, msgpack.unpackb((path / "state.msgpack").read_bytes())
 
 

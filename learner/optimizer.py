@@ -76,7 +76,8 @@ class Optimizer:
         warm_up = max(1, self.cosine_steps // 100)
         if self.updates < warm_up:
             return (self.updates + 1) / warm_up
-        return 0.5 * (1 + math.cos(math.pi * (self.updates - warm_up) / max(1, self.cosine_steps - warm_up)))
+        done = min(1.0, (self.updates - warm_up) / max(1, self.cosine_steps - warm_up))
+        return 0.5 * (1 + math.cos(math.pi * done))
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts as flat tensors, for safetensors: "<weight>/<entry>"."""

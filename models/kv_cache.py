@@ -44,12 +44,12 @@ class KVCache:
 
     def past(self) -> list[KeysValues] | None:
         """Keys and values of all remembered frames, layer by layer, each [B L H head_dim]; None when empty."""
-        if self.sink is None or self.window is None:
-            return self.sink or self.window
+        if self.sink is None:
+            return self.window
         # Left at its absolute place, a sink's distance to the queries would grow past everything seen in training.
-        gap = self.frames - self.window_frames - self.sink_frames
+        gap = max(0, self.frames - self.window_frames - self.sink_frames)
         sink = [(shift_frames(self.config, keys, gap), values) for keys, values in self.sink] if gap else self.sink
-        return _extend(sink, 0, self.window)
+        return sink if self.window is None else _extend(sink, 0, self.window)
 
 
 def _extend(old: list[KeysValues] | None, evicted_tokens: int, new: list[KeysValues]) -> list[KeysValues]:
