@@ -96,6 +96,7 @@ def _prompts() -> list[str]:
 
 def write_up(config: Config) -> None:
     """Judge the videos; write summary.json and report.html; print the table."""
+    torch.set_num_threads(config.cluster.threads)
     folder = RunFolder(config)
     arms = []
     titles = {"ode": "ODE initialisation: before distillation"} | {n: m.title for n, m in METHODS.items()}
