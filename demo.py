@@ -13,11 +13,10 @@ if __name__ == "__main__":
     settings.answer_help(USAGE)
 
 # ruff: noqa: E402  (torch takes seconds to import, help should not)
-import subprocess
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 import report
 from actors.videos import make_videos
@@ -26,6 +25,7 @@ from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from cluster.verbs import Cluster
 from learner.assembly import load_wan
+from models.files import write_whole
 from models.noise import Draw, generator_for
 from models.tiny_world import PROMPTS, decode, encode_text
 from rewards.segments import segment_metrics
@@ -84,9 +84,7 @@ def _generate(config: Config, name: str, log: RunLog) -> None:
             student, config.student, _prompts(), seeds, frames, encode_text,
             lambda done: log.progress(f"videos {name}", done, frames, ""),
         )  # fmt: skip
-        partial = path.with_suffix(".partial")
-        save_file({"video": (decode(latents) * 255).round().byte()}, partial)
-        partial.rename(path)
+        write_whole(path, save({"video": (decode(latents) * 255).round().byte()}))
 
 
 def _prompts() -> list[str]:
@@ -96,6 +94,7 @@ def _prompts() -> list[str]:
 
 def write_up(config: Config) -> None:
     """Judge the videos; write summary.json and report.html; print the table."""
+    print("judging the videos")
     torch.set_num_threads(config.cluster.threads)
     folder = RunFolder(config)
     arms = []
@@ -104,11 +103,12 @@ def write_up(config: Config) -> None:
         video = load_file(folder.path / name / "videos.safetensors")["video"].float() / 255
         metrics = segment_metrics(video, _prompts(), config.student.horizon_frames)
         arms.append(report.Arm(name, title, metrics, video, _prompts()))
+    made = folder.made()
     summary = report.write_summary(
         folder.path / "summary.json",
-        commit=_commit(),
-        seconds=folder.seconds(),
-        settings=asdict(config),
+        commit=" then ".join(dict.fromkeys(commit for stage in made.values() for commit in stage["commits"])),
+        seconds={name: stage["seconds"] for name, stage in made.items()},
+        settings=asdict(config) | {"methods": {name: asdict(method) for name, method in METHODS.items()}},
         arms=arms,
     )
     report.write_report(folder.path / "report.html", summary, arms)
@@ -118,15 +118,5 @@ def write_up(config: Config) -> None:
     print(f"report: {folder.path / 'report.html'}")
 
 
-def _commit() -> str:
-    """The commit that runs, with a mark if the tree differs from it."""
-    git = ["git", "-C", str(settings.ROOT)]
-    found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if found.returncode:
-        return "unknown: not a git checkout"
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    return found.stdout.strip() + (" with changes" if changed else "")
-
-
 if __name__ == "__main__":
-    write_up(settings.run(loop, preset="demo"))
+    write_up(settings.run(loop, preset="demo", fixed=("stage", "init", "window", "window.law")))

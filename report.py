@@ -11,6 +11,7 @@ from typing import Any
 
 from einops import rearrange
 
+from models.files import write_whole
 from models.tiny_judge import TOLERANCE
 from models.tiny_world import FPS, HORIZON
 from report_figures import (
@@ -22,7 +23,6 @@ from report_figures import (
     milestones,
     percent,
     picture,
-    replace,
     seconds_at,
 )
 from rewards.motion import FASTEST_EXCESS, FROZEN, SLOWEST
@@ -54,7 +54,7 @@ def write_summary(
         for arm in arms
     }
     summary = {"commit": commit, "seconds": dict(seconds), "settings": dict(settings), "methods": methods}
-    replace(Path(path), (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(Path(path), (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return summary
 
 
@@ -105,7 +105,7 @@ def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[Ar
         fastest_excess=FASTEST_EXCESS,
         frozen=FROZEN,
     )
-    replace(Path(path), page.encode())
+    write_whole(Path(path), page.encode())
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from models.files import write_whole
 from models.tiny_world import FPS, HORIZON
 
 
@@ -110,14 +110,6 @@ def percent(share: float) -> str:
     return f"{min(max(100 * share, 0.1), 99.9):.1f} %" if close else f"{100 * share:.0f} %"
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Put a file in place in one step: a reader finds the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".tmp")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
 def chart(curve: Curve, arms: Sequence[Arm], training_frames: int | None) -> str:
     """SVG of a metric over time. Its colours are the page's, so that it follows light and dark."""
     import matplotlib
@@ -191,7 +183,7 @@ def picture(path: str | Path, arms: Sequence[Arm]) -> None:
             share = percent(arm.metrics["validity"][segment - 1])
             pen.text((middle, bottom + 28), share, INKS[arm.tone], bold, "mm")
         pen.text((left, bottom + 54), f"frames valid, all {len(arm.prompts)} videos", quiet, plain)
-    replace(Path(path), png(card))
+    write_whole(Path(path), png(card))
 
 
 def image(frame: Tensor) -> Image.Image:

@@ -96,12 +96,19 @@ def answer_help(usage: str) -> None:
         sys.exit(0)
 
 
-def run(loop: Callable, preset: str) -> Config:
-    """Entry of a root script: user mistakes in one line with exit status 2, everything else loud."""
-    from cluster.launch import RunFailed, launch, preflight
+def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
+    """Entry of a root script: user mistakes in one line with exit status 2, everything else loud.
+
+    `fixed` are keys that the script sets itself.
+    """
+    from cluster.errors import RunFailed
+    from cluster.launch import launch, preflight
 
     name = Path(sys.argv[0]).name
     try:
+        for argument in sys.argv[1:]:
+            if argument.partition("=")[0] in fixed:
+                raise ValueError(f"{argument}: this script sets that key itself; use train.py to choose it")
         config = load(sys.argv[1:], preset)
         preflight(config)
     except ValueError as error:

@@ -50,12 +50,13 @@ class StudentDispatcher:
 class TeacherDispatcher:
     """Trajectories of the teacher, one horizon long, for ODE initialisation."""
 
-    def __init__(self, student: StudentConfig, rollout: RolloutConfig, prompts: Sequence[str], seed: int):
-        self.student, self.rollout, self.prompts, self.seed = student, rollout, prompts, seed
+    def __init__(self, student: StudentConfig, rollout: RolloutConfig, pairs: int, prompts: Sequence[str], seed: int):
+        self.student, self.rollout, self.pairs = student, rollout, pairs
+        self.prompts, self.seed = prompts, seed
 
     def rollouts(self, first: int) -> list[Rollout]:
-        """The batch of trajectories with ids `first`, `first` + 1, ..."""
-        return [self._rollout(i) for i in range(first, first + self.rollout.batch)]
+        """The batch of trajectories with ids `first`, `first` + 1, ...; empty after the last of `pairs`."""
+        return [self._rollout(i) for i in range(first, min(first + self.rollout.batch, self.pairs))]
 
     def _rollout(self, i: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.TRAJECTORY, i])

@@ -6,7 +6,6 @@ clean frames against the x0 that the actor recorded, same weights, last denoisin
 
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
+from cluster.provenance import commit
 from learner.assembly import load_wan
 from learner.replay import collate, masked_x0
 from models.config import StudentConfig
@@ -51,7 +51,6 @@ def main() -> None:
     shape = StudentConfig()
     student = load_wan(shape, path, "student").eval()
     table = {burn_in: errors(student, shape, burn_in) for burn_in in BURN_IN}
-    git = ["git", "-C", str(ROOT)]
     line = {
         "name": "burn_in_error",
         "value": round(statistics.mean(table[9]), 8),
@@ -60,10 +59,8 @@ def main() -> None:
         "share": None,
         "spread": [min(table[9]), max(table[9])],
         "repeats": VIDEOS,
-        "commit": subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "dirty": bool(subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout),
+        "commit": commit().split()[0],
+        "dirty": " " in commit(),
         "device": "cpu, one thread",
         "config": {"student": path.name, "context_frames": shape.context_frames, "layers": shape.wan.num_layers},
         "by_burn_in_frames": {b: {"mean": statistics.mean(e), "max": max(e)} for b, e in table.items()},

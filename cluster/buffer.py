@@ -1,8 +1,11 @@
-"""Windows between actors and learner: bounded, and every one accounted for."""
+"""Windows between actors and learner: bounded, in an order fixed at dispatch, and every one accounted for."""
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Protocol
+
+from models.rollout import Rollout
 
 
 class Sample(Protocol):
@@ -18,12 +21,16 @@ class Sample(Protocol):
 class WindowBuffer:
     """Samples by role. Those dispatched and those waiting together never exceed `capacity`.
 
-    Every dispatched sample comes out exactly once: taken, or counted as cancelled.
+    The order in which samples leave is drawn when their rollouts are dispatched: dispatch by dispatch, shuffled inside
+    each. In order of arrival an update would see windows of one position only, because a rollout's early windows come
+    first; and a window that waits cannot be passed over for ever. Every dispatched sample comes out exactly once:
+    taken, or counted as cancelled.
     """
 
     def __init__(self, capacity: int, seed: int):
         self.capacity, self.seed = capacity, seed
-        self.waiting: dict[str, dict[tuple[int, int], Sample]] = defaultdict(dict)
+        self.order: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self.waiting: dict[tuple[int, int], Sample] = {}
         self.pending: set[tuple[int, int]] = set()
         self.taken_starts: dict[str, Counter[int]] = defaultdict(Counter)
         self.counts = Counter(dispatched=0, delivered=0, taken=0, cancelled=0)
@@ -31,22 +38,21 @@ class WindowBuffer:
     @property
     def depth(self) -> int:
         """Samples that wait to be taken."""
-        return sum(len(samples) for samples in self.waiting.values())
+        return len(self.waiting)
 
-    def metrics(self) -> dict[str, object]:
-        """Depth, counts by outcome, and where the windows started that were taken: {role: {start: windows}}."""
-        starts = {role: dict(sorted(counter.items())) for role, counter in self.taken_starts.items()}
-        return {"buffer/depth": self.depth, "buffer/starts": starts} | {
-            f"buffer/{outcome}": count for outcome, count in self.counts.items()
-        }
+    def has_room(self, rollouts: Sequence[Rollout]) -> bool:
+        """Whether all windows of `rollouts` may be dispatched."""
+        return self.depth + len(self.pending) + sum(len(rollout.windows) for rollout in rollouts) <= self.capacity
 
-    def has_room(self, samples: int) -> bool:
-        """Whether `samples` more may be dispatched."""
-        return self.depth + len(self.pending) + samples <= self.capacity
-
-    def expect(self, keys: list[tuple[int, int]]) -> None:
-        """Note dispatched samples by (rollout, index)."""
-        self.pending.update(keys)
+    def expect(self, rollouts: Sequence[Rollout]) -> None:
+        """Note the windows of rollouts that are dispatched together. Raises ValueError if one is expected already."""
+        plans = [((r.id, i), plan.role) for r in rollouts for i, plan in enumerate(r.windows)]
+        keys = {key for key, _ in plans}
+        if keys & (self.pending | self.waiting.keys()):
+            raise ValueError(f"rollouts {[rollout.id for rollout in rollouts]} were dispatched twice")
+        for key, role in random.Random(f"{self.seed} {rollouts[0].id}").sample(plans, len(plans)):
+            self.order[role].append(key)
+        self.pending |= keys
         self.counts["dispatched"] += len(keys)
 
     def put(self, sample: Sample) -> None:
@@ -55,22 +61,18 @@ class WindowBuffer:
         if key not in self.pending:
             raise ValueError(f"window {sample.index} of rollout {sample.rollout} was not expected, or came twice")
         self.pending.remove(key)
-        self.waiting[sample.role][key] = sample
+        self.waiting[key] = sample
         self.counts["delivered"] += 1
 
     def take(self, role: str, n: int) -> list[Sample] | None:
-        """`n` samples of a role in random order, or None while there are fewer.
-
-        Random, because a rollout's early windows arrive before its late ones: in order of arrival an update would see
-        windows of one position only.
-        """
-        samples = self.waiting[role]
-        if len(samples) < n:
+        """The next `n` samples of a role, or None while one of them is still being made."""
+        following = self.order[role][:n]
+        if len(following) < n or any(key not in self.waiting for key in following):
             return None
-        chosen = random.Random(f"{self.seed} {role} {self.counts['taken']}").sample(sorted(samples), n)
-        self.counts["taken"] += n
-        taken = [samples.pop(key) for key in chosen]
+        del self.order[role][:n]
+        taken = [self.waiting.pop(key) for key in following]
         self.taken_starts[role].update(sample.start for sample in taken)
+        self.counts["taken"] += n
         return taken
 
     def cancel(self) -> None:
@@ -78,4 +80,12 @@ class WindowBuffer:
         self.counts["cancelled"] += len(self.pending) + self.depth
         self.pending.clear()
         self.waiting.clear()
+        self.order.clear()
         self.taken_starts.clear()
+
+    def metrics(self) -> dict[str, object]:
+        """Depth, counts by outcome, and where the windows started that were taken: {role: {start: windows}}."""
+        starts = {role: dict(sorted(counter.items())) for role, counter in self.taken_starts.items()}
+        return {"buffer/depth": self.depth, "buffer/starts": starts} | {
+            f"buffer/{outcome}": count for outcome, count in self.counts.items()
+        }

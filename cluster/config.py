@@ -23,7 +23,7 @@ class ClusterConfig:
     address: str | None = key(None, "Ray cluster to join; without one the command starts a local Ray")
     rollout_actors: int = key(1, "processes that make rollouts")
     threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
-    buffer_windows: int = key(128, "windows dispatched or waiting at most; beyond that actors wait")
+    buffer_windows: int = key(192, "windows dispatched or waiting at most; beyond that actors wait")
     timeout_s: float = key(600.0, "longest wait for windows before the run stops and says so")
 
     def __post_init__(self):
@@ -53,7 +53,7 @@ class Config:
     seed: int = key(0, "seed of everything that is drawn")
     teacher: str = key("assets/tiny/teacher.safetensors", "weights of the teacher")
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
-    checkpoint_every: int = key(25, "updates between checkpoints of stages ode and dmd")
+    checkpoint_every: int = key(25, "updates between checkpoints")
     student: StudentConfig = field(default_factory=StudentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
@@ -79,8 +79,9 @@ class Config:
 
     @property
     def teacher_path(self) -> Path:
-        """The teacher's weights: of this run if it trains one, else the given ones."""
-        return Path(self.run_dir, "teacher", "teacher.safetensors") if "teacher" in self.stages else Path(self.teacher)
+        """The teacher's weights: of this run if it trains or has trained one, else the given ones."""
+        own = Path(self.run_dir, "teacher", "teacher.safetensors")
+        return own if "teacher" in self.stages or own.is_file() else Path(self.teacher)
 
     @property
     def init_path(self) -> Path:
@@ -93,6 +94,10 @@ class Config:
         for stage in self.stages:
             if stage not in STAGES:
                 raise ValueError(f'stage "{stage}" is unknown; set stage to one of {", ".join(STAGES)}, or a list')
+        if self.stages != [stage for stage in STAGES if stage in self.stages]:
+            raise ValueError(f"stage is {self.stages}; stages run in the order {', '.join(STAGES)}, each once")
+        if self.init is not None and "ode" in self.stages:
+            raise ValueError("init is given and stage ode would make another student; set stage=dmd, or leave init out")
 
     def _check_frames(self) -> None:
         student, block = self.student, self.student.block_frames
@@ -107,6 +112,11 @@ class Config:
             raise ValueError(
                 f"window.frames = {self.window.frames} is longer than rollout.frames = {self.rollout.frames}; raise "
                 "rollout.frames or shorten the window"
+            )
+        if self.window.frames > student.horizon_frames:
+            raise ValueError(
+                f"window.frames = {self.window.frames} is longer than student.horizon_frames = "
+                f"{student.horizon_frames}, all that the teacher can judge; shorten the window"
             )
         if student.sink_frames:
             raise ValueError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from cluster.buffer import WindowBuffer
 from cluster.config import Config
@@ -40,6 +40,7 @@ class Coordinator:
         self.drivers: list[asyncio.Task] = []
         me = ray.get_runtime_context().current_actor
         self.actors = [self._new_actor(me) for _ in range(config.cluster.rollout_actors)]
+        self.begun: list[int | None] = [None] * len(self.actors)
 
     async def begin(self, stage: str, config: Config, next_rollout: int = 0) -> None:
         """Supply `stage` from rollout `next_rollout` on; what is left of the stage before is cancelled."""
@@ -123,11 +124,9 @@ class Coordinator:
             self.changed.notify_all()
 
     async def _drive(self, slot: int) -> None:
-        """Keep one actor busy, as long as the buffer has room."""
+        """Keep one actor busy, as long as the buffer has room and the stage asks for more."""
         try:
-            await self.actors[slot].begin.remote(self.stage, self.stage_config, self.epoch)
-            while True:
-                rollouts = await self._dispatch()
+            while rollouts := await self._dispatch():
                 await self._collect(slot, rollouts)
         except StageEnded:
             return
@@ -138,15 +137,15 @@ class Coordinator:
 
     async def _dispatch(self) -> list[Rollout]:
         """The next rollouts, once there is room for all their windows and weights to make them with."""
-        rollouts = self.dispatcher.rollouts(self.next_rollout)
-        keys = [(rollout.id, i) for rollout in rollouts for i in range(len(rollout.windows))]
         async with self.changed:
-            while not self.buffer.has_room(len(keys)) or (self.stage != "ode" and self.weights is None):
-                await self.changed.wait()
+            while True:
                 rollouts = self.dispatcher.rollouts(self.next_rollout)
-                keys = [(rollout.id, i) for rollout in rollouts for i in range(len(rollout.windows))]
-            self.next_rollout += len(rollouts)
-            self.buffer.expect(keys)
+                if self.buffer.has_room(rollouts) and (self.stage == "ode" or self.weights is not None):
+                    break
+                await self.changed.wait()
+            if rollouts:
+                self.next_rollout += len(rollouts)
+                self.buffer.expect(rollouts)
         return rollouts
 
     async def _collect(self, slot: int, rollouts: list[Rollout]) -> None:
@@ -154,6 +153,7 @@ class Coordinator:
         for attempt in range(_ATTEMPTS):
             tried = [replace(rollout, attempt=attempt) for rollout in rollouts]
             try:
+                await self._ready(slot)
                 stream = self.actors[slot].windows.options(num_returns="streaming").remote(tried)
                 async for reference in stream:
                     sample = await reference
@@ -161,9 +161,15 @@ class Coordinator:
                         self.buffer.put(sample)
                         await self._notify()
                 return
-            except RayActorError:
+            except (RayActorError, ObjectLostError):
                 self.deaths += 1
-                _log.warning("rollout actor %d died; starting another", slot)
+                _log.warning("rollout actor %d or what it made was lost; starting another", slot)
                 self.actors[slot] = self._new_actor(ray.get_runtime_context().current_actor)
-                await self.actors[slot].begin.remote(self.stage, self.stage_config, self.epoch)
+                self.begun[slot] = None
         raise RuntimeError(f"{_ATTEMPTS} processes died on rollouts {[rollout.id for rollout in rollouts]}")
+
+    async def _ready(self, slot: int) -> None:
+        """Tell an actor which stage it supplies, once."""
+        if self.begun[slot] != self.epoch:
+            await self.actors[slot].begin.remote(self.stage, self.stage_config, self.epoch)
+            self.begun[slot] = self.epoch

@@ -12,7 +12,7 @@ from models.wan import Wan
 def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDispatcher:
     """What the pool is asked to make for `stage`."""
     if stage == "ode":
-        return TeacherDispatcher(config.student, config.rollout, tiny_world.PROMPTS, config.seed)
+        return TeacherDispatcher(config.student, config.rollout, config.ode.pairs, tiny_world.PROMPTS, config.seed)
     return StudentDispatcher(
         config.student,
         config.rollout,

@@ -44,8 +44,9 @@ class InlineCluster:
     def _roll_out(self) -> None:
         started = time.monotonic()
         rollouts = self.dispatcher.rollouts(self.next_rollout)
+        assert rollouts, "the learner asks for more than the stage makes"
         self.next_rollout += len(rollouts)
-        self.buffer.expect([(rollout.id, i) for rollout in rollouts for i in range(len(rollout.windows))])
+        self.buffer.expect(rollouts)
         for window in self.actor.windows(rollouts):
             self.buffer.put(window)
         self.waited_s += time.monotonic() - started

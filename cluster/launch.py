@@ -1,22 +1,20 @@
 """From a loop and a configuration to a running system."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from cluster.config import Config
 from cluster.display import Display
+from cluster.errors import RunFailed
 from cluster.inline import InlineCluster
 from cluster.ray_environment import settle_environment
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from learner.optimizer import NonFiniteError
+from models import tiny_world
 from models.files import check_weights
-
-
-class RunFailed(Exception):
-    """The run stopped on its own: one line that says where and why."""
+from models.wan import Wan
 
 
 def launch(loop: Callable, config: Config) -> None:
@@ -36,19 +34,37 @@ def launch(loop: Callable, config: Config) -> None:
 def preflight(config: Config) -> None:
     """Check what a user can get wrong before anything starts, then claim the run folder.
 
-    Raises ValueError: missing or damaged weights and checkpoints, a run folder of another config.
+    Raises ValueError: what the tiny world cannot honour, missing, damaged or foreign weights and checkpoints, a run
+    folder of another config.
     """
-    stages = config.stages
-    if stages != ["teacher"] and "teacher" not in stages:
-        check_weights(Path(config.teacher), "teacher")
+    _check_world(config)
+    folder, stages = RunFolder(config), config.stages
+    with torch.device("meta"):
+        network = Wan(config.student.wan)
+    if "teacher" not in stages:
+        check_weights(config.teacher_path, "teacher", network)
     if config.init is not None:
-        check_weights(Path(config.init), "init")
-    folder = RunFolder(config)
+        check_weights(config.init_path, "init", network)
+    for path in folder.path.glob("*/checkpoints"):
+        stage = folder.stage(path.parent.name)
+        stage.verify()
+        if stage.finished:
+            check_weights(stage.result, "run_dir", network)
     if "dmd" in stages and "ode" not in stages and config.init is None and not folder.stage("ode").finished:
         raise ValueError("stage dmd starts from a student: run stage ode before it, or give init=<student.safetensors>")
-    for path in folder.path.glob("*/checkpoints"):
-        folder.stage(path.parent.name).verify()
     folder.claim()
+
+
+def _check_world(config: Config) -> None:
+    """The one world there is to train in has one size and one horizon."""
+    for key, given, wanted in (
+        ("student.model", config.student.model, "tiny"),
+        ("student.height", config.student.height, tiny_world.SIZE),
+        ("student.width", config.student.width, tiny_world.SIZE),
+        ("student.horizon_frames", config.student.horizon_frames, tiny_world.HORIZON),
+    ):
+        if given != wanted:
+            raise ValueError(f"{key} is {given}, but training is in the tiny world, where it is {wanted}; set it back")
 
 
 def _launch_inline(loop: Callable, config: Config) -> None:

@@ -18,7 +18,7 @@ def settle_environment(config: Config) -> None:
 
 def cluster_address(config: Config) -> str | None:
     """The Ray to join, if any. Ray sets RAY_ADDRESS for the entry point of a submitted job."""
-    return config.cluster.address or os.environ.get("RAY_ADDRESS")
+    return config.cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def _settle_auth(joining: bool) -> None:

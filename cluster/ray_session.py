@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
 from cluster.config import Config
+from cluster.errors import RunFailed
 from cluster.ray_environment import cluster_address
 
 _STORE_BYTES = 512 * 2**20
@@ -19,20 +21,32 @@ def ray_session(config: Config) -> Iterator[None]:
     """Connected to Ray inside the block. Only what was started here is stopped."""
     address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
-    if address is not None:
-        # A submitted job brings the code along; a driver from outside must send it.
-        submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        ray.init(address=address, runtime_env=None if submitted else {"working_dir": str(_CHECKOUT)}, **quiet)
+    needed = config.cluster.rollout_actors + 1
+    if address is None:
+        ray.init(address="local", num_cpus=needed, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
     else:
-        needed = config.cluster.rollout_actors + 1
-        ray.init(
-            address="local",
-            num_cpus=needed,
-            include_dashboard=False,
-            object_store_memory=_STORE_BYTES,
-            **quiet,
-        )
+        _join(address, quiet)
     try:
+        found = int(ray.cluster_resources().get("CPU", 0))
+        if found < needed:
+            raise RunFailed(
+                f"the cluster at {address} has {found} CPUs, but the learner and cluster.rollout_actors = "
+                f"{config.cluster.rollout_actors} need {needed}; add nodes or lower cluster.rollout_actors"
+            )
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str, quiet: dict[str, object]) -> None:
+    if address.startswith("http"):
+        raise RunFailed(f"cluster.address={address} is a dashboard's; give the cluster's, like host:6379")
+    # A submitted job brings the code along; a driver from outside must send it.
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    try:
+        ray.init(address=address, runtime_env=None if submitted else {"working_dir": str(_CHECKOUT)}, **quiet)
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise RunFailed(
+            f"no Ray could be joined at {address} ({' '.join(str(error).split())[:160]}); check cluster.address, "
+            "RAY_ADDRESS and RAY_AUTH_MODE"
+        ) from error

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from cluster.config import Config
+from cluster.provenance import commit
 from learner.stage_folder import StageFolder
+from models.files import write_whole
 
 _FREE = ("cluster", "wandb", "checkpoint_every", "stage")
 """Keys that do not change what is learnt: the same run may go on with other values."""
@@ -29,27 +31,35 @@ class RunFolder:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to seconds.json; a resumed stage adds to what it took before."""
-        started = time.monotonic()
-        yield
-        seconds = self.seconds()
-        seconds[name] = round(seconds.get(name, 0) + time.monotonic() - started, 1)
-        partial = self.path / ".seconds.partial"
-        partial.write_text(json.dumps(seconds, indent=1))
-        partial.rename(self.path / "seconds.json")
+        """Note in made.json how long the block took and which commit ran it.
 
-    def seconds(self) -> dict[str, float]:
-        """Seconds that each finished stage took."""
-        file = self.path / "seconds.json"
+        A block that is left by an exception is noted too, and a resumed one adds to it; a killed process notes nothing.
+        """
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            made = self.made()
+            before = made.get(name, {"seconds": 0.0, "commits": []})
+            commits = dict.fromkeys([*before["commits"], commit()])
+            seconds = round(before["seconds"] + time.monotonic() - started, 1)
+            made[name] = {"seconds": seconds, "commits": list(commits)}
+            write_whole(self.path / "made.json", json.dumps(made, indent=1).encode())
+
+    def made(self) -> dict[str, dict[str, Any]]:
+        """By stage: the `seconds` it took and the `commits` that made it."""
+        file = self.path / "made.json"
         return json.loads(file.read_text()) if file.is_file() else {}
 
     def claim(self) -> None:
         """Make the folder this run's, or check that it already is; a folder of another config is refused."""
         wanted = asdict(self.config)
         file = self.path / "config.yaml"
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"run_dir={self.path} is a file; give the path of a folder")
         if file.exists():
-            key = _first_difference(yaml.safe_load(file.read_text()), wanted)
-            if key:
+            before = _read(file)
+            if key := _first_difference(before, wanted):
                 raise ValueError(
                     f"run_dir={self.path} belongs to a run with another {key}; give a new run_dir, or set the key back"
                 )
@@ -58,11 +68,23 @@ class RunFolder:
             raise ValueError(f"run_dir={self.path} is not empty and holds no run; give a new run_dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file.write_text(yaml.safe_dump(wanted, sort_keys=False))
+            write_whole(file, yaml.safe_dump(wanted, sort_keys=False).encode())
         except OSError as error:
             raise ValueError(
                 f"run_dir={self.path} cannot be written ({error.strerror}); give another run_dir"
             ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        read = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({type(error).__name__}); restore it, or give a new run_dir"
+        ) from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{file} holds no configuration; restore it, or give a new run_dir")
+    return read
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:

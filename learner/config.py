@@ -48,7 +48,7 @@ class OdeConfig:
 class DmdConfig:
     """Stage `dmd`: extended distribution matching distillation on windows of long rollouts."""
 
-    steps: int = key(150, "student updates")
+    steps: int = key(125, "student updates")
     batch_size: int = key(8, "windows per update")
     critic_updates: int = key(3, "critic updates per student update (Wan: 5)")
     student_lr: float = key(1e-4, "learning rate of the student (Wan: 2e-6)")

@@ -47,8 +47,8 @@ class Distiller:
         betas, clip = (config.beta1, config.beta2), config.grad_clip
         of_student = adamw(student, config.student_lr, betas, config.weight_decay)
         of_critic = adamw(critic, config.critic_lr, betas, config.weight_decay)
-        self.student_optimizer = Optimizer("student", student, of_student, grad_clip=clip)
-        self.critic_optimizer = Optimizer("critic", critic, of_critic, grad_clip=clip)
+        self.student_optimizer = Optimizer("student", student, of_student, lr_key="dmd.student_lr", grad_clip=clip)
+        self.critic_optimizer = Optimizer("critic", critic, of_critic, lr_key="dmd.critic_lr", grad_clip=clip)
         self.unconditional = encode_text([""]).to(self.device)
         self.version = 0
         """Version of the weights that the student has now: counts student updates, never goes back."""

@@ -41,7 +41,9 @@ class OdeInitializer:
         self.device = next(student.parameters()).device
         self.levels = torch.tensor(warped_sigmas(shape.timesteps, shape.shift), dtype=torch.float32)
         optimizers = muon(student, config.lr, config.adamw_lr)
-        self.optimizer = Optimizer("ode", student, optimizers, grad_clip=1.0, cosine_steps=config.steps)
+        self.optimizer = Optimizer(
+            "ode", student, optimizers, lr_key="ode.lr", grad_clip=1.0, cosine_steps=config.steps
+        )
 
     @property
     def step(self) -> int:

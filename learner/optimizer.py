@@ -39,12 +39,16 @@ class Optimizer:
         module: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         *,
+        lr_key: str,
         grad_clip: float,
         cosine_steps: int | None = None,
     ):
-        """With `cosine_steps` rates rise over a hundredth of them and fall to zero; without, they are constant."""
+        """`lr_key` is the configuration key of the rate.
+
+        With `cosine_steps` rates rise over a hundredth of them and fall to zero; without, they are constant.
+        """
         self.name, self.module, self.optimizers = name, module, optimizers
-        self.grad_clip, self.cosine_steps = grad_clip, cosine_steps
+        self.lr_key, self.grad_clip, self.cosine_steps = lr_key, grad_clip, cosine_steps
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.updates = 0
 
@@ -61,7 +65,7 @@ class Optimizer:
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise NonFiniteError(
                 f"{self.name}: loss {loss_value} and gradient norm {norm_value} at update {self.updates + 1}; stopped "
-                f"before the optimiser step, the last checkpoint is good. Lower the learning rate of {self.name}"
+                f"before the optimiser step, and the last checkpoint is good. Lower {self.lr_key} in a new run_dir"
             )
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):

@@ -22,7 +22,9 @@ class Pretrainer:
         self.teacher, self.config, self.horizon_frames, self.seed = teacher, config, horizon_frames, seed
         self.ema = Ema(teacher, config.ema_decay)
         optimizers = muon(teacher, config.lr, config.adamw_lr)
-        self.optimizer = Optimizer("pretrain", teacher, optimizers, grad_clip=1.0, cosine_steps=config.steps)
+        self.optimizer = Optimizer(
+            "pretrain", teacher, optimizers, lr_key="pretrain.lr", grad_clip=1.0, cosine_steps=config.steps
+        )
 
     @property
     def step(self) -> int:

@@ -51,6 +51,4 @@ class StageFolder:
 
     def finish(self, module: nn.Module, origin: dict[str, object]) -> None:
         """Write the result: whole, or not at all."""
-        partial = self.result.with_suffix(".partial")
-        save_weights(module, partial, origin)
-        partial.rename(self.result)
+        save_weights(module, self.result, origin)

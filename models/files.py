@@ -3,43 +3,45 @@
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 
 def save_weights(module: nn.Module, path: Path, origin: dict[str, object]) -> None:
     """Write `module` under diffusers' names; `origin` (seed, updates, last losses) goes into the header."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().cpu().contiguous() for name, p in module.state_dict().items()}
-    save_file(tensors, path, metadata={name: str(value) for name, value in origin.items()})
+    write_whole(path, save(tensors, metadata={name: str(value) for name, value in origin.items()}))
 
 
 def load_weights(module: nn.Module, path: Path, key: str) -> None:
     """Fill `module` from `path`; a partial fit is refused by name, and `key` is the configuration key to change."""
-    check_weights(path, key)
-    tensors = load_file(path)
-    wanted = module.state_dict()
-    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    misfit = sorted(name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape)
-    for problem, names in (
-        ("lacks", missing),
-        ("has the unknown", unexpected),
-        ("has other sizes for", misfit),
-    ):
-        if names:
-            raise ValueError(f"{path} does not fit the network: it {problem} {_some(names)}; change {key}")
-    module.load_state_dict(tensors)
+    check_weights(path, key, module)
+    module.load_state_dict(load_file(path))
 
 
-def check_weights(path: Path, key: str) -> None:
-    """Refuse a missing or damaged file in one sentence, before anything starts."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside `path` and rename: a killed process leaves the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def check_weights(path: Path, key: str, module: nn.Module) -> None:
+    """Refuse a missing, damaged or foreign file in one sentence. Reads the header only; `module` may be on "meta"."""
     if not path.is_file():
         raise ValueError(f"{key}={path} does not exist; give the path of a .safetensors file")
     try:
-        with safe_open(path, framework="pt"):
-            pass
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{key}={path} is no whole safetensors file ({error}); copy or download it again") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    misfit = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
+    for problem, names in (("lacks", missing), ("has the unknown", unexpected), ("has other sizes for", misfit)):
+        if names:
+            raise ValueError(f"{path} does not fit the network: it {problem} {_some(names)}; change {key}")
 
 
 def read_origin(path: Path) -> dict[str, str]:

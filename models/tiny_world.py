@@ -13,6 +13,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from models.config import TINY
+
 SIZE = 12
 """Rows and columns of a frame, in pixels."""
 FPS = 16
@@ -136,7 +138,7 @@ def decode(latents: Tensor) -> Tensor:
 
 
 _WORDS = sorted({word for prompt in PROMPTS for word in prompt.split()})
-TEXT_LENGTH, TEXT_DIM = 12, 32
+TEXT_LENGTH, TEXT_DIM = TINY.text_len, TINY.text_dim
 
 
 def encode_text(prompts: Sequence[str]) -> Tensor:

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 import settings
 from cluster.launch import preflight
@@ -59,6 +62,10 @@ def test_every_shipped_preset_is_valid(preset):
         ("cluster.rollout_actors=0", "cluster.rollout_actors"),
         ("stage=grpoo", "grpoo"),
         ("stage=[]", "stage is empty"),
+        ("stage=[dmd,ode]", "stages run in the order"),
+        ("stage=[ode,ode]", "each once"),
+        ("init=some.safetensors", "init is given and stage ode"),
+        ("window.frames=24", "all that the teacher can judge"),
         ("seed=-1", "seed is -1"),
         ("wandb.mode=on", "wandb.mode"),
         ("nonsense", "nonsense"),
@@ -105,6 +112,44 @@ def test_missing_and_truncated_weights_are_refused_before_anything_starts(tmp_pa
     with pytest.raises(ValueError, match=r"init=.*cut\.safetensors is no whole safetensors file"):
         checked(tmp_path / "run", f"init={tmp_path}/cut.safetensors", "stage=dmd")
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_do_not_fit_the_network_are_refused_before_anything_starts(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other\.safetensors does not fit the network: it lacks .* change init"):
+        checked(tmp_path / "run", f"init={tmp_path}/other.safetensors", "stage=dmd")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_result_of_a_finished_stage_is_refused(tmp_path):
+    checked(tmp_path / "run")
+    (tmp_path / "run/ode/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/ode/student.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"run_dir=.*ode/student\.safetensors is no whole safetensors file"):
+        checked(tmp_path / "run", "stage=dmd")
+
+
+@pytest.mark.parametrize("argument", ["student.model=wan_1_3b", "student.height=24", "student.horizon_frames=24"])
+def test_what_the_tiny_world_cannot_honour_is_refused(tmp_path, argument):
+    with pytest.raises(ValueError, match=rf"{argument.partition('=')[0]} is .* in the tiny world"):
+        checked(tmp_path / "run", argument)
+
+
+def test_a_run_folder_that_is_a_file_or_has_lost_its_config_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        checked(tmp_path / "file")
+    checked(tmp_path / "run")
+    (tmp_path / "run/config.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"config\.yaml holds no configuration"):
+        checked(tmp_path / "run")
+
+
+def test_a_run_keeps_the_teacher_it_has_trained_when_a_later_command_leaves_that_stage_out(tmp_path):
+    config = checked(tmp_path / "run")
+    config.teacher_path.parent.mkdir(parents=True)
+    config.teacher_path.write_bytes(Path(settings.ROOT, "assets/tiny/teacher.safetensors").read_bytes())
+    assert checked(tmp_path / "run", "stage=[ode,dmd]").teacher_path == config.teacher_path
 
 
 def test_stage_dmd_without_a_student_says_where_to_get_one(tmp_path):

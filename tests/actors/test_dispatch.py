@@ -107,9 +107,21 @@ def test_every_prompt_is_asked_for():
 def test_a_trajectory_of_the_teacher_is_one_horizon_long_and_depends_on_seed_and_number_alone():
     def source(batch: int) -> TeacherDispatcher:
         rollout = RolloutConfig(frames=48, batch=batch, windows=8)
-        return TeacherDispatcher(StudentConfig(horizon_frames=9), rollout, PROMPTS, seed=5)
+        return TeacherDispatcher(StudentConfig(horizon_frames=9), rollout, 1000, PROMPTS, seed=5)
 
     batch = source(3).rollouts(6)
     assert batch == [source(1).rollouts(i)[0] for i in (6, 7, 8)]
     assert {(rollout.frames, rollout.windows) for rollout in batch} == {(9, (WindowPlan(ODE, 0, 0),))}
     assert len({rollout.seed for rollout in batch}) == 3
+
+
+def test_no_more_trajectories_are_made_than_pairs_are_asked_for():
+    source = TeacherDispatcher(StudentConfig(), RolloutConfig(batch=4), 10, PROMPTS, seed=5)
+    assert [len(source.rollouts(first)) for first in (0, 4, 8, 10)] == [4, 4, 2, 0]
+
+
+def test_a_law_of_the_users_own_that_draws_a_start_outside_the_rollout_is_refused():
+    source = dispatcher({"frames": 48})
+    source.law = lambda starts, window_frames, horizon_frames, generator: 1
+    with pytest.raises(ValueError, match=r"window\.law=.* drew start 1"):
+        source.rollouts(0)

@@ -91,12 +91,11 @@ def test_all_windows_of_version_0_are_bit_equal_inline_and_on_ray(local_ray, sma
     for kind, cluster in (("inline", InlineCluster(config)), ("ray", on_ray(config))):
         cluster.begin("dmd", config)
         cluster.publish(weights())
-        windows = [w for role, n in ((STUDENT, 60), (CRITIC, 180)) for w in cluster.take(role, n)]
+        windows = [w for role, n in ((STUDENT, 50), (CRITIC, 150)) for w in cluster.take(role, n)]
         made[kind] = {(w.rollout, w.index): w for w in windows}
-    shared = made["inline"].keys() & made["ray"].keys()
-    assert len(shared) > 150
-    for key in shared:
-        a, b = made["inline"][key], made["ray"][key]
+    assert list(made["inline"]) == list(made["ray"]), "the same windows in the same order"
+    for key, a in made["inline"].items():
+        b = made["ray"][key]
         assert set(a.versions) == set(b.versions) == {0}
         assert (a.role, a.start, a.step, a.prompt, a.seed) == (b.role, b.start, b.step, b.prompt, b.seed)
         for name in ("context", "latents", "noisy"):
@@ -105,13 +104,14 @@ def test_all_windows_of_version_0_are_bit_equal_inline_and_on_ray(local_ray, sma
 
 @pytest.mark.ray
 def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_config):
-    config = small_config(rollout__frames=96, cluster__buffer_windows=160)
+    config = small_config(rollout__frames=96, cluster__buffer_windows=256)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
     cluster.publish(weights(0))
     first = cluster.take(CRITIC, 1)
     cluster.publish(weights(1))
     later = [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
+    later += [w for role, n in ((STUDENT, 32), (CRITIC, 96)) for w in cluster.take(role, n)]
     assert first[0].version == 0
     assert any(set(w.versions) == {0, 1} for w in later), "no video changed its weights on the way"
     assert all(list(w.versions) == sorted(w.versions) for w in later), "an actor went back to older weights"
@@ -119,7 +119,7 @@ def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_
 
 @pytest.mark.ray
 def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(local_ray, small_config):
-    config = small_config(rollout__frames=96, cluster__buffer_windows=160)
+    config = small_config(rollout__frames=96, cluster__buffer_windows=256)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
     cluster.publish(weights())

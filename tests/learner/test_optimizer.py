@@ -40,7 +40,9 @@ def small() -> Small:
 
 
 def optimizer(module: nn.Module, kind: str, cosine_steps: int | None = None) -> Optimizer:
-    return Optimizer("critic", module, KINDS[kind](module), grad_clip=1.0, cosine_steps=cosine_steps)
+    return Optimizer(
+        "critic", module, KINDS[kind](module), lr_key="dmd.critic_lr", grad_clip=1.0, cosine_steps=cosine_steps
+    )
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -58,7 +60,12 @@ class Slope(nn.Module):
 def rates(cosine_steps: int | None, steps: int, lr: float) -> list[float]:
     module = Slope()
     plain = Optimizer(
-        "x", module, [torch.optim.SGD(module.parameters(), lr=lr)], grad_clip=math.inf, cosine_steps=cosine_steps
+        "x",
+        module,
+        [torch.optim.SGD(module.parameters(), lr=lr)],
+        lr_key="x.lr",
+        grad_clip=math.inf,
+        cosine_steps=cosine_steps,
     )
     path = [0.0]
     for _ in range(steps):
@@ -74,7 +81,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
     trained = optimizer(module, kind)
     trained.step(module.loss(0))
     before, state = copy.deepcopy(module), save(trained.state())
-    with pytest.raises(NonFiniteError, match=r"^critic: .* at update 2; .* learning rate of critic$"):
+    with pytest.raises(NonFiniteError, match=r"^critic: .* at update 2; .* dmd\.critic_lr in a new run_dir$"):
         trained.step(module.loss(1) * broken)
     assert same(module, before) and save(trained.state()) == state and trained.updates == 1
 
@@ -162,7 +169,7 @@ def test_the_schedule_scales_the_peak_of_every_optimiser_and_group_by_itself():
 def test_a_gradient_is_clipped_to_its_bound_over_all_weights_and_reported_unclipped():
     module = small()
     before = nn.utils.parameters_to_vector(module.parameters()).detach().clone()
-    plain = Optimizer("x", module, [torch.optim.SGD(module.parameters(), lr=1.0)], grad_clip=0.5)
+    plain = Optimizer("x", module, [torch.optim.SGD(module.parameters(), lr=1.0)], lr_key="x.lr", grad_clip=0.5)
     metrics = plain.step(1000 * module.loss(0))
     moved = nn.utils.parameters_to_vector(module.parameters()).detach() - before
     assert moved.norm().item() == pytest.approx(0.5, rel=1e-4)
