@@ -86,6 +86,6 @@ class WindowBuffer:
     def metrics(self) -> dict[str, object]:
         """Depth, counts by outcome, and where the windows started that were taken: {role: {start: windows}}."""
         starts = {role: dict(sorted(counter.items())) for role, counter in self.taken_starts.items()}
-        return {"buffer/depth": self.depth, "buffer/starts": starts} | {
+        return {"buffer/depth": self.depth, "buffer/pending": len(self.pending), "buffer/starts": starts} | {
             f"buffer/{outcome}": count for outcome, count in self.counts.items()
         }

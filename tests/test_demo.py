@@ -6,7 +6,32 @@ import sys
 
 import pytest
 
+import demo
+import settings
+from cluster.launch import launch, preflight
 from settings import ROOT
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_summary_and_a_report_and_does_nothing_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "VIDEOS", 2)
+    short = ["ode.steps=2", "ode.pairs=4", "ode.first_pairs=4", "dmd.steps=1", "rollout.frames=24"]
+    config = settings.load(["cluster=inline", f"run_dir={tmp_path}/demo", *short], preset="demo")
+    for _ in range(2):
+        preflight(config)
+        launch(demo.loop, config)
+    demo.write_up(config)
+    summary = json.loads((tmp_path / "demo/summary.json").read_text())
+    assert summary["commit"] and {"ode", "prefix_1", "uniform"} <= set(summary["seconds"])
+    for name in ("prefix_1", "uniform"):
+        method = summary["methods"][name]
+        assert method["videos"] == 2
+        assert len(method["validity"]) == len(method["dynamic_degree"]) == len(method["exposure_drift"]) == 16
+    lines = [json.loads(line) for line in (tmp_path / "demo/metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["ode", "ode", "prefix_1", "uniform"]
+    starts = {line["stage"]: line["buffer/starts"]["student"] for line in lines if "buffer/starts" in line}
+    assert set(starts["prefix_1"]) == {"0"} and set(starts["uniform"]) - {"0"}
+    assert "report.html" in capsys.readouterr().out
 
 
 @pytest.mark.proof

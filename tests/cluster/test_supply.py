@@ -81,7 +81,12 @@ def test_windows_taken_from_ray_start_uniformly_too(local_ray, small_config):
         taken[STUDENT] += cluster.take(STUDENT, 16)
     for windows in taken.values():
         assert_uniform(windows, range(0, 13, 3))
-        assert len({(w.rollout, w.index) for w in windows}) == len(windows), "a window came twice"
+    ids = {(w.rollout, w.index) for windows in taken.values() for w in windows}
+    assert len(ids) == 512, "a window came twice"
+    assert ids == {(rollout, i) for rollout in range(32) for i in range(16)}, "a rollout was passed over"
+    counts = {name.removeprefix("buffer/"): n for name, n in cluster.metrics().items()}
+    assert counts["taken"] == 512
+    assert counts["dispatched"] == counts["taken"] + counts["depth"] + counts["pending"] + counts["cancelled"]
 
 
 @pytest.mark.ray
@@ -132,6 +137,20 @@ def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(lo
     assert cluster.metrics()["cluster/actor_deaths"] >= 1
     assert {w.attempt for w in windows} == {0, 1}
     assert {(w.rollout, w.index) for w in windows} == {(r, i) for r in range(8) for i in range(16)}
+
+
+@pytest.mark.ray
+def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(local_ray, small_config):
+    config = small_config(ode__pairs=8)
+    cluster = on_ray(config)
+    cluster.begin("ode", config)
+    assert len(cluster.take("ode", 8)) == 8
+    for pid in own_processes("ray::RolloutProcess"):
+        os.kill(pid, signal.SIGKILL)
+    cluster.begin("dmd", config)
+    cluster.publish(weights())
+    assert len(cluster.take(STUDENT, 16)) == 16
+    assert cluster.metrics()["cluster/actor_deaths"] == 1
 
 
 @pytest.mark.ray
