@@ -1,5 +1,6 @@
 """From a command line in Hydra's syntax to a checked Config. The only file that knows Hydra."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from cluster.config import Config
 
 ROOT = Path(__file__).resolve().parent
-_CALL = re.compile(r"^([\w.]+)=(\w+\([\d., ]+\))$")
+_CALL = re.compile(r"^([\w.]+)=(\w+\([-+\w., ]*\))$")
 
 
 def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
@@ -22,6 +23,9 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    for argument in arguments:
+        if "=" not in argument or argument.startswith(("+", "~", "-")):
+            raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
     ConfigStore.instance().store(name="schema", node=Config)
     # Hydra would read beta(1, 2) as a call to a function of its own.
     overrides = [_CALL.sub(r"\1='\2'", argument) for argument in arguments]
@@ -35,6 +39,12 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     for name in ("run_dir", "teacher", "init"):
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):
+        print(
+            f"warning: run_dir={config.run_dir} lies in this job's own copy of the code and is deleted with it; give "
+            "an absolute path on storage that all nodes share",
+            file=sys.stderr,
+        )
     return config
 
 

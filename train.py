@@ -84,4 +84,5 @@ def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(loop, preset="tiny")
+    done = settings.run(loop, preset="tiny")
+    print("finished:", *(RunFolder(done).stage(stage).result for stage in done.stages))

@@ -75,7 +75,9 @@ class Config:
     @property
     def stages(self) -> list[str]:
         """The stages to run, in order."""
-        return [self.stage] if isinstance(self.stage, str) else list(self.stage)
+        if not isinstance(self.stage, str | list):
+            raise ValueError(f"stage is {self.stage}; set it to one of {', '.join(STAGES)}, or a list like [ode,dmd]")
+        return [self.stage] if isinstance(self.stage, str) else self.stage
 
     @property
     def teacher_path(self) -> Path:
@@ -89,6 +91,8 @@ class Config:
         return Path(self.init) if self.init is not None else Path(self.run_dir, "ode", "student.safetensors")
 
     def _check_stages(self) -> None:
+        if not self.run_dir:
+            raise ValueError("run_dir is empty; give the path of a folder")
         if not self.stages:
             raise ValueError(f"stage is empty; name one of {', '.join(STAGES)}")
         for stage in self.stages:

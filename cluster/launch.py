@@ -19,6 +19,13 @@ from models.wan import Wan
 
 def launch(loop: Callable, config: Config) -> None:
     """Run `loop(config, cluster, log)` where the config says. Raises RunFailed when the run stops itself."""
+    if all(RunFolder(config).stage(stage).finished for stage in config.stages):
+        return
+    with RunFolder(config).locked():
+        _launch(loop, config)
+
+
+def _launch(loop: Callable, config: Config) -> None:
     try:
         if config.cluster.kind == "inline":
             _launch_inline(loop, config)
@@ -52,6 +59,12 @@ def preflight(config: Config) -> None:
             check_weights(stage.result, "run_dir", network)
     if "dmd" in stages and "ode" not in stages and config.init is None and not folder.stage("ode").finished:
         raise ValueError("stage dmd starts from a student: run stage ode before it, or give init=<student.safetensors>")
+    others = [name for name in ("ode", "dmd") if (folder.path / name).exists()]
+    if "teacher" in stages and others and not folder.stage("teacher").finished:
+        raise ValueError(
+            f"run_dir={folder.path} already has {' and '.join(others)} of another teacher; leave stage teacher out, or "
+            "give a new run_dir"
+        )
     folder.claim()
 
 

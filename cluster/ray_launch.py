@@ -58,6 +58,8 @@ def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> 
     )
     try:
         trainer.fit()
+    except SystemExit as stop:  # Train's own answer to Ctrl-C
+        raise KeyboardInterrupt from stop
     except TrainingFailedError as error:
         reason = ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S)
         if reason is None:

@@ -1,6 +1,7 @@
 """A Ray to run on: the one that is there, or a local one that ends with the command."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +39,23 @@ def ray_session(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
+def _probe(address: str) -> None:
+    """Ray itself tries for minutes; a closed port is known at once."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise RunFailed(
+            f"nothing answers at cluster.address={address} ({error}); start a cluster or check it"
+        ) from error
+
+
 def _join(address: str, quiet: dict[str, object]) -> None:
     if address.startswith("http"):
         raise RunFailed(f"cluster.address={address} is a dashboard's; give the cluster's, like host:6379")
+    _probe(address)
     # A submitted job brings the code along; a driver from outside must send it.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     try:

@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, what was asked for, what was measured."""
 
+import fcntl
 import json
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.config import Config
+from cluster.errors import RunFailed
 from cluster.provenance import commit
 from learner.stage_folder import StageFolder
 from models.files import write_whole
@@ -50,6 +52,16 @@ class RunFolder:
         """By stage: the `seconds` it took and the `commits` that made it."""
         file = self.path / "made.json"
         return json.loads(file.read_text()) if file.is_file() else {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands out of the folder. Raises RunFailed if one is at work in it."""
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunFailed(f"another command is at work in run_dir={self.path}; wait for it") from error
+            yield
 
     def claim(self) -> None:
         """Make the folder this run's, or check that it already is; a folder of another config is refused."""

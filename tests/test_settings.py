@@ -11,7 +11,9 @@ import yaml
 from safetensors.torch import save_file
 
 import settings
+from cluster.errors import RunFailed
 from cluster.launch import preflight
+from cluster.run_folder import RunFolder
 
 
 def test_presets_groups_and_keys_compose_in_hydra_syntax():
@@ -69,6 +71,12 @@ def test_every_shipped_preset_is_valid(preset):
         ("seed=-1", "seed is -1"),
         ("wandb.mode=on", "wandb.mode"),
         ("nonsense", "nonsense"),
+        ("+foo=1", "+foo=1"),
+        ("~seed", "~seed"),
+        ("--hlep", "--hlep"),
+        ("stage=3", "stage is 3"),
+        ("run_dir=", "run_dir is empty"),
+        ("window.law=beta(-1,1)", "beta(-1.0, 1.0)"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
@@ -133,6 +141,21 @@ def test_a_damaged_result_of_a_finished_stage_is_refused(tmp_path):
 def test_what_the_tiny_world_cannot_honour_is_refused(tmp_path, argument):
     with pytest.raises(ValueError, match=rf"{argument.partition('=')[0]} is .* in the tiny world"):
         checked(tmp_path / "run", argument)
+
+
+def test_two_commands_are_never_at_work_in_one_folder(tmp_path):
+    folder = RunFolder(checked(tmp_path / "run"))
+    with folder.locked(), pytest.raises(RunFailed, match="another command is at work"), folder.locked():
+        pass
+    with folder.locked():
+        pass
+
+
+def test_a_second_teacher_in_a_folder_whose_students_had_another_is_refused(tmp_path):
+    checked(tmp_path / "run", "stage=ode")
+    (tmp_path / "run/ode").mkdir()
+    with pytest.raises(ValueError, match="already has ode of another teacher"):
+        checked(tmp_path / "run")
 
 
 def test_a_run_folder_that_is_a_file_or_has_lost_its_config_is_refused(tmp_path):
