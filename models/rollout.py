@@ -18,6 +18,8 @@ class WindowPlan:
     """First latent frame."""
     step: int
     """Denoising step whose input is recorded and where the learner computes x0."""
+    index: int
+    """Which of its rollout's windows this is: kept when some of them are asked for again."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Window:
     """The rollout's own clean frames, [K C H W]."""
     noisy: Tensor
     """The rollout's own input of denoising step `step`, [K C H W]."""
+    age: int = 0
+    """Student updates between the oldest block's weights and the newest published, when the window was taken."""
+    weight: float = 1.0
+    """Share of the window in the loss (buffer.policy=weight)."""
 
     def __post_init__(self):
         if self.latents.shape != self.noisy.shape or self.latents.shape[1:] != self.context.shape[1:]:
