@@ -12,9 +12,27 @@ class RolloutConfig:
     frames: int = key(96, "horizon N of a training rollout, in latent frames; far past the teacher's")
     batch: int = key(8, "videos that one actor makes together")
     windows: int = key(8, "windows drawn from each rollout, shared out to student and critic updates")
+    horizon: str = key("fixed", "fixed (every rollout plans `frames`) or sampled (evenly from one window to `frames`)")
+    curriculum: list[list[int]] = key([], "horizons by student update, as [[0,24],[50,48]]; empty: `frames` from the start")
+    continued: bool = key(True, "a video whose actor was lost is continued from its streamed latents, not made again")
 
     def __post_init__(self):
         require_positive("rollout", self, "frames", "batch", "windows")
+        if self.horizon not in ("fixed", "sampled"):
+            raise ValueError(f'rollout.horizon is "{self.horizon}"; set it to fixed or sampled')
+        steps = self.curriculum
+        if any(len(step) != 2 or step[1] > self.frames for step in steps) or (
+            steps and (steps[0][0] != 0 or [s[0] for s in steps] != sorted({s[0] for s in steps}))
+        ):
+            raise ValueError(
+                f"rollout.curriculum is {steps}; write [update, frames] pairs from update 0 on, in ascending order, none "
+                f"longer than rollout.frames = {self.frames}"
+            )
+
+    def frames_at(self, update: int) -> int:
+        """The longest horizon, in latent frames, of a rollout dispatched after student update `update`."""
+        reached = [frames for first, frames in self.curriculum if first <= update]
+        return reached[-1] if reached else self.frames
 
 
 @dataclass(kw_only=True)

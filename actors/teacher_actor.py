@@ -8,8 +8,8 @@ from torch import Tensor
 from models.config import StudentConfig
 from models.flow import shift_sigma, warped_sigmas
 from models.noise import BlockNoise
-from models.rollout import ODE, Rollout, Trajectory
-from models.sampler import teacher_trajectory
+from models.rollout import ODE, Progress, Rollout, Trajectory
+from models.sampler import teacher_states
 from models.wan import Wan
 
 
@@ -41,14 +41,19 @@ class TeacherActor:
         self.student_sigmas = warped_sigmas(student.timesteps, student.shift)
         self.sigmas = solver_sigmas(self.student_sigmas, solver_steps, student.shift)
 
-    def windows(self, rollouts: Sequence[Rollout]) -> Iterator[Trajectory]:
-        """One trajectory per rollout, all solved together."""
+    def windows(self, rollouts: Sequence[Rollout]) -> Iterator[Trajectory | Progress]:
+        """One trajectory per rollout, all solved together; before that a sign of life at each step of the solver."""
         shape = (self.config.horizon_frames, *self.config.frame_shape)
         noise = BlockNoise([rollout.seed for rollout in rollouts], shape, self.device).draw(0, 0)
         text = self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
         free = self.encode_text([""]).to(self.device)
-        states = teacher_trajectory(self.teacher, text, free, noise, self.sigmas, self.guidance)
-        kept = torch.stack([states[self.sigmas.index(sigma)] for sigma in self.student_sigmas], dim=1).cpu()
-        ends = states[-1].cpu()
+        kept = []
+        states = teacher_states(self.teacher, text, free, noise, self.sigmas, self.guidance)
+        for step, state in enumerate(states):
+            if step == len(self.sigmas) or self.sigmas[step] in self.student_sigmas:
+                kept.append(state.cpu())
+            yield Progress(step)
+        *levels, ends = kept
+        at_levels = torch.stack(levels, dim=1)
         for i, rollout in enumerate(rollouts):
-            yield Trajectory(rollout.id, rollout.attempt, 0, ODE, rollout.prompt, kept[i], ends[i])
+            yield Trajectory(rollout.id, rollout.attempt, 0, ODE, rollout.prompt, at_levels[i], ends[i])

@@ -17,7 +17,7 @@ from cluster.provenance import commit
 from learner.assembly import load_wan
 from learner.replay import collate, masked_x0
 from models.config import StudentConfig
-from models.rollout import STUDENT, Rollout, Weights, WindowPlan
+from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,9 +37,10 @@ class _Fixed:
 def errors(student: torch.nn.Module, shape: StudentConfig, burn_in: int) -> list[float]:
     """Relative L2 error of each of VIDEOS windows."""
     actor = RolloutActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, _Fixed(Weights.of(0, student)))
-    plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1),)
+    plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1, 0),)
     rollouts = [Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, 120, plan) for i in range(VIDEOS)]
-    batch = collate(list(actor.windows(rollouts)), encode_text, shape.block_frames, torch.device("cpu"))
+    made = [item for item in actor.windows(rollouts) if isinstance(item, Window)]
+    batch = collate(made, encode_text, shape.block_frames, torch.device("cpu"))
     sigma = torch.full((VIDEOS,), actor.sigmas[-1])
     x0 = masked_x0(student, shape, batch, batch.noisy, sigma)
     return ((x0 - batch.latents).flatten(1).norm(dim=1) / batch.latents.flatten(1).norm(dim=1)).tolist()

@@ -1,11 +1,37 @@
 """Windows between actors and learner: bounded, in an order fixed at dispatch, and every one accounted for."""
 
 import random
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Protocol
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
+from models.keys import key, require_positive, require_share
 from models.rollout import Rollout
+
+Key = tuple[int, int]
+"""(rollout, index): a window as it was dispatched, whichever attempt makes it."""
+
+MAX_REFILLS = 3
+"""Times one window may come too old. More means that no rollout is ever young enough."""
+
+
+@dataclass(kw_only=True)
+class BufferConfig:
+    """Windows that wait for the learner."""
+
+    windows: int = key(192, "windows dispatched or waiting at most; beyond that actors wait")
+    policy: str = key("wait", "too old windows: wait (none are dispatched so early), drop (made again) or weight")
+    max_age: int = key(8, "student updates between a window's oldest block and its use, from which it is too old")
+    decay: float = key(0.5, "weight of a window per update beyond max_age (policy weight)")
+    bad_share: float = key(0.1, "share of refused windows (NaN, wrong shape or version) above which the run stops")
+
+    def __post_init__(self):
+        if self.policy not in ("wait", "drop", "weight"):
+            raise ValueError(f'buffer.policy is "{self.policy}"; set it to wait, drop or weight')
+        require_positive("buffer", self, "windows", "max_age")
+        require_share("buffer", self, "decay", "bad_share")
 
 
 class Sample(Protocol):
@@ -18,22 +44,33 @@ class Sample(Protocol):
     start: int
 
 
+S = TypeVar("S", bound=Sample)
+
+
+class TooOld(RuntimeError):
+    """Windows come too old again and again: the age bound cannot be met."""
+
+
 class WindowBuffer:
-    """Samples by role. Those dispatched and those waiting together never exceed `capacity`.
+    """Samples by role. Those dispatched and those waiting together never exceed `config.windows`.
 
     The order in which samples leave is drawn when their rollouts are dispatched: dispatch by dispatch, shuffled inside
     each. In order of arrival an update would see windows of one position only, because a rollout's early windows come
     first; and a window that waits cannot be passed over for ever. Every dispatched sample comes out exactly once:
-    taken, or counted as cancelled.
+    taken, or counted as cancelled. One that was dropped for its age goes to the end of the order with the start that
+    was drawn for it, so that dropping does not bend the law of starts.
     """
 
-    def __init__(self, capacity: int, seed: int):
-        self.capacity, self.seed = capacity, seed
-        self.order: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        self.waiting: dict[tuple[int, int], Sample] = {}
-        self.pending: set[tuple[int, int]] = set()
-        self.taken_starts: dict[str, Counter[int]] = defaultdict(Counter)
-        self.counts = Counter(dispatched=0, delivered=0, taken=0, cancelled=0)
+    def __init__(self, config: BufferConfig, seed: int, windows_per_update: int):
+        """`windows_per_update`: how many an update takes, over all roles."""
+        self.config, self.seed, self.windows_per_update = config, seed, windows_per_update
+        self.order: dict[str, deque[Key]] = defaultdict(deque)
+        self.waiting: dict[Key, Sample] = {}
+        self.pending: dict[Key, int] = {}
+        """The attempt that each window is expected of."""
+        self.refills: deque[Key] = deque()
+        self.dropped: Counter[Key] = Counter()
+        self.counts: Counter[str] = Counter()
 
     @property
     def depth(self) -> int:
@@ -41,51 +78,111 @@ class WindowBuffer:
         return len(self.waiting)
 
     def has_room(self, rollouts: Sequence[Rollout]) -> bool:
-        """Whether all windows of `rollouts` may be dispatched."""
-        return self.depth + len(self.pending) + sum(len(rollout.windows) for rollout in rollouts) <= self.capacity
+        """Whether all windows of `rollouts` may be dispatched.
+
+        With policy `wait` none is dispatched that could be too old when its turn comes: what lies before it in the
+        order is at most `max_age` updates' worth.
+        """
+        windows = self.depth + len(self.pending) + sum(len(rollout.windows) for rollout in rollouts)
+        in_time = self.config.policy != "wait" or windows <= self.config.max_age * self.windows_per_update
+        return windows <= self.config.windows and in_time
 
     def expect(self, rollouts: Sequence[Rollout]) -> None:
         """Note the windows of rollouts that are dispatched together. Raises ValueError if one is expected already."""
-        plans = [((r.id, i), plan.role) for r in rollouts for i, plan in enumerate(r.windows)]
-        keys = {key for key, _ in plans}
-        if keys & (self.pending | self.waiting.keys()):
+        plans = [((r.id, plan.index), plan.role) for r in rollouts for plan in r.windows]
+        attempts = {(r.id, plan.index): r.attempt for r in rollouts for plan in r.windows}
+        if len(attempts) < len(plans) or attempts.keys() & (self.pending.keys() | self.waiting.keys()):
             raise ValueError(f"rollouts {[rollout.id for rollout in rollouts]} were dispatched twice")
-        for key, role in random.Random(f"{self.seed} {rollouts[0].id}").sample(plans, len(plans)):
-            self.order[role].append(key)
-        self.pending |= keys
-        self.counts["dispatched"] += len(keys)
+        for where, role in random.Random(f"{self.seed} {rollouts[0].id}").sample(plans, len(plans)):
+            self.order[role].append(where)
+        self.pending |= attempts
+        self.counts["dispatched"] += len(plans)
+
+    def expect_again(self, rollout: Rollout) -> None:
+        """The windows of `rollout` are now expected of another attempt; their places in the order stay."""
+        for plan in rollout.windows:
+            assert (rollout.id, plan.index) in self.pending, (rollout.id, plan.index)
+            self.pending[rollout.id, plan.index] = rollout.attempt
+            self.counts["asked_again"] += 1
+
+    def expects(self, rollout: int, index: int, attempt: int) -> bool:
+        """Whether this window of this attempt is still to come."""
+        return self.pending.get((rollout, index)) == attempt
+
+    def holds(self, rollout: int, index: int) -> bool:
+        """Whether this window is still to come or waits."""
+        return (rollout, index) in self.pending or (rollout, index) in self.waiting
 
     def put(self, sample: Sample) -> None:
         """Deliver one. A sample that nobody expects, or expects no longer, is refused."""
-        key = (sample.rollout, sample.index)
-        if key not in self.pending:
+        where = (sample.rollout, sample.index)
+        if not self.expects(*where, sample.attempt):
             raise ValueError(f"window {sample.index} of rollout {sample.rollout} was not expected, or came twice")
-        self.pending.remove(key)
-        self.waiting[key] = sample
+        del self.pending[where]
+        self.waiting[where] = sample
         self.counts["delivered"] += 1
 
-    def take(self, role: str, n: int) -> list[Sample] | None:
-        """The next `n` samples of a role, or None while one of them is still being made."""
-        following = self.order[role][:n]
-        if len(following) < n or any(key not in self.waiting for key in following):
-            return None
-        del self.order[role][:n]
-        taken = [self.waiting.pop(key) for key in following]
-        self.taken_starts[role].update(sample.start for sample in taken)
+    def take(self, role: str, n: int, age: Callable[[Sample], int]) -> list[Any] | None:
+        """The next `n` samples of a role, or None while one of them is still being made.
+
+        Windows carry their age and, with policy `weight`, their weight. With policy `drop` those that are too old are
+        asked for again (`refills`). Raises TooOld when that does not help.
+        """
+        while True:
+            following = list(islice(self.order[role], n))
+            if len(following) < n or any(where not in self.waiting for where in following):
+                return None
+            stale = [w for w in following if self.config.policy == "drop" and age(self.waiting[w]) > self.config.max_age]
+            if not stale:
+                break
+            self._drop(role, stale)
+        for _ in following:
+            self.order[role].popleft()
         self.counts["taken"] += n
-        return taken
+        return [self._aged(self.waiting.pop(where), age) for where in following]
+
+    def _drop(self, role: str, stale: Iterable[Key]) -> None:
+        for where in stale:
+            self.dropped[where] += 1
+            if self.dropped[where] > MAX_REFILLS:
+                raise TooOld(
+                    f"window {where[1]} of rollout {where[0]} was older than buffer.max_age = {self.config.max_age} updates "
+                    f"{self.dropped[where]} times: rollouts take longer than that; raise buffer.max_age"
+                )
+            sample = self.waiting.pop(where)
+            self.pending[where] = sample.attempt
+            self.order[role].remove(where)
+            self.order[role].append(where)
+            self.refills.append(where)
+            self.counts["dropped"] += 1
+
+    def _aged(self, sample: S, age: Callable[[S], int]) -> S:
+        self.dropped.pop((sample.rollout, sample.index), None)
+        if not hasattr(sample, "age"):
+            return sample  # a teacher's trajectory does not age
+        years = age(sample)
+        too_old = max(0, years - self.config.max_age) if self.config.policy == "weight" else 0
+        return replace(sample, age=years, weight=self.config.decay**too_old)
 
     def cancel(self) -> None:
-        """Give up everything dispatched or waiting, and begin a new histogram of starts: a stage has ended."""
+        """Give up everything dispatched or waiting: a stage has ended."""
         self.counts["cancelled"] += len(self.pending) + self.depth
-        self.pending.clear()
-        self.waiting.clear()
-        self.order.clear()
-        self.taken_starts.clear()
+        for held in (self.pending, self.waiting, self.order, self.refills, self.dropped):
+            held.clear()
 
-    def metrics(self) -> dict[str, object]:
-        """Depth, counts by outcome, and where the windows started that were taken: {role: {start: windows}}."""
-        starts = {role: dict(sorted(counter.items())) for role, counter in self.taken_starts.items()}
-        return {"buffer/depth": self.depth, "buffer/pending": len(self.pending), "buffer/starts": starts} | {
-            f"buffer/{outcome}": count for outcome, count in self.counts.items()
+    def state(self) -> dict[str, Any]:
+        """Ledger and order, plain; what waits is saved by whoever knows how (`waiting`)."""
+        return {
+            "order": {role: list(keys) for role, keys in self.order.items()},
+            "pending": [[*where, attempt] for where, attempt in self.pending.items()],
+            "dropped": [[*where, times] for where, times in self.dropped.items()],
+            "counts": dict(self.counts),
         }
+
+    def restore(self, state: dict[str, Any], waiting: Iterable[Sample]) -> None:
+        """Put back what `state` gave. What was pending is pending still: it must be asked for again."""
+        self.order.update({role: deque(tuple(w) for w in keys) for role, keys in state["order"].items()})
+        self.pending = {(rollout, index): attempt for rollout, index, attempt in state["pending"]}
+        self.dropped = Counter({(rollout, index): times for rollout, index, times in state["dropped"]})
+        self.counts = Counter(state["counts"])
+        self.waiting = {(sample.rollout, sample.index): sample for sample in waiting}

@@ -1,5 +1,6 @@
 """What both halves speak of: a rollout that was asked for, and the windows that come out of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,11 +93,38 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
+class MadeBlock:
+    """A finished block of videos that are made together: streamed out, so that another actor can go on from it."""
+
+    index: int
+    """Its place in the videos, counted in blocks."""
+    version: int
+    """Version of the weights that made it."""
+    x0: Tensor
+    """[B F C H W] on CPU."""
+    inputs: Mapping[int, Tensor]
+    """By denoising step, for the steps that a planned window over this block records: [B F C H W] on CPU."""
+
+    def rows(self, kept: Sequence[int]) -> "MadeBlock":
+        """The same block of some of the videos."""
+        rows = list(kept)
+        return MadeBlock(self.index, self.version, self.x0[rows], {s: x[rows] for s, x in self.inputs.items()})
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life from a sampler that has no block to show yet."""
+
+    steps: int
+    """Steps of its solver that are done."""
+
+
+@dataclass(frozen=True)
 class Weights:
     """A published version of the student. `tensors` are on CPU and are never written again."""
 
     version: int
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
 
     @staticmethod
     def of(version: int, module: torch.nn.Module) -> "Weights":

@@ -51,18 +51,18 @@ def stream_blocks(
 
 
 @torch.no_grad()
-def teacher_trajectory(
+def teacher_states(
     teacher: Wan, text: Tensor, unconditional: Tensor, noise: Tensor, sigmas: Sequence[float], guidance: float
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """States [B F C H W] of the teacher's probability-flow ODE at each of `sigmas` (from 1 down), then its end x0.
 
     Euler steps with classifier-free `guidance` in the standard form. `unconditional` is the text of the empty prompt.
     """
-    states = [noise]
+    x_t = noise
     both = torch.cat([text, unconditional.expand_as(text)])
     for sigma, following in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
-        x_t = states[-1]
+        yield x_t
         timestep = torch.full((2 * len(text),), 1000 * sigma, device=text.device)
         conditional, free = teacher(torch.cat([x_t, x_t]), timestep, both).chunk(2)
-        states.append(x_t + (following - sigma) * guide(conditional, free, guidance))
-    return states
+        x_t = x_t + (following - sigma) * guide(conditional, free, guidance)
+    yield x_t

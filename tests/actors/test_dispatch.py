@@ -111,7 +111,7 @@ def test_a_trajectory_of_the_teacher_is_one_horizon_long_and_depends_on_seed_and
 
     batch = source(3).rollouts(6)
     assert batch == [source(1).rollouts(i)[0] for i in (6, 7, 8)]
-    assert {(rollout.frames, rollout.windows) for rollout in batch} == {(9, (WindowPlan(ODE, 0, 0),))}
+    assert {(rollout.frames, rollout.windows) for rollout in batch} == {(9, (WindowPlan(ODE, 0, 0, 0),))}
     assert len({rollout.seed for rollout in batch}) == 3
 
 
@@ -125,3 +125,25 @@ def test_a_law_of_the_users_own_that_draws_a_start_outside_the_rollout_is_refuse
     source.law = lambda starts, window_frames, horizon_frames, generator: 1
     with pytest.raises(ValueError, match=r"window\.law=.* drew start 1"):
         source.rollouts(0)
+
+
+def test_a_sampled_horizon_is_block_aligned_and_spread_over_all_lengths_that_hold_a_window():
+    source = dispatcher({"frames": 48, "batch": 200, "windows": 2, "horizon": "sampled"})
+    rollouts = source.rollouts(0)
+    frames = Counter(rollout.frames for rollout in rollouts)
+    assert set(frames) == set(range(12, 49, 3))
+    assert all(plan.start + 12 <= rollout.frames for rollout in rollouts for plan in rollout.windows)
+    counts = torch.tensor([frames[n] for n in range(12, 49, 3)], dtype=torch.float64)
+    assert p_value(counts, counts.sum().expand(13) / 13, freedom=12) > 1e-4
+
+
+def test_a_curriculum_lengthens_the_horizon_with_the_students_updates():
+    source = dispatcher({"frames": 48, "batch": 2, "windows": 2, "curriculum": [[0, 12], [10, 24], [20, 48]]})
+    horizons = [{rollout.frames for rollout in source.rollouts(0, update)} for update in (0, 9, 10, 19, 20, 500)]
+    assert horizons == [{12}, {12}, {24}, {24}, {48}, {48}]
+
+
+@pytest.mark.parametrize("curriculum", [[[1, 12]], [[0, 12], [0, 24]], [[0, 96]], [[0]], [[0, 12], [9, 24], [5, 48]]])
+def test_a_curriculum_that_cannot_be_followed_is_refused(curriculum):
+    with pytest.raises(ValueError, match=r"rollout\.curriculum is"):
+        RolloutConfig(frames=48, curriculum=curriculum)

@@ -14,7 +14,7 @@ from models.config import StudentConfig
 from models.flow import warped_sigmas
 from models.kv_cache import KVCache
 from models.noise import BlockNoise
-from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
+from models.rollout import STUDENT, MadeBlock, Rollout, Weights, Window, WindowPlan
 from models.sampler import stream_blocks
 from models.tiny_world import PROMPTS, encode_text
 from models.wan import Wan
@@ -50,11 +50,21 @@ def dispatched(batch: int = 2, windows: int = 6, frames: int = 30, seed: int = 0
 
 
 def planned(*plans: WindowPlan, seed: int = 7) -> Rollout:
-    return Rollout(id=0, attempt=0, prompt=PROMPTS[0], seed=seed, frames=30, windows=plans)
+    numbered = tuple(replace(plan, index=i) for i, plan in enumerate(plans))
+    return Rollout(id=0, attempt=0, prompt=PROMPTS[0], seed=seed, frames=30, windows=numbered)
 
 
 def make(rollouts: Sequence[Rollout], shelf: Shelf | None = None) -> list[Window]:
-    return list(RolloutActor(SHAPE, WINDOW, encode_text, shelf or Shelf()).windows(rollouts))
+    return [item for item in stream(rollouts, shelf) if isinstance(item, Window)]
+
+
+def stream(
+    rollouts: Sequence[Rollout],
+    shelf: Shelf | None = None,
+    made: Sequence[MadeBlock] = (),
+    window: WindowConfig = WINDOW,
+) -> list[Window | MadeBlock]:
+    return list(RolloutActor(SHAPE, window, encode_text, shelf or Shelf()).windows(rollouts, made))
 
 
 def whole_videos(rollouts: Sequence[Rollout], frames: int) -> tuple[Tensor, list[Tensor]]:
@@ -73,9 +83,9 @@ def whole_videos(rollouts: Sequence[Rollout], frames: int) -> tuple[Tensor, list
 @pytest.mark.parametrize("seed", range(3))
 def test_every_planned_window_comes_out_exactly_once_and_as_planned(seed):
     rollouts = dispatched(seed=seed)
-    asked = Counter((rollout.id, i, plan) for rollout in rollouts for i, plan in enumerate(rollout.windows))
+    asked = Counter((rollout.id, plan) for rollout in rollouts for plan in rollout.windows)
     made = make(rollouts)
-    assert Counter((w.rollout, w.index, WindowPlan(w.role, w.start, w.step)) for w in made) == asked
+    assert Counter((w.rollout, WindowPlan(w.role, w.start, w.step, w.index)) for w in made) == asked
     by_id = {rollout.id: rollout for rollout in rollouts}
     assert all((w.prompt, w.seed) == (by_id[w.rollout].prompt, by_id[w.rollout].seed) for w in made)
 
@@ -96,7 +106,7 @@ def test_a_window_and_its_context_are_cut_from_the_video_that_the_sampler_makes(
 
 
 def test_a_context_is_shorter_where_the_video_is_younger_and_never_longer_than_asked_for():
-    plans = [WindowPlan(STUDENT, start, 3) for start in range(0, 25, 3)]
+    plans = [WindowPlan(STUDENT, start, 3, 0) for start in range(0, 25, 3)]
     lengths = {window.start: len(window.context) for window in make([planned(*plans)])}
     assert lengths == {start: min(start, KEPT) for start in range(0, 25, 3)}
     assert lengths[0] == 0 and lengths[24] == KEPT == 9
@@ -104,21 +114,22 @@ def test_a_context_is_shorter_where_the_video_is_younger_and_never_longer_than_a
 
 def test_a_rollout_stops_after_the_last_block_that_a_window_needs():
     shelf = Shelf()
-    make([planned(WindowPlan(STUDENT, 0, 3), WindowPlan(STUDENT, 9, 3))], shelf)
+    make([planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 9, 3, 0))], shelf)
     assert shelf.asked == 1 + 5  # once at the start and once after each of five blocks, of the ten planned
 
 
 def test_a_window_is_yielded_as_soon_as_its_last_block_exists():
     shelf = Shelf()
     windows = RolloutActor(SHAPE, WINDOW, encode_text, shelf).windows(
-        [planned(WindowPlan(STUDENT, 0, 3), WindowPlan(STUDENT, 24, 3))]
+        [planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 24, 3, 0))]
     )
+    assert [next(windows).index for _ in range(2)] == [0, 1]  # two blocks
     assert next(windows).start == 0
     assert shelf.asked == 2  # the second block is finished, and nothing was asked for after it
 
 
 def test_new_weights_are_taken_up_at_the_next_block_and_every_block_says_which_made_it():
-    plans = [WindowPlan(STUDENT, start, 3) for start in range(0, 25, 3)]
+    plans = [WindowPlan(STUDENT, start, 3, 0) for start in range(0, 25, 3)]
     for window in make([planned(*plans)], Shelf(blocks_per_version=2)):
         first, end = window.start - len(window.context), window.start + 6
         assert window.versions == tuple(block // 2 for block in range(first // 3, end // 3))
@@ -126,7 +137,7 @@ def test_new_weights_are_taken_up_at_the_next_block_and_every_block_says_which_m
 
 
 def test_new_weights_change_no_frame_that_was_finished_before_them():
-    plans = [WindowPlan(STUDENT, start, 3) for start in range(0, 25, 3)]
+    plans = [WindowPlan(STUDENT, start, 3, 0) for start in range(0, 25, 3)]
     rollout = planned(*plans)
     kept = {window.start: window for window in make([rollout])}
     for window in make([rollout], Shelf(blocks_per_version=4)):
@@ -154,8 +165,8 @@ def test_a_video_is_the_same_alone_and_beside_others():
 def test_an_actor_goes_on_to_the_next_rollouts_with_the_weights_that_it_has():
     shelf = Shelf(blocks_per_version=3)
     actor = RolloutActor(SHAPE, WINDOW, encode_text, shelf)
-    rollout = planned(WindowPlan(STUDENT, 0, 3), WindowPlan(STUDENT, 3, 3))
-    first, second = (next(actor.windows([rollout])) for _ in range(2))
+    rollout = planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 3, 3, 0))
+    first, second = (next(w for w in actor.windows([rollout]) if isinstance(w, Window)) for _ in range(2))
     assert (first.versions, second.versions) == ((0, 0), (0, 1))
 
 
@@ -164,6 +175,55 @@ def test_windows_carry_no_graph():
 
 
 def test_a_window_whose_parts_do_not_belong_together_is_refused():
-    window = make([planned(WindowPlan(STUDENT, 3, 3))])[0]
+    window = make([planned(WindowPlan(STUDENT, 3, 3, 0))])[0]
     with pytest.raises(ValueError, match="do not belong together"):
         replace(window, noisy=window.noisy[:3])
+
+
+@pytest.mark.parametrize("lost_after", range(1, 10))
+def test_a_video_continued_by_another_actor_from_its_streamed_blocks_is_the_same_video(lost_after):
+    """Exact when the blocks that are kept reach back as far as the layers can see."""
+    window = replace(WINDOW, burn_in_frames=(SHAPE.wan.num_layers - 1) * SHAPE.context_frames)
+    plans = [WindowPlan(STUDENT, start, 3, 0) for start in range(0, 25, 3)]
+    rollout = planned(*plans)
+    whole = stream([rollout], window=window)
+    before = [item for item in whole if isinstance(item, MadeBlock)][:lost_after]
+    after = [item for item in stream([rollout], made=before, window=window) if isinstance(item, Window)]
+    expected = [w for w in whole if isinstance(w, Window) and w.start + 6 > 3 * lost_after]
+    assert [w.index for w in after] == [w.index for w in expected]
+    for one, other in zip(after, expected, strict=True):
+        for name in ("context", "latents", "noisy"):
+            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-5, atol=1e-5)
+
+
+def test_a_few_videos_of_a_batch_are_continued_without_the_others():
+    rollouts = dispatched(batch=3)
+    whole = stream(rollouts)
+    made = [item.rows([0, 2]) for item in whole if isinstance(item, MadeBlock)][:4]
+    after = [item for item in stream([rollouts[0], rollouts[2]], made=made) if isinstance(item, Window)]
+    expected = {
+        (w.rollout, w.index): w for w in whole if isinstance(w, Window) and w.start + 6 > 12 and w.rollout != 1
+    }
+    assert {(w.rollout, w.index) for w in after} == set(expected) and after
+    for window in after:
+        other = expected[window.rollout, window.index]
+        torch.testing.assert_close(window.latents, other.latents, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(window.noisy, other.noisy, rtol=1e-5, atol=1e-5)
+
+
+def test_a_continued_video_says_which_weights_made_which_of_its_blocks():
+    rollout = planned(WindowPlan(STUDENT, 6, 3, 0))
+    made = [item for item in stream([rollout]) if isinstance(item, MadeBlock)][:3]
+
+    class Newer(Shelf):
+        def newer(self, than):
+            return weights(5) if than is None else None
+
+    (window,) = [item for item in stream([rollout], Newer(), made) if isinstance(item, Window)]
+    assert window.versions == (0, 0, 0, 5)
+
+
+def test_a_block_records_only_the_inputs_that_planned_windows_need():
+    rollout = planned(WindowPlan(STUDENT, 6, 1, 0), WindowPlan(STUDENT, 9, 3, 0))
+    blocks = [item for item in stream([rollout]) if isinstance(item, MadeBlock)]
+    assert [sorted(block.inputs) for block in blocks] == [[], [], [1], [1, 3], [3]]

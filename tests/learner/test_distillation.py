@@ -45,7 +45,7 @@ class Shelf:
 @pytest.fixture(scope="module")
 def windows() -> list[Window]:
     """Windows of version 0, made by a real actor: one without history and two with all that the cache ever saw."""
-    plans = tuple(WindowPlan(STUDENT, start, 3) for start in (0, 12, 18))
+    plans = tuple(WindowPlan(STUDENT, start, 3, 0) for start in (0, 12, 18))
     window = WindowConfig(frames=6, burn_in_frames=FULL)
     actor = RolloutActor(SHAPE, window, encode_text, Shelf())
     return list(actor.windows([Rollout(0, 0, PROMPTS[3], 11, 24, plans)]))

@@ -9,7 +9,7 @@ from models.config import WanConfig
 from models.flow import warped_sigmas
 from models.kv_cache import KVCache
 from models.noise import BlockNoise
-from models.sampler import Block, stream_blocks, teacher_trajectory
+from models.sampler import Block, stream_blocks, teacher_states
 from models.wan import Wan
 
 CONFIG = WanConfig(
@@ -123,7 +123,7 @@ def test_a_teacher_trajectory_is_eulers_method_with_guidance_written_slowly():
     teacher, text, free = network(), text_of([1, 2]), torch.zeros(1, 5, 8)
     noise = torch.randn(2, 6, 2, 2, 4, generator=torch.Generator().manual_seed(0))
     sigmas = [1.0, 0.9, 0.5, 0.2]
-    states = teacher_trajectory(teacher, text, free, noise, sigmas, guidance=2.5)
+    states = list(teacher_states(teacher, text, free, noise, sigmas, guidance=2.5))
     assert len(states) == 5 and torch.equal(states[0], noise)
     x = noise
     for i, sigma in enumerate(sigmas):

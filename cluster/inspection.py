@@ -1,0 +1,61 @@
+"""Whether a delivered window is what was asked for: wrong ones are refused by name and counted, never trained on."""
+
+import torch
+
+from cluster.lineage import Lineage
+from models.config import StudentConfig
+from models.rollout import Rollout, Trajectory, Window, WindowPlan
+
+
+class BadWindow(ValueError):
+    """A window that must not be trained on; `reason` is one word for the counters."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+def inspect(item: Window | Trajectory, rollout: Rollout, student: StudentConfig, window_frames: int, known: Lineage):
+    """Raise BadWindow unless `item` is a window of `rollout` as planned, by weights that were published here."""
+    where = f"window {item.index} of rollout {item.rollout}"
+    plan = next((plan for plan in rollout.windows if plan.index == item.index), None)
+    if item.rollout != rollout.id or plan is None:
+        raise BadWindow("plan", f"{where} was not asked for")
+    if item.attempt != rollout.attempt:
+        raise BadWindow("attempt", f"{where} is of attempt {item.attempt}, expected was {rollout.attempt}")
+    if isinstance(item, Window):
+        _inspect_window(item, plan, where, student, window_frames, known)
+        tensors = {"context": item.context, "latents": item.latents, "noisy": item.noisy}
+    else:
+        shape = (student.horizon_frames, *student.frame_shape)
+        _inspect_shape(item.latents, shape, f"{where}: latents")
+        _inspect_shape(item.states, (len(student.timesteps), *shape), f"{where}: states")
+        tensors = {"states": item.states, "latents": item.latents}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise BadWindow("dtype", f"{where}: {name} is {tensor.dtype}, not floating point")
+        if not torch.isfinite(tensor).all():
+            raise BadWindow("not_finite", f"{where}: {name} has NaN or infinite latents")
+
+
+def _inspect_window(
+    window: Window, plan: WindowPlan, where: str, student: StudentConfig, window_frames: int, known: Lineage
+) -> None:
+    if (window.role, window.start, window.step) != (plan.role, plan.start, plan.step):
+        raise BadWindow("plan", f"{where} has another role, start or step than was drawn for it")
+    for name in ("latents", "noisy"):
+        _inspect_shape(getattr(window, name), (window_frames, *student.frame_shape), f"{where}: {name}")
+    _inspect_shape(window.context, (len(window.context), *student.frame_shape), f"{where}: context")
+    if len({tensor.dtype for tensor in (window.context, window.latents, window.noisy)}) > 1:
+        raise BadWindow("dtype", f"{where} mixes dtypes")
+    blocks, rest = divmod(len(window.context) + window_frames, student.block_frames)
+    if rest or len(window.versions) != blocks:
+        raise BadWindow("version", f"{where} has {len(window.versions)} versions for {blocks} blocks")
+    unknown = [version for version in window.versions if version not in known]
+    if unknown:
+        raise BadWindow("version", f"{where} names version {unknown[0]}, which was not published on this timeline")
+
+
+def _inspect_shape(tensor: torch.Tensor, wanted: tuple[int, ...], what: str) -> None:
+    if tuple(tensor.shape) != wanted:
+        raise BadWindow("shape", f"{what} has shape {list(tensor.shape)}, expected {list(wanted)}")

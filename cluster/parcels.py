@@ -1,0 +1,43 @@
+"""What travels, taken apart: its tensors, and the plain rest. For the wire and for checkpoints."""
+
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from models.rollout import MadeBlock, Progress, Trajectory, Window
+
+KINDS = {kind.__name__: kind for kind in (Window, Trajectory, MadeBlock, Progress)}
+Item = Window | Trajectory | MadeBlock | Progress
+
+
+def take_apart(item: Item) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Plain fields, with the kind's name under "kind", and tensors by field; a mapping's by "field/key"."""
+    plain: dict[str, Any] = {"kind": type(item).__name__}
+    tensors: dict[str, Tensor] = {}
+    for field in fields(item):
+        value = getattr(item, field.name)
+        if isinstance(value, Tensor):
+            tensors[field.name] = value
+        elif isinstance(value, dict):
+            tensors |= {f"{field.name}/{key}": tensor for key, tensor in value.items()}
+        else:
+            plain[field.name] = value
+    return plain, tensors
+
+
+def put_together(plain: dict[str, Any], tensors: dict[str, Tensor]) -> Item:
+    """What `take_apart` took apart."""
+    kind = KINDS[plain["kind"]]
+    values = {name: value for name, value in plain.items() if name != "kind"}
+    for path, tensor in tensors.items():
+        name, _, key = path.partition("/")
+        if key:
+            values.setdefault(name, {})[int(key)] = tensor
+        else:
+            values[name] = tensor
+    if kind is MadeBlock:
+        values.setdefault("inputs", {})
+    if "versions" in values:
+        values["versions"] = tuple(values["versions"])  # a list after msgpack
+    return kind(**values)

@@ -1,0 +1,253 @@
+"""The supply of windows without any process: what is asked of the actors, what came of it, what the learner gets.
+
+`Coordinator` runs it on Ray and `InlineCluster` in one process, so both make the same windows in the same order.
+"""
+
+import logging
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from actors.rollout_actor import blocks_kept
+from cluster.buffer import WindowBuffer
+from cluster.config import Config
+from cluster.crew import make_dispatcher
+from cluster.inspection import BadWindow, inspect
+from cluster.lineage import Lineage
+from cluster.parcels import Item, put_together, take_apart
+from models.rollout import MadeBlock, Rollout, Trajectory, Window, WindowPlan
+
+BAD_AT_LEAST = 5
+"""Refused windows before their share is looked at."""
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""For a checkpoint: tensors by name, and the plain rest."""
+
+_log = logging.getLogger(__name__)
+
+
+class TooManyBad(RuntimeError):
+    """More windows were refused than buffer.bad_share allows."""
+
+
+@dataclass
+class Dispatch:
+    """Videos that one actor makes together, and the blocks that it has streamed so far."""
+
+    rollouts: list[Rollout]
+    made: deque[MadeBlock] = field(default_factory=deque)
+    lost: int = 0
+    """How often its actor was lost without a block made in between."""
+
+
+class Supply:
+    """Of one stage."""
+
+    def __init__(self, stage: str, config: Config, state: State | None = None):
+        self.stage, self.config = stage, config
+        self.dispatcher = make_dispatcher(stage, config)
+        self.buffer = WindowBuffer(config.buffer, config.seed, config.dmd.batch_size * (1 + config.dmd.critic_updates))
+        self.lineage = Lineage()
+        self.next_rollout = 0
+        self.open: dict[int, Rollout] = {}
+        """As first dispatched: rollouts of which a window has not been taken yet."""
+        self.attempts: dict[int, int] = {}
+        self.returned: deque[Dispatch] = deque()
+        self.plans: dict[int, list[Any]] = {}
+        self.starts: dict[str, Counter[int]] = {}
+        self.taken: list[dict[str, Any]] = []
+        if state is not None:
+            self._restore(*state)
+
+    # -- what is asked of the actors ------------------------------------------------------------------------------
+
+    def next(self) -> Dispatch | None:
+        """What an idle actor should make: first what was lost, then what came too old, then new rollouts.
+
+        None if there is no room, or no more to make.
+        """
+        if self.returned:
+            return self.returned.popleft()
+        if self.buffer.refills:
+            return Dispatch(self._refills())
+        rollouts = self.dispatcher.rollouts(self.next_rollout, self.lineage.update)
+        if not rollouts or not self.buffer.has_room(rollouts):
+            return None
+        self.next_rollout += len(rollouts)
+        self.buffer.expect(rollouts)
+        self.open |= {rollout.id: rollout for rollout in rollouts}
+        return Dispatch(rollouts)
+
+    def give_back(self, dispatch: Dispatch, afresh: bool = False) -> None:
+        """An actor is gone or has left: what is missing is asked for again.
+
+        Its videos go on from the blocks that were streamed, as the same attempt; `afresh`, or without any block, they
+        are made again as a new attempt. Windows that were delivered stay valid either way.
+        """
+        rows, missing = self._missing(dispatch)
+        if not missing:
+            return
+        made = [] if afresh or not self.config.rollout.continued else self._made_before(missing, dispatch.made)
+        if made:
+            again = Dispatch(missing, deque(block.rows(rows) for block in made), dispatch.lost + 1)
+        else:
+            again = Dispatch([self._next_attempt(rollout) for rollout in missing], lost=dispatch.lost + 1)
+        self.returned.append(again)
+
+    def _missing(self, dispatch: Dispatch) -> tuple[list[int], list[Rollout]]:
+        """Rows of the dispatch of which windows are still to come, and those rollouts with these windows only."""
+        rows, missing = [], []
+        for row, rollout in enumerate(dispatch.rollouts):
+            plans = tuple(p for p in rollout.windows if self.buffer.expects(rollout.id, p.index, rollout.attempt))
+            if plans:
+                rows.append(row)
+                missing.append(replace(rollout, windows=plans))
+        return rows, missing
+
+    def _made_before(self, missing: Sequence[Rollout], made: Sequence[MadeBlock]) -> list[MadeBlock]:
+        """Blocks to go on from: none that ends a missing window, because an actor yields windows at their last block."""
+        window, block = self.config.window.frames, self.config.student.block_frames
+        first_end = min(plan.start + window for rollout in missing for plan in rollout.windows) // block
+        return [entry for entry in made if entry.index < first_end - 1]
+
+    def _next_attempt(self, rollout: Rollout) -> Rollout:
+        self.attempts[rollout.id] = self.attempts.get(rollout.id, 0) + 1
+        again = replace(rollout, attempt=self.attempts[rollout.id])
+        self.buffer.expect_again(again)
+        return again
+
+    def _refills(self) -> list[Rollout]:
+        """The windows that came too old, with the starts that were drawn for them; one dispatch at most."""
+        plans: dict[int, list[WindowPlan]] = {}
+        while self.buffer.refills:
+            rollout, index = self.buffer.refills[0]
+            if rollout not in plans and len(plans) == self.config.rollout.batch:
+                break
+            self.buffer.refills.popleft()
+            plans.setdefault(rollout, []).append(self._plan(rollout, index))
+        return [self._next_attempt(replace(self.open[i], windows=tuple(asked))) for i, asked in plans.items()]
+
+    def _plan(self, rollout: int, index: int) -> WindowPlan:
+        return next(plan for plan in self.open[rollout].windows if plan.index == index)
+
+    # -- what came of it ------------------------------------------------------------------------------------------
+
+    def deliver(self, dispatch: Dispatch, item: Item) -> None:
+        """Keep what an actor streamed. Raises BadWindow for a window that must not be trained on."""
+        if isinstance(item, MadeBlock):
+            dispatch.lost = 0
+            dispatch.made.append(item)
+            while len(dispatch.made) > blocks_kept(self.config.student, self.config.window):
+                dispatch.made.popleft()
+        elif isinstance(item, Window | Trajectory):
+            rollout = next((r for r in dispatch.rollouts if r.id == item.rollout), None)
+            if rollout is None or not self.buffer.expects(item.rollout, item.index, item.attempt):
+                raise BadWindow("plan", f"window {item.index} of rollout {item.rollout} was not asked for, or came twice")
+            inspect(item, rollout, self.config.student, self.config.window.frames, self.lineage)
+            self.buffer.put(item)
+
+    def refuse(self, bad: BadWindow) -> None:
+        """Count a refused window. Raises TooManyBad when they are no accident any more."""
+        _log.warning("refused: %s", bad)
+        counts = self.buffer.counts
+        counts["refused"] += 1
+        counts[f"refused_{bad.reason}"] += 1
+        share = counts["refused"] / (counts["refused"] + counts["delivered"])
+        if counts["refused"] >= BAD_AT_LEAST and share > self.config.buffer.bad_share:
+            raise TooManyBad(
+                f"{counts['refused']} windows were refused, {share:.0%} of those that came (buffer.bad_share = "
+                f"{self.config.buffer.bad_share}); the last one: {bad}"
+            )
+
+    # -- what the learner gets ------------------------------------------------------------------------------------
+
+    def take(self, number: int, role: str, n: int) -> list[Any] | None:
+        """The plan of the learner's `number`-th request: `n` samples of a role, or None while they are being made.
+
+        Asking again, by another rank or after a lost answer, gives the same samples.
+        """
+        if number not in self.plans:
+            taken = self.buffer.take(role, n, self._age)
+            if taken is None:
+                return None
+            # A rank that asks for this plan has everything of the last but one: its updates are collective.
+            self.plans = {kept: plan for kept, plan in self.plans.items() if kept >= number - 1} | {number: taken}
+            self._note(role, taken)
+        return self.plans[number]
+
+    def _age(self, sample: Window | Trajectory) -> int:
+        return self.lineage.age(sample.version) if isinstance(sample, Window) else 0
+
+    def _note(self, role: str, taken: Sequence[Any]) -> None:
+        self.starts.setdefault(role, Counter()).update(sample.start for sample in taken)
+        for sample in taken:
+            place = {"role": role, "rollout": sample.rollout, "attempt": sample.attempt, "index": sample.index}
+            self.taken.append(place | {"start": sample.start, "age": self._age(sample)})
+            if not any(self.buffer.holds(sample.rollout, plan.index) for plan in self.open[sample.rollout].windows):
+                del self.open[sample.rollout]
+                self.attempts.pop(sample.rollout, None)
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Every window taken since this was last asked: role, rollout, attempt, index, start and age."""
+        taken, self.taken = self.taken, []
+        return taken
+
+    def metrics(self) -> dict[str, object]:
+        """Depth, windows by outcome, and where the taken ones started: {role: {start: windows}}."""
+        starts = {role: dict(sorted(counter.items())) for role, counter in self.starts.items()}
+        return {
+            "buffer/depth": self.buffer.depth,
+            "buffer/pending": len(self.buffer.pending),
+            "buffer/starts": starts,
+        } | {f"windows/{outcome}": count for outcome, count in sorted(self.buffer.counts.items())}
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Everything that a resumed run needs; latents are small, so what waits is saved whole."""
+        tensors, waiting = {}, []
+        for i, sample in enumerate(self.buffer.waiting.values()):
+            plain, parts = take_apart(sample)
+            waiting.append(plain)
+            tensors |= {f"{i}/{name}": tensor for name, tensor in parts.items()}
+        plain = {
+            "stage": self.stage,
+            "next_rollout": self.next_rollout,
+            "lineage": sorted(self.lineage.updates.items()),
+            "open": [asdict(rollout) for rollout in self.open.values()],
+            "attempts": sorted(self.attempts.items()),
+            "starts": {role: sorted(counter.items()) for role, counter in self.starts.items()},
+            "buffer": self.buffer.state(),
+            "waiting": waiting,
+        }
+        return tensors, plain
+
+    def _restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """What was in flight is asked for again, as new attempts, before anything new."""
+        parts: dict[int, dict[str, Tensor]] = {}
+        for path, tensor in tensors.items():
+            i, _, name = path.partition("/")
+            parts.setdefault(int(i), {})[name] = tensor
+        self.buffer.restore(
+            plain["buffer"], [put_together(sample, parts[i]) for i, sample in enumerate(plain["waiting"])]
+        )
+        self.lineage = Lineage((version, update) for version, update in plain["lineage"])
+        self.next_rollout = plain["next_rollout"]
+        self.attempts = dict(tuple(pair) for pair in plain["attempts"])
+        self.starts = {role: Counter(dict(map(tuple, pairs))) for role, pairs in plain["starts"].items()}
+        self.open = {rollout["id"]: _rollout(rollout) for rollout in plain["open"]}
+        missing = [r for r in (self._in_flight(rollout) for rollout in self.open.values()) if r.windows]
+        for first in range(0, len(missing), self.config.rollout.batch):
+            batch = missing[first : first + self.config.rollout.batch]
+            self.returned.append(Dispatch([self._next_attempt(rollout) for rollout in batch]))
+
+    def _in_flight(self, rollout: Rollout) -> Rollout:
+        plans = tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending)
+        return replace(rollout, windows=plans)
+
+
+def _rollout(plain: dict[str, Any]) -> Rollout:
+    return Rollout(**plain | {"windows": tuple(WindowPlan(**plan) for plan in plain["windows"])})
