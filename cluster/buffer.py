@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from cluster.errors import RunFailed
 from models.keys import key, require_positive, require_share
 from models.rollout import Rollout
 
 Key = tuple[int, int]
 """(rollout, index): a window as it was dispatched, whichever attempt makes it."""
+
+OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused", "cancelled")
 
 MAX_REFILLS = 3
 """Times one window may come too old. More means that no rollout is ever young enough."""
@@ -47,7 +50,7 @@ class Sample(Protocol):
 S = TypeVar("S", bound=Sample)
 
 
-class TooOld(RuntimeError):
+class TooOld(RunFailed):
     """Windows come too old again and again: the age bound cannot be met."""
 
 
@@ -70,7 +73,7 @@ class WindowBuffer:
         """The attempt that each window is expected of."""
         self.refills: deque[Key] = deque()
         self.dropped: Counter[Key] = Counter()
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
     @property
     def depth(self) -> int:
@@ -184,5 +187,5 @@ class WindowBuffer:
         self.order.update({role: deque(tuple(w) for w in keys) for role, keys in state["order"].items()})
         self.pending = {(rollout, index): attempt for rollout, index, attempt in state["pending"]}
         self.dropped = Counter({(rollout, index): times for rollout, index, times in state["dropped"]})
-        self.counts = Counter(state["counts"])
+        self.counts.update(state["counts"])
         self.waiting = {(sample.rollout, sample.index): sample for sample in waiting}

@@ -8,6 +8,7 @@ import numpy
 
 from actors.config import RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
+from cluster.buffer import BufferConfig
 from learner.config import DmdConfig, OdeConfig, PretrainConfig
 from models.config import StudentConfig
 from models.keys import key, require_positive
@@ -22,14 +23,28 @@ class ClusterConfig:
     kind: str = key("ray", "ray (actors and learner in processes of their own) or inline (one process)")
     address: str | None = key(None, "Ray cluster to join; without one the command starts a local Ray")
     rollout_actors: int = key(1, "processes that make rollouts")
+    actor_gpus: float = key(0.0, "GPUs of each rollout process; 0 rolls out on the CPU")
+    learner_ranks: int = key(1, "processes that train together, the networks sharded over them (FSDP2)")
+    rank_gpus: float = key(0.0, "GPUs of each learner rank, 0 or 1")
     threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
-    buffer_windows: int = key(192, "windows dispatched or waiting at most; beyond that actors wait")
-    timeout_s: float = key(600.0, "longest wait for windows before the run stops and says so")
+    timeout_s: float = key(600.0, "longest wait for windows, or of one rank for another, before the run stops")
+    start_timeout_s: float = key(600.0, "longest start of a process")
+    progress_timeout_s: float = key(300.0, "longest silence of a rollout process between two blocks; then it is replaced")
+    slow_factor: float = key(10.0, "a rollout process this many times slower than the pool's median is replaced")
+    restarts: int = key(3, "times that lost learner ranks or a lost coordinator are started again")
 
     def __post_init__(self):
         if self.kind not in ("ray", "inline"):
             raise ValueError(f'cluster.kind is "{self.kind}"; set cluster to ray or inline')
-        require_positive("cluster", self, "rollout_actors", "threads", "buffer_windows", "timeout_s")
+        counts = ("rollout_actors", "learner_ranks", "threads")
+        require_positive("cluster", self, *counts, "timeout_s", "start_timeout_s", "progress_timeout_s")
+        if self.kind == "inline" and self.learner_ranks > 1:
+            raise ValueError(f"cluster.learner_ranks is {self.learner_ranks}, but inline is one process; set cluster=ray")
+        if self.slow_factor <= 1:
+            raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
+        for name in ("restarts", "actor_gpus", "rank_gpus"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be 0 or above")
 
 
 @dataclass(kw_only=True)
@@ -60,6 +75,7 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     ode: OdeConfig = field(default_factory=OdeConfig)
     dmd: DmdConfig = field(default_factory=DmdConfig)
+    buffer: BufferConfig = field(default_factory=BufferConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -133,8 +149,14 @@ class Config:
     def _check_buffer(self) -> None:
         rollouts = self.rollout.batch * self.rollout.windows
         updates = self.dmd.batch_size * (1 + self.dmd.critic_updates)
-        if self.cluster.buffer_windows < rollouts + updates:
+        if self.buffer.windows < rollouts + updates:
             raise ValueError(
-                f"cluster.buffer_windows = {self.cluster.buffer_windows} cannot hold one dispatch ({rollouts}) "
-                f"and one step ({updates}); raise it to {rollouts + updates}"
+                f"buffer.windows = {self.buffer.windows} cannot hold one dispatch ({rollouts}) and one step ({updates}); "
+                f"raise it to {rollouts + updates}"
+            )
+        if self.buffer.policy == "wait" and self.buffer.max_age * updates < rollouts + updates:
+            needed = -(-(rollouts + updates) // updates)
+            raise ValueError(
+                f"buffer.max_age = {self.buffer.max_age} updates of {updates} windows cannot hold one dispatch ({rollouts}) "
+                f"and one step with buffer.policy=wait; raise it to {needed}, or choose another policy"
             )

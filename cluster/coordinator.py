@@ -1,175 +1,269 @@
-"""The actor between learner and rollout pool: it owns the buffer and the weights, and keeps the pool busy."""
+"""The actor between learner and rollout pool: it owns the supply and the weights, and keeps the pool busy."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter, deque
+from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
 
-from cluster.buffer import WindowBuffer
 from cluster.config import Config
-from cluster.crew import make_dispatcher
-from cluster.rollout_process import RolloutProcess, StageEnded
+from cluster.errors import RunFailed
+from cluster.inspection import BadWindow
+from cluster.packing import ChecksumMismatch
+from cluster.parcels import Parcel, unwrap, wrap
+from cluster.pool import ActorLost, Pool, RayPool
+from cluster.rollout_process import LEAVE, LONG_POLL_S, Delivery, StageEnded
+from cluster.supply import Dispatch, State, Supply
+from cluster.trace import Span
 from cluster.weights import PackedWeights
-from models.rollout import Rollout, Trajectory, Window
+from cluster.workload import Workload
 
-_ATTEMPTS = 5
-"""Times a rollout is asked for before the run stops: more deaths in a row are no accident."""
+_LOST_IN_A_ROW = 5
+"""Processes that one dispatch may lose without a block made in between: more are no accident."""
+_DRAIN_POLL_S = 2.0
 
 _log = logging.getLogger(__name__)
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
 class Coordinator:
-    """One per run. All methods are asynchronous and run in one event loop: no locks around plain state."""
+    """One per run. All methods are asynchronous and run in one event loop: no locks around plain state.
 
-    def __init__(self, config: Config):
+    When its process is lost Ray starts it again, empty; the learner then begins again from its checkpoint.
+    """
+
+    def __init__(self, config: Config, pool: Pool | None = None):
         self.config = config
-        self.buffer = WindowBuffer(config.cluster.buffer_windows, config.seed)
-        self.changed = asyncio.Condition()
+        self.pool = pool or RayPool(config, ray.get_runtime_context().current_actor)
+        self.supply: Supply | None = None
         self.epoch = 0
-        self.weights: tuple[int, ray.ObjectRef] | None = None
+        self.weights: tuple[int, Any] | None = None
+        self.arrived, self.room, self.published = asyncio.Condition(), asyncio.Condition(), asyncio.Condition()
+        self.workload = Workload(self.pool.slots)
+        self.leaving: set[int] = set()
         self.failure: str | None = None
-        self.reason: str | None = None
+        self.reason: Exception | None = None
         self.shown: tuple[str, int, int, str] | None = None
-        self.waited_s = 0.0
-        self.deaths = 0
+        self.news: deque[str] = deque(maxlen=1000)
+        self.spans: list[Span] = []
         self.drivers: list[asyncio.Task] = []
-        me = ray.get_runtime_context().current_actor
-        self.actors = [self._new_actor(me) for _ in range(config.cluster.rollout_actors)]
-        self.begun: list[int | None] = [None] * len(self.actors)
 
-    async def begin(self, stage: str, config: Config, next_rollout: int = 0) -> None:
-        """Supply `stage` from rollout `next_rollout` on; what is left of the stage before is cancelled."""
+    # -- the learner's side ---------------------------------------------------------------------------------------
+
+    async def begin(self, stage: str, config: Config, state: State | None = None) -> int:
+        """Supply `stage`, from a checkpoint's state if there is one; returns the epoch that takes must name."""
         for driver in self.drivers:
             driver.cancel()
         await asyncio.gather(*self.drivers, return_exceptions=True)
         self.epoch += 1
-        self.stage, self.stage_config, self.next_rollout = stage, config, next_rollout
-        self.weights = None
-        self.buffer.cancel()
-        self.dispatcher = make_dispatcher(stage, config)
-        self.drivers = [asyncio.create_task(self._drive(slot)) for slot in range(len(self.actors))]
+        self.stage, self.stage_config, self.weights, self.failure = stage, config, None, None
+        self.supply = Supply(stage, config, state)
+        self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]
+        self.drivers.append(asyncio.create_task(self._watch_nodes()))
+        await self._notify(self.published)  # who asks for weights of the epoch before learns that it is over
+        return self.epoch
 
-    async def publish(self, packed: PackedWeights) -> None:
+    async def publish(self, packed: PackedWeights, update: int) -> None:
         """Own the newest weights; actors find them at their next block. The learner does not wait for any actor."""
-        self.weights = (packed.version, ray.put(packed))
-        await self._notify()
+        self.supply.lineage.publish(packed.version, update)
+        self.weights = (packed.version, self._own(packed))
+        self.workload.published(packed)
+        await self._notify(self.published)
+        await self._wake_one(self.room)
 
-    async def newer(self, epoch: int, than: int | None) -> tuple[ray.ObjectRef] | None:
-        """For actors: a reference to weights newer than version `than`, if there are any."""
-        if epoch != self.epoch:
-            raise StageEnded
-        if self.weights is None or (than is not None and self.weights[0] <= than):
-            return None
-        return (self.weights[1],)
+    def _own(self, packed: PackedWeights) -> Any:
+        return ray.put(packed)
 
-    async def take(self, role: str, n: int) -> Sequence[Window | Trajectory]:
-        """`n` samples of a role, as soon as there are so many. Raises when the pool has failed or the time is over."""
-        started = time.monotonic()
-        async with self.changed:
-            try:
-                await asyncio.wait_for(self._until_ready(role, n), self.config.cluster.timeout_s)
-            except TimeoutError as error:
-                raise RuntimeError(
-                    f"no {n} {role} windows within cluster.timeout_s = {self.config.cluster.timeout_s} s: "
-                    f"{self.buffer.depth} wait, {len(self.buffer.pending)} are being made"
-                ) from error
-            taken, self.taken = self.taken, None
-            self.changed.notify_all()  # there is room again
-        self.waited_s += time.monotonic() - started
-        return taken
+    async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Parcel]:
+        """Rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same."""
+        plan = await self._plan(epoch, number, role, n)
+        share = n // ranks
+        parcels = [wrap(sample) for sample in plan[rank * share : (rank + 1) * share]]
+        self.workload.handed_out(parcels)
+        return parcels
 
-    async def _until_ready(self, role: str, n: int) -> None:
-        while True:
-            if self.failure is not None:
-                raise RuntimeError(self.failure)
-            self.taken = self.buffer.take(role, n)
-            if self.taken is not None:
-                return
-            await self.changed.wait()
+    async def _plan(self, epoch: int, number: int, role: str, n: int) -> list[Any]:
+        """The whole request, as soon as it can be met."""
+        deadline = time.monotonic() + self.config.cluster.timeout_s
+        async with self.arrived:
+            while True:
+                if epoch != self.epoch:
+                    raise StageEnded
+                if self.failure is not None:
+                    raise RunFailed(self.failure)
+                plan = self.supply.take(number, role, n)
+                if plan is not None:
+                    break
+                await self._wake_one(self.room)  # dropped windows are to be made again
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        await self.arrived.wait()
+                except TimeoutError as error:
+                    raise RunFailed(
+                        f"no {n} {role} windows within cluster.timeout_s = {self.config.cluster.timeout_s} s: {self._state()}"
+                    ) from error
+        await self._wake_one(self.room)
+        return plan
 
-    async def position(self) -> dict[str, int]:
-        """Where the supply stands, for a checkpoint."""
-        return {"next_rollout": self.next_rollout}
+    async def state(self) -> State:
+        """Everything about the supply that a checkpoint needs."""
+        return self.supply.state()
 
-    async def metrics(self) -> dict[str, object]:
-        """The state of the supply."""
-        return {"cluster/waited_s": self.waited_s, "cluster/actor_deaths": self.deaths} | self.buffer.metrics()
+    async def metrics(self) -> dict[str, Any]:
+        """The supply, and what the pool did since this was last asked."""
+        return self.supply.metrics() | self.workload.metrics()
+
+    async def ledger(self) -> list[dict[str, Any]]:
+        """Every window taken since this was last asked."""
+        return self.supply.ledger()
+
+    async def drain_spans(self) -> list[Span]:
+        """What the actors did since this was last asked."""
+        spans, self.spans = self.spans, []
+        return spans
+
+    async def clock(self) -> float:
+        """This machine's time, which every span is told in."""
+        return time.time()
 
     async def show(self, stage: str, step: int, steps: int, line: str) -> None:
         """The learner's progress, kept for whoever displays it."""
         self.shown = (stage, step, steps, line)
 
-    async def shown_last(self) -> tuple[str, int, int, str] | None:
-        """For the display."""
-        return self.shown
-
-    async def stopped(self, reason: str) -> None:
-        """Why the learner stopped the run on purpose."""
+    async def stopped(self, reason: Exception | None) -> None:
+        """Why the learner stopped the run; None takes it back, as a new learner starts."""
         self.reason = reason
 
-    async def stop_reason(self) -> str | None:
-        """For the driver."""
+    # -- the driver's side ----------------------------------------------------------------------------------------
+
+    async def look(self) -> tuple[tuple[str, int, int, str] | None, list[str], str]:
+        """For the display: the learner's last progress, news since the last look, and the state in words."""
+        news = list(self.news)
+        self.news.clear()
+        return self.shown, news, self._state()
+
+    async def stop_reason(self) -> Exception | None:
+        """Why the run stopped itself, if it did."""
         return self.reason
 
-    def _new_actor(self, me: ray.actor.ActorHandle) -> ray.actor.ActorHandle:
-        return RolloutProcess.remote(me, self.config.cluster.threads)
+    def _state(self) -> str:
+        if self.supply is None:
+            return "no stage has begun"
+        waiting, pending = self.supply.buffer.depth, len(self.supply.buffer.pending)
+        return f"{waiting} windows wait, {pending} are being made, {self.workload.state()}"
 
-    async def _notify(self) -> None:
-        async with self.changed:
-            self.changed.notify_all()
+    # -- the actors' side -----------------------------------------------------------------------------------------
+
+    async def newer(self, epoch: int, slot: int, than: int | None) -> tuple[Any] | str | None:
+        """A reference to weights newer than version `than`, as soon as there are any; None after a while without."""
+        async with self.published:
+            if not self._has_answer(epoch, slot, than):
+                try:
+                    async with asyncio.timeout(LONG_POLL_S):
+                        await self.published.wait_for(lambda: self._has_answer(epoch, slot, than))
+                except TimeoutError:
+                    return None
+        if epoch != self.epoch:
+            raise StageEnded
+        if slot in self.leaving:
+            return LEAVE
+        self.workload.pulled()
+        return (self.weights[1],)
+
+    def _has_answer(self, epoch: int, slot: int, than: int | None) -> bool:
+        fresh = self.weights is not None and (than is None or self.weights[0] > than)
+        return epoch != self.epoch or slot in self.leaving or fresh
+
+    # -- keeping the pool busy ------------------------------------------------------------------------------------
 
     async def _drive(self, slot: int) -> None:
         """Keep one actor busy, as long as the buffer has room and the stage asks for more."""
         try:
-            while rollouts := await self._dispatch():
-                await self._collect(slot, rollouts)
+            while True:
+                dispatch = await self._next_dispatch()
+                await self._make(slot, dispatch)
         except StageEnded:
             return
         except Exception as error:  # hand it to the learner, who stops the run with it
             _log.exception("rollout pool failed")
-            self.failure = f"rollout actor {slot} failed: {error}"
-            await self._notify()
+            self.failure = str(error) if isinstance(error, RunFailed) else f"rollout actor {slot} failed: {error}"
+            await self._notify(self.arrived)
 
-    async def _dispatch(self) -> list[Rollout]:
-        """The next rollouts, once there is room for all their windows and weights to make them with."""
-        async with self.changed:
+    async def _next_dispatch(self) -> Dispatch:
+        """The next dispatch, once there is room for all its windows and weights to make them with."""
+        async with self.room:
             while True:
-                rollouts = self.dispatcher.rollouts(self.next_rollout)
-                if self.buffer.has_room(rollouts) and (self.stage == "ode" or self.weights is not None):
-                    break
-                await self.changed.wait()
-            if rollouts:
-                self.next_rollout += len(rollouts)
-                self.buffer.expect(rollouts)
-        return rollouts
+                if self.stage == "ode" or self.weights is not None:
+                    dispatch = self.supply.next()
+                    if dispatch is not None:
+                        self.room.notify()  # there may be more
+                        return dispatch
+                await self.room.wait()
 
-    async def _collect(self, slot: int, rollouts: list[Rollout]) -> None:
-        """Buffer the windows of `rollouts`; after a death ask another process for those that are missing."""
-        for attempt in range(_ATTEMPTS):
-            tried = [replace(rollout, attempt=attempt) for rollout in rollouts]
-            try:
-                await self._ready(slot)
-                stream = self.actors[slot].windows.options(num_returns="streaming").remote(tried)
-                async for reference in stream:
-                    sample = await reference
-                    if (sample.rollout, sample.index) in self.buffer.pending:
-                        self.buffer.put(sample)
-                        await self._notify()
-                return
-            except (RayActorError, ObjectLostError):
-                self.deaths += 1
-                _log.warning("rollout actor %d or what it made was lost; starting another", slot)
-                self.actors[slot] = self._new_actor(ray.get_runtime_context().current_actor)
-                self.begun[slot] = None
-        raise RuntimeError(f"{_ATTEMPTS} processes died on rollouts {[rollout.id for rollout in rollouts]}")
+    async def _make(self, slot: int, dispatch: Dispatch) -> None:
+        """Have one dispatch made; what is missing at the end is given back for another actor to make."""
+        self.workload.busy(slot)
+        afresh = False
+        try:
+            async for delivery in self.pool.stream(slot, self.stage, self.stage_config, self.epoch, dispatch):
+                await self._receive(slot, dispatch, delivery)
+                if self.workload.too_slow(slot, self.config.cluster.slow_factor):
+                    raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
+            if slot in self.leaving or self.supply.missing(dispatch):
+                self._replace(slot, "left")
+        except ActorLost as loss:
+            self._replace(slot, str(loss))
+        except BadWindow as bad:
+            self._say(f"rollout actor {slot}: {bad}; refused, and the actor replaced")
+            self._replace(slot, f"made a bad window ({bad.reason})")
+            self.supply.refuse(bad)
+            afresh = True
+        finally:
+            self.workload.idle(slot)
+        self.supply.give_back(dispatch, afresh)
+        if dispatch.lost >= _LOST_IN_A_ROW:
+            raise RunFailed(f"{dispatch.lost} processes in a row were lost on {[r.id for r in dispatch.rollouts]}")
+        await self._wake_one(self.room)
 
-    async def _ready(self, slot: int) -> None:
-        """Tell an actor which stage it supplies, once."""
-        if self.begun[slot] != self.epoch:
-            await self.actors[slot].begin.remote(self.stage, self.stage_config, self.epoch)
-            self.begun[slot] = self.epoch
+    async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
+        try:
+            item = await asyncio.to_thread(unwrap, delivery.parcel)
+        except ChecksumMismatch as error:
+            raise BadWindow("checksum", str(error)) from error
+        self.spans += delivery.spans
+        self.workload.received(slot, delivery)
+        self.supply.deliver(dispatch, item)
+        await self._notify(self.arrived)
+
+    def _replace(self, slot: int, why: str) -> None:
+        self._say(f"rollout actor {slot} {why}; another takes its place")
+        self.workload.lost(slot, why)
+        self.leaving.discard(slot)
+        self.pool.replace(slot)
+
+    async def _watch_nodes(self) -> None:
+        """Ask actors on draining nodes to leave at their next block."""
+        while True:
+            leaving = await asyncio.to_thread(self.pool.draining)
+            for slot in leaving - self.leaving:
+                self._say(f"the node of rollout actor {slot} is draining")
+            if leaving - self.leaving:
+                self.leaving |= leaving
+                await self._notify(self.published)
+            await asyncio.sleep(_DRAIN_POLL_S)
+
+    def _say(self, line: str) -> None:
+        _log.warning(line)
+        self.news.append(line)
+
+    @staticmethod
+    async def _notify(condition: asyncio.Condition) -> None:
+        async with condition:
+            condition.notify_all()
+
+    @staticmethod
+    async def _wake_one(condition: asyncio.Condition) -> None:
+        """For waiters that wake the next one when there is more: a thousand woken at once would mostly find nothing."""
+        async with condition:
+            condition.notify()

@@ -23,11 +23,13 @@ def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDi
     )
 
 
-def make_actor(stage: str, config: Config, weights: WeightSource) -> RolloutActor | TeacherActor:
+def make_actor(
+    stage: str, config: Config, weights: WeightSource, device: str = "cpu"
+) -> RolloutActor | TeacherActor:
     """An actor for `stage`, not yet remote."""
     if stage == "ode":
         ode = config.ode
         teacher = Wan(config.student.wan)
         load_weights(teacher, config.teacher_path, "teacher")
-        return TeacherActor(teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.guidance)
-    return RolloutActor(config.student, config.window, tiny_world.encode_text, weights)
+        return TeacherActor(teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.guidance, device)
+    return RolloutActor(config.student, config.window, tiny_world.encode_text, weights, device)

@@ -50,6 +50,13 @@ class Display:
             self.tasks[stage] = self.bars.add_task(stage, total=steps, line="")
         self.bars.update(self.tasks[stage], completed=step, total=steps, line=line)
 
+    def say(self, line: str) -> None:
+        """A line of its own, above the bars."""
+        if self.bars is not None:
+            self.bars.print(line)
+        else:
+            print(line, flush=True)
+
     def _print(self, stage: str, step: int, steps: int, line: str) -> None:
         now = time.monotonic()
         new = stage not in self.started

@@ -1,11 +1,16 @@
-"""The cluster in one process: for debugging, tests and scans. The same verbs, the same order of draws."""
+"""The cluster in one process: for debugging, tests and scans. The same supply, so the same windows in the same order."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from cluster.buffer import WindowBuffer
+from torch import Tensor
+
 from cluster.config import Config
-from cluster.crew import make_actor, make_dispatcher
+from cluster.crew import make_actor
+from cluster.inspection import BadWindow
+from cluster.run_folder import RunFolder
+from cluster.supply import State, Supply
+from cluster.trace import Span, Tracer, shares_of
 from models.rollout import Trajectory, Weights, Window
 
 
@@ -13,21 +18,22 @@ class InlineCluster:
     """Makes rollouts when the learner asks for windows that are not there yet."""
 
     def __init__(self, config: Config):
-        self.buffer = WindowBuffer(config.cluster.buffer_windows, config.seed)
+        self.folder = RunFolder(config)
+        self.tracer = Tracer("inline")
         self.published: Weights | None = None
-        self.waited_s = 0.0
 
-    def begin(self, stage: str, config: Config, next_rollout: int = 0) -> None:
+    def begin(self, stage: str, config: Config, state: State | None = None) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
-        self.buffer.cancel()
-        self.dispatcher = make_dispatcher(stage, config)
+        self.supply = Supply(stage, config, state)
         self.actor = make_actor(stage, config, self)
-        self.next_rollout = next_rollout
         self.published = None
+        self.number = 0
 
-    def publish(self, weights: Weights) -> None:
-        """Hand the newest weights to the actors."""
-        self.published = weights
+    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
+        """Hand the newest weights to the actor."""
+        version = self.folder.next_version()
+        self.supply.lineage.publish(version, update)
+        self.published = Weights(version, tensors)
 
     def newer(self, than: int | None) -> Weights | None:
         """The published weights if they are newer than version `than` (the actor's side)."""
@@ -35,26 +41,40 @@ class InlineCluster:
             return None
         return self.published
 
-    def take(self, role: str, n: int) -> Sequence[Window | Trajectory]:
-        """`n` windows of a role."""
-        while (taken := self.buffer.take(role, n)) is None:
-            self._roll_out()
+    def take(self, role: str, n: int) -> Sequence[Window]:
+        """The next `n` windows of a role."""
+        while (taken := self.supply.take(self.number, role, n)) is None:
+            with self.tracer.span("rollout"):
+                self._roll_out()
+        self.number += 1
         return taken
 
+    def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
+        """The next `n` samples of a role: there is one rank."""
+        return self.take(role, n)
+
     def _roll_out(self) -> None:
-        started = time.monotonic()
-        rollouts = self.dispatcher.rollouts(self.next_rollout)
-        assert rollouts, "the learner asks for more than the stage makes"
-        self.next_rollout += len(rollouts)
-        self.buffer.expect(rollouts)
-        for window in self.actor.windows(rollouts):
-            self.buffer.put(window)
-        self.waited_s += time.monotonic() - started
+        dispatch = self.supply.next()
+        assert dispatch is not None, "the learner asks for more than the stage makes"
+        try:
+            for item in self.actor.windows(dispatch.rollouts):
+                self.supply.deliver(dispatch, item)
+        except BadWindow as bad:
+            self.supply.refuse(bad)
+            self.supply.give_back(dispatch, afresh=True)
 
-    def position(self) -> dict[str, int]:
-        """Where the supply stands, for a checkpoint: what `begin` takes."""
-        return {"next_rollout": self.next_rollout}
+    def state(self) -> State:
+        """Everything about the supply that a checkpoint needs."""
+        return self.supply.state()
 
-    def metrics(self) -> dict[str, object]:
+    def metrics(self) -> dict[str, Any]:
         """The state of the supply."""
-        return {"cluster/waited_s": self.waited_s} | self.buffer.metrics()
+        return shares_of(self.tracer) | self.supply.metrics()
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Every window taken since this was last asked."""
+        return self.supply.ledger()
+
+    def spans(self) -> list[Span]:
+        """What this process did since this was last asked."""
+        return self.tracer.drain()

@@ -83,8 +83,9 @@ def _check_world(config: Config) -> None:
 def _launch_inline(loop: Callable, config: Config) -> None:
     torch.set_num_threads(config.cluster.threads)
     with Display() as display:
-        log = RunLog(config, display)
+        cluster = InlineCluster(config)
+        log = RunLog(config, cluster, display)
         try:
-            loop(config, InlineCluster(config), log)
+            loop(config, cluster, log)
         finally:
             log.close()

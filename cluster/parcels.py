@@ -1,10 +1,11 @@
 """What travels, taken apart: its tensors, and the plain rest. For the wire and for checkpoints."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
+from cluster.packing import PackedTensors, pack_tensors, unpack_tensors, verify
 from models.rollout import MadeBlock, Progress, Trajectory, Window
 
 KINDS = {kind.__name__: kind for kind in (Window, Trajectory, MadeBlock, Progress)}
@@ -41,3 +42,23 @@ def put_together(plain: dict[str, Any], tensors: dict[str, Tensor]) -> Item:
     if "versions" in values:
         values["versions"] = tuple(values["versions"])  # a list after msgpack
     return kind(**values)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """An item on the wire: every reader of a node sees its bytes in place."""
+
+    plain: dict[str, Any]
+    tensors: PackedTensors
+
+
+def wrap(item: Item) -> Parcel:
+    """Pack an item, with a checksum over its tensors."""
+    plain, tensors = take_apart(item)
+    return Parcel(plain, pack_tensors(tensors))
+
+
+def unwrap(parcel: Parcel) -> Item:
+    """The item, its tensors sharing the parcel's bytes. Raises ChecksumMismatch if they are damaged."""
+    verify(parcel.tensors)
+    return put_together(parcel.plain, unpack_tensors(parcel.tensors))

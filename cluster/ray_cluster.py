@@ -1,43 +1,83 @@
-"""The cluster as the learner sees it: the same verbs as `InlineCluster`, with a coordinator behind them."""
+"""The cluster as a learner rank sees it: the same verbs as `InlineCluster`, with a coordinator behind them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
+from torch import Tensor
 
 from cluster.config import Config
+from cluster.parcels import unwrap
+from cluster.run_folder import RunFolder
+from cluster.supply import State
+from cluster.trace import Span, Tracer, clock_offset, shares_of
 from cluster.weights import pack
+from learner import ranks
 from models.rollout import Trajectory, Weights, Window
 
 _CALL_TIMEOUT_S = 120.0
 
 
 class RayCluster:
-    """Lives in a learner rank."""
+    """Lives in a learner rank. Rank 0 speaks for all where one voice is enough."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle, config: Config):
-        self.coordinator, self.config = coordinator, config
+        self.coordinator, self.config, self.folder = coordinator, config, RunFolder(config)
+        offset = clock_offset(lambda: self._ask(coordinator.clock))
+        self.tracer = Tracer(f"learner {ranks.rank()} (pid {os.getpid()})", offset)
+        self.epoch, self.number = 0, 0
 
-    def begin(self, stage: str, config: Config, next_rollout: int = 0) -> None:
+    def begin(self, stage: str, config: Config, state: State | None = None) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
-        ray.get(self.coordinator.begin.remote(stage, config, next_rollout), timeout=_CALL_TIMEOUT_S)
+        with self.tracer.span("begin"):
+            epoch = self._ask(self.coordinator.begin, stage, config, state) if ranks.rank() == 0 else 0
+            self.epoch, self.number = ranks.agreed(epoch), 0
 
-    def publish(self, weights: Weights) -> None:
+    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the coordinator, which owns them from then on."""
-        ray.get(self.coordinator.publish.remote(pack(weights)), timeout=_CALL_TIMEOUT_S)
+        if ranks.rank() > 0:
+            return
+        with self.tracer.span("publish"):
+            packed = pack(Weights(self.folder.next_version(), tensors))
+            self._ask(self.coordinator.publish, packed, update)
 
-    def take(self, role: str, n: int) -> Sequence[Window | Trajectory]:
-        """`n` windows of a role."""
-        timeout = self.config.cluster.timeout_s + _CALL_TIMEOUT_S
-        return ray.get(self.coordinator.take.remote(role, n), timeout=timeout)
+    def take(self, role: str, n: int) -> Sequence[Window]:
+        """This rank's share of the next `n` windows of a role."""
+        return self._take(role, n, ranks.rank(), ranks.size())
 
-    def position(self) -> dict[str, int]:
-        """Where the supply stands, for a checkpoint: what `begin` takes."""
-        return ray.get(self.coordinator.position.remote(), timeout=_CALL_TIMEOUT_S)
+    def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
+        """The next `n` samples of a role, all of them on every rank."""
+        return self._take(role, n, 0, 1)
 
-    def metrics(self) -> dict[str, object]:
-        """The state of the supply."""
-        return ray.get(self.coordinator.metrics.remote(), timeout=_CALL_TIMEOUT_S)
+    def _take(self, role: str, n: int, rank: int, size: int) -> list[Any]:
+        with self.tracer.span(f"wait for {role} windows"):
+            asked = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)
+            parcels = ray.get(asked, timeout=self.config.cluster.timeout_s + _CALL_TIMEOUT_S)
+        self.number += 1
+        with self.tracer.span("unpack"):
+            return [unwrap(parcel) for parcel in parcels]
+
+    def state(self) -> State | None:
+        """Everything about the supply that a checkpoint needs; rank 0 writes it."""
+        return self._ask(self.coordinator.state) if ranks.rank() == 0 else None
+
+    def metrics(self) -> dict[str, Any]:
+        """The state of the supply and of the pool, and where this rank has waited."""
+        return shares_of(self.tracer) | self._ask(self.coordinator.metrics) if ranks.rank() == 0 else {}
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Every window taken since this was last asked."""
+        return self._ask(self.coordinator.ledger)
+
+    def spans(self) -> list[Span]:
+        """What the actors and this rank did since this was last asked."""
+        return self.tracer.drain() + self._ask(self.coordinator.drain_spans)
 
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
         """Progress for the display; nobody waits for it."""
         self.coordinator.show.remote(stage, step, steps, line)
+
+    @staticmethod
+    def _ask(method: Any, *arguments: Any) -> Any:
+        return ray.get(method.remote(*arguments), timeout=_CALL_TIMEOUT_S)

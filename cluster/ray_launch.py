@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -10,32 +11,43 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError
-from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.config import Config
 from cluster.coordinator import Coordinator
 from cluster.display import Display
+from cluster.errors import RunFailed
 from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
-from cluster.run_log import RunLog
+from cluster.run_log import RunLog, SilentLog
+from learner import ranks
 from learner.optimizer import NonFiniteError
 
 _POLL_S = 0.5
+_MANY = 100_000
+"""Calls that the coordinator keeps open: two for every actor, and they only wait."""
 _CALL_TIMEOUT_S = 60.0
+_SILENCE_S = 20.0
+"""Without progress for so long, the display says what everybody is doing."""
 
 
 def launch_on_ray(loop: Callable, config: Config) -> None:
-    """Run `loop` in a Ray Train worker, one `fit` for all stages.
+    """Run `loop` in the ranks of one Ray Train run, one `fit` for all stages.
 
-    Raises NonFiniteError when the loop did, Train's error with the worker's traceback otherwise.
+    Lost ranks and a lost coordinator are started again, `cluster.restarts` times, and the loop goes on from its last
+    checkpoint. Raises RunFailed when the run stops itself, Train's error with the worker's traceback otherwise.
     """
     with Display() as display:
         display("starting Ray", 0, 1, "")
         with ray_session(config):
             display("starting Ray", 1, 1, "")
-            coordinator = Coordinator.remote(config)
+            coordinator = (
+                ray.remote(Coordinator)
+                .options(num_cpus=0, max_restarts=config.cluster.restarts, max_concurrency=_MANY)
+                .remote(config)
+            )
             ended = threading.Event()
             watcher = threading.Thread(target=_watch, args=(coordinator, display, ended), daemon=True)
             watcher.start()
@@ -43,65 +55,90 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
                 _fit(loop, config, coordinator)
             finally:
                 ended.set()
-                watcher.join(timeout=5)
+                watcher.join(timeout=15)
                 ray.kill(coordinator)
 
 
 def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    cluster = config.cluster
     trainer = TorchTrainer(
         _learn,
         train_loop_config={"loop": loop, "config": config, "coordinator": coordinator},
-        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+        torch_config=TorchConfig(
+            backend="nccl" if cluster.rank_gpus else "gloo", timeout_s=int(cluster.timeout_s + _CALL_TIMEOUT_S)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.learner_ranks,
+            use_gpu=cluster.rank_gpus > 0,
+            resources_per_worker={"CPU": 1} | ({"GPU": cluster.rank_gpus} if cluster.rank_gpus else {}),
+        ),
         # Train resumes a run of an equal name by itself; we resume from our own checkpoints.
-        run_config=RunConfig(name=f"longtake-{uuid.uuid4().hex[:12]}", storage_path=str(Path(config.run_dir, "ray"))),
+        run_config=RunConfig(
+            name=f"longtake-{uuid.uuid4().hex[:12]}",
+            storage_path=str(Path(config.run_dir, "ray")),
+            failure_config=FailureConfig(max_failures=cluster.restarts),
+        ),
     )
     try:
         trainer.fit()
     except SystemExit as stop:  # Train's own answer to Ctrl-C
         raise KeyboardInterrupt from stop
-    except TrainingFailedError as error:
-        reason = ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S)
-        if reason is None:
-            raise
-        raise NonFiniteError(reason) from error
+    reason = ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S)
+    if reason is not None:
+        raise reason
 
 
 def _learn(task: dict[str, Any]) -> None:
-    """In the learner's process."""
+    """In a learner rank.
+
+    Train would start the group again for any exception. So only what may be the death of a peer or of the coordinator
+    is raised; what the run stops itself for, or a bug of ours, is told to the driver and not tried again.
+    """
     config, coordinator = task["config"], task["coordinator"]
     torch.set_num_threads(config.cluster.threads)
     cluster = RayCluster(coordinator, config)
-    log = RunLog(config, cluster.show)
+    ray.get(coordinator.stopped.remote(None), timeout=_CALL_TIMEOUT_S)
+    log = RunLog(config, cluster, cluster.show) if ranks.rank() == 0 else SilentLog()
     try:
         task["loop"](config, cluster, log)
-    except NonFiniteError as error:
-        # Train hands an exception on as text only; the coordinator keeps the reason for the driver.
-        ray.get(coordinator.stopped.remote(str(error)), timeout=_CALL_TIMEOUT_S)
-        raise
+    except (NonFiniteError, RunFailed) as stop:
+        reason = stop.cause if isinstance(stop, RayTaskError) else stop
+        ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
+    except Exception as error:
+        if ranks.size() > 1 or isinstance(error, RayActorError):
+            raise
+        ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
     finally:
         log.close()
 
 
 def _watch(coordinator: ray.actor.ActorHandle, display: Display, ended: threading.Event) -> None:
-    """Show the learner's progress until the run has ended."""
-    started = time.monotonic()
+    """Show the learner's progress, and what happens to the pool, until the run has ended."""
+    started = progressed = time.monotonic()
     display("starting learner", 0, 1, "")
-    waiting = True
+    before = None
     while not ended.wait(_POLL_S):
-        shown = _shown_last(coordinator)
-        if shown is not None:
-            if waiting:
+        shown, news, state = _look(coordinator)
+        for line in news:
+            display.say(line)
+        if shown is not None and shown != before:
+            if before is None:
                 display("starting learner", 1, 1, f"{time.monotonic() - started:.0f} s")
-                waiting = False
             display(*shown)
-    shown = _shown_last(coordinator)
+            before, progressed = shown, time.monotonic()
+        if time.monotonic() - progressed > _SILENCE_S:
+            display.say(f"no update for {time.monotonic() - progressed:.0f} s: {state}")
+            progressed = time.monotonic()
+    shown, news, _ = _look(coordinator)
+    for line in news:
+        display.say(line)
     if shown is not None:
         display(*shown)
 
 
-def _shown_last(coordinator: ray.actor.ActorHandle) -> tuple[str, int, int, str] | None:
+def _look(coordinator: ray.actor.ActorHandle) -> tuple[tuple[str, int, int, str] | None, list[str], str]:
     try:
-        return ray.get(coordinator.shown_last.remote(), timeout=10)
-    except RayError:
-        return None  # busy starting, or gone: the run's own error says what happened
+        return ray.get(coordinator.look.remote(), timeout=10)
+    except RayError as error:
+        return None, [], f"the coordinator does not answer ({type(error).__name__})"

@@ -22,7 +22,7 @@ def ray_session(config: Config) -> Iterator[None]:
     """Connected to Ray inside the block. Only what was started here is stopped."""
     address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
-    needed = config.cluster.rollout_actors + 1
+    needed = config.cluster.rollout_actors + config.cluster.learner_ranks
     if address is None:
         ray.init(address="local", num_cpus=needed, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
     else:
@@ -31,8 +31,8 @@ def ray_session(config: Config) -> Iterator[None]:
         found = int(ray.cluster_resources().get("CPU", 0))
         if found < needed:
             raise RunFailed(
-                f"the cluster at {address} has {found} CPUs, but the learner and cluster.rollout_actors = "
-                f"{config.cluster.rollout_actors} need {needed}; add nodes or lower cluster.rollout_actors"
+                f"the cluster at {address} has {found} CPUs, but cluster.learner_ranks = {config.cluster.learner_ranks} and "
+                f"cluster.rollout_actors = {config.cluster.rollout_actors} need {needed}; add nodes or lower them"
             )
         yield
     finally:

@@ -1,48 +1,110 @@
 """An actor of actors/, made remote."""
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import ray
 import torch
 
-from cluster.config import Config
+from cluster.config import ClusterConfig, Config
 from cluster.crew import make_actor
+from cluster.parcels import Parcel, unwrap, wrap
+from cluster.trace import Span, Tracer, clock_offset
+from cluster.prefetched_weights import PrefetchedWeights
 from cluster.weights import unpack
-from models.rollout import Rollout, Trajectory, Weights, Window
+from models.rollout import MadeBlock, Progress, Rollout, Weights
 
-_PULL_TIMEOUT_S = 60.0
+LEAVE = "leave"
+"""The coordinator's answer to an actor whose node is about to go away."""
+LONG_POLL_S = 10.0
+"""How long the coordinator keeps a question for newer weights open."""
+_CALL_TIMEOUT_S = 60.0
 
 
 class StageEnded(Exception):
     """Nobody waits for this rollout any more."""
 
 
-class RemoteWeights:
-    """The actor's side of the coordinator's weights."""
+class Leaving(Exception):
+    """This process is about to go away: another one goes on with its videos."""
 
-    def __init__(self, coordinator: ray.actor.ActorHandle, epoch: int):
-        self.coordinator, self.epoch = coordinator, epoch
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a rollout process streams."""
+
+    parcel: Parcel
+    spans: Sequence[Span]
+    """What it did since its last delivery."""
+
+
+class RemoteWeights:
+    """The actor's side of the coordinator's weights: fetched in the background, taken up at a block boundary."""
+
+    def __init__(self, coordinator: ray.actor.ActorHandle, epoch: int, slot: int, leaving: threading.Event):
+        self.coordinator, self.epoch, self.slot, self.leaving = coordinator, epoch, slot, leaving
+        self.prefetched = PrefetchedWeights(self._fetch)
 
     def newer(self, than: int | None) -> Weights | None:
-        """The newest weights if they are newer than `than`. Raises StageEnded when the stage is over."""
-        reference = ray.get(self.coordinator.newer.remote(self.epoch, than), timeout=_PULL_TIMEOUT_S)
-        if reference is None:
+        """The newest weights if they are newer than `than`. Raises Leaving: block boundaries are where one may go."""
+        if self.leaving.is_set():
+            raise Leaving
+        if than is None:
+            return self.prefetched.first(_CALL_TIMEOUT_S)
+        return self.prefetched.newer(than)
+
+    def _fetch(self, than: int | None) -> Weights | None:
+        answer = ray.get(
+            self.coordinator.newer.remote(self.epoch, self.slot, than), timeout=LONG_POLL_S + _CALL_TIMEOUT_S
+        )
+        if answer == LEAVE:
+            self.leaving.set()
             return None
-        return unpack(ray.get(reference[0], timeout=_PULL_TIMEOUT_S))
+        return None if answer is None else unpack(ray.get(answer[0], timeout=_CALL_TIMEOUT_S))
+
+    def close(self) -> None:
+        """Stop fetching."""
+        self.prefetched.close()
 
 
 @ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)
 class RolloutProcess:
     """One process of the rollout pool. It may die at any time; the coordinator asks for its rollouts again."""
 
-    def __init__(self, coordinator: ray.actor.ActorHandle, threads: int):
-        torch.set_num_threads(threads)
-        self.coordinator = coordinator
+    def __init__(self, coordinator: ray.actor.ActorHandle, slot: int, cluster: ClusterConfig):
+        torch.set_num_threads(cluster.threads)
+        self.coordinator, self.slot = coordinator, slot
+        self.device = "cuda" if cluster.actor_gpus else "cpu"
+        self.leaving = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: self.leaving.set())
+        self.weights: RemoteWeights | None = None
 
-    def begin(self, stage: str, config: Config, epoch: int) -> None:
-        """Become the actor that supplies `stage`."""
-        self.actor = make_actor(stage, config, RemoteWeights(self.coordinator, epoch))
+    def begin(self, stage: str, config: Config, epoch: int) -> str:
+        """Become the actor that supplies `stage`; returns the id of this process's node."""
+        if self.weights is not None:
+            self.weights.close()
+        offset = clock_offset(lambda: ray.get(self.coordinator.clock.remote(), timeout=_CALL_TIMEOUT_S))
+        self.tracer = Tracer(f"rollout {self.slot} (pid {os.getpid()})", offset)
+        self.weights = RemoteWeights(self.coordinator, epoch, self.slot, self.leaving)
+        self.actor = make_actor(stage, config, self.weights, self.device)
+        return ray.get_runtime_context().get_node_id()
 
-    def windows(self, rollouts: Sequence[Rollout]) -> Iterator[Window | Trajectory]:
-        """Stream the windows of `rollouts` (called with num_returns="streaming")."""
-        yield from self.actor.windows(rollouts)
+    def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:
+        """Stream what `rollouts` become (called with num_returns="streaming"); ends early when the process must go."""
+        blocks = [unwrap(parcel) for parcel in made]
+        items = self.actor.windows(rollouts, blocks) if blocks else self.actor.windows(rollouts)
+        started = time.time()
+        try:
+            for item in items:
+                if isinstance(item, MadeBlock | Progress):
+                    self.tracer.add("block" if isinstance(item, MadeBlock) else "solver step", started, time.time() - started)
+                yield Delivery(wrap(item), self.tracer.drain())
+                if isinstance(item, Progress) and self.leaving.is_set():
+                    return
+                started = time.time()
+        except (Leaving, StageEnded):
+            return

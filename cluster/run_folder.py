@@ -17,7 +17,7 @@ from cluster.provenance import commit
 from learner.stage_folder import StageFolder
 from models.files import write_whole
 
-_FREE = ("cluster", "wandb", "checkpoint_every", "stage")
+_FREE = ("cluster", "wandb", "checkpoint", "checkpoint_every", "stage")
 """Keys that do not change what is learnt: the same run may go on with other values."""
 
 
@@ -52,6 +52,13 @@ class RunFolder:
         """By stage: the `seconds` it took and the `commits` that made it."""
         file = self.path / "made.json"
         return json.loads(file.read_text()) if file.is_file() else {}
+
+    def next_version(self) -> int:
+        """A number for published weights that no version of this run had before, whatever was rolled back or killed."""
+        file = self.path / "last_version"
+        version = int(file.read_text()) + 1 if file.is_file() else 0
+        write_whole(file, str(version).encode())
+        return version
 
     @contextmanager
     def locked(self) -> Iterator[None]:

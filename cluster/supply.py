@@ -15,6 +15,7 @@ from actors.rollout_actor import blocks_kept
 from cluster.buffer import WindowBuffer
 from cluster.config import Config
 from cluster.crew import make_dispatcher
+from cluster.errors import RunFailed
 from cluster.inspection import BadWindow, inspect
 from cluster.lineage import Lineage
 from cluster.parcels import Item, put_together, take_apart
@@ -29,7 +30,7 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 _log = logging.getLogger(__name__)
 
 
-class TooManyBad(RuntimeError):
+class TooManyBad(RunFailed):
     """More windows were refused than buffer.bad_share allows."""
 
 
@@ -96,6 +97,10 @@ class Supply:
         else:
             again = Dispatch([self._next_attempt(rollout) for rollout in missing], lost=dispatch.lost + 1)
         self.returned.append(again)
+
+    def missing(self, dispatch: Dispatch) -> bool:
+        """Whether a window of `dispatch` has not come yet."""
+        return bool(self._missing(dispatch)[1])
 
     def _missing(self, dispatch: Dispatch) -> tuple[list[int], list[Rollout]]:
         """Rows of the dispatch of which windows are still to come, and those rollouts with these windows only."""

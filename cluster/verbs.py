@@ -1,26 +1,45 @@
-"""What a loop may ask of the cluster: the same five verbs inline and on Ray."""
+"""What a loop may ask of the cluster: the same verbs inline and on Ray."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from cluster.config import Config
-from models.rollout import Trajectory, Weights, Window
+from cluster.supply import State
+from cluster.trace import Span
+from models.rollout import Trajectory, Window
 
 
 class Cluster(Protocol):
-    """The learner's view of everything that is not the learner."""
+    """The learner's view of everything that is not the learner. Every rank calls every verb, in the same order."""
 
-    def begin(self, stage: str, config: Config, next_rollout: int = 0) -> None:
-        """Supply a stage from rollout `next_rollout` on; what is left of the stage before is cancelled."""
+    def begin(self, stage: str, config: Config, state: State | None = None) -> None:
+        """Supply a stage, from a checkpoint's `state` if there is one; what is left of the stage before is cancelled."""
 
-    def publish(self, weights: Weights) -> None:
-        """Hand the newest weights over; actors pull them at their next block, nobody waits for them."""
+    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
+        """Hand over the student as it is after `update` updates; actors pull it at their next block.
 
-    def take(self, role: str, n: int) -> Sequence[Window | Trajectory]:
-        """`n` windows of a role, as soon as there are so many."""
+        Nobody waits for an actor. Every version gets a number that no version of this run had before.
+        """
 
-    def position(self) -> dict[str, int]:
-        """Where the supply stands, for a checkpoint: keyword arguments of `begin`."""
+    def take(self, role: str, n: int) -> Sequence[Window]:
+        """This rank's share of the next `n` windows of a role: on all ranks together, each comes exactly once."""
 
-    def metrics(self) -> dict[str, object]:
-        """The state of the supply."""
+    def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
+        """The next `n` samples of a role, all of them on every rank."""
+
+    def state(self) -> State | None:
+        """Everything about the supply that a checkpoint needs (None on ranks that write none).
+
+        Ask before the learner's own state: gathering that holds back the ranks that would go on taking.
+        """
+
+    def metrics(self) -> dict[str, Any]:
+        """The state of the supply and of the roles since this was last asked; docs/metrics.md explains each key."""
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Every window taken since this was last asked."""
+
+    def spans(self) -> list[Span]:
+        """What all processes did since this was last asked."""
