@@ -169,18 +169,3 @@ def test_an_actor_that_raises_stops_the_run_with_its_reason(local_ray, small_con
     cluster.begin("ode", config)
     with pytest.raises(RuntimeError, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
         cluster.take("ode", 1)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_packed_weights_are_the_same_bytes(dtype):
-    from cluster.weights import pack, unpack
-
-    tensors = {
-        "a": torch.randn(3, 5).to(dtype),
-        "b": torch.randn(7).to(dtype),
-        "c": torch.randn(()).to(dtype),
-    }
-    unpacked = unpack(pack(Weights(4, tensors)))
-    assert unpacked.version == 4
-    for name, tensor in tensors.items():
-        assert unpacked.tensors[name].dtype == dtype and torch.equal(unpacked.tensors[name], tensor)
