@@ -10,6 +10,7 @@ from torch import Tensor
 from actors.config import WindowConfig
 from models.causal import write_block
 from models.config import StudentConfig
+from models.fingerprint import PublishedWeights
 from models.flow import warped_sigmas
 from models.kv_cache import KVCache
 from models.noise import BlockNoise
@@ -49,6 +50,8 @@ class RolloutActor:
         if weights is not None:
             self.student.load_state_dict(weights.tensors, assign=True)  # a pointer flip, no copy
             self.version = weights.version
+            if isinstance(weights, PublishedWeights):
+                weights.check(self.student.state_dict())
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[MadeBlock] = ()) -> Iterator[Window | MadeBlock]:
         """Windows of `rollouts` in the order in which they are finished, and each block before its windows.

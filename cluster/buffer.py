@@ -16,7 +16,7 @@ Key = tuple[int, int]
 
 OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused", "cancelled")
 
-MAX_REFILLS = 3
+MAX_REFILLS = 8
 """Times one window may come too old. More means that no rollout is ever young enough."""
 
 
@@ -135,7 +135,9 @@ class WindowBuffer:
             following = list(islice(self.order[role], n))
             if len(following) < n or any(where not in self.waiting for where in following):
                 return None
-            stale = [w for w in following if self.config.policy == "drop" and age(self.waiting[w]) > self.config.max_age]
+            stale = [
+                w for w in following if self.config.policy == "drop" and age(self.waiting[w]) > self.config.max_age
+            ]
             if not stale:
                 break
             self._drop(role, stale)

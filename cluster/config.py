@@ -9,6 +9,7 @@ import numpy
 from actors.config import RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
 from cluster.buffer import BufferConfig
+from learner.checkpoint_config import CheckpointConfig
 from learner.config import DmdConfig, OdeConfig, PretrainConfig
 from models.config import StudentConfig
 from models.keys import key, require_positive
@@ -29,7 +30,9 @@ class ClusterConfig:
     threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
     timeout_s: float = key(600.0, "longest wait for windows, or of one rank for another, before the run stops")
     start_timeout_s: float = key(600.0, "longest start of a process")
-    progress_timeout_s: float = key(300.0, "longest silence of a rollout process between two blocks; then it is replaced")
+    progress_timeout_s: float = key(
+        300.0, "longest silence of a rollout process between two blocks; then it is replaced"
+    )
     slow_factor: float = key(10.0, "a rollout process this many times slower than the pool's median is replaced")
     restarts: int = key(3, "times that lost learner ranks or a lost coordinator are started again")
 
@@ -39,7 +42,9 @@ class ClusterConfig:
         counts = ("rollout_actors", "learner_ranks", "threads")
         require_positive("cluster", self, *counts, "timeout_s", "start_timeout_s", "progress_timeout_s")
         if self.kind == "inline" and self.learner_ranks > 1:
-            raise ValueError(f"cluster.learner_ranks is {self.learner_ranks}, but inline is one process; set cluster=ray")
+            raise ValueError(
+                f"cluster.learner_ranks is {self.learner_ranks}, but inline is one process; set cluster=ray"
+            )
         if self.slow_factor <= 1:
             raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
         for name in ("restarts", "actor_gpus", "rank_gpus"):
@@ -68,13 +73,13 @@ class Config:
     seed: int = key(0, "seed of everything that is drawn")
     teacher: str = key("assets/tiny/teacher.safetensors", "weights of the teacher")
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
-    checkpoint_every: int = key(25, "updates between checkpoints")
     student: StudentConfig = field(default_factory=StudentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     ode: OdeConfig = field(default_factory=OdeConfig)
     dmd: DmdConfig = field(default_factory=DmdConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -83,8 +88,6 @@ class Config:
         self._check_stages()
         self._check_frames()
         self._check_buffer()
-        if self.checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or above")
 

@@ -23,9 +23,7 @@ def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDi
     )
 
 
-def make_actor(
-    stage: str, config: Config, weights: WeightSource, device: str = "cpu"
-) -> RolloutActor | TeacherActor:
+def make_actor(stage: str, config: Config, weights: WeightSource, device: str = "cpu") -> RolloutActor | TeacherActor:
     """An actor for `stage`, not yet remote."""
     if stage == "ode":
         ode = config.ode

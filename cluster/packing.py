@@ -25,6 +25,11 @@ class PackedTensors:
     checksum: int
     """CRC-32 of names, dtypes, shapes and bytes."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(array.nbytes for _, _, array in self.arrays.values())
+
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> PackedTensors:
     """The same bytes viewed as uint8, with their checksum; any dtype, on CPU."""

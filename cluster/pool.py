@@ -74,7 +74,9 @@ class RayPool:
                     return
                 yield delivery
         except TimeoutError as error:
-            raise ActorLost(f"made no block within cluster.progress_timeout_s = {self.cluster.progress_timeout_s} s") from error
+            raise ActorLost(
+                f"made no block within cluster.progress_timeout_s = {self.cluster.progress_timeout_s} s"
+            ) from error
         except (RayActorError, ObjectLostError, GetTimeoutError) as error:
             raise ActorLost(f"{type(error).__name__}") from error
 
@@ -86,7 +88,9 @@ class RayPool:
             async with asyncio.timeout(self.cluster.start_timeout_s):
                 self.nodes[slot] = await self.actors[slot].begin.remote(stage, config, epoch)
         except TimeoutError as error:
-            raise ActorLost(f"did not start within cluster.start_timeout_s = {self.cluster.start_timeout_s} s") from error
+            raise ActorLost(
+                f"did not start within cluster.start_timeout_s = {self.cluster.start_timeout_s} s"
+            ) from error
         self.begun[slot] = epoch
 
     def draining(self) -> set[int]:

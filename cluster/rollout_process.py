@@ -101,7 +101,9 @@ class RolloutProcess:
         try:
             for item in items:
                 if isinstance(item, MadeBlock | Progress):
-                    self.tracer.add("block" if isinstance(item, MadeBlock) else "solver step", started, time.time() - started)
+                    self.tracer.add(
+                        "block" if isinstance(item, MadeBlock) else "solver step", started, time.time() - started
+                    )
                 yield Delivery(wrap(item), self.tracer.drain())
                 if isinstance(item, Progress) and self.leaving.is_set():
                     return

@@ -17,7 +17,7 @@ from cluster.provenance import commit
 from learner.stage_folder import StageFolder
 from models.files import write_whole
 
-_FREE = ("cluster", "wandb", "checkpoint", "checkpoint_every", "stage")
+_FREE = ("cluster", "wandb", "checkpoint", "stage")
 """Keys that do not change what is learnt: the same run may go on with other values."""
 
 
@@ -29,7 +29,8 @@ class RunFolder:
 
     def stage(self, name: str) -> StageFolder:
         """The folder of a stage (or of an arm of the demo)."""
-        return StageFolder(self.path / name, "teacher.safetensors" if name == "teacher" else "student.safetensors")
+        result = "teacher.safetensors" if name == "teacher" else "student.safetensors"
+        return StageFolder(self.path / name, result, self.config.checkpoint)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -150,7 +150,9 @@ class Supply:
         elif isinstance(item, Window | Trajectory):
             rollout = next((r for r in dispatch.rollouts if r.id == item.rollout), None)
             if rollout is None or not self.buffer.expects(item.rollout, item.index, item.attempt):
-                raise BadWindow("plan", f"window {item.index} of rollout {item.rollout} was not asked for, or came twice")
+                raise BadWindow(
+                    "plan", f"window {item.index} of rollout {item.rollout} was not asked for, or came twice"
+                )
             inspect(item, rollout, self.config.student, self.config.window.frames, self.lineage)
             self.buffer.put(item)
 

@@ -15,6 +15,11 @@ class PackedWeights:
     arrays: Arrays
     fingerprint: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(array.nbytes for _, _, array in self.arrays.values())
+
 
 def pack(weights: Weights) -> PackedWeights:
     """The same bytes, viewed as uint8; any dtype."""

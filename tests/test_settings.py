@@ -60,7 +60,7 @@ def test_every_shipped_preset_is_valid(preset):
         ("dmd.batch_size=0", "dmd.batch_size"),
         ("dmd.steps=0", "dmd.steps"),
         ("ode.pairs=0", "ode.pairs"),
-        ("cluster.buffer_windows=8", "cluster.buffer_windows"),
+        ("buffer.windows=8", "buffer.windows"),
         ("cluster.rollout_actors=0", "cluster.rollout_actors"),
         ("stage=grpoo", "grpoo"),
         ("stage=[]", "stage is empty"),

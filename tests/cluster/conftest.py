@@ -2,6 +2,7 @@
 
 import pytest
 
+from cluster.buffer import BufferConfig
 from cluster.config import ClusterConfig, Config
 from cluster.ray_environment import settle_environment
 
@@ -27,7 +28,7 @@ def small_config(tmp_path):
     """Rollouts of two horizons, five positions; enough windows in each to draw a histogram."""
 
     def make(**changes) -> Config:
-        config = Config(run_dir=str(tmp_path), cluster=ClusterConfig(buffer_windows=256, timeout_s=120.0))
+        config = Config(run_dir=str(tmp_path), cluster=ClusterConfig(timeout_s=120.0), buffer=BufferConfig(windows=256))
         config.rollout.frames, config.rollout.windows = 24, 16
         for path, value in changes.items():
             part, _, name = path.rpartition("__")

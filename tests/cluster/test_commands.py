@@ -45,7 +45,7 @@ def test_the_smoke_run_does_every_stage_inline_and_a_second_command_has_nothing_
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     arguments = [sys.executable, "train.py", "preset=smoke", "cluster=inline", f"run_dir={tmp_path}/run"]
-    arguments += ["checkpoint_every=1", "dmd.steps=40"]
+    arguments += ["checkpoint.every=1", "dmd.steps=40"]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         metrics = tmp_path / "run/metrics.jsonl"
         while run.poll() is None:
@@ -64,7 +64,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp_path):
-    arguments = ("preset=smoke", "cluster=inline", f"run_dir={tmp_path}/run", "checkpoint_every=1")
+    arguments = ("preset=smoke", "cluster=inline", f"run_dir={tmp_path}/run", "checkpoint.every=1")
     shown = command(*arguments, "dmd.student_lr=1e30", "dmd.steps=3")
     assert shown.returncode == 1
     assert "not finite" in shown.stderr or "gradient norm nan" in shown.stderr or "loss nan" in shown.stderr

@@ -109,7 +109,7 @@ def test_all_windows_of_version_0_are_bit_equal_inline_and_on_ray(local_ray, sma
 
 @pytest.mark.ray
 def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_config):
-    config = small_config(rollout__frames=96, cluster__buffer_windows=256)
+    config = small_config(rollout__frames=96, buffer__windows=256)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
     cluster.publish(weights(0))
@@ -124,7 +124,7 @@ def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_
 
 @pytest.mark.ray
 def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(local_ray, small_config):
-    config = small_config(rollout__frames=96, cluster__buffer_windows=256)
+    config = small_config(rollout__frames=96, buffer__windows=256)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
     cluster.publish(weights())
