@@ -4,7 +4,6 @@ python -m benchmarks.burn_in [student.safetensors]   one JSON line: relative L2 
 clean frames against the x0 that the actor recorded, same weights, last denoising step, windows at frame 102.
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
-from cluster.provenance import commit
+from benchmarks.line import print_line
 from learner.assembly import load_wan
 from learner.replay import collate, masked_x0
 from models.config import StudentConfig
@@ -37,7 +36,7 @@ class _Fixed:
 def errors(student: torch.nn.Module, shape: StudentConfig, burn_in: int) -> list[float]:
     """Relative L2 error of each of VIDEOS windows."""
     actor = RolloutActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, _Fixed(Weights.of(0, student)))
-    plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1),)
+    plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1, 0),)
     rollouts = [Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, 120, plan) for i in range(VIDEOS)]
     batch = collate(list(actor.windows(rollouts)), encode_text, shape.block_frames, torch.device("cpu"))
     sigma = torch.full((VIDEOS,), actor.sigmas[-1])
@@ -51,21 +50,15 @@ def main() -> None:
     shape = StudentConfig()
     student = load_wan(shape, path, "student").eval()
     table = {burn_in: errors(student, shape, burn_in) for burn_in in BURN_IN}
-    line = {
-        "name": "burn_in_error",
-        "value": round(statistics.mean(table[9]), 8),
-        "unit": "relative L2 of x0 at 9 frames of burn-in",
-        "limit": None,
-        "share": None,
-        "spread": [min(table[9]), max(table[9])],
-        "repeats": VIDEOS,
-        "commit": commit().split()[0],
-        "dirty": " " in commit(),
-        "device": "cpu, one thread",
-        "config": {"student": path.name, "context_frames": shape.context_frames, "layers": shape.wan.num_layers},
-        "by_burn_in_frames": {b: {"mean": statistics.mean(e), "max": max(e)} for b, e in table.items()},
-    }
-    print(json.dumps(line))
+    print_line(
+        "burn_in_error",
+        table[9],
+        "relative L2 of x0 at 9 frames of burn-in",
+        "cpu, one thread",
+        {"student": path.name, "context_frames": shape.context_frames, "layers": shape.wan.num_layers},
+        value=statistics.mean(table[9]),
+        by_burn_in_frames={b: {"mean": statistics.mean(e), "max": max(e)} for b, e in table.items()},
+    )
 
 
 if __name__ == "__main__":
