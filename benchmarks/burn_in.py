@@ -4,7 +4,6 @@ python -m benchmarks.burn_in [student.safetensors]   one JSON line: relative L2 
 clean frames against the x0 that the actor recorded, same weights, last denoising step, windows at frame 102.
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
-from cluster.provenance import commit
+from benchmarks.line import print_line
 from learner.assembly import load_wan
 from learner.replay import collate, masked_x0
 from models.config import StudentConfig
@@ -52,21 +51,15 @@ def main() -> None:
     shape = StudentConfig()
     student = load_wan(shape, path, "student").eval()
     table = {burn_in: errors(student, shape, burn_in) for burn_in in BURN_IN}
-    line = {
-        "name": "burn_in_error",
-        "value": round(statistics.mean(table[9]), 8),
-        "unit": "relative L2 of x0 at 9 frames of burn-in",
-        "limit": None,
-        "share": None,
-        "spread": [min(table[9]), max(table[9])],
-        "repeats": VIDEOS,
-        "commit": commit().split()[0],
-        "dirty": " " in commit(),
-        "device": "cpu, one thread",
-        "config": {"student": path.name, "context_frames": shape.context_frames, "layers": shape.wan.num_layers},
-        "by_burn_in_frames": {b: {"mean": statistics.mean(e), "max": max(e)} for b, e in table.items()},
-    }
-    print(json.dumps(line))
+    print_line(
+        "burn_in_error",
+        table[9],
+        "relative L2 of x0 at 9 frames of burn-in",
+        "cpu, one thread",
+        {"student": path.name, "context_frames": shape.context_frames, "layers": shape.wan.num_layers},
+        value=statistics.mean(table[9]),
+        by_burn_in_frames={b: {"mean": statistics.mean(e), "max": max(e)} for b, e in table.items()},
+    )
 
 
 if __name__ == "__main__":

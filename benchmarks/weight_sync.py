@@ -1,0 +1,181 @@
+"""How long a version takes from the learner into the actors' networks, in copies of memory.
+
+python -m benchmarks.weight_sync   500 MB of bf16: one process publishes, a coordinator owns the bytes, two actors load
+them by pointer. One JSON line for each of: reaching both actors, with and without comparing fingerprints there; the
+publish call; what publishing adds to an update of a learner that computes beside it.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+from cluster.config import Config
+from cluster.ray_environment import settle_environment
+
+settle_environment(Config())
+
+import ray  # noqa: E402 (reads its environment when imported)
+import torch  # noqa: E402
+
+from benchmarks.line import print_line  # noqa: E402
+from cluster.prefetched_weights import PrefetchedWeights  # noqa: E402
+from cluster.publication import WeightShelf, publish, store_fetch  # noqa: E402
+from cluster.weights import pack  # noqa: E402
+from models.rollout import Weights  # noqa: E402
+
+TENSORS, TENSOR_ELEMENTS = 100, 2_500_000
+BYTES = 2 * TENSORS * TENSOR_ELEMENTS
+WARM_UP, REPEATS = 8, 15
+PAUSE_S, UPDATE_S, BLOCK_S = 0.5, 0.3, 0.0005
+TIMEOUT_S = 120.0
+STORE_BYTES = 4 * 2**30
+
+
+@ray.remote(num_cpus=0)
+class Coordinator:
+    """What the run's coordinator does about weights, and nothing else."""
+
+    def __init__(self):
+        self.shelf = WeightShelf()
+
+    async def publish(self, version: int, source: ray.actor.ActorHandle, ticket: str) -> None:
+        await self.shelf.collect(version, source, ticket)
+
+    async def newer(self, epoch: int, than: int | None, wait_s: float) -> tuple[ray.ObjectRef] | None:
+        return await self.shelf.newer(than, wait_s)
+
+
+def parameters() -> dict[str, torch.Tensor]:
+    return {f"layer.{i}": torch.randn(TENSOR_ELEMENTS).to(torch.bfloat16) for i in range(TENSORS)}
+
+
+class Network(torch.nn.Module):
+    """As many parameters as are published."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.ParameterList(torch.nn.Parameter(p, requires_grad=False) for p in parameters().values())
+
+
+@ray.remote(num_cpus=0)
+class Actor:
+    """Looks for newer weights at every block, as a rollout does; a block is a short sleep."""
+
+    def __init__(self, coordinator: ray.actor.ActorHandle):
+        torch.set_num_threads(1)
+        self.network, self.version = Network(), None
+        self.source = PrefetchedWeights(store_fetch(coordinator, 0))
+
+    def follow(self, last: int, check: bool) -> dict[int, float]:
+        """By version: when it was in the network. Returns after version `last`."""
+        loaded = {}
+        while self.version is None or self.version < last:
+            weights = self.source.newer(self.version)
+            if weights is None:
+                time.sleep(BLOCK_S)
+                continue
+            self.network.load_state_dict(weights.tensors, assign=True)
+            if check:
+                weights.check(self.network.state_dict())
+            self.version = weights.version
+            loaded[self.version] = time.monotonic()
+        return loaded
+
+
+@ray.remote(num_cpus=0, max_concurrency=2)
+class Learner:
+    """Publishes from one thread while another answers calls, as a process of Ray Train does."""
+
+    def __init__(self, coordinator: ray.actor.ActorHandle):
+        torch.set_num_threads(1)
+        self.coordinator, self.parameters = coordinator, parameters()
+
+    def memory_copy_s(self) -> list[float]:
+        """Times of one copy of all bytes into memory that was written before."""
+        source = torch.ones(BYTES, dtype=torch.uint8)
+        target = source.clone()
+        return [_timed(lambda: target.copy_(source)) for _ in range(REPEATS)]
+
+    def publish(self, versions: range) -> dict[int, tuple[float, float]]:
+        """By version: when its publish began and ended."""
+        times = {}
+        for version in versions:
+            times[version] = self._publish(version)
+            time.sleep(PAUSE_S)
+        return times
+
+    def train(self, versions: range) -> list[tuple[float, float]]:
+        """Per update, with a simulated computation of UPDATE_S: (seconds in all, seconds in publish)."""
+        updates = []
+        for version in versions:
+            started = time.monotonic()
+            time.sleep(UPDATE_S)
+            begun, ended = self._publish(version)
+            updates.append((time.monotonic() - started, ended - begun))
+        return updates
+
+    def idle(self) -> list[float]:
+        """Seconds per update without publishing."""
+        return [_timed(lambda: time.sleep(UPDATE_S)) for _ in range(REPEATS)]
+
+    def _publish(self, version: int) -> tuple[float, float]:
+        self.parameters[f"layer.{version % TENSORS}"] += 1
+        begun = time.monotonic()
+        publish(self.coordinator, pack(Weights(version, self.parameters)), TIMEOUT_S)
+        return begun, time.monotonic()
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
+
+
+def main() -> None:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=STORE_BYTES, log_to_driver=False)
+    try:
+        measure()
+    finally:
+        ray.shutdown()
+
+
+def measure() -> None:
+    coordinator = Coordinator.remote()
+    learner = Learner.remote(coordinator)
+    actors = [Actor.remote(coordinator) for _ in range(2)]
+    ray.get([actor.__ray_ready__.remote() for actor in actors])
+    first = 0
+
+    def run(count: int, check: bool) -> tuple[dict[int, tuple[float, float]], list[float]]:
+        nonlocal first
+        versions = range(first, first + count)
+        first += count
+        followers = [actor.follow.remote(versions[-1], check) for actor in actors]
+        published = ray.get(learner.publish.remote(versions))
+        loaded = ray.get(followers)
+        return published, [max(times[v] for times in loaded) - published[v][0] for v in versions]
+
+    run(WARM_UP, True)
+    copies = ray.get(learner.memory_copy_s.remote())
+    copy_s = statistics.median(copies)
+    device = f"cpu, {torch.get_num_threads()} threads"
+    config = {"bytes": BYTES, "tensors": TENSORS, "actors": 2, "store_bytes": STORE_BYTES, "warm_up": WARM_UP}
+
+    def line(name: str, values: list[float], limit: float | None) -> None:
+        print_line(f"weight_sync.{name}", values, "s", device, config, limit)
+
+    line("memory_copy", copies, None)
+    published, reached = run(REPEATS, True)
+    line("reach", reached, copy_s)
+    line("publish", [ended - begun for begun, ended in published.values()], copy_s)
+    line("reach_unchecked", run(REPEATS, False)[1], copy_s)
+    idle_s = statistics.median(ray.get(learner.idle.remote()))
+    versions = range(first, first + REPEATS)
+    followers = [actor.follow.remote(versions[-1], True) for actor in actors]
+    updates = ray.get(learner.train.remote(versions))
+    ray.get(followers)
+    line("added_to_update", [whole - idle_s for whole, _ in updates], statistics.median(call for _, call in updates))
+
+
+if __name__ == "__main__":
+    main()
