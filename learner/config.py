@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from models.keys import key, require_positive, require_share
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(kw_only=True)
@@ -90,3 +94,31 @@ class DmdConfig:
             raise ValueError(
                 f"dmd.score_min = {self.score_min} and dmd.score_max = {self.score_max} must lie in (0, 1)"
             )
+
+
+@dataclass(kw_only=True)
+class LearnerConfig:
+    """How the learner computes; what it computes stays the same but for rounding (and but for LoRA)."""
+
+    micro_batch: int | None = key(None, "windows per forward pass and rank; without, a rank's whole share at once")
+    checkpoint_activations: bool = key(False, "keep only each block's input and compute the block again going back")
+    compile: bool = key(False, "torch.compile, block by block")
+    dtype: str = key("float32", "computation of student and critic: float32 or bfloat16 (weights stay float32)")
+    teacher_dtype: str = key("float32", "weights and computation of the frozen teacher: float32 or bfloat16")
+    teacher_offload: bool = key(False, "keep the teacher's shards in CPU memory between passes (GPUs only)")
+    lora_rank: int | None = key(None, "stage dmd trains adapters of this rank on student and critic; without, all weights")
+    lora_alpha: float = key(16.0, "adapters count lora_alpha / lora_rank")
+
+    def __post_init__(self):
+        for name in ("dtype", "teacher_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f'learner.{name} is "{getattr(self, name)}"; set it to {" or ".join(DTYPES)}')
+        for name in ("micro_batch", "lora_rank"):
+            if getattr(self, name) is not None:
+                require_positive("learner", self, name)
+        require_positive("learner", self, "lora_alpha")
+
+    @property
+    def lora_scale(self) -> float:
+        """What adapters count; 0 where there are none."""
+        return 0.0 if self.lora_rank is None else self.lora_alpha / self.lora_rank

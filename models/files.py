@@ -1,10 +1,11 @@
 """Weights on disk: safetensors, with their origin in the header. Nothing is ever unpickled."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 
 def save_weights(module: nn.Module, path: Path, origin: dict[str, object]) -> None:
@@ -17,6 +18,13 @@ def load_weights(module: nn.Module, path: Path, key: str) -> None:
     """Fill `module` from `path`; a partial fit is refused by name, and `key` is the configuration key to change."""
     check_weights(path, key, module)
     module.load_state_dict(load_file(path))
+
+
+def stored_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a file, read one at a time: each rank fills its shard without holding a whole network."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            yield name, file.get_tensor(name)
 
 
 def write_whole(path: Path, content: bytes) -> None:
