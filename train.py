@@ -14,6 +14,8 @@ if __name__ == "__main__":
     settings.answer_help(USAGE)
 
 # ruff: noqa: E402  (torch takes seconds to import, help should not)
+import torch
+
 from cluster.config import Config
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
@@ -22,11 +24,15 @@ from learner.assembly import make_distiller, make_ode_initializer, make_pretrain
 from models.rollout import CRITIC, ODE, STUDENT
 from models.tiny_world import encode_text
 
+DEVICE = torch.device("cpu")
+
 
 def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 0, tiny world only: a bidirectional teacher learns real videos by flow matching."""
     folder = RunFolder(config).stage("teacher")
-    learner = make_pretrainer(config.student, config.pretrain, config.seed)
+    learner = make_pretrainer(
+        config.teacher_wan, config.pretrain, config.learner, config.student.horizon_frames, config.seed, DEVICE
+    )
     folder.restore(learner)
     metrics = {}
     while learner.step < config.pretrain.steps:
@@ -34,13 +40,15 @@ def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
         log("teacher", learner.step, config.pretrain.steps, metrics)
         if learner.step % config.checkpoint_every == 0:
             folder.save(learner, learner.step)
-    folder.finish(learner.ema.module, {"seed": config.seed, "steps": learner.step} | metrics)
+    folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
     folder = RunFolder(config).stage("ode")
-    learner = make_ode_initializer(config.student, config.ode, config.teacher_path, encode_text, config.seed)
+    learner = make_ode_initializer(
+        config.student, config.ode, config.learner, config.base_source, encode_text, config.seed, DEVICE
+    )
     folder.restore(learner)
     cluster.begin("ode", config)
     pairs, metrics = [], {}
@@ -51,15 +59,17 @@ def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
         log("ode", learner.step, config.ode.steps, metrics)
         if learner.step % config.checkpoint_every == 0:
             folder.save(learner, learner.step)
-    folder.finish(learner.student, {"seed": config.seed, "steps": learner.step} | metrics)
+    folder.finish(learner.weights(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> None:
     """Stage 2: roll out far past the teacher, cut windows, let the teacher correct them (Self-Forcing++, Alg. 1)."""
     folder = RunFolder(config).stage(name)
     learner = make_distiller(
-        config.student, config.dmd, config.teacher_path, config.init_path, encode_text, config.seed
-    )
+        config.student, config.dmd, config.learner, init=config.init_source, base=config.base_source,
+        teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=encode_text, seed=config.seed,
+        device=DEVICE,
+    )  # fmt: skip
     position = folder.restore(learner)
     cluster.begin("dmd", config, **position)
     cluster.publish(learner.weights())
@@ -72,7 +82,7 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
         log(name, learner.step, config.dmd.steps, metrics | cluster.metrics())
         if learner.step % config.checkpoint_every == 0:
             folder.save(learner, learner.step, **cluster.position())
-    folder.finish(learner.ema.module, {"seed": config.seed, "steps": learner.step} | metrics)
+    folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def loop(config: Config, cluster: Cluster, log: RunLog) -> None:

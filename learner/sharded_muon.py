@@ -10,8 +10,8 @@ class ShardedMuon(torch.optim.Muon):
     """torch's Muon, matrix by matrix: gathered, stepped whole, and cut again.
 
     Left to DTensor, its orthogonalisation in bfloat16 adds in another order for every number of ranks, and that noise
-    is as large as the update: after one step weights differed by 0.7 of it. Every rank repeats the whole step; the price
-    is two or three gathers of each matrix.
+    is as large as the update: after one step weights differed by 0.7 of it. Every rank repeats the whole step,
+    at the price of two or three gathers of each matrix.
     """
 
     @torch.no_grad()
