@@ -1,4 +1,4 @@
-"""Losses of the distillation, as pure functions of tensors; one number per sample, [B], because windows have weights."""
+"""Losses of the distillation, as pure functions of tensors; a number per sample, [B], because windows have weights."""
 
 import torch
 from torch import Tensor
