@@ -25,54 +25,59 @@ from models.tiny_world import encode_text
 
 def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 0, tiny world only: a bidirectional teacher learns real videos by flow matching."""
-    folder = RunFolder(config).stage("teacher")
-    learner = make_pretrainer(config.student, config.pretrain, config.seed)
-    folder.restore(learner)
-    metrics = {}
-    while learner.step < config.pretrain.steps:
-        metrics = learner.update()
-        log("teacher", learner.step, config.pretrain.steps, metrics)
-        if learner.step % config.checkpoint_every == 0:
-            folder.save(learner, learner.step)
-    folder.finish(learner.ema.module, {"seed": config.seed, "steps": learner.step} | metrics)
+    learner = make_pretrainer(
+        config.teacher_wan, config.pretrain, config.learner, config.student.horizon_frames, config.seed, config.device
+    )
+    with RunFolder(config).stage("teacher") as folder:
+        folder.restore(learner)
+        metrics = {}
+        while learner.step < config.pretrain.steps:
+            metrics = learner.update()
+            log("teacher", learner.step, config.pretrain.steps, metrics)
+            if learner.step % config.checkpoint.every == 0:
+                folder.save(learner, learner.step)
+        folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
-    folder = RunFolder(config).stage("ode")
-    learner = make_ode_initializer(config.student, config.ode, config.teacher_path, encode_text, config.seed)
-    folder.restore(learner)
-    cluster.begin("ode", config)
-    pairs, metrics = [], {}
-    while learner.step < config.ode.steps:
-        while len(pairs) < config.ode.pairs_at(learner.step):  # the rest arrive while training
-            pairs += cluster.take(ODE, 1)
-        metrics = learner.update(pairs)
-        log("ode", learner.step, config.ode.steps, metrics)
-        if learner.step % config.checkpoint_every == 0:
-            folder.save(learner, learner.step)
-    folder.finish(learner.student, {"seed": config.seed, "steps": learner.step} | metrics)
+    learner = make_ode_initializer(
+        config.student, config.ode, config.learner, config.base_source, encode_text, config.seed, config.device
+    )
+    with RunFolder(config).stage("ode") as folder:
+        folder.restore(learner)
+        cluster.begin("ode", config)
+        pairs, metrics = [], {}
+        while learner.step < config.ode.steps:
+            while len(pairs) < config.ode.pairs_at(learner.step):  # the rest arrive while training
+                pairs += cluster.take_all(ODE, 1)
+            metrics = learner.update(pairs)
+            log("ode", learner.step, config.ode.steps, metrics | cluster.metrics())
+            if learner.step % config.checkpoint.every == 0:
+                folder.save(learner, learner.step)
+        folder.finish(learner.weights(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> None:
     """Stage 2: roll out far past the teacher, cut windows, let the teacher correct them (Self-Forcing++, Alg. 1)."""
-    folder = RunFolder(config).stage(name)
     learner = make_distiller(
-        config.student, config.dmd, config.teacher_path, config.init_path, encode_text, config.seed
-    )
-    position = folder.restore(learner)
-    cluster.begin("dmd", config, **position)
-    cluster.publish(learner.weights())
-    metrics = {}
-    while learner.step < config.dmd.steps:
-        for _ in range(config.dmd.critic_updates):  # the critic follows the student
-            metrics = learner.update_critic(cluster.take(CRITIC, config.dmd.batch_size))
-        metrics |= learner.update_student(cluster.take(STUDENT, config.dmd.batch_size))
-        cluster.publish(learner.weights())  # actors pull at their next block
-        log(name, learner.step, config.dmd.steps, metrics | cluster.metrics())
-        if learner.step % config.checkpoint_every == 0:
-            folder.save(learner, learner.step, **cluster.position())
-    folder.finish(learner.ema.module, {"seed": config.seed, "steps": learner.step} | metrics)
+        config.student, config.dmd, config.learner, init=config.init_source, base=config.base_source,
+        teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=encode_text, seed=config.seed,
+        device=config.device,
+    )  # fmt: skip
+    with RunFolder(config).stage(name) as folder:
+        cluster.begin("dmd", config, folder.restore(learner))
+        cluster.publish(learner.weights(), learner.step)
+        metrics = {}
+        while learner.step < config.dmd.steps:
+            for _ in range(config.dmd.critic_updates):  # the critic follows the student
+                metrics = learner.update_critic(cluster.take(CRITIC, config.dmd.batch_size))
+            metrics |= learner.update_student(cluster.take(STUDENT, config.dmd.batch_size))
+            cluster.publish(learner.weights(), learner.step)  # actors pull at their next block
+            log(name, learner.step, config.dmd.steps, metrics | cluster.metrics())
+            if learner.step % config.checkpoint.every == 0:
+                folder.save(learner, learner.step, cluster.state())
+        folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def loop(config: Config, cluster: Cluster, log: RunLog) -> None:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import torch
 
 from actors.config import RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
 from cluster.buffer import BufferConfig
 from learner.checkpoint_config import CheckpointConfig
-from learner.config import DmdConfig, OdeConfig, PretrainConfig
-from models.config import StudentConfig
+from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
+from models.config import CONFIGS, StudentConfig, WanConfig
 from models.keys import key, require_positive
 
 STAGES = ("teacher", "ode", "dmd")
@@ -72,6 +73,8 @@ class Config:
     run_dir: str = key("runs/tiny", "folder of the run; on a cluster an absolute path that all nodes share")
     seed: int = key(0, "seed of everything that is drawn")
     teacher: str = key("assets/tiny/teacher.safetensors", "weights of the teacher")
+    teacher_model: str | None = key(None, "network of the teacher; without, student.model")
+    base: str | None = key(None, "weights that student (stage ode) and critic start from; without, the teacher's")
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
     student: StudentConfig = field(default_factory=StudentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -79,6 +82,7 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     ode: OdeConfig = field(default_factory=OdeConfig)
     dmd: DmdConfig = field(default_factory=DmdConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -86,6 +90,7 @@ class Config:
 
     def __post_init__(self):
         self._check_stages()
+        self._check_teacher()
         self._check_frames()
         self._check_buffer()
         if self.seed < 0:
@@ -108,6 +113,47 @@ class Config:
     def init_path(self) -> Path:
         """The student that stage dmd starts from: the given one, else this run's stage ode."""
         return Path(self.init) if self.init is not None else Path(self.run_dir, "ode", "student.safetensors")
+
+    @property
+    def device(self) -> torch.device:
+        """Where a learner rank computes: its GPU if it has one."""
+        return torch.device("cuda" if self.cluster.rank_gpus else "cpu")
+
+    @property
+    def teacher_wan(self) -> WanConfig:
+        """The teacher's shape; its latents and texts are the student's."""
+        return CONFIGS[self.teacher_model or self.student.model]
+
+    @property
+    def teacher_source(self) -> Source:
+        return Source(self.teacher_path, "teacher")
+
+    @property
+    def base_source(self) -> Source:
+        """What student (stage ode) and critic start from."""
+        return self.teacher_source if self.base is None else Source(Path(self.base), "base")
+
+    @property
+    def init_source(self) -> Source:
+        return Source(self.init_path, "init")
+
+    def _check_teacher(self) -> None:
+        if self.teacher_model is not None and self.teacher_model not in CONFIGS:
+            raise ValueError(
+                f'no network is called "{self.teacher_model}"; set teacher_model to one of {", ".join(CONFIGS)}'
+            )
+        teacher, student = self.teacher_wan, self.student.wan
+        for name in ("in_channels", "text_dim", "text_len"):
+            if getattr(teacher, name) != getattr(student, name):
+                raise ValueError(
+                    f"teacher_model={self.teacher_model} has {name} {getattr(teacher, name)} and student.model="
+                    f"{self.student.model} has {getattr(student, name)}; choose networks of one world"
+                )
+        if teacher != student and self.base is None and self.stages != ["teacher"]:
+            raise ValueError(
+                f"base is not given, and weights of teacher_model={self.teacher_model} do not fit student.model="
+                f"{self.student.model}; set base to weights of the student's size"
+            )
 
     def _check_stages(self) -> None:
         if not self.run_dir:

@@ -1,47 +1,134 @@
-"""Networks on the learner: built, filled, and put together for a stage."""
+"""Networks on the learner: built, filled, cut over the ranks, and put together for a stage."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from learner.config import DmdConfig, OdeConfig, PretrainConfig
+from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
 from learner.distillation import Distiller
+from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
 from learner.ode import OdeInitializer
 from learner.pretraining import Pretrainer
-from models.config import StudentConfig
-from models.files import load_weights
+from learner.sharding import fill, shard, sharded
+from models.config import StudentConfig, WanConfig
+from models.files import check_weights, stored_tensors
 from models.wan import Wan
 
 Encoder = Callable[[Sequence[str]], Tensor]
 
 
-def load_wan(shape: StudentConfig, path: Path, key: str) -> Wan:
-    """A network with the weights of `path`; `key` is named if they do not fit."""
-    network = Wan(shape.wan)
-    load_weights(network, path, key)
-    return network
-
-
-def make_pretrainer(shape: StudentConfig, config: PretrainConfig, seed: int) -> Pretrainer:
+def make_pretrainer(
+    wan: WanConfig, config: PretrainConfig, learner: LearnerConfig, horizon_frames: int, seed: int, device: torch.device
+) -> Pretrainer:
     """A teacher with random weights drawn from `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Pretrainer(Wan(shape.wan), config, shape.horizon_frames, seed)
+        network = Wan(wan)
+    _equip(network, learner)
+    network.to(device)
+    shard(network, device, _compute(learner))
+    return Pretrainer(network, config, learner, horizon_frames, seed)
 
 
 def make_ode_initializer(
-    shape: StudentConfig, config: OdeConfig, teacher: Path, encode_text: Encoder, seed: int
+    shape: StudentConfig,
+    config: OdeConfig,
+    learner: LearnerConfig,
+    base: Source,
+    encode_text: Encoder,
+    seed: int,
+    device: torch.device,
 ) -> OdeInitializer:
-    """A student that starts from the teacher's weights."""
-    return OdeInitializer(load_wan(shape, teacher, "teacher"), encode_text, shape, config, seed)
+    """A student that starts from the weights of `base`."""
+    student = _trained(shape.wan, base, learner, device)
+    return OdeInitializer(student, encode_text, shape, config, learner, seed)
 
 
 def make_distiller(
-    shape: StudentConfig, config: DmdConfig, teacher: Path, init: Path, encode_text: Encoder, seed: int
+    shape: StudentConfig,
+    config: DmdConfig,
+    learner: LearnerConfig,
+    *,
+    init: Source,
+    base: Source,
+    teacher: Source,
+    teacher_wan: WanConfig,
+    encode_text: Encoder,
+    seed: int,
+    device: torch.device,
 ) -> Distiller:
-    """A student from `init`; teacher and critic both from the teacher's weights."""
-    student = load_wan(shape, init, "init")
-    critic, real = load_wan(shape, teacher, "teacher"), load_wan(shape, teacher, "teacher")
-    return Distiller(student, critic, real, encode_text, shape, config, seed)
+    """A student from `init`, a critic from `base`, both with adapters if asked for, and a teacher of any size."""
+    student = _trained(shape.wan, init, learner, device, learner.lora_rank, seed)
+    critic = _trained(shape.wan, base, learner, device, learner.lora_rank, seed)
+    real = _frozen(teacher_wan, teacher, learner, device)
+    return Distiller(student, critic, real, encode_text, shape, config, learner, seed)
+
+
+def _trained(
+    wan: WanConfig,
+    source: Source,
+    learner: LearnerConfig,
+    device: torch.device,
+    lora_rank: int | None = None,
+    seed: int = 0,
+) -> Wan:
+    network = _outline(wan, source)
+    if lora_rank is not None:
+        add_adapters(network, lora_rank, learner.lora_alpha)
+    _equip(network, learner)
+    shard(network, device, _compute(learner))
+    return _filled(network, source, device, seed)
+
+
+def _frozen(wan: WanConfig, source: Source, learner: LearnerConfig, device: torch.device) -> Wan:
+    if learner.teacher_offload and not (sharded() and device.type == "cuda"):
+        raise ValueError("learner.teacher_offload=true needs learner ranks on GPUs; set learner.teacher_offload=false")
+    network = _outline(wan, source).to(getattr(torch, learner.teacher_dtype)).requires_grad_(False)
+    if learner.compile:
+        _compile(network)
+    shard(network, device, offload=learner.teacher_offload)
+    return _filled(network, source, torch.device("cpu") if learner.teacher_offload else device)
+
+
+def _outline(wan: WanConfig, source: Source) -> Wan:
+    """A network without memory, which the file fits. Raises ValueError."""
+    with torch.device("meta"):
+        network = Wan(wan)
+    check_weights(source.path, source.key, network)
+    return network
+
+
+def _filled(network: Wan, source: Source, device: torch.device, seed: int = 0) -> Wan:
+    """Memory, and the file's weights in it: tensor by tensor, so that a rank holds its shards and little more."""
+    network.to_empty(device=device)
+    targets = network.state_dict()
+    plain = {plain_name(name): target for name, target in targets.items()}
+    for name, values in stored_tensors(source.path):
+        fill(plain[name], values)
+    for name, target in targets.items():
+        if is_adapter(name):
+            fill(target, adapter_start(name, target.shape, seed))
+    return network
+
+
+def _equip(network: Wan, learner: LearnerConfig) -> None:
+    network.checkpoint_activations = learner.checkpoint_activations
+    if learner.compile:
+        _compile(network)
+
+
+def _compile(network: Wan) -> None:
+    for block in network.blocks:
+        block.compile()
+
+
+def _compute(learner: LearnerConfig) -> torch.dtype | None:
+    """What student and critic compute in; None is the dtype of their weights, float32."""
+    if learner.dtype == "float32":
+        return None
+    if not sharded():
+        raise ValueError(
+            f"learner.dtype={learner.dtype} needs learner ranks; set cluster=ray, or learner.dtype=float32"
+        )
+    return getattr(torch, learner.dtype)

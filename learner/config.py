@@ -1,8 +1,11 @@
-"""Keys of the three training stages."""
+"""Keys of the three training stages and of the learner that runs them. Imports no torch: help must be quick."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from models.keys import key, require_positive, require_share
+
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(kw_only=True)
@@ -90,3 +93,53 @@ class DmdConfig:
             raise ValueError(
                 f"dmd.score_min = {self.score_min} and dmd.score_max = {self.score_max} must lie in (0, 1)"
             )
+
+
+@dataclass(kw_only=True)
+class LearnerConfig:
+    """How the learner computes; what it computes stays the same but for rounding (and but for LoRA)."""
+
+    micro_batch: int | None = key(None, "windows per forward pass and rank; without, a rank's whole share at once")
+    checkpoint_activations: bool = key(False, "keep only each block's input and compute the block again going back")
+    compile: bool = key(False, "torch.compile, block by block")
+    dtype: str = key("float32", "computation of student and critic: float32 or bfloat16 (weights stay float32)")
+    teacher_dtype: str = key("float32", "weights and computation of the frozen teacher: float32 or bfloat16")
+    teacher_offload: bool = key(False, "keep the teacher's shards in CPU memory between passes (GPUs only)")
+    lora_rank: int | None = key(
+        None, "stage dmd trains adapters of this rank on student and critic; without, all weights"
+    )
+    lora_alpha: float = key(16.0, "adapters count lora_alpha / lora_rank")
+
+    def __post_init__(self):
+        for name in ("dtype", "teacher_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f'learner.{name} is "{getattr(self, name)}"; set it to {" or ".join(DTYPES)}')
+        for name in ("micro_batch", "lora_rank"):
+            if getattr(self, name) is not None:
+                require_positive("learner", self, name)
+        require_positive("learner", self, "lora_alpha")
+
+    @property
+    def lora_scale(self) -> float:
+        """What adapters count; 0 where there are none."""
+        return 0.0 if self.lora_rank is None else self.lora_alpha / self.lora_rank
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network's weights come from: a file, and the configuration key to change if they do not fit."""
+
+    path: Path
+    key: str
+
+
+def check_batch(name: str, size: int, ranks: int, micro_batch: int | None) -> None:
+    """Refuse a batch that does not divide over the ranks and their forward passes; `name` is its key."""
+    if size % ranks:
+        raise ValueError(f"{name} = {size} does not divide over {ranks} learner ranks; make it a multiple of {ranks}")
+    share = size // ranks
+    if micro_batch is not None and share % micro_batch:
+        raise ValueError(
+            f"{name} = {size} gives each of {ranks} learner ranks {share}, no multiple of learner.micro_batch = "
+            f"{micro_batch}; change learner.micro_batch or {name}"
+        )

@@ -1,25 +1,51 @@
 """Stage `dmd`: the teacher corrects windows of the student's own long rollouts (extended DMD)."""
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from learner.config import DmdConfig
+from learner import ranks
+from learner.config import DmdConfig, LearnerConfig
 from learner.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
 from learner.ema import Ema
+from learner.lora import merged
 from learner.optimizer import Optimizer, adamw
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
+from learner.sharding import gather, load
+from learner.shares import micro_batches, own_places
 from models.config import StudentConfig
 from models.flow import add_noise, guide, warped_sigmas, x0_from_velocity
 from models.noise import Draw, generator_for
-from models.rollout import Weights, Window
+from models.rollout import Window
 from models.wan import Wan
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch: windows, a source of randomness for each, and what they count in the loss."""
+
+    batch: Batch
+    generators: Sequence[torch.Generator]
+    weights: Tensor
+    """[B]."""
+    share: int
+    """Windows of this rank in all parts together."""
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        """What `losses` [B] add to the mean over the rank's share."""
+        return (losses * self.weights).sum() / self.share
+
+
 class Distiller:
-    """Student (generator), critic (fake score) and frozen teacher (real score), and the two updates between them."""
+    """Student (generator), critic (fake score) and frozen teacher (real score), and the two updates between them.
+
+    Every rank calls every method, each `update_` with its own share of the windows: places r * B / n and up of the
+    step's B. What is drawn for a window depends on its place alone, not on the number of ranks or of forward passes.
+    """
 
     def __init__(
         self,
@@ -29,18 +55,12 @@ class Distiller:
         encode_text: Callable[[Sequence[str]], Tensor],
         shape: StudentConfig,
         config: DmdConfig,
+        learner: LearnerConfig,
         seed: int,
-        rank: int = 0,
     ):
         self.student, self.critic = student, critic
         self.teacher = teacher.eval().requires_grad_(False)
-        self.encode_text, self.shape, self.config, self.seed, self.rank = (
-            encode_text,
-            shape,
-            config,
-            seed,
-            rank,
-        )
+        self.encode_text, self.shape, self.config, self.learner, self.seed = encode_text, shape, config, learner, seed
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
         self.ema = Ema(student, config.ema_decay)
@@ -50,74 +70,99 @@ class Distiller:
         self.student_optimizer = Optimizer("student", student, of_student, lr_key="dmd.student_lr", grad_clip=clip)
         self.critic_optimizer = Optimizer("critic", critic, of_critic, lr_key="dmd.critic_lr", grad_clip=clip)
         self.unconditional = encode_text([""]).to(self.device)
-        self.version = 0
-        """Version of the weights that the student has now: counts student updates, never goes back."""
 
     @property
     def step(self) -> int:
         """Student updates done."""
         return self.student_optimizer.updates
 
-    def weights(self) -> Weights:
-        """What actors roll out: the raw student, never the EMA."""
-        return Weights.of(self.version, self.student)
+    def weights(self) -> dict[str, Tensor]:
+        """What actors roll out, on rank 0: the raw student, never the EMA; an empty dict elsewhere (a collective)."""
+        return merged(gather(self.student.state_dict()), self.learner.lora_scale)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """What is evaluated and shipped, on rank 0; an empty dict elsewhere (a collective).
+
+        With LoRA it is the adapters that are averaged, and the averages that are merged.
+        """
+        return merged(gather(self.student.state_dict() | self.ema.averages), self.learner.lora_scale)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
-        """Everything a resumed run needs; random draws are functions of the update counts."""
+        """Everything a resumed run needs, the tensors on rank 0 only; draws are functions of the update counts."""
         tensors = {
-            "student": self.student.state_dict(),
-            "critic": self.critic.state_dict(),
-            "ema": self.ema.module.state_dict(),
+            "student": gather(self.student.state_dict()),
+            "critic": gather(self.critic.state_dict()),
+            "ema": gather(self.ema.averages),
             "student_optimizer": self.student_optimizer.state(),
             "critic_optimizer": self.critic_optimizer.state(),
         }
-        counts = {"student": self.student_optimizer.updates, "critic": self.critic_optimizer.updates}
-        return tensors, counts | {"version": self.version}
+        return tensors, {"student": self.student_optimizer.updates, "critic": self.critic_optimizer.updates}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
-        """Put back what `state` gave."""
-        self.student.load_state_dict(tensors["student"])
-        self.critic.load_state_dict(tensors["critic"])
-        self.ema.module.load_state_dict(tensors["ema"])
+        """Put back what `state` gave, whole on every rank, however many there were. Raises ValueError."""
+        load(self.student.state_dict(), tensors["student"], "student")
+        load(self.critic.state_dict(), tensors["critic"], "critic")
+        load(self.ema.averages, tensors["ema"], "ema")
         self.student_optimizer.load_state(tensors.get("student_optimizer", {}), state["student"])
         self.critic_optimizer.load_state(tensors.get("critic_optimizer", {}), state["critic"])
-        self.version = state["version"]
 
     def update_critic(self, windows: Sequence[Window]) -> dict[str, float]:
         """The critic follows the student: flow matching on x0 that the current student makes of these windows."""
-        generator = generator_for(self.seed, Draw.CRITIC_UPDATE, self.critic_optimizer.updates, self.rank)
-        batch = collate(windows, self.encode_text, self.shape.block_frames, self.device)
-        sigma, noise = self._score_draw(batch, generator)
-        with torch.no_grad():
-            x0 = self._x0(batch, generator)
-        velocity = self.critic(add_noise(x0, noise, sigma), 1000 * sigma, batch.text)
-        return self.critic_optimizer.step(flow_loss(velocity, x0, noise))
+        parts, count = self._parts(windows, Draw.CRITIC_UPDATE, self.critic_optimizer.updates)
+        return self.critic_optimizer.step((self._critic_loss(part) for part in parts), count)
 
     def update_student(self, windows: Sequence[Window]) -> dict[str, float]:
         """One extended DMD update (Self-Forcing++, Eq. 2): teacher minus critic, on re-noised windows."""
-        generator = generator_for(self.seed, Draw.STUDENT_UPDATE, self.student_optimizer.updates, self.rank)
-        batch = collate(windows, self.encode_text, self.shape.block_frames, self.device)
-        sigma, noise = self._score_draw(batch, generator)
-        x0 = self._x0(batch, generator)
-        gradient = self._gradient(x0.detach(), sigma, noise, batch)
-        metrics = self.student_optimizer.step(dmd_loss(x0, gradient))
-        metrics["student/dmd_gradient"] = gradient.abs().mean().item()
-        metrics |= self._distances(windows, batch, x0.detach())
-        self.version += 1
+        parts, count = self._parts(windows, Draw.STUDENT_UPDATE, self.student_optimizer.updates)
+        measured: list[Tensor] = []
+        metrics = self.student_optimizer.step((self._student_loss(part, measured) for part in parts), count)
         if self.step > self.config.ema_start:
             self.ema.update(self.student)
         else:
             self.ema.restart(self.student)
-        return metrics
+        return metrics | _by_age(ranks.joined(torch.cat(measured)))
 
-    def _x0(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def _parts(self, windows: Sequence[Window], draw: Draw, update: int) -> tuple[Iterator[_Part], int]:
+        """This rank's windows as micro-batches, one made at a time, and how many."""
+        # Filled up to the longest history of all ranks: sharded networks must make the same passes on each.
+        history = ranks.largest(max(len(window.context) for window in windows))
+        placed = list(zip(own_places(len(windows) * ranks.size()), windows, strict=True))
+
+        def part(chosen: Sequence[tuple[int, Window]]) -> _Part:
+            return _Part(
+                collate([w for _, w in chosen], self.encode_text, self.shape.block_frames, self.device, history),
+                [generator_for(self.seed, draw, update, place) for place, _ in chosen],
+                torch.tensor([w.weight for _, w in chosen], dtype=torch.float64, device=self.device),
+                len(windows),
+            )
+
+        chosen = list(micro_batches(placed, self.learner.micro_batch))
+        return (part(one) for one in chosen), len(chosen)
+
+    def _critic_loss(self, part: _Part) -> Tensor:
+        sigma, noise = self._score_draw(part)
+        with torch.no_grad():
+            x0 = self._x0(part)
+        velocity = self.critic(add_noise(x0, noise, sigma), 1000 * sigma, part.batch.text)
+        return part.weighted(flow_loss(velocity, x0, noise))
+
+    def _student_loss(self, part: _Part, measured: list[Tensor]) -> Tensor:
+        """Also appends the part's `_measures`."""
+        sigma, noise = self._score_draw(part)
+        x0 = self._x0(part)
+        gradient = self._gradient(x0.detach(), sigma, noise, part.batch)
+        measured.append(self._measures(part.batch, x0.detach(), gradient))
+        return part.weighted(dmd_loss(x0, gradient))
+
+    def _x0(self, part: _Part) -> Tensor:
         """The current student's x0 of the windows, [B K C H W]."""
+        batch = part.batch
         if self.config.replay == "blockwise":
             return blockwise_x0(self.student, self.shape, batch, self.sigmas)
         levels = torch.tensor(self.sigmas, dtype=torch.float32)
         recorded = levels[[window.step for window in batch.windows]].to(self.device)
-        drawn = levels[torch.randint(len(levels), (len(recorded),), generator=generator)].to(self.device)
-        noise = self._noise(batch.latents.shape, generator)
+        drawn = levels[[int(torch.randint(len(levels), (), generator=g)) for g in part.generators]].to(self.device)
+        noise = self._noise(part)
         x_t, sigma = backward_noise(self.config.noising, batch.noisy, recorded, batch.latents, drawn, noise)
         return masked_x0(self.student, self.shape, batch, x_t, sigma)
 
@@ -129,27 +174,36 @@ class Distiller:
         fake = self.critic(x_t, timestep, batch.text)
         return dmd_gradient(x0, x0_from_velocity(x_t, real, sigma), x0_from_velocity(x_t, fake, sigma))
 
-    def _score_draw(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _score_draw(self, part: _Part) -> tuple[Tensor, Tensor]:
         """Level [B] and noise [B K C H W] at which scores are compared; drawn first, so the same for any replay."""
-        c, shape = self.config, batch.latents.shape
-        sigma = score_sigmas(torch.rand(shape[0], generator=generator), c.score_shift, c.score_min, c.score_max)
-        return sigma.to(self.device), self._noise(shape, generator)
+        c = self.config
+        uniform = torch.stack([torch.rand((), generator=generator) for generator in part.generators])
+        sigma = score_sigmas(uniform, c.score_shift, c.score_min, c.score_max)
+        return sigma.to(self.device), self._noise(part)
 
-    def _noise(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=generator).to(self.device)
+    def _noise(self, part: _Part) -> Tensor:
+        shape = part.batch.latents.shape[1:]
+        return torch.stack([torch.randn(shape, generator=generator) for generator in part.generators]).to(self.device)
 
-    def _distances(self, windows: Sequence[Window], batch: Batch, x0: Tensor) -> dict[str, float]:
-        """How far the current student's x0 is from the recorded one, by age: what staleness costs.
+    def _measures(self, batch: Batch, x0: Tensor, gradient: Tensor) -> Tensor:
+        """Size of the DMD gradient, age, distance to the recorded x0 (NaN where none is recorded), [B 3].
 
-        Only a recorded last step has a recorded x0 to compare with.
+        Only the last denoising step has a recorded x0, and only its recorded input leads there.
         """
-        metrics, by_age = {}, defaultdict(list)
-        last = len(self.sigmas) - 1
         distance = (x0 - batch.latents).flatten(1).norm(dim=1) / batch.latents.flatten(1).norm(dim=1)
-        for window, value in zip(windows, distance.tolist(), strict=True):
-            if window.step == last and self.config.noising == "recorded":
-                by_age[self.version - window.version].append(value)
-        for age, values in sorted(by_age.items()):
-            metrics[f"replay/distance_age_{age}"] = sum(values) / len(values)
-        metrics["replay/age"] = sum(self.version - window.version for window in windows) / len(windows)
-        return metrics
+        last = len(self.sigmas) - 1
+        comparable = [window.step == last and self.config.noising == "recorded" for window in batch.windows]
+        ages = torch.tensor([window.age for window in batch.windows], dtype=torch.float64, device=self.device)
+        distance = distance.double().where(torch.tensor(comparable, device=self.device), torch.nan)
+        return torch.stack([gradient.abs().flatten(1).mean(dim=1).double(), ages, distance], dim=1)
+
+
+def _by_age(measures: Tensor) -> dict[str, float]:
+    """Metrics of all ranks' windows, [B 3] of `_measures`: what staleness costs, by age."""
+    distances = defaultdict(list)
+    for _, age, distance in measures.tolist():
+        if not math.isnan(distance):
+            distances[int(age)].append(distance)
+    metrics = {f"replay/distance_age_{age}": sum(d) / len(d) for age, d in sorted(distances.items())}
+    gradient, age, _ = measures.mean(dim=0).tolist()
+    return {"student/dmd_gradient": gradient, "replay/age": age} | metrics

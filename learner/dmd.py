@@ -1,4 +1,4 @@
-"""Losses of the distillation, as pure functions of tensors."""
+"""Losses of the distillation, as pure functions of tensors; a number per sample, [B], because windows have weights."""
 
 import torch
 from torch import Tensor
@@ -26,19 +26,23 @@ def dmd_gradient(x0: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
 
 
 def dmd_loss(x0: Tensor, gradient: Tensor) -> Tensor:
-    """Scalar whose gradient with respect to `x0` is `gradient` / number of elements.
+    """Losses [B] whose gradients with respect to `x0` are `gradient` / number of elements of a sample.
 
     0.5 mean (x0 - stop(x0 - gradient))^2, in float64 because the square of a small difference is taken and undone.
     """
     target = (x0.double() - gradient.double()).detach()
-    return 0.5 * (x0.double() - target).square().mean()
+    return 0.5 * _sample_mean((x0.double() - target).square())
 
 
 def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """Flow matching: mean (velocity - (noise - x0))^2. Trains teacher and critic."""
-    return (velocity - (noise - x0)).square().mean()
+    """Flow matching, [B]: mean (velocity - (noise - x0))^2. Trains teacher and critic."""
+    return _sample_mean((velocity - (noise - x0)).square())
 
 
 def regression_loss(x0: Tensor, target: Tensor) -> Tensor:
-    """ODE initialisation: squared distance to the teacher's x0 (Self-Forcing++, Eq. 4)."""
-    return (x0 - target).square().mean()
+    """ODE initialisation, [B]: squared distance to the teacher's x0 (Self-Forcing++, Eq. 4)."""
+    return _sample_mean((x0 - target).square())
+
+
+def _sample_mean(x: Tensor) -> Tensor:
+    return x.flatten(1).mean(dim=1)

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from learner.config import OdeConfig
+from learner.config import LearnerConfig, OdeConfig
 from learner.dmd import regression_loss
 from learner.optimizer import Optimizer, muon
+from learner.sharding import gather, load
+from learner.shares import micro_batches, own_places
 from models.causal import denoise_window
 from models.config import StudentConfig
 from models.flow import warped_sigmas, x0_from_velocity
@@ -29,15 +31,11 @@ class OdeInitializer:
         encode_text: Callable[[Sequence[str]], Tensor],
         shape: StudentConfig,
         config: OdeConfig,
+        learner: LearnerConfig,
         seed: int,
     ):
-        self.student, self.encode_text, self.shape, self.config, self.seed = (
-            student,
-            encode_text,
-            shape,
-            config,
-            seed,
-        )
+        self.student, self.encode_text, self.shape = student, encode_text, shape
+        self.config, self.learner, self.seed = config, learner, seed
         self.device = next(student.parameters()).device
         self.levels = torch.tensor(warped_sigmas(shape.timesteps, shape.shift), dtype=torch.float32)
         optimizers = muon(student, config.lr, config.adamw_lr)
@@ -50,24 +48,38 @@ class OdeInitializer:
         """Updates done."""
         return self.optimizer.updates
 
+    def weights(self) -> dict[str, Tensor]:
+        """The student, on rank 0; an empty dict elsewhere (a collective)."""
+        return gather(self.student.state_dict())
+
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
-        """Everything a resumed run needs."""
-        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state()}, {"updates": self.step}
+        """Everything a resumed run needs, the tensors on rank 0 only (a collective)."""
+        tensors = {"student": gather(self.student.state_dict()), "optimizer": self.optimizer.state()}
+        return tensors, {"updates": self.step}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
-        """Put back what `state` gave."""
-        self.student.load_state_dict(tensors["student"])
+        """Put back what `state` gave, whole on every rank. Raises ValueError."""
+        load(self.student.state_dict(), tensors["student"], "student")
         self.optimizer.load_state(tensors.get("optimizer", {}), state["updates"])
 
     def update(self, pairs: Sequence[Trajectory]) -> dict[str, float]:
-        """One update on a batch drawn from all `pairs` that have arrived."""
+        """One update on a batch drawn from all `pairs` that have arrived, on every rank; each trains on its share."""
         generator = generator_for(self.seed, Draw.ODE_BATCH, self.step)
-        drawn = torch.randint(len(pairs), (self.config.batch_size,), generator=generator).tolist()
-        batch = [pairs[i] for i in drawn]
-        block = self.shape.block_frames
-        blocks = batch[0].latents.shape[0] // block
-        steps = torch.randint(len(self.levels), (len(batch), blocks), generator=generator).repeat_interleave(block, 1)
-        frames = torch.arange(blocks * block)
+        size, block = self.config.batch_size, self.shape.block_frames
+        blocks = pairs[0].latents.shape[0] // block
+        drawn = torch.randint(len(pairs), (size,), generator=generator).tolist()
+        levels = torch.randint(len(self.levels), (size, blocks), generator=generator).repeat_interleave(block, 1)
+        places = own_places(size)
+        parts = list(micro_batches(places, self.learner.micro_batch))
+        losses = (
+            self._losses([pairs[drawn[place]] for place in part], levels[list(part)]).sum() / len(places)
+            for part in parts
+        )
+        return self.optimizer.step(losses, len(parts))
+
+    def _losses(self, batch: Sequence[Trajectory], steps: Tensor) -> Tensor:
+        """[B], of trajectories that start each frame from the level in `steps` [B K]."""
+        block, frames = self.shape.block_frames, torch.arange(steps.shape[1])
         x_t = torch.stack([pair.states[row, frames] for pair, row in zip(batch, steps, strict=True)]).to(self.device)
         target = torch.stack([pair.latents for pair in batch]).to(self.device)
         sigma = self.levels[steps].to(self.device)
@@ -76,4 +88,4 @@ class OdeInitializer:
             self.student, x_t, 1000 * sigma, text, target[:, :-block], (0,) * len(batch), block,
             self.shape.context_frames,
         )  # fmt: skip
-        return self.optimizer.step(regression_loss(x0_from_velocity(x_t, velocity, sigma), target))
+        return regression_loss(x0_from_velocity(x_t, velocity, sigma), target)

@@ -1,10 +1,15 @@
 """Optimisers with clipping, a schedule, and the check that a broken update is never applied."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from learner import ranks
+from learner.sharded_muon import ShardedMuon
+from learner.sharding import fill, gather, synchronise_gradients, whole
 
 
 class NonFiniteError(RuntimeError):
@@ -12,8 +17,8 @@ class NonFiniteError(RuntimeError):
 
 
 def adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> list[torch.optim.Optimizer]:
-    """AdamW on all weights: what the paper distils with."""
-    return [torch.optim.AdamW(module.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)]
+    """AdamW on all weights that train: what the paper distils with."""
+    return [torch.optim.AdamW(_trained(module).values(), lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)]
 
 
 def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
@@ -21,13 +26,18 @@ def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Opti
 
     The tiny teacher reaches AdamW's loss of 1300 updates in 600 (docs/decisions.md).
     """
-    matrices = {p for name, p in module.named_parameters() if name.startswith("blocks.") and p.ndim == 2}
-    rest = [p for p in module.parameters() if p not in matrices]
-    ordered = [p for p in module.parameters() if p in matrices]
+    trained = _trained(module)
+    matrices = [p for name, p in trained.items() if name.startswith("blocks.") and p.ndim == 2]
+    rest = [p for name, p in trained.items() if not (name.startswith("blocks.") and p.ndim == 2)]
+    kind = ShardedMuon if any(isinstance(p, DTensor) for p in matrices) else torch.optim.Muon
     return [
-        torch.optim.Muon(ordered, lr=lr, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        kind(matrices, lr=lr, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=adamw_lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True),
     ]
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 class Optimizer:
@@ -52,16 +62,23 @@ class Optimizer:
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.updates = 0
 
-    def step(self, loss: Tensor) -> dict[str, float]:
-        """Apply the gradient of `loss`; returns loss and gradient norm.
+    def step(self, losses: Iterable[Tensor], micro_batches: int = 1) -> dict[str, float]:
+        """Apply the gradient of a batch; returns loss and gradient norm, of all ranks together.
 
-        Raises NonFiniteError before the weights are touched when either is not finite.
+        `losses` gives one scalar per micro-batch, made when it is asked for, so that one graph lives at a time. Their
+        sum is the mean over this rank's share of the batch; the mean over the ranks, whose shares are equal, is taken
+        here. Raises NonFiniteError on every rank, before the weights are touched, when loss or gradient is not finite.
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.grad_clip)
-        loss_value, norm_value = torch.stack([loss.detach(), norm]).tolist()
+        parts = []
+        for i, loss in enumerate(losses, start=1):
+            synchronise_gradients(self.module, i == micro_batches)
+            loss.backward()
+            parts.append(loss.detach())
+        assert len(parts) == micro_batches, f"{len(parts)} losses for {micro_batches} micro-batches"
+        norm = whole(nn.utils.clip_grad_norm_(self.module.parameters(), self.grad_clip))
+        loss_value, norm_value = torch.stack([ranks.mean(sum(parts)), norm]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise NonFiniteError(
                 f"{self.name}: loss {loss_value} and gradient norm {norm_value} at update {self.updates + 1}; stopped "
@@ -84,24 +101,35 @@ class Optimizer:
         return 0.5 * (1 + math.cos(math.pi * done))
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts as flat tensors, for safetensors: "<weight>/<entry>"."""
+        """Moments and step counts as whole tensors, for safetensors: "<weight>/<entry>" (a collective, as `gather`)."""
         names = {p: name for name, p in self.module.named_parameters()}
-        return {
-            f"{names[p]}/{entry}": value
-            for optimizer in self.optimizers
-            for p, entries in optimizer.state.items()
-            for entry, value in entries.items()
-        }
+        return gather(
+            {
+                f"{names[p]}/{entry}": value
+                for optimizer in self.optimizers
+                for p, entries in optimizer.state.items()
+                for entry, value in entries.items()
+            }
+        )
 
-    def load_state(self, tensors: dict[str, Tensor], updates: int) -> None:
-        """Put back what `state` gave."""
+    def load_state(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Put back what `state` gave, on as many ranks as there are now; every rank has the whole tensors."""
+        entries_of: dict[str, dict[str, Tensor]] = {}
+        for path, values in tensors.items():
+            name, entry = path.rsplit("/", 1)
+            entries_of.setdefault(name, {})[entry] = values
         for optimizer in self.optimizers:
             owned = {p for group in optimizer.param_groups for p in group["params"]}
             for name, p in self.module.named_parameters():
-                entries = {path.rsplit("/", 1)[1]: t for path, t in tensors.items() if path.rsplit("/", 1)[0] == name}
-                if p in owned and entries:
-                    optimizer.state[p] = {
-                        entry: t.clone() if entry == "step" else t.to(p.device, copy=True)
-                        for entry, t in entries.items()
-                    }
+                if p in owned and name in entries_of:
+                    entries = entries_of[name].items()
+                    optimizer.state[p] = {entry: _moment(p, entry, values) for entry, values in entries}
         self.updates = updates
+
+
+def _moment(p: nn.Parameter, entry: str, values: Tensor) -> Tensor:
+    if entry == "step":  # a count, which optimisers keep on the CPU
+        return values.clone()
+    moment = torch.zeros_like(p, dtype=values.dtype, requires_grad=False)
+    fill(moment, values)
+    return moment

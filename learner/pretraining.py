@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learner.config import PretrainConfig
+from learner.config import LearnerConfig, PretrainConfig
 from learner.dmd import flow_loss
 from learner.ema import Ema
 from learner.optimizer import Optimizer, muon
+from learner.sharding import gather, load
+from learner.shares import micro_batches, own_places
 from models import tiny_world
 from models.flow import add_noise, shift_sigma
 from models.noise import Draw, generator_for
@@ -18,8 +20,10 @@ from models.wan import Wan
 class Pretrainer:
     """Flow matching on real videos, with some prompts dropped so that guidance has an unconditional branch."""
 
-    def __init__(self, teacher: Wan, config: PretrainConfig, horizon_frames: int, seed: int):
-        self.teacher, self.config, self.horizon_frames, self.seed = teacher, config, horizon_frames, seed
+    def __init__(self, teacher: Wan, config: PretrainConfig, learner: LearnerConfig, horizon_frames: int, seed: int):
+        self.teacher, self.config, self.learner = teacher, config, learner
+        self.horizon_frames, self.seed = horizon_frames, seed
+        self.device = next(teacher.parameters()).device
         self.ema = Ema(teacher, config.ema_decay)
         optimizers = muon(teacher, config.lr, config.adamw_lr)
         self.optimizer = Optimizer(
@@ -31,39 +35,46 @@ class Pretrainer:
         """Updates done."""
         return self.optimizer.updates
 
+    def averaged(self) -> dict[str, Tensor]:
+        """The averaged teacher, on rank 0; an empty dict elsewhere (a collective)."""
+        return gather(self.teacher.state_dict() | self.ema.averages)
+
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
-        """Everything a resumed run needs."""
+        """Everything a resumed run needs, the tensors on rank 0 only (a collective)."""
         tensors = {
-            "teacher": self.teacher.state_dict(),
-            "ema": self.ema.module.state_dict(),
+            "teacher": gather(self.teacher.state_dict()),
+            "ema": gather(self.ema.averages),
             "optimizer": self.optimizer.state(),
         }
         return tensors, {"updates": self.step}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
-        """Put back what `state` gave."""
-        self.teacher.load_state_dict(tensors["teacher"])
-        self.ema.module.load_state_dict(tensors["ema"])
+        """Put back what `state` gave, whole on every rank. Raises ValueError."""
+        load(self.teacher.state_dict(), tensors["teacher"], "teacher")
+        load(self.ema.averages, tensors["ema"], "ema")
         self.optimizer.load_state(tensors.get("optimizer", {}), state["updates"])
 
     def update(self) -> dict[str, float]:
-        """One update on a fresh batch of videos, drawn from (seed, update)."""
-        generator = generator_for(self.seed, Draw.PRETRAINING, self.optimizer.updates)
-        latents, prompts = self._videos(generator)
-        sigma = shift_sigma(torch.rand(len(latents), generator=generator), self.config.shift)
-        noise = torch.randn(latents.shape, generator=generator)
-        text = tiny_world.encode_text(prompts)
-        velocity = self.teacher(add_noise(latents, noise, sigma), 1000 * sigma, text)
-        metrics = self.optimizer.step(flow_loss(velocity, latents, noise))
+        """One update on a fresh batch of videos, each drawn from (seed, update, place in the whole batch)."""
+        places = own_places(self.config.batch_size)
+        parts = list(micro_batches(places, self.learner.micro_batch))
+        losses = (self._losses(part).sum() / len(places) for part in parts)
+        metrics = self.optimizer.step(losses, len(parts))
         self.ema.update(self.teacher)
         return metrics
 
-    def _videos(self, generator: torch.Generator) -> tuple[Tensor, Sequence[str]]:
-        """Latents [B F C H W] and prompts, some of them dropped."""
-        size = self.config.batch_size
-        drawn = torch.randint(len(tiny_world.PROMPTS), (size,), generator=generator).tolist()
-        dropped = torch.rand(size, generator=generator) < self.config.prompt_drop
-        prompts = [tiny_world.PROMPTS[i] for i in drawn]
-        videos = [tiny_world.sample_video(prompt, self.horizon_frames, generator) for prompt in prompts]
-        shown = ["" if drop else prompt for prompt, drop in zip(prompts, dropped.tolist(), strict=True)]
-        return tiny_world.encode(torch.stack(videos)), shown
+    def _losses(self, places: Sequence[int]) -> Tensor:
+        """[B], of the videos at these places."""
+        drawn = [self._sample(generator_for(self.seed, Draw.PRETRAINING, self.step, place)) for place in places]
+        latents, prompts, sigma, noise = zip(*drawn, strict=True)
+        latents, sigma, noise = (torch.stack(tensors).to(self.device) for tensors in (latents, sigma, noise))
+        text = tiny_world.encode_text(prompts).to(self.device)
+        return flow_loss(self.teacher(add_noise(latents, noise, sigma), 1000 * sigma, text), latents, noise)
+
+    def _sample(self, generator: torch.Generator) -> tuple[Tensor, str, Tensor, Tensor]:
+        """Latents [F C H W] of a video, its prompt or, dropped, none, the noise level, and noise."""
+        prompt = tiny_world.PROMPTS[int(torch.randint(len(tiny_world.PROMPTS), (), generator=generator))]
+        dropped = bool(torch.rand((), generator=generator) < self.config.prompt_drop)
+        latents = tiny_world.encode(tiny_world.sample_video(prompt, self.horizon_frames, generator)[None])[0]
+        sigma = shift_sigma(torch.rand((), generator=generator), self.config.shift)
+        return latents, "" if dropped else prompt, sigma, torch.randn(latents.shape, generator=generator)

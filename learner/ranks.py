@@ -23,11 +23,33 @@ def mean(values: Tensor) -> Tensor:
     return total / size()
 
 
+def joined(values: Tensor) -> Tensor:
+    """`values` [n ...] of every rank one after the other, [ranks * n ...], on each of them (a collective)."""
+    if size() == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(size())]
+    distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
+def largest(number: int) -> int:
+    """The largest of the ranks' numbers, on each of them (a collective)."""
+    if size() == 1:
+        return number
+    told = _exchanged(number)
+    distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
+    return int(told.item())
+
+
 def agreed(number: int) -> int:
     """Rank 0's `number`, on every rank (a collective)."""
     if size() == 1:
         return number
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    told = torch.tensor([number], dtype=torch.int64, device=device)
+    told = _exchanged(number)
     distributed.broadcast(told, src=0)
     return int(told.item())
+
+
+def _exchanged(number: int) -> Tensor:
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    return torch.tensor([number], dtype=torch.int64, device=device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from learner import ranks
 from models.causal import denoise_block, denoise_window, write_block
 from models.config import StudentConfig
 from models.flow import add_noise, x0_from_velocity
@@ -41,9 +42,11 @@ def collate(
     encode_text: Callable[[Sequence[str]], Tensor],
     block_frames: int,
     device: torch.device,
+    history: int | None = None,
 ) -> Batch:
-    """Stack windows; shorter histories are filled up on the left."""
-    history = max(len(window.context) for window in windows)
+    """Stack windows; shorter histories are filled up on the left to `history` frames (default: the longest)."""
+    if history is None:
+        history = max(len(window.context) for window in windows)
     padding = tuple(history - len(window.context) for window in windows)
     clean = torch.stack(
         [
@@ -113,6 +116,9 @@ def _one_blockwise(
     block, device = config.block_frames, batch.latents.device
     text = student.text_keys_values(batch.text[i : i + 1])
     context = window.context[None].to(device)
+    if ranks.size() > 1:  # sharded weights meet in every pass: without these, ranks with older videos would wait
+        for _ in range(0, batch.padding[i], block):
+            student.keys_values(torch.zeros_like(batch.latents[:1, :block]), text)
     cache = KVCache(config.wan, config.context_frames, frames=window.start - context.shape[1])
     for first in range(0, context.shape[1], block):
         cache = write_block(student, context[:, first : first + block], text, cache)

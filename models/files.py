@@ -35,6 +35,13 @@ def load_weights(module: nn.Module, path: Path, key: str) -> None:
     module.load_state_dict(load_file(path))
 
 
+def stored_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a file, read one at a time: each rank fills its shard without holding a whole network."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            yield name, file.get_tensor(name)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write beside `path`, flush and rename: a kill or a power cut leaves the old file or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -108,6 +108,7 @@ class ConditionEmbedder(nn.Module):
 
     def text(self, text: Tensor) -> Tensor:
         """Text embeddings [B S text_dim] -> [B S D]. Zeroed padding rows are kept: Wan attends to them."""
+        text = text.to(self.text_embedder.linear_1.weight.dtype)
         hidden = functional.gelu(self.text_embedder.linear_1(text), approximate="tanh")
         return self.text_embedder.linear_2(hidden)
 
@@ -128,6 +129,10 @@ class Block(nn.Module):
     def modulation(self, time: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of self-attention, then of the feed-forward, each [B F 1 D]."""
         return (self.scale_shift_table + at_least_float32(time)).unsqueeze(3).unbind(2)
+
+    def text_keys_values(self, text: Tensor) -> KeysValues:
+        """Keys and values of cross-attention for embedded text [B S D]."""
+        return self.attn2.keys_values(text)
 
     def self_keys_values(self, hidden: Tensor, time: Tensor, rotary: tuple[Tensor, Tensor]) -> KeysValues:
         """Only the keys and values of self-attention: all that the cache needs of the last layer."""

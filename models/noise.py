@@ -19,10 +19,11 @@ class Draw(IntEnum):
     TRAJECTORY = 5
     ROLLOUT = 6
     EVALUATION = 7
+    ADAPTERS = 8
 
 
 def generator_for(*place: int) -> torch.Generator:
-    """A CPU generator that depends on `place` alone: (seed, Draw.CRITIC_UPDATE, update, rank), ..."""
+    """A CPU generator that depends on `place` alone: (seed, Draw.CRITIC_UPDATE, update, window), ..."""
     state = numpy.random.SeedSequence(place).generate_state(2, numpy.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 

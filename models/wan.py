@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from models.attention import Visibility
 from models.config import WanConfig
@@ -33,6 +34,8 @@ class Wan(nn.Module):
         self.norm_out = LayerNorm(dim, config.eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, config.out_channels * patch[1] * patch[2])
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.checkpoint_activations = False
+        """Whether a pass with gradient keeps only the blocks' inputs and computes the blocks again going back."""
 
     def forward(self, x_t: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """Velocity [B F C H W] with every frame seeing every other.
@@ -46,7 +49,7 @@ class Wan(nn.Module):
     def text_keys_values(self, text: Tensor) -> list[KeysValues]:
         """Cross-attention keys and values of every layer: constant over a video, so made once per prompt."""
         embedded = self.condition_embedder.text(text)
-        return [block.attn2.keys_values(embedded) for block in self.blocks]
+        return [block.text_keys_values(embedded) for block in self.blocks]
 
     def run(
         self,
@@ -61,12 +64,13 @@ class Wan(nn.Module):
         """Velocity of frames `start`, `start` + 1, ..., which also see the `past` keys and values of each layer."""
         hidden, embedding, time, rotary = self._embed(x_t, timestep, start)
         for i, block in enumerate(self.blocks):
-            hidden, _ = block(hidden, time, text[i], rotary, past[i] if past else None, visibility)
+            hidden, _ = self._through(block, hidden, time, text[i], rotary, past[i] if past else None, visibility)
         shift, scale = (self.scale_shift_table + embedding[:, :, None]).unsqueeze(3).unbind(2)
         patches = self.proj_out((self.norm_out(hidden) * (1 + scale) + shift).type_as(hidden))
         rows, columns = self.config.grid(*x_t.shape[-2:])
         _, p, q = self.config.patch_size
-        return rearrange(patches, "b f (h w) (p q c) -> b f c (h p) (w q)", h=rows, w=columns, p=p, q=q)
+        velocity = rearrange(patches, "b f (h w) (p q c) -> b f c (h p) (w q)", h=rows, w=columns, p=p, q=q)
+        return velocity.type_as(x_t)
 
     def keys_values(
         self,
@@ -89,10 +93,16 @@ class Wan(nn.Module):
             made.append(own)
         return [*made, self.blocks[-1].self_keys_values(hidden, time, rotary)]
 
+    def _through(self, block: Block, *arguments) -> tuple[Tensor, KeysValues]:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)  # blocks draw nothing
+        return block(*arguments)
+
     def _embed(self, x_t: Tensor, timestep: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Tokens [B F P D], time embedding [B F D], modulations [B F 6 D], rotary positions."""
         _, p, q = self.config.patch_size
         patches = rearrange(x_t, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=q)
+        patches = patches.to(self.patch_embedding.weight.dtype)
         # A convolution whose stride is its kernel is one matrix product; Conv3d takes a slower path to it.
         hidden = functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
         embedding, time = self.condition_embedder.time(timestep)

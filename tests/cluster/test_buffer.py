@@ -198,7 +198,7 @@ def test_dropping_never_changes_which_starts_come_out(random):
         taken = buffer.take("student", 1, lambda sample: now - sample.version) or []
         out += taken
         now += bool(taken) and random.random() < 0.3
-    assert Counter((w.rollout, w.index) for w in out) == Counter(starts)
+    assert Counter((w.rollout, w.index) for w in out) == Counter(list(starts))
     assert all(w.start == starts[w.rollout, w.index] and w.age <= 2 for w in out)
 
 

@@ -1,4 +1,3 @@
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,12 +8,11 @@ from torch import Tensor, nn
 
 from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
-from learner.config import DmdConfig
+from learner.config import DmdConfig, LearnerConfig
 from learner.distillation import Distiller
 from learner.ema import Ema
 from learner.optimizer import NonFiniteError
 from learner.replay import collate, masked_x0
-from learner.stage_folder import StageFolder
 from models.config import StudentConfig
 from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
@@ -45,15 +43,16 @@ class Shelf:
 @pytest.fixture(scope="module")
 def windows() -> list[Window]:
     """Windows of version 0, made by a real actor: one without history and two with all that the cache ever saw."""
-    plans = tuple(WindowPlan(STUDENT, start, 3, 0) for start in (0, 12, 18))
+    plans = tuple(WindowPlan(STUDENT, start, 3, index) for index, start in enumerate((0, 12, 18)))
     window = WindowConfig(frames=6, burn_in_frames=FULL)
     actor = RolloutActor(SHAPE, window, encode_text, Shelf())
-    return list(actor.windows([Rollout(0, 0, PROMPTS[3], 11, 24, plans)]))
+    made = actor.windows([Rollout(0, 0, PROMPTS[3], 11, 24, plans)])
+    return [item for item in made if isinstance(item, Window)]
 
 
-def distiller(rank: int = 0, **changes) -> Distiller:
-    config = replace(CONFIG, **changes)
-    return Distiller(network(0), network(1), network(2), encode_text, SHAPE, config, seed=5, rank=rank)
+def distiller(micro_batch: int | None = None, seed: int = 5, **changes) -> Distiller:
+    config, learner = replace(CONFIG, **changes), LearnerConfig(micro_batch=micro_batch)
+    return Distiller(network(0), network(1), network(2), encode_text, SHAPE, config, learner, seed)
 
 
 def copies(*modules: nn.Module) -> list[list[Tensor]]:
@@ -98,7 +97,7 @@ def in_float64(guidance: float) -> Distiller:
     """A student whose critic is the teacher. Adam makes a step of any gradient above 1e-8: rounding must be below."""
     config = replace(CONFIG, guidance=guidance)
     networks = (network(seed).double() for seed in (0, 2, 2))
-    return Distiller(*networks, lambda prompts: encode_text(prompts).double(), SHAPE, config, seed=5)
+    return Distiller(*networks, lambda prompts: encode_text(prompts).double(), SHAPE, config, LearnerConfig(), seed=5)
 
 
 @pytest.mark.parametrize(("guidance", "moves"), [(1.0, False), (2.0, True)])
@@ -124,7 +123,7 @@ def always(velocity: float) -> Wan:
 
 @pytest.mark.parametrize("brighter", [1.0, -1.0])
 def test_the_student_moves_to_where_the_teacher_differs_from_the_critic(windows, brighter):
-    trained = Distiller(network(0), always(0.0), always(-brighter), encode_text, SHAPE, CONFIG, seed=5)
+    trained = Distiller(network(0), always(0.0), always(-brighter), encode_text, SHAPE, CONFIG, LearnerConfig(), seed=5)
     batch = collate(windows, encode_text, 3, torch.device("cpu"))
     levels = torch.full((3,), trained.sigmas[3])
 
@@ -138,15 +137,15 @@ def test_the_student_moves_to_where_the_teacher_differs_from_the_critic(windows,
     assert brighter * (brightness() - before) > 1e-3
 
 
-def test_the_version_counts_student_updates_only_and_published_weights_are_a_copy(windows):
+def test_steps_count_student_updates_only_and_published_weights_are_a_copy(windows):
     trained = distiller()
-    assert (trained.version, trained.step) == (0, 0)
     published, start = trained.weights(), copies(trained.student)[0]
-    for update, version in ((trained.update_critic, 0), (trained.update_student, 1), (trained.update_critic, 1)):
+    for update, step in ((trained.update_critic, 0), (trained.update_student, 1), (trained.update_critic, 1)):
         update(windows)
-        assert trained.version == trained.step == trained.weights().version == version
-    assert published.version == 0 and same(list(published.tensors.values()), start)
-    assert same(list(trained.weights().tensors.values()), list(trained.student.state_dict().values()))
+        assert trained.step == step
+    assert same(list(published.values()), start)
+    assert published.keys() == trained.student.state_dict().keys()
+    assert same(list(trained.weights().values()), list(trained.student.state_dict().values()))
 
 
 def test_the_average_follows_the_student_by_its_formula_and_is_not_what_actors_get(windows):
@@ -157,15 +156,17 @@ def test_the_average_follows_the_student_by_its_formula_and_is_not_what_actors_g
         expected = [
             0.9 * a + (1 - 0.9) * p.detach() for a, p in zip(expected, trained.student.parameters(), strict=True)
         ]
-    torch.testing.assert_close(list(trained.ema.module.parameters()), expected, rtol=1e-6, atol=1e-7)
-    assert not same(list(trained.ema.module.parameters()), list(trained.weights().tensors.values()))
+    averaged = trained.averaged()
+    torch.testing.assert_close(list(averaged.values()), expected, rtol=1e-6, atol=1e-7)
+    assert averaged.keys() == trained.weights().keys()
+    assert not same(list(averaged.values()), list(trained.weights().values()))
 
 
 def test_until_averaging_starts_the_average_is_the_student_itself(windows):
     trained = distiller(ema_start=2)
     for equal in (True, True, False):
         trained.update_student(windows)
-        assert same(list(trained.ema.module.parameters()), list(trained.student.parameters())) == equal
+        assert same(list(trained.averaged().values()), list(trained.student.parameters())) == equal
 
 
 def test_an_average_leaves_the_module_it_follows_alone():
@@ -174,24 +175,26 @@ def test_an_average_leaves_the_module_it_follows_alone():
     ema.update(module)
     ema.restart(module)
     assert same(list(module.parameters()), before) and all(p.requires_grad for p in module.parameters())
-    assert not any(p.requires_grad for p in ema.module.parameters())
+    assert not any(average.requires_grad for average in ema.averages.values())
 
 
 @pytest.mark.parametrize("changes", [{}, {"noising": "fresh"}, {"replay": "blockwise", "beta1": 0.9, "ema_start": 2}])
-def test_three_updates_are_one_then_saved_and_loaded_then_two_bit_by_bit(windows, tmp_path, changes):
+def test_three_updates_are_one_then_saved_and_loaded_then_two_bit_by_bit(windows, changes):
     def update(trained: Distiller) -> list[dict[str, float]]:
         return [trained.update_critic(windows), trained.update_student(windows)]
 
     whole, first, resumed = (distiller(**changes) for _ in range(3))
     log = [update(whole) for _ in range(3)]
     update(first)
-    StageFolder(tmp_path).save(first, first.step, next_rollout=8)
-    for module in (resumed.student, resumed.critic, resumed.ema.module):
+    saved = first.state()
+    update(first)  # and what was saved is a copy
+    for module in (resumed.student, resumed.critic):
         module.load_state_dict(network(9).state_dict())
-    assert StageFolder(tmp_path).restore(resumed) == {"next_rollout": 8}
-    assert (resumed.version, resumed.step) == (1, 1) and same(everything(resumed), everything(first))
+    resumed.ema.restart(network(8))
+    resumed.load_state(*saved)
+    assert resumed.step == 1 and saved[0].keys() == resumed.state()[0].keys()
     assert [update(resumed) for _ in range(2)] == log[1:]
-    assert same(everything(resumed), everything(whole)) and resumed.version == whole.version == 3
+    assert same(everything(resumed), everything(whole)) and resumed.step == whole.step == 3
 
 
 @pytest.mark.parametrize("part", ["student", "critic"])
@@ -202,7 +205,7 @@ def test_a_window_that_is_not_finite_stops_the_part_it_is_for_and_changes_nothin
     update: Callable = getattr(trained, f"update_{part}")
     with pytest.raises(NonFiniteError, match=f"^{part}: "):
         update([broken, *windows[1:]])
-    assert same(everything(trained), before) and (trained.version, trained.step) == (0, 0)
+    assert same(everything(trained), before) and trained.step == 0
     update(windows)  # and the run could go on
 
 
@@ -223,8 +226,8 @@ def test_the_critic_scores_what_the_student_makes_now(windows):
     assert one.update_critic(windows)["critic/loss"] != two.update_critic(windows)["critic/loss"]
 
 
-def test_an_update_depends_on_its_number_seed_and_rank_and_not_on_what_was_drawn_before(windows):
-    one, again, elsewhere = distiller(), distiller(), distiller(rank=1)
+def test_an_update_depends_on_its_number_and_seed_and_not_on_what_was_drawn_before(windows):
+    one, again, elsewhere = distiller(), distiller(), distiller(seed=6)
     torch.randn(3)
     for trained in (one, again, elsewhere):
         trained.update_critic(windows)
@@ -251,7 +254,7 @@ def test_the_distance_to_the_recorded_x0_is_rounding_at_age_0_and_is_logged_by_a
     trained = distiller(student_lr=1e-3)
     fresh = trained.update_student(windows)
     assert fresh["replay/distance_age_0"] <= 1e-5 and fresh["replay/age"] == 0
-    stale = trained.update_student([windows[0], replace(windows[1], versions=(1,)), windows[2]])
+    stale = trained.update_student([replace(windows[0], age=1), windows[1], replace(windows[2], age=1)])
     assert stale["replay/distance_age_1"] > 1e-3 and stale["replay/age"] == pytest.approx(2 / 3)
     assert "replay/distance_age_0" in stale and "replay/distance_age_2" not in stale
 
@@ -267,4 +270,4 @@ def test_the_teacher_is_frozen_and_starts_nothing(windows):
     assert not any(p.requires_grad for p in trained.teacher.parameters())
     assert not trained.teacher.training
     assert "teacher" not in trained.state()[0]
-    assert copy.deepcopy(trained.state()[1]) == {"student": 0, "critic": 0, "version": 0}
+    assert trained.state()[1] == {"student": 0, "critic": 0}

@@ -69,7 +69,7 @@ def rates(cosine_steps: int | None, steps: int, lr: float) -> list[float]:
     )
     path = [0.0]
     for _ in range(steps):
-        plain.step(module.weight.sum())
+        plain.step([module.weight.sum()])
         path.append(module.weight.item())
     return [before - after for before, after in pairwise(path)]
 
@@ -79,10 +79,10 @@ def rates(cosine_steps: int | None, steps: int, lr: float) -> list[float]:
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the_part(kind, broken):
     module = small()
     trained = optimizer(module, kind)
-    trained.step(module.loss(0))
+    trained.step([module.loss(0)])
     before, state = copy.deepcopy(module), save(trained.state())
     with pytest.raises(NonFiniteError, match=r"^critic: .* at update 2; .* dmd\.critic_lr in a new run_dir$"):
-        trained.step(module.loss(1) * broken)
+        trained.step([module.loss(1) * broken])
     assert same(module, before) and save(trained.state()) == state and trained.updates == 1
 
 
@@ -93,7 +93,7 @@ def test_a_gradient_that_is_not_finite_stops_too_though_the_loss_is():
     loss = (weight - weight.detach()).abs().sqrt().sum()  # 0, with a slope of infinity times 0
     assert loss.item() == 0
     with pytest.raises(NonFiniteError, match="gradient norm nan"):
-        trained.step(loss)
+        trained.step([loss])
     assert same(module, small())
 
 
@@ -102,9 +102,9 @@ def test_a_good_update_after_a_refused_one_is_the_update_that_would_have_been(ki
     module, undisturbed = small(), small()
     trained, other = optimizer(module, kind), optimizer(undisturbed, kind)
     with pytest.raises(NonFiniteError):
-        trained.step(module.loss(5) * math.nan)
-    trained.step(module.loss(0))
-    other.step(undisturbed.loss(0))
+        trained.step([module.loss(5) * math.nan])
+    trained.step([module.loss(0)])
+    other.step([undisturbed.loss(0)])
     assert same(module, undisturbed)
 
 
@@ -117,15 +117,15 @@ def test_stopping_and_going_on_is_bit_equal_to_not_stopping(kind, cosine_steps, 
     first = small()
     before = optimizer(first, kind, cosine_steps)
     for step in range(stop):
-        before.step(first.loss(step))
+        before.step([first.loss(step)])
     resumed = small()
     resumed.load_state_dict(first.state_dict())
     after = optimizer(resumed, kind, cosine_steps)
     after.load_state(load(save(before.state())), before.updates)
     for step in range(6):
-        trained.step(whole.loss(step))
+        trained.step([whole.loss(step)])
         if step >= stop:
-            after.step(resumed.loss(step))
+            after.step([resumed.loss(step)])
     assert same(resumed, whole) and not same(resumed, first)
     assert after.updates == 6 and save(after.state()) == save(trained.state())
 
@@ -134,12 +134,12 @@ def test_stopping_and_going_on_is_bit_equal_to_not_stopping(kind, cosine_steps, 
 def test_a_state_put_back_shares_nothing_with_what_it_came_from(kind):
     module = small()
     trained = optimizer(module, kind)
-    trained.step(module.loss(0))
+    trained.step([module.loss(0)])
     kept = {name: value.clone() for name, value in trained.state().items()}
     resumed = small()
     other = optimizer(resumed, kind)
     other.load_state(kept, 1)
-    other.step(resumed.loss(1))
+    other.step([resumed.loss(1)])
     now = trained.state()
     assert now.keys() == kept.keys() and all(torch.equal(now[name], kept[name]) for name in kept)
 
@@ -160,7 +160,7 @@ def test_the_schedule_scales_the_peak_of_every_optimiser_and_group_by_itself():
     module = small()
     trained = optimizer(module, "muon", cosine_steps=10)
     for step in range(6):
-        trained.step(module.loss(step))
+        trained.step([module.loss(step)])
     rates = [group["lr"] for one in trained.optimizers for group in one.param_groups]
     share = 0.5 * (1 + math.cos(math.pi * 4 / 9))
     assert rates == pytest.approx([1e-2 * share, 3e-3 * share])
@@ -170,7 +170,7 @@ def test_a_gradient_is_clipped_to_its_bound_over_all_weights_and_reported_unclip
     module = small()
     before = nn.utils.parameters_to_vector(module.parameters()).detach().clone()
     plain = Optimizer("x", module, [torch.optim.SGD(module.parameters(), lr=1.0)], lr_key="x.lr", grad_clip=0.5)
-    metrics = plain.step(1000 * module.loss(0))
+    metrics = plain.step([1000 * module.loss(0)])
     moved = nn.utils.parameters_to_vector(module.parameters()).detach() - before
     assert moved.norm().item() == pytest.approx(0.5, rel=1e-4)
     assert metrics["x/grad_norm"] > 100
@@ -193,6 +193,6 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_every_other_weight():
 def test_every_weight_that_gets_a_gradient_moves_and_no_other():
     for kind in KINDS:
         module, start = small(), small()
-        optimizer(module, kind).step(module.loss(0))
+        optimizer(module, kind).step([module.loss(0)])
         for (name, p), old in zip(module.named_parameters(), start.parameters(), strict=True):
             assert torch.equal(p, old) == name.startswith("unused"), (kind, name)

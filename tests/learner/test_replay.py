@@ -50,10 +50,12 @@ def roll_out(student) -> Callable[..., list[Window]]:
     """Windows that a real actor cuts from two videos, with full burn-in."""
 
     def make(steps: tuple[int, ...] = (3,), starts: tuple[int, ...] = STARTS) -> list[Window]:
-        plans = tuple(WindowPlan(STUDENT, start, step, 0) for start in starts for step in steps)
+        drawn = enumerate((start, step) for start in starts for step in steps)
+        plans = tuple(WindowPlan(STUDENT, start, step, index) for index, (start, step) in drawn)
         rollouts = [Rollout(i, 0, PROMPTS[5 * i], 40 + i, 39, plans) for i in range(2)]
         window = WindowConfig(frames=6, burn_in_frames=FULL)
-        return list(RolloutActor(SHAPE, window, encode_text, Shelf(student)).windows(rollouts))
+        made = RolloutActor(SHAPE, window, encode_text, Shelf(student)).windows(rollouts)
+        return [item for item in made if isinstance(item, Window)]
 
     return make
 

@@ -1,0 +1,49 @@
+"""Low-rank adapters (LoRA, by peft) on the linear layers of the blocks; outside the learner nobody sees them."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from models.noise import Draw, generator_for
+from models.wan import Wan
+
+_TARGETS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
+_DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+def add_adapters(network: Wan, rank: int, alpha: float) -> None:
+    """Put adapters of `rank` beside the attention and feed-forward matrices and freeze everything else."""
+    from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and only LoRA runs need it
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS), network)
+
+
+def plain_name(name: str) -> str:
+    """The name in diffusers of a weight that has an adapter beside it."""
+    return name.replace(".base_layer.", ".")
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a weight belongs to an adapter."""
+    return name.endswith((_DOWN, _UP))
+
+
+def adapter_start(name: str, shape: torch.Size, seed: int) -> Tensor:
+    """The values that an adapter starts from: as peft draws them, but by (seed, name), so equal on every rank."""
+    if name.endswith(_UP):
+        return torch.zeros(shape)
+    bound = 1 / math.sqrt(shape[1])
+    generator = generator_for(seed, Draw.ADAPTERS, *name.encode())
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def merged(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Whole tensors under diffusers' names, with `scale` * up @ down added where there is an adapter."""
+    plain = {plain_name(name): tensor for name, tensor in tensors.items() if not is_adapter(name)}
+    for name, down in tensors.items():
+        if name.endswith(_DOWN):
+            layer = name.removesuffix(_DOWN)
+            plain[f"{layer}.weight"] = plain[f"{layer}.weight"] + scale * (tensors[layer + _UP] @ down)
+    return plain
