@@ -2,11 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.config import WanConfig
-from models.files import check_weights, load_weights, read_origin, save_weights
+from models.files import check_weights, load_weights, misfit, read_origin, save_weights, verify_weights
 from models.wan import Wan
 
 CONFIG = WanConfig(
@@ -24,7 +25,7 @@ def network(seed: int) -> Wan:
 @pytest.fixture
 def saved(tmp_path) -> Path:
     path = tmp_path / "deep" / "weights.safetensors"
-    save_weights(network(0), path, {"seed": 0, "loss": 0.25})
+    save_weights(network(0).state_dict(), path, {"seed": 0, "loss": 0.25})
     return path
 
 
@@ -63,7 +64,7 @@ def test_the_header_says_where_the_weights_came_from(saved):
 
 def test_saving_leaves_the_module_trainable_and_unchanged(tmp_path):
     module = network(0)
-    save_weights(module, tmp_path / "w.safetensors", {})
+    save_weights(module.state_dict(), tmp_path / "w.safetensors", {})
     assert same(module, network(0)) and all(p.requires_grad for p in module.parameters())
 
 
@@ -111,3 +112,51 @@ def test_a_file_can_be_checked_without_reading_its_tensors(saved):
     check_weights(saved, "init", network)
     with pytest.raises(ValueError, match=r"^teacher=.*does not exist"):
         check_weights(saved.with_name("gone"), "teacher", network)
+
+
+def test_a_flipped_byte_anywhere_in_a_result_is_noticed(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights({"b": torch.randn(2).bfloat16(), "a": torch.tensor(1.5)}, path, {"seed": 0, "loss": 0.25})
+    assert verify_weights(path, "init")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        try:
+            noticed = not verify_weights(path, "init")  # without its checksum it is nobody's result
+        except ValueError as error:
+            noticed = str(path) in str(error) and "init" in str(error)
+        assert noticed, f"byte {place}: {whole[place : place + 9]}"
+
+
+def test_a_file_without_a_checksum_passes_and_says_that_it_has_none(saved):
+    assert verify_weights(saved, "init")
+    rewrite(saved, lambda tensors: None)
+    assert not verify_weights(saved, "init")
+
+
+def test_tensors_exchanged_between_names_are_noticed(saved):
+    header = {"longtake.sha256": safe_open(saved, "pt").metadata()["longtake.sha256"]} | read_origin(saved)
+    tensors = load_file(saved)
+    save_file(tensors, saved, header)
+    assert verify_weights(saved, "init")
+    one, other = "blocks.0.attn1.to_q.weight", "blocks.0.attn1.to_k.weight"
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+    save_file(tensors, saved, header)
+    with pytest.raises(ValueError, match=r"^init: .* is damaged"):
+        verify_weights(saved, "init")
+
+
+def test_a_failed_write_leaves_the_old_file(saved):
+    before = saved.read_bytes()
+    with pytest.raises(RuntimeError, match="share memory"):
+        tied = torch.zeros(2)
+        save_weights({"a": tied, "b": tied}, saved, {})
+    assert saved.read_bytes() == before
+
+
+def test_no_difference_is_found_where_there_is_none():
+    shapes = {"a": (2, 3), "b": ()}
+    assert misfit(shapes, dict(shapes)) is None and misfit({}, {}) is None
+    assert misfit(shapes, {"a": (3, 2), "b": ()}) == "has other sizes for a"
