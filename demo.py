@@ -24,10 +24,10 @@ from cluster.config import Config
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from cluster.verbs import Cluster
-from learner.assembly import load_wan
-from models.files import write_whole
+from models.files import load_weights, write_whole
 from models.noise import Draw, generator_for
 from models.tiny_world import PROMPTS, decode, encode_text
+from models.wan import Wan
 from rewards.segments import segment_metrics
 from train import dmd, ode
 
@@ -77,7 +77,8 @@ def _generate(config: Config, name: str, log: RunLog) -> None:
     if path.is_file():
         return
     with folder.timed(f"videos_{name}"):
-        student = load_wan(config.student, folder.stage(name).result, "run_dir").eval()
+        student = Wan(config.student.wan).eval()
+        load_weights(student, folder.stage(name).result, "run_dir")
         frames = HORIZONS * config.student.horizon_frames
         seeds = [int(s) for s in torch.randint(2**62, (VIDEOS,), generator=generator_for(config.seed, Draw.EVALUATION))]
         latents = make_videos(

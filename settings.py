@@ -36,7 +36,7 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
             config = OmegaConf.to_object(compose("config", overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_line(error)) from error
-    for name in ("run_dir", "teacher", "init"):
+    for name in ("run_dir", "teacher", "base", "init"):
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):

@@ -13,7 +13,9 @@ class RolloutConfig:
     batch: int = key(8, "videos that one actor makes together")
     windows: int = key(8, "windows drawn from each rollout, shared out to student and critic updates")
     horizon: str = key("fixed", "fixed (every rollout plans `frames`) or sampled (evenly from one window to `frames`)")
-    curriculum: list[list[int]] = key([], "horizons by student update, as [[0,24],[50,48]]; empty: `frames` from the start")
+    curriculum: list[list[int]] = key(
+        [], "horizons by student update, as [[0,24],[50,48]]; empty: `frames` from the start"
+    )
     continued: bool = key(True, "a video whose actor was lost is continued from its streamed latents, not made again")
 
     def __post_init__(self):
@@ -25,8 +27,8 @@ class RolloutConfig:
             steps and (steps[0][0] != 0 or [s[0] for s in steps] != sorted({s[0] for s in steps}))
         ):
             raise ValueError(
-                f"rollout.curriculum is {steps}; write [update, frames] pairs from update 0 on, in ascending order, none "
-                f"longer than rollout.frames = {self.frames}"
+                f"rollout.curriculum is {steps}; write [update, frames] pairs from update 0 on, in ascending order, "
+                f"none longer than rollout.frames = {self.frames}"
             )
 
     def frames_at(self, update: int) -> int:

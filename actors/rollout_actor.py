@@ -62,7 +62,9 @@ class RolloutActor:
         blocks that a window can still need are kept.
         """
         block_frames = self.config.block_frames
-        noise = BlockNoise([rollout.seed for rollout in rollouts], (block_frames, *self.config.frame_shape), self.device)
+        noise = BlockNoise(
+            [rollout.seed for rollout in rollouts], (block_frames, *self.config.frame_shape), self.device
+        )
         text = self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
         recent = deque(made, maxlen=blocks_kept(self.config, self.window))
         last = max(plan.start + self.window.frames for rollout in rollouts for plan in rollout.windows) // block_frames

@@ -13,11 +13,12 @@ import torch
 from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
 from benchmarks.line import print_line
-from learner.assembly import load_wan
 from learner.replay import collate, masked_x0
 from models.config import StudentConfig
+from models.files import load_weights
 from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
+from models.wan import Wan
 
 ROOT = Path(__file__).resolve().parent.parent
 START, VIDEOS = 102, 8
@@ -49,7 +50,8 @@ def main() -> None:
     torch.set_num_threads(1)
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "assets/tiny/student_uniform.safetensors"
     shape = StudentConfig()
-    student = load_wan(shape, path, "student").eval()
+    student = Wan(shape.wan).eval()
+    load_weights(student, path, "student")
     table = {burn_in: errors(student, shape, burn_in) for burn_in in BURN_IN}
     print_line(
         "burn_in_error",

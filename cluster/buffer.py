@@ -151,8 +151,8 @@ class WindowBuffer:
             self.dropped[where] += 1
             if self.dropped[where] > MAX_REFILLS:
                 raise TooOld(
-                    f"window {where[1]} of rollout {where[0]} was older than buffer.max_age = {self.config.max_age} updates "
-                    f"{self.dropped[where]} times: rollouts take longer than that; raise buffer.max_age"
+                    f"window {where[1]} of rollout {where[0]} was older than buffer.max_age = {self.config.max_age} "
+                    f"updates {self.dropped[where]} times: rollouts take longer than that; raise buffer.max_age"
                 )
             sample = self.waiting.pop(where)
             self.pending[where] = sample.attempt

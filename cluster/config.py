@@ -200,12 +200,12 @@ class Config:
         updates = self.dmd.batch_size * (1 + self.dmd.critic_updates)
         if self.buffer.windows < rollouts + updates:
             raise ValueError(
-                f"buffer.windows = {self.buffer.windows} cannot hold one dispatch ({rollouts}) and one step ({updates}); "
-                f"raise it to {rollouts + updates}"
+                f"buffer.windows = {self.buffer.windows} cannot hold one dispatch ({rollouts}) and one step ({updates}"
+                f"); raise it to {rollouts + updates}"
             )
         if self.buffer.policy == "wait" and self.buffer.max_age * updates < rollouts + updates:
             needed = -(-(rollouts + updates) // updates)
             raise ValueError(
-                f"buffer.max_age = {self.buffer.max_age} updates of {updates} windows cannot hold one dispatch ({rollouts}) "
-                f"and one step with buffer.policy=wait; raise it to {needed}, or choose another policy"
+                f"buffer.max_age = {self.buffer.max_age} updates of {updates} windows cannot hold one dispatch "
+                f"({rollouts}) and one step with buffer.policy=wait; raise it to {needed}, or choose another policy"
             )

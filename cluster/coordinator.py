@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from typing import Any
 
 import ray
@@ -101,7 +101,8 @@ class Coordinator:
                         await self.arrived.wait()
                 except TimeoutError as error:
                     raise RunFailed(
-                        f"no {n} {role} windows within cluster.timeout_s = {self.config.cluster.timeout_s} s: {self._state()}"
+                        f"no {n} {role} windows within cluster.timeout_s = {self.config.cluster.timeout_s} s: "
+                        f"{self._state()}"
                     ) from error
         await self._wake_one(self.room)
         return plan
@@ -112,11 +113,11 @@ class Coordinator:
 
     async def metrics(self) -> dict[str, Any]:
         """The supply, and what the pool did since this was last asked."""
-        return self.supply.metrics() | self.workload.metrics()
+        return ({} if self.supply is None else self.supply.metrics()) | self.workload.metrics()
 
     async def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
-        return self.supply.ledger()
+        return [] if self.supply is None else self.supply.ledger()
 
     async def drain_spans(self) -> list[Span]:
         """What the actors did since this was last asked."""

@@ -1,4 +1,4 @@
-"""The cluster in one process: for debugging, tests and scans. The same supply, so the same windows in the same order."""
+"""The cluster in one process: for debugging, tests and scans. The same supply, so the same windows in order."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +20,7 @@ class InlineCluster:
     def __init__(self, config: Config):
         self.folder = RunFolder(config)
         self.tracer = Tracer("inline")
+        self.supply: Supply | None = None
         self.published: Weights | None = None
 
     def begin(self, stage: str, config: Config, state: State | None = None) -> None:
@@ -69,11 +70,11 @@ class InlineCluster:
 
     def metrics(self) -> dict[str, Any]:
         """The state of the supply."""
-        return shares_of(self.tracer) | self.supply.metrics()
+        return shares_of(self.tracer) | ({} if self.supply is None else self.supply.metrics())
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
-        return self.supply.ledger()
+        return [] if self.supply is None else self.supply.ledger()
 
     def spans(self) -> list[Span]:
         """What this process did since this was last asked."""

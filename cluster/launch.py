@@ -1,6 +1,7 @@
 """From a loop and a configuration to a running system."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -47,16 +48,17 @@ def preflight(config: Config) -> None:
     _check_world(config)
     folder, stages = RunFolder(config), config.stages
     with torch.device("meta"):
-        network = Wan(config.student.wan)
+        student, real = Wan(config.student.wan), Wan(config.teacher_wan)
     if "teacher" not in stages:
-        check_weights(config.teacher_path, "teacher", network)
-    if config.init is not None:
-        check_weights(config.init_path, "init", network)
+        check_weights(config.teacher_path, "teacher", real)
+    for key in ("base", "init"):
+        if getattr(config, key) is not None:
+            check_weights(Path(getattr(config, key)), key, student)
     for path in folder.path.glob("*/checkpoints"):
         stage = folder.stage(path.parent.name)
         stage.verify()
         if stage.finished:
-            check_weights(stage.result, "run_dir", network)
+            check_weights(stage.result, "run_dir", real if path.parent.name == "teacher" else student)
     if "dmd" in stages and "ode" not in stages and config.init is None and not folder.stage("ode").finished:
         raise ValueError("stage dmd starts from a student: run stage ode before it, or give init=<student.safetensors>")
     others = [name for name in ("ode", "dmd") if (folder.path / name).exists()]

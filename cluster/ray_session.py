@@ -31,8 +31,8 @@ def ray_session(config: Config) -> Iterator[None]:
         found = int(ray.cluster_resources().get("CPU", 0))
         if found < needed:
             raise RunFailed(
-                f"the cluster at {address} has {found} CPUs, but cluster.learner_ranks = {config.cluster.learner_ranks} and "
-                f"cluster.rollout_actors = {config.cluster.rollout_actors} need {needed}; add nodes or lower them"
+                f"the cluster at {address} has {found} CPUs, but cluster.learner_ranks = {config.cluster.learner_ranks}"
+                f" and cluster.rollout_actors = {config.cluster.rollout_actors} need {needed}; add nodes or lower them"
             )
         yield
     finally:

@@ -13,8 +13,8 @@ import torch
 from cluster.config import ClusterConfig, Config
 from cluster.crew import make_actor
 from cluster.parcels import Parcel, unwrap, wrap
-from cluster.trace import Span, Tracer, clock_offset
 from cluster.prefetched_weights import PrefetchedWeights
+from cluster.trace import Span, Tracer, clock_offset
 from cluster.weights import unpack
 from models.rollout import MadeBlock, Progress, Rollout, Weights
 

@@ -113,7 +113,7 @@ class Supply:
         return rows, missing
 
     def _made_before(self, missing: Sequence[Rollout], made: Sequence[MadeBlock]) -> list[MadeBlock]:
-        """Blocks to go on from: none that ends a missing window, because an actor yields windows at their last block."""
+        """Blocks to go on from: none that ends a missing window: actors yield windows at their last block."""
         window, block = self.config.window.frames, self.config.student.block_frames
         first_end = min(plan.start + window for rollout in missing for plan in rollout.windows) // block
         return [entry for entry in made if entry.index < first_end - 1]

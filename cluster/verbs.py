@@ -15,7 +15,7 @@ class Cluster(Protocol):
     """The learner's view of everything that is not the learner. Every rank calls every verb, in the same order."""
 
     def begin(self, stage: str, config: Config, state: State | None = None) -> None:
-        """Supply a stage, from a checkpoint's `state` if there is one; what is left of the stage before is cancelled."""
+        """Supply a stage, from a checkpoint's `state` if there is one; what is left of the one before is cancelled."""
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand over the student as it is after `update` updates; actors pull it at their next block.

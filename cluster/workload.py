@@ -72,7 +72,8 @@ class Workload:
 
     def state(self) -> str:
         """For people."""
-        return f"{len(self.busy_since)} of {len(self.slots)} actors busy, last sign of life {time.monotonic() - self.last_sign:.0f} s ago"
+        silent_s = time.monotonic() - self.last_sign
+        return f"{len(self.busy_since)} of {len(self.slots)} actors busy, last sign of life {silent_s:.0f} s ago"
 
     def metrics(self) -> dict[str, Any]:
         """Shares, rates and bytes of the interval that ends now."""

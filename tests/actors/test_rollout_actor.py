@@ -201,9 +201,7 @@ def test_a_few_videos_of_a_batch_are_continued_without_the_others():
     whole = stream(rollouts)
     made = [item.rows([0, 2]) for item in whole if isinstance(item, MadeBlock)][:4]
     after = [item for item in stream([rollouts[0], rollouts[2]], made=made) if isinstance(item, Window)]
-    expected = {
-        (w.rollout, w.index): w for w in whole if isinstance(w, Window) and w.start + 6 > 12 and w.rollout != 1
-    }
+    expected = {(w.rollout, w.index): w for w in whole if isinstance(w, Window) and w.start + 6 > 12 and w.rollout != 1}
     assert {(w.rollout, w.index) for w in after} == set(expected) and after
     for window in after:
         other = expected[window.rollout, window.index]

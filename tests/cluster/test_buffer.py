@@ -195,7 +195,7 @@ def test_dropping_never_changes_which_starts_come_out(random):
         for where in coming[: random.randrange(1, 9)]:
             buffer.put(Sample(*where, "student", starts[where], version=now))
             coming.remove(where)
-        taken = buffer.take("student", 1, lambda sample: now - sample.version) or []
+        taken = buffer.take("student", 1, lambda sample, now=now: now - sample.version) or []
         out += taken
         now += bool(taken) and random.random() < 0.3
     assert Counter((w.rollout, w.index) for w in out) == Counter(list(starts))
@@ -216,8 +216,8 @@ def test_policy_wait_never_hands_out_a_window_that_is_older_than_the_bound(max_a
     """Dispatched whenever there is room, delivered at once with the version of the dispatch, taken by whole updates."""
     roles = ["student", "critic", "critic", "critic"]
     buffer = new_buffer(policy="wait", max_age=max_age, windows_per_update=4 * batch)
-    update, rollouts, turn = 0, 0, 0
-    for _ in range(40):
+    rollouts, turn = 0, 0
+    for update in range(40):
         while True:
             one = rollout(rollouts, [roles[(turn + i) % 4] for i in range(4 * windows)])
             if not buffer.has_room([one]):
@@ -226,9 +226,8 @@ def test_policy_wait_never_hands_out_a_window_that_is_older_than_the_bound(max_a
             deliver(buffer, [one], version=update)
             rollouts, turn = rollouts + 1, turn + 4 * windows
         for role in roles:
-            for window in buffer.take(role, batch, lambda sample: update - sample.version) or []:
+            for window in buffer.take(role, batch, lambda sample, update=update: update - sample.version) or []:
                 assert window.age <= max_age
-        update += 1
 
 
 def test_a_restored_buffer_hands_out_the_same_windows_in_the_same_order():
