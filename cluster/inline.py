@@ -45,7 +45,7 @@ class InlineCluster:
     def take(self, role: str, n: int) -> Sequence[Window]:
         """The next `n` windows of a role."""
         while (taken := self.supply.take(self.number, role, n)) is None:
-            with self.tracer.span("rollout"):
+            with self.tracer.waiting("rollout"):
                 self._roll_out()
         self.number += 1
         return taken

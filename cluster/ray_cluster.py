@@ -1,6 +1,7 @@
 """The cluster as a learner rank sees it: the same verbs as `InlineCluster`, with a coordinator behind them."""
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,18 +28,22 @@ class RayCluster:
         offset = clock_offset(lambda: self._ask(coordinator.clock))
         self.tracer = Tracer(f"learner {ranks.rank()} (pid {os.getpid()})", offset)
         self.epoch, self.number = 0, 0
+        self.between: tuple[str, float] | None = None
+        """What the learner does until its next verb, and since when."""
 
     def begin(self, stage: str, config: Config, state: State | None = None) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
-        with self.tracer.span("begin"):
+        self._note_between()
+        with self.tracer.waiting("begin"):
             epoch = self._ask(self.coordinator.begin, stage, config, state) if ranks.rank() == 0 else 0
             self.epoch, self.number = ranks.agreed(epoch), 0
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the coordinator, which owns them from then on."""
+        self._note_between()
         if ranks.rank() > 0:
             return
-        with self.tracer.span("publish"):
+        with self.tracer.waiting("publish"):
             packed = pack(Weights(self.folder.next_version(), tensors))
             self._ask(self.coordinator.publish, packed, update)
 
@@ -51,15 +56,19 @@ class RayCluster:
         return self._take(role, n, 0, 1)
 
     def _take(self, role: str, n: int, rank: int, size: int) -> list[Any]:
-        with self.tracer.span(f"wait for {role} windows"):
+        self._note_between()
+        with self.tracer.waiting(f"{role} windows"):
             asked = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)
             parcels = ray.get(asked, timeout=self.config.cluster.timeout_s + _CALL_TIMEOUT_S)
+            samples = [unwrap(parcel) for parcel in parcels]
         self.number += 1
-        with self.tracer.span("unpack"):
-            return [unwrap(parcel) for parcel in parcels]
+        self.between = (f"{role} update", time.time())
+        return samples
 
     def state(self) -> State | None:
         """Everything about the supply that a checkpoint needs; rank 0 writes it."""
+        self._note_between()
+        self.between = ("checkpoint", time.time())
         return self._ask(self.coordinator.state) if ranks.rank() == 0 else None
 
     def metrics(self) -> dict[str, Any]:
@@ -77,6 +86,14 @@ class RayCluster:
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
         """Progress for the display; nobody waits for it."""
         self.coordinator.show.remote(stage, step, steps, line)
+
+    def _note_between(self) -> None:
+        if self.between is None:
+            return
+        name, started = self.between
+        note = self.tracer.waited if name == "checkpoint" else self.tracer.add
+        note(name, started, time.time() - started)
+        self.between = None
 
     @staticmethod
     def _ask(method: Any, *arguments: Any) -> Any:

@@ -54,7 +54,7 @@ class RemoteWeights:
         if self.leaving.is_set():
             raise Leaving
         if than is None:
-            return self.prefetched.first(_CALL_TIMEOUT_S)
+            self.prefetched.first(_CALL_TIMEOUT_S)
         return self.prefetched.newer(than)
 
     def _fetch(self, than: int | None) -> Weights | None:

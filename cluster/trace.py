@@ -29,21 +29,25 @@ class Tracer:
         self.since, self.seconds = time.monotonic(), Counter[str]()
 
     @contextmanager
-    def span(self, name: str) -> Iterator[None]:
-        """Time the block."""
+    def waiting(self, cause: str) -> Iterator[None]:
+        """Time a block in which this process only waits."""
         started, first = time.time(), time.perf_counter()
         try:
             yield
         finally:
-            self.add(name, started, time.perf_counter() - first)
+            self.waited(cause, started, time.perf_counter() - first)
+
+    def waited(self, cause: str, started_s: float, duration_s: float) -> None:
+        """Note a wait that was timed otherwise."""
+        self.add(cause, started_s, duration_s)
+        self.seconds[cause] += duration_s
 
     def add(self, name: str, started_s: float, duration_s: float) -> None:
-        """Note what was timed otherwise; `started_s` is of this machine's clock."""
+        """Note what was timed; `started_s` is of this machine's clock."""
         self.spans.append(Span(self.process, name, started_s + self.offset_s, duration_s))
-        self.seconds[name] += duration_s
 
     def interval(self) -> tuple[float, dict[str, float]]:
-        """Seconds since this was last asked, in all and by name of what was timed."""
+        """Seconds since this was last asked, in all and by cause of waiting."""
         now = time.monotonic()
         elapsed, seconds = now - self.since, dict(self.seconds)
         self.since, self.seconds = now, Counter()
@@ -69,7 +73,7 @@ def clock_offset(ask: Callable[[], float], times: int = 5) -> float:
 def shares_of(tracer: Tracer) -> dict[str, float]:
     """Where a learner's time went since this was last asked: waiting, by cause in seconds, and the share without."""
     elapsed_s, waited_s = tracer.interval()
-    causes = {f"waited/{name.replace(' ', '_')}_s": seconds for name, seconds in waited_s.items()}
+    causes = {f"waited/{cause.replace(' ', '_')}_s": seconds for cause, seconds in waited_s.items()}
     return {"learner/busy_share": 1 - sum(waited_s.values()) / max(elapsed_s, 1e-9)} | causes
 
 
