@@ -193,9 +193,10 @@ class Supply:
         for sample in taken:
             place = {"role": role, "rollout": sample.rollout, "attempt": sample.attempt, "index": sample.index}
             self.taken.append(place | {"start": sample.start, "age": self._age(sample)})
-            if not any(self.buffer.holds(sample.rollout, plan.index) for plan in self.open[sample.rollout].windows):
-                del self.open[sample.rollout]
-                self.attempts.pop(sample.rollout, None)
+        for i in {sample.rollout for sample in taken}:
+            if not any(self.buffer.holds(i, plan.index) for plan in self.open[i].windows):
+                del self.open[i]
+                self.attempts.pop(i, None)
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked: role, rollout, attempt, index, start and age."""

@@ -1,171 +1,247 @@
-"""The supply of windows, the same inline and on Ray."""
+"""The laws of the supply, with actors that only pretend: no network, no process, any order of events."""
 
-import os
-import signal
+import random
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
+import msgpack
 import pytest
 import torch
 from scipy.stats import chisquare
 
-from cluster.inline import InlineCluster
-from models.config import TINY
-from models.rollout import CRITIC, STUDENT, Weights
-from models.wan import Wan
+from actors.config import RolloutConfig
+from cluster.buffer import BufferConfig
+from cluster.config import Config
+from cluster.inspection import BadWindow
+from cluster.supply import BAD_AT_LEAST, Supply, TooManyBad
+from models.rollout import CRITIC, STUDENT, MadeBlock, Window
 
 
-def weights(version=0):
-    torch.manual_seed(version)
-    return Weights.of(version, Wan(TINY))
+def small(**buffer):
+    config = Config(run_dir="unused", rollout=RolloutConfig(frames=30, batch=3, windows=4))
+    config.buffer = BufferConfig(**{"windows": 64} | buffer)
+    config.dmd.batch_size = 2
+    return config
 
 
-def on_ray(config):
-    from cluster.coordinator import Coordinator
-    from cluster.ray_cluster import RayCluster
-
-    return RayCluster(Coordinator.remote(config), config)
-
-
-def own_processes(title):
-    """Processes with this title that descend from the tests' own Ray, and from nobody else's."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            titles[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended while we looked
-
-    def ours(pid):
-        while pid in parents:
-            if pid == os.getpid():
-                return True
-            pid = parents[pid]
-        return False
-
-    return [pid for pid in titles if titles[pid].startswith(title) and ours(pid)]
+def pretended(config, dispatch, version):
+    """What a real actor would stream of `dispatch` from here on, all frames zero but for their attempt."""
+    block, length = config.student.block_frames, config.window.frames
+    first = dispatch.made[-1].index + 1 if dispatch.made else 0
+    last = max(plan.start + length for r in dispatch.rollouts for plan in r.windows) // block
+    made = list(dispatch.made)
+    shape = config.student.frame_shape
+    for index in range(first, last):
+        marks = torch.stack([torch.full((block, *shape), float(r.attempt)) for r in dispatch.rollouts])
+        made.append(MadeBlock(index, version, marks, {3: marks}))
+        yield made[-1]
+        for row, rollout in enumerate(dispatch.rollouts):
+            for plan in rollout.windows:
+                if plan.start + length == (index + 1) * block:
+                    frames = torch.cat([entry.x0[row] for entry in made])[-(length + config.student.context_frames) :]
+                    versions = tuple(entry.version for entry in made)[-len(frames) // block :]
+                    yield Window(
+                        rollout.id, rollout.attempt, plan.index, plan.role, rollout.prompt, rollout.seed, plan.start,
+                        plan.step, versions[-(len(frames) // block) :], frames[:-length], frames[-length:],
+                        frames[-length:].clone(),
+                    )  # fmt: skip
 
 
-def assert_uniform(windows, positions):
-    counts = Counter(window.start for window in windows)
-    assert set(counts) <= set(positions)
-    assert chisquare([counts[start] for start in positions]).pvalue > 1e-4, counts
+class World:
+    """A supply, some actors at work, and a learner, moved by a source of chance."""
+
+    def __init__(self, config, random, supply=None):
+        self.config, self.random = config, random
+        self.supply = supply or Supply("dmd", config)
+        self.at_work, self.number, self.update, self.versions = [], 0, 0, 0
+        self.taken, self.turn = [], 0
+        self.publish()
+
+    def publish(self):
+        self.supply.lineage.publish(self.versions, self.update)
+        self.versions += 1
+
+    def act(self, kills=True):
+        choice = self.random.random()
+        if choice < 0.2 and len(self.at_work) < 3:
+            dispatch = self.supply.next()
+            if dispatch is not None:
+                self.at_work.append((dispatch, pretended(self.config, dispatch, self.versions - 1)))
+        elif choice < 0.85 and self.at_work:
+            self.stream(self.random.randrange(len(self.at_work)), self.random.randrange(1, 12))
+        elif choice < 0.9 and self.at_work and kills:
+            dispatch, _ = self.at_work.pop(self.random.randrange(len(self.at_work)))
+            self.supply.give_back(dispatch, afresh=self.random.random() < 0.3)
+        else:
+            self.learn()
+
+    def stream(self, i, items):
+        dispatch, source = self.at_work[i]
+        for _ in range(items):
+            item = next(source, None)
+            if item is None:
+                assert not self.supply.missing(dispatch), "an actor was done and windows were missing"
+                self.at_work.pop(i)
+                return
+            self.supply.deliver(dispatch, item)
+
+    def learn(self):
+        roles = [CRITIC, CRITIC, CRITIC, STUDENT]
+        taken = self.supply.take(self.number, roles[self.turn], self.config.dmd.batch_size)
+        if taken is not None:
+            self.number += 1
+            self.turn = (self.turn + 1) % 4
+            self.taken += taken
+            if self.turn == 0:
+                self.update += 1
+                self.publish()
+
+    def account(self):
+        counts = self.supply.buffer.counts
+        assert counts["dispatched"] == counts["taken"] + self.supply.buffer.depth + len(self.supply.buffer.pending)
+        assert counts["delivered"] == counts["taken"] + self.supply.buffer.depth + counts["dropped"]
 
 
-def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_config):
-    config = small_config()
-    cluster = InlineCluster(config)
-    cluster.begin("dmd", config)
-    cluster.publish(weights())
-    taken = {STUDENT: [], CRITIC: []}
-    for _ in range(15):
-        for _ in range(config.dmd.critic_updates):
-            taken[CRITIC] += cluster.take(CRITIC, 20)
-        taken[STUDENT] += cluster.take(STUDENT, 20)
-    for role, windows in taken.items():
-        assert {window.role for window in windows} == {role}
-        assert_uniform(windows, range(0, 13, 3))
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("policy", ["wait", "drop", "weight"])
+def test_every_window_comes_exactly_once_and_of_one_attempt_whatever_is_killed_and_when(seed, policy):
+    world = World(small(policy=policy, max_age=12), random.Random(seed))
+    for _ in range(400):
+        world.act()
+        world.account()
+    keys = [(w.rollout, w.index) for w in world.taken]
+    assert len(keys) == len(set(keys)), "a window was taken twice"
+    for window in world.taken:
+        frames = torch.cat([window.context, window.latents, window.noisy])
+        assert set(frames.unique().tolist()) == {float(window.attempt)}, "a window mixes two attempts"
 
 
-@pytest.mark.ray
-def test_windows_taken_from_ray_start_uniformly_too(local_ray, small_config):
-    config = small_config(cluster__rollout_actors=2)
-    cluster = on_ray(config)
-    cluster.begin("dmd", config)
-    cluster.publish(weights())
-    taken = {STUDENT: [], CRITIC: []}
-    for _ in range(8):
-        for _ in range(config.dmd.critic_updates):
-            taken[CRITIC] += cluster.take(CRITIC, 16)
-        taken[STUDENT] += cluster.take(STUDENT, 16)
-    for windows in taken.values():
-        assert_uniform(windows, range(0, 13, 3))
-    ids = {(w.rollout, w.index) for windows in taken.values() for w in windows}
-    assert len(ids) == 512, "a window came twice"
-    assert ids == {(rollout, i) for rollout in range(32) for i in range(16)}, "a rollout was passed over"
-    counts = {name.removeprefix("buffer/"): n for name, n in cluster.metrics().items()}
-    assert counts["taken"] == 512
-    assert counts["dispatched"] == counts["taken"] + counts["depth"] + counts["pending"] + counts["cancelled"]
+@pytest.mark.parametrize("seed", range(8))
+def test_after_a_rollback_the_surviving_timeline_has_every_window_once_too(seed):
+    config = small()
+    world = World(config, random.Random(seed))
+    for _ in range(150):
+        world.act()
+    tensors, plain = world.supply.state()
+    plain = msgpack.unpackb(msgpack.packb(plain))  # as a checkpoint keeps it
+    before, update, turn = list(world.taken), world.update, world.turn
+    for _ in range(60):
+        world.act()  # lost with the rollback
+    survivor = World.__new__(World)
+    survivor.__dict__.update(world.__dict__)
+    survivor.supply = Supply("dmd", config, (tensors, plain))
+    survivor.at_work, survivor.number, survivor.taken, survivor.turn, survivor.update = [], 0, before, turn, update
+    survivor.publish()
+    for _ in range(300):
+        survivor.act()
+        survivor.account()
+    keys = Counter((w.rollout, w.index) for w in survivor.taken)
+    assert max(keys.values(), default=0) <= 1, "a window was trained on twice"
+    assert survivor.supply.buffer.counts["taken"] == len(survivor.taken)
 
 
-@pytest.mark.ray
-def test_all_windows_of_version_0_are_bit_equal_inline_and_on_ray(local_ray, small_config):
-    config = small_config()
-    made = {}
-    for kind, cluster in (("inline", InlineCluster(config)), ("ray", on_ray(config))):
-        cluster.begin("dmd", config)
-        cluster.publish(weights())
-        windows = [w for role, n in ((STUDENT, 50), (CRITIC, 150)) for w in cluster.take(role, n)]
-        made[kind] = {(w.rollout, w.index): w for w in windows}
-    assert list(made["inline"]) == list(made["ray"]), "the same windows in the same order"
-    for key, a in made["inline"].items():
-        b = made["ray"][key]
-        assert set(a.versions) == set(b.versions) == {0}
-        assert (a.role, a.start, a.step, a.prompt, a.seed) == (b.role, b.start, b.step, b.prompt, b.seed)
-        for name in ("context", "latents", "noisy"):
-            assert torch.equal(getattr(a, name), getattr(b, name)), f"{name} of window {key} differs"
+def test_positions_stay_uniform_for_each_role_under_streaming_drops_and_kills():
+    config = small(policy="drop", max_age=3)
+    world = World(config, random.Random(0))
+    while len(world.taken) < 4000:
+        world.act()
+    assert world.supply.buffer.counts["dropped"] > 50 and world.supply.buffer.counts["asked_again"] > 100
+    for role in (STUDENT, CRITIC):
+        starts = Counter(w.start for w in world.taken if w.role == role)
+        assert set(starts) == set(range(0, 19, 3))
+        assert chisquare([starts[start] for start in range(0, 19, 3)]).pvalue > 1e-4, starts
 
 
-@pytest.mark.ray
-def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_config):
-    config = small_config(rollout__frames=96, buffer__windows=256)
-    cluster = on_ray(config)
-    cluster.begin("dmd", config)
-    cluster.publish(weights(0))
-    first = cluster.take(CRITIC, 1)
-    cluster.publish(weights(1))
-    later = [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
-    later += [w for role, n in ((STUDENT, 32), (CRITIC, 96)) for w in cluster.take(role, n)]
-    assert first[0].version == 0
-    assert any(set(w.versions) == {0, 1} for w in later), "no video changed its weights on the way"
-    assert all(list(w.versions) == sorted(w.versions) for w in later), "an actor went back to older weights"
+def test_a_request_is_answered_with_the_same_windows_however_often_it_is_made():
+    world = World(small(), random.Random(1))
+    while not world.taken:
+        world.act()
+    first, again = world.taken[-2:], world.supply.take(world.number - 1, CRITIC, 2)
+    assert [id(window) for window in again] == [id(window) for window in first]
+    assert world.supply.buffer.counts["taken"] == 2
 
 
-@pytest.mark.ray
-def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(local_ray, small_config):
-    config = small_config(rollout__frames=96, buffer__windows=256)
-    cluster = on_ray(config)
-    cluster.begin("dmd", config)
-    cluster.publish(weights())
-    windows = list(cluster.take(CRITIC, 1))
-    victims = own_processes("ray::RolloutProcess")
-    assert victims
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
-    windows += [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
-    assert cluster.metrics()["cluster/actor_deaths"] >= 1
-    assert {w.attempt for w in windows} == {0, 1}
-    assert {(w.rollout, w.index) for w in windows} == {(r, i) for r in range(8) for i in range(16)}
+@pytest.fixture
+def half_made():
+    """A dispatch of which an actor has streamed everything but was stopped before its first window, and that window."""
+    config = small()
+    supply = Supply("dmd", config)
+    supply.lineage.publish(0, 0)
+    dispatch = supply.next()
+    for item in pretended(config, dispatch, 0):
+        if isinstance(item, Window):
+            return supply, dispatch, item
+        supply.deliver(dispatch, item)
+    raise AssertionError("no window came")
 
 
-@pytest.mark.ray
-def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(local_ray, small_config):
-    config = small_config(ode__pairs=8)
-    cluster = on_ray(config)
-    cluster.begin("ode", config)
-    assert len(cluster.take("ode", 8)) == 8
-    for pid in own_processes("ray::RolloutProcess"):
-        os.kill(pid, signal.SIGKILL)
-    cluster.begin("dmd", config)
-    cluster.publish(weights())
-    assert len(cluster.take(STUDENT, 16)) == 16
-    assert cluster.metrics()["cluster/actor_deaths"] == 1
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda w: {"latents": w.latents[:, :, 1:], "noisy": w.noisy[:, :, 1:], "context": w.context[:, :, 1:]},
+            "shape",
+        ),
+        (lambda w: {"latents": w.latents[3:], "noisy": w.noisy[3:]}, "shape"),
+        (lambda w: {"latents": w.latents.int()}, "dtype"),
+        (lambda w: {"noisy": w.noisy.half()}, "dtype"),
+        (lambda w: {"latents": w.latents + torch.nan}, "not_finite"),
+        (lambda w: {"noisy": w.noisy + torch.inf}, "not_finite"),
+        (lambda w: {"versions": (99,) * len(w.versions)}, "version"),
+        (lambda w: {"versions": w.versions[1:]}, "version"),
+        (lambda w: {"start": w.start + 3}, "plan"),
+        (lambda w: {"role": "ode"}, "plan"),
+        (lambda w: {"index": 77}, "plan"),
+        (lambda w: {"rollout": 77}, "plan"),
+        (lambda w: {"attempt": 1}, "plan"),
+    ],
+)
+def test_a_window_that_is_not_what_was_asked_for_is_refused_by_name_and_made_again(half_made, change, reason):
+    supply, dispatch, window = half_made
+    with pytest.raises(BadWindow) as refused:
+        supply.deliver(dispatch, replace(window, **change(window)))
+    assert refused.value.reason == reason
+    supply.refuse(refused.value)
+    supply.give_back(dispatch, afresh=True)
+    again = supply.next()
+    assert {r.attempt for r in again.rollouts} == {1} and not again.made
+    assert supply.metrics()["windows/refused"] == supply.metrics()[f"windows/refused_{reason}"] == 1
 
 
-@pytest.mark.ray
-def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(local_ray, small_config):
-    config = small_config(cluster__timeout_s=0.5)
-    cluster = on_ray(config)
-    cluster.begin("dmd", config)
-    with pytest.raises(RuntimeError, match=r"no 4 student windows within cluster.timeout_s = 0.5"):
-        cluster.take(STUDENT, 4)
+def test_more_bad_windows_than_allowed_stop_the_run_with_the_reason(half_made):
+    supply, _, _ = half_made
+    bad = BadWindow("not_finite", "window 3 of rollout 2: latents has NaN")
+    for _ in range(BAD_AT_LEAST - 1):
+        supply.refuse(bad)
+    with pytest.raises(TooManyBad, match=r"(?s)5 windows were refused.*buffer\.bad_share = 0\.1.*rollout 2"):
+        supply.refuse(bad)
 
 
-@pytest.mark.ray
-def test_an_actor_that_raises_stops_the_run_with_its_reason(local_ray, small_config):
-    config = small_config(teacher="missing.safetensors")
-    cluster = on_ray(config)
-    cluster.begin("ode", config)
-    with pytest.raises(RuntimeError, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
-        cluster.take("ode", 1)
+def test_a_lost_video_is_continued_from_its_blocks_as_the_same_attempt_and_made_again_if_so_configured(half_made):
+    supply, dispatch, window = half_made
+    supply.give_back(dispatch)
+    again = supply.next()
+    assert {r.attempt for r in again.rollouts} == {0} and again.made
+    assert (again.made[-1].index + 1) * 3 < window.start + 12, "the block that ends a missing window is made again"
+    supply.config.rollout.continued = False
+    supply.give_back(again)
+    afresh = supply.next()
+    assert {r.attempt for r in afresh.rollouts} == {1} and not afresh.made
+
+
+def test_only_what_is_missing_is_asked_for_again():
+    config = small()
+    supply = Supply("dmd", config)
+    supply.lineage.publish(0, 0)
+    dispatch = supply.next()
+    delivered = set()
+    for item in pretended(config, dispatch, 0):
+        supply.deliver(dispatch, item)
+        if isinstance(item, Window):
+            delivered.add((item.rollout, item.index))
+        if len(delivered) == 5:
+            break
+    supply.give_back(dispatch)
+    asked = {(r.id, plan.index): plan for r in supply.next().rollouts for plan in r.windows}
+    everything = {(r.id, plan.index): plan for r in dispatch.rollouts for plan in r.windows}
+    assert asked == {key: plan for key, plan in everything.items() if key not in delivered}

@@ -1,0 +1,171 @@
+"""The supply of windows, the same inline and on Ray."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from cluster.inline import InlineCluster
+from models.config import TINY
+from models.rollout import CRITIC, STUDENT, Weights
+from models.wan import Wan
+
+
+def weights(version=0):
+    torch.manual_seed(version)
+    return Weights.of(version, Wan(TINY))
+
+
+def on_ray(config):
+    from cluster.coordinator import Coordinator
+    from cluster.ray_cluster import RayCluster
+
+    return RayCluster(Coordinator.remote(config), config)
+
+
+def own_processes(title):
+    """Processes with this title that descend from the tests' own Ray, and from nobody else's."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked
+
+    def ours(pid):
+        while pid in parents:
+            if pid == os.getpid():
+                return True
+            pid = parents[pid]
+        return False
+
+    return [pid for pid in titles if titles[pid].startswith(title) and ours(pid)]
+
+
+def assert_uniform(windows, positions):
+    counts = Counter(window.start for window in windows)
+    assert set(counts) <= set(positions)
+    assert chisquare([counts[start] for start in positions]).pvalue > 1e-4, counts
+
+
+def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_config):
+    config = small_config()
+    cluster = InlineCluster(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights())
+    taken = {STUDENT: [], CRITIC: []}
+    for _ in range(15):
+        for _ in range(config.dmd.critic_updates):
+            taken[CRITIC] += cluster.take(CRITIC, 20)
+        taken[STUDENT] += cluster.take(STUDENT, 20)
+    for role, windows in taken.items():
+        assert {window.role for window in windows} == {role}
+        assert_uniform(windows, range(0, 13, 3))
+
+
+@pytest.mark.ray
+def test_windows_taken_from_ray_start_uniformly_too(local_ray, small_config):
+    config = small_config(cluster__rollout_actors=2)
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights())
+    taken = {STUDENT: [], CRITIC: []}
+    for _ in range(8):
+        for _ in range(config.dmd.critic_updates):
+            taken[CRITIC] += cluster.take(CRITIC, 16)
+        taken[STUDENT] += cluster.take(STUDENT, 16)
+    for windows in taken.values():
+        assert_uniform(windows, range(0, 13, 3))
+    ids = {(w.rollout, w.index) for windows in taken.values() for w in windows}
+    assert len(ids) == 512, "a window came twice"
+    assert ids == {(rollout, i) for rollout in range(32) for i in range(16)}, "a rollout was passed over"
+    counts = {name.removeprefix("buffer/"): n for name, n in cluster.metrics().items()}
+    assert counts["taken"] == 512
+    assert counts["dispatched"] == counts["taken"] + counts["depth"] + counts["pending"] + counts["cancelled"]
+
+
+@pytest.mark.ray
+def test_all_windows_of_version_0_are_bit_equal_inline_and_on_ray(local_ray, small_config):
+    config = small_config()
+    made = {}
+    for kind, cluster in (("inline", InlineCluster(config)), ("ray", on_ray(config))):
+        cluster.begin("dmd", config)
+        cluster.publish(weights())
+        windows = [w for role, n in ((STUDENT, 50), (CRITIC, 150)) for w in cluster.take(role, n)]
+        made[kind] = {(w.rollout, w.index): w for w in windows}
+    assert list(made["inline"]) == list(made["ray"]), "the same windows in the same order"
+    for key, a in made["inline"].items():
+        b = made["ray"][key]
+        assert set(a.versions) == set(b.versions) == {0}
+        assert (a.role, a.start, a.step, a.prompt, a.seed) == (b.role, b.start, b.step, b.prompt, b.seed)
+        for name in ("context", "latents", "noisy"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), f"{name} of window {key} differs"
+
+
+@pytest.mark.ray
+def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_config):
+    config = small_config(rollout__frames=96, buffer__windows=256)
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights(0))
+    first = cluster.take(CRITIC, 1)
+    cluster.publish(weights(1))
+    later = [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
+    later += [w for role, n in ((STUDENT, 32), (CRITIC, 96)) for w in cluster.take(role, n)]
+    assert first[0].version == 0
+    assert any(set(w.versions) == {0, 1} for w in later), "no video changed its weights on the way"
+    assert all(list(w.versions) == sorted(w.versions) for w in later), "an actor went back to older weights"
+
+
+@pytest.mark.ray
+def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(local_ray, small_config):
+    config = small_config(rollout__frames=96, buffer__windows=256)
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights())
+    windows = list(cluster.take(CRITIC, 1))
+    victims = own_processes("ray::RolloutProcess")
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    windows += [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
+    assert cluster.metrics()["cluster/actor_deaths"] >= 1
+    assert {w.attempt for w in windows} == {0, 1}
+    assert {(w.rollout, w.index) for w in windows} == {(r, i) for r in range(8) for i in range(16)}
+
+
+@pytest.mark.ray
+def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(local_ray, small_config):
+    config = small_config(ode__pairs=8)
+    cluster = on_ray(config)
+    cluster.begin("ode", config)
+    assert len(cluster.take("ode", 8)) == 8
+    for pid in own_processes("ray::RolloutProcess"):
+        os.kill(pid, signal.SIGKILL)
+    cluster.begin("dmd", config)
+    cluster.publish(weights())
+    assert len(cluster.take(STUDENT, 16)) == 16
+    assert cluster.metrics()["cluster/actor_deaths"] == 1
+
+
+@pytest.mark.ray
+def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(local_ray, small_config):
+    config = small_config(cluster__timeout_s=0.5)
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    with pytest.raises(RuntimeError, match=r"no 4 student windows within cluster.timeout_s = 0.5"):
+        cluster.take(STUDENT, 4)
+
+
+@pytest.mark.ray
+def test_an_actor_that_raises_stops_the_run_with_its_reason(local_ray, small_config):
+    config = small_config(teacher="missing.safetensors")
+    cluster = on_ray(config)
+    cluster.begin("ode", config)
+    with pytest.raises(RuntimeError, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
+        cluster.take("ode", 1)
