@@ -248,6 +248,14 @@ def test_a_damaged_newest_checkpoint_is_moved_aside_and_said_and_the_one_before_
     assert len(lines) == 2, "it is not found again"
 
 
+def test_a_run_killed_while_it_replaced_its_only_checkpoint_goes_on_from_that(tmp_path):
+    with StageFolder(tmp_path) as folder:
+        folder.save(trained(2), 2)
+    (tmp_path / "checkpoints/step_00000002").rename(tmp_path / "checkpoints/.step_00000002.replaced")
+    resumed = Regression(seed=9)
+    assert StageFolder(tmp_path).restore(resumed) == ({}, {}) and same(everything(resumed), everything(trained(2)))
+
+
 def test_damage_reaches_the_terminal_through_the_log_unless_told_otherwise(three, caplog):
     cut(three / "checkpoints/step_00000003")
     StageFolder(three).restore(Regression())
@@ -383,6 +391,8 @@ def killed(path, size, saves, kill_at, delay_s):
     assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL, status
     found, damaged = checkpoint.newest_whole(path / "checkpoints")
     assert not damaged, damaged
+    for other in (path / "checkpoints").glob("step_*"):
+        checkpoint.verify(other)
     acknowledged = int(told.split()[-1]) if told.split() else 0
     step = 0 if found is None else checkpoint.step_of(found)
     assert step >= acknowledged, (step, acknowledged)
@@ -402,6 +412,7 @@ print(json.dumps(kills))
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_any_file_operation_or_moment_leaves_a_whole_checkpoint_no_older_than_the_last_known(
     tmp_path,
 ):
