@@ -108,9 +108,9 @@ def test_a_state_that_could_not_be_read_again_is_refused_when_it_is_saved(state)
 def test_the_newest_checkpoint_is_that_of_the_highest_step_whenever_it_was_written(tmp_path):
     assert checkpoint.newest(tmp_path) is None and checkpoint.newest(tmp_path / "nowhere") is None
     assert checkpoint.newest_whole(tmp_path / "nowhere") == (None, {})
-    for step in (123456789, 10, 9):
+    for step in (100_000_000, 99_999_999, 9):
         save(tmp_path, step, keep=3)
-    assert checkpoint.step_of(checkpoint.newest(tmp_path)) == 123456789
+    assert checkpoint.step_of(checkpoint.newest(tmp_path)) == 100_000_000
     (tmp_path / "step_00000011_mine").mkdir()
     assert checkpoint.newest_whole(tmp_path) == (checkpoint.newest(tmp_path), {})
 

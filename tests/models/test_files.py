@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.config import WanConfig
-from models.files import check_weights, load_weights, misfit, read_origin, save_weights, verify_weights
+from models.files import check_weights, load_weights, misfit, read_origin, save_weights, verify_weights, write_whole
 from models.wan import Wan
 
 CONFIG = WanConfig(
@@ -146,6 +147,19 @@ def test_tensors_exchanged_between_names_are_noticed(saved):
     save_file(tensors, saved, header)
     with pytest.raises(ValueError, match=r"^init: .* is damaged"):
         verify_weights(saved, "init")
+
+
+def test_a_result_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path, monkeypatch):
+    flushed, sync = [], os.fsync
+
+    def seen(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append((path.name, (tmp_path / "whole").exists() or path.read_bytes()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    write_whole(tmp_path / "whole", b"content")
+    assert flushed == [(".whole.partial", b"content"), (tmp_path.name, True)]
 
 
 def test_a_failed_write_leaves_the_old_file(saved):

@@ -1,0 +1,102 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 240
+
+KILLED = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+from learner import checkpoint
+from learner.checkpoint_config import CheckpointConfig
+from learner.stage_folder import StageFolder
+
+EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
+
+class Counting:
+    "Every number of its state is its step."
+    def __init__(self, size):
+        self.size, self.step = size, 0
+    def state(self):
+        full = torch.full((self.size,), float(self.step))
+        return {"student": {"w": full}, "critic": {"w": full.clone()}}, {"step": self.step}
+    def load_state(self, tensors, state):
+        self.step = state["step"]
+        assert all((group["w"] == self.step).all() for group in tensors.values())
+
+def train(path, size, saves, acknowledged, kill_at):
+    "Restore, then save after each update; the step that is known to be written is acknowledged."
+    left = kill_at
+    def counted(event, arguments):
+        nonlocal left
+        if event in EVENTS:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(counted)
+    learner = Counting(size)
+    with StageFolder(path, config=CheckpointConfig(every=1, keep=2, keep_every=4)) as folder:
+        folder.restore(learner)
+        for _ in range(saves):
+            learner.step += 1
+            folder.save(learner, learner.step, ({"w": torch.full((3,), float(learner.step))}, {"step": learner.step}))
+            os.write(acknowledged, f"{learner.step - 1} ".encode())
+
+def killed(path, size, saves, kill_at, delay_s):
+    "Whether a training process was killed, after the checkpoint that it left has been found good."
+    ours, theirs = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(ours)
+        train(path, size, saves, theirs, kill_at)
+        os._exit(0)
+    os.close(theirs)
+    told = b""
+    if delay_s is not None:
+        told = os.read(ours, 1)
+        time.sleep(delay_s)
+        os.kill(process, signal.SIGKILL)
+    while some := os.read(ours, 65536):
+        told += some
+    os.close(ours)
+    _, status = os.waitpid(process, 0)
+    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL, status
+    found, damaged = checkpoint.newest_whole(path / "checkpoints")
+    assert not damaged, damaged
+    for other in (path / "checkpoints").glob("step_*"):
+        checkpoint.verify(other)
+    acknowledged = int(told.split()[-1]) if told.split() else 0
+    step = 0 if found is None else checkpoint.step_of(found)
+    assert step >= acknowledged, (step, acknowledged)
+    if found is not None:
+        learner = Counting(size)
+        tensors, state = StageFolder(path).restore(learner)
+        assert learner.step == state["step"] == step and (tensors["w"] == step).all()
+    return status != 0
+
+folder, kills = Path(sys.argv[1]), {"at an operation": 0, "at a moment": 0}
+while killed(folder / "operations", 10, 3, kills["at an operation"] + 1, None):
+    kills["at an operation"] += 1
+draw = random.Random(0)
+for _ in range(20):
+    kills["at a moment"] += killed(folder / "moments", 1 << 21, 1000, 10**9, draw.uniform(0, 0.1))
+print(json.dumps(kills))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_file_operation_or_moment_leaves_a_whole_checkpoint_no_older_than_the_last_known(
+    tmp_path,
+):
+    """A child is killed at its first operation on files, the next at its second, until one ends by itself."""
+    shown = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert shown.returncode == 0, shown.stderr
+    kills = json.loads(shown.stdout)
+    assert kills["at an operation"] > 60 and kills["at a moment"] == 20, kills
