@@ -3,6 +3,7 @@
 Without a process group every tensor is whole already and these functions copy, so that callers have one path.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -34,6 +35,8 @@ def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None
     """
     if not sharded():
         return
+    # Keys and values are views of their projections. Writing to them in place would lose FSDP's hooks; nobody does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     # Inputs are not cast: a timestep of 937.5 has no bfloat16. Wan casts what it multiplies with weights.
     precision = MixedPrecisionPolicy(param_dtype=compute, cast_forward_inputs=False)
     if compute is not None:
