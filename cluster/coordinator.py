@@ -132,6 +132,10 @@ class Coordinator:
         """The learner's progress, kept for whoever displays it."""
         self.shown = (stage, step, steps, line)
 
+    async def tell(self, line: str) -> None:
+        """A line for the driver's terminal."""
+        self.news.append(line)
+
     async def stopped(self, reason: Exception | None) -> None:
         """Why the learner stopped the run; None takes it back, as a new learner starts."""
         self.reason = reason

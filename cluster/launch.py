@@ -12,6 +12,8 @@ from cluster.inline import InlineCluster
 from cluster.ray_environment import settle_environment
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
+from learner.checkpoint import DamagedCheckpoint
+from learner.checkpoint_writer import CheckpointNotWritten
 from learner.optimizer import NonFiniteError
 from models import tiny_world
 from models.files import check_weights
@@ -35,7 +37,7 @@ def _launch(loop: Callable, config: Config) -> None:
             from cluster.ray_launch import launch_on_ray  # only now: ray reads its environment when imported
 
             launch_on_ray(loop, config)
-    except NonFiniteError as error:
+    except (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint) as error:
         raise RunFailed(str(error)) from error
 
 
@@ -54,11 +56,11 @@ def preflight(config: Config) -> None:
     for key in ("base", "init"):
         if getattr(config, key) is not None:
             check_weights(Path(getattr(config, key)), key, student)
-    for path in folder.path.glob("*/checkpoints"):
-        stage = folder.stage(path.parent.name)
+    for path in sorted(folder.path.glob("*/")):
+        stage = folder.stage(path.name)
         stage.verify()
         if stage.finished:
-            check_weights(stage.result, "run_dir", real if path.parent.name == "teacher" else student)
+            check_weights(stage.result, "run_dir", real if path.name == "teacher" else student)
     if "dmd" in stages and "ode" not in stages and config.init is None and not folder.stage("ode").finished:
         raise ValueError("stage dmd starts from a student: run stage ode before it, or give init=<student.safetensors>")
     others = [name for name in ("ode", "dmd") if (folder.path / name).exists()]

@@ -23,6 +23,8 @@ from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
 from cluster.run_log import RunLog, SilentLog
 from learner import ranks
+from learner.checkpoint import DamagedCheckpoint
+from learner.checkpoint_writer import CheckpointNotWritten
 from learner.optimizer import NonFiniteError
 
 _POLL_S = 0.5
@@ -43,11 +45,7 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
         display("starting Ray", 0, 1, "")
         with ray_session(config):
             display("starting Ray", 1, 1, "")
-            coordinator = (
-                ray.remote(Coordinator)
-                .options(num_cpus=0, max_restarts=config.cluster.restarts, max_concurrency=_MANY)
-                .remote(config)
-            )
+            coordinator = start_coordinator(config)
             ended = threading.Event()
             watcher = threading.Thread(target=_watch, args=(coordinator, display, ended), daemon=True)
             watcher.start()
@@ -57,6 +55,12 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
                 ended.set()
                 watcher.join(timeout=15)
                 ray.kill(coordinator)
+
+
+def start_coordinator(config: Config) -> ray.actor.ActorHandle:
+    """The run's coordinator, and with it the rollout pool."""
+    options = {"num_cpus": 0, "max_restarts": config.cluster.restarts, "max_concurrency": _MANY}
+    return ray.remote(Coordinator).options(**options).remote(config)
 
 
 def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> None:
@@ -98,11 +102,12 @@ def _learn(task: dict[str, Any]) -> None:
     config, coordinator = task["config"], task["coordinator"]
     torch.set_num_threads(config.cluster.threads)
     cluster = RayCluster(coordinator, config)
+    logging.getLogger("learner").addHandler(_News(coordinator))
     ray.get(coordinator.stopped.remote(None), timeout=_CALL_TIMEOUT_S)
     log = RunLog(config, cluster, cluster.show) if ranks.rank() == 0 else SilentLog()
     try:
         task["loop"](config, cluster, log)
-    except (NonFiniteError, RunFailed) as stop:
+    except (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, RunFailed) as stop:
         reason = stop.cause if isinstance(stop, RayTaskError) else stop
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
     except Exception as error:
@@ -111,6 +116,18 @@ def _learn(task: dict[str, Any]) -> None:
         ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
     finally:
         log.close()
+
+
+class _News(logging.Handler):
+    """Warnings of a learner rank, for the driver's terminal."""
+
+    def __init__(self, coordinator: ray.actor.ActorHandle):
+        super().__init__(logging.WARNING)
+        self.coordinator = coordinator
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Nobody waits for it."""
+        self.coordinator.tell.remote(record.getMessage())
 
 
 def _watch(coordinator: ray.actor.ActorHandle, display: Display, ended: threading.Event) -> None:

@@ -65,8 +65,11 @@ class StageFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the stage has its result; a finished stage is not run again."""
-        return self.result.is_file()
+        """Whether the stage has its result; a finished stage is not run again.
+
+        Rank 0's answer, on every rank (a collective): shared storage may show a new file late to some.
+        """
+        return bool(ranks.agreed(int(self.result.is_file())))
 
     def save(self, learner: Resumable, step: int, supply: Supply | None = None) -> None:
         """Checkpoint `learner` and the state of its supply of windows; the writing goes on in the background.

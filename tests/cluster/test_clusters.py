@@ -1,4 +1,4 @@
-"""The supply of windows, the same inline and on Ray."""
+"""The cluster's verbs, the same inline and on Ray."""
 
 import os
 import signal
@@ -9,22 +9,33 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from cluster.errors import RunFailed
 from cluster.inline import InlineCluster
 from models.config import TINY
-from models.rollout import CRITIC, STUDENT, Weights
+from models.rollout import CRITIC, STUDENT
 from models.wan import Wan
 
 
-def weights(version=0):
-    torch.manual_seed(version)
-    return Weights.of(version, Wan(TINY))
+def weights(seed=0):
+    torch.manual_seed(seed)
+    return {name: tensor.clone() for name, tensor in Wan(TINY).state_dict().items()}
 
 
-def on_ray(config):
-    from cluster.coordinator import Coordinator
+@pytest.fixture
+def on_ray(local_ray):
+    """Makes a cluster on the tests' Ray; its processes end with the test."""
     from cluster.ray_cluster import RayCluster
+    from cluster.ray_launch import start_coordinator
 
-    return RayCluster(Coordinator.remote(config), config)
+    made = []
+
+    def make(config):
+        made.append(RayCluster(start_coordinator(config), config))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        local_ray.kill(cluster.coordinator)
 
 
 def own_processes(title):
@@ -57,7 +68,7 @@ def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_
     config = small_config()
     cluster = InlineCluster(config)
     cluster.begin("dmd", config)
-    cluster.publish(weights())
+    cluster.publish(weights(), 0)
     taken = {STUDENT: [], CRITIC: []}
     for _ in range(15):
         for _ in range(config.dmd.critic_updates):
@@ -69,11 +80,11 @@ def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_
 
 
 @pytest.mark.ray
-def test_windows_taken_from_ray_start_uniformly_too(local_ray, small_config):
+def test_windows_taken_from_ray_start_uniformly_too(on_ray, small_config):
     config = small_config(cluster__rollout_actors=2)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
-    cluster.publish(weights())
+    cluster.publish(weights(), 0)
     taken = {STUDENT: [], CRITIC: []}
     for _ in range(8):
         for _ in range(config.dmd.critic_updates):
@@ -84,37 +95,37 @@ def test_windows_taken_from_ray_start_uniformly_too(local_ray, small_config):
     ids = {(w.rollout, w.index) for windows in taken.values() for w in windows}
     assert len(ids) == 512, "a window came twice"
     assert ids == {(rollout, i) for rollout in range(32) for i in range(16)}, "a rollout was passed over"
-    counts = {name.removeprefix("buffer/"): n for name, n in cluster.metrics().items()}
+    counts = {name.partition("/")[2]: n for name, n in cluster.metrics().items()}
     assert counts["taken"] == 512
     assert counts["dispatched"] == counts["taken"] + counts["depth"] + counts["pending"] + counts["cancelled"]
 
 
 @pytest.mark.ray
-def test_all_windows_of_version_0_are_bit_equal_inline_and_on_ray(local_ray, small_config):
+def test_windows_of_the_same_weights_are_bit_equal_inline_and_on_ray(on_ray, small_config):
     config = small_config()
     made = {}
     for kind, cluster in (("inline", InlineCluster(config)), ("ray", on_ray(config))):
         cluster.begin("dmd", config)
-        cluster.publish(weights())
+        cluster.publish(weights(), 0)
         windows = [w for role, n in ((STUDENT, 50), (CRITIC, 150)) for w in cluster.take(role, n)]
         made[kind] = {(w.rollout, w.index): w for w in windows}
     assert list(made["inline"]) == list(made["ray"]), "the same windows in the same order"
     for key, a in made["inline"].items():
         b = made["ray"][key]
-        assert set(a.versions) == set(b.versions) == {0}
+        assert (set(a.versions), set(b.versions)) == ({0}, {1}), "one version each, and no number twice"
         assert (a.role, a.start, a.step, a.prompt, a.seed) == (b.role, b.start, b.step, b.prompt, b.seed)
         for name in ("context", "latents", "noisy"):
             assert torch.equal(getattr(a, name), getattr(b, name)), f"{name} of window {key} differs"
 
 
 @pytest.mark.ray
-def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_config):
-    config = small_config(rollout__frames=96, buffer__windows=256)
+def test_actors_pull_newer_weights_while_a_video_is_being_made(on_ray, small_config):
+    config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
-    cluster.publish(weights(0))
+    cluster.publish(weights(0), 0)
     first = cluster.take(CRITIC, 1)
-    cluster.publish(weights(1))
+    cluster.publish(weights(1), 1)
     later = [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
     later += [w for role, n in ((STUDENT, 32), (CRITIC, 96)) for w in cluster.take(role, n)]
     assert first[0].version == 0
@@ -123,49 +134,48 @@ def test_actors_pull_newer_weights_while_a_video_is_being_made(local_ray, small_
 
 
 @pytest.mark.ray
-def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(local_ray, small_config):
-    config = small_config(rollout__frames=96, buffer__windows=256)
+def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on_ray, small_config):
+    config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
-    cluster.publish(weights())
+    cluster.publish(weights(), 0)
     windows = list(cluster.take(CRITIC, 1))
     victims = own_processes("ray::RolloutProcess")
     assert victims
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     windows += [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
-    assert cluster.metrics()["cluster/actor_deaths"] >= 1
-    assert {w.attempt for w in windows} == {0, 1}
+    assert cluster.metrics()["rollout/actors_lost"] >= 1
     assert {(w.rollout, w.index) for w in windows} == {(r, i) for r in range(8) for i in range(16)}
 
 
 @pytest.mark.ray
-def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(local_ray, small_config):
+def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(on_ray, small_config):
     config = small_config(ode__pairs=8)
     cluster = on_ray(config)
     cluster.begin("ode", config)
-    assert len(cluster.take("ode", 8)) == 8
+    assert len(cluster.take_all("ode", 8)) == 8
     for pid in own_processes("ray::RolloutProcess"):
         os.kill(pid, signal.SIGKILL)
     cluster.begin("dmd", config)
-    cluster.publish(weights())
+    cluster.publish(weights(), 0)
     assert len(cluster.take(STUDENT, 16)) == 16
-    assert cluster.metrics()["cluster/actor_deaths"] == 1
+    assert cluster.metrics()["rollout/actors_lost"] == 1
 
 
 @pytest.mark.ray
-def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(local_ray, small_config):
+def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(on_ray, small_config):
     config = small_config(cluster__timeout_s=0.5)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
-    with pytest.raises(RuntimeError, match=r"no 4 student windows within cluster.timeout_s = 0.5"):
+    with pytest.raises(RunFailed, match=r"no 4 student windows within cluster.timeout_s = 0.5"):
         cluster.take(STUDENT, 4)
 
 
 @pytest.mark.ray
-def test_an_actor_that_raises_stops_the_run_with_its_reason(local_ray, small_config):
+def test_an_actor_that_raises_stops_the_run_with_its_reason(on_ray, small_config):
     config = small_config(teacher="missing.safetensors")
     cluster = on_ray(config)
     cluster.begin("ode", config)
-    with pytest.raises(RuntimeError, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
-        cluster.take("ode", 1)
+    with pytest.raises(RunFailed, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
+        cluster.take_all("ode", 1)
