@@ -1,10 +1,12 @@
 """Whether a delivered window is what was asked for: wrong ones are refused by name and counted, never trained on."""
 
+from collections.abc import Sequence
+
 import torch
 
 from cluster.lineage import Lineage
 from models.config import StudentConfig
-from models.rollout import Rollout, Trajectory, Window, WindowPlan
+from models.rollout import MadeBlock, Rollout, Trajectory, Window, WindowPlan
 
 
 class BadWindow(ValueError):
@@ -36,6 +38,20 @@ def inspect(item: Window | Trajectory, rollout: Rollout, student: StudentConfig,
             raise BadWindow("dtype", f"{where}: {name} is {tensor.dtype}, not floating point")
         if not torch.isfinite(tensor).all():
             raise BadWindow("not_finite", f"{where}: {name} has NaN or infinite latents")
+
+
+def inspect_origin(window: Window, row: int, made: Sequence[MadeBlock]) -> None:
+    """Raise BadWindow unless `window` was cut from the blocks that were streamed for row `row` of its dispatch.
+
+    An actor that Ray, or a mistake of ours, restarts in the middle of a stream would splice two videos.
+    """
+    where = f"window {window.index} of rollout {window.rollout}"
+    blocks = list(made)[-len(window.versions) :]
+    if tuple(block.version for block in blocks) != window.versions:
+        raise BadWindow("version", f"{where} has other versions than the blocks that were streamed before it")
+    frames = torch.cat([window.context, window.latents])
+    if not torch.equal(torch.cat([block.x0[row] for block in blocks]), frames):
+        raise BadWindow("splice", f"{where} is not cut from the blocks that were streamed before it")
 
 
 def _inspect_window(

@@ -14,6 +14,7 @@ import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config import Config
 from cluster.coordinator import Coordinator
@@ -21,6 +22,7 @@ from cluster.display import Display
 from cluster.errors import RunFailed
 from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
+from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog, SilentLog
 from learner import ranks
 from learner.checkpoint import DamagedCheckpoint
@@ -31,7 +33,7 @@ _POLL_S = 0.5
 _MANY = 100_000
 """Calls that the coordinator keeps open: two for every actor, and they only wait."""
 _CALL_TIMEOUT_S = 60.0
-_SILENCE_S = 20.0
+_SILENCE_S = 10.0
 """Without progress for so long, the display says what everybody is doing."""
 
 
@@ -59,7 +61,14 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
 
 def start_coordinator(config: Config) -> ray.actor.ActorHandle:
     """The run's coordinator, and with it the rollout pool."""
-    options = {"num_cpus": 0, "max_restarts": config.cluster.restarts, "max_concurrency": _MANY}
+    # Beside the driver: that node is on-demand, and its end is the run's end anyway.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {
+        "scheduling_strategy": here,
+        "num_cpus": 0,
+        "max_restarts": config.cluster.restarts,
+        "max_concurrency": _MANY,
+    }
     return ray.remote(Coordinator).options(**options).remote(config)
 
 
@@ -104,9 +113,8 @@ def _learn(task: dict[str, Any]) -> None:
     cluster = RayCluster(coordinator, config)
     logging.getLogger("learner").addHandler(_News(coordinator))
     ray.get(coordinator.stopped.remote(None), timeout=_CALL_TIMEOUT_S)
-    log = RunLog(config, cluster, cluster.show) if ranks.rank() == 0 else SilentLog()
     try:
-        task["loop"](config, cluster, log)
+        _run_rank(task["loop"], config, cluster)
     except (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, RunFailed) as stop:
         reason = stop.cause if isinstance(stop, RayTaskError) else stop
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
@@ -114,8 +122,18 @@ def _learn(task: dict[str, Any]) -> None:
         if ranks.size() > 1 or isinstance(error, RayActorError):
             raise
         ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
-    finally:
-        log.close()
+
+
+def _run_rank(loop: Callable, config: Config, cluster: RayCluster) -> None:
+    if ranks.rank() > 0:
+        loop(config, cluster, SilentLog())
+        return
+    with RunFolder(config).written_alone():
+        log = RunLog(config, cluster, cluster.show)
+        try:
+            loop(config, cluster, log)
+        finally:
+            log.close()
 
 
 class _News(logging.Handler):

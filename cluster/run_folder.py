@@ -17,6 +17,8 @@ from cluster.provenance import commit
 from learner.stage_folder import StageFolder
 from models.files import write_whole
 
+_HAND_OVER_S = 60.0
+
 _FREE = ("cluster", "wandb", "checkpoint", "stage")
 """Keys that do not change what is learnt: the same run may go on with other values."""
 
@@ -69,6 +71,26 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunFailed(f"another command is at work in run_dir={self.path}; wait for it") from error
+            yield
+
+    @contextmanager
+    def written_alone(self) -> Iterator[None]:
+        """For the learner's rank 0: wait until that of a lost driver, or of a lost group, has let go of the folder.
+
+        Raises RunFailed after a minute.
+        """
+        deadline = time.monotonic() + _HAND_OVER_S
+        with (self.path / ".writer").open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise RunFailed(
+                            f"another learner still writes to run_dir={self.path} after {_HAND_OVER_S:.0f} s; end it"
+                        ) from error
+                    time.sleep(0.2)
             yield
 
     def claim(self) -> None:

@@ -16,7 +16,7 @@ from cluster.buffer import WindowBuffer
 from cluster.config import Config
 from cluster.crew import make_dispatcher
 from cluster.errors import RunFailed
-from cluster.inspection import BadWindow, inspect
+from cluster.inspection import BadWindow, inspect, inspect_origin
 from cluster.lineage import Lineage
 from cluster.parcels import Item, put_together, take_apart
 from models.rollout import MadeBlock, Rollout, Trajectory, Window, WindowPlan
@@ -154,6 +154,8 @@ class Supply:
                     "plan", f"window {item.index} of rollout {item.rollout} was not asked for, or came twice"
                 )
             inspect(item, rollout, self.config.student, self.config.window.frames, self.lineage)
+            if isinstance(item, Window):
+                inspect_origin(item, dispatch.rollouts.index(rollout), dispatch.made)
             self.buffer.put(item)
 
     def refuse(self, bad: BadWindow) -> None:
@@ -206,11 +208,16 @@ class Supply:
     def metrics(self) -> dict[str, object]:
         """Depth, windows by outcome, and where the taken ones started: {role: {start: windows}}."""
         starts = {role: dict(sorted(counter.items())) for role, counter in self.starts.items()}
-        return {
-            "buffer/depth": self.buffer.depth,
-            "buffer/pending": len(self.buffer.pending),
-            "buffer/starts": starts,
-        } | {f"windows/{outcome}": count for outcome, count in sorted(self.buffer.counts.items())}
+        version = {} if self.lineage.newest is None else {"weights/version": self.lineage.newest}
+        return (
+            version
+            | {
+                "buffer/depth": self.buffer.depth,
+                "buffer/pending": len(self.buffer.pending),
+                "buffer/starts": starts,
+            }
+            | {f"windows/{outcome}": count for outcome, count in sorted(self.buffer.counts.items())}
+        )
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from cluster.inline import InlineCluster
 from models.config import TINY
 from models.rollout import CRITIC, STUDENT
 from models.wan import Wan
+from tests.cluster.processes import own_processes
 
 
 def weights(seed=0):
@@ -36,26 +36,6 @@ def on_ray(local_ray):
     yield make
     for cluster in made:
         local_ray.kill(cluster.coordinator)
-
-
-def own_processes(title):
-    """Processes with this title that descend from the tests' own Ray, and from nobody else's."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            titles[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended while we looked
-
-    def ours(pid):
-        while pid in parents:
-            if pid == os.getpid():
-                return True
-            pid = parents[pid]
-        return False
-
-    return [pid for pid in titles if titles[pid].startswith(title) and ours(pid)]
 
 
 def assert_uniform(windows, positions):

@@ -166,7 +166,8 @@ def half_made():
     """A dispatch of which an actor has streamed everything but was stopped before its first window, and that window."""
     config = small()
     supply = Supply("dmd", config)
-    supply.lineage.publish(0, 0)
+    for version in range(9):
+        supply.lineage.publish(version, version)
     dispatch = supply.next()
     for item in pretended(config, dispatch, 0):
         if isinstance(item, Window):
@@ -189,6 +190,9 @@ def half_made():
         (lambda w: {"noisy": w.noisy + torch.inf}, "not_finite"),
         (lambda w: {"versions": (99,) * len(w.versions)}, "version"),
         (lambda w: {"versions": w.versions[1:]}, "version"),
+        (lambda w: {"versions": tuple(range(len(w.versions)))}, "version"),
+        (lambda w: {"latents": w.latents + 1}, "splice"),
+        (lambda w: {"context": w.context[3:], "versions": w.versions[1:], "latents": w.latents + 1}, "splice"),
         (lambda w: {"start": w.start + 3}, "plan"),
         (lambda w: {"role": "ode"}, "plan"),
         (lambda w: {"index": 77}, "plan"),

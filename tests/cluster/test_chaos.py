@@ -1,0 +1,158 @@
+"""A run that loses processes of every kind, and a node, and finishes: `make proofs`."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from scipy.stats import chisquare
+
+from settings import ROOT
+from tests.cluster.processes import own_processes
+
+EVERY, STEPS = 5, 150
+STARTS = range(0, 37, 3)
+SILENCE_S = 30.0
+
+
+@pytest.fixture
+def four_nodes(monkeypatch):
+    """A head and three more raylets on this machine, open (RAY_AUTH_MODE is explicit on both sides)."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": 200 * 2**20})
+    nodes = [cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20) for _ in range(3)]
+    yield cluster, nodes
+    cluster.shutdown()
+
+
+class Run:
+    """`python train.py` on the cluster, with the time of every line that it says."""
+
+    def __init__(self, address: str, run_dir: Path):
+        arguments = [
+            "preset=smoke", "stage=dmd", "init=assets/tiny/student_uniform.safetensors", f"run_dir={run_dir}",
+            f"cluster.address={address}", "cluster.rollout_actors=4", "cluster.learner_ranks=2", "cluster.restarts=10",
+            "rollout.frames=48", "rollout.batch=4", "rollout.windows=8", "buffer.windows=128", "buffer.max_age=40",
+            f"checkpoint.every={EVERY}", f"dmd.steps={STEPS}", "cluster.progress_timeout_s=60",
+        ]  # fmt: skip
+        env = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
+        self.lines: list[tuple[float, str]] = [(time.monotonic(), "started")]
+        self.process = subprocess.Popen(
+            [sys.executable, "train.py", *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append((time.monotonic(), line.rstrip()))
+            print(f"{time.monotonic():.1f} {line}", end="", flush=True)
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def longest_silence_s(self) -> float:
+        times = [at for at, _ in self.lines]
+        return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+
+
+def steps_done(run_dir: Path) -> list[int]:
+    file = run_dir / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for_step(run: Run, run_dir: Path, step: int) -> None:
+    """Until `step` was logged after the last rollback."""
+    deadline = time.monotonic() + 400
+    while not run.ended() and time.monotonic() < deadline:
+        done = steps_done(run_dir)
+        if done and done[-1] >= step:
+            return
+        time.sleep(0.1)  # polling a file of another process
+    assert not run.ended() and time.monotonic() < deadline, "\n".join(line for _, line in run.lines[-40:])
+
+
+def kill_one(chance: random.Random, title: str) -> bool:
+    found = own_processes(title)
+    if found:
+        os.kill(chance.choice(found), signal.SIGKILL)
+    return bool(found)
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_survives_random_kills_of_everything_and_loses_no_window(four_nodes, tmp_path):
+    cluster, nodes = four_nodes
+    chance = random.Random(int(os.environ.get("CHAOS_SEED", "0")))
+    run_dir = tmp_path / "run"
+    run = Run(cluster.address, run_dir)
+    killed: Counter[str] = Counter()
+    plan = ["actor"] * 6 + ["node", "rank", "coordinator", "driver", "actor", "actor"]
+    chance.shuffle(plan)
+    print("plan:", plan)
+    runs = [run]
+    for i, what in enumerate(plan):
+        wait_for_step(runs[-1], run_dir, 6 + i * (STEPS - 20) // len(plan) + chance.randrange(4))
+        print(f"{time.monotonic():.1f} kill: {what}")
+        if what == "actor":
+            killed[what] += kill_one(chance, "ray::RolloutProcess")
+        elif what == "rank":
+            killed[what] += kill_one(chance, "ray::RayTrainWorker") or kill_one(chance, "ray::TrainWorker")
+        elif what == "coordinator":
+            killed[what] += kill_one(chance, "ray::Coordinator")
+        elif what == "node":
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20))
+            killed[what] += 1
+        else:
+            runs[-1].process.kill()
+            runs[-1].process.wait(timeout=60)
+            runs.append(Run(cluster.address, run_dir))
+            killed[what] += 1
+    assert runs[-1].process.wait(timeout=600) == 0, "\n".join(line for _, line in runs[-1].lines[-40:])
+    runs[-1].reader.join(timeout=30)
+    assert killed.total() >= 10 and set(killed) == {"actor", "node", "rank", "coordinator", "driver"}, killed
+    check_what_happened(runs, run_dir)
+
+
+def check_what_happened(runs: list[Run], run_dir: Path) -> None:
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in metrics]
+    back = [earlier - later + 1 for earlier, later in zip(steps, steps[1:], strict=False) if later <= earlier]
+    print("rolled back by:", back, "longest silence:", [round(run.longest_silence_s(), 1) for run in runs])
+    assert sorted(set(steps)) == list(range(1, STEPS + 1))
+    assert max(back, default=0) <= EVERY + 1, "more than the updates since the last checkpoint were repeated"
+    assert max(run.longest_silence_s() for run in runs) <= SILENCE_S
+
+    versions = [line["weights/version"] for line in metrics]
+    assert len(set(versions)) == len(versions) and versions == sorted(versions), "a version number was used twice"
+
+    last = metrics[-1]
+    counts = {name.partition("/")[2]: n for name, n in last.items() if name.startswith("windows/")}
+    assert counts["dispatched"] == counts["taken"] + last["buffer/depth"] + last["buffer/pending"]
+    assert counts["refused"] == 0, "no window was spliced, damaged or of a lost timeline"
+
+    surviving = {}  # of a step that was repeated the last time counts
+    for line in (run_dir / "windows.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        surviving[entry["step"]] = entry["windows"]
+    taken = [window for step in sorted(surviving) for window in surviving[step]]
+    keys = Counter((window["rollout"], window["index"]) for window in taken)
+    assert max(keys.values()) == 1, "a window was trained on twice"
+    assert len(taken) == counts["taken"] == STEPS * 2 * 4
+    for role in ("student", "critic"):
+        starts = Counter(window["start"] for window in taken if window["role"] == role)
+        p = chisquare([starts[start] for start in STARTS]).pvalue
+        print(f"{role}: {sum(starts.values())} windows, chi-square p = {p:.3g}")
+        assert p > 1e-4, starts
