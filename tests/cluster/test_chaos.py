@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ class Run:
 
     def longest_silence_s(self) -> float:
         times = [at for at, _ in self.lines]
-        return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        return max(later - earlier for earlier, later in pairwise(times))
 
 
 def steps_done(run_dir: Path) -> list[int]:
@@ -129,7 +130,7 @@ def test_a_run_survives_random_kills_of_everything_and_loses_no_window(four_node
 def check_what_happened(runs: list[Run], run_dir: Path) -> None:
     metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in metrics]
-    back = [earlier - later + 1 for earlier, later in zip(steps, steps[1:], strict=False) if later <= earlier]
+    back = [earlier - later + 1 for earlier, later in pairwise(steps) if later <= earlier]
     print("rolled back by:", back, "longest silence:", [round(run.longest_silence_s(), 1) for run in runs])
     assert sorted(set(steps)) == list(range(1, STEPS + 1))
     assert max(back, default=0) <= EVERY + 1, "more than the updates since the last checkpoint were repeated"

@@ -130,6 +130,29 @@ def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("sent", "said"), [(signal.SIGTERM, "left"), (signal.SIGSTOP, "made no block within cluster.progress_timeout_s")]
+)
+def test_the_videos_of_an_actor_that_must_end_or_hangs_are_continued_by_another(on_ray, small_config, sent, said):
+    import ray
+
+    config = small_config(
+        rollout__frames=96, buffer__windows=256, buffer__max_age=64, cluster__progress_timeout_s=15.0
+    )
+    cluster = on_ray(config)
+    cluster.begin("dmd", config)
+    cluster.publish(weights(), 0)
+    windows = list(cluster.take(CRITIC, 1))
+    for pid in own_processes("ray::RolloutProcess"):
+        os.kill(pid, sent)
+    windows += [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
+    assert {(w.rollout, w.index) for w in windows} == {(r, i) for r in range(8) for i in range(16)}
+    assert {w.attempt for w in windows} == {0}, "the same videos, not new ones"
+    _, news, _ = ray.get(cluster.coordinator.look.remote(), timeout=30)
+    assert any(said in line for line in news), news
+
+
+@pytest.mark.ray
 def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(on_ray, small_config):
     config = small_config(ode__pairs=8)
     cluster = on_ray(config)

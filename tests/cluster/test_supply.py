@@ -9,42 +9,10 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from actors.config import RolloutConfig
-from cluster.buffer import BufferConfig
-from cluster.config import Config
 from cluster.inspection import BadWindow
 from cluster.supply import BAD_AT_LEAST, Supply, TooManyBad
-from models.rollout import CRITIC, STUDENT, MadeBlock, Window
-
-
-def small(**buffer):
-    config = Config(run_dir="unused", rollout=RolloutConfig(frames=30, batch=3, windows=4))
-    config.buffer = BufferConfig(**{"windows": 64} | buffer)
-    config.dmd.batch_size = 2
-    return config
-
-
-def pretended(config, dispatch, version):
-    """What a real actor would stream of `dispatch` from here on, all frames zero but for their attempt."""
-    block, length = config.student.block_frames, config.window.frames
-    first = dispatch.made[-1].index + 1 if dispatch.made else 0
-    last = max(plan.start + length for r in dispatch.rollouts for plan in r.windows) // block
-    made = list(dispatch.made)
-    shape = config.student.frame_shape
-    for index in range(first, last):
-        marks = torch.stack([torch.full((block, *shape), float(r.attempt)) for r in dispatch.rollouts])
-        made.append(MadeBlock(index, version, marks, {3: marks}))
-        yield made[-1]
-        for row, rollout in enumerate(dispatch.rollouts):
-            for plan in rollout.windows:
-                if plan.start + length == (index + 1) * block:
-                    frames = torch.cat([entry.x0[row] for entry in made])[-(length + config.student.context_frames) :]
-                    versions = tuple(entry.version for entry in made)[-len(frames) // block :]
-                    yield Window(
-                        rollout.id, rollout.attempt, plan.index, plan.role, rollout.prompt, rollout.seed, plan.start,
-                        plan.step, versions[-(len(frames) // block) :], frames[:-length], frames[-length:],
-                        frames[-length:].clone(),
-                    )  # fmt: skip
+from models.rollout import CRITIC, STUDENT, Window
+from tests.cluster.pretend import pretended, small
 
 
 class World:
