@@ -119,6 +119,9 @@ def _equip(network: Wan, learner: LearnerConfig) -> None:
 
 
 def _compile(network: Wan) -> None:
+    # Student, critic and teacher are one code with 7 graphs (with and without gradient, cache, mask) per length of
+    # history; past the default of 8 torch would go on uncompiled.
+    torch._dynamo.config.recompile_limit = 64
     for block in network.blocks:
         block.compile()
 
