@@ -22,6 +22,7 @@ from cluster.errors import RunFailed
 from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
 from cluster.run_log import RunLog, SilentLog
+from cluster.saved_windows import NoPool, SavedCluster
 from learner import ranks
 from learner.optimizer import NonFiniteError
 
@@ -46,7 +47,7 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
             coordinator = (
                 ray.remote(Coordinator)
                 .options(num_cpus=0, max_restarts=config.cluster.restarts, max_concurrency=_MANY)
-                .remote(config)
+                .remote(config, NoPool() if config.debug.learner_only else None)
             )
             ended = threading.Event()
             watcher = threading.Thread(target=_watch, args=(coordinator, display, ended), daemon=True)
@@ -97,9 +98,10 @@ def _learn(task: dict[str, Any]) -> None:
     """
     config, coordinator = task["config"], task["coordinator"]
     torch.set_num_threads(config.cluster.threads)
-    cluster = RayCluster(coordinator, config)
+    on_ray = RayCluster(coordinator, config)
+    cluster = SavedCluster(config) if config.debug.learner_only else on_ray
     ray.get(coordinator.stopped.remote(None), timeout=_CALL_TIMEOUT_S)
-    log = RunLog(config, cluster, cluster.show) if ranks.rank() == 0 else SilentLog()
+    log = RunLog(config, cluster, on_ray.show) if ranks.rank() == 0 else SilentLog()
     try:
         task["loop"](config, cluster, log)
     except (NonFiniteError, RunFailed) as stop:

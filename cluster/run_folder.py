@@ -17,7 +17,7 @@ from cluster.provenance import commit
 from learner.stage_folder import StageFolder
 from models.files import write_whole
 
-_FREE = ("cluster", "wandb", "checkpoint", "stage")
+_FREE = ("cluster", "wandb", "checkpoint", "stage", "debug")
 """Keys that do not change what is learnt: the same run may go on with other values."""
 
 
