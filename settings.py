@@ -109,7 +109,7 @@ def answer_help(usage: str) -> None:
 
 
 def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
-    """Entry of a root script: user mistakes in one line with exit status 2, everything else loud.
+    """Entry of a root script: user mistakes in one line with exit status 2, everything else loud; returns what was run.
 
     `fixed` are keys that the script sets itself.
     """
@@ -127,7 +127,7 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        launch(loop, config)
+        return launch(loop, config)
     except RunFailed as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -136,4 +136,3 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
             f"{name}: stopped; the same command goes on from the last checkpoint in {config.run_dir}", file=sys.stderr
         )
         sys.exit(130)
-    return config

@@ -21,15 +21,19 @@ from models.files import check_weights
 from models.wan import Wan
 
 
-def launch(loop: Callable, config: Config) -> None:
-    """Run `loop(config, cluster, log)` where the config says. Raises RunFailed when the run stops itself."""
+def launch(loop: Callable, config: Config) -> Config:
+    """Run `loop(config, cluster, log)` where the config says; returns the config that was run.
+
+    It differs where debug asks for one half of the run. Raises RunFailed when the run stops itself.
+    """
     folder = RunFolder(config)
     if config.debug.half is None and all(folder.stage(stage).finished for stage in config.stages):
-        return
+        return config
     with folder.locked():
         if config.debug.half is not None:
             loop, config = alone(loop, config)
         _launch(loop, config)
+    return config
 
 
 def _launch(loop: Callable, config: Config) -> None:

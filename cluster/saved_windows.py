@@ -73,6 +73,7 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
             pace = pace or _Pace(cluster.metrics())  # from the first batch on: the processes have started
         metrics = cluster.metrics()
         log("rollout_only", step, steps, metrics | pace.rates(metrics))
+    log.progress("saved windows", steps, steps, f"in {config.saved_windows_path}")
 
 
 class _Pace:
