@@ -39,6 +39,8 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     for name in ("run_dir", "teacher", "base", "init"):
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
+    if config.debug.windows is not None:
+        config.debug.windows = str(_absolute(config.debug.windows))
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):
         print(
             f"warning: run_dir={config.run_dir} lies in this job's own copy of the code and is deleted with it; give "
@@ -107,7 +109,7 @@ def answer_help(usage: str) -> None:
 
 
 def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
-    """Entry of a root script: user mistakes in one line with exit status 2, everything else loud.
+    """Entry of a root script: user mistakes in one line with exit status 2, everything else loud; returns what was run.
 
     `fixed` are keys that the script sets itself.
     """
@@ -125,7 +127,7 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        launch(loop, config)
+        return launch(loop, config)
     except RunFailed as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -134,4 +136,3 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
             f"{name}: stopped; the same command goes on from the last checkpoint in {config.run_dir}", file=sys.stderr
         )
         sys.exit(130)
-    return config

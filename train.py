@@ -90,4 +90,5 @@ def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
 
 if __name__ == "__main__":
     done = settings.run(loop, preset="tiny")
-    print("finished:", *(RunFolder(done).stage(stage).result for stage in done.stages))
+    results = [RunFolder(done).stage(stage) for stage in done.stages]
+    print("finished:", *(stage.result for stage in results if stage.finished))

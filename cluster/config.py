@@ -66,6 +66,28 @@ class WandbConfig:
 
 
 @dataclass(kw_only=True)
+class DebugConfig:
+    """Each half of stage dmd alone, to find out which of them is slow or wrong."""
+
+    rollout_only: bool = key(False, "only the rollout pool, with the weights that stage dmd would start from")
+    learner_only: bool = key(False, "only the learner, on windows that rollout_only saved, again and again; no actors")
+    windows: str | None = key(None, "folder of the saved windows; without, saved_windows in run_dir")
+    count: int = key(128, "windows that rollout_only saves, rounded up to whole updates")
+
+    def __post_init__(self):
+        if self.rollout_only and self.learner_only:
+            raise ValueError(
+                "debug.rollout_only and debug.learner_only are both true; save windows with the one, then use the other"
+            )
+        require_positive("debug", self, "count")
+
+    @property
+    def half(self) -> str | None:
+        """The half that runs alone, if one does."""
+        return "rollout_only" if self.rollout_only else "learner_only" if self.learner_only else None
+
+
+@dataclass(kw_only=True)
 class Config:
     """A run."""
 
@@ -87,6 +109,7 @@ class Config:
     buffer: BufferConfig = field(default_factory=BufferConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
 
     def __post_init__(self):
         self._check_stages()
@@ -113,6 +136,11 @@ class Config:
     def init_path(self) -> Path:
         """The student that stage dmd starts from: the given one, else this run's stage ode."""
         return Path(self.init) if self.init is not None else Path(self.run_dir, "ode", "student.safetensors")
+
+    @property
+    def saved_windows_path(self) -> Path:
+        """Where debug.rollout_only saves windows, and debug.learner_only finds them."""
+        return Path(self.run_dir, "saved_windows") if self.debug.windows is None else Path(self.debug.windows)
 
     @property
     def device(self) -> torch.device:
@@ -165,6 +193,10 @@ class Config:
                 raise ValueError(f'stage "{stage}" is unknown; set stage to one of {", ".join(STAGES)}, or a list')
         if self.stages != [stage for stage in STAGES if stage in self.stages]:
             raise ValueError(f"stage is {self.stages}; stages run in the order {', '.join(STAGES)}, each once")
+        if self.debug.half is not None and self.stages != ["dmd"]:
+            raise ValueError(
+                f"debug.{self.debug.half} is a half of stage dmd, and stage is {self.stages}; set stage=dmd"
+            )
         if self.init is not None and "ode" in self.stages:
             raise ValueError("init is given and stage ode would make another student; set stage=dmd, or leave init out")
 

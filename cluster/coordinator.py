@@ -14,6 +14,7 @@ from cluster.inspection import BadWindow
 from cluster.packing import ChecksumMismatch
 from cluster.parcels import Parcel, unwrap, wrap
 from cluster.pool import ActorLost, Pool, RayPool
+from cluster.ray_metrics import RayMetrics
 from cluster.rollout_process import LEAVE, LONG_POLL_S, Delivery, StageEnded
 from cluster.supply import Dispatch, State, Supply
 from cluster.trace import Span
@@ -41,6 +42,7 @@ class Coordinator:
         self.weights: tuple[int, Any] | None = None
         self.arrived, self.room, self.published = asyncio.Condition(), asyncio.Condition(), asyncio.Condition()
         self.workload = Workload(self.pool.slots)
+        self.ray_metrics = RayMetrics()
         self.leaving: set[int] = set()
         self.failure: str | None = None
         self.reason: Exception | None = None
@@ -115,14 +117,22 @@ class Coordinator:
         """The supply, and what the pool did since this was last asked."""
         return ({} if self.supply is None else self.supply.metrics()) | self.workload.metrics()
 
+    async def expose(self, metrics: dict[str, Any]) -> None:
+        """Show the metrics of an update at Ray's metrics port."""
+        self.ray_metrics.show(metrics)
+
     async def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
         return [] if self.supply is None else self.supply.ledger()
 
     async def drain_spans(self) -> list[Span]:
-        """What the actors did since this was last asked."""
+        """What the actors and the other ranks did since this was last asked."""
         spans, self.spans = self.spans, []
         return spans
+
+    async def keep_spans(self, spans: list[Span]) -> None:
+        """What another rank than 0 did."""
+        self.spans += spans
 
     async def clock(self) -> float:
         """This machine's time, which every span is told in."""

@@ -29,7 +29,7 @@ class Display:
         if sys.stdout.isatty():
             self.bars = Progress(
                 TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[line]}"),
+                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[line]}", markup=False),
             )  # fmt: skip
             self.bars.start()
         return self
@@ -53,7 +53,7 @@ class Display:
     def say(self, line: str) -> None:
         """A line of its own, above the bars."""
         if self.bars is not None:
-            self.bars.print(line)
+            self.bars.print(line, markup=False, highlight=False)
         else:
             print(line, flush=True)
 

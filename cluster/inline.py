@@ -25,6 +25,7 @@ class InlineCluster:
 
     def begin(self, stage: str, config: Config, state: State | None = None) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
+        self.tracer.settle()
         self.supply = Supply(stage, config, state)
         self.actor = make_actor(stage, config, self)
         self.published = None
@@ -32,6 +33,7 @@ class InlineCluster:
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the actor."""
+        self.tracer.settle()
         version = self.folder.next_version()
         self.supply.lineage.publish(version, update)
         self.published = Weights(version, tensors)
@@ -48,6 +50,7 @@ class InlineCluster:
             with self.tracer.waiting("rollout"):
                 self._roll_out()
         self.number += 1
+        self.tracer.until_next(f"{role} update")
         return taken
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
@@ -66,11 +69,15 @@ class InlineCluster:
 
     def state(self) -> State:
         """Everything about the supply that a checkpoint needs."""
+        self.tracer.until_next("checkpoint", waits=True)
         return self.supply.state()
 
     def metrics(self) -> dict[str, Any]:
         """The state of the supply."""
         return shares_of(self.tracer) | ({} if self.supply is None else self.supply.metrics())
+
+    def expose(self, metrics: dict[str, Any]) -> None:
+        """Nobody watches from outside."""
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""

@@ -12,6 +12,9 @@ from cluster.inline import InlineCluster
 from cluster.ray_environment import settle_environment
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
+from cluster.saved_windows import SavedCluster, alone
+from cluster.saved_windows import check as check_saved_windows
+from cluster.wandb_log import check_login
 from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
 from learner.optimizer import NonFiniteError
@@ -20,12 +23,19 @@ from models.files import check_weights
 from models.wan import Wan
 
 
-def launch(loop: Callable, config: Config) -> None:
-    """Run `loop(config, cluster, log)` where the config says. Raises RunFailed when the run stops itself."""
-    if all(RunFolder(config).stage(stage).finished for stage in config.stages):
-        return
-    with RunFolder(config).locked():
+def launch(loop: Callable, config: Config) -> Config:
+    """Run `loop(config, cluster, log)` where the config says; returns the config that was run.
+
+    It differs where debug asks for one half of the run. Raises RunFailed when the run stops itself.
+    """
+    folder = RunFolder(config)
+    if config.debug.half is None and all(folder.stage(stage).finished for stage in config.stages):
+        return config
+    with folder.locked():
+        if config.debug.half is not None:
+            loop, config = alone(loop, config)
         _launch(loop, config)
+    return config
 
 
 def _launch(loop: Callable, config: Config) -> None:
@@ -45,9 +55,10 @@ def preflight(config: Config) -> None:
     """Check what a user can get wrong before anything starts, then claim the run folder.
 
     Raises ValueError: what the tiny world cannot honour, missing, damaged or foreign weights and checkpoints, a run
-    folder of another config.
+    folder of another config, wandb without a login, saved windows that are missing or in the way.
     """
     _check_world(config)
+    check_login(config)
     folder, stages = RunFolder(config), config.stages
     with torch.device("meta"):
         student, real = Wan(config.student.wan), Wan(config.teacher_wan)
@@ -69,6 +80,7 @@ def preflight(config: Config) -> None:
             f"run_dir={folder.path} already has {' and '.join(others)} of another teacher; leave stage teacher out, or "
             "give a new run_dir"
         )
+    check_saved_windows(config)
     folder.claim()
 
 
@@ -87,7 +99,7 @@ def _check_world(config: Config) -> None:
 def _launch_inline(loop: Callable, config: Config) -> None:
     torch.set_num_threads(config.cluster.threads)
     with Display() as display:
-        cluster = InlineCluster(config)
+        cluster = SavedCluster(config) if config.debug.learner_only else InlineCluster(config)
         log = RunLog(config, cluster, display)
         try:
             loop(config, cluster, log)

@@ -1,7 +1,6 @@
 """The cluster as a learner rank sees it: the same verbs as `InlineCluster`, with a coordinator behind them."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,19 +27,16 @@ class RayCluster:
         offset = clock_offset(lambda: self._ask(coordinator.clock))
         self.tracer = Tracer(f"learner {ranks.rank()} (pid {os.getpid()})", offset)
         self.epoch, self.number = 0, 0
-        self.between: tuple[str, float] | None = None
-        """What the learner does until its next verb, and since when."""
 
     def begin(self, stage: str, config: Config, state: State | None = None) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
-        self._note_between()
         with self.tracer.waiting("begin"):
             epoch = self._ask(self.coordinator.begin, stage, config, state) if ranks.rank() == 0 else 0
             self.epoch, self.number = ranks.agreed(epoch), 0
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the coordinator, which owns them from then on."""
-        self._note_between()
+        self.tracer.settle()
         if ranks.rank() > 0:
             return
         with self.tracer.waiting("publish"):
@@ -56,24 +52,30 @@ class RayCluster:
         return self._take(role, n, 0, 1)
 
     def _take(self, role: str, n: int, rank: int, size: int) -> list[Any]:
-        self._note_between()
         with self.tracer.waiting(f"{role} windows"):
             asked = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)
             parcels = ray.get(asked, timeout=self.config.cluster.timeout_s + _CALL_TIMEOUT_S)
             samples = [unwrap(parcel) for parcel in parcels]
         self.number += 1
-        self.between = (f"{role} update", time.time())
+        self.tracer.until_next(f"{role} update")
         return samples
 
     def state(self) -> State | None:
         """Everything about the supply that a checkpoint needs; rank 0 writes it."""
-        self._note_between()
-        self.between = ("checkpoint", time.time())
+        self.tracer.until_next("checkpoint", waits=True)
         return self._ask(self.coordinator.state) if ranks.rank() == 0 else None
 
     def metrics(self) -> dict[str, Any]:
         """The state of the supply and of the pool, and where this rank has waited."""
-        return shares_of(self.tracer) | self._ask(self.coordinator.metrics) if ranks.rank() == 0 else {}
+        if ranks.rank() == 0:
+            return shares_of(self.tracer) | self._ask(self.coordinator.metrics)
+        self.tracer.interval()
+        self.coordinator.keep_spans.remote(self.tracer.drain())  # rank 0 writes them into the trace
+        return {}
+
+    def expose(self, metrics: dict[str, Any]) -> None:
+        """Show an update's metrics at Ray's metrics port; nobody waits for it."""
+        self.coordinator.expose.remote(metrics)
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
@@ -86,14 +88,6 @@ class RayCluster:
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
         """Progress for the display; nobody waits for it."""
         self.coordinator.show.remote(stage, step, steps, line)
-
-    def _note_between(self) -> None:
-        if self.between is None:
-            return
-        name, started = self.between
-        note = self.tracer.waited if name == "checkpoint" else self.tracer.add
-        note(name, started, time.time() - started)
-        self.between = None
 
     @staticmethod
     def _ask(method: Any, *arguments: Any) -> Any:

@@ -24,6 +24,7 @@ from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog, SilentLog
+from cluster.saved_windows import SavedCluster
 from learner import ranks
 from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
@@ -110,7 +111,8 @@ def _learn(task: dict[str, Any]) -> None:
     """
     config, coordinator = task["config"], task["coordinator"]
     torch.set_num_threads(config.cluster.threads)
-    cluster = RayCluster(coordinator, config)
+    on_ray = RayCluster(coordinator, config)
+    cluster = SavedCluster(config) if config.debug.learner_only else on_ray
     logging.getLogger("learner").addHandler(_News(coordinator))
     ray.get(coordinator.stopped.remote(None), timeout=_CALL_TIMEOUT_S)
     try:

@@ -19,7 +19,7 @@ from models.files import write_whole
 
 _HAND_OVER_S = 60.0
 
-_FREE = ("cluster", "wandb", "checkpoint", "stage")
+_FREE = ("cluster", "wandb", "checkpoint", "stage", "debug")
 """Keys that do not change what is learnt: the same run may go on with other values."""
 
 

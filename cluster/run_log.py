@@ -9,9 +9,17 @@ from typing import Any
 from cluster.config import Config
 from cluster.trace import TraceFile
 from cluster.verbs import Cluster
+from cluster.wandb_log import WandbLog
 
 Progress = Callable[[str, int, int, str], None]
 """(what is being done, steps done, steps in all, a short line)."""
+
+
+_SHOWN = {
+    "learner/busy_share": "learner busy {:.0%}",
+    "rollout/busy_share": "rollout busy {:.0%}",
+    "buffer/depth": "{} windows wait",
+}
 
 
 class RunLog:
@@ -23,7 +31,7 @@ class RunLog:
         self.metrics_file = (folder / "metrics.jsonl").open("a", buffering=1)
         self.windows_file = (folder / "windows.jsonl").open("a", buffering=1)
         self.trace = TraceFile(folder / "trace.json")
-        self.wandb = _start_wandb(config)
+        self.wandb = None if config.wandb.mode == "disabled" else WandbLog(config)
 
     def __call__(self, stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
         """Record the metrics of `step` (counted from 1) of a stage of `steps`."""
@@ -32,15 +40,16 @@ class RunLog:
             self.windows_file.write(json.dumps({"stage": stage, "step": step, "windows": taken}) + "\n")
         self.trace.write(self.cluster.spans())
         if self.wandb is not None:
-            self.wandb.log({f"{stage}/{name}": value for name, value in metrics.items()} | {f"{stage}/step": step})
-        self.progress(stage, step, steps, _line(metrics))
+            self.wandb(stage, step, metrics)
+        self.cluster.expose(metrics)
+        self.progress(stage, step, steps, line_of(metrics))
 
     def close(self) -> None:
         """Flush everything."""
         for file in (self.metrics_file, self.windows_file, self.trace):
             file.close()
         if self.wandb is not None:
-            self.wandb.finish()
+            self.wandb.close()
 
 
 class SilentLog:
@@ -56,21 +65,14 @@ class SilentLog:
         """Nothing was opened."""
 
 
-def _line(metrics: dict[str, Any]) -> str:
+def line_of(metrics: dict[str, Any]) -> str:
+    """What a person wants to see at once: losses, who is busy, what waits, what was lost."""
     parts = [f"{name.split('/')[0]} {value:.4f}" for name, value in metrics.items() if name.endswith("/loss")]
-    shown = (("learner/busy_share", "learner busy"), ("rollout/busy_share", "rollout busy"))
-    parts += [f"{title} {metrics[name]:.0%}" for name, title in shown if name in metrics]
-    if "buffer/depth" in metrics:
-        parts.append(f"{metrics['buffer/depth']} windows wait")
+    debug = {name.removeprefix("debug/"): value for name, value in metrics.items() if name.startswith("debug/")}
+    parts += [f"{value:.2f} {name.removesuffix('_per_s')}/s" for name, value in debug.items()]
+    for name, shown in _SHOWN.items():
+        if name in metrics:
+            parts.append(shown.format(metrics[name]))
+    if metrics.get("rollout/actors_lost"):
+        parts.append(f"{metrics['rollout/actors_lost']} actors lost")
     return ", ".join(parts)
-
-
-def _start_wandb(config: Config) -> Any:
-    if config.wandb.mode == "disabled":
-        return None
-    import wandb  # half a second to import: only where it is used
-
-    return wandb.init(
-        project=config.wandb.project, mode=config.wandb.mode, dir=config.run_dir, name=Path(config.run_dir).name,
-        settings=wandb.Settings(silent=True),
-    )  # fmt: skip

@@ -59,6 +59,10 @@ class Supply:
         self.returned: deque[Dispatch] = deque()
         self.plans: dict[int, list[Any]] = {}
         self.starts: dict[str, Counter[int]] = {}
+        self.ages: list[tuple[int, int]] = []
+        """(start, age) of the windows taken in this interval."""
+        self.blocks = 0
+        """Blocks of video that came in this interval."""
         self.taken: list[dict[str, Any]] = []
         if state is not None:
             self._restore(*state)
@@ -144,6 +148,7 @@ class Supply:
         """Keep what an actor streamed. Raises BadWindow for a window that must not be trained on."""
         if isinstance(item, MadeBlock):
             dispatch.lost = 0
+            self.blocks += len(item.x0)
             dispatch.made.append(item)
             while len(dispatch.made) > blocks_kept(self.config.student, self.config.window):
                 dispatch.made.popleft()
@@ -195,10 +200,12 @@ class Supply:
         for sample in taken:
             place = {"role": role, "rollout": sample.rollout, "attempt": sample.attempt, "index": sample.index}
             self.taken.append(place | {"start": sample.start, "age": self._age(sample)})
-        for i in {sample.rollout for sample in taken}:
-            if not any(self.buffer.holds(i, plan.index) for plan in self.open[i].windows):
-                del self.open[i]
-                self.attempts.pop(i, None)
+            if isinstance(sample, Window):
+                self.ages.append((sample.start, self._age(sample)))
+        for rollout in {sample.rollout for sample in taken}:
+            if not any(self.buffer.holds(rollout, plan.index) for plan in self.open[rollout].windows):
+                del self.open[rollout]
+                self.attempts.pop(rollout, None)
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked: role, rollout, attempt, index, start and age."""
@@ -206,18 +213,21 @@ class Supply:
         return taken
 
     def metrics(self) -> dict[str, object]:
-        """Depth, windows by outcome, and where the taken ones started: {role: {start: windows}}."""
+        """Depth, windows by outcome, where the taken ones started: {role: {start: windows}}.
+
+        Since this was last asked: how old the taken ones were, in all and by start, and the blocks that came.
+        """
         starts = {role: dict(sorted(counter.items())) for role, counter in self.starts.items()}
-        version = {} if self.lineage.newest is None else {"weights/version": self.lineage.newest}
-        return (
-            version
-            | {
-                "buffer/depth": self.buffer.depth,
-                "buffer/pending": len(self.buffer.pending),
-                "buffer/starts": starts,
-            }
-            | {f"windows/{outcome}": count for outcome, count in sorted(self.buffer.counts.items())}
-        )
+        found = {} if self.lineage.newest is None else {"weights/version": self.lineage.newest}
+        found |= {
+            "buffer/depth": self.buffer.depth,
+            "buffer/pending": len(self.buffer.pending),
+            "buffer/starts": starts,
+            "rollout/blocks": self.blocks,
+        }
+        found |= ages_of(self.ages) | {f"windows/{outcome}": n for outcome, n in sorted(self.buffer.counts.items())}
+        self.blocks, self.ages = 0, []
+        return found
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -262,6 +272,21 @@ class Supply:
     def _in_flight(self, rollout: Rollout) -> Rollout:
         plans = tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending)
         return replace(rollout, windows=plans)
+
+
+def ages_of(ages: Sequence[tuple[int, int]]) -> dict[str, object]:
+    """How old windows are: mean, largest, and mean by start, from (start, age) of each; nothing without windows."""
+    if not ages:
+        return {}
+    by_start: dict[int, list[int]] = {}
+    for start, age in sorted(ages):
+        by_start.setdefault(start, []).append(age)
+    of_all = [age for _, age in ages]
+    return {
+        "buffer/age_mean": sum(of_all) / len(of_all),
+        "buffer/age_max": max(of_all),
+        "buffer/age_by_start": {start: sum(found) / len(found) for start, found in by_start.items()},
+    }
 
 
 def _rollout(plain: dict[str, Any]) -> Rollout:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Span(NamedTuple):
@@ -20,35 +20,57 @@ class Span(NamedTuple):
 
 
 class Tracer:
-    """Collects the spans of one process. Cheap: two clock readings and one append."""
+    """Collects the spans of one process, one after the other. Cheap: two clock readings and one append."""
 
     def __init__(self, process: str, offset_s: float = 0.0):
         """`offset_s` is added to this machine's clock to get the coordinator's."""
         self.process, self.offset_s = process, offset_s
         self.spans: list[Span] = []
-        self.since, self.seconds = time.monotonic(), Counter[str]()
+        self.ended_s = 0.0
+        self.open: tuple[str, bool, float, float] | None = None
+        """What goes on until the next span: its name, whether it is a wait, and when it began on both clocks."""
+        self.since, self.seconds = time.perf_counter(), Counter[str]()
 
     @contextmanager
     def waiting(self, cause: str) -> Iterator[None]:
         """Time a block in which this process only waits."""
-        started, first = time.time(), time.perf_counter()
+        self.until_next(cause, waits=True)
         try:
             yield
         finally:
-            self.waited(cause, started, time.perf_counter() - first)
+            self.settle()
 
-    def waited(self, cause: str, started_s: float, duration_s: float) -> None:
-        """Note a wait that was timed otherwise."""
-        self.add(cause, started_s, duration_s)
-        self.seconds[cause] += duration_s
+    def until_next(self, name: str, waits: bool = False) -> None:
+        """What this process does from now until something else begins, or `settle` is called."""
+        self.settle()
+        self.open = (name, waits, time.time(), time.perf_counter())
+
+    def settle(self) -> None:
+        """What went on ends now."""
+        if self.open is None:
+            return
+        name, waits, started_s, first = self.open
+        self.open = None
+        duration_s = time.perf_counter() - first
+        self.add(name, started_s, duration_s)
+        if waits:
+            self.seconds[name] += duration_s
 
     def add(self, name: str, started_s: float, duration_s: float) -> None:
         """Note what was timed; `started_s` is of this machine's clock."""
-        self.spans.append(Span(self.process, name, started_s + self.offset_s, duration_s))
+        started_s = max(started_s + self.offset_s, self.ended_s)  # a clock that is set back must not make spans overlap
+        self.ended_s = started_s + duration_s
+        self.spans.append(Span(self.process, name, started_s, duration_s))
 
     def interval(self) -> tuple[float, dict[str, float]]:
-        """Seconds since this was last asked, in all and by cause of waiting."""
-        now = time.monotonic()
+        """Seconds since this was last asked, in all and by cause of waiting.
+
+        What goes on is cut in two here, so that no interval counts seconds of another.
+        """
+        if self.open is not None:
+            name, waits, *_ = self.open
+            self.until_next(name, waits)
+        now = time.perf_counter()
         elapsed, seconds = now - self.since, dict(self.seconds)
         self.since, self.seconds = now, Counter()
         return elapsed, seconds
@@ -60,7 +82,10 @@ class Tracer:
 
 
 def clock_offset(ask: Callable[[], float], times: int = 5) -> float:
-    """Seconds to add to this clock to get the one that `ask` reads: of the quickest of some answers, its middle."""
+    """Seconds to add to this clock to get the one that `ask` reads: of the quickest of some answers, its middle.
+
+    Wrong by half of that answer's time at most.
+    """
     answers = []
     for _ in range(times):
         sent = time.time()
@@ -74,34 +99,58 @@ def shares_of(tracer: Tracer) -> dict[str, float]:
     """Where a learner's time went since this was last asked: waiting, by cause in seconds, and the share without."""
     elapsed_s, waited_s = tracer.interval()
     causes = {f"waited/{cause.replace(' ', '_')}_s": seconds for cause, seconds in waited_s.items()}
-    return {"learner/busy_share": 1 - sum(waited_s.values()) / max(elapsed_s, 1e-9)} | causes
+    # The parts may exceed their whole by rounding.
+    return {"learner/busy_share": max(0.0, 1 - sum(waited_s.values()) / max(elapsed_s, 1e-9))} | causes
 
 
 class TraceFile:
-    """`trace.json` in Chrome's format: one event a line, appended while the run goes on, readable after any kill."""
+    """`trace.json` in Chrome's format: one event a line, appended while the run goes on, readable after any kill.
+
+    The closing bracket is missing, which the format allows: with it, the file is plain JSON. A run that goes on
+    appends to the same file; a process that was there before keeps its row, a new one gets a number of its own.
+    """
 
     def __init__(self, path: Path):
-        new = not path.exists() or not path.stat().st_size
+        self.numbers = _rows_of(path)
         self.file = path.open("a", buffering=1)
-        self.numbers: dict[str, int] = {}
-        if new:
-            self.file.write("[\n")  # the closing bracket may be missing in this format
+        if not self.numbers:
+            self.file.write("[" + json.dumps(self._row("command")) + "\n")
+        self._write({"name": "begins", "ph": "i", "s": "g", "pid": 0, "tid": 0, "ts": round(time.time() * 1e6)})
 
     def write(self, spans: Sequence[Span]) -> None:
         """Append spans; a process that is new gets a row of its own."""
         for span in spans:
-            number = self._number(span.process)
-            event = {"name": span.name, "ph": "X", "pid": number, "tid": 0}
-            event |= {"ts": round(span.started_s * 1e6), "dur": round(span.duration_s * 1e6)}
-            self.file.write(json.dumps(event) + ",\n")
+            if span.process not in self.numbers:
+                self._write(self._row(span.process))
+            # Both ends are rounded, not the duration: spans that touch must not overlap by a microsecond.
+            started, ended = round(span.started_s * 1e6), round((span.started_s + span.duration_s) * 1e6)
+            event = {"name": span.name, "ph": "X", "pid": self.numbers[span.process], "tid": 0}
+            self._write(event | {"ts": started, "dur": ended - started})
 
-    def _number(self, process: str) -> int:
-        if process not in self.numbers:
-            self.numbers[process] = len(self.numbers) + 1
-            event = {"name": "process_name", "ph": "M", "pid": self.numbers[process], "args": {"name": process}}
-            self.file.write(json.dumps(event) + ",\n")
-        return self.numbers[process]
+    def _row(self, process: str) -> dict[str, Any]:
+        self.numbers[process] = len(self.numbers)
+        return {"name": "process_name", "ph": "M", "pid": self.numbers[process], "args": {"name": process}}
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self.file.write("," + json.dumps(event) + "\n")
 
     def close(self) -> None:
         """Flush."""
         self.file.close()
+
+
+def _rows_of(path: Path) -> dict[str, int]:
+    """Numbers by process of the rows that a trace has already; a last line that a kill cut off is taken away."""
+    if not path.exists():
+        return {}
+    numbers, whole = {}, 0
+    with path.open("r+b") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            if b'"process_name"' in line:
+                event = json.loads(line[1:])
+                numbers[event["args"]["name"]] = event["pid"]
+        file.truncate(whole)
+    return numbers

@@ -38,6 +38,9 @@ class Cluster(Protocol):
     def metrics(self) -> dict[str, Any]:
         """The state of the supply and of the roles since this was last asked; docs/metrics.md explains each key."""
 
+    def expose(self, metrics: dict[str, Any]) -> None:
+        """Show the metrics of an update to whoever watches from outside (Ray's metrics port; inline nobody)."""
+
     def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
 

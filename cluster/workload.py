@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from cluster.parcels import Parcel
@@ -13,35 +14,48 @@ from cluster.weights import PackedWeights
 _BLOCKS_JUDGED = 5
 """Blocks over which an actor's speed is taken: a median, so that one hiccup is none."""
 
+IDLE, STARTING, BUSY = "idle", "starting", "busy"
+
 
 class Workload:
     """Of the rollout pool, over the time since it was last asked."""
 
-    def __init__(self, slots: Sequence[int]):
-        self.slots = slots
-        self.made_s: dict[int, deque[float]] = {slot: deque(maxlen=_BLOCKS_JUDGED) for slot in slots}
-        self.lost_by: Counter[str] = Counter()
-        self.busy_since: dict[int, float] = {}
-        self.last_sign = time.monotonic()
+    def __init__(self, slots: Sequence[int], clock: Callable[[], float] = time.monotonic):
+        """`slots` may change while the pool runs; `clock` gives seconds."""
+        self.slots, self.clock = slots, clock
+        self.made_s: defaultdict[int, deque[float]] = defaultdict(partial(deque, maxlen=_BLOCKS_JUDGED))
+        self.running: set[int] = set()
+        """Slots whose process has delivered something."""
+        self.doing: dict[int, tuple[str, float]] = {}
+        """What a slot with a dispatch does, and since when; the others are idle."""
+        self.lost_in_all = 0
+        self.last_sign = clock()
         self.weight_bytes = 0
-        self._begin_interval()
+        self._begin_interval(clock())
 
-    def _begin_interval(self) -> None:
-        self.since = time.monotonic()
-        self.busy_s, self.versions, self.pulls, self.bytes_in, self.bytes_out = 0.0, 0, 0, 0, 0
+    def _begin_interval(self, now: float) -> None:
+        self.since = now
+        self.spent_s: Counter[str] = Counter()
+        self.bytes_in: Counter[str] = Counter()
+        self.versions, self.pulls, self.bytes_out = 0, 0, 0
 
     def busy(self, slot: int) -> None:
         """An actor begins with a dispatch."""
-        self.busy_since[slot] = time.monotonic()
+        self.doing[slot] = (BUSY if slot in self.running else STARTING, self.clock())
 
     def idle(self, slot: int) -> None:
         """An actor is done, or lost."""
-        self.busy_s += time.monotonic() - max(self.busy_since.pop(slot), self.since)
+        self._account(slot, self.clock())
+        del self.doing[slot]
 
     def received(self, slot: int, delivery: Delivery) -> None:
         """A delivery has arrived."""
-        self.last_sign = time.monotonic()
-        self.bytes_in += delivery.parcel.tensors.nbytes
+        self.last_sign = self.clock()
+        if slot not in self.running:
+            self._account(slot, self.last_sign)
+            self.running.add(slot)
+            self.doing[slot] = (BUSY, self.last_sign)
+        self.bytes_in[delivery.parcel.plain["kind"]] += delivery.parcel.tensors.nbytes
         self.made_s[slot].extend(span.duration_s for span in delivery.spans if span.name == "block")
 
     def handed_out(self, parcels: Sequence[Parcel]) -> None:
@@ -58,9 +72,10 @@ class Workload:
         self.pulls += 1
 
     def lost(self, slot: int, why: str) -> None:
-        """An actor is gone."""
-        self.lost_by[why.split(" ")[0]] += 1
-        self.made_s[slot].clear()
+        """An actor is gone, and another takes its place."""
+        self.lost_in_all += 1
+        self.made_s.pop(slot, None)
+        self.running.discard(slot)
 
     def too_slow(self, slot: int, factor: float) -> bool:
         """Whether an actor is slower than the pool's median by more than `factor`; one alone never is."""
@@ -72,23 +87,35 @@ class Workload:
 
     def state(self) -> str:
         """For people."""
-        silent_s = time.monotonic() - self.last_sign
-        return f"{len(self.busy_since)} of {len(self.slots)} actors busy, last sign of life {silent_s:.0f} s ago"
+        silent_s = self.clock() - self.last_sign
+        return f"{len(self.doing)} of {len(self.slots)} actors busy, last sign of life {silent_s:.0f} s ago"
 
     def metrics(self) -> dict[str, Any]:
-        """Shares, rates and bytes of the interval that ends now."""
-        now = time.monotonic()
-        elapsed = max(now - self.since, 1e-9)
-        busy_s = self.busy_s + sum(now - max(started, self.since) for started in self.busy_since.values())
+        """Shares, rates and bytes of the interval that ends now; docs/metrics.md explains each."""
+        now = self.clock()
+        for slot in self.doing:
+            self._account(slot, now)
+        elapsed_s = max(now - self.since, 1e-9)
+        # A slot that was taken out of the pool may have been at work in this interval.
+        whole_s = max(elapsed_s * len(self.slots), self.spent_s.total(), 1e-9)
+        shares = {what: self.spent_s[what] / whole_s for what in (BUSY, STARTING)}
         found = {
-            "rollout/busy_share": busy_s / (elapsed * len(self.slots)),
+            "rollout/busy_share": shares[BUSY],
+            "rollout/starting_share": shares[STARTING],
+            "rollout/idle_share": max(0.0, 1 - sum(shares.values())),
             "rollout/actors": len(self.slots),
-            "rollout/actors_lost": sum(self.lost_by.values()),
-            "weights/versions_per_s": self.versions / elapsed,
+            "rollout/actors_lost": self.lost_in_all,
+            "weights/versions_per_s": self.versions / elapsed_s,
             "weights/pulls": self.pulls,
-            "bytes/windows_in": self.bytes_in,
+            "bytes/blocks_in": self.bytes_in["MadeBlock"],
+            "bytes/windows_in": self.bytes_in["Window"] + self.bytes_in["Trajectory"],
             "bytes/windows_out": self.bytes_out,
             "bytes/weights_out": self.pulls * self.weight_bytes,
         }
-        self._begin_interval()
+        self._begin_interval(now)
         return found
+
+    def _account(self, slot: int, now: float) -> None:
+        """Add up what a slot did until `now`, within the interval."""
+        what, since = self.doing[slot]
+        self.spent_s[what] += now - max(since, self.since)
