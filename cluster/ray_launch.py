@@ -23,8 +23,9 @@ from cluster.errors import RunFailed
 from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
-from cluster.run_log import RunLog, SilentLog
+from cluster.run_log import Progress, RunLog, SilentLog
 from cluster.saved_windows import SavedCluster
+from cluster.verbs import Cluster
 from learner import ranks
 from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
@@ -70,7 +71,8 @@ def start_coordinator(config: Config) -> ray.actor.ActorHandle:
         "max_restarts": config.cluster.restarts,
         "max_concurrency": _MANY,
     }
-    return ray.remote(Coordinator).options(**options).remote(config)
+    pool = NoPool() if config.debug.learner_only else None
+    return ray.remote(Coordinator).options(**options).remote(config, pool)
 
 
 def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> None:
@@ -116,7 +118,7 @@ def _learn(task: dict[str, Any]) -> None:
     logging.getLogger("learner").addHandler(_News(coordinator))
     ray.get(coordinator.stopped.remote(None), timeout=_CALL_TIMEOUT_S)
     try:
-        _run_rank(task["loop"], config, cluster)
+        _run_rank(task["loop"], config, cluster, on_ray.show)
     except (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, RunFailed) as stop:
         reason = stop.cause if isinstance(stop, RayTaskError) else stop
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
@@ -126,12 +128,12 @@ def _learn(task: dict[str, Any]) -> None:
         ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
 
 
-def _run_rank(loop: Callable, config: Config, cluster: RayCluster) -> None:
+def _run_rank(loop: Callable, config: Config, cluster: Cluster, show: Progress) -> None:
     if ranks.rank() > 0:
         loop(config, cluster, SilentLog())
         return
     with RunFolder(config).written_alone():
-        log = RunLog(config, cluster, cluster.show)
+        log = RunLog(config, cluster, show)
         try:
             loop(config, cluster, log)
         finally:
