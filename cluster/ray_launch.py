@@ -24,7 +24,7 @@ from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
 from cluster.run_log import Progress, RunLog, SilentLog
-from cluster.saved_windows import SavedCluster
+from cluster.saved_windows import NoPool, SavedCluster
 from cluster.verbs import Cluster
 from learner import ranks
 from learner.checkpoint import DamagedCheckpoint
