@@ -25,10 +25,10 @@ from models.rollout import Weights  # noqa: E402
 
 TENSORS, TENSOR_ELEMENTS = 100, 2_500_000
 BYTES = 2 * TENSORS * TENSOR_ELEMENTS
-WARM_UP, REPEATS = 8, 15
+WARM_UP, REPEATS = 12, 15
 PAUSE_S, UPDATE_S, BLOCK_S = 0.5, 0.3, 0.0005
 TIMEOUT_S = 120.0
-STORE_BYTES = 4 * 2**30
+STORE_BYTES = 3 * 2**30
 
 
 @ray.remote(num_cpus=0)

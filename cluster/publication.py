@@ -7,6 +7,7 @@ two copies, and an object put by the learner would be lost with it.
 """
 
 import asyncio
+import os
 import uuid
 from typing import Any
 
@@ -29,7 +30,7 @@ def publish(coordinator: ray.actor.ActorHandle, packed: PackedWeights, timeout_s
     Needs a coordinator with `publish(version, source, ticket)`. Raises GetTimeoutError, or what the coordinator raised.
     """
     if ray.get_runtime_context().get_actor_id() is None:
-        bearer = _Bearer.remote()  # lives as long as the call
+        bearer = _Bearer.options(name=f"bearer of {os.getpid()}", get_if_exists=True).remote()
         ray.get(bearer.publish.remote(coordinator, packed, timeout_s), timeout=timeout_s)
         return
     ticket = uuid.uuid4().hex
