@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from benchmarks.line import print_line  # noqa: E402
 from cluster.packing import FlatCopy  # noqa: E402
 from cluster.prefetched_weights import PrefetchedWeights  # noqa: E402
-from cluster.publication import WeightShelf, publish, store_fetch  # noqa: E402
+from cluster.publication import Publisher, WeightShelf, store_fetch  # noqa: E402
 from cluster.weights import pack  # noqa: E402
 from models.rollout import Weights  # noqa: E402
 
@@ -90,7 +90,7 @@ class Learner:
 
     def __init__(self, coordinator: ray.actor.ActorHandle):
         torch.set_num_threads(1)
-        self.coordinator = coordinator
+        self.publisher = Publisher(coordinator, TIMEOUT_S)
         self.apart = parameters()
         self.together = FlatCopy(self.apart).of(self.apart)
 
@@ -125,7 +125,7 @@ class Learner:
     def _publish(self, version: int, tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
         tensors[f"layer.{version % TENSORS}"] += 1
         begun = time.monotonic()
-        publish(self.coordinator, pack(Weights(version, tensors)), TIMEOUT_S)
+        self.publisher.publish(pack(Weights(version, tensors)))
         return begun, time.monotonic()
 
 

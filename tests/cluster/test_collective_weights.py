@@ -91,9 +91,9 @@ def pool(local_ray):
 
 
 def publish(coordinator, version):
-    from cluster.publication import publish as hand_over
+    from cluster.publication import Publisher
 
-    hand_over(coordinator, pack(weights(version)), 60)
+    Publisher(coordinator, 60).publish(pack(weights(version)))
 
 
 def assert_equal(packed, version):

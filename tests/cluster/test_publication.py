@@ -30,10 +30,10 @@ def roles(local_ray):
     @ray.remote(num_cpus=0, max_concurrency=2)
     class Learner:
         def publish_and_overwrite(self, coordinator, version):
-            from cluster.publication import publish
+            from cluster.publication import Publisher
 
             tensors = {"a": torch.full((1000, 1000), float(version))}
-            publish(coordinator, pack(Weights(version, tensors)), 60)
+            Publisher(coordinator, 60).publish(pack(Weights(version, tensors)))
             tensors["a"].zero_()
 
     coordinator, learner = Coordinator.remote(), Learner.remote()
@@ -96,11 +96,12 @@ def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_
 
 @pytest.mark.ray
 def test_a_driver_can_publish_too(local_ray, roles):
-    from cluster.publication import publish
+    from cluster.publication import Publisher
 
     coordinator, _ = roles
+    publisher = Publisher(coordinator, 60)
     for version in (4, 5):
-        publish(coordinator, pack(Weights(version, {"a": torch.full((3,), float(version))})), 60)
+        publisher.publish(pack(Weights(version, {"a": torch.full((3,), float(version))})))
     assert fetch(coordinator) == (5, [5.0])
 
 
