@@ -1,8 +1,9 @@
 """How long a version takes from the learner into the actors' networks, in copies of memory.
 
 python -m benchmarks.weight_sync   500 MB of bf16: one process publishes, a coordinator owns the bytes, two actors load
-them by pointer. One JSON line for each of: reaching both actors, with and without comparing fingerprints there; the
-publish call; what publishing adds to an update of a learner that computes beside it.
+them by pointer. One JSON line for each of: reaching both actors, with and without comparing fingerprints there, and
+from tensors that lie apart in the learner's memory; the publish call; what publishing adds to an update of the learner,
+whose computation is a sleep.
 """
 
 import statistics
@@ -18,17 +19,18 @@ import ray  # noqa: E402 (reads its environment when imported)
 import torch  # noqa: E402
 
 from benchmarks.line import print_line  # noqa: E402
+from cluster.packing import FlatCopy  # noqa: E402
 from cluster.prefetched_weights import PrefetchedWeights  # noqa: E402
-from cluster.publication import WeightShelf, publish, store_fetch  # noqa: E402
+from cluster.publication import Publisher, WeightShelf, store_fetch  # noqa: E402
 from cluster.weights import pack  # noqa: E402
 from models.rollout import Weights  # noqa: E402
 
 TENSORS, TENSOR_ELEMENTS = 100, 2_500_000
 BYTES = 2 * TENSORS * TENSOR_ELEMENTS
-WARM_UP, REPEATS = 8, 15
+WARM_UP, REPEATS = 12, 15
 PAUSE_S, UPDATE_S, BLOCK_S = 0.5, 0.3, 0.0005
 TIMEOUT_S = 120.0
-STORE_BYTES = 4 * 2**30
+STORE_BYTES = 3 * 2**30
 
 
 @ray.remote(num_cpus=0)
@@ -88,7 +90,9 @@ class Learner:
 
     def __init__(self, coordinator: ray.actor.ActorHandle):
         torch.set_num_threads(1)
-        self.coordinator, self.parameters = coordinator, parameters()
+        self.publisher = Publisher(coordinator, TIMEOUT_S)
+        self.apart = parameters()
+        self.together = FlatCopy(self.apart).of(self.apart)
 
     def memory_copy_s(self) -> list[float]:
         """Times of one copy of all bytes into memory that was written before."""
@@ -96,11 +100,11 @@ class Learner:
         target = source.clone()
         return [_timed(lambda: target.copy_(source)) for _ in range(REPEATS)]
 
-    def publish(self, versions: range) -> dict[int, tuple[float, float]]:
+    def publish(self, versions: range, apart: bool) -> dict[int, tuple[float, float]]:
         """By version: when its publish began and ended."""
         times = {}
         for version in versions:
-            times[version] = self._publish(version)
+            times[version] = self._publish(version, self.apart if apart else self.together)
             time.sleep(PAUSE_S)
         return times
 
@@ -110,7 +114,7 @@ class Learner:
         for version in versions:
             started = time.monotonic()
             time.sleep(UPDATE_S)
-            begun, ended = self._publish(version)
+            begun, ended = self._publish(version, self.together)
             updates.append((time.monotonic() - started, ended - begun))
         return updates
 
@@ -118,10 +122,10 @@ class Learner:
         """Seconds per update without publishing."""
         return [_timed(lambda: time.sleep(UPDATE_S)) for _ in range(REPEATS)]
 
-    def _publish(self, version: int) -> tuple[float, float]:
-        self.parameters[f"layer.{version % TENSORS}"] += 1
+    def _publish(self, version: int, tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
+        tensors[f"layer.{version % TENSORS}"] += 1
         begun = time.monotonic()
-        publish(self.coordinator, pack(Weights(version, self.parameters)), TIMEOUT_S)
+        self.publisher.publish(pack(Weights(version, tensors)))
         return begun, time.monotonic()
 
 
@@ -146,29 +150,31 @@ def measure() -> None:
     ray.get([actor.__ray_ready__.remote() for actor in actors])
     first = 0
 
-    def run(count: int, check: bool) -> tuple[dict[int, tuple[float, float]], list[float]]:
+    def run(count: int, check: bool = True, apart: bool = False) -> tuple[list[float], list[float]]:
+        """Seconds of each publish, and from its beginning until both actors have the version."""
         nonlocal first
         versions = range(first, first + count)
         first += count
         followers = [actor.follow.remote(versions[-1], check) for actor in actors]
-        published = ray.get(learner.publish.remote(versions))
+        published = ray.get(learner.publish.remote(versions, apart))
         loaded = ray.get(followers)
-        return published, [max(times[v] for times in loaded) - published[v][0] for v in versions]
+        reached = [max(times[v] for times in loaded) - published[v][0] for v in versions]
+        return [ended - begun for begun, ended in published.values()], reached
 
-    run(WARM_UP, True)
-    copies = ray.get(learner.memory_copy_s.remote())
-    copy_s = statistics.median(copies)
-    device = f"cpu, {torch.get_num_threads()} threads"
     config = {"bytes": BYTES, "tensors": TENSORS, "actors": 2, "store_bytes": STORE_BYTES, "warm_up": WARM_UP}
 
     def line(name: str, values: list[float], limit: float | None) -> None:
-        print_line(f"weight_sync.{name}", values, "s", device, config, limit)
+        print_line(f"weight_sync.{name}", values, "s", "cpu, one thread per process", config, limit)
 
+    run(WARM_UP)
+    copies = ray.get(learner.memory_copy_s.remote())
+    copy_s = statistics.median(copies)
+    published, reached = run(REPEATS)
     line("memory_copy", copies, None)
-    published, reached = run(REPEATS, True)
     line("reach", reached, copy_s)
-    line("publish", [ended - begun for begun, ended in published.values()], copy_s)
-    line("reach_unchecked", run(REPEATS, False)[1], copy_s)
+    line("publish", published, copy_s)
+    line("reach_unchecked", run(REPEATS, check=False)[1], copy_s)
+    line("reach_apart", run(REPEATS, apart=True)[1], copy_s)
     idle_s = statistics.median(ray.get(learner.idle.remote()))
     versions = range(first, first + REPEATS)
     followers = [actor.follow.remote(versions[-1], True) for actor in actors]

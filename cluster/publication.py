@@ -23,22 +23,23 @@ _offered: dict[str, PackedWeights] = {}
 """By ticket: what this process is publishing right now."""
 
 
-def publish(coordinator: ray.actor.ActorHandle, packed: PackedWeights, timeout_s: float) -> None:
-    """Hand a version over (the learner's side). Afterwards the coordinator owns it, and its tensors may be written to.
+class Publisher:
+    """The learner's side. Needs a coordinator with `publish(version, source, ticket)`."""
 
-    Needs a coordinator with `publish(version, source, ticket)`. Raises GetTimeoutError, or what the coordinator raised.
-    """
-    if ray.get_runtime_context().get_actor_id() is None:
-        bearer = _Bearer.remote()  # lives as long as the call
-        ray.get(bearer.publish.remote(coordinator, packed, timeout_s), timeout=timeout_s)
-        return
-    ticket = uuid.uuid4().hex
-    _offered[ticket] = packed
-    try:
-        me = ray.get_runtime_context().current_actor
-        ray.get(coordinator.publish.remote(packed.version, me, ticket), timeout=timeout_s)
-    finally:
-        del _offered[ticket]
+    def __init__(self, coordinator: ray.actor.ActorHandle, timeout_s: float):
+        self.coordinator, self.timeout_s = coordinator, timeout_s
+        callable_here = ray.get_runtime_context().get_actor_id() is not None
+        self._bearer = None if callable_here else _Bearer.remote()
+
+    def publish(self, packed: PackedWeights) -> None:
+        """Hand a version over. Afterwards the coordinator owns it, and its tensors may be written to.
+
+        Raises GetTimeoutError after `timeout_s`, or what the coordinator raised.
+        """
+        if self._bearer is None:
+            _offer(self.coordinator, packed, self.timeout_s)
+        else:
+            ray.get(self._bearer.offer.remote(self.coordinator, packed, self.timeout_s), timeout=self.timeout_s)
 
 
 def store_fetch(coordinator: ray.actor.ActorHandle, epoch: int) -> Fetch:
@@ -91,6 +92,16 @@ class WeightShelf:
         return (self.reference,)
 
 
+def _offer(coordinator: ray.actor.ActorHandle, packed: PackedWeights, timeout_s: float) -> None:
+    ticket = uuid.uuid4().hex
+    _offered[ticket] = packed
+    try:
+        me = ray.get_runtime_context().current_actor
+        ray.get(coordinator.publish.remote(packed.version, me, ticket), timeout=timeout_s)
+    finally:
+        del _offered[ticket]
+
+
 def _hand_over(process: Any, ticket: str) -> PackedWeights:
     """Runs in the learner's process, beside its training."""
     return _offered[ticket]
@@ -100,5 +111,5 @@ def _hand_over(process: Any, ticket: str) -> PackedWeights:
 class _Bearer:
     """Publishes for a process that nobody can call, such as a driver: at the price of one more copy."""
 
-    def publish(self, coordinator: ray.actor.ActorHandle, packed: PackedWeights, timeout_s: float) -> None:
-        publish(coordinator, packed, timeout_s)
+    def offer(self, coordinator: ray.actor.ActorHandle, packed: PackedWeights, timeout_s: float) -> None:
+        _offer(coordinator, packed, timeout_s)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cluster.packing import Arrays, view_bytes, view_tensors
+from cluster.packing import ByteViews, view_bytes, view_tensors
 from models.fingerprint import PublishedWeights, fingerprint
 from models.rollout import Weights
 
@@ -12,7 +12,7 @@ class PackedWeights:
     """A version as bytes. The fingerprint takes the place of a checksum: CRC-32 would be seven times slower."""
 
     version: int
-    arrays: Arrays
+    views: ByteViews
     fingerprint: int
 
     @property
@@ -28,4 +28,4 @@ def pack(weights: Weights) -> PackedWeights:
 
 def unpack(packed: PackedWeights) -> PublishedWeights:
     """Tensors that share the packed bytes: read them, do not write to them."""
-    return PublishedWeights(packed.version, view_tensors(packed.arrays), packed.fingerprint)
+    return PublishedWeights(packed.version, view_tensors(packed.views), packed.fingerprint)

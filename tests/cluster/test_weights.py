@@ -77,8 +77,8 @@ def test_a_network_that_took_packed_weights_by_pointer_computes_the_same_and_lea
     torch.manual_seed(0)
     learner, actor = Wan(TINY).eval(), Wan(TINY).eval().requires_grad_(False)
     packed = pack(Weights.of(3, learner))
-    for _, _, array in packed.arrays.values():
-        array.flags.writeable = False
+    for chunk in packed.views.chunks:
+        chunk.flags.writeable = False
     published = unpack(packed)
     actor.load_state_dict(published.tensors, assign=True)
     published.check(actor.state_dict())
