@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from actors.rollout_actor import blocks_kept
 from cluster.config import Config
@@ -41,7 +42,8 @@ class SimulatedPool:
         """By rollout: the event loop's time at which its actor began with it."""
         self.due: dict[tuple[int, int], float] = {}
         """By rollout and window: when its last block was due."""
-        self.packed: dict[tuple[int, ...], dict[str, PackedTensors]] = {}
+        self.tensors: dict[tuple[int, ...], Tensor] = {}
+        self.packed: dict[tuple[int, ...], PackedTensors] = {}
 
     async def stream(
         self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch
@@ -85,17 +87,13 @@ class SimulatedPool:
         self.asked[slot] = asyncio.ensure_future(self.newer(epoch, slot, self.versions[slot]))
 
     def _block(self, slot: int, index: int, videos: int) -> Delivery:
-        shape = (videos, self.student.block_frames, *self.student.frame_shape)
-        block = MadeBlock(index, self.versions[slot], torch.empty(shape, device="meta"), {})
-        span = Span(f"rollout {slot}", "block", time.time(), self.block_s)
-        return Delivery(self._parcel(block, {"x0": shape}), [span])
+        x0 = self._tensor(videos, self.student.block_frames)
+        block = MadeBlock(index, self.versions[slot], x0, {})
+        return Delivery(self._parcel(block), [Span(f"rollout {slot}", "block", time.time(), self.block_s)])
 
     def _window(self, rollout: Rollout, plan: WindowPlan, recent: Sequence[int]) -> Delivery:
-        window = (self.window.frames, *self.student.frame_shape)
-        context = (len(recent) * self.student.block_frames - self.window.frames, *self.student.frame_shape)
-        shapes = {"context": context, "latents": window, "noisy": window}
-        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        made = Window(
+        frames = self.window.frames
+        window = Window(
             rollout=rollout.id,
             attempt=rollout.attempt,
             index=plan.index,
@@ -105,15 +103,23 @@ class SimulatedPool:
             start=plan.start,
             step=plan.step,
             versions=tuple(recent),
-            **tensors,
+            context=self._tensor(len(recent) * self.student.block_frames - frames),
+            latents=self._tensor(frames),
+            noisy=self._tensor(frames),
         )
-        return Delivery(self._parcel(made, shapes), ())
+        return Delivery(self._parcel(window), ())
 
-    def _parcel(self, item: Item, shapes: dict[str, tuple[int, ...]]) -> Parcel:
-        key = tuple(size for shape in shapes.values() for size in shape)
+    def _tensor(self, *frames: int) -> Tensor:
+        if frames not in self.tensors:
+            self.tensors[frames] = torch.randn(*frames, *self.student.frame_shape)
+        return self.tensors[frames]
+
+    def _parcel(self, item: Item) -> Parcel:
+        plain, tensors = take_apart(item)
+        key = tuple(len(tensor) for tensor in tensors.values())
         if key not in self.packed:
-            self.packed[key] = pack_tensors({name: torch.randn(shape) for name, shape in shapes.items()})
-        return Parcel(take_apart(item)[0], self.packed[key])
+            self.packed[key] = pack_tensors(tensors)
+        return Parcel(plain, self.packed[key])
 
     def replace(self, slot: int) -> None:
         """Nothing here is ever lost."""
