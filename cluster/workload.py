@@ -20,6 +20,8 @@ class Workload:
     def __init__(self, slots: Sequence[int]):
         self.slots = slots
         self.made_s: dict[int, deque[float]] = {slot: deque(maxlen=_BLOCKS_JUDGED) for slot in slots}
+        self.median_s: dict[int, float] = {}
+        """Of the actors that made enough blocks to be judged."""
         self.lost_by: Counter[str] = Counter()
         self.busy_since: dict[int, float] = {}
         self.last_sign = time.monotonic()
@@ -42,7 +44,10 @@ class Workload:
         """A delivery has arrived."""
         self.last_sign = time.monotonic()
         self.bytes_in += delivery.parcel.tensors.nbytes
-        self.made_s[slot].extend(span.duration_s for span in delivery.spans if span.name == "block")
+        made_s = self.made_s[slot]
+        made_s.extend(span.duration_s for span in delivery.spans if span.name == "block")
+        if len(made_s) == _BLOCKS_JUDGED:
+            self.median_s[slot] = statistics.median(made_s)
 
     def handed_out(self, parcels: Sequence[Parcel]) -> None:
         """Windows go to a learner rank."""
@@ -61,14 +66,15 @@ class Workload:
         """An actor is gone."""
         self.lost_by[why.split(" ")[0]] += 1
         self.made_s[slot].clear()
+        self.median_s.pop(slot, None)
 
     def too_slow(self, slot: int, factor: float) -> bool:
         """Whether an actor is slower than the pool's median by more than `factor`; one alone never is."""
-        if len(self.made_s[slot]) < _BLOCKS_JUDGED:
+        own = self.median_s.get(slot)
+        # Asked at every delivery: who keeps up with the fastest keeps up with the median, which costs a sort.
+        if own is None or own <= factor * min(self.median_s.values()):
             return False
-        medians = {other: statistics.median(s) for other, s in self.made_s.items() if len(s) == _BLOCKS_JUDGED}
-        own = medians.pop(slot)
-        return bool(medians) and own > factor * statistics.median(medians.values())
+        return own > factor * statistics.median(s for other, s in self.median_s.items() if other != slot)
 
     def state(self) -> str:
         """For people."""
