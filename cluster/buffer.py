@@ -94,7 +94,7 @@ class WindowBuffer:
         """Note the windows of rollouts that are dispatched together. Raises ValueError if one is expected already."""
         plans = [((r.id, plan.index), plan.role) for r in rollouts for plan in r.windows]
         attempts = {(r.id, plan.index): r.attempt for r in rollouts for plan in r.windows}
-        if len(attempts) < len(plans) or attempts.keys() & (self.pending.keys() | self.waiting.keys()):
+        if len(attempts) < len(plans) or any(self.holds(*where) for where in attempts):
             raise ValueError(f"rollouts {[rollout.id for rollout in rollouts]} were dispatched twice")
         for where, role in random.Random(f"{self.seed} {rollouts[0].id}").sample(plans, len(plans)):
             self.order[role].append(where)
