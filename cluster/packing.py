@@ -9,6 +9,9 @@ import numpy
 import torch
 from torch import Tensor
 
+# Once for the process: catch_warnings around each call is not safe in threads, and costs more than a small item's tensors.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
 Arrays = dict[str, tuple[str, tuple[int, ...], numpy.ndarray]]
 """By name: (dtype, shape, bytes as uint8). Ray copies torch tensors on the way in and out, these on the way in only."""
 
@@ -65,9 +68,7 @@ def view_bytes(tensors: Mapping[str, Tensor]) -> Arrays:
 
 def view_tensors(arrays: Arrays) -> dict[str, Tensor]:
     """Tensors that share the memory of `arrays`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return {name: _tensor(*array) for name, array in arrays.items()}
+    return {name: _tensor(*array) for name, array in arrays.items()}
 
 
 def _tensor(dtype: str, shape: tuple[int, ...], array: numpy.ndarray) -> Tensor:
