@@ -42,6 +42,8 @@ class Coordinator:
         self.epoch = 0
         self.weights: tuple[int, Any] | None = None
         self.arrived, self.room, self.published = asyncio.Condition(), asyncio.Condition(), asyncio.Condition()
+        self.awaited: set[tuple[str, int]] = set()
+        """Plans that ranks wait for: role and number of windows."""
         self.workload = Workload(self.pool.slots)
         self.leaving: set[int] = set()
         self.failure: str | None = None
@@ -63,7 +65,8 @@ class Coordinator:
         self.supply = Supply(stage, config, state)
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]
         self.drivers.append(asyncio.create_task(self._watch_nodes()))
-        await self._notify(self.published)  # who asks for weights of the epoch before learns that it is over
+        for condition in (self.published, self.arrived):  # who asks about the epoch before learns that it is over
+            await self._notify(condition)
         return self.epoch
 
     async def publish(self, packed: PackedWeights, update: int) -> None:
@@ -97,6 +100,7 @@ class Coordinator:
                 plan = self.supply.take(number, role, n)
                 if plan is not None:
                     break
+                self.awaited.add((role, n))
                 await self._wake_one(self.room)  # dropped windows are to be made again
                 try:
                     async with asyncio.timeout(deadline - time.monotonic()):
@@ -239,7 +243,9 @@ class Coordinator:
         self.spans += delivery.spans
         self.workload.received(slot, delivery)
         self.supply.deliver(dispatch, item)
-        await self._notify(self.arrived)
+        if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
+            self.awaited.clear()  # who finds another rank's plan says again what it waits for
+            await self._notify(self.arrived)
 
     def _replace(self, slot: int, why: str) -> None:
         self._say(f"rollout actor {slot} {why}; another takes its place")
