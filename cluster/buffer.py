@@ -73,6 +73,8 @@ class WindowBuffer:
         """The attempt that each window is expected of."""
         self.refills: deque[Key] = deque()
         self.dropped: Counter[Key] = Counter()
+        self.missing: dict[tuple[str, int], Key | None] = {}
+        """By role and number of samples: which of the next ones was still being made when this was last looked at."""
         self.counts: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
     @property
@@ -94,7 +96,7 @@ class WindowBuffer:
         """Note the windows of rollouts that are dispatched together. Raises ValueError if one is expected already."""
         plans = [((r.id, plan.index), plan.role) for r in rollouts for plan in r.windows]
         attempts = {(r.id, plan.index): r.attempt for r in rollouts for plan in r.windows}
-        if len(attempts) < len(plans) or attempts.keys() & (self.pending.keys() | self.waiting.keys()):
+        if len(attempts) < len(plans) or any(self.holds(*where) for where in attempts):
             raise ValueError(f"rollouts {[rollout.id for rollout in rollouts]} were dispatched twice")
         for where, role in random.Random(f"{self.seed} {rollouts[0].id}").sample(plans, len(plans)):
             self.order[role].append(where)
@@ -125,6 +127,14 @@ class WindowBuffer:
         self.waiting[where] = sample
         self.counts["delivered"] += 1
 
+    def complete(self, role: str, n: int) -> bool:
+        """Whether the next `n` samples of a role wait: cheap enough to ask at every delivery."""
+        if self.missing.get((role, n)) in self.pending:
+            return False
+        following = list(islice(self.order[role], n))
+        self.missing[role, n] = next((where for where in following if where not in self.waiting), None)
+        return len(following) == n and self.missing[role, n] is None
+
     def take(self, role: str, n: int, age: Callable[[Sample], int]) -> list[Any] | None:
         """The next `n` samples of a role, or None while one of them is still being made.
 
@@ -132,9 +142,9 @@ class WindowBuffer:
         asked for again (`refills`). Raises TooOld when that does not help.
         """
         while True:
-            following = list(islice(self.order[role], n))
-            if len(following) < n or any(where not in self.waiting for where in following):
+            if not self.complete(role, n):
                 return None
+            following = list(islice(self.order[role], n))
             stale = [
                 w for w in following if self.config.policy == "drop" and age(self.waiting[w]) > self.config.max_age
             ]
@@ -147,6 +157,7 @@ class WindowBuffer:
         return [self._aged(self.waiting.pop(where), age) for where in following]
 
     def _drop(self, role: str, stale: Iterable[Key]) -> None:
+        self.missing.clear()
         for where in stale:
             self.dropped[where] += 1
             if self.dropped[where] > MAX_REFILLS:
@@ -172,7 +183,7 @@ class WindowBuffer:
     def cancel(self) -> None:
         """Give up everything dispatched or waiting: a stage has ended."""
         self.counts["cancelled"] += len(self.pending) + self.depth
-        for held in (self.pending, self.waiting, self.order, self.refills, self.dropped):
+        for held in (self.pending, self.waiting, self.order, self.refills, self.dropped, self.missing):
             held.clear()
 
     def state(self) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from cluster.workload import Workload
 _LOST_IN_A_ROW = 5
 """Processes that one dispatch may lose without a block made in between: more are no accident."""
 _DRAIN_POLL_S = 2.0
+_INLINE_BYTES = 2**17
+"""Up to here a checksum (about 1 GB/s) takes less than the way to a thread and back (0.1 ms, more on a busy machine)."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Coordinator:
         self.epoch = 0
         self.weights: tuple[int, Any] | None = None
         self.arrived, self.room, self.published = asyncio.Condition(), asyncio.Condition(), asyncio.Condition()
+        self.awaited: set[tuple[str, int]] = set()
+        """Plans that ranks wait for: role and number of windows."""
         self.workload = Workload(self.pool.slots)
         self.ray_metrics = RayMetrics()
         self.leaving: set[int] = set()
@@ -63,7 +67,8 @@ class Coordinator:
         self.supply = Supply(stage, config, state)
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]
         self.drivers.append(asyncio.create_task(self._watch_nodes()))
-        await self._notify(self.published)  # who asks for weights of the epoch before learns that it is over
+        for condition in (self.published, self.arrived):  # who asks about the epoch before learns that it is over
+            await self._notify(condition)
         return self.epoch
 
     async def publish(self, packed: PackedWeights, update: int) -> None:
@@ -97,6 +102,7 @@ class Coordinator:
                 plan = self.supply.take(number, role, n)
                 if plan is not None:
                     break
+                self.awaited.add((role, n))
                 await self._wake_one(self.room)  # dropped windows are to be made again
                 try:
                     async with asyncio.timeout(deadline - time.monotonic()):
@@ -242,14 +248,18 @@ class Coordinator:
         await self._wake_one(self.room)
 
     async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
+        parcel = delivery.parcel
         try:
-            item = await asyncio.to_thread(unwrap, delivery.parcel)
+            small = parcel.tensors.nbytes <= _INLINE_BYTES
+            item = unwrap(parcel) if small else await asyncio.to_thread(unwrap, parcel)
         except ChecksumMismatch as error:
             raise BadWindow("checksum", str(error)) from error
         self.spans += delivery.spans
         self.workload.received(slot, delivery)
         self.supply.deliver(dispatch, item)
-        await self._notify(self.arrived)
+        if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
+            self.awaited.clear()  # who finds another rank's plan says again what it waits for
+            await self._notify(self.arrived)
 
     def _replace(self, slot: int, why: str) -> None:
         self._say(f"rollout actor {slot} {why}; another takes its place")

@@ -10,6 +10,9 @@ import numpy
 import torch
 from torch import Tensor
 
+# Once for the process: catch_warnings around each call is not safe in threads and costs more than a small item's tensors.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
 _ALIGNMENT = 64
 
 
@@ -38,7 +41,7 @@ class PackedTensors:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(array.nbytes for _, _, array in self.arrays.values())
+        return sum(chunk.nbytes for chunk in self.views.chunks)
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> PackedTensors:
@@ -77,9 +80,7 @@ def view_bytes(tensors: Mapping[str, Tensor]) -> ByteViews:
 
 def view_tensors(views: ByteViews) -> dict[str, Tensor]:
     """Tensors that share the memory of `views`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        chunks = [torch.from_numpy(chunk) for chunk in views.chunks]
+    chunks = [torch.from_numpy(chunk) for chunk in views.chunks]
     tensors = {}
     for name, (dtype_name, shape, chunk, first) in views.entries.items():
         dtype = getattr(torch, dtype_name)

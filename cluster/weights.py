@@ -18,7 +18,7 @@ class PackedWeights:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(array.nbytes for _, _, array in self.arrays.values())
+        return sum(chunk.nbytes for chunk in self.views.chunks)
 
 
 def pack(weights: Weights) -> PackedWeights:

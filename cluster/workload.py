@@ -24,6 +24,8 @@ class Workload:
         """`slots` may change while the pool runs; `clock` gives seconds."""
         self.slots, self.clock = slots, clock
         self.made_s: defaultdict[int, deque[float]] = defaultdict(partial(deque, maxlen=_BLOCKS_JUDGED))
+        self.median_s: dict[int, float] = {}
+        """Of the actors that made enough blocks to be judged."""
         self.running: set[int] = set()
         """Slots whose process has delivered something."""
         self.doing: dict[int, tuple[str, float]] = {}
@@ -56,7 +58,10 @@ class Workload:
             self.running.add(slot)
             self.doing[slot] = (BUSY, self.last_sign)
         self.bytes_in[delivery.parcel.plain["kind"]] += delivery.parcel.tensors.nbytes
-        self.made_s[slot].extend(span.duration_s for span in delivery.spans if span.name == "block")
+        made_s = self.made_s[slot]
+        made_s.extend(span.duration_s for span in delivery.spans if span.name == "block")
+        if len(made_s) == _BLOCKS_JUDGED:
+            self.median_s[slot] = statistics.median(made_s)
 
     def handed_out(self, parcels: Sequence[Parcel]) -> None:
         """Windows go to a learner rank."""
@@ -76,14 +81,15 @@ class Workload:
         self.lost_in_all += 1
         self.made_s.pop(slot, None)
         self.running.discard(slot)
+        self.median_s.pop(slot, None)
 
     def too_slow(self, slot: int, factor: float) -> bool:
         """Whether an actor is slower than the pool's median by more than `factor`; one alone never is."""
-        if len(self.made_s[slot]) < _BLOCKS_JUDGED:
+        own = self.median_s.get(slot)
+        # Asked at every delivery: who keeps up with the fastest keeps up with the median, which costs a sort.
+        if own is None or own <= factor * min(self.median_s.values()):
             return False
-        medians = {other: statistics.median(s) for other, s in self.made_s.items() if len(s) == _BLOCKS_JUDGED}
-        own = medians.pop(slot)
-        return bool(medians) and own > factor * statistics.median(medians.values())
+        return own > factor * statistics.median(s for other, s in self.median_s.items() if other != slot)
 
     def state(self) -> str:
         """For people."""

@@ -1,0 +1,151 @@
+"""How many windows per second pass through the coordinator, by the size of the pool.
+
+python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit: blocks and windows of a few bytes. About a
+minute. The coordinator object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores
+cannot hold a thousand processes. What Ray adds to each delivery is measured apart, with RAY_ACTORS light actors.
+
+`sustained`: actors emit as fast as they are listened to, the learner's ranks take as fast as they are answered; windows
+delivered and taken per second. With 1,024 actors a real pool makes 65 windows and 1,460 blocks a second.
+`latency`: at OFFERED windows per second over the whole pool, from the moment a window is due at its actor until a take
+could return it; so a busy loop counts. It is not measured at saturation: there each actor's next window waits for all
+the others', actors / throughput by Little's law, however fast the coordinator is.
+`take`: at the same rate, from the moment when the plan was asked for and its last window was there, until a rank has it.
+
+An update takes one student and five critic plans of a quarter as many windows as there are actors (the balanced ratio of
+benchmarks/decoupling.py), RANK_WINDOWS of them on each rank.
+"""
+
+import asyncio
+import math
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.config import RolloutConfig, WindowConfig
+from benchmarks.decoupling import run_alone
+from benchmarks.line import print_line
+from benchmarks.simulated_pool import SimulatedCoordinator
+from cluster.buffer import BufferConfig
+from cluster.config import ClusterConfig, Config
+from cluster.weights import PackedWeights
+from learner.config import DmdConfig
+from models.config import StudentConfig
+from models.rollout import CRITIC, STUDENT
+
+ACTORS = (64, 256, 1024)
+CRITIC_UPDATES, WINDOWS, RANK_WINDOWS = 5, 6, 8
+BAR, OFFERED = 2000.0, 2000.0
+REPEATS, MEASURED_S = 3, 3.0
+BLOCKS = 6
+"""Of a rollout; a window is one block, so an actor emits about as many windows as blocks."""
+
+
+def run_config(actors: int, seed: int = 0) -> Config:
+    """The shortest rollouts and smallest latents that the run's own rules accept."""
+    return Config(
+        seed=seed,
+        student=StudentConfig(height=4, width=4, horizon_frames=3, attention_frames=3),
+        rollout=RolloutConfig(frames=3 * BLOCKS, batch=1, windows=WINDOWS),
+        window=WindowConfig(frames=3, burn_in_frames=0),
+        dmd=DmdConfig(batch_size=actors // 4, critic_updates=CRITIC_UPDATES),
+        buffer=BufferConfig(windows=2 * WINDOWS * actors, policy="wait", max_age=8),
+        cluster=ClusterConfig(rollout_actors=actors, timeout_s=60.0),
+    )
+
+
+@dataclass
+class Measured:
+    """One run."""
+
+    windows: int = 0
+    elapsed_s: float = 0.0
+    blocks: int = 0
+    latencies_s: list[float] = field(default_factory=list, repr=False)
+    takes_s: list[float] = field(default_factory=list, repr=False)
+
+    @property
+    def windows_per_s(self) -> float:
+        return self.windows / self.elapsed_s
+
+
+async def measure(config: Config, block_s: float, seconds: float) -> Measured:
+    """Whole updates until `seconds` are over, after one that is not counted."""
+    clock = asyncio.get_running_loop().time
+    coordinator = SimulatedCoordinator(config, block_s)
+    epoch = await coordinator.begin("dmd", config)
+    await coordinator.publish(PackedWeights(0, {}, 0), 0)
+    await update(coordinator, epoch, 0, config)
+    measured, updates = Measured(), 0
+    coordinator.available.clear()
+    await coordinator.metrics()
+    started = clock()
+    while clock() < started + seconds:
+        updates += 1
+        measured.takes_s += await update(coordinator, epoch, updates, config)
+    measured.elapsed_s = clock() - started
+    measured.windows = updates * config.dmd.batch_size * (1 + CRITIC_UPDATES)
+    due = coordinator.pool.due
+    measured.latencies_s = [available - due[where] for where, available in coordinator.available.items()]
+    return measured
+
+
+async def update(coordinator: SimulatedCoordinator, epoch: int, done: int, config: Config) -> list[float]:
+    """What the ranks of the learner ask for in one update; seconds that each take took since it could be met."""
+    takes_s = []
+    for i, role in enumerate([CRITIC] * CRITIC_UPDATES + [STUDENT]):
+        number = done * (1 + CRITIC_UPDATES) + i
+        takes_s += await take(coordinator, epoch, number, role, config.dmd.batch_size)
+    await coordinator.publish(PackedWeights(done + 1, {}, 0), done + 1)
+    await coordinator.metrics(), await coordinator.ledger(), await coordinator.drain_spans()
+    return takes_s
+
+
+async def take(coordinator: SimulatedCoordinator, epoch: int, number: int, role: str, n: int) -> list[float]:
+    """One plan, by all ranks at once."""
+    clock = asyncio.get_running_loop().time
+    ranks, asked = n // RANK_WINDOWS, clock()
+
+    async def share(rank: int) -> tuple[float, list[Any]]:
+        parcels = await coordinator.take(epoch, number, role, n, rank, ranks)
+        return clock(), parcels
+
+    shares = await asyncio.gather(*(share(rank) for rank in range(ranks)))
+    places = [(parcel.plain["rollout"], parcel.plain["index"]) for _, parcels in shares for parcel in parcels]
+    assert len(set(places)) == n, f"{n} windows were asked for, {len(set(places))} came"
+    possible = max(asked, *(coordinator.available.get(place, asked) for place in places))
+    return [answered - possible for answered, _ in shares]
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that `share` of them do not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def main() -> None:
+    latency: dict[int, float] = {}
+    takes: dict[int, float] = {}
+    device = "one event loop, no Ray"
+    for actors in ACTORS:
+        config = run_config(actors)
+        shown = {"actors": actors, "ranks": config.dmd.batch_size // RANK_WINDOWS, "plan": config.dmd.batch_size}
+        free = [run_alone(measure(run_config(actors, seed), 0.0, MEASURED_S)) for seed in range(REPEATS)]
+        print_line("control_plane.sustained", [m.windows_per_s for m in free], "windows/s", device, shown, BAR)
+        block_s = actors / OFFERED
+        paced = [run_alone(measure(run_config(actors, seed), block_s, MEASURED_S)) for seed in range(REPEATS)]
+        shown |= {"offered_windows_per_s": round(statistics.median(m.windows_per_s for m in paced))}
+        for name, kept, runs in (
+            ("latency", latency, [m.latencies_s for m in paced]),
+            ("take", takes, [m.takes_s for m in paced]),
+        ):
+            medians = [statistics.median(values) for values in runs]
+            kept[actors] = statistics.median(medians)
+            p99 = statistics.median(percentile(values, 0.99) for values in runs)
+            print_line(f"control_plane.{name}", medians, "s", device, shown, p99_s=round(p99, 6))
+    growth = {"from": ACTORS[0], "to": ACTORS[-1]}
+    for name, kept in (("latency_growth", latency), ("take_growth", takes)):
+        ratio = kept[ACTORS[-1]] / kept[ACTORS[0]]
+        print_line(f"control_plane.{name}", [ratio], "x", device, growth, ACTORS[-1] / ACTORS[0])
+
+
+if __name__ == "__main__":
+    main()

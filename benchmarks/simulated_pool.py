@@ -1,0 +1,148 @@
+"""A pool whose actors sleep where they would compute: what is left is what the system itself costs."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.rollout_actor import blocks_kept
+from cluster.config import Config
+from cluster.coordinator import Coordinator
+from cluster.packing import PackedTensors, pack_tensors
+from cluster.parcels import Item, Parcel, take_apart
+from cluster.rollout_process import Delivery
+from cluster.supply import Dispatch
+from cluster.trace import Span
+from cluster.weights import PackedWeights
+from models.rollout import MadeBlock, Rollout, Window, WindowPlan
+
+Newer = Callable[[int, int, int | None], Awaitable[Any]]
+"""As `Coordinator.newer`: (epoch, slot, than) to newer weights in a tuple, or None after a while without."""
+
+
+class SimulatedPool:
+    """Every slot makes a block of its videos in `block_s` seconds, and takes up newer weights between blocks.
+
+    A block is due `block_s` after the one before was due, so what it costs to hand one over does not add up, as it
+    would not on an accelerator. With `block_s` = 0 blocks come as fast as they are taken. The packed tensors are made
+    once: packing is the actors' work, and the actors are not what is measured.
+    """
+
+    def __init__(self, config: Config, newer: Newer, block_s: float):
+        self.slots = list(range(config.cluster.rollout_actors))
+        self.student, self.window = config.student, config.window
+        self.newer, self.block_s = newer, block_s
+        self.versions: dict[int, int] = {}
+        self.asked: dict[int, asyncio.Task] = {}
+        self.started: dict[int, float] = {}
+        """By rollout: the event loop's time at which its actor began with it."""
+        self.due: dict[tuple[int, int], float] = {}
+        """By rollout and window: when its last block was due."""
+        self.tensors: dict[tuple[int, ...], Tensor] = {}
+        self.packed: dict[tuple[int, ...], PackedTensors] = {}
+
+    async def stream(
+        self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch
+    ) -> AsyncIterator[Delivery]:
+        """The deliveries of a rollout process: each block, and behind it the windows that it ends."""
+        rollouts, loop = dispatch.rollouts, asyncio.get_running_loop()
+        due = loop.time()
+        self.started |= {rollout.id: due for rollout in rollouts}
+        if slot not in self.versions:
+            await self._first_weights(epoch, slot)
+        recent: deque[int] = deque(maxlen=blocks_kept(self.student, self.window))
+        last = max(plan.start + self.window.frames for rollout in rollouts for plan in rollout.windows)
+        for index in range(last // self.student.block_frames):
+            due += self.block_s
+            await asyncio.sleep(due - loop.time() if self.block_s else 0)
+            recent.append(self.versions[slot])
+            yield self._block(slot, index, len(rollouts))
+            for rollout in rollouts:
+                for plan in rollout.windows:
+                    if plan.start + self.window.frames == (index + 1) * self.student.block_frames:
+                        self.due[rollout.id, plan.index] = due if self.block_s else loop.time()
+                        yield self._window(rollout, plan, recent)
+            self._pull(epoch, slot)
+
+    async def _first_weights(self, epoch: int, slot: int) -> None:
+        while (answer := await self.newer(epoch, slot, None)) is None:
+            pass
+        self.versions[slot] = answer[0].version
+        self._ask(epoch, slot)
+
+    def _pull(self, epoch: int, slot: int) -> None:
+        """Take up what the question that is always open was answered with."""
+        if not self.asked[slot].done():
+            return
+        answer = self.asked[slot].result()
+        if answer is not None:
+            self.versions[slot] = answer[0].version
+        self._ask(epoch, slot)
+
+    def _ask(self, epoch: int, slot: int) -> None:
+        self.asked[slot] = asyncio.ensure_future(self.newer(epoch, slot, self.versions[slot]))
+
+    def _block(self, slot: int, index: int, videos: int) -> Delivery:
+        x0 = self._tensor(videos, self.student.block_frames)
+        block = MadeBlock(index, self.versions[slot], x0, {})
+        return Delivery(self._parcel(block), [Span(f"rollout {slot}", "block", time.time(), self.block_s)])
+
+    def _window(self, rollout: Rollout, plan: WindowPlan, recent: Sequence[int]) -> Delivery:
+        frames = self.window.frames
+        window = Window(
+            rollout=rollout.id,
+            attempt=rollout.attempt,
+            index=plan.index,
+            role=plan.role,
+            prompt=rollout.prompt,
+            seed=rollout.seed,
+            start=plan.start,
+            step=plan.step,
+            versions=tuple(recent),
+            context=self._tensor(len(recent) * self.student.block_frames - frames),
+            latents=self._tensor(frames),
+            noisy=self._tensor(frames),
+        )
+        return Delivery(self._parcel(window), ())
+
+    def _tensor(self, *frames: int) -> Tensor:
+        if frames not in self.tensors:
+            self.tensors[frames] = torch.randn(*frames, *self.student.frame_shape)
+        return self.tensors[frames]
+
+    def _parcel(self, item: Item) -> Parcel:
+        plain, tensors = take_apart(item)
+        key = tuple(len(tensor) for tensor in tensors.values())
+        if key not in self.packed:
+            self.packed[key] = pack_tensors(tensors)
+        return Parcel(plain, self.packed[key])
+
+    def replace(self, slot: int) -> None:
+        """Nothing here is ever lost."""
+        raise AssertionError(f"slot {slot} was replaced, though nothing failed")
+
+    def draining(self) -> set[int]:
+        """None."""
+        return set()
+
+
+class SimulatedCoordinator(Coordinator):
+    """The run's coordinator without Ray: what it would put into the object store it keeps."""
+
+    def __init__(self, config: Config, block_s: float):
+        super().__init__(config, SimulatedPool(config, self.newer, block_s))
+        self.available: dict[tuple[int, int], float] = {}
+        """By rollout and window: the event loop's time from which the learner could take it."""
+
+    def _own(self, packed: PackedWeights) -> PackedWeights:
+        return packed
+
+    async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
+        await super()._receive(slot, dispatch, delivery)
+        plain = delivery.parcel.plain
+        if plain["kind"] == "Window":
+            self.available[plain["rollout"], plain["index"]] = asyncio.get_running_loop().time()
