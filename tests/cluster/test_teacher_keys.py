@@ -1,0 +1,31 @@
+"""Keys of a teacher of another size than the student."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.config import Config
+from learner.config import Source
+from models.config import TINY, TINY_WIDE
+
+
+def test_without_a_base_student_and_critic_start_from_the_teacher(tmp_path):
+    alone = Config(run_dir=str(tmp_path), teacher="t.safetensors")
+    assert alone.teacher_wan == TINY and alone.base_source == alone.teacher_source == Source(
+        Path("t.safetensors"), "teacher"
+    )
+    wide = Config(run_dir=str(tmp_path), teacher="t.safetensors", teacher_model="tiny_wide", base="b.safetensors")
+    assert wide.teacher_wan == TINY_WIDE and wide.base_source == Source(Path("b.safetensors"), "base")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"teacher_model": "huge"}, r'^no network is called "huge"; set teacher_model to one of tiny, '),
+        ({"teacher_model": "wan_14b"}, r"^teacher_model=wan_14b has in_channels 16 and student\.model=tiny has 3; "),
+        ({"teacher_model": "tiny_wide"}, r"^base is not given, .* set base to weights of the student's size$"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_the_student_is_refused(tmp_path, keys, message):
+    with pytest.raises(ValueError, match=message):
+        Config(run_dir=str(tmp_path), **keys)
