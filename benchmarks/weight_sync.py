@@ -43,7 +43,7 @@ class Coordinator:
     async def publish(self, version: int, source: ray.actor.ActorHandle, ticket: str) -> None:
         await self.shelf.collect(version, source, ticket)
 
-    async def newer(self, epoch: int, than: int | None, wait_s: float) -> tuple[ray.ObjectRef] | None:
+    async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[ray.ObjectRef] | None:
         return await self.shelf.newer(than, wait_s)
 
 
@@ -66,7 +66,7 @@ class Actor:
     def __init__(self, coordinator: ray.actor.ActorHandle):
         torch.set_num_threads(1)
         self.network, self.version = Network(), None
-        self.source = PrefetchedWeights(store_fetch(coordinator, 0))
+        self.source = PrefetchedWeights(store_fetch(coordinator, 0, 0))
 
     def follow(self, last: int, check: bool) -> dict[int, float]:
         """By version: when it was in the network. Returns after version `last`."""

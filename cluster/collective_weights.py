@@ -22,7 +22,9 @@ from ray.exceptions import RayError
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, TCPStore
 
+from cluster.errors import Leaving, StageEnded
 from cluster.prefetched_weights import Fetch
+from cluster.publication import LEAVE
 from cluster.weights import unpack
 from models.fingerprint import PublishedWeights
 from models.rollout import Weights
@@ -50,7 +52,7 @@ class Announcement:
 
 @ray.remote(num_cpus=0)
 class WeightRelay:
-    """Needs a coordinator with `newer(epoch, than, wait_s)`; a device other than the CPU needs num_gpus in options."""
+    """Needs a coordinator with `newer(epoch, than, wait_s, slot)`; a GPU as `device` needs num_gpus in options."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle, epoch: int, device: str, timeout_s: float):
         self.coordinator, self.epoch = coordinator, epoch
@@ -62,8 +64,8 @@ class WeightRelay:
         self.store = TCPStore(
             self.host, self.port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
         )
-        self.groups: dict[str, ProcessGroup] = {}
-        self.promised: dict[str, PublishedWeights] = {}
+        self.groups: dict[int, ProcessGroup] = {}
+        self.promised: dict[int, PublishedWeights] = {}
         self.newest: PublishedWeights | None = None
         self.threads = ThreadPoolExecutor(_SENDS_AT_ONCE)
 
@@ -71,27 +73,27 @@ class WeightRelay:
         """Where actors meet the relay."""
         return self.host, self.port
 
-    async def connect(self, member: str, name: str) -> None:
-        """Form the group `name` with an actor, in place of the one that `member` had before."""
-        self.groups.pop(member, None)
+    async def connect(self, slot: int, name: str) -> None:
+        """Form the group `name` with an actor, in place of the one that `slot` had before."""
+        self.groups.pop(slot, None)
         make = (self.store, name, 0, self.device, self.host, self.timeout_s)
-        self.groups[member] = await self._in_thread(_join, *make)
+        self.groups[slot] = await self._in_thread(_join, *make)
 
-    async def announce(self, member: str, than: int | None, wait_s: float) -> Announcement | None:
-        """Promise weights newer than version `than` to a member, or None if there were none within `wait_s`."""
-        found = await self.coordinator.newer.remote(self.epoch, than, wait_s)
-        if found is None:
-            return None
+    async def announce(self, slot: int, than: int | None, wait_s: float) -> Announcement | str | None:
+        """Promise weights newer than version `than` to an actor; otherwise what the coordinator answered."""
+        found = await self.coordinator.newer.remote(self.epoch, than, wait_s, slot)
+        if found is None or found == LEAVE:
+            return found
         weights = unpack(await found[0])
         if self.newest is None or weights.version > self.newest.version:
             self.newest = PublishedWeights(weights.version, _on(self.device, weights.tensors), weights.fingerprint)
-        self.promised[member] = promised = self.newest
+        self.promised[slot] = promised = self.newest
         layout = tuple((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in promised.tensors.items())
         return Announcement(promised.version, promised.fingerprint, layout)
 
-    async def send(self, member: str) -> None:
-        """Send what was promised. Raises TransportFailed when the member is gone or does not receive in time."""
-        await self._in_thread(self._send, self.groups[member], self.promised.pop(member))
+    async def send(self, slot: int) -> None:
+        """Send what was promised. Raises TransportFailed when the actor is gone or does not receive in time."""
+        await self._in_thread(self._send, self.groups[slot], self.promised.pop(slot))
 
     def _send(self, group: ProcessGroup, weights: PublishedWeights) -> None:
         deadline = time.monotonic() + self.timeout_s
@@ -102,12 +104,10 @@ class WeightRelay:
         return await asyncio.get_running_loop().run_in_executor(self.threads, call, *arguments)
 
 
-def collective_fetch(
-    relay: ray.actor.ActorHandle, member: str, device: str, timeout_s: float, fallback: Fetch
-) -> Fetch:
+def collective_fetch(relay: ray.actor.ActorHandle, slot: int, device: str, timeout_s: float, fallback: Fetch) -> Fetch:
     """The actor's side: weights received straight onto its device, and `fallback` from the first failure on.
 
-    `member` names the actor's place in the pool: whoever takes it later takes over its connection.
+    Whoever takes over `slot` of the pool takes over its connection. Raises Leaving when the coordinator says LEAVE.
     """
     group: ProcessGroup | None = None
     failed = False
@@ -118,21 +118,21 @@ def collective_fetch(
             return fallback(than)
         try:
             if group is None:
-                group = _meet(relay, member, torch.device(device), timeout_s)
-            return _receive(relay, member, group, torch.device(device), timeout_s, than)
+                group = _meet(relay, slot, torch.device(device), timeout_s)
+            return _receive(relay, slot, group, torch.device(device), timeout_s, than)
         except TransportFailed as error:
             failed, group = True, None
-            _log.warning("weights come through the object store from now on, for %s: %s", member, error)
+            _log.warning("weights come through the object store from now on, for slot %d: %s", slot, error)
             return fallback(than)
 
     return fetch
 
 
-def _meet(relay: ray.actor.ActorHandle, member: str, device: torch.device, timeout_s: float) -> ProcessGroup:
+def _meet(relay: ray.actor.ActorHandle, slot: int, device: torch.device, timeout_s: float) -> ProcessGroup:
     try:
         host, port = ray.get(relay.address.remote(), timeout=timeout_s)
         name = uuid.uuid4().hex
-        connecting = relay.connect.remote(member, name)
+        connecting = relay.connect.remote(slot, name)
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout_s))
         group = _join(store, name, 1, device, ray.util.get_node_ip_address(), timeout_s)
         ray.get(connecting, timeout=timeout_s)
@@ -142,19 +142,23 @@ def _meet(relay: ray.actor.ActorHandle, member: str, device: torch.device, timeo
 
 
 def _receive(
-    relay: ray.actor.ActorHandle, member: str, group: ProcessGroup, device: torch.device, timeout_s: float,
+    relay: ray.actor.ActorHandle, slot: int, group: ProcessGroup, device: torch.device, timeout_s: float,
     than: int | None,
 ) -> Weights | None:  # fmt: skip
     try:
-        announced = ray.get(relay.announce.remote(member, than, _WAIT_S), timeout=_WAIT_S + timeout_s)
+        announced = ray.get(relay.announce.remote(slot, than, _WAIT_S), timeout=_WAIT_S + timeout_s)
         if announced is None:
             return None
-        sending = relay.send.remote(member)
+        if announced == LEAVE:
+            raise Leaving
+        sending = relay.send.remote(slot)
         deadline = time.monotonic() + timeout_s
         tensors = {name: torch.empty(shape, dtype=dtype, device=device) for name, dtype, shape in announced.layout}
         for tensor in tensors.values():
             _finish(group.recv, tensor.flatten().view(torch.uint8), 0, deadline)
         ray.get(sending, timeout=timeout_s)
+    except StageEnded:
+        raise
     except (RayError, RuntimeError) as error:
         raise TransportFailed(f"nothing received from the relay: {_first_line(error)}") from error
     return PublishedWeights(announced.version, tensors, announced.fingerprint)

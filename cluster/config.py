@@ -35,9 +35,15 @@ class ClusterConfig:
         300.0, "longest silence of a rollout process between two blocks; then it is replaced"
     )
     slow_factor: float = key(10.0, "a rollout process this many times slower than the pool's median is replaced")
+    weight_transport: str = key("object_store", "object_store (any pool) or collective (NCCL or Gloo, fixed pools)")
+    relay_gpus: float = key(0.1, "GPU share of the process that sends weights, with collective and actor_gpus")
     restarts: int = key(3, "times that lost learner ranks or a lost coordinator are started again")
 
     def __post_init__(self):
+        if self.weight_transport not in ("object_store", "collective"):
+            raise ValueError(
+                f'cluster.weight_transport is "{self.weight_transport}"; set it to object_store or collective'
+            )
         if self.kind not in ("ray", "inline"):
             raise ValueError(f'cluster.kind is "{self.kind}"; set cluster to ray or inline')
         counts = ("rollout_actors", "learner_ranks", "threads")
@@ -48,7 +54,7 @@ class ClusterConfig:
             )
         if self.slow_factor <= 1:
             raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
-        for name in ("restarts", "actor_gpus", "rank_gpus"):
+        for name in ("restarts", "actor_gpus", "rank_gpus", "relay_gpus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be 0 or above")
 

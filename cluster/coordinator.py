@@ -9,23 +9,23 @@ from typing import Any
 import ray
 
 from cluster.config import Config
-from cluster.errors import RunFailed
+from cluster.errors import RunFailed, StageEnded
 from cluster.inspection import BadWindow
 from cluster.packing import ChecksumMismatch
 from cluster.parcels import Parcel, unwrap, wrap
 from cluster.pool import ActorLost, Pool, RayPool
+from cluster.publication import LEAVE, WeightShelf
 from cluster.ray_metrics import RayMetrics
-from cluster.rollout_process import LEAVE, LONG_POLL_S, Delivery, StageEnded
+from cluster.rollout_process import Delivery
 from cluster.supply import Dispatch, State, Supply
 from cluster.trace import Span
-from cluster.weights import PackedWeights
 from cluster.workload import Workload
 
 _LOST_IN_A_ROW = 5
 """Processes that one dispatch may lose without a block made in between: more are no accident."""
 _DRAIN_POLL_S = 2.0
 _INLINE_BYTES = 2**17
-"""Up to here a checksum (about 1 GB/s) takes less than the way to a thread and back (0.1 ms, more on a busy machine)."""
+"""Up to here a checksum (about 1 GB/s) takes less than the way to a thread and back (0.1 ms)."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class Coordinator:
         self.pool = pool or RayPool(config, ray.get_runtime_context().current_actor)
         self.supply: Supply | None = None
         self.epoch = 0
-        self.weights: tuple[int, Any] | None = None
-        self.arrived, self.room, self.published = asyncio.Condition(), asyncio.Condition(), asyncio.Condition()
+        self.shelf = self._new_shelf()
+        self.arrived, self.room = asyncio.Condition(), asyncio.Condition()
         self.awaited: set[tuple[str, int]] = set()
         """Plans that ranks wait for: role and number of windows."""
         self.workload = Workload(self.pool.slots)
@@ -63,24 +63,22 @@ class Coordinator:
             driver.cancel()
         await asyncio.gather(*self.drivers, return_exceptions=True)
         self.epoch += 1
-        self.stage, self.stage_config, self.weights, self.failure = stage, config, None, None
-        self.supply = Supply(stage, config, state)
+        self.stage, self.stage_config, self.failure = stage, config, None
+        self.supply, self.shelf = Supply(stage, config, state), self._new_shelf()
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]
         self.drivers.append(asyncio.create_task(self._watch_nodes()))
-        for condition in (self.published, self.arrived):  # who asks about the epoch before learns that it is over
-            await self._notify(condition)
+        await self._notify(self.arrived)  # who waits for windows of the epoch before learns that it is over
         return self.epoch
 
-    async def publish(self, packed: PackedWeights, update: int) -> None:
-        """Own the newest weights; actors find them at their next block. The learner does not wait for any actor."""
-        self.supply.lineage.publish(packed.version, update)
-        self.weights = (packed.version, self._own(packed))
-        self.workload.published(packed)
-        await self._notify(self.published)
-        await self._wake_one(self.room)
+    def _new_shelf(self) -> WeightShelf:
+        return WeightShelf()
 
-    def _own(self, packed: PackedWeights) -> Any:
-        return ray.put(packed)
+    async def publish(self, version: int, source: Any, ticket: str) -> None:
+        """Own what the learner offers; actors find it at their next block. The learner does not wait for any actor."""
+        packed = await self.shelf.collect(version, source, ticket)
+        self.supply.lineage.publish(version, packed.update)
+        self.workload.published(packed)
+        await self._wake_one(self.room)
 
     async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Parcel]:
         """Rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same."""
@@ -176,25 +174,19 @@ class Coordinator:
 
     # -- the actors' side -----------------------------------------------------------------------------------------
 
-    async def newer(self, epoch: int, slot: int, than: int | None) -> tuple[Any] | str | None:
-        """A reference to weights newer than version `than`, as soon as there are any; None after a while without."""
-        async with self.published:
-            if not self._has_answer(epoch, slot, than):
-                try:
-                    async with asyncio.timeout(LONG_POLL_S):
-                        await self.published.wait_for(lambda: self._has_answer(epoch, slot, than))
-                except TimeoutError:
-                    return None
+    async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[Any] | str | None:
+        """A reference to weights newer than version `than`, as soon as there are any; None after `wait_s` without.
+
+        LEAVE to an actor whose node is about to go away. Raises StageEnded for an epoch that is over.
+        """
+        if epoch == self.epoch and slot in self.leaving:
+            return LEAVE
+        found = await self.shelf.newer(than, wait_s) if epoch == self.epoch else None
         if epoch != self.epoch:
             raise StageEnded
-        if slot in self.leaving:
-            return LEAVE
-        self.workload.pulled()
-        return (self.weights[1],)
-
-    def _has_answer(self, epoch: int, slot: int, than: int | None) -> bool:
-        fresh = self.weights is not None and (than is None or self.weights[0] > than)
-        return epoch != self.epoch or slot in self.leaving or fresh
+        if found is not None:
+            self.workload.pulled()
+        return found
 
     # -- keeping the pool busy ------------------------------------------------------------------------------------
 
@@ -215,7 +207,7 @@ class Coordinator:
         """The next dispatch, once there is room for all its windows and weights to make them with."""
         async with self.room:
             while True:
-                if self.stage == "ode" or self.weights is not None:
+                if self.stage == "ode" or self.shelf.version is not None:
                     dispatch = self.supply.next()
                     if dispatch is not None:
                         self.room.notify()  # there may be more
@@ -273,9 +265,7 @@ class Coordinator:
             leaving = await asyncio.to_thread(self.pool.draining)
             for slot in leaving - self.leaving:
                 self._say(f"the node of rollout actor {slot} is draining")
-            if leaving - self.leaving:
-                self.leaving |= leaving
-                await self._notify(self.published)
+            self.leaving |= leaving
             await asyncio.sleep(_DRAIN_POLL_S)
 
     def _say(self, line: str) -> None:

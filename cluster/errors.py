@@ -1,5 +1,13 @@
-"""Why a run ends before its time."""
+"""Why work ends before its time."""
 
 
 class RunFailed(Exception):
     """The run stopped on its own: one line that says where, why, and what to change."""
+
+
+class StageEnded(Exception):
+    """Nobody waits for this any more: another stage has begun, or the same one again."""
+
+
+class Leaving(Exception):
+    """This rollout process is about to go away: another one goes on with its videos."""

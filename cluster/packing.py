@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-# Once for the process: catch_warnings around each call is not safe in threads and costs more than a small item's tensors.
+# Once for the process: catch_warnings around each call is not safe in threads, and costs more than a small tensor.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 _ALIGNMENT = 64

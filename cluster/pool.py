@@ -8,11 +8,13 @@ from typing import Protocol
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
+from cluster.collective_weights import WeightRelay
 from cluster.config import Config
 from cluster.parcels import Parcel, wrap
 from cluster.rollout_process import Delivery, RolloutProcess
 from cluster.supply import Dispatch
 
+_SEND_TIMEOUT_S = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,20 @@ class RayPool:
         self.actors = {slot: self._new(slot) for slot in self.slots}
         self.begun: dict[int, int] = {}
         self.nodes: dict[int, str] = {}
+        self.relay: tuple[int, ray.actor.ActorHandle] | None = None
+        """With cluster.weight_transport=collective: what sends the weights of an epoch."""
+
+    def _relay_of(self, epoch: int) -> ray.actor.ActorHandle | None:
+        if self.cluster.weight_transport != "collective":
+            return None
+        if self.relay is None or self.relay[0] != epoch:
+            if self.relay is not None:
+                ray.kill(self.relay[1])
+            device = "cuda" if self.cluster.actor_gpus else "cpu"
+            options = {"num_gpus": self.cluster.relay_gpus} if self.cluster.actor_gpus else {}
+            made = WeightRelay.options(**options).remote(self.coordinator, epoch, device, _SEND_TIMEOUT_S)
+            self.relay = (epoch, made)
+        return self.relay[1]
 
     def _new(self, slot: int) -> ray.actor.ActorHandle:
         options = {"num_gpus": self.cluster.actor_gpus} if self.cluster.actor_gpus else {}
@@ -86,7 +102,7 @@ class RayPool:
             return
         try:
             async with asyncio.timeout(self.cluster.start_timeout_s):
-                self.nodes[slot] = await self.actors[slot].begin.remote(stage, config, epoch)
+                self.nodes[slot] = await self.actors[slot].begin.remote(stage, config, epoch, self._relay_of(epoch))
         except TimeoutError as error:
             raise ActorLost(
                 f"did not start within cluster.start_timeout_s = {self.cluster.start_timeout_s} s"

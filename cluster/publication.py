@@ -12,10 +12,13 @@ from typing import Any
 
 import ray
 
+from cluster.errors import Leaving
 from cluster.prefetched_weights import Fetch
 from cluster.weights import PackedWeights, unpack
 from models.rollout import Weights
 
+LEAVE = "leave"
+"""The coordinator's answer to an actor whose node is about to go away."""
 _WAIT_S = 5.0
 _CALL_TIMEOUT_S = 60.0
 
@@ -42,14 +45,17 @@ class Publisher:
             ray.get(self._bearer.offer.remote(self.coordinator, packed, self.timeout_s), timeout=self.timeout_s)
 
 
-def store_fetch(coordinator: ray.actor.ActorHandle, epoch: int) -> Fetch:
+def store_fetch(coordinator: ray.actor.ActorHandle, epoch: int, slot: int) -> Fetch:
     """The actor's side: weights read in place from the node's store.
 
-    Needs a coordinator with `newer(epoch, than, wait_s)`. Raises what the coordinator raised, or Ray's errors.
+    Needs a coordinator with `newer(epoch, than, wait_s, slot)`. Raises Leaving when it says LEAVE, what it raised, or
+    Ray's errors.
     """
 
     def fetch(than: int | None) -> Weights | None:
-        found = ray.get(coordinator.newer.remote(epoch, than, _WAIT_S), timeout=_WAIT_S + _CALL_TIMEOUT_S)
+        found = ray.get(coordinator.newer.remote(epoch, than, _WAIT_S, slot), timeout=_WAIT_S + _CALL_TIMEOUT_S)
+        if found == LEAVE:
+            raise Leaving
         return None if found is None else unpack(ray.get(found[0], timeout=_CALL_TIMEOUT_S))
 
     return fetch
@@ -64,8 +70,8 @@ class WeightShelf:
         self._packed: PackedWeights | None = None
         self._arrived = asyncio.Event()
 
-    async def collect(self, version: int, source: ray.actor.ActorHandle, ticket: str) -> None:
-        """Fetch an offered version from the learner's process and serve it from then on.
+    async def collect(self, version: int, source: ray.actor.ActorHandle, ticket: str) -> PackedWeights:
+        """Fetch an offered version from the learner's process, serve it from then on, and return it.
 
         Raises ValueError for a version that is not newer, and Ray's error if the learner died on the way.
         """
@@ -77,6 +83,7 @@ class WeightShelf:
         self.version, self.reference, self._packed = version, reference, packed
         self._arrived.set()
         self._arrived = asyncio.Event()
+        return packed
 
     async def newer(self, than: int | None, wait_s: float) -> tuple[ray.ObjectRef] | None:
         """A reference to weights newer than version `than`, or None if none came within `wait_s`.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cluster.config import Config
 from cluster.parcels import unwrap
+from cluster.publication import Publisher
 from cluster.run_folder import RunFolder
 from cluster.supply import State
 from cluster.trace import Span, Tracer, clock_offset, shares_of
@@ -26,6 +27,7 @@ class RayCluster:
         self.coordinator, self.config, self.folder = coordinator, config, RunFolder(config)
         offset = clock_offset(lambda: self._ask(coordinator.clock))
         self.tracer = Tracer(f"learner {ranks.rank()} (pid {os.getpid()})", offset)
+        self.publisher = Publisher(coordinator, _CALL_TIMEOUT_S)
         self.epoch, self.number = 0, 0
 
     def begin(self, stage: str, config: Config, state: State | None = None) -> None:
@@ -40,8 +42,7 @@ class RayCluster:
         if ranks.rank() > 0:
             return
         with self.tracer.waiting("publish"):
-            packed = pack(Weights(self.folder.next_version(), tensors))
-            self._ask(self.coordinator.publish, packed, update)
+            self.publisher.publish(pack(Weights(self.folder.next_version(), tensors), update))
 
     def take(self, role: str, n: int) -> Sequence[Window]:
         """This rank's share of the next `n` windows of a role."""

@@ -10,27 +10,17 @@ from dataclasses import dataclass
 import ray
 import torch
 
+from cluster.collective_weights import collective_fetch
 from cluster.config import ClusterConfig, Config
 from cluster.crew import make_actor
+from cluster.errors import Leaving, StageEnded
 from cluster.parcels import Parcel, unwrap, wrap
-from cluster.prefetched_weights import PrefetchedWeights
+from cluster.prefetched_weights import Fetch, PrefetchedWeights
+from cluster.publication import store_fetch
 from cluster.trace import Span, Tracer, clock_offset
-from cluster.weights import unpack
 from models.rollout import MadeBlock, Progress, Rollout, Weights
 
-LEAVE = "leave"
-"""The coordinator's answer to an actor whose node is about to go away."""
-LONG_POLL_S = 10.0
-"""How long the coordinator keeps a question for newer weights open."""
 _CALL_TIMEOUT_S = 60.0
-
-
-class StageEnded(Exception):
-    """Nobody waits for this rollout any more."""
-
-
-class Leaving(Exception):
-    """This process is about to go away: another one goes on with its videos."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +33,10 @@ class Delivery:
 
 
 class RemoteWeights:
-    """The actor's side of the coordinator's weights: fetched in the background, taken up at a block boundary."""
+    """The actor's side of the published weights: fetched in the background, taken up at a block boundary."""
 
-    def __init__(self, coordinator: ray.actor.ActorHandle, epoch: int, slot: int, leaving: threading.Event):
-        self.coordinator, self.epoch, self.slot, self.leaving = coordinator, epoch, slot, leaving
-        self.prefetched = PrefetchedWeights(self._fetch)
+    def __init__(self, fetch: Fetch, device: str, leaving: threading.Event):
+        self.prefetched, self.leaving = PrefetchedWeights(fetch, device), leaving
 
     def newer(self, than: int | None) -> Weights | None:
         """The newest weights if they are newer than `than`. Raises Leaving: block boundaries are where one may go."""
@@ -56,15 +45,6 @@ class RemoteWeights:
         if than is None:
             self.prefetched.first(_CALL_TIMEOUT_S)
         return self.prefetched.newer(than)
-
-    def _fetch(self, than: int | None) -> Weights | None:
-        answer = ray.get(
-            self.coordinator.newer.remote(self.epoch, self.slot, than), timeout=LONG_POLL_S + _CALL_TIMEOUT_S
-        )
-        if answer == LEAVE:
-            self.leaving.set()
-            return None
-        return None if answer is None else unpack(ray.get(answer[0], timeout=_CALL_TIMEOUT_S))
 
     def close(self) -> None:
         """Stop fetching."""
@@ -83,13 +63,19 @@ class RolloutProcess:
         signal.signal(signal.SIGTERM, lambda *_: self.leaving.set())
         self.weights: RemoteWeights | None = None
 
-    def begin(self, stage: str, config: Config, epoch: int) -> str:
-        """Become the actor that supplies `stage`; returns the id of this process's node."""
+    def begin(self, stage: str, config: Config, epoch: int, relay: ray.actor.ActorHandle | None) -> str:
+        """Become the actor that supplies `stage`; returns the id of this process's node.
+
+        Weights come by `relay` if there is one, else through the object store.
+        """
         if self.weights is not None:
             self.weights.close()
         offset = clock_offset(lambda: ray.get(self.coordinator.clock.remote(), timeout=_CALL_TIMEOUT_S))
         self.tracer = Tracer(f"rollout {self.slot} (pid {os.getpid()})", offset)
-        self.weights = RemoteWeights(self.coordinator, epoch, self.slot, self.leaving)
+        fetch = store_fetch(self.coordinator, epoch, self.slot)
+        if relay is not None:
+            fetch = collective_fetch(relay, self.slot, self.device, _CALL_TIMEOUT_S, fallback=fetch)
+        self.weights = RemoteWeights(fetch, self.device, self.leaving)
         self.actor = make_actor(stage, config, self.weights, self.device)
         return ray.get_runtime_context().get_node_id()
 

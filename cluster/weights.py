@@ -14,6 +14,8 @@ class PackedWeights:
     version: int
     views: ByteViews
     fingerprint: int
+    update: int
+    """Updates of the student that it was published after."""
 
     @property
     def nbytes(self) -> int:
@@ -21,9 +23,9 @@ class PackedWeights:
         return sum(chunk.nbytes for chunk in self.views.chunks)
 
 
-def pack(weights: Weights) -> PackedWeights:
+def pack(weights: Weights, update: int = 0) -> PackedWeights:
     """The same bytes, viewed as uint8; any dtype."""
-    return PackedWeights(weights.version, view_bytes(weights.tensors), fingerprint(weights.tensors))
+    return PackedWeights(weights.version, view_bytes(weights.tensors), fingerprint(weights.tensors), update)
 
 
 def unpack(packed: PackedWeights) -> PublishedWeights:

@@ -39,7 +39,7 @@ def pool(local_ray):
         async def publish(self, version, source, ticket):
             await self.shelf.collect(version, source, ticket)
 
-        async def newer(self, epoch, than, wait_s):
+        async def newer(self, epoch, than, wait_s, slot):
             return await self.shelf.newer(than, wait_s)
 
     @ray.remote(num_cpus=0)
@@ -49,7 +49,7 @@ def pool(local_ray):
             from cluster.publication import store_fetch
 
             self.fell_back = []
-            store = store_fetch(coordinator, 0)
+            store = store_fetch(coordinator, 0, 0)
 
             def fallback(than):
                 self.fell_back.append(than)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from cluster.coordinator import Coordinator
-from cluster.errors import RunFailed
+from cluster.errors import RunFailed, StageEnded
 from cluster.packing import PackedTensors
 from cluster.parcels import Parcel, unwrap, wrap
 from cluster.pool import ActorLost
-from cluster.rollout_process import LEAVE, Delivery, StageEnded
+from cluster.publication import LEAVE
+from cluster.rollout_process import Delivery
 from cluster.trace import Span
 from models.rollout import CRITIC, STUDENT, MadeBlock, Window
 from tests.cluster.pretend import pretended, small
@@ -72,7 +73,7 @@ async def learn(coordinator, epoch, config, requests, first=0):
 def published(coordinator):
     """As after a publish of version 0."""
     coordinator.supply.lineage.publish(0, 0)
-    coordinator.weights = (0, "weights")
+    coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
 
 
 def run(test):
@@ -191,9 +192,10 @@ def test_an_actor_on_a_draining_node_is_asked_to_leave():
         pool.on_draining_nodes = {1}
         published(coordinator)
         async with asyncio.timeout(30):
-            while await coordinator.newer(epoch, 1, 0) != LEAVE:
+            while await coordinator.newer(epoch, 0, 0.1, 1) != LEAVE:
                 pass
-        assert await coordinator.newer(epoch, 0, None) == ("weights",)
+        assert await coordinator.newer(epoch, None, 0.1, 0) == ("weights",)
+        assert await coordinator.newer(epoch, 0, 0.1, 0) is None
 
     run(test())
 
@@ -224,7 +226,7 @@ def test_a_state_taken_in_the_middle_begins_a_stage_that_hands_out_the_rest():
         lost = await learn(coordinator, epoch, config, 9, first=13)
         epoch = await coordinator.begin("dmd", config, state)
         coordinator.supply.lineage.publish(1, 3)
-        coordinator.weights = (1, "weights")
+        coordinator.shelf.version, coordinator.shelf.reference = 1, "weights"
         await coordinator._wake_one(coordinator.room)
         after = await learn(coordinator, epoch, config, 27)
         keys = [(w.rollout, w.index) for w in before + after]

@@ -24,7 +24,7 @@ def roles(local_ray):
         async def publish(self, version, source, ticket):
             await self.shelf.collect(version, source, ticket)
 
-        async def newer(self, epoch, than, wait_s):
+        async def newer(self, epoch, than, wait_s, slot):
             return await self.shelf.newer(than, wait_s)
 
     @ray.remote(num_cpus=0, max_concurrency=2)
@@ -56,7 +56,7 @@ def kill(ray, process):
 def fetch(coordinator, than=None):
     from cluster.publication import store_fetch
 
-    weights = store_fetch(coordinator, 0)(than)
+    weights = store_fetch(coordinator, 0, 0)(than)
     weights.check(weights.tensors)
     return weights.version, weights.tensors["a"].unique().tolist()
 
