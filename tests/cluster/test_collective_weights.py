@@ -84,7 +84,7 @@ def pool(local_ray):
     def new_actor(member):
         return Actor.remote(relay, member, coordinator)
 
-    actors = [new_actor("0"), new_actor("1")]
+    actors = [new_actor(0), new_actor(1)]
     yield coordinator, relay, actors, new_actor
     for process in (*actors, relay, coordinator):
         ray.kill(process)
@@ -140,7 +140,7 @@ def test_a_killed_actor_hangs_nobody_and_another_takes_its_place(local_ray, pool
     local_ray.kill(actors[0])
     publish(coordinator, 1)
     assert_equal(local_ray.get(actors[1].receive.remote(0), timeout=60), 1)
-    actors[0] = new_actor("0")
+    actors[0] = new_actor(0)
     assert_equal(local_ray.get(actors[0].receive.remote(None), timeout=60), 1)
     assert [fell_back(local_ray, actor) for actor in actors] == [0, 0]
 
@@ -162,10 +162,10 @@ def test_when_the_relay_is_killed_actors_go_on_through_the_store_at_once(local_r
 def test_a_send_to_a_member_that_never_receives_ends_with_the_timeout(local_ray, pool):
     coordinator, relay, actors, _ = pool
     publish(coordinator, 0)
-    local_ray.get(actors[0].meet.remote(relay, "silent"), timeout=60)
-    local_ray.get(relay.announce.remote("silent", None, 5.0), timeout=60)
+    local_ray.get(actors[0].meet.remote(relay, 7), timeout=60)
+    local_ray.get(relay.announce.remote(7, None, 5.0), timeout=60)
     started = time.monotonic()
-    sending = relay.send.remote("silent")
+    sending = relay.send.remote(7)
     assert_equal(local_ray.get(actors[1].receive.remote(None), timeout=60), 0)
     with pytest.raises(RuntimeError):
         local_ray.get(sending, timeout=TIMEOUT_S + 20)
@@ -176,9 +176,9 @@ def test_a_send_to_a_member_that_never_receives_ends_with_the_timeout(local_ray,
 def test_a_send_to_a_member_that_is_killed_meanwhile_ends_with_an_error(local_ray, pool):
     coordinator, relay, actors, _ = pool
     publish(coordinator, 0)
-    local_ray.get(actors[0].meet.remote(relay, "silent"), timeout=60)
-    local_ray.get(relay.announce.remote("silent", None, 5.0), timeout=60)
-    sending = relay.send.remote("silent")
+    local_ray.get(actors[0].meet.remote(relay, 7), timeout=60)
+    local_ray.get(relay.announce.remote(7, None, 5.0), timeout=60)
+    sending = relay.send.remote(7)
     local_ray.kill(actors[0])
     with pytest.raises(RuntimeError):
         local_ray.get(sending, timeout=TIMEOUT_S + 20)
@@ -188,7 +188,7 @@ def test_a_send_to_a_member_that_is_killed_meanwhile_ends_with_an_error(local_ra
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_receiver_whose_relay_is_killed_or_silent_is_told_in_time(local_ray, pool, killed):
     _, relay, actors, _ = pool
-    local_ray.get(actors[0].meet.remote(relay, "0"), timeout=60)
+    local_ray.get(actors[0].meet.remote(relay, 0), timeout=60)
     receiving = actors[0].receive_what_is_never_sent.remote()
     if killed:
         local_ray.kill(relay)
