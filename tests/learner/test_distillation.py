@@ -178,23 +178,27 @@ def test_an_average_leaves_the_module_it_follows_alone():
     assert not any(average.requires_grad for average in ema.averages.values())
 
 
-@pytest.mark.parametrize("changes", [{}, {"noising": "fresh"}, {"replay": "blockwise", "beta1": 0.9, "ema_start": 2}])
-def test_three_updates_are_one_then_saved_and_loaded_then_two_bit_by_bit(windows, changes):
+@pytest.mark.parametrize(
+    ("stop", "end", "changes"),
+    [(4, 8, {}), (1, 3, {"noising": "fresh"}), (1, 3, {"replay": "blockwise", "beta1": 0.9, "ema_start": 2})],
+)
+def test_stopping_saving_loading_and_going_on_is_not_stopping_bit_by_bit(windows, stop, end, changes):
     def update(trained: Distiller) -> list[dict[str, float]]:
         return [trained.update_critic(windows), trained.update_student(windows)]
 
     whole, first, resumed = (distiller(**changes) for _ in range(3))
-    log = [update(whole) for _ in range(3)]
-    update(first)
+    log = [update(whole) for _ in range(end)]
+    for _ in range(stop):
+        update(first)
     saved = first.state()
     update(first)  # and what was saved is a copy
     for module in (resumed.student, resumed.critic):
         module.load_state_dict(network(9).state_dict())
     resumed.ema.restart(network(8))
     resumed.load_state(*saved)
-    assert resumed.step == 1 and saved[0].keys() == resumed.state()[0].keys()
-    assert [update(resumed) for _ in range(2)] == log[1:]
-    assert same(everything(resumed), everything(whole)) and resumed.step == whole.step == 3
+    assert resumed.step == stop and saved[0].keys() == resumed.state()[0].keys()
+    assert [update(resumed) for _ in range(end - stop)] == log[stop:]
+    assert same(everything(resumed), everything(whole)) and resumed.step == whole.step == end
 
 
 @pytest.mark.parametrize("part", ["student", "critic"])
@@ -271,3 +275,23 @@ def test_the_teacher_is_frozen_and_starts_nothing(windows):
     assert not trained.teacher.training
     assert "teacher" not in trained.state()[0]
     assert trained.state()[1] == {"student": 0, "critic": 0}
+
+
+@pytest.mark.parametrize("part", ["student", "critic"])
+def test_a_window_counts_in_the_loss_as_much_as_it_weighs(windows, part):
+    def loss(*weights: float) -> float:
+        trained = distiller()
+        weighed = [replace(window, weight=weight) for window, weight in zip(windows, weights, strict=True)]
+        return getattr(trained, f"update_{part}")(weighed)[f"{part}/loss"]
+
+    alone = [loss(1, 0, 0), loss(0, 1, 0), loss(0, 0, 1)]
+    assert loss(0.5, 1, 2) == pytest.approx(0.5 * alone[0] + alone[1] + 2 * alone[2], rel=1e-5)
+    assert getattr(distiller(), f"update_{part}")(windows)[f"{part}/loss"] == loss(1, 1, 1)
+
+
+def test_what_is_drawn_for_a_window_depends_on_its_place_and_not_on_the_micro_batch(windows):
+    whole, cut = distiller(), distiller(micro_batch=1)
+    for update in ("update_critic", "update_student"):
+        one, other = getattr(whole, update)(windows), getattr(cut, update)(windows)
+        assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
+    assert whole.update_critic(windows)["critic/loss"] != whole.update_critic(windows[::-1])["critic/loss"]
