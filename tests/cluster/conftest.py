@@ -6,10 +6,11 @@ from cluster.buffer import BufferConfig
 from cluster.config import ClusterConfig, Config
 from cluster.ray_environment import settle_environment
 
+settle_environment(Config())  # here, because test modules import ray when they are collected
+
 
 @pytest.fixture(scope="session")
 def local_ray():
-    settle_environment(Config())
     import ray
 
     ray.init(

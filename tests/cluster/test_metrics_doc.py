@@ -110,7 +110,7 @@ def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_c
     assert sum(shares) == pytest.approx(1) and min(shares) >= 0 and 0 <= metrics["learner/busy_share"] <= 1
     processes = {span.process.split(" (")[0] for span in cluster.spans()}
     assert processes == {"learner 0", "rollout 0"}
-    assert "longtake_buffer_depth" in scraped(local_ray, "longtake_bytes_windows_in")
+    assert "\nray_longtake_buffer_depth{" in scraped(local_ray, "\nray_longtake_bytes_windows_in")
 
 
 def scraped(ray, awaited):
