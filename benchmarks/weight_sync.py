@@ -19,10 +19,10 @@ import ray  # noqa: E402 (reads its environment when imported)
 import torch  # noqa: E402
 
 from benchmarks.line import print_line  # noqa: E402
-from cluster.packing import FlatCopy  # noqa: E402
 from cluster.prefetched_weights import PrefetchedWeights  # noqa: E402
 from cluster.publication import Publisher, WeightShelf, store_fetch  # noqa: E402
 from cluster.weights import pack  # noqa: E402
+from learner.flat_copy import FlatCopy  # noqa: E402
 from models.rollout import Weights  # noqa: E402
 
 TENSORS, TENSOR_ELEMENTS = 100, 2_500_000

@@ -11,7 +11,7 @@ from actors.config import RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
 from cluster.buffer import BufferConfig
 from learner.checkpoint_config import CheckpointConfig
-from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
+from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
 from models.config import CONFIGS, StudentConfig, WanConfig
 from models.keys import key, require_positive
 
@@ -121,6 +121,7 @@ class Config:
         self._check_stages()
         self._check_teacher()
         self._check_frames()
+        self._check_batches()
         self._check_buffer()
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or above")
@@ -232,6 +233,17 @@ class Config:
         law = parse_law(self.window.law)
         starts = window_starts(self.rollout.frames, self.window.frames, block)
         law(starts, self.window.frames, student.horizon_frames, numpy.random.default_rng(0))
+
+    def _check_batches(self) -> None:
+        ranks, micro_batch = self.cluster.learner_ranks, self.learner.micro_batch
+        for name in ("pretrain", "ode", "dmd"):
+            check_batch(f"{name}.batch_size", getattr(self, name).batch_size, ranks, micro_batch)
+        if self.cluster.kind == "inline" and self.learner.dtype != "float32":
+            raise ValueError(f"learner.dtype={self.learner.dtype} needs cluster=ray; set it, or learner.dtype=float32")
+        if self.learner.teacher_offload and not self.cluster.rank_gpus:
+            raise ValueError(
+                "learner.teacher_offload=true needs learner ranks on GPUs; set cluster.rank_gpus=1, or leave it"
+            )
 
     def _check_buffer(self) -> None:
         rollouts = self.rollout.batch * self.rollout.windows

@@ -27,7 +27,7 @@ def make_actor(stage: str, config: Config, weights: WeightSource, device: str = 
     """An actor for `stage`, not yet remote."""
     if stage == "ode":
         ode = config.ode
-        teacher = Wan(config.student.wan)
+        teacher = Wan(config.teacher_wan)
         load_weights(teacher, config.teacher_path, "teacher")
         return TeacherActor(teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.guidance, device)
     return RolloutActor(config.student, config.window, tiny_world.encode_text, weights, device)

@@ -36,7 +36,7 @@ class InlineCluster:
         self.tracer.settle()
         version = self.folder.next_version()
         self.supply.lineage.publish(version, update)
-        self.published = Weights(version, tensors)
+        self.published = Weights(version, {name: tensor.clone() for name, tensor in tensors.items()})
 
     def newer(self, than: int | None) -> Weights | None:
         """The published weights if they are newer than version `than` (the actor's side)."""

@@ -92,32 +92,6 @@ def view_tensors(views: ByteViews) -> dict[str, Tensor]:
     return tensors
 
 
-class FlatCopy:
-    """Memory for one copy of a network's tensors in one piece, used again for every version.
-
-    New memory would cost three times the copy itself in page faults.
-    """
-
-    def __init__(self, like: Mapping[str, Tensor]):
-        places = {}
-        end = 0
-        for name, tensor in like.items():
-            first = -(-end // _ALIGNMENT) * _ALIGNMENT
-            end = first + tensor.numel() * tensor.element_size()
-            places[name] = slice(first, end)
-        pinned = any(tensor.is_cuda for tensor in like.values())
-        buffer = torch.zeros(end, dtype=torch.uint8, pin_memory=pinned)
-        self.tensors = {
-            name: buffer[places[name]].view(tensor.dtype).view(tensor.shape) for name, tensor in like.items()
-        }
-
-    def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors' values on CPU; those returned before are overwritten."""
-        for name, target in self.tensors.items():
-            target.copy_(tensors[name].detach())
-        return self.tensors
-
-
 def _goes_on(chunk: Tensor, part: Tensor) -> bool:
     """Whether `part` lies behind `chunk` in the same memory, with no more than padding between them."""
     first = part.storage_offset() - chunk.storage_offset()

@@ -10,7 +10,7 @@ from learner.distillation import Distiller
 from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
 from learner.ode import OdeInitializer
 from learner.pretraining import Pretrainer
-from learner.sharding import fill, shard, sharded
+from learner.sharding import fill, in_group, shard
 from models.config import StudentConfig, WanConfig
 from models.files import check_weights, stored_tensors
 from models.wan import Wan
@@ -82,7 +82,7 @@ def _trained(
 
 
 def _frozen(wan: WanConfig, source: Source, learner: LearnerConfig, device: torch.device) -> Wan:
-    if learner.teacher_offload and not (sharded() and device.type == "cuda"):
+    if learner.teacher_offload and not (in_group() and device.type == "cuda"):
         raise ValueError("learner.teacher_offload=true needs learner ranks on GPUs; set learner.teacher_offload=false")
     network = _outline(wan, source).to(getattr(torch, learner.teacher_dtype)).requires_grad_(False)
     if learner.compile:
@@ -130,7 +130,7 @@ def _compute(learner: LearnerConfig) -> torch.dtype | None:
     """What student and critic compute in; None is the dtype of their weights, float32."""
     if learner.dtype == "float32":
         return None
-    if not sharded():
+    if not in_group():
         raise ValueError(
             f"learner.dtype={learner.dtype} needs learner ranks; set cluster=ray, or learner.dtype=float32"
         )

@@ -12,6 +12,7 @@ from learner import ranks
 from learner.config import DmdConfig, LearnerConfig
 from learner.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
 from learner.ema import Ema
+from learner.flat_copy import FlatCopy
 from learner.lora import merged
 from learner.optimizer import Optimizer, adamw
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
@@ -64,6 +65,7 @@ class Distiller:
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
         self.ema = Ema(student, config.ema_decay)
+        self.published = FlatCopy(student.state_dict())
         betas, clip = (config.beta1, config.beta2), config.grad_clip
         of_student = adamw(student, config.student_lr, betas, config.weight_decay)
         of_critic = adamw(critic, config.critic_lr, betas, config.weight_decay)
@@ -77,8 +79,11 @@ class Distiller:
         return self.student_optimizer.updates
 
     def weights(self) -> dict[str, Tensor]:
-        """What actors roll out, on rank 0: the raw student, never the EMA; an empty dict elsewhere (a collective)."""
-        return merged(gather(self.student.state_dict()), self.learner.lora_scale)
+        """What actors roll out, on rank 0: the raw student, never the EMA; an empty dict elsewhere (a collective).
+
+        The next call overwrites the tensors: who keeps them must copy.
+        """
+        return merged(self.published.of(self.student.state_dict()), self.learner.lora_scale)
 
     def averaged(self) -> dict[str, Tensor]:
         """What is evaluated and shipped, on rank 0; an empty dict elsewhere (a collective).

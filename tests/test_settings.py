@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import settings
 from cluster.errors import RunFailed
 from cluster.launch import preflight
 from cluster.run_folder import RunFolder
+from models.files import save_weights
 
 
 def test_presets_groups_and_keys_compose_in_hydra_syntax():
@@ -170,8 +171,7 @@ def test_a_run_folder_that_is_a_file_or_has_lost_its_config_is_refused(tmp_path)
 
 def test_a_run_keeps_the_teacher_it_has_trained_when_a_later_command_leaves_that_stage_out(tmp_path):
     config = checked(tmp_path / "run")
-    config.teacher_path.parent.mkdir(parents=True)
-    config.teacher_path.write_bytes(Path(settings.ROOT, "assets/tiny/teacher.safetensors").read_bytes())
+    save_weights(load_file(settings.ROOT / "assets/tiny/teacher.safetensors"), config.teacher_path, {"seed": 0})
     assert checked(tmp_path / "run", "stage=[ode,dmd]").teacher_path == config.teacher_path
 
 

@@ -9,13 +9,13 @@ import torch
 from cluster.packing import (
     ByteViews,
     ChecksumMismatch,
-    FlatCopy,
     pack_tensors,
     unpack_tensors,
     verify,
     view_bytes,
     view_tensors,
 )
+from learner.flat_copy import FlatCopy
 
 
 def tensors(dtype=torch.float32):
