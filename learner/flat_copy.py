@@ -36,7 +36,7 @@ class FlatCopy:
 
     @torch.no_grad()
     def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole values on the CPU of rank 0, an empty dict elsewhere (a collective); the last call's are overwritten."""
+        """Whole values on the CPU of rank 0, an empty dict elsewhere (a collective). Overwrites the last call's."""
         for name, tensor in tensors.items():
             complete = whole(tensor)
             if self.tensors:
