@@ -33,8 +33,8 @@ def network(seed: int, model: str = "tiny") -> Wan:
 def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("networks")
     for seed, name in enumerate(("init", "base", "teacher")):
-        save_weights(network(seed), made / f"{name}.safetensors", {})
-    save_weights(network(3, "tiny_wide"), made / "wide.safetensors", {})
+        save_weights(network(seed).state_dict(), made / f"{name}.safetensors", {})
+    save_weights(network(3, "tiny_wide").state_dict(), made / "wide.safetensors", {})
     return made
 
 

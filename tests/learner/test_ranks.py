@@ -70,8 +70,8 @@ def pairs() -> list[Trajectory]:
 
 def write_networks(folder: Path) -> None:
     for seed, name in enumerate(("init", "base", "teacher")):
-        save_weights(network(seed), folder / f"{name}.safetensors", {})
-    save_weights(network(3, "tiny_wide"), folder / "wide.safetensors", {})
+        save_weights(network(seed).state_dict(), folder / f"{name}.safetensors", {})
+    save_weights(network(3, "tiny_wide").state_dict(), folder / "wide.safetensors", {})
 
 
 def distiller(folder: Path, learner: LearnerConfig, wide: bool = False, **changes) -> Distiller:
