@@ -18,6 +18,7 @@ benchmarks/decoupling.py), RANK_WINDOWS of them on each rank.
 import asyncio
 import math
 import statistics
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +60,8 @@ class Measured:
 
     windows: int = 0
     elapsed_s: float = 0.0
-    blocks: int = 0
+    cpu_s: float = 0.0
+    """Of this process: on a machine that does other things too, the steadier measure."""
     latencies_s: list[float] = field(default_factory=list, repr=False)
     takes_s: list[float] = field(default_factory=list, repr=False)
 
@@ -78,11 +80,11 @@ async def measure(config: Config, block_s: float, seconds: float) -> Measured:
     measured, updates = Measured(), 0
     coordinator.available.clear()
     await coordinator.metrics()
-    started = clock()
+    started, started_cpu = clock(), time.process_time()
     while clock() < started + seconds:
         updates += 1
         measured.takes_s += await update(coordinator, epoch, updates, config)
-    measured.elapsed_s = clock() - started
+    measured.elapsed_s, measured.cpu_s = clock() - started, time.process_time() - started_cpu
     measured.windows = updates * config.dmd.batch_size * (1 + CRITIC_UPDATES)
     due = coordinator.pool.due
     measured.latencies_s = [available - due[where] for where, available in coordinator.available.items()]
