@@ -35,8 +35,8 @@ from models.rollout import CRITIC, STUDENT
 
 ACTORS = (64, 256, 1024)
 CRITIC_UPDATES, WINDOWS, RANK_WINDOWS = 5, 6, 8
-BAR, OFFERED = 2000.0, 2000.0
-REPEATS, MEASURED_S = 3, 3.0
+BAR, OFFERED = 2000.0, 1000.0
+REPEATS, MEASURED_S, WARM_UP = 3, 3.0, 2
 BLOCKS = 6
 """Of a rollout; a window is one block, so an actor emits about as many windows as blocks."""
 
@@ -49,7 +49,7 @@ def run_config(actors: int, seed: int = 0) -> Config:
         rollout=RolloutConfig(frames=3 * BLOCKS, batch=1, windows=WINDOWS),
         window=WindowConfig(frames=3, burn_in_frames=0),
         dmd=DmdConfig(batch_size=actors // 4, critic_updates=CRITIC_UPDATES),
-        buffer=BufferConfig(windows=2 * WINDOWS * actors, policy="wait", max_age=8),
+        buffer=BufferConfig(windows=WINDOWS * actors + 3 * actors, policy="wait", max_age=8),
         cluster=ClusterConfig(rollout_actors=actors, timeout_s=60.0),
     )
 
@@ -71,21 +71,23 @@ class Measured:
 
 
 async def measure(config: Config, block_s: float, seconds: float) -> Measured:
-    """Whole updates until `seconds` are over, after one that is not counted."""
+    """Whole updates until `seconds` are over, after two that are not counted: in these the buffer fills."""
     clock = asyncio.get_running_loop().time
-    coordinator = SimulatedCoordinator(config, block_s)
+    coordinator = SimulatedCoordinator(config, block_s, spread_s=block_s)
     epoch = await coordinator.begin("dmd", config)
     await coordinator.publish(PackedWeights(0, {}, 0), 0)
-    await update(coordinator, epoch, 0, config)
-    measured, updates = Measured(), 0
+    for updates in range(WARM_UP):
+        await update(coordinator, epoch, updates, config)
+    measured, updates, delivered = Measured(), WARM_UP, coordinator.supply.buffer.counts["delivered"]
     coordinator.available.clear()
     await coordinator.metrics()
     started, started_cpu = clock(), time.process_time()
     while clock() < started + seconds:
-        updates += 1
         measured.takes_s += await update(coordinator, epoch, updates, config)
+        updates += 1
     measured.elapsed_s, measured.cpu_s = clock() - started, time.process_time() - started_cpu
-    measured.windows = updates * config.dmd.batch_size * (1 + CRITIC_UPDATES)
+    taken = (updates - WARM_UP) * config.dmd.batch_size * (1 + CRITIC_UPDATES)
+    measured.windows = min(taken, coordinator.supply.buffer.counts["delivered"] - delivered)
     due = coordinator.pool.due
     measured.latencies_s = [available - due[where] for where, available in coordinator.available.items()]
     return measured

@@ -32,10 +32,11 @@ class SimulatedPool:
     once: packing is the actors' work, and the actors are not what is measured.
     """
 
-    def __init__(self, config: Config, newer: Newer, block_s: float):
+    def __init__(self, config: Config, newer: Newer, block_s: float, spread_s: float = 0.0):
+        """`spread_s`: over how long the actors begin with their first rollouts, so that blocks are not due at once."""
         self.slots = list(range(config.cluster.rollout_actors))
         self.student, self.window = config.student, config.window
-        self.newer, self.block_s = newer, block_s
+        self.newer, self.block_s, self.spread_s = newer, block_s, spread_s
         self.versions: dict[int, int] = {}
         self.asked: dict[int, asyncio.Task] = {}
         self.started: dict[int, float] = {}
@@ -51,9 +52,10 @@ class SimulatedPool:
         """The deliveries of a rollout process: each block, and behind it the windows that it ends."""
         rollouts, loop = dispatch.rollouts, asyncio.get_running_loop()
         due = loop.time()
-        self.started |= {rollout.id: due for rollout in rollouts}
         if slot not in self.versions:
             await self._first_weights(epoch, slot)
+            due += self.spread_s * slot / len(self.slots)
+        self.started |= {rollout.id: due for rollout in rollouts}
         recent: deque[int] = deque(maxlen=blocks_kept(self.student, self.window))
         last = max(plan.start + self.window.frames for rollout in rollouts for plan in rollout.windows)
         for index in range(last // self.student.block_frames):
@@ -133,8 +135,8 @@ class SimulatedPool:
 class SimulatedCoordinator(Coordinator):
     """The run's coordinator without Ray: what it would put into the object store it keeps."""
 
-    def __init__(self, config: Config, block_s: float):
-        super().__init__(config, SimulatedPool(config, self.newer, block_s))
+    def __init__(self, config: Config, block_s: float, spread_s: float = 0.0):
+        super().__init__(config, SimulatedPool(config, self.newer, block_s, spread_s))
         self.available: dict[tuple[int, int], float] = {}
         """By rollout and window: the event loop's time from which the learner could take it."""
 
