@@ -2,17 +2,19 @@
 
 python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit: blocks and windows of a few bytes. About a
 minute. The coordinator object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores
-cannot hold a thousand processes. What Ray adds to each delivery is measured apart, with RAY_ACTORS light actors.
+cannot hold a thousand processes. So what Ray itself costs per delivery is not in these numbers, and what the simulated
+actors cost is.
 
 `sustained`: actors emit as fast as they are listened to, the learner's ranks take as fast as they are answered; windows
 delivered and taken per second. With 1,024 actors a real pool makes 65 windows and 1,460 blocks a second.
 `latency`: at OFFERED windows per second over the whole pool, from the moment a window is due at its actor until a take
 could return it; so a busy loop counts. It is not measured at saturation: there each actor's next window waits for all
 the others', actors / throughput by Little's law, however fast the coordinator is.
-`take`: at the same rate, from the moment when the plan was asked for and its last window was there, until a rank has it.
+`take`: at the same rate, from the moment when the plan was asked for and its last window was there to a rank's having
+it.
 
-An update takes one student and five critic plans of a quarter as many windows as there are actors (the balanced ratio of
-benchmarks/decoupling.py), RANK_WINDOWS of them on each rank.
+An update takes one student and five critic plans of a quarter as many windows as there are actors (the balanced ratio
+of benchmarks/decoupling.py), RANK_WINDOWS of them on each rank.
 """
 
 import asyncio
@@ -133,7 +135,9 @@ def main() -> None:
         config = run_config(actors)
         shown = {"actors": actors, "ranks": config.dmd.batch_size // RANK_WINDOWS, "plan": config.dmd.batch_size}
         free = [run_alone(measure(run_config(actors, seed), 0.0, MEASURED_S)) for seed in range(REPEATS)]
-        print_line("control_plane.sustained", [m.windows_per_s for m in free], "windows/s", device, shown, BAR)
+        rates, per_cpu_s = [m.windows_per_s for m in free], [m.windows / m.cpu_s for m in free]
+        cpu = round(statistics.median(per_cpu_s), 1)
+        print_line("control_plane.sustained", rates, "windows/s", device, shown, bar=BAR, per_cpu_second=cpu)
         block_s = actors / OFFERED
         paced = [run_alone(measure(run_config(actors, seed), block_s, MEASURED_S)) for seed in range(REPEATS)]
         shown |= {"offered_windows_per_s": round(statistics.median(m.windows_per_s for m in paced))}

@@ -25,7 +25,7 @@ _LOST_IN_A_ROW = 5
 """Processes that one dispatch may lose without a block made in between: more are no accident."""
 _DRAIN_POLL_S = 2.0
 _INLINE_BYTES = 2**17
-"""Up to here a checksum (about 1 GB/s) takes less than the way to a thread and back (0.1 ms, more on a busy machine)."""
+"""Up to here a checksum (1 GB/s) takes no longer than the way to a thread and back (0.1 ms, more on a busy machine)."""
 
 _log = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ class Coordinator:
         try:
             async for delivery in self.pool.stream(slot, self.stage, self.stage_config, self.epoch, dispatch):
                 await self._receive(slot, dispatch, delivery)
-                if self.workload.too_slow(slot, self.config.cluster.slow_factor):
+                if delivery.spans and self.workload.too_slow(slot, self.config.cluster.slow_factor):
                     raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
             if slot in self.leaving or self.supply.missing(dispatch):
                 self._replace(slot, "left")

@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
-# Once for the process: catch_warnings around each call is not safe in threads, and costs more than a small item's tensors.
+# Once for the process: catch_warnings around each call is not safe in threads, and costs more than a small item.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 Arrays = dict[str, tuple[str, tuple[int, ...], numpy.ndarray]]
