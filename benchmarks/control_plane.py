@@ -38,7 +38,7 @@ from models.rollout import CRITIC, STUDENT
 ACTORS = (64, 256, 1024)
 CRITIC_UPDATES, WINDOWS, RANK_WINDOWS = 5, 6, 8
 BAR, OFFERED = 2000.0, 1000.0
-REPEATS, MEASURED_S, WARM_UP = 3, 3.0, 2
+REPEATS, MEASURED_S, WARM_UP = 3, 1.5, 2
 BLOCKS = 6
 """Of a rollout; a window is one block, so an actor emits about as many windows as blocks."""
 

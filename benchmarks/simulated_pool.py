@@ -6,19 +6,23 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from actors.rollout_actor import blocks_kept
 from cluster.config import Config
-from cluster.coordinator import Coordinator
-from cluster.packing import PackedTensors, pack_tensors
-from cluster.parcels import Item, Parcel, take_apart
-from cluster.rollout_process import Delivery
-from cluster.supply import Dispatch
-from cluster.trace import Span
-from cluster.weights import PackedWeights
-from models.rollout import MadeBlock, Rollout, Window, WindowPlan
+from cluster.ray_environment import settle_environment
+
+settle_environment(Config())  # the coordinator imports Ray, which reads its environment then
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from actors.rollout_actor import blocks_kept  # noqa: E402
+from cluster.coordinator import Coordinator  # noqa: E402
+from cluster.packing import PackedTensors, pack_tensors  # noqa: E402
+from cluster.parcels import Item, Parcel, take_apart  # noqa: E402
+from cluster.rollout_process import Delivery  # noqa: E402
+from cluster.supply import Dispatch  # noqa: E402
+from cluster.trace import Span  # noqa: E402
+from cluster.weights import PackedWeights  # noqa: E402
+from models.rollout import MadeBlock, Rollout, Window, WindowPlan  # noqa: E402
 
 Newer = Callable[[int, int, int | None], Awaitable[Any]]
 """As `Coordinator.newer`: (epoch, slot, than) to newer weights in a tuple, or None after a while without."""
