@@ -2,40 +2,42 @@
 
 python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit: blocks and windows of a few bytes. About a
 minute. The coordinator object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores
-cannot hold a thousand processes. What Ray adds to each delivery is measured apart, with RAY_ACTORS light actors.
+cannot hold a thousand processes. So what Ray itself costs per delivery is not in these numbers, and what the simulated
+actors cost is.
 
 `sustained`: actors emit as fast as they are listened to, the learner's ranks take as fast as they are answered; windows
 delivered and taken per second. With 1,024 actors a real pool makes 65 windows and 1,460 blocks a second.
 `latency`: at OFFERED windows per second over the whole pool, from the moment a window is due at its actor until a take
 could return it; so a busy loop counts. It is not measured at saturation: there each actor's next window waits for all
 the others', actors / throughput by Little's law, however fast the coordinator is.
-`take`: at the same rate, from the moment when the plan was asked for and its last window was there, until a rank has it.
+`take`: at the same rate, from the moment when the plan was asked for and its last window was there to a rank's having
+it.
 
-An update takes one student and five critic plans of a quarter as many windows as there are actors (the balanced ratio of
-benchmarks/decoupling.py), RANK_WINDOWS of them on each rank.
+An update takes one student and five critic plans of a quarter as many windows as there are actors (the balanced ratio
+of benchmarks/decoupling.py), RANK_WINDOWS of them on each rank.
 """
 
 import asyncio
 import math
 import statistics
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.config import RolloutConfig, WindowConfig
 from benchmarks.decoupling import run_alone
 from benchmarks.line import print_line
-from benchmarks.simulated_pool import SimulatedCoordinator
+from benchmarks.simulated_pool import SimulatedCoordinator, no_weights
 from cluster.buffer import BufferConfig
 from cluster.config import ClusterConfig, Config
-from cluster.weights import PackedWeights
 from learner.config import DmdConfig
 from models.config import StudentConfig
 from models.rollout import CRITIC, STUDENT
 
 ACTORS = (64, 256, 1024)
 CRITIC_UPDATES, WINDOWS, RANK_WINDOWS = 5, 6, 8
-BAR, OFFERED = 2000.0, 2000.0
-REPEATS, MEASURED_S = 3, 3.0
+BAR, OFFERED = 2000.0, 1000.0
+REPEATS, MEASURED_S, WARM_UP = 3, 1.5, 2
 BLOCKS = 6
 """Of a rollout; a window is one block, so an actor emits about as many windows as blocks."""
 
@@ -48,7 +50,7 @@ def run_config(actors: int, seed: int = 0) -> Config:
         rollout=RolloutConfig(frames=3 * BLOCKS, batch=1, windows=WINDOWS),
         window=WindowConfig(frames=3, burn_in_frames=0),
         dmd=DmdConfig(batch_size=actors // 4, critic_updates=CRITIC_UPDATES),
-        buffer=BufferConfig(windows=2 * WINDOWS * actors, policy="wait", max_age=8),
+        buffer=BufferConfig(windows=WINDOWS * actors + 3 * actors, policy="wait", max_age=8),
         cluster=ClusterConfig(rollout_actors=actors, timeout_s=60.0),
     )
 
@@ -59,7 +61,8 @@ class Measured:
 
     windows: int = 0
     elapsed_s: float = 0.0
-    blocks: int = 0
+    cpu_s: float = 0.0
+    """Of this process: on a machine that does other things too, the steadier measure."""
     latencies_s: list[float] = field(default_factory=list, repr=False)
     takes_s: list[float] = field(default_factory=list, repr=False)
 
@@ -69,21 +72,23 @@ class Measured:
 
 
 async def measure(config: Config, block_s: float, seconds: float) -> Measured:
-    """Whole updates until `seconds` are over, after one that is not counted."""
+    """Whole updates until `seconds` are over, after two that are not counted: in these the buffer fills."""
     clock = asyncio.get_running_loop().time
-    coordinator = SimulatedCoordinator(config, block_s)
+    coordinator = SimulatedCoordinator(config, block_s, spread_s=block_s)
     epoch = await coordinator.begin("dmd", config)
-    await coordinator.publish(PackedWeights(0, {}, 0), 0)
-    await update(coordinator, epoch, 0, config)
-    measured, updates = Measured(), 0
+    await coordinator.publish(0, no_weights(0, 0), "")
+    for updates in range(WARM_UP):
+        await update(coordinator, epoch, updates, config)
+    measured, updates, delivered = Measured(), WARM_UP, coordinator.supply.buffer.counts["delivered"]
     coordinator.available.clear()
     await coordinator.metrics()
-    started = clock()
+    started, started_cpu = clock(), time.process_time()
     while clock() < started + seconds:
-        updates += 1
         measured.takes_s += await update(coordinator, epoch, updates, config)
-    measured.elapsed_s = clock() - started
-    measured.windows = updates * config.dmd.batch_size * (1 + CRITIC_UPDATES)
+        updates += 1
+    measured.elapsed_s, measured.cpu_s = clock() - started, time.process_time() - started_cpu
+    taken = (updates - WARM_UP) * config.dmd.batch_size * (1 + CRITIC_UPDATES)
+    measured.windows = min(taken, coordinator.supply.buffer.counts["delivered"] - delivered)
     due = coordinator.pool.due
     measured.latencies_s = [available - due[where] for where, available in coordinator.available.items()]
     return measured
@@ -95,7 +100,7 @@ async def update(coordinator: SimulatedCoordinator, epoch: int, done: int, confi
     for i, role in enumerate([CRITIC] * CRITIC_UPDATES + [STUDENT]):
         number = done * (1 + CRITIC_UPDATES) + i
         takes_s += await take(coordinator, epoch, number, role, config.dmd.batch_size)
-    await coordinator.publish(PackedWeights(done + 1, {}, 0), done + 1)
+    await coordinator.publish(done + 1, no_weights(done + 1, done + 1), "")
     await coordinator.metrics(), await coordinator.ledger(), await coordinator.drain_spans()
     return takes_s
 
@@ -129,7 +134,9 @@ def main() -> None:
         config = run_config(actors)
         shown = {"actors": actors, "ranks": config.dmd.batch_size // RANK_WINDOWS, "plan": config.dmd.batch_size}
         free = [run_alone(measure(run_config(actors, seed), 0.0, MEASURED_S)) for seed in range(REPEATS)]
-        print_line("control_plane.sustained", [m.windows_per_s for m in free], "windows/s", device, shown, BAR)
+        rates, per_cpu_s = [m.windows_per_s for m in free], [m.windows / m.cpu_s for m in free]
+        cpu = round(statistics.median(per_cpu_s), 1)
+        print_line("control_plane.sustained", rates, "windows/s", device, shown, bar=BAR, per_cpu_second=cpu)
         block_s = actors / OFFERED
         paced = [run_alone(measure(run_config(actors, seed), block_s, MEASURED_S)) for seed in range(REPEATS)]
         shown |= {"offered_windows_per_s": round(statistics.median(m.windows_per_s for m in paced))}

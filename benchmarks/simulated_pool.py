@@ -6,22 +6,28 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from actors.rollout_actor import blocks_kept
 from cluster.config import Config
-from cluster.coordinator import Coordinator
-from cluster.packing import PackedTensors, pack_tensors
-from cluster.parcels import Item, Parcel, take_apart
-from cluster.rollout_process import Delivery
-from cluster.supply import Dispatch
-from cluster.trace import Span
-from cluster.weights import PackedWeights
-from models.rollout import MadeBlock, Rollout, Window, WindowPlan
+from cluster.ray_environment import settle_environment
 
-Newer = Callable[[int, int, int | None], Awaitable[Any]]
-"""As `Coordinator.newer`: (epoch, slot, than) to newer weights in a tuple, or None after a while without."""
+settle_environment(Config())  # the coordinator imports Ray, which reads its environment then
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from actors.rollout_actor import blocks_kept  # noqa: E402
+from cluster.coordinator import Coordinator  # noqa: E402
+from cluster.packing import ByteViews, PackedTensors, pack_tensors  # noqa: E402
+from cluster.parcels import Item, Parcel, take_apart  # noqa: E402
+from cluster.publication import WeightShelf  # noqa: E402
+from cluster.rollout_process import Delivery  # noqa: E402
+from cluster.supply import Dispatch  # noqa: E402
+from cluster.trace import Span  # noqa: E402
+from cluster.weights import PackedWeights  # noqa: E402
+from models.rollout import MadeBlock, Rollout, Window, WindowPlan  # noqa: E402
+
+Newer = Callable[[int, int | None, float, int], Awaitable[Any]]
+"""As `Coordinator.newer`: (epoch, than, wait_s, slot) to newer weights in a tuple, or None after `wait_s` without."""
+_WAIT_S = 5.0
 
 
 class SimulatedPool:
@@ -32,10 +38,11 @@ class SimulatedPool:
     once: packing is the actors' work, and the actors are not what is measured.
     """
 
-    def __init__(self, config: Config, newer: Newer, block_s: float):
+    def __init__(self, config: Config, newer: Newer, block_s: float, spread_s: float = 0.0):
+        """`spread_s`: over how long the actors begin with their first rollouts, so that blocks are not due at once."""
         self.slots = list(range(config.cluster.rollout_actors))
         self.student, self.window = config.student, config.window
-        self.newer, self.block_s = newer, block_s
+        self.newer, self.block_s, self.spread_s = newer, block_s, spread_s
         self.versions: dict[int, int] = {}
         self.asked: dict[int, asyncio.Task] = {}
         self.started: dict[int, float] = {}
@@ -51,9 +58,10 @@ class SimulatedPool:
         """The deliveries of a rollout process: each block, and behind it the windows that it ends."""
         rollouts, loop = dispatch.rollouts, asyncio.get_running_loop()
         due = loop.time()
-        self.started |= {rollout.id: due for rollout in rollouts}
         if slot not in self.versions:
             await self._first_weights(epoch, slot)
+            due += self.spread_s * slot / len(self.slots)
+        self.started |= {rollout.id: due for rollout in rollouts}
         recent: deque[int] = deque(maxlen=blocks_kept(self.student, self.window))
         last = max(plan.start + self.window.frames for rollout in rollouts for plan in rollout.windows)
         for index in range(last // self.student.block_frames):
@@ -69,7 +77,7 @@ class SimulatedPool:
             self._pull(epoch, slot)
 
     async def _first_weights(self, epoch: int, slot: int) -> None:
-        while (answer := await self.newer(epoch, slot, None)) is None:
+        while (answer := await self.newer(epoch, None, _WAIT_S, slot)) is None:
             pass
         self.versions[slot] = answer[0].version
         self._ask(epoch, slot)
@@ -84,7 +92,7 @@ class SimulatedPool:
         self._ask(epoch, slot)
 
     def _ask(self, epoch: int, slot: int) -> None:
-        self.asked[slot] = asyncio.ensure_future(self.newer(epoch, slot, self.versions[slot]))
+        self.asked[slot] = asyncio.ensure_future(self.newer(epoch, self.versions[slot], _WAIT_S, slot))
 
     def _block(self, slot: int, index: int, videos: int) -> Delivery:
         x0 = self._tensor(videos, self.student.block_frames)
@@ -111,7 +119,7 @@ class SimulatedPool:
 
     def _tensor(self, *frames: int) -> Tensor:
         if frames not in self.tensors:
-            self.tensors[frames] = torch.randn(*frames, *self.student.frame_shape)
+            self.tensors[frames] = torch.zeros(*frames, *self.student.frame_shape)  # windows must be cut from blocks
         return self.tensors[frames]
 
     def _parcel(self, item: Item) -> Parcel:
@@ -130,16 +138,29 @@ class SimulatedPool:
         return set()
 
 
+class _Shelf(WeightShelf):
+    """Serves what is offered as it is: there is no other process to fetch it from."""
+
+    async def collect(self, version: int, source: PackedWeights, ticket: str) -> PackedWeights:
+        self.show(version, source, source)
+        return source
+
+
+def no_weights(version: int, update: int) -> PackedWeights:
+    """A version without tensors."""
+    return PackedWeights(version, ByteViews([], {}), 0, update)
+
+
 class SimulatedCoordinator(Coordinator):
     """The run's coordinator without Ray: what it would put into the object store it keeps."""
 
-    def __init__(self, config: Config, block_s: float):
-        super().__init__(config, SimulatedPool(config, self.newer, block_s))
+    def __init__(self, config: Config, block_s: float, spread_s: float = 0.0):
+        super().__init__(config, SimulatedPool(config, self.newer, block_s, spread_s))
         self.available: dict[tuple[int, int], float] = {}
         """By rollout and window: the event loop's time from which the learner could take it."""
 
-    def _own(self, packed: PackedWeights) -> PackedWeights:
-        return packed
+    def _new_shelf(self) -> WeightShelf:
+        return _Shelf()
 
     async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
         await super()._receive(slot, dispatch, delivery)

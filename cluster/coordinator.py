@@ -11,8 +11,8 @@ import ray
 from cluster.config import Config
 from cluster.errors import RunFailed, StageEnded
 from cluster.inspection import BadWindow
-from cluster.packing import ChecksumMismatch
-from cluster.parcels import Parcel, unwrap, wrap
+from cluster.packing import ChecksumMismatch, PackedTensors
+from cluster.parcels import Parcel, take_apart, unwrap, wrap
 from cluster.pool import ActorLost, Pool, RayPool
 from cluster.publication import LEAVE, WeightShelf
 from cluster.ray_metrics import RayMetrics
@@ -20,6 +20,7 @@ from cluster.rollout_process import Delivery
 from cluster.supply import Dispatch, State, Supply
 from cluster.trace import Span
 from cluster.workload import Workload
+from models.rollout import Trajectory, Window
 
 _LOST_IN_A_ROW = 5
 """Processes that one dispatch may lose without a block made in between: more are no accident."""
@@ -43,6 +44,10 @@ class Coordinator:
         self.epoch = 0
         self.shelf = self._new_shelf()
         self.arrived, self.room = asyncio.Condition(), asyncio.Condition()
+        self.packed: dict[tuple[int, int], PackedTensors] = {}
+        """By rollout and window: the bytes of what waits, as they came."""
+        self.parcels: dict[int, list[Parcel]] = {}
+        """By number of the request: what the ranks get."""
         self.awaited: set[tuple[str, int]] = set()
         """Plans that ranks wait for: role and number of windows."""
         self.workload = Workload(self.pool.slots)
@@ -65,6 +70,7 @@ class Coordinator:
         self.epoch += 1
         self.stage, self.stage_config, self.failure = stage, config, None
         self.supply, self.shelf = Supply(stage, config, state), self._new_shelf()
+        self.packed, self.parcels = {}, {}
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]
         self.drivers.append(asyncio.create_task(self._watch_nodes()))
         await self._notify(self.arrived)  # who waits for windows of the epoch before learns that it is over
@@ -83,10 +89,18 @@ class Coordinator:
     async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Parcel]:
         """Rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same."""
         plan = await self._plan(epoch, number, role, n)
+        if number not in self.parcels:
+            self.parcels = {kept: self.parcels[kept] for kept in self.parcels if kept in self.supply.plans}
+            self.parcels[number] = [self._repacked(sample) for sample in plan]
         share = n // ranks
-        parcels = [wrap(sample) for sample in plan[rank * share : (rank + 1) * share]]
+        parcels = self.parcels[number][rank * share : (rank + 1) * share]
         self.workload.handed_out(parcels)
         return parcels
+
+    def _repacked(self, sample: Any) -> Parcel:
+        """Its bytes and their checksum are those of the actor; what came with a checkpoint is packed now."""
+        packed = self.packed.pop((sample.rollout, sample.index), None)
+        return wrap(sample) if packed is None else Parcel(take_apart(sample)[0], packed)
 
     async def _plan(self, epoch: int, number: int, role: str, n: int) -> list[Any]:
         """The whole request, as soon as it can be met."""
@@ -221,7 +235,7 @@ class Coordinator:
         try:
             async for delivery in self.pool.stream(slot, self.stage, self.stage_config, self.epoch, dispatch):
                 await self._receive(slot, dispatch, delivery)
-                if self.workload.too_slow(slot, self.config.cluster.slow_factor):
+                if delivery.spans and self.workload.too_slow(slot, self.config.cluster.slow_factor):
                     raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
             if slot in self.leaving or self.supply.missing(dispatch):
                 self._replace(slot, "left")
@@ -249,6 +263,8 @@ class Coordinator:
         self.spans += delivery.spans
         self.workload.received(slot, delivery)
         self.supply.deliver(dispatch, item)
+        if isinstance(item, Window | Trajectory):
+            self.packed[item.rollout, item.index] = parcel.tensors
         if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
             self.awaited.clear()  # who finds another rank's plan says again what it waits for
             await self._notify(self.arrived)

@@ -80,10 +80,14 @@ class WeightShelf:
         reference = source.__ray_call__.remote(_hand_over, ticket)
         # The view is kept: it pins the bytes in this node's store, where they survive the learner's node too.
         packed = await reference
+        self.show(version, reference, packed)
+        return packed
+
+    def show(self, version: int, reference: Any, packed: PackedWeights) -> None:
+        """Serve a version from now on, and tell everybody who waits."""
         self.version, self.reference, self._packed = version, reference, packed
         self._arrived.set()
         self._arrived = asyncio.Event()
-        return packed
 
     async def newer(self, than: int | None, wait_s: float) -> tuple[ray.ObjectRef] | None:
         """A reference to weights newer than version `than`, or None if none came within `wait_s`.

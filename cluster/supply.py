@@ -53,6 +53,8 @@ class Supply:
         self.buffer = WindowBuffer(config.buffer, config.seed, config.dmd.batch_size * (1 + config.dmd.critic_updates))
         self.lineage = Lineage()
         self.next_rollout = 0
+        self.drawn: tuple[int, int, list[Rollout]] | None = None
+        """What was drawn last, for which first rollout and after which update: it is asked for until there is room."""
         self.open: dict[int, Rollout] = {}
         """As first dispatched: rollouts of which a window has not been taken yet."""
         self.attempts: dict[int, int] = {}
@@ -78,13 +80,19 @@ class Supply:
             return self.returned.popleft()
         if self.buffer.refills:
             return Dispatch(self._refills())
-        rollouts = self.dispatcher.rollouts(self.next_rollout, self.lineage.update)
+        rollouts = self._drawn()
         if not rollouts or not self.buffer.has_room(rollouts):
             return None
         self.next_rollout += len(rollouts)
         self.buffer.expect(rollouts)
         self.open |= {rollout.id: rollout for rollout in rollouts}
         return Dispatch(rollouts)
+
+    def _drawn(self) -> list[Rollout]:
+        place = (self.next_rollout, self.lineage.update)
+        if self.drawn is None or self.drawn[:2] != place:
+            self.drawn = (*place, self.dispatcher.rollouts(*place))
+        return self.drawn[2]
 
     def give_back(self, dispatch: Dispatch, afresh: bool = False) -> None:
         """An actor is gone or has left: what is missing is asked for again.

@@ -253,3 +253,28 @@ def test_a_window_of_an_attempt_that_was_given_up_is_refused():
     with pytest.raises(ValueError, match="was not expected"):
         buffer.put(Sample(0, 0, "student", attempt=0))
     buffer.put(Sample(0, 0, "student", attempt=1))
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(["drop", "weight"]))
+def test_a_plan_is_complete_exactly_when_all_of_the_next_windows_wait(random, policy):
+    buffer = new_buffer(policy=policy, max_age=1)
+    ages, coming = {}, []
+    for step in range(60):
+        if random.random() < 0.3:
+            made = rollout(step, random.choices(["student", "critic"], k=4))
+            buffer.expect([made])
+            coming += [Sample(step, plan.index, plan.role) for plan in made.windows]
+        if coming and random.random() < 0.8:
+            sample = coming.pop(random.randrange(len(coming)))
+            buffer.put(sample)
+            ages[sample.rollout, sample.index] = random.choice([0, 0, 0, 2])
+        role, n = random.choice(["student", "critic"]), random.randint(1, 3)
+        following = list(buffer.order[role])[:n]
+        waiting = len(following) == n and all(where in buffer.waiting for where in following)
+        assert buffer.complete(role, n) == waiting
+        if random.random() < 0.3:
+            buffer.take(role, n, lambda sample: ages[sample.rollout, sample.index])
+        while buffer.refills:
+            where = buffer.refills.popleft()
+            kind = next(role for role, keys in buffer.order.items() if where in keys)
+            coming.append(Sample(*where, kind))
