@@ -1,9 +1,11 @@
 """How large the rollout pool must be, so that the learner does not wait for it."""
 
 import math
+from collections.abc import Sequence
 
 from cluster.config import Config
 from cluster.crew import make_dispatcher
+from models.rollout import Rollout
 
 _DISPATCHES = 512
 """Dispatches over which the law of windows is averaged: to about one percent."""
@@ -43,6 +45,6 @@ def made_share(config: Config) -> float:
     return sum(ends) / (_DISPATCHES * config.rollout.frames)
 
 
-def _end(config: Config, rollouts) -> int:
+def _end(config: Config, rollouts: Sequence[Rollout]) -> int:
     """Frames until the last window of a dispatch."""
     return max(plan.start + config.window.frames for rollout in rollouts for plan in rollout.windows)
