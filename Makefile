@@ -26,7 +26,7 @@ check: $(READY) ## Check the format, the lint rules and the law of the house (im
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-logo
 
-proofs: $(READY) ## Run the tests that train students to show the paper's effect (long).
+proofs: $(READY) ## Run the tests that take long: students that show the paper's effect, runs that lose processes.
 	@$(BIN)/python -m pytest -m proof --durations=0 $(ARGS)
 
 lock: $(BIN)/uv ## Compile requirements.txt from pyproject.toml (newest versions: ARGS=--upgrade).

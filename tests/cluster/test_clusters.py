@@ -136,7 +136,7 @@ def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on
 def test_the_videos_of_an_actor_that_must_end_or_hangs_are_continued_by_another(on_ray, small_config, sent, said):
     import ray
 
-    config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64, cluster__progress_timeout_s=15.0)
+    config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64, cluster__progress_timeout_s=8.0)
     cluster = on_ray(config)
     cluster.begin("dmd", config)
     cluster.publish(weights(), 0)

@@ -122,6 +122,7 @@ def test_both_actors_receive_every_version_bit_equal_without_the_store(local_ray
     assert [fell_back(local_ray, actor) for actor in actors] == [0, 0]
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 def test_an_actor_that_waits_receives_what_is_published_meanwhile(local_ray, pool):
     coordinator, _, actors, _ = pool
@@ -132,6 +133,7 @@ def test_an_actor_that_waits_receives_what_is_published_meanwhile(local_ray, poo
     assert_equal(local_ray.get(waiting, timeout=60), 1)
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 def test_a_killed_actor_hangs_nobody_and_another_takes_its_place(local_ray, pool):
     coordinator, _, actors, new_actor = pool
@@ -158,6 +160,7 @@ def test_when_the_relay_is_killed_actors_go_on_through_the_store_at_once(local_r
     assert all(fell_back(local_ray, actor) for actor in actors)
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 def test_a_send_to_a_member_that_never_receives_ends_with_the_timeout(local_ray, pool):
     coordinator, relay, actors, _ = pool
@@ -172,6 +175,7 @@ def test_a_send_to_a_member_that_never_receives_ends_with_the_timeout(local_ray,
     assert time.monotonic() - started < TIMEOUT_S + 10
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 def test_a_send_to_a_member_that_is_killed_meanwhile_ends_with_an_error(local_ray, pool):
     coordinator, relay, actors, _ = pool

@@ -84,10 +84,10 @@ def test_versions_only_grow(local_ray, roles):
 @pytest.mark.ray
 def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_is_over(local_ray, roles):
     coordinator, learner = roles
-    assert local_ray.get(coordinator.newer.remote(0, None, 0.01), timeout=60) is None
+    assert local_ray.get(coordinator.newer.remote(0, None, 0.01, 0), timeout=60) is None
     local_ray.get(learner.publish_and_overwrite.remote(coordinator, 0), timeout=60)
-    assert local_ray.get(coordinator.newer.remote(0, 0, 0.01), timeout=60) is None
-    waiting = [coordinator.newer.remote(0, 0, 50.0) for _ in range(3)]
+    assert local_ray.get(coordinator.newer.remote(0, 0, 0.01, 0), timeout=60) is None
+    waiting = [coordinator.newer.remote(0, 0, 50.0, 0) for _ in range(3)]
     started = time.monotonic()
     local_ray.get(learner.publish_and_overwrite.remote(coordinator, 1), timeout=60)
     assert all(local_ray.get(waiting, timeout=60))

@@ -180,6 +180,7 @@ def test_saved_windows_of_one_role_of_another_shape_or_damaged_are_refused_in_on
         preflight(config_of(tmp_path / "run", *given))
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.ray
 def test_both_halves_run_on_ray_and_the_learner_on_two_ranks(tmp_path):

@@ -121,6 +121,7 @@ def test_recomputed_activations_give_the_same_update_bit_by_bit(folder):
     assert update(plain) == update(frugal) and same(plain.weights(), frugal.weights())
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_losses(folder):
     """Stage ode compiles both of the student's ways: clean frames without gradient, and noisy ones that see them."""
