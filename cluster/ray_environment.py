@@ -13,6 +13,10 @@ def settle_environment(config: Config) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A busy machine takes longer than Train's minute to start a process that imports torch.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    if cluster_address(config) is None:
+        # Our own Ray serves this machine only. By default Linux nodes listen on all interfaces, and no address given
+        # to ray.init changes that; this is the switch by which Ray keeps a node on the loopback.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     _settle_auth(joining=cluster_address(config) is not None)
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 
+import psutil
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -180,3 +181,13 @@ def test_an_actor_that_raises_stops_the_run_with_its_reason(on_ray, small_config
     cluster.begin("ode", config)
     with pytest.raises(RunFailed, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
         cluster.take_all("ode", 1)
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_listens_on_the_loopback_only(on_ray, small_config):
+    config = small_config()
+    on_ray(config).begin("dmd", config)
+    me = psutil.Process()
+    ours = {me.pid} | {child.pid for child in me.children(recursive=True)}
+    listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in ours}
+    assert listening and all(ip.removeprefix("::ffff:") == "127.0.0.1" for ip in listening), listening
