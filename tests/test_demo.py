@@ -35,9 +35,9 @@ def test_the_demo_leaves_a_summary_and_a_report_and_does_nothing_twice(tmp_path,
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_after_sixteen_horizons_uniform_windows_hold_and_a_prefix_does_not(seed, tmp_path):
-    command = [sys.executable, "demo.py", f"seed={seed}", f"run_dir={tmp_path}/demo"]
+@pytest.mark.parametrize(("seed", "cluster"), [(0, "ray"), (1, "inline"), (2, "inline")])
+def test_after_sixteen_horizons_uniform_windows_hold_and_a_prefix_does_not(seed, cluster, tmp_path):
+    command = [sys.executable, "demo.py", f"seed={seed}", f"cluster={cluster}", f"run_dir={tmp_path}/demo"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert shown.returncode == 0, shown.stderr
     print(shown.stdout)
