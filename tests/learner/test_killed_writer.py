@@ -18,6 +18,8 @@ from learner.stage_folder import StageFolder
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
 
+torch.set_num_threads(1)  # a forked child has none of the threads that its parent's pool counts on
+
 class Counting:
     "Every number of its state is its step."
     def __init__(self, size):
