@@ -5,9 +5,8 @@ import asyncio
 import torch
 
 from benchmarks.control_plane import run_config
-from benchmarks.simulated_pool import SimulatedCoordinator
+from benchmarks.simulated_pool import SimulatedCoordinator, no_weights
 from cluster.parcels import unwrap
-from cluster.weights import PackedWeights
 from models.rollout import CRITIC
 
 
@@ -15,7 +14,7 @@ async def begun(config, state=None):
     coordinator = SimulatedCoordinator(config, 0.0)
     epoch = await coordinator.begin("dmd", config, state)
     if state is None:
-        await coordinator.publish(PackedWeights(0, {}, 0), 0)
+        await coordinator.publish(0, no_weights(0, 0), "")
     return coordinator, epoch
 
 
