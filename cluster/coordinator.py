@@ -141,7 +141,7 @@ class Coordinator:
 
     async def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
-        return [] if self.supply is None else self.supply.ledger()
+        return [] if self.supply is None else self.supply.consumption.ledger()
 
     async def drain_spans(self) -> list[Span]:
         """What the actors and the other ranks did since this was last asked."""

@@ -81,7 +81,7 @@ class InlineCluster:
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
-        return [] if self.supply is None else self.supply.ledger()
+        return [] if self.supply is None else self.supply.consumption.ledger()
 
     def spans(self) -> list[Span]:
         """What this process did since this was last asked."""

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from actors.rollout_actor import blocks_kept
 from cluster.buffer import WindowBuffer
 from cluster.config import Config
+from cluster.consumption import Consumption
 from cluster.crew import make_dispatcher
 from cluster.errors import RunFailed
 from cluster.inspection import BadWindow, inspect, inspect_origin
@@ -60,12 +61,9 @@ class Supply:
         self.attempts: dict[int, int] = {}
         self.returned: deque[Dispatch] = deque()
         self.plans: dict[int, list[Any]] = {}
-        self.starts: dict[str, Counter[int]] = {}
-        self.ages: list[tuple[int, int]] = []
-        """(start, age) of the windows taken in this interval."""
+        self.consumption = Consumption()
         self.blocks = 0
-        """Blocks of video that came in this interval."""
-        self.taken: list[dict[str, Any]] = []
+        """Blocks of video that came since the metrics were last asked for."""
         if state is not None:
             self._restore(*state)
 
@@ -197,45 +195,27 @@ class Supply:
                 return None
             # A rank that asks for this plan has everything of the last but one: its updates are collective.
             self.plans = {kept: plan for kept, plan in self.plans.items() if kept >= number - 1} | {number: taken}
-            self._note(role, taken)
+            self.consumption.note(role, taken, self._age)
+            self._close({sample.rollout for sample in taken})
         return self.plans[number]
 
     def _age(self, sample: Window | Trajectory) -> int:
         return self.lineage.age(sample.version) if isinstance(sample, Window) else 0
 
-    def _note(self, role: str, taken: Sequence[Any]) -> None:
-        self.starts.setdefault(role, Counter()).update(sample.start for sample in taken)
-        for sample in taken:
-            place = {"role": role, "rollout": sample.rollout, "attempt": sample.attempt, "index": sample.index}
-            self.taken.append(place | {"start": sample.start, "age": self._age(sample)})
-            if isinstance(sample, Window):
-                self.ages.append((sample.start, self._age(sample)))
-        for rollout in {sample.rollout for sample in taken}:
+    def _close(self, rollouts: set[int]) -> None:
+        """Forget rollouts of which every window was taken."""
+        for rollout in rollouts:
             if not any(self.buffer.holds(rollout, plan.index) for plan in self.open[rollout].windows):
                 del self.open[rollout]
                 self.attempts.pop(rollout, None)
 
-    def ledger(self) -> list[dict[str, Any]]:
-        """Every window taken since this was last asked: role, rollout, attempt, index, start and age."""
-        taken, self.taken = self.taken, []
-        return taken
-
     def metrics(self) -> dict[str, object]:
-        """Depth, windows by outcome, where the taken ones started: {role: {start: windows}}.
-
-        Since this was last asked: how old the taken ones were, in all and by start, and the blocks that came.
-        """
-        starts = {role: dict(sorted(counter.items())) for role, counter in self.starts.items()}
+        """Depth, windows by outcome, and what was taken; since this was last asked, the blocks that came."""
         found = {} if self.lineage.newest is None else {"weights/version": self.lineage.newest}
-        found |= {
-            "buffer/depth": self.buffer.depth,
-            "buffer/pending": len(self.buffer.pending),
-            "buffer/starts": starts,
-            "rollout/blocks": self.blocks,
-        }
-        found |= ages_of(self.ages) | {f"windows/{outcome}": n for outcome, n in sorted(self.buffer.counts.items())}
-        self.blocks, self.ages = 0, []
-        return found
+        found |= {"buffer/depth": self.buffer.depth, "buffer/pending": len(self.buffer.pending)}
+        found |= {"rollout/blocks": self.blocks} | self.consumption.metrics()
+        self.blocks = 0
+        return found | {f"windows/{outcome}": n for outcome, n in sorted(self.buffer.counts.items())}
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -252,7 +232,7 @@ class Supply:
             "lineage": sorted(self.lineage.updates.items()),
             "open": [asdict(rollout) for rollout in self.open.values()],
             "attempts": sorted(self.attempts.items()),
-            "starts": {role: sorted(counter.items()) for role, counter in self.starts.items()},
+            "starts": self.consumption.state(),
             "buffer": self.buffer.state(),
             "waiting": waiting,
         }
@@ -270,7 +250,7 @@ class Supply:
         self.lineage = Lineage((version, update) for version, update in plain["lineage"])
         self.next_rollout = plain["next_rollout"]
         self.attempts = dict(tuple(pair) for pair in plain["attempts"])
-        self.starts = {role: Counter(dict(map(tuple, pairs))) for role, pairs in plain["starts"].items()}
+        self.consumption = Consumption(plain["starts"])
         self.open = {rollout["id"]: _rollout(rollout) for rollout in plain["open"]}
         missing = [r for r in (self._in_flight(rollout) for rollout in self.open.values()) if r.windows]
         for first in range(0, len(missing), self.config.rollout.batch):
@@ -280,21 +260,6 @@ class Supply:
     def _in_flight(self, rollout: Rollout) -> Rollout:
         plans = tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending)
         return replace(rollout, windows=plans)
-
-
-def ages_of(ages: Sequence[tuple[int, int]]) -> dict[str, object]:
-    """How old windows are: mean, largest, and mean by start, from (start, age) of each; nothing without windows."""
-    if not ages:
-        return {}
-    by_start: dict[int, list[int]] = {}
-    for start, age in sorted(ages):
-        by_start.setdefault(start, []).append(age)
-    of_all = [age for _, age in ages]
-    return {
-        "buffer/age_mean": sum(of_all) / len(of_all),
-        "buffer/age_max": max(of_all),
-        "buffer/age_by_start": {start: sum(found) / len(found) for start, found in by_start.items()},
-    }
 
 
 def _rollout(plain: dict[str, Any]) -> Rollout:
