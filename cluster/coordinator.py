@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from cluster.config import Config
 from cluster.errors import RunFailed, StageEnded
@@ -278,7 +279,11 @@ class Coordinator:
     async def _watch_nodes(self) -> None:
         """Ask actors on draining nodes to leave at their next block."""
         while True:
-            leaving = await asyncio.to_thread(self.pool.draining)
+            try:
+                leaving = await asyncio.to_thread(self.pool.draining)
+            except RayError as error:  # the head is busy or away: what it says next time counts
+                _log.warning("cannot ask which nodes are draining: %s", error)
+                leaving = set()
             for slot in leaving - self.leaving:
                 self._say(f"the node of rollout actor {slot} is draining")
             self.leaving |= leaving

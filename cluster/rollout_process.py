@@ -1,5 +1,6 @@
 """An actor of actors/, made remote."""
 
+import logging
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import ray
 import torch
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from cluster.collective_weights import collective_fetch
 from cluster.config import ClusterConfig, Config
@@ -21,6 +23,8 @@ from cluster.trace import Span, Tracer, clock_offset
 from models.rollout import MadeBlock, Progress, Rollout, Weights
 
 _CALL_TIMEOUT_S = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,13 @@ class RemoteWeights:
         """The newest weights if they are newer than `than`. Raises Leaving: block boundaries are where one may go."""
         if self.leaving.is_set():
             raise Leaving
-        if than is None:
-            self.prefetched.first(_CALL_TIMEOUT_S)
-        return self.prefetched.newer(than)
+        try:
+            if than is None:
+                self.prefetched.first(_CALL_TIMEOUT_S)
+            return self.prefetched.newer(than)
+        except (GetTimeoutError, ObjectLostError, RayActorError, TimeoutError) as error:
+            _log.warning("no weights can be fetched here (%s); another process goes on", error)
+            raise Leaving from error
 
     def close(self) -> None:
         """Stop fetching."""

@@ -157,3 +157,16 @@ def check_what_happened(runs: list[Run], run_dir: Path) -> None:
         p = chisquare([starts[start] for start in STARTS]).pvalue
         print(f"{role}: {sum(starts.values())} windows, chi-square p = {p:.3g}")
         assert p > 1e-4, starts
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_actor_on_a_draining_node_leaves_and_its_videos_go_on_elsewhere():
+    script = [sys.executable, "-m", "tests.cluster.drained"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    shown = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+    assert shown.returncode == 0, shown.stderr[-3000:]
+    found = json.loads(shown.stdout.splitlines()[-1])
+    assert (found["windows"], found["attempts"]) == (128, [0]), "every window, of the videos that were begun"
+    assert any("is draining" in line for line in found["news"]) and any(" left" in line for line in found["news"])
