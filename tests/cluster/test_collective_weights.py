@@ -188,6 +188,7 @@ def test_a_send_to_a_member_that_is_killed_meanwhile_ends_with_an_error(local_ra
         local_ray.get(sending, timeout=60)
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_receiver_whose_relay_is_killed_or_silent_is_told_in_time(local_ray, pool, killed):
