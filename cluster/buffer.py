@@ -14,7 +14,7 @@ from models.rollout import Rollout
 Key = tuple[int, int]
 """(rollout, index): a window as it was dispatched, whichever attempt makes it."""
 
-OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused", "cancelled")
+OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused")
 
 MAX_REFILLS = 8
 """Times one window may come too old. More means that no rollout is ever young enough."""
@@ -69,8 +69,8 @@ class WindowBuffer:
         self.config, self.seed, self.windows_per_update = config, seed, windows_per_update
         self.order: dict[str, deque[Key]] = defaultdict(deque)
         self.waiting: dict[Key, Sample] = {}
-        self.pending: dict[Key, int] = {}
-        """The attempt that each window is expected of."""
+        self.pending: dict[Key, int | None] = {}
+        """The attempt that each window is expected of; None while it waits to be asked for again."""
         self.refills: deque[Key] = deque()
         self.dropped: Counter[Key] = Counter()
         self.missing: dict[tuple[str, int], Key | None] = {}
@@ -165,8 +165,8 @@ class WindowBuffer:
                     f"window {where[1]} of rollout {where[0]} was older than buffer.max_age = {self.config.max_age} "
                     f"updates {self.dropped[where]} times: rollouts take longer than that; raise buffer.max_age"
                 )
-            sample = self.waiting.pop(where)
-            self.pending[where] = sample.attempt
+            del self.waiting[where]
+            self.pending[where] = None  # of no attempt, until one is asked for it
             self.order[role].remove(where)
             self.order[role].append(where)
             self.refills.append(where)
@@ -180,11 +180,12 @@ class WindowBuffer:
         too_old = max(0, years - self.config.max_age) if self.config.policy == "weight" else 0
         return replace(sample, age=years, weight=self.config.decay**too_old)
 
-    def cancel(self) -> None:
-        """Give up everything dispatched or waiting: a stage has ended."""
+    def cancel(self) -> int:
+        """Give up everything dispatched or waiting, and say how many windows that is: a stage has ended."""
         self.counts["cancelled"] += len(self.pending) + self.depth
         for held in (self.pending, self.waiting, self.order, self.refills, self.dropped, self.missing):
             held.clear()
+        return self.counts["cancelled"]
 
     def state(self) -> dict[str, Any]:
         """Ledger and order, plain; what waits is saved by whoever knows how (`waiting`)."""

@@ -81,10 +81,11 @@ class WeightRelay:
 
     async def announce(self, slot: int, than: int | None, wait_s: float) -> Announcement | str | None:
         """Promise weights newer than version `than` to an actor; otherwise what the coordinator answered."""
-        found = await self.coordinator.newer.remote(self.epoch, than, wait_s, slot)
-        if found is None or found == LEAVE:
-            return found
-        weights = unpack(await found[0])
+        async with asyncio.timeout(wait_s + self.timeout_s):
+            found = await self.coordinator.newer.remote(self.epoch, than, wait_s, slot)
+            if found is None or found == LEAVE:
+                return found
+            weights = unpack(await found[0])
         if self.newest is None or weights.version > self.newest.version:
             self.newest = PublishedWeights(weights.version, _on(self.device, weights.tensors), weights.fingerprint)
         self.promised[slot] = promised = self.newest

@@ -1,5 +1,6 @@
 """The whole configuration of a run: the keys of every part, and the rules that hold between them."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,13 @@ class ClusterConfig:
             raise ValueError(
                 f"cluster.learner_ranks is {self.learner_ranks}, but inline is one process; set cluster=ray"
             )
+        if self.rank_gpus not in (0, 1):
+            raise ValueError(f"cluster.rank_gpus is {self.rank_gpus}; it must be 0 or 1")
+        if self.kind == "inline" and (self.rank_gpus or self.actor_gpus):
+            raise ValueError("inline computes on the CPU; set cluster=ray, or leave cluster.*_gpus out")
+        for name in ("timeout_s", "start_timeout_s", "progress_timeout_s"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}; every wait must end: give seconds")
         if self.slow_factor <= 1:
             raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
         for name in ("restarts", "actor_gpus", "rank_gpus", "relay_gpus"):
@@ -230,9 +238,16 @@ class Config:
             raise ValueError(
                 f"student.sink_frames is {student.sink_frames}; training rolls without a sink: set it to 0"
             )
+        for _, frames in self.rollout.curriculum:
+            if frames < self.window.frames or frames % block:
+                raise ValueError(
+                    f"rollout.curriculum has a horizon of {frames} frames; it must be a multiple of "
+                    f"student.block_frames = {block} that holds window.frames = {self.window.frames}"
+                )
         law = parse_law(self.window.law)
-        starts = window_starts(self.rollout.frames, self.window.frames, block)
-        law(starts, self.window.frames, student.horizon_frames, numpy.random.default_rng(0))
+        for frames in {self.rollout.frames, *(step[1] for step in self.rollout.curriculum)}:
+            starts = window_starts(frames, self.window.frames, block)
+            law(starts, self.window.frames, student.horizon_frames, numpy.random.default_rng(0))
 
     def _check_batches(self) -> None:
         ranks, micro_batch = self.cluster.learner_ranks, self.learner.micro_batch

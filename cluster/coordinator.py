@@ -68,6 +68,8 @@ class Coordinator:
         for driver in self.drivers:
             driver.cancel()
         await asyncio.gather(*self.drivers, return_exceptions=True)
+        if self.supply is not None and (given_up := self.supply.buffer.cancel()):
+            self.news.append(f"{given_up} windows of stage {self.stage} were given up with it")
         self.epoch += 1
         self.stage, self.stage_config, self.failure = stage, config, None
         self.supply, self.shelf = Supply(stage, config, state), self._new_shelf()
@@ -82,8 +84,9 @@ class Coordinator:
 
     async def publish(self, version: int, source: Any, ticket: str) -> None:
         """Own what the learner offers; actors find it at their next block. The learner does not wait for any actor."""
-        packed = await self.shelf.collect(version, source, ticket)
-        self.supply.lineage.publish(version, packed.update)
+        supply, shelf = self._begun(), self.shelf
+        packed = await shelf.collect(version, source, ticket)
+        supply.lineage.publish(version, packed.update)
         self.workload.published(packed)
         await self._wake_one(self.room)
 
@@ -110,9 +113,7 @@ class Coordinator:
             while True:
                 if epoch != self.epoch:
                     raise StageEnded
-                if self.failure is not None:
-                    raise RunFailed(self.failure)
-                plan = self.supply.take(number, role, n)
+                plan = self._try(number, role, n)
                 if plan is not None:
                     break
                 self.awaited.add((role, n))
@@ -128,9 +129,25 @@ class Coordinator:
         await self._wake_one(self.room)
         return plan
 
+    def _try(self, number: int, role: str, n: int) -> list[Any] | None:
+        """The request if it can be met. A plan that one rank has is every rank's, whatever has failed since."""
+        if number not in self.supply.plans and self.failure is not None:
+            raise RunFailed(self.failure)
+        try:
+            return self.supply.take(number, role, n)
+        except RunFailed as stop:
+            self.failure = str(stop)  # for the other ranks
+            raise
+
+    def _begun(self) -> Supply:
+        """The supply. Raises StageEnded in a process that Ray has started again, before the learner begins again."""
+        if self.supply is None:
+            raise StageEnded
+        return self.supply
+
     async def state(self) -> State:
         """Everything about the supply that a checkpoint needs."""
-        return self.supply.state()
+        return self._begun().state()
 
     async def metrics(self) -> dict[str, Any]:
         """The supply, and what the pool did since this was last asked."""
@@ -165,8 +182,8 @@ class Coordinator:
         """A line for the driver's terminal."""
         self.news.append(line)
 
-    async def stopped(self, reason: Exception | None) -> None:
-        """Why the learner stopped the run; None takes it back, as a new learner starts."""
+    async def stopped(self, reason: Exception) -> None:
+        """Why the learner stopped the run."""
         self.reason = reason
 
     # -- the driver's side ----------------------------------------------------------------------------------------
@@ -281,8 +298,8 @@ class Coordinator:
         while True:
             try:
                 leaving = await asyncio.to_thread(self.pool.draining)
-            except RayError as error:  # the head is busy or away: what it says next time counts
-                _log.warning("cannot ask which nodes are draining: %s", error)
+            except (RayError, RuntimeError, OSError) as error:  # the head is busy or away: the next answer counts
+                self._say(f"cannot ask which nodes are draining: {error}")
                 leaving = set()
             for slot in leaving - self.leaving:
                 self._say(f"the node of rollout actor {slot} is draining")

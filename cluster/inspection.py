@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from actors.config import WindowConfig
 from cluster.lineage import Lineage
 from models.config import StudentConfig
 from models.rollout import MadeBlock, Rollout, Trajectory, Window, WindowPlan
@@ -17,7 +18,26 @@ class BadWindow(ValueError):
         self.reason = reason
 
 
-def inspect(item: Window | Trajectory, rollout: Rollout, student: StudentConfig, window_frames: int, known: Lineage):
+def inspect_block(
+    block: MadeBlock, before: Sequence[MadeBlock], rows: int, student: StudentConfig, known: Lineage
+) -> None:
+    """Raise BadWindow unless `block` follows those before it, of `rows` videos: others may go on from it."""
+    where = f"block {block.index}"
+    expected = before[-1].index + 1 if before else 0
+    if block.index != expected:
+        raise BadWindow("splice", f"{where} came where block {expected} was to come")
+    if block.version not in known:
+        raise BadWindow("version", f"{where} names version {block.version}, which was not published on this timeline")
+    shape = (rows, student.block_frames, *student.frame_shape)
+    tensors = {"x0": block.x0} | {f"input {step}": x for step, x in block.inputs.items()}
+    for name, tensor in tensors.items():
+        _inspect_shape(tensor, shape, f"{where}: {name}")
+        _inspect_values(tensor, f"{where}: {name}")
+
+
+def inspect(
+    item: Window | Trajectory, rollout: Rollout, student: StudentConfig, window: WindowConfig, known: Lineage
+) -> None:
     """Raise BadWindow unless `item` is a window of `rollout` as planned, by weights that were published here."""
     where = f"window {item.index} of rollout {item.rollout}"
     plan = next((plan for plan in rollout.windows if plan.index == item.index), None)
@@ -26,7 +46,9 @@ def inspect(item: Window | Trajectory, rollout: Rollout, student: StudentConfig,
     if item.attempt != rollout.attempt:
         raise BadWindow("attempt", f"{where} is of attempt {item.attempt}, expected was {rollout.attempt}")
     if isinstance(item, Window):
-        _inspect_window(item, plan, where, student, window_frames, known)
+        if (item.prompt, item.seed) != (rollout.prompt, rollout.seed):
+            raise BadWindow("plan", f"{where} has another prompt or seed than was drawn for it")
+        _inspect_window(item, plan, where, student, window, known)
         tensors = {"context": item.context, "latents": item.latents, "noisy": item.noisy}
     else:
         shape = (student.horizon_frames, *student.frame_shape)
@@ -34,10 +56,7 @@ def inspect(item: Window | Trajectory, rollout: Rollout, student: StudentConfig,
         _inspect_shape(item.states, (len(student.timesteps), *shape), f"{where}: states")
         tensors = {"states": item.states, "latents": item.latents}
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise BadWindow("dtype", f"{where}: {name} is {tensor.dtype}, not floating point")
-        if not torch.isfinite(tensor).all():
-            raise BadWindow("not_finite", f"{where}: {name} has NaN or infinite latents")
+        _inspect_values(tensor, f"{where}: {name}")
 
 
 def inspect_origin(window: Window, row: int, made: Sequence[MadeBlock]) -> None:
@@ -55,17 +74,18 @@ def inspect_origin(window: Window, row: int, made: Sequence[MadeBlock]) -> None:
 
 
 def _inspect_window(
-    window: Window, plan: WindowPlan, where: str, student: StudentConfig, window_frames: int, known: Lineage
+    window: Window, plan: WindowPlan, where: str, student: StudentConfig, config: WindowConfig, known: Lineage
 ) -> None:
     if (window.role, window.start, window.step) != (plan.role, plan.start, plan.step):
         raise BadWindow("plan", f"{where} has another role, start or step than was drawn for it")
     for name in ("latents", "noisy"):
-        _inspect_shape(getattr(window, name), (window_frames, *student.frame_shape), f"{where}: {name}")
-    _inspect_shape(window.context, (len(window.context), *student.frame_shape), f"{where}: context")
+        _inspect_shape(getattr(window, name), (config.frames, *student.frame_shape), f"{where}: {name}")
+    context = min(plan.start, student.context_frames + config.burn_in_frames)
+    _inspect_shape(window.context, (context, *student.frame_shape), f"{where}: context")
     if len({tensor.dtype for tensor in (window.context, window.latents, window.noisy)}) > 1:
         raise BadWindow("dtype", f"{where} mixes dtypes")
-    blocks, rest = divmod(len(window.context) + window_frames, student.block_frames)
-    if rest or len(window.versions) != blocks:
+    blocks = (context + config.frames) // student.block_frames
+    if len(window.versions) != blocks:
         raise BadWindow("version", f"{where} has {len(window.versions)} versions for {blocks} blocks")
     unknown = [version for version in window.versions if version not in known]
     if unknown:
@@ -75,3 +95,10 @@ def _inspect_window(
 def _inspect_shape(tensor: torch.Tensor, wanted: tuple[int, ...], what: str) -> None:
     if tuple(tensor.shape) != wanted:
         raise BadWindow("shape", f"{what} has shape {list(tensor.shape)}, expected {list(wanted)}")
+
+
+def _inspect_values(tensor: torch.Tensor, what: str) -> None:
+    if not tensor.is_floating_point():
+        raise BadWindow("dtype", f"{what} is {tensor.dtype}, not floating point")
+    if not torch.isfinite(tensor).all():
+        raise BadWindow("not_finite", f"{what} has NaN or infinite latents")

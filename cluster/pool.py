@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+from ray.exceptions import RayError, RayTaskError
 
 from cluster.collective_weights import WeightRelay
 from cluster.config import Config
@@ -93,7 +93,9 @@ class RayPool:
             raise ActorLost(
                 f"made no block within cluster.progress_timeout_s = {self.cluster.progress_timeout_s} s"
             ) from error
-        except (RayActorError, ObjectLostError, GetTimeoutError) as error:
+        except RayTaskError:
+            raise  # the actor's own exception is no loss of it
+        except RayError as error:
             raise ActorLost(f"{type(error).__name__}") from error
 
     async def _begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
@@ -114,4 +116,4 @@ class RayPool:
         from ray._private.state import state  # the call that Ray Train and Serve use; there is no public one in 2.60
 
         leaving = state.get_draining_nodes()
-        return {slot for slot, node in self.nodes.items() if node in leaving}
+        return {slot for slot, node in list(self.nodes.items()) if node in leaving}  # called in a thread

@@ -79,7 +79,8 @@ class WeightShelf:
             raise ValueError(f"version {version} was published after version {self.version}; versions only grow")
         reference = source.__ray_call__.remote(_hand_over, ticket)
         # The view is kept: it pins the bytes in this node's store, where they survive the learner's node too.
-        packed = await reference
+        async with asyncio.timeout(_CALL_TIMEOUT_S):
+            packed = await reference
         self.show(version, reference, packed)
         return packed
 

@@ -50,7 +50,9 @@ class RayCluster:
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
         """The next `n` samples of a role, all of them on every rank."""
-        return self._take(role, n, 0, 1)
+        samples = self._take(role, n, 0, 1)
+        ranks.agreed(self.number)  # no update in between holds the ranks together
+        return samples
 
     def _take(self, role: str, n: int, rank: int, size: int) -> list[Any]:
         with self.tracer.waiting(f"{role} windows"):

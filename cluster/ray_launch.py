@@ -11,15 +11,16 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config import Config
 from cluster.coordinator import Coordinator
 from cluster.display import Display
-from cluster.errors import RunFailed
+from cluster.errors import RunFailed, StageEnded
+from cluster.news import forward_warnings
 from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
@@ -35,6 +36,10 @@ _POLL_S = 0.5
 _MANY = 100_000
 """Calls that the coordinator keeps open: two for every actor, and they only wait."""
 _CALL_TIMEOUT_S = 60.0
+_STOPS = (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, RunFailed)
+"""What the run stops itself for: trying again would end the same way."""
+_LOST = (RayActorError, StageEnded, GetTimeoutError, ObjectLostError)
+"""The coordinator, or something of its, is gone; StageEnded is what one says that Ray has started again."""
 _SILENCE_S = 10.0
 """Without progress for so long, the display says what everybody is doing."""
 
@@ -100,6 +105,14 @@ def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> 
         trainer.fit()
     except SystemExit as stop:  # Train's own answer to Ctrl-C
         raise KeyboardInterrupt from stop
+    except TrainingFailedError:
+        _raise_reason(coordinator)
+        raise
+    _raise_reason(coordinator)
+
+
+def _raise_reason(coordinator: ray.actor.ActorHandle) -> None:
+    """What the run stopped itself for, if it did."""
     reason = ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S)
     if reason is not None:
         raise reason
@@ -108,22 +121,25 @@ def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> 
 def _learn(task: dict[str, Any]) -> None:
     """In a learner rank.
 
-    Train would start the group again for any exception. So only what may be the death of a peer or of the coordinator
-    is raised; what the run stops itself for, or a bug of ours, is told to the driver and not tried again.
+    Train starts the group again for any exception. So what may be the death of a peer, of the coordinator or of an
+    object is raised; what the run stops itself for is told to the driver, and a group that finds it told returns.
     """
     config, coordinator = task["config"], task["coordinator"]
     torch.set_num_threads(config.cluster.threads)
+    if ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S) is not None:
+        return
+    forward_warnings(coordinator, "learner")
     on_ray = RayCluster(coordinator, config)
     cluster = SavedCluster(config) if config.debug.learner_only else on_ray
-    logging.getLogger("learner").addHandler(_News(coordinator))
-    ray.get(coordinator.stopped.remote(None), timeout=_CALL_TIMEOUT_S)
     try:
         _run_rank(task["loop"], config, cluster, on_ray.show)
-    except (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, RunFailed) as stop:
+    except _STOPS as stop:
         reason = stop.cause if isinstance(stop, RayTaskError) else stop
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
+        if ranks.size() > 1:
+            raise  # the others may wait for this rank: Train ends them, and the next group returns at once
     except Exception as error:
-        if ranks.size() > 1 or isinstance(error, RayActorError):
+        if ranks.size() > 1 or isinstance(error, _LOST):
             raise
         ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
 
@@ -138,18 +154,6 @@ def _run_rank(loop: Callable, config: Config, cluster: Cluster, show: Progress) 
             loop(config, cluster, log)
         finally:
             log.close()
-
-
-class _News(logging.Handler):
-    """Warnings of a learner rank, for the driver's terminal."""
-
-    def __init__(self, coordinator: ray.actor.ActorHandle):
-        super().__init__(logging.WARNING)
-        self.coordinator = coordinator
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Nobody waits for it."""
-        self.coordinator.tell.remote(record.getMessage())
 
 
 def _watch(coordinator: ray.actor.ActorHandle, display: Display, ended: threading.Event) -> None:

@@ -16,6 +16,7 @@ from cluster.collective_weights import collective_fetch
 from cluster.config import ClusterConfig, Config
 from cluster.crew import make_actor
 from cluster.errors import Leaving, StageEnded
+from cluster.news import forward_warnings
 from cluster.parcels import Parcel, unwrap, wrap
 from cluster.prefetched_weights import Fetch, PrefetchedWeights
 from cluster.publication import store_fetch
@@ -65,6 +66,7 @@ class RolloutProcess:
 
     def __init__(self, coordinator: ray.actor.ActorHandle, slot: int, cluster: ClusterConfig):
         torch.set_num_threads(cluster.threads)
+        forward_warnings(coordinator, "cluster")
         self.coordinator, self.slot = coordinator, slot
         self.device = "cuda" if cluster.actor_gpus else "cpu"
         self.leaving = threading.Event()

@@ -17,10 +17,10 @@ from cluster.config import Config
 from cluster.consumption import Consumption
 from cluster.crew import make_dispatcher
 from cluster.errors import RunFailed
-from cluster.inspection import BadWindow, inspect, inspect_origin
+from cluster.inspection import BadWindow, inspect, inspect_block, inspect_origin
 from cluster.lineage import Lineage
 from cluster.parcels import Item, put_together, take_apart
-from models.rollout import MadeBlock, Rollout, Trajectory, Window, WindowPlan
+from models.rollout import MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan
 
 BAD_AT_LEAST = 5
 """Refused windows before their share is looked at."""
@@ -152,8 +152,10 @@ class Supply:
 
     def deliver(self, dispatch: Dispatch, item: Item) -> None:
         """Keep what an actor streamed. Raises BadWindow for a window that must not be trained on."""
-        if isinstance(item, MadeBlock):
+        if isinstance(item, MadeBlock | Progress):
             dispatch.lost = 0
+        if isinstance(item, MadeBlock):
+            inspect_block(item, dispatch.made, len(dispatch.rollouts), self.config.student, self.lineage)
             self.blocks += len(item.x0)
             dispatch.made.append(item)
             while len(dispatch.made) > blocks_kept(self.config.student, self.config.window):
@@ -164,7 +166,7 @@ class Supply:
                 raise BadWindow(
                     "plan", f"window {item.index} of rollout {item.rollout} was not asked for, or came twice"
                 )
-            inspect(item, rollout, self.config.student, self.config.window.frames, self.lineage)
+            inspect(item, rollout, self.config.student, self.config.window, self.lineage)
             if isinstance(item, Window):
                 inspect_origin(item, dispatch.rollouts.index(rollout), dispatch.made)
             self.buffer.put(item)
@@ -190,6 +192,7 @@ class Supply:
         Asking again, by another rank or after a lost answer, gives the same samples.
         """
         if number not in self.plans:
+            assert number > max(self.plans, default=-1), f"request {number} was answered and forgotten"
             taken = self.buffer.take(role, n, self._age)
             if taken is None:
                 return None

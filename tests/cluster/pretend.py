@@ -3,6 +3,7 @@
 import torch
 
 from actors.config import RolloutConfig
+from actors.rollout_actor import blocks_kept
 from cluster.buffer import BufferConfig
 from cluster.config import Config
 from models.rollout import MadeBlock, Window
@@ -29,10 +30,10 @@ def pretended(config, dispatch, version):
         for row, rollout in enumerate(dispatch.rollouts):
             for plan in rollout.windows:
                 if plan.start + length == (index + 1) * block:
-                    frames = torch.cat([entry.x0[row] for entry in made])[-(length + config.student.context_frames) :]
-                    versions = tuple(entry.version for entry in made)[-len(frames) // block :]
+                    kept = made[-blocks_kept(config.student, config.window) :]
+                    frames = torch.cat([entry.x0[row] for entry in kept])
                     yield Window(
                         rollout.id, rollout.attempt, plan.index, plan.role, rollout.prompt, rollout.seed, plan.start,
-                        plan.step, versions[-(len(frames) // block) :], frames[:-length], frames[-length:],
+                        plan.step, tuple(entry.version for entry in kept), frames[:-length], frames[-length:],
                         frames[-length:].clone(),
                     )  # fmt: skip

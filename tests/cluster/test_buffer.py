@@ -143,11 +143,22 @@ def test_too_few_windows_of_a_role_are_left_where_they_are():
 def test_cancelled_windows_are_counted_and_never_come_back():
     buffer = filled([rollout(0, ["student", "critic"])])
     buffer.expect([rollout(1, ["student"])])
-    buffer.cancel()
-    assert buffer.counts["cancelled"] == 3
+    assert buffer.cancel() == buffer.counts["cancelled"] == 3
     assert outcomes(buffer) == 3
     with pytest.raises(ValueError, match="window 0 of rollout 1"):
         buffer.put(Sample(1, 0, "student"))
+
+
+def asked_again(buffer):
+    """The windows that came too old, each now expected of the attempt that is named here."""
+    asked = []
+    while buffer.refills:
+        i, index = buffer.refills.popleft()
+        role = next(role for role, keys in buffer.order.items() if (i, index) in keys)
+        attempt = 1 + buffer.counts["asked_again"]
+        buffer.expect_again(Rollout(i, attempt, "", 0, 96, (WindowPlan(role, 0, 0, index),)))
+        asked.append((i, index, role, attempt))
+    return asked
 
 
 def deliver(buffer, rollouts, version=0):
@@ -172,8 +183,9 @@ def test_policy_drop_asks_for_a_window_that_is_too_old_again_with_the_start_that
     deliver(buffer, dispatched, version=0)
     assert buffer.take("student", 2, lambda sample: 3 - sample.version) is None
     assert set(buffer.refills) <= {(0, i) for i in range(4)} and buffer.counts["dropped"] == 4
-    for where in list(buffer.refills):
-        buffer.put(Sample(*where, "student", start=3 * where[1], version=3))
+    assert not any(buffer.expects(0, i, 0) for i in range(4)), "nobody's, until somebody is asked"
+    for i, index, role, attempt in asked_again(buffer):
+        buffer.put(Sample(i, index, role, 3 * index, attempt, version=3))
     taken = buffer.take("student", 4, lambda sample: 3 - sample.version)
     assert sorted(w.start for w in taken) == [0, 3, 6, 9]
     assert buffer.counts["dispatched"] == buffer.counts["taken"] == 4
@@ -188,13 +200,13 @@ def test_dropping_never_changes_which_starts_come_out(random):
     for one in dispatched:
         buffer.expect([one])
     starts = {(r.id, p.index): p.start for r in dispatched for p in r.windows}
-    now, out, coming = 0, [], list(starts)
+    now, out, coming = 0, [], [(*where, "student", 0) for where in starts]
     while len(out) < len(starts):
-        coming = random.sample(coming, len(coming)) + list(buffer.refills)
-        buffer.refills.clear()
-        for where in coming[: random.randrange(1, 9)]:
-            buffer.put(Sample(*where, "student", starts[where], version=now))
-            coming.remove(where)
+        coming = random.sample(coming, len(coming)) + asked_again(buffer)
+        for one in coming[: random.randrange(1, 9)]:
+            i, index, role, attempt = one
+            buffer.put(Sample(i, index, role, starts[i, index], attempt, version=now))
+            coming.remove(one)
         taken = buffer.take("student", 1, lambda sample, now=now: now - sample.version) or []
         out += taken
         now += bool(taken) and random.random() < 0.3
@@ -206,9 +218,11 @@ def test_a_window_that_is_too_old_every_time_stops_the_run_and_names_the_key():
     buffer = new_buffer(policy="drop", max_age=2)
     buffer.expect([rollout(0, ["student"])])
     with pytest.raises(TooOld, match=r"buffer\.max_age = 2"):
+        attempt = 0
         for _ in range(MAX_REFILLS + 1):
-            buffer.put(Sample(0, 0, "student"))
+            buffer.put(Sample(0, 0, "student", attempt=attempt))
             buffer.take("student", 1, lambda sample: 3)
+            ((_, _, _, attempt),) = asked_again(buffer)
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
@@ -274,7 +288,4 @@ def test_a_plan_is_complete_exactly_when_all_of_the_next_windows_wait(random, po
         assert buffer.complete(role, n) == waiting
         if random.random() < 0.3:
             buffer.take(role, n, lambda sample: ages[sample.rollout, sample.index])
-        while buffer.refills:
-            where = buffer.refills.popleft()
-            kind = next(role for role, keys in buffer.order.items() if where in keys)
-            coming.append(Sample(*where, kind))
+        coming += [Sample(i, index, role, 0, attempt) for i, index, role, attempt in asked_again(buffer)]

@@ -27,10 +27,11 @@ class PretendPool:
         self.troubles = deque()
         self.replaced = Counter()
         self.on_draining_nodes = set()
+        self.version = 0
         self.block_s = dict.fromkeys(self.slots, 0.01)
 
     async def stream(self, slot, stage, config, epoch, dispatch):
-        for item in pretended(config, dispatch, version=0):
+        for item in pretended(config, dispatch, version=self.version):
             await asyncio.sleep(0)
             if isinstance(item, MadeBlock) and self.troubles and not callable(self.troubles[0]):
                 trouble = self.troubles.popleft()
@@ -240,3 +241,70 @@ def test_a_state_taken_in_the_middle_begins_a_stage_that_hands_out_the_rest():
 def test_packed_tensors_say_how_large_they_are():
     packed = wrap(MadeBlock(0, 0, torch.zeros(2, 3, 1, 2, 2), {}))
     assert isinstance(packed.tensors, PackedTensors) and packed.tensors.nbytes == 2 * 3 * 4 * 4
+
+
+@pytest.mark.parametrize("max_age", [1, 2, 3])
+def test_dropping_what_is_too_old_replaces_no_actor_and_refuses_nothing(max_age):
+    async def test():
+        config = small(policy="drop", max_age=max_age)
+        coordinator, pool, epoch = await begun(config, slots=3)
+        published(coordinator)
+        await coordinator._wake_one(coordinator.room)
+        for update in range(1, 8):
+            await learn(coordinator, epoch, config, 4, first=4 * (update - 1))
+            coordinator.supply.lineage.publish(update, update)
+            pool.version = update
+        metrics = await coordinator.metrics()
+        assert not pool.replaced and metrics["windows/refused"] == 0
+        assert metrics["buffer/age_max"] <= max_age
+
+    run(test())
+
+
+def test_a_coordinator_that_was_started_again_tells_the_learner_to_begin_again():
+    async def test():
+        config = small()
+        coordinator = Coordinator(config, PretendPool(config))
+        for call in (coordinator.take(3, 0, CRITIC, 2, 0, 1), coordinator.state(), coordinator.publish(0, None, "")):
+            with pytest.raises(StageEnded):
+                await call
+
+    run(test())
+
+
+def test_a_plan_that_one_rank_has_is_given_to_the_others_even_if_the_pool_has_failed_since():
+    async def test():
+        config = small()
+        coordinator, _, epoch = await begun(config)
+        published(coordinator)
+        await coordinator._wake_one(coordinator.room)
+        await coordinator.take(epoch, 0, CRITIC, 2, 0, 2)
+        coordinator.failure = "the pool has failed"
+        assert len(await coordinator.take(epoch, 0, CRITIC, 2, 1, 2)) == 1
+        with pytest.raises(RunFailed, match="the pool has failed"):
+            await coordinator.take(epoch, 1, CRITIC, 2, 0, 2)
+
+    run(test())
+
+
+def test_a_watcher_of_nodes_that_gets_no_answer_says_so_and_asks_again():
+    async def test():
+        config = small()
+        pool = PretendPool(config)
+        answers = iter([RuntimeError("the head is busy"), {1}])
+
+        def draining():
+            answer = next(answers, {1})
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        pool.draining = draining
+        coordinator = Coordinator(config, pool)
+        await coordinator.begin("dmd", config)
+        async with asyncio.timeout(30):
+            while 1 not in coordinator.leaving:
+                await asyncio.sleep(0.05)  # for the next poll of the watcher
+        assert any("the head is busy" in line for line in coordinator.news)
+
+    run(test())

@@ -71,10 +71,10 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("policy", ["wait", "drop", "weight"])
-def test_every_window_comes_exactly_once_and_of_one_attempt_whatever_is_killed_and_when(seed, policy):
-    world = World(small(policy=policy, max_age=12), random.Random(seed))
-    for _ in range(400):
+@pytest.mark.parametrize(("policy", "max_age"), [("wait", 12), ("drop", 12), ("drop", 3), ("weight", 2)])
+def test_every_window_comes_exactly_once_and_of_one_attempt_whatever_is_killed_and_when(seed, policy, max_age):
+    world = World(small(policy=policy, max_age=max_age), random.Random(seed))
+    for _ in range(600):
         world.act()
         world.account()
     keys = [(w.rollout, w.index) for w in world.taken]
@@ -152,6 +152,15 @@ def half_made():
             "shape",
         ),
         (lambda w: {"latents": w.latents[3:], "noisy": w.noisy[3:]}, "shape"),
+        (
+            lambda w: {
+                "context": w.context.new_zeros(len(w.context) + 3, *w.context.shape[1:]),
+                "versions": (0, *w.versions),
+            },
+            "shape",
+        ),
+        (lambda w: {"prompt": "another"}, "plan"),
+        (lambda w: {"seed": w.seed + 1}, "plan"),
         (lambda w: {"latents": w.latents.int()}, "dtype"),
         (lambda w: {"noisy": w.noisy.half()}, "dtype"),
         (lambda w: {"latents": w.latents + torch.nan}, "not_finite"),
@@ -160,7 +169,6 @@ def half_made():
         (lambda w: {"versions": w.versions[1:]}, "version"),
         (lambda w: {"versions": tuple(range(len(w.versions)))}, "version"),
         (lambda w: {"latents": w.latents + 1}, "splice"),
-        (lambda w: {"context": w.context[3:], "versions": w.versions[1:], "latents": w.latents + 1}, "splice"),
         (lambda w: {"start": w.start + 3}, "plan"),
         (lambda w: {"role": "ode"}, "plan"),
         (lambda w: {"index": 77}, "plan"),
@@ -217,3 +225,33 @@ def test_only_what_is_missing_is_asked_for_again():
     asked = {(r.id, plan.index): plan for r in supply.next().rollouts for plan in r.windows}
     everything = {(r.id, plan.index): plan for r in dispatch.rollouts for plan in r.windows}
     assert asked == {key: plan for key, plan in everything.items() if key not in delivered}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda b: {"x0": b.x0[1:]}, "shape"),
+        (lambda b: {"x0": b.x0 * torch.nan}, "not_finite"),
+        (lambda b: {"inputs": {3: b.x0 * torch.inf}}, "not_finite"),
+        (lambda b: {"version": 99}, "version"),
+        (lambda b: {"index": b.index + 1}, "splice"),
+        (lambda b: {"x0": b.x0.int()}, "dtype"),
+    ],
+)
+def test_a_block_that_no_other_actor_should_go_on_from_is_refused(change, reason):
+    config = small()
+    supply = Supply("dmd", config)
+    supply.lineage.publish(0, 0)
+    dispatch = supply.next()
+    block = next(iter(pretended(config, dispatch, 0)))
+    with pytest.raises(BadWindow) as refused:
+        supply.deliver(dispatch, replace(block, **change(block)))
+    assert refused.value.reason == reason and not dispatch.made
+
+
+def test_a_request_that_was_answered_and_forgotten_is_never_answered_with_other_windows():
+    world = World(small(), random.Random(2))
+    while world.number < 4:
+        world.act()
+    with pytest.raises(AssertionError, match="answered and forgotten"):
+        world.supply.take(0, CRITIC, 2)

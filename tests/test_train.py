@@ -1,0 +1,57 @@
+"""The loop itself, in one process."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import settings
+from cluster.inline import InlineCluster
+from cluster.run_folder import RunFolder
+from train import dmd
+
+
+class Interrupted(Exception):
+    """As if the process had been killed here."""
+
+
+def train(run_dir, *keys, until=None):
+    """Stage dmd in `run_dir`, cut off once update `until` was logged."""
+    config = settings.load(["preset=smoke", "cluster=inline", "stage=dmd", "dmd.steps=8", f"run_dir={run_dir}", *keys])
+    config = replace(config, init=str(settings.ROOT / "assets/tiny/student_uniform.safetensors"))
+    run_dir.mkdir(exist_ok=True)
+    metrics = {}
+
+    def log(stage, step, steps, found):
+        metrics[step] = found
+        if step == until:
+            raise Interrupted
+
+    try:
+        dmd(config, InlineCluster(config), log)
+    except Interrupted:
+        return metrics
+    return metrics, load_file(RunFolder(config).stage("dmd").result)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (),
+        ("buffer.policy=drop", "buffer.max_age=2"),
+        ("rollout.horizon=sampled", "rollout.curriculum=[[0,12],[3,24]]", "window.gradient_step=drawn"),
+        ("learner.lora_rank=2", "learner.micro_batch=1"),
+    ],
+)
+def test_four_updates_a_checkpoint_and_four_more_equal_eight_bit_by_bit(tmp_path, keys):
+    whole, student = train(tmp_path / "whole", "checkpoint.every=100", *keys)
+    before = train(tmp_path / "cut", "checkpoint.every=4", *keys, until=5)
+    after, resumed = train(tmp_path / "cut", "checkpoint.every=4", *keys)
+    assert set(before) == {1, 2, 3, 4, 5} and set(after) == {5, 6, 7, 8}
+    assert student.keys() == resumed.keys()
+    assert all(torch.equal(student[name], resumed[name]) for name in student)
+    timed = ("learner/", "waited/", "weights/")
+    for step in range(5, 9):
+        learnt = [{k: v for k, v in run[step].items() if not k.startswith(timed)} for run in (whole, after)]
+        assert learnt[0] == learnt[1]
