@@ -72,7 +72,9 @@ class Coordinator:
             self.news.append(f"{given_up} windows of stage {self.stage} were given up with it")
         self.epoch += 1
         self.stage, self.stage_config, self.failure = stage, config, None
-        self.supply, self.shelf = Supply(stage, config, state), self._new_shelf()
+        before, self.shelf = self.shelf, self._new_shelf()
+        before.wake()  # who asks for weights of the epoch before learns that it is over
+        self.supply = Supply(stage, config, state)
         self.packed, self.parcels = {}, {}
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]
         self.drivers.append(asyncio.create_task(self._watch_nodes()))
@@ -211,11 +213,11 @@ class Coordinator:
 
         LEAVE to an actor whose node is about to go away. Raises StageEnded for an epoch that is over.
         """
-        if epoch == self.epoch and slot in self.leaving:
-            return LEAVE
-        found = await self.shelf.newer(than, wait_s) if epoch == self.epoch else None
+        found = await self.shelf.newer(than, wait_s, lambda: epoch != self.epoch or slot in self.leaving)
         if epoch != self.epoch:
             raise StageEnded
+        if slot in self.leaving:
+            return LEAVE
         if found is not None:
             self.workload.pulled()
         return found
@@ -303,7 +305,10 @@ class Coordinator:
                 leaving = set()
             for slot in leaving - self.leaving:
                 self._say(f"the node of rollout actor {slot} is draining")
-            self.leaving |= leaving
+                self.leaving.add(slot)
+                if not self.workload.at_work(slot):
+                    self._replace(slot, "had nothing to finish there")
+            self.shelf.wake()
             await asyncio.sleep(_DRAIN_POLL_S)
 
     def _say(self, line: str) -> None:

@@ -8,6 +8,7 @@ two copies, and an object put by the learner would be lost with it.
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -87,17 +88,25 @@ class WeightShelf:
     def show(self, version: int, reference: Any, packed: PackedWeights) -> None:
         """Serve a version from now on, and tell everybody who waits."""
         self.version, self.reference, self._packed = version, reference, packed
+        self.wake()
+
+    def wake(self) -> None:
+        """Have everybody who waits look whether it still should."""
         self._arrived.set()
         self._arrived = asyncio.Event()
 
-    async def newer(self, than: int | None, wait_s: float) -> tuple[ray.ObjectRef] | None:
-        """A reference to weights newer than version `than`, or None if none came within `wait_s`.
+    async def newer(
+        self, than: int | None, wait_s: float, in_vain: Callable[[], bool] = lambda: False
+    ) -> tuple[ray.ObjectRef] | None:
+        """A reference to weights newer than version `than`, or None if none came within `wait_s` or it is `in_vain`.
 
         In a tuple, because Ray would resolve a bare reference.
         """
         try:
             async with asyncio.timeout(wait_s):
                 while self.version is None or (than is not None and self.version <= than):
+                    if in_vain():
+                        return None
                     await self._arrived.wait()
         except TimeoutError:
             return None

@@ -29,7 +29,7 @@ def main() -> None:
     config = Config(
         run_dir=tempfile.mkdtemp(), buffer=BufferConfig(windows=256, max_age=64), cluster=ClusterConfig(timeout_s=120.0)
     )
-    config.rollout.windows = 16
+    config.rollout.windows, config.rollout.frames = 16, 1200
     cluster = RayCluster(start_coordinator(config), config)
     cluster.begin("dmd", config)
     torch.manual_seed(0)

@@ -287,7 +287,7 @@ def test_a_plan_that_one_rank_has_is_given_to_the_others_even_if_the_pool_has_fa
     run(test())
 
 
-def test_a_watcher_of_nodes_that_gets_no_answer_says_so_and_asks_again():
+def test_a_watcher_of_nodes_that_gets_no_answer_says_so_asks_again_and_moves_idle_actors():
     async def test():
         config = small()
         pool = PretendPool(config)
@@ -303,7 +303,7 @@ def test_a_watcher_of_nodes_that_gets_no_answer_says_so_and_asks_again():
         coordinator = Coordinator(config, pool)
         await coordinator.begin("dmd", config)
         async with asyncio.timeout(30):
-            while 1 not in coordinator.leaving:
+            while not pool.replaced[1]:
                 await asyncio.sleep(0.05)  # for the next poll of the watcher
         assert any("the head is busy" in line for line in coordinator.news)
 
