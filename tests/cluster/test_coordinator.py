@@ -190,6 +190,7 @@ def test_an_actor_on_a_draining_node_is_asked_to_leave():
     async def test():
         config = small()
         coordinator, pool, epoch = await begun(config)
+        coordinator.workload.busy(1)  # an idle one is replaced at once
         pool.on_draining_nodes = {1}
         published(coordinator)
         async with asyncio.timeout(30):
