@@ -13,7 +13,7 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config import Config
@@ -21,6 +21,7 @@ from cluster.coordinator import Coordinator
 from cluster.display import Display
 from cluster.errors import RunFailed, StageEnded
 from cluster.news import forward_warnings
+from cluster.process_group import NodeAddressConfig
 from cluster.ray_cluster import RayCluster
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
@@ -86,7 +87,7 @@ def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> 
     trainer = TorchTrainer(
         _learn,
         train_loop_config={"loop": loop, "config": config, "coordinator": coordinator},
-        torch_config=TorchConfig(
+        torch_config=NodeAddressConfig(
             backend="nccl" if cluster.rank_gpus else "gloo", timeout_s=int(cluster.timeout_s + _CALL_TIMEOUT_S)
         ),
         scaling_config=ScalingConfig(

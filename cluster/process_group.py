@@ -1,0 +1,74 @@
+"""The learner ranks' process group, reachable at their nodes' own addresses only.
+
+Ray Train lets torch open the store in which the ranks meet. It then listens on all interfaces and lets everybody in who
+connects, on a local Ray too, which otherwise keeps to the loopback; and Gloo listens wherever the host's name leads.
+"""
+
+import os
+import socket
+from datetime import timedelta
+
+import psutil
+import ray
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+from torch import distributed
+from torch.distributed import TCPStore
+
+_SLACK_S = 60
+"""torch says more about a rank that does not come than Ray would."""
+
+
+class _NodeAddressBackend(_TorchBackend):
+    """Ray's own, but for how the group is formed: Ray offers only ways in which torch opens the store by itself."""
+
+    def on_start(self, worker_group, backend_config: TorchConfig) -> None:
+        """Form the group. Raises what a rank raised, and RayActorError when one is lost."""
+        worker_group.execute(_set_torch_distributed_env_vars)
+        size, timeout = len(worker_group), timedelta(seconds=backend_config.timeout_s)
+        host, port, listening = worker_group.execute_single(0, _listen)
+        meeting = (host, port, size, timeout, backend_config.backend)
+        sockets = [listening] + [None] * (size - 1)
+        joined = [worker_group.execute_single_async(i, _join, i, sockets[i], *meeting) for i in range(size)]
+        ray.get(joined, timeout=backend_config.timeout_s + _SLACK_S)
+
+
+class NodeAddressConfig(TorchConfig):
+    """Ray Train's, with the group of this module; needs `backend`, and `init_method` has no effect."""
+
+    @property
+    def backend_cls(self) -> type[_NodeAddressBackend]:
+        """What Train sets the ranks up with."""
+        return _NodeAddressBackend
+
+
+def interface_of(address: str) -> str | None:
+    """Return the network interface that holds the address; None if none does (a node behind address translation)."""
+    found = (name for name, held in psutil.net_if_addrs().items() if address in {each.address for each in held})
+    return next(found, None)
+
+
+def _listen() -> tuple[str, int, int]:
+    """In rank 0: address and port where the ranks shall meet, and the socket, a number that means something here only.
+
+    Open from now on, so that nobody else gets the port before the store has it.
+    """
+    host = ray.util.get_node_ip_address()
+    listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    return host, listening.getsockname()[1], listening.detach()
+
+
+def _join(
+    rank: int, listening: int | None, host: str, port: int, size: int, timeout: timedelta, backend: str
+) -> None:  # fmt: skip
+    """In every rank: enter the group, and let Gloo listen at this node's address only."""
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
+    # As Ray does: a rank whose NCCL peer is gone shall fail, not hang.
+    if "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    # Gloo takes the name of an interface, and of that the first address. Without a name it is left to itself.
+    interface = interface_of(ray.util.get_node_ip_address())
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    store = TCPStore(host, port, size, rank == 0, timeout, master_listen_fd=listening)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
