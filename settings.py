@@ -59,9 +59,9 @@ def _absolute(path: str) -> Path:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    text = re.split(r"full_key:|object_type=|Set the environment variable|To append to your config", text)[0].strip(
-        " ."
-    )
+    text = re.split(
+        r"full_key:|object_type=|Set the environment variable|To append to your config|Config search path", text
+    )[0].strip(" .")
     cause = " ".join(str(error.__cause__ or "").split())
     cause = re.split(r"full_key:|object_type=", cause)[0].strip(" .")
     return (
@@ -132,7 +132,7 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(
-            f"{name}: stopped; the same command goes on from the last checkpoint in {config.run_dir}", file=sys.stderr
-        )
+        saved = any(Path(config.run_dir).glob("*/checkpoints/step_*"))
+        following = "goes on from the last checkpoint" if saved else "begins again: no checkpoint was reached"
+        print(f"{name}: stopped; the same command {following} in {config.run_dir}", file=sys.stderr)
         sys.exit(130)

@@ -1,6 +1,5 @@
 """The whole configuration of a run: the keys of every part, and the rules that hold between them."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,10 +56,7 @@ class ClusterConfig:
             raise ValueError(f"cluster.rank_gpus is {self.rank_gpus}; it must be 0 or 1")
         if self.kind == "inline" and (self.rank_gpus or self.actor_gpus):
             raise ValueError("inline computes on the CPU; set cluster=ray, or leave cluster.*_gpus out")
-        for name in ("timeout_s", "start_timeout_s", "progress_timeout_s"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"cluster.{name} is {getattr(self, name)}; every wait must end: give seconds")
-        if self.slow_factor <= 1:
+        if not self.slow_factor > 1:
             raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
         for name in ("restarts", "actor_gpus", "rank_gpus", "relay_gpus"):
             if getattr(self, name) < 0:
@@ -251,7 +247,8 @@ class Config:
 
     def _check_batches(self) -> None:
         ranks, micro_batch = self.cluster.learner_ranks, self.learner.micro_batch
-        for name in ("pretrain", "ode", "dmd"):
+        parts = {"teacher": "pretrain", "ode": "ode", "dmd": "dmd"}
+        for name in (parts[stage] for stage in self.stages):
             check_batch(f"{name}.batch_size", getattr(self, name).batch_size, ranks, micro_batch)
         if self.cluster.kind == "inline" and self.learner.dtype != "float32":
             raise ValueError(f"learner.dtype={self.learner.dtype} needs cluster=ray; set it, or learner.dtype=float32")

@@ -19,7 +19,7 @@ from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
 from learner.optimizer import NonFiniteError
 from models import tiny_world
-from models.files import check_weights
+from models.files import check_weights, verify_weights
 from models.wan import Wan
 
 
@@ -64,9 +64,11 @@ def preflight(config: Config) -> None:
         student, real = Wan(config.student.wan), Wan(config.teacher_wan)
     if "teacher" not in stages:
         check_weights(config.teacher_path, "teacher", real)
+        verify_weights(config.teacher_path, "teacher")
     for key in ("base", "init"):
         if getattr(config, key) is not None:
             check_weights(Path(getattr(config, key)), key, student)
+            verify_weights(Path(getattr(config, key)), key)
     for path in sorted(folder.path.glob("*/")):
         stage = folder.stage(path.name)
         stage.verify()

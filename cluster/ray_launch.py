@@ -172,7 +172,8 @@ def _watch(coordinator: ray.actor.ActorHandle, display: Display, ended: threadin
             display(*shown)
             before, progressed = shown, time.monotonic()
         if time.monotonic() - progressed > _SILENCE_S:
-            display.say(f"no update for {time.monotonic() - progressed:.0f} s: {state}")
+            ending = before is not None and before[1] == before[2]
+            display.say("finishing" if ending else f"no update for {time.monotonic() - progressed:.0f} s: {state}")
             progressed = time.monotonic()
     shown, news, _ = _look(coordinator)
     for line in news:

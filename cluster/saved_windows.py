@@ -54,7 +54,7 @@ def check(config: Config) -> None:
         find_windows(config)
     folder = config.saved_windows_path
     if config.debug.rollout_only and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty; remove it, or give another folder as debug.windows")
+        raise ValueError(f"debug.windows={folder} is not empty; give the path of a new folder")
 
 
 def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:

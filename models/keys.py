@@ -1,5 +1,6 @@
 """One documented configuration key: its default and the line that `--help` prints."""
 
+import math
 from dataclasses import field
 from typing import Any
 
@@ -20,8 +21,8 @@ def require_share(group: str, config: Any, *names: str) -> None:
 
 
 def require_positive(group: str, config: Any, *names: str) -> None:
-    """Refuse values that are not above 0, by the full name of the key."""
+    """Refuse values that are not above 0 and finite, by the full name of the key."""
     for name in names:
         value = getattr(config, name)
-        if not value > 0:
-            raise ValueError(f"{group}.{name} is {value}; it must be above 0")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{group}.{name} is {value}; it must be above 0 and finite")
