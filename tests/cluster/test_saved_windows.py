@@ -153,7 +153,10 @@ def test_a_file_of_windows_is_read_without_unpickling_and_names_what_is_in_it(sa
         (["debug.learner_only=true", "debug.rollout_only=true"], "debug.learner_only are both true"),
         (["debug.rollout_only=true", "stage=[ode,dmd]", "init=null"], "half of stage dmd, and stage is .* set stage="),
         (["debug.rollout_only=true", "debug.count=0"], "debug.count is 0"),
-        (["debug.rollout_only=true", "debug.windows=tests"], "debug.windows=.*tests is not empty; give the path of a new folder"),
+        (
+            ["debug.rollout_only=true", "debug.windows=tests"],
+            "debug.windows=.*tests is not empty; give the path of a new folder",
+        ),
         (["debug.rollout_only=true", "init=null"], "stage dmd starts from a student"),
     ],
 )
