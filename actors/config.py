@@ -52,3 +52,31 @@ class WindowConfig:
         require_positive("window", self, "frames")
         if self.burn_in_frames < 0:
             raise ValueError(f"window.burn_in_frames is {self.burn_in_frames}; it must be 0 or above")
+
+
+@dataclass(kw_only=True)
+class GroupConfig:
+    """Stage `grpo`: where long rollouts are forked, and into what. The paper leaves all of this open."""
+
+    members: int = key(
+        8, "continuations G of one past; more make steadier advantages, at G x the cost (peers: 4 to 32)"
+    )
+    frames: int = key(12, "length of each continuation; rollout.frames makes groups of whole videos")
+    transitions: str = key("one", "re-noising transitions that are trained: one, drawn for each group, or all")
+    noise: str = key("one", "what a group shares: one (all noise but that of its one transition), first (the first "
+                     "noise of each block) or fresh (nothing)")  # fmt: skip
+
+    def __post_init__(self):
+        require_positive("group", self, "frames")
+        if self.members < 2:
+            raise ValueError(
+                f"group.members is {self.members}; one alone has nobody to be better than: make it 2 or more"
+            )
+        if self.transitions not in ("one", "all"):
+            raise ValueError(f'group.transitions is "{self.transitions}"; set it to one or all')
+        if self.noise not in ("one", "first", "fresh"):
+            raise ValueError(f'group.noise is "{self.noise}"; set it to one, first or fresh')
+        if self.noise == "one" and self.transitions == "all":
+            raise ValueError(
+                "group.noise=one draws the noise of one transition only; set group.transitions=one, or noise=first"
+            )

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy
 
-from actors.config import RolloutConfig, WindowConfig
-from actors.window_law import parse_law, window_starts
+from actors.config import GroupConfig, RolloutConfig, WindowConfig
+from actors.window_law import draw_start, parse_law, window_starts
 from models.config import StudentConfig
 from models.noise import Draw
-from models.rollout import CRITIC, ODE, STUDENT, Rollout, WindowPlan
+from models.rollout import CRITIC, GRPO, ODE, SENTINEL, STUDENT, GroupPlan, Rollout, WindowPlan
+from rewards.sentinels import SentinelConfig
 
 
 class StudentDispatcher:
@@ -48,12 +49,64 @@ class StudentDispatcher:
 
     def _window(self, i: int, j: int, starts: range, generator: numpy.random.Generator) -> WindowPlan:
         turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
-        start = int(self.law(starts, self.window.frames, self.student.horizon_frames, generator))
-        if start not in starts:
-            raise ValueError(f"window.law={self.window.law} drew start {start}, none of {starts}; change the law")
+        window, horizon = self.window.frames, self.student.horizon_frames
+        start = draw_start(self.law, self.window.law, starts, window, horizon, generator)
         last = len(self.student.timesteps) - 1
         step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
         return WindowPlan(CRITIC if turn else STUDENT, start, step, j)
+
+
+class GroupDispatcher:
+    """Rollouts that are forked, and before every so many of them the same held-out prompts for the sentinels.
+
+    Ids run in periods: `sentinel.prompts` videos that are looked at whole, then `groups_between` forked ones.
+    """
+
+    def __init__(
+        self,
+        student: StudentConfig,
+        rollout: RolloutConfig,
+        window: WindowConfig,
+        group: GroupConfig,
+        sentinel: SentinelConfig,
+        groups_between: int,
+        prompts: Sequence[str],
+        held_out: Sequence[str],
+        seed: int,
+    ):
+        self.student, self.rollout, self.window, self.group = student, rollout, window, group
+        self.sentinel, self.groups_between = sentinel, groups_between
+        self.prompts, self.held_out, self.seed = prompts, held_out, seed
+        self.law = parse_law(window.law)
+
+    def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
+        """The batch of rollouts with ids `first`, `first` + 1, ...; sentinels are never mixed with groups."""
+        place = first % (self.sentinel.prompts + self.groups_between)
+        if place < self.sentinel.prompts:
+            last = first + min(self.rollout.batch, self.sentinel.prompts - place)
+            return [self._watched(i, place + i - first) for i in range(first, last)]
+        left = self.sentinel.prompts + self.groups_between - place
+        return [self._forked(i, update) for i in range(first, first + min(self.rollout.batch, left))]
+
+    def _watched(self, i: int, number: int) -> Rollout:
+        """Held-out prompt `number`, with the noise that it has every time."""
+        generator = numpy.random.default_rng([self.seed, Draw.SENTINEL, number])
+        last = len(self.student.timesteps) - 1
+        plan = GroupPlan(SENTINEL, 0, last, 0, members=1, frames=self.sentinel.frames, transitions=(), shared=())
+        prompt = self.held_out[number % len(self.held_out)]
+        return Rollout(i, 0, prompt, int(generator.integers(2**62)), self.sentinel.frames, (plan,))
+
+    def _forked(self, i: int, update: int) -> Rollout:
+        generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
+        frames, group = self.rollout.frames_at(update), self.group
+        starts = window_starts(frames, group.frames, self.student.block_frames)
+        start = draw_start(self.law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
+        last = len(self.student.timesteps) - 1
+        drawn = int(generator.integers(last))
+        transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
+        shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]
+        plan = GroupPlan(GRPO, start, last, 0, group.members, group.frames, transitions, shared)
+        return _video(i, self.prompts, frames, (plan,), generator)
 
 
 class TeacherDispatcher:

@@ -52,7 +52,7 @@ class TeacherActor:
         for step, state in enumerate(states):
             if step == len(self.sigmas) or self.sigmas[step] in self.student_sigmas:
                 kept.append(state.cpu())
-            yield Progress(step)
+            yield Progress(step, "solver step")
         *levels, ends = kept
         at_levels = torch.stack(levels, dim=1)
         for i, rollout in enumerate(rollouts):

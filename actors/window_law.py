@@ -126,3 +126,13 @@ def _load(path: str, numbers: list[str], text: str) -> WindowLaw:
 def window_starts(frames: int, window_frames: int, block_frames: int) -> range:
     """All block-aligned starts of a window in a rollout of `frames`."""
     return range(0, frames - window_frames + 1, block_frames)
+
+
+def draw_start(
+    law: WindowLaw, name: str, starts: range, frames: int, horizon: int, generator: numpy.random.Generator
+) -> int:
+    """Where a window of `frames`, or a fork, starts. Raises ValueError when the law draws another than `starts`."""
+    start = int(law(starts, frames, horizon, generator))
+    if start not in starts:
+        raise ValueError(f"window.law={name} drew start {start}, none of {starts}; change the law")
+    return start

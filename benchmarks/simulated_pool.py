@@ -14,7 +14,7 @@ settle_environment(Config())  # the coordinator imports Ray, which reads its env
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from actors.rollout_actor import blocks_kept  # noqa: E402
+from actors.student_actor import blocks_kept  # noqa: E402
 from cluster.coordinator import Coordinator  # noqa: E402
 from cluster.packing import ByteViews, PackedTensors, pack_tensors  # noqa: E402
 from cluster.parcels import Item, Parcel, take_apart  # noqa: E402

@@ -1,7 +1,8 @@
 """Which actor and which dispatcher supply a stage: the same on Ray and inline."""
 
 from actors.dispatch import StudentDispatcher, TeacherDispatcher
-from actors.rollout_actor import RolloutActor, WeightSource
+from actors.rollout_actor import RolloutActor
+from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
 from cluster.config import Config
 from models import tiny_world

@@ -97,9 +97,8 @@ class RolloutProcess:
         try:
             for item in items:
                 if isinstance(item, MadeBlock | Progress):
-                    self.tracer.add(
-                        "block" if isinstance(item, MadeBlock) else "solver step", started, time.time() - started
-                    )
+                    what = "block" if isinstance(item, MadeBlock) else item.what
+                    self.tracer.add(what, started, time.time() - started)
                 yield Delivery(wrap(item), self.tracer.drain())
                 if isinstance(item, Progress) and self.leaving.is_set():
                     return

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from actors.rollout_actor import blocks_kept
+from actors.student_actor import blocks_kept
 from cluster.buffer import WindowBuffer
 from cluster.config import Config
 from cluster.consumption import Consumption

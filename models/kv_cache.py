@@ -42,6 +42,13 @@ class KVCache:
         window = _extend(self.window, evicted * tokens_per_frame, keys_values)
         return replace(self, frames=frames, window_frames=self.window_frames + block_frames - evicted, window=window)
 
+    def fork(self, row: int, members: int) -> "KVCache":
+        """The cache of one of the videos, for `members` continuations of it. Nothing is copied: they read one memory.
+
+        It stays shared until they append blocks of their own.
+        """
+        return replace(self, window=_shared(self.window, row, members), sink=_shared(self.sink, row, members))
+
     def past(self) -> list[KeysValues] | None:
         """Keys and values of all remembered frames, layer by layer, each [B L H head_dim]; None when empty."""
         if self.sink is None:
@@ -60,3 +67,9 @@ def _extend(old: list[KeysValues] | None, evicted_tokens: int, new: list[KeysVal
         return torch.cat([before[:, evicted_tokens:], after], dim=1)
 
     return [(extend(a[0], b[0]), extend(a[1], b[1])) for a, b in zip(old, new, strict=True)]
+
+
+def _shared(layers: list[KeysValues] | None, row: int, members: int) -> list[KeysValues] | None:
+    if layers is None:
+        return None
+    return [tuple(x[row : row + 1].expand(members, *x.shape[1:]) for x in layer) for layer in layers]

@@ -20,6 +20,7 @@ class Draw(IntEnum):
     ROLLOUT = 6
     EVALUATION = 7
     ADAPTERS = 8
+    SENTINEL = 9
 
 
 def generator_for(*place: int) -> torch.Generator:
@@ -41,3 +42,25 @@ class BlockNoise:
         """Noise [B F C H W] for a denoising step of a block; step 0 is the block's start."""
         drawn = [torch.randn(self.block_shape, generator=generator_for(seed, block, step)) for seed in self.seeds]
         return torch.stack(drawn).to(self.device)
+
+
+@dataclass(frozen=True)
+class MemberNoise:
+    """Noise of the members of a group: one video's own where it is shared, else each member's."""
+
+    seed: int
+    """The video's."""
+    members: int
+    shared: Sequence[int]
+    """Denoising steps whose noise all members share; it is what the video would have had."""
+    block_shape: tuple[int, int, int, int]
+    """(F, C, H, W) of a block."""
+    device: torch.device = torch.device("cpu")
+
+    def draw(self, block: int, step: int) -> Tensor:
+        """Noise [G F C H W] for a denoising step of a block; step 0 is the block's start."""
+        places = [(self.seed, block, step)] if step in self.shared else [
+            (self.seed, block, step, 1 + member) for member in range(self.members)
+        ]  # fmt: skip
+        drawn = torch.stack([torch.randn(self.block_shape, generator=generator_for(*place)) for place in places])
+        return drawn.to(self.device).expand(self.members, *self.block_shape)

@@ -1,13 +1,13 @@
 """What both halves speak of: a rollout that was asked for, and the windows that come out of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-STUDENT, CRITIC, ODE = "student", "critic", "ode"
-"""Roles: which update a window was drawn for."""
+STUDENT, CRITIC, ODE, GRPO, SENTINEL = "student", "critic", "ode", "grpo", "sentinel"
+"""Roles: what a sample was drawn for, an update or (sentinel) a look at the student from outside its rewards."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,20 @@ class WindowPlan:
     """Denoising step whose input is recorded and where the learner computes x0."""
     index: int
     """Which of its rollout's windows this is: kept when some of them are asked for again."""
+
+
+@dataclass(frozen=True)
+class GroupPlan(WindowPlan):
+    """Where a rollout is forked, and into what. `start` is the fork; `step` is the last, where x0 is the block."""
+
+    members: int
+    """Continuations G."""
+    frames: int
+    """Length K of each, in latent frames."""
+    transitions: tuple[int, ...]
+    """Transitions that are recorded: s is the one from denoising step s to s + 1."""
+    shared: tuple[int, ...]
+    """Denoising steps whose noise is the same for all members."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,55 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Group:
+    """G continuations of one rollout from a shared past: GRPO's unit, because an advantage needs all of them.
+
+    Transition s of a block draws its input of step s + 1 from N((1 - sigma') x0, sigma'^2 I), where x0 is the student's
+    prediction at step s and sigma' the level of step s + 1 (Self-Forcing++, Eq. 7). All tensors are latents on CPU.
+    """
+
+    rollout: int
+    attempt: int
+    index: int
+    role: str
+    prompt: str
+    seed: int
+    start: int
+    """First latent frame of the continuations: the fork."""
+    transitions: tuple[int, ...]
+    """Which transitions are recorded, T of them."""
+    versions: tuple[int, ...]
+    """Weight version of each block of context and continuation."""
+    context: Tensor
+    """Clean frames before the fork, [P C H W]: the same for all members."""
+    latents: Tensor
+    """[G K C H W]."""
+    noisy: Tensor
+    """Inputs of the last denoising step, [G K C H W]: what an extended DMD loss on these frames starts from."""
+    states: Tensor
+    """Inputs of the steps that the transitions leave, [G T K C H W]."""
+    samples: Tensor
+    """Inputs of the steps that the transitions reach, [G T K C H W]: what was drawn."""
+    behaviour: Tensor
+    """The actor's x0 at the steps that the transitions leave, [G T K C H W]: the statistics that it drew with."""
+    scores: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    """By reward, member and window of the continuation; NaN where the reward failed, which is not a score."""
+    age: int = 0
+    """Student updates between the oldest block's weights and the newest published, when the group was taken."""
+    weight: float = 1.0
+    """Share of the group in the loss (buffer.policy=weight)."""
+
+    @property
+    def version(self) -> int:
+        """Version of the oldest block."""
+        return min(self.versions)
+
+    @property
+    def members(self) -> int:
+        return len(self.latents)
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """A teacher's trajectory at the student's denoising levels: what ODE initialisation regresses onto."""
 
@@ -116,7 +179,9 @@ class Progress:
     """A sign of life from a sampler that has no block to show yet."""
 
     steps: int
-    """Steps of its solver that are done."""
+    """Steps that are done."""
+    what: str
+    """What a step is, for the trace."""
 
 
 @dataclass(frozen=True)

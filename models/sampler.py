@@ -9,7 +9,7 @@ from torch import Tensor
 from models.causal import denoise_block, write_block
 from models.flow import add_noise, guide, x0_from_velocity
 from models.kv_cache import KVCache
-from models.noise import BlockNoise
+from models.noise import BlockNoise, MemberNoise
 from models.wan import Wan
 
 
@@ -22,11 +22,15 @@ class Block:
     """[B F C H W]."""
     inputs: list[Tensor]
     """The noisy input of each denoising step, [B F C H W] each: the recorded side of backward noise initialisation."""
+    predictions: list[Tensor]
+    """The clean prediction of each denoising step, [B F C H W] each; the last is the block."""
+    cache: KVCache
+    """The cache behind the block: who keeps it can fork the videos here."""
 
 
 @torch.no_grad()
 def stream_blocks(
-    student: Wan, text: Tensor, noise: BlockNoise, sigmas: Sequence[float], cache: KVCache
+    student: Wan, text: Tensor, noise: BlockNoise | MemberNoise, sigmas: Sequence[float], cache: KVCache
 ) -> Iterator[Block]:
     """Blocks without end, by the few-step re-noising sampler; the caller stops when it has enough.
 
@@ -38,7 +42,7 @@ def stream_blocks(
     while True:
         index = cache.frames // block_frames
         text_keys_values = student.text_keys_values(text)  # once per block: the weights may be newer than the last
-        x0, inputs = None, []
+        x0, inputs, predictions = None, [], []
         for step, sigma in enumerate(sigmas):
             level = torch.full((len(text), block_frames), sigma, device=text.device)
             drawn = noise.draw(index, step)
@@ -46,8 +50,9 @@ def stream_blocks(
             inputs.append(x_t)
             velocity = denoise_block(student, x_t, 1000 * level, text_keys_values, cache)
             x0 = x0_from_velocity(x_t, velocity, level)
+            predictions.append(x0)
         cache = write_block(student, x0, text_keys_values, cache)
-        yield Block(index, x0, inputs)
+        yield Block(index, x0, inputs, predictions, cache)
 
 
 @torch.no_grad()

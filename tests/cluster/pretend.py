@@ -3,7 +3,7 @@
 import torch
 
 from actors.config import RolloutConfig
-from actors.rollout_actor import blocks_kept
+from actors.student_actor import blocks_kept
 from cluster.buffer import BufferConfig
 from cluster.config import Config
 from models.rollout import MadeBlock, Window

@@ -17,7 +17,9 @@ SHARES = ("busy", "starting", "idle")
 
 
 def delivery(item=None, *block_s):
-    return Delivery(wrap(item or Progress(1)), [Span("rollout", "block", 0.0, seconds) for seconds in block_s])
+    return Delivery(
+        wrap(item or Progress(1, "solver step")), [Span("rollout", "block", 0.0, seconds) for seconds in block_s]
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))

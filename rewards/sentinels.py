@@ -1,0 +1,41 @@
+"""What a run is watched by while it is trained on rewards: other numbers, on prompts that it does not train on.
+
+Every reward can be had by cheating; what it costs shows in what was not asked for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models.keys import key, require_positive, require_share
+
+
+@dataclass(kw_only=True)
+class SentinelConfig:
+    """Held-out metrics, measured every so many rounds of stage grpo on the same held-out prompts and noise."""
+
+    every: int = key(10, "rounds between two looks")
+    prompts: int = key(16, "held-out prompts, one video each")
+    frames: int = key(48, "length of those videos, in latent frames")
+    metrics: list[str] = key(
+        ["dynamic_degree", "text_alignment", "exposure_drift"], "rewards that are looked at: names or dotted paths"
+    )
+    tolerance: float = key(0.1, "share of its first value by which a metric may fall")
+    action: str = key("stop", "what happens then: stop, or lower_rate (by rate_factor, each time)")
+    rate_factor: float = key(0.5, "what action lower_rate multiplies the learning rate by")
+
+    def __post_init__(self):
+        require_positive("sentinel", self, "every", "prompts", "frames")
+        require_share("sentinel", self, "tolerance", "rate_factor")
+        if self.action not in ("stop", "lower_rate"):
+            raise ValueError(f'sentinel.action is "{self.action}"; set it to stop or lower_rate')
+        if not self.metrics:
+            raise ValueError("sentinel.metrics is empty; name at least one reward")
+
+
+def fallen(first: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> dict[str, float]:
+    """By metric, the share of its first value that it has lost, for those that lost more than `tolerance`.
+
+    A metric that could not be measured, now or at first, has not fallen: it is NaN, and no comparison with NaN holds.
+    """
+    lost = {name: 1 - now[name] / value for name, value in first.items() if value > 0 and name in now}
+    return {name: share for name, share in lost.items() if share > tolerance}
