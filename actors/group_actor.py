@@ -73,6 +73,7 @@ class GroupActor(StudentActor):
             prompt=rollout.prompt,
             seed=rollout.seed,
             start=plan.start,
+            step=plan.step,
             transitions=plan.transitions,
             versions=tuple(versions),
             context=torch.cat(past) if past else latents.new_zeros(0, *latents.shape[2:]),

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from models.rollout import Trajectory, Window
+from models.rollout import Group, Trajectory, Window
 
 
 class Consumption:
@@ -17,13 +17,13 @@ class Consumption:
         self.ages: list[tuple[int, int]] = []
         """(start, age)."""
 
-    def note(self, role: str, taken: Sequence[Window | Trajectory], age: Callable[[Any], int]) -> None:
+    def note(self, role: str, taken: Sequence[Window | Group | Trajectory], age: Callable[[Any], int]) -> None:
         """The learner gets these samples."""
         self.starts.setdefault(role, Counter()).update(sample.start for sample in taken)
         for sample in taken:
             place = {"role": role, "rollout": sample.rollout, "attempt": sample.attempt, "index": sample.index}
             self.taken.append(place | {"start": sample.start, "age": age(sample)})
-            if isinstance(sample, Window):
+            if not isinstance(sample, Trajectory):
                 self.ages.append((sample.start, age(sample)))
 
     def ledger(self) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from cluster.rollout_process import Delivery
 from cluster.supply import Dispatch, State, Supply
 from cluster.trace import Span
 from cluster.workload import Workload
-from models.rollout import Trajectory, Window
+from models.rollout import Group, Trajectory, Window
 
 _LOST_IN_A_ROW = 5
 """Processes that one dispatch may lose without a block made in between: more are no accident."""
@@ -283,7 +283,7 @@ class Coordinator:
         self.spans += delivery.spans
         self.workload.received(slot, delivery)
         self.supply.deliver(dispatch, item)
-        if isinstance(item, Window | Trajectory):
+        if isinstance(item, Window | Group | Trajectory):
             self.packed[item.rollout, item.index] = parcel.tensors
         if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
             self.awaited.clear()  # who finds another rank's plan says again what it waits for

@@ -1,6 +1,7 @@
 """Which actor and which dispatcher supply a stage: the same on Ray and inline."""
 
-from actors.dispatch import StudentDispatcher, TeacherDispatcher
+from actors.dispatch import GroupDispatcher, StudentDispatcher, TeacherDispatcher
+from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
 from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
@@ -10,10 +11,22 @@ from models.files import load_weights
 from models.wan import Wan
 
 
-def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDispatcher:
+def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDispatcher | GroupDispatcher:
     """What the pool is asked to make for `stage`."""
     if stage == "ode":
         return TeacherDispatcher(config.student, config.rollout, config.ode.pairs, tiny_world.PROMPTS, config.seed)
+    if stage == "grpo":
+        return GroupDispatcher(
+            config.student,
+            config.rollout,
+            config.window,
+            config.group,
+            config.sentinel,
+            config.grpo.groups * config.sentinel.every,
+            tiny_world.TRAINING_PROMPTS,
+            tiny_world.HELD_OUT_PROMPTS,
+            config.seed,
+        )
     return StudentDispatcher(
         config.student,
         config.rollout,
@@ -24,11 +37,14 @@ def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDi
     )
 
 
-def make_actor(stage: str, config: Config, weights: WeightSource, device: str = "cpu") -> RolloutActor | TeacherActor:
+def make_actor(
+    stage: str, config: Config, weights: WeightSource, device: str = "cpu"
+) -> RolloutActor | TeacherActor | GroupActor:
     """An actor for `stage`, not yet remote."""
     if stage == "ode":
         ode = config.ode
         teacher = Wan(config.teacher_wan)
         load_weights(teacher, config.teacher_path, "teacher")
         return TeacherActor(teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.guidance, device)
-    return RolloutActor(config.student, config.window, tiny_world.encode_text, weights, device)
+    actor = GroupActor if stage == "grpo" else RolloutActor
+    return actor(config.student, config.window, tiny_world.encode_text, weights, device)

@@ -9,9 +9,10 @@ from cluster.config import Config
 from cluster.crew import make_actor
 from cluster.inspection import BadWindow
 from cluster.run_folder import RunFolder
+from cluster.scoring import GroupScorer
 from cluster.supply import State, Supply
 from cluster.trace import Span, Tracer, shares_of
-from models.rollout import Trajectory, Weights, Window
+from models.rollout import Group, Trajectory, Weights, Window
 
 
 class InlineCluster:
@@ -28,6 +29,7 @@ class InlineCluster:
         self.tracer.settle()
         self.supply = Supply(stage, config, state)
         self.actor = make_actor(stage, config, self)
+        self.scorer = GroupScorer(config) if stage == "grpo" else None
         self.published = None
         self.number = 0
 
@@ -44,7 +46,7 @@ class InlineCluster:
             return None
         return self.published
 
-    def take(self, role: str, n: int) -> Sequence[Window]:
+    def take(self, role: str, n: int) -> Sequence[Window | Group]:
         """The next `n` windows of a role."""
         while (taken := self.supply.take(self.number, role, n)) is None:
             with self.tracer.waiting("rollout"):
@@ -53,7 +55,7 @@ class InlineCluster:
         self.tracer.until_next(f"{role} update")
         return taken
 
-    def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
+    def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """The next `n` samples of a role: there is one rank."""
         return self.take(role, n)
 
@@ -62,6 +64,8 @@ class InlineCluster:
         assert dispatch is not None, "the learner asks for more than the stage makes"
         try:
             for item in self.actor.windows(dispatch.rollouts):
+                if isinstance(item, Group):
+                    item = self.scorer(item, self.supply.reference(dispatch, item)).group
                 self.supply.deliver(dispatch, item)
         except BadWindow as bad:
             self.supply.refuse(bad)

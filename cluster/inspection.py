@@ -7,7 +7,7 @@ import torch
 from actors.config import WindowConfig
 from cluster.lineage import Lineage
 from models.config import StudentConfig
-from models.rollout import MadeBlock, Rollout, Trajectory, Window, WindowPlan
+from models.rollout import Group, GroupPlan, MadeBlock, Rollout, Trajectory, Window, WindowPlan
 
 
 class BadWindow(ValueError):
@@ -36,7 +36,7 @@ def inspect_block(
 
 
 def inspect(
-    item: Window | Trajectory, rollout: Rollout, student: StudentConfig, window: WindowConfig, known: Lineage
+    item: Window | Group | Trajectory, rollout: Rollout, student: StudentConfig, window: WindowConfig, known: Lineage
 ) -> None:
     """Raise BadWindow unless `item` is a window of `rollout` as planned, by weights that were published here."""
     where = f"window {item.index} of rollout {item.rollout}"
@@ -45,11 +45,13 @@ def inspect(
         raise BadWindow("plan", f"{where} was not asked for")
     if item.attempt != rollout.attempt:
         raise BadWindow("attempt", f"{where} is of attempt {item.attempt}, expected was {rollout.attempt}")
+    if item.prompt != rollout.prompt or getattr(item, "seed", rollout.seed) != rollout.seed:
+        raise BadWindow("plan", f"{where} has another prompt or seed than was drawn for it")
     if isinstance(item, Window):
-        if (item.prompt, item.seed) != (rollout.prompt, rollout.seed):
-            raise BadWindow("plan", f"{where} has another prompt or seed than was drawn for it")
         _inspect_window(item, plan, where, student, window, known)
         tensors = {"context": item.context, "latents": item.latents, "noisy": item.noisy}
+    elif isinstance(item, Group):
+        tensors = _inspect_group(item, plan, where, student, window, known)
     else:
         shape = (student.horizon_frames, *student.frame_shape)
         _inspect_shape(item.latents, shape, f"{where}: latents")
@@ -59,16 +61,19 @@ def inspect(
         _inspect_values(tensor, f"{where}: {name}")
 
 
-def inspect_origin(window: Window, row: int, made: Sequence[MadeBlock]) -> None:
-    """Raise BadWindow unless `window` was cut from the blocks that were streamed for row `row` of its dispatch.
+def inspect_origin(sample: Window | Group, row: int, made: Sequence[MadeBlock]) -> None:
+    """Raise BadWindow unless `sample` was cut from, or forked behind, the blocks streamed for row `row` of its dispatch.
 
     An actor that Ray, or a mistake of ours, restarts in the middle of a stream would splice two videos.
     """
-    where = f"window {window.index} of rollout {window.rollout}"
-    blocks = list(made)[-len(window.versions) :]
-    if tuple(block.version for block in blocks) != window.versions:
+    where = f"window {sample.index} of rollout {sample.rollout}"
+    frames = sample.context if isinstance(sample, Group) else torch.cat([sample.context, sample.latents])
+    if not len(frames):
+        return
+    block_frames = made[-1].x0.shape[1]
+    blocks = list(made)[-(len(frames) // block_frames) :]
+    if tuple(block.version for block in blocks) != sample.versions[: len(blocks)]:
         raise BadWindow("version", f"{where} has other versions than the blocks that were streamed before it")
-    frames = torch.cat([window.context, window.latents])
     if not torch.equal(torch.cat([block.x0[row] for block in blocks]), frames):
         raise BadWindow("splice", f"{where} is not cut from the blocks that were streamed before it")
 
@@ -80,14 +85,35 @@ def _inspect_window(
         raise BadWindow("plan", f"{where} has another role, start or step than was drawn for it")
     for name in ("latents", "noisy"):
         _inspect_shape(getattr(window, name), (config.frames, *student.frame_shape), f"{where}: {name}")
-    context = min(plan.start, student.context_frames + config.burn_in_frames)
-    _inspect_shape(window.context, (context, *student.frame_shape), f"{where}: context")
     if len({tensor.dtype for tensor in (window.context, window.latents, window.noisy)}) > 1:
         raise BadWindow("dtype", f"{where} mixes dtypes")
-    blocks = (context + config.frames) // student.block_frames
-    if len(window.versions) != blocks:
-        raise BadWindow("version", f"{where} has {len(window.versions)} versions for {blocks} blocks")
-    unknown = [version for version in window.versions if version not in known]
+    _inspect_past(window, config.frames, where, student, config, known)
+
+
+def _inspect_group(
+    group: Group, plan: GroupPlan, where: str, student: StudentConfig, config: WindowConfig, known: Lineage
+) -> dict[str, torch.Tensor]:
+    """Returns the group's tensors."""
+    if (group.role, group.start, group.step, group.transitions) != (plan.role, plan.start, plan.step, plan.transitions):
+        raise BadWindow("plan", f"{where} has another role, fork or transitions than was drawn for it")
+    frames = (plan.frames, *student.frame_shape)
+    wanted = dict.fromkeys(("latents", "noisy"), (plan.members, *frames))
+    wanted |= dict.fromkeys(("states", "samples", "behaviour"), (plan.members, len(plan.transitions), *frames))
+    for name, shape in wanted.items():
+        _inspect_shape(getattr(group, name), shape, f"{where}: {name}")
+    _inspect_past(group, plan.frames, where, student, config, known)
+    return {name: getattr(group, name) for name in ("context", *wanted)}
+
+
+def _inspect_past(
+    sample: Window | Group, frames: int, where: str, student: StudentConfig, config: WindowConfig, known: Lineage
+) -> None:
+    context = min(sample.start, student.context_frames + config.burn_in_frames)
+    _inspect_shape(sample.context, (context, *student.frame_shape), f"{where}: context")
+    blocks = (context + frames) // student.block_frames
+    if len(sample.versions) != blocks:
+        raise BadWindow("version", f"{where} has {len(sample.versions)} versions for {blocks} blocks")
+    unknown = [version for version in sample.versions if version not in known]
     if unknown:
         raise BadWindow("version", f"{where} names version {unknown[0]}, which was not published on this timeline")
 

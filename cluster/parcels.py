@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from cluster.packing import PackedTensors, pack_tensors, unpack_tensors, verify
-from models.rollout import MadeBlock, Progress, Trajectory, Window
+from models.rollout import Group, MadeBlock, Progress, Trajectory, Window
 
-KINDS = {kind.__name__: kind for kind in (Window, Trajectory, MadeBlock, Progress)}
-Item = Window | Trajectory | MadeBlock | Progress
+KINDS = {kind.__name__: kind for kind in (Window, Group, Trajectory, MadeBlock, Progress)}
+Item = Window | Group | Trajectory | MadeBlock | Progress
 
 
 def take_apart(item: Item) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -20,7 +20,7 @@ def take_apart(item: Item) -> tuple[dict[str, Any], dict[str, Tensor]]:
         value = getattr(item, field.name)
         if isinstance(value, Tensor):
             tensors[field.name] = value
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and all(isinstance(entry, Tensor) for entry in value.values()):
             tensors |= {f"{field.name}/{key}": tensor for key, tensor in value.items()}
         else:
             plain[field.name] = value
@@ -39,8 +39,11 @@ def put_together(plain: dict[str, Any], tensors: dict[str, Tensor]) -> Item:
             values[name] = tensor
     if kind is MadeBlock:
         values.setdefault("inputs", {})
-    if "versions" in values:
-        values["versions"] = tuple(values["versions"])  # a list after msgpack
+    if kind is Group:
+        values.setdefault("scores", {})
+    for name in ("versions", "transitions"):  # lists after msgpack
+        if name in values:
+            values[name] = tuple(values[name])
     return kind(**values)
 
 

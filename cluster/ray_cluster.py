@@ -15,7 +15,7 @@ from cluster.supply import State
 from cluster.trace import Span, Tracer, clock_offset, shares_of
 from cluster.weights import pack
 from learner import ranks
-from models.rollout import Trajectory, Weights, Window
+from models.rollout import Group, Trajectory, Weights, Window
 
 _CALL_TIMEOUT_S = 120.0
 
@@ -48,7 +48,7 @@ class RayCluster:
         """This rank's share of the next `n` windows of a role."""
         return self._take(role, n, ranks.rank(), ranks.size())
 
-    def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
+    def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """The next `n` samples of a role, all of them on every rank."""
         samples = self._take(role, n, 0, 1)
         ranks.agreed(self.number)  # no update in between holds the ranks together

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from actors.student_actor import blocks_kept
@@ -20,7 +21,8 @@ from cluster.errors import RunFailed
 from cluster.inspection import BadWindow, inspect, inspect_block, inspect_origin
 from cluster.lineage import Lineage
 from cluster.parcels import Item, put_together, take_apart
-from models.rollout import MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan
+from cluster.score_book import ScoreBook
+from models.rollout import Group, GroupPlan, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan
 
 BAD_AT_LEAST = 5
 """Refused windows before their share is looked at."""
@@ -41,6 +43,8 @@ class Dispatch:
 
     rollouts: list[Rollout]
     made: deque[MadeBlock] = field(default_factory=deque)
+    opening: list[MadeBlock] = field(default_factory=list)
+    """Stage grpo: the first blocks of the videos, one horizon, which groups are compared with."""
     lost: int = 0
     """How often its actor was lost without a block made in between."""
 
@@ -51,7 +55,7 @@ class Supply:
     def __init__(self, stage: str, config: Config, state: State | None = None):
         self.stage, self.config = stage, config
         self.dispatcher = make_dispatcher(stage, config)
-        self.buffer = WindowBuffer(config.buffer, config.seed, config.dmd.batch_size * (1 + config.dmd.critic_updates))
+        self.buffer = WindowBuffer(config.buffer, config.seed, config.samples_per_update(stage))
         self.lineage = Lineage()
         self.next_rollout = 0
         self.drawn: tuple[int, int, list[Rollout]] | None = None
@@ -62,6 +66,7 @@ class Supply:
         self.returned: deque[Dispatch] = deque()
         self.plans: dict[int, list[Any]] = {}
         self.consumption = Consumption()
+        self.score_book = ScoreBook(config.reward)
         self.blocks = 0
         """Blocks of video that came since the metrics were last asked for."""
         if state is not None:
@@ -103,7 +108,8 @@ class Supply:
             return
         made = [] if afresh or not self.config.rollout.continued else self._made_before(missing, dispatch.made)
         if made:
-            again = Dispatch(missing, deque(block.rows(rows) for block in made), dispatch.lost + 1)
+            opening = [block.rows(rows) for block in dispatch.opening]
+            again = Dispatch(missing, deque(block.rows(rows) for block in made), opening, dispatch.lost + 1)
         else:
             again = Dispatch([self._next_attempt(rollout) for rollout in missing], lost=dispatch.lost + 1)
         self.returned.append(again)
@@ -123,10 +129,17 @@ class Supply:
         return rows, missing
 
     def _made_before(self, missing: Sequence[Rollout], made: Sequence[MadeBlock]) -> list[MadeBlock]:
-        """Blocks to go on from: none that ends a missing window: actors yield windows at their last block."""
-        window, block = self.config.window.frames, self.config.student.block_frames
-        first_end = min(plan.start + window for rollout in missing for plan in rollout.windows) // block
-        return [entry for entry in made if entry.index < first_end - 1]
+        """Blocks to go on from: none that ends a missing window, or lies behind a missing fork.
+
+        Actors yield windows at their last block, and fork where they stand.
+        """
+        block = self.config.student.block_frames
+
+        def last_call(plan: WindowPlan) -> int:
+            return plan.start if isinstance(plan, GroupPlan) else plan.start + self.config.window.frames - block
+
+        first = min(last_call(plan) for rollout in missing for plan in rollout.windows) // block
+        return [entry for entry in made if entry.index < first]
 
     def _next_attempt(self, rollout: Rollout) -> Rollout:
         self.attempts[rollout.id] = self.attempts.get(rollout.id, 0) + 1
@@ -158,18 +171,31 @@ class Supply:
             inspect_block(item, dispatch.made, len(dispatch.rollouts), self.config.student, self.lineage)
             self.blocks += len(item.x0)
             dispatch.made.append(item)
+            if self.stage == "grpo" and item.index * self.config.student.block_frames < self.config.student.horizon_frames:
+                dispatch.opening.append(item)
             while len(dispatch.made) > blocks_kept(self.config.student, self.config.window):
                 dispatch.made.popleft()
-        elif isinstance(item, Window | Trajectory):
-            rollout = next((r for r in dispatch.rollouts if r.id == item.rollout), None)
-            if rollout is None or not self.buffer.expects(item.rollout, item.index, item.attempt):
-                raise BadWindow(
-                    "plan", f"window {item.index} of rollout {item.rollout} was not asked for, or came twice"
-                )
-            inspect(item, rollout, self.config.student, self.config.window, self.lineage)
-            if isinstance(item, Window):
-                inspect_origin(item, dispatch.rollouts.index(rollout), dispatch.made)
+        elif isinstance(item, Window | Group | Trajectory):
+            row = self._row(dispatch, item)
+            inspect(item, dispatch.rollouts[row], self.config.student, self.config.window, self.lineage)
+            if not isinstance(item, Trajectory):
+                inspect_origin(item, row, dispatch.made)
+            if isinstance(item, Group):
+                self.score_book.note(item)
             self.buffer.put(item)
+
+    def _row(self, dispatch: Dispatch, item: Window | Group | Trajectory) -> int:
+        """Which of the dispatch's videos `item` is of. Raises BadWindow if nobody waits for it."""
+        row = next((i for i, rollout in enumerate(dispatch.rollouts) if rollout.id == item.rollout), None)
+        if row is None or not self.buffer.expects(item.rollout, item.index, item.attempt):
+            raise BadWindow("plan", f"window {item.index} of rollout {item.rollout} was not asked for, or came twice")
+        return row
+
+    def reference(self, dispatch: Dispatch, group: Group) -> Tensor | None:
+        """How the group's own video began, [R C H W]; None for a group that begins with it."""
+        row, frames = self._row(dispatch, group), self.config.student.horizon_frames
+        opening = [block.x0[row] for block in dispatch.opening if block.index * block.x0.shape[1] < group.start]
+        return torch.cat(opening)[:frames] if opening else None
 
     def refuse(self, bad: BadWindow) -> None:
         """Count a refused window. Raises TooManyBad when they are no accident any more."""
@@ -202,8 +228,8 @@ class Supply:
             self._close({sample.rollout for sample in taken})
         return self.plans[number]
 
-    def _age(self, sample: Window | Trajectory) -> int:
-        return self.lineage.age(sample.version) if isinstance(sample, Window) else 0
+    def _age(self, sample: Window | Group | Trajectory) -> int:
+        return 0 if isinstance(sample, Trajectory) else self.lineage.age(sample.version)
 
     def _close(self, rollouts: set[int]) -> None:
         """Forget rollouts of which every window was taken."""
@@ -216,7 +242,7 @@ class Supply:
         """Depth, windows by outcome, and what was taken; since this was last asked, the blocks that came."""
         found = {} if self.lineage.newest is None else {"weights/version": self.lineage.newest}
         found |= {"buffer/depth": self.buffer.depth, "buffer/pending": len(self.buffer.pending)}
-        found |= {"rollout/blocks": self.blocks} | self.consumption.metrics()
+        found |= {"rollout/blocks": self.blocks} | self.consumption.metrics() | self.score_book.metrics()
         self.blocks = 0
         return found | {f"windows/{outcome}": n for outcome, n in sorted(self.buffer.counts.items())}
 
@@ -236,6 +262,7 @@ class Supply:
             "open": [asdict(rollout) for rollout in self.open.values()],
             "attempts": sorted(self.attempts.items()),
             "starts": self.consumption.state(),
+            "scores": self.score_book.state(),
             "buffer": self.buffer.state(),
             "waiting": waiting,
         }
@@ -254,6 +281,7 @@ class Supply:
         self.next_rollout = plain["next_rollout"]
         self.attempts = dict(tuple(pair) for pair in plain["attempts"])
         self.consumption = Consumption(plain["starts"])
+        self.score_book = ScoreBook(self.config.reward, plain["scores"])
         self.open = {rollout["id"]: _rollout(rollout) for rollout in plain["open"]}
         missing = [r for r in (self._in_flight(rollout) for rollout in self.open.values()) if r.windows]
         for first in range(0, len(missing), self.config.rollout.batch):
@@ -266,4 +294,11 @@ class Supply:
 
 
 def _rollout(plain: dict[str, Any]) -> Rollout:
-    return Rollout(**plain | {"windows": tuple(WindowPlan(**plan) for plan in plain["windows"])})
+    return Rollout(**plain | {"windows": tuple(_plan(plan) for plan in plain["windows"])})
+
+
+def _plan(plain: dict[str, Any]) -> WindowPlan:
+    if "members" not in plain:
+        return WindowPlan(**plain)
+    lists = {name: tuple(plain[name]) for name in ("transitions", "shared")}  # tuples before msgpack
+    return GroupPlan(**plain | lists)

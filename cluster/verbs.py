@@ -8,7 +8,7 @@ from torch import Tensor
 from cluster.config import Config
 from cluster.supply import State
 from cluster.trace import Span
-from models.rollout import Trajectory, Window
+from models.rollout import Group, Trajectory, Window
 
 
 class Cluster(Protocol):
@@ -23,10 +23,10 @@ class Cluster(Protocol):
         Nobody waits for an actor. Every version gets a number that no version of this run had before.
         """
 
-    def take(self, role: str, n: int) -> Sequence[Window]:
+    def take(self, role: str, n: int) -> Sequence[Window | Group]:
         """This rank's share of the next `n` windows of a role: on all ranks together, each comes exactly once."""
 
-    def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
+    def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """The next `n` samples of a role, all of them on every rank."""
 
     def state(self) -> State | None:

@@ -118,7 +118,7 @@ class Workload:
             "weights/versions_per_s": self.versions / elapsed_s,
             "weights/pulls": self.pulls,
             "bytes/blocks_in": self.bytes_in["MadeBlock"],
-            "bytes/windows_in": self.bytes_in["Window"] + self.bytes_in["Trajectory"],
+            "bytes/windows_in": sum(self.bytes_in[kind] for kind in ("Window", "Group", "Trajectory")),
             "bytes/windows_out": self.bytes_out,
             "bytes/weights_out": self.pulls * self.weight_bytes,
         }

@@ -61,6 +61,8 @@ class Optimizer:
         self.lr_key, self.grad_clip, self.cosine_steps = lr_key, grad_clip, cosine_steps
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.updates = 0
+        self.rate = 1.0
+        """Factor on every learning rate."""
 
     def step(self, losses: Iterable[Tensor], micro_batches: int = 1) -> dict[str, float]:
         """Apply the gradient of a batch; returns loss and gradient norm, of all ranks together.
@@ -86,7 +88,7 @@ class Optimizer:
             )
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * self._schedule()
+                group["lr"] = peak * self.rate * self._schedule()
             optimizer.step()
         self.updates += 1
         return {f"{self.name}/loss": loss_value, f"{self.name}/grad_norm": norm_value}

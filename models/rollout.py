@@ -105,6 +105,8 @@ class Group:
     seed: int
     start: int
     """First latent frame of the continuations: the fork."""
+    step: int
+    """The last denoising step, whose input is `noisy`."""
     transitions: tuple[int, ...]
     """Which transitions are recorded, T of them."""
     versions: tuple[int, ...]
@@ -114,7 +116,7 @@ class Group:
     latents: Tensor
     """[G K C H W]."""
     noisy: Tensor
-    """Inputs of the last denoising step, [G K C H W]: what an extended DMD loss on these frames starts from."""
+    """Inputs of denoising step `step`, [G K C H W]: what an extended DMD loss on these frames starts from."""
     states: Tensor
     """Inputs of the steps that the transitions leave, [G T K C H W]."""
     samples: Tensor

@@ -64,6 +64,10 @@ SCENES = {
 
 PROMPTS = tuple(SCENES)
 
+TRAINING_PROMPTS = tuple(prompt for i, prompt in enumerate(PROMPTS) if i % 3 == (i // 3 + i // 12) % 3)
+HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in TRAINING_PROMPTS)
+"""A third of the prompts is for stage grpo, two thirds are for judging it; both hold every word."""
+
 
 def scene_of(prompt: str) -> Scene:
     """The scene that `prompt` names; a prompt outside the world is refused."""

@@ -76,21 +76,21 @@ def everything(trained: Distiller) -> list[Tensor]:
 @pytest.mark.parametrize("replay", ["masked", "blockwise"])
 def test_a_student_update_moves_every_student_weight_and_leaves_teacher_and_critic_alone(windows, replay):
     trained = distiller(replay=replay)
-    student, critic, teacher = copies(trained.student, trained.critic, trained.teacher)
+    student, critic, teacher = copies(trained.student, trained.critic, trained.scores.teacher)
     trained.update_student(windows)
     assert all(changed(trained.student, student))
-    assert not any(changed(trained.critic, critic)) and not any(changed(trained.teacher, teacher))
-    assert all(p.grad is None for module in (trained.critic, trained.teacher) for p in module.parameters())
+    assert not any(changed(trained.critic, critic)) and not any(changed(trained.scores.teacher, teacher))
+    assert all(p.grad is None for module in (trained.critic, trained.scores.teacher) for p in module.parameters())
 
 
 @pytest.mark.parametrize("replay", ["masked", "blockwise"])
 def test_a_critic_update_moves_every_critic_weight_and_leaves_student_and_teacher_alone(windows, replay):
     trained = distiller(replay=replay)
-    student, critic, teacher = copies(trained.student, trained.critic, trained.teacher)
+    student, critic, teacher = copies(trained.student, trained.critic, trained.scores.teacher)
     trained.update_critic(windows)
     assert all(changed(trained.critic, critic))
-    assert not any(changed(trained.student, student)) and not any(changed(trained.teacher, teacher))
-    assert all(p.grad is None for module in (trained.student, trained.teacher) for p in module.parameters())
+    assert not any(changed(trained.student, student)) and not any(changed(trained.scores.teacher, teacher))
+    assert all(p.grad is None for module in (trained.student, trained.scores.teacher) for p in module.parameters())
 
 
 def in_float64(guidance: float) -> Distiller:
@@ -125,7 +125,7 @@ def always(velocity: float) -> Wan:
 def test_the_student_moves_to_where_the_teacher_differs_from_the_critic(windows, brighter):
     trained = Distiller(network(0), always(0.0), always(-brighter), encode_text, SHAPE, CONFIG, LearnerConfig(), seed=5)
     batch = collate(windows, encode_text, 3, torch.device("cpu"))
-    levels = torch.full((3,), trained.sigmas[3])
+    levels = torch.full((3,), trained.scores.sigmas[3])
 
     @torch.no_grad()
     def brightness() -> float:
@@ -271,8 +271,8 @@ def test_no_distance_is_logged_where_there_is_no_recorded_x0_to_compare_with(win
 
 def test_the_teacher_is_frozen_and_starts_nothing(windows):
     trained = distiller()
-    assert not any(p.requires_grad for p in trained.teacher.parameters())
-    assert not trained.teacher.training
+    assert not any(p.requires_grad for p in trained.scores.teacher.parameters())
+    assert not trained.scores.teacher.training
     assert "teacher" not in trained.state()[0]
     assert trained.state()[1] == {"student": 0, "critic": 0}
 

@@ -1,0 +1,246 @@
+"""Stage `grpo`: continuations of a shared past are compared, and the better ones made likelier (Eq. 5 to 7).
+
+The policy is the student's own re-noising; nothing is converted to an SDE. A round is one batch of groups: what the
+student says of their transitions before the first step is remembered, and every ratio is to that.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from learner import ranks
+from learner.advantages import Advantages, combine
+from learner.config import LearnerConfig
+from learner.ema import Ema
+from learner.flat_copy import FlatCopy
+from learner.lora import merged
+from learner.optimizer import Optimizer, adamw
+from learner.policy_batches import PolicyBatch, PolicyBatches
+from learner.policy_config import GrpoConfig
+from learner.policy_losses import effective_sample_size
+from learner.score_distillation import ScoreDistillation, by_age
+from learner.sharding import gather, load
+from learner.shares import own_places
+from learner.transitions import windows_for_scores
+from models.config import StudentConfig
+from models.noise import Draw
+from models.rollout import Group, Window
+from models.wan import Wan
+from rewards.sentinels import SentinelConfig, fallen
+
+
+class BurnInTooShort(RuntimeError):
+    """The learner's replay misses the actors' policy by more than the clip lets the policy move."""
+
+
+class SentinelFell(RuntimeError):
+    """A held-out metric paid for the rewards."""
+
+
+class PolicyLearner:
+    """The student as a policy, held by the extended DMD loss, by a KL term to where it started, or by both.
+
+    Every rank calls every method, with its own share of the groups, which is whole groups.
+    """
+
+    def __init__(
+        self,
+        student: Wan,
+        scores: ScoreDistillation | None,
+        reference: Wan | None,
+        encode_text: Callable[[Sequence[str]], Tensor],
+        shape: StudentConfig,
+        config: GrpoConfig,
+        learner: LearnerConfig,
+        *,
+        rewards: Mapping[str, float],
+        sentinel: SentinelConfig,
+        window_frames: int,
+    ):
+        """`scores` for grpo.dmd_weight above 0, `reference` for grpo.kl above 0; `rewards` are names and weights.
+
+        `window_frames` is the length of the windows that the extended DMD loss sees.
+        """
+        self.student, self.scores, self.config, self.learner = student, scores, config, learner
+        self.block_frames, self.window_frames = shape.block_frames, window_frames
+        self.rewards, self.sentinel = dict(rewards), sentinel
+        self.policy = PolicyBatches(student, reference, encode_text, shape, config, learner)
+        self.ema = Ema(student, config.ema_decay)
+        self.published = FlatCopy(student.state_dict())
+        own = adamw(student, config.lr, (config.beta1, config.beta2), config.weight_decay)
+        self.optimizer = Optimizer("student", student, own, lr_key="grpo.lr", grad_clip=config.grad_clip)
+        self.critic_optimizer = None if scores is None else _critic_optimizer(scores)
+        self.step = 0
+        """Rounds done."""
+        self.watched: dict[str, float] = {}
+        """The sentinels' first values."""
+
+    # -- a round ------------------------------------------------------------------------------------------------
+
+    def update(self, groups: Sequence[Group]) -> dict[str, float]:
+        """One round: the critic follows the student, then a few steps up the advantages of these groups.
+
+        Raises BurnInTooShort before the first step of a run, and NonFiniteError before a broken one.
+        """
+        advantages = self._advantages(groups)
+        metrics = _reward_metrics(advantages)
+        for _ in range(self.config.critic_updates if self.scores is not None else 0):
+            metrics |= self._update_critic(groups)
+        if self.scores is None or self.step >= self.config.critic_warmup:
+            metrics |= self._update_student(groups, advantages)
+        self.step += 1
+        return metrics
+
+    def _advantages(self, groups: Sequence[Group]) -> Advantages:
+        """Of all ranks' groups, because a spread may be that of the whole batch."""
+        scores = {}
+        for name in self.rewards:
+            own = torch.tensor([group.scores[name] for group in groups], dtype=torch.float64)
+            scores[name] = ranks.joined(own.to(self.policy.device)).cpu()
+        c = self.config
+        return combine(scores, self.rewards, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
+
+    def _update_critic(self, groups: Sequence[Group]) -> dict[str, float]:
+        turn = self.critic_optimizer.updates
+        parts, count = self.scores.parts(self._windows(groups, turn), Draw.CRITIC_UPDATE, turn)
+        return self.critic_optimizer.step((self.scores.critic_loss(part) for part in parts), count)
+
+    def _update_student(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
+        mine = own_places(len(groups) * ranks.size())
+        values, valid = (x[mine.start : mine.stop] for x in (advantages.values, advantages.valid))
+        share = len(groups) // self.config.minibatches
+        cuts = [slice(first, first + share) for first in range(0, len(groups), share)]
+        minibatches = [(groups[cut], self.policy.remember(groups[cut], values[cut], valid[cut])) for cut in cuts]
+        replay = torch.cat([part.replay for _, parts in minibatches for part in parts])
+        metrics = self._replay_metrics(ranks.joined(replay))
+        terms: list[Tensor] = []
+        for own, parts in minibatches * self.config.passes:
+            metrics |= self._step(own, parts, terms)
+            self.ema.update(self.student)
+        return metrics | _term_metrics(ranks.joined(torch.cat(terms)))
+
+    def _step(self, groups: Sequence[Group], parts: Sequence[PolicyBatch], terms: list[Tensor]) -> dict[str, float]:
+        """One step of the optimiser on a minibatch; appends what its terms were."""
+        losses, count = self.policy.losses(parts, terms), len(parts)
+        measured: list[Tensor] = []
+        if self.scores is not None:
+            turn = self.optimizer.updates
+            scored, more = self.scores.parts(self._windows(groups, turn), Draw.STUDENT_UPDATE, turn)
+            weight = self.config.dmd_weight
+            losses = chain(losses, (weight * self.scores.student_loss(part, measured) for part in scored))
+            count += more
+        metrics = self.optimizer.step(losses, count)
+        return metrics | (by_age(ranks.joined(torch.cat(measured))) if measured else {})
+
+    def _windows(self, groups: Sequence[Group], turn: int) -> list[Window]:
+        """What the extended DMD loss and the critic see of these groups."""
+        return windows_for_scores(groups, self.config.dmd_members, self.window_frames, self.block_frames, turn)
+
+    def _replay_metrics(self, replay: Tensor) -> dict[str, float]:
+        """Raises BurnInTooShort before the first step, when the weights are those that the actors had."""
+        errors = replay[:, 0][~replay[:, 0].isnan()]
+        worst = float(errors.max()) if len(errors) else math.nan
+        if self.optimizer.updates == 0 and worst > self.config.clip / 2:
+            raise BurnInTooShort(
+                f"the learner's replay of the actors' transitions is off by up to {worst:.1e} in the ratio, more than "
+                f"half of grpo.clip = {self.config.clip}; raise window.burn_in_frames or grpo.clip"
+            )
+        found = {
+            "policy/effective_samples": effective_sample_size(replay[:, 1]),
+            "policy/outliers": float(replay[:, 2].mean()),
+        }
+        if len(errors):
+            found |= {"policy/replay_error": float(errors.mean()), "policy/replay_error_max": worst}
+        return found
+
+    # -- what watches it ----------------------------------------------------------------------------------------
+
+    def watch(self, looks: Sequence[Group]) -> dict[str, float]:
+        """Compare what the sentinels see now with what they saw first; `looks` are all of them, on every rank.
+
+        Raises SentinelFell, or lowers the rate, when one has fallen by more than sentinel.tolerance.
+        """
+        now = {}
+        for name in self.sentinel.metrics:
+            seen = torch.tensor([look.scores[name] for look in looks], dtype=torch.float64)
+            now[name] = float(seen.nanmean())
+        self.watched = self.watched or now
+        lost = fallen(self.watched, now, self.sentinel.tolerance)
+        if lost and self.sentinel.action == "stop":
+            told = ", ".join(f"{name} from {self.watched[name]:.3f} to {now[name]:.3f}" for name in lost)
+            raise SentinelFell(
+                f"after round {self.step} held-out metrics have fallen by more than sentinel.tolerance = "
+                f"{self.sentinel.tolerance}: {told}. The checkpoints before are good; in a new run_dir, raise "
+                "grpo.dmd_weight or grpo.kl, or lower grpo.lr"
+            )
+        if lost:
+            self.optimizer.rate *= self.sentinel.rate_factor
+        return {f"sentinel/{name}": value for name, value in now.items()} | {"student/rate": self.optimizer.rate}
+
+    # -- weights and checkpoints --------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """What actors roll out, on rank 0: the raw student; an empty dict elsewhere (a collective).
+
+        The next call overwrites the tensors: who keeps them must copy.
+        """
+        return merged(self.published.of(self.student.state_dict()), self.learner.lora_scale)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """What is evaluated and shipped, on rank 0; an empty dict elsewhere (a collective)."""
+        return merged(gather(self.student.state_dict() | self.ema.averages), self.learner.lora_scale)
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, object]]:
+        """Everything a resumed run needs, the tensors on rank 0 only; the reference comes from the run's start."""
+        tensors = {
+            "student": gather(self.student.state_dict()),
+            "ema": gather(self.ema.averages),
+            "student_optimizer": self.optimizer.state(),
+        }
+        plain = {"rounds": self.step, "student": self.optimizer.updates, "rate": self.optimizer.rate}
+        if self.scores is not None:
+            tensors |= {
+                "critic": gather(self.scores.critic.state_dict()),
+                "critic_optimizer": self.critic_optimizer.state(),
+            }
+            plain["critic"] = self.critic_optimizer.updates
+        return tensors, plain | {"watched": dict(self.watched)}
+
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, object]) -> None:
+        """Put back what `state` gave, whole on every rank. Raises ValueError."""
+        load(self.student.state_dict(), tensors["student"], "student")
+        load(self.ema.averages, tensors["ema"], "ema")
+        self.optimizer.load_state(tensors.get("student_optimizer", {}), state["student"])
+        if self.scores is not None:
+            load(self.scores.critic.state_dict(), tensors["critic"], "critic")
+            self.critic_optimizer.load_state(tensors.get("critic_optimizer", {}), state["critic"])
+        self.step, self.optimizer.rate, self.watched = state["rounds"], state["rate"], dict(state["watched"])
+
+
+def _critic_optimizer(scores: ScoreDistillation) -> Optimizer:
+    c = scores.config
+    own = adamw(scores.critic, c.critic_lr, (c.beta1, c.beta2), c.weight_decay)
+    return Optimizer("critic", scores.critic, own, lr_key="dmd.critic_lr", grad_clip=c.grad_clip)
+
+
+def _reward_metrics(advantages: Advantages) -> dict[str, float]:
+    found = {"policy/zero_spread": advantages.zero_spread, "policy/masked": float((~advantages.valid).double().mean())}
+    for name, told in advantages.rewards.items():
+        found |= {f"reward/{name}/{what}": value for what, value in told._asdict().items() if what != "failed"}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _term_metrics(terms: Tensor) -> dict[str, float]:
+    """From [N 5] of `PolicyBatches.losses`, over all steps of a round."""
+    exponent, clipped, moving, distance, _ = terms.unbind(dim=1)
+    ratio = exponent.exp()
+    return {
+        "policy/ratio_mean": float(ratio.mean()),
+        "policy/ratio_std": float(ratio.std(correction=0)),
+        "policy/ratio_max": float((ratio - 1).abs().max()),
+        "policy/clipped": float(clipped.sum() / moving.sum().clamp_min(1)),
+        "policy/kl": float(distance.mean()),
+    }
