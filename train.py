@@ -1,6 +1,7 @@
 """Longtake: train a 5-second video model to generate minutes, by correcting it on its own mistakes.
 
-Read from the top: a teacher for the tiny world, ODE initialisation, extended DMD on the student's own long rollouts.
+Read from the top: a teacher for the tiny world, ODE initialisation, extended DMD on the student's own long rollouts,
+GRPO with rewards of optical flow.
 """
 
 import settings
@@ -18,8 +19,8 @@ from cluster.config import Config
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from cluster.verbs import Cluster
-from learner.assembly import make_distiller, make_ode_initializer, make_pretrainer
-from models.rollout import CRITIC, ODE, STUDENT
+from learner.assembly import make_distiller, make_ode_initializer, make_policy_learner, make_pretrainer
+from models.rollout import CRITIC, GRPO, ODE, SENTINEL, STUDENT
 from models.tiny_world import encode_text
 
 
@@ -80,9 +81,32 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
         folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
+def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> None:
+    """Stage 3: fork long rollouts, reward how they go on, make the better ones likelier (Self-Forcing++, Eq. 5 to 7)."""
+    learner = make_policy_learner(
+        config.student, config.grpo, config.dmd, config.learner, rewards=config.reward.terms, sentinel=config.sentinel,
+        window_frames=config.window.frames, init=config.grpo_init_source, base=config.base_source,
+        teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=encode_text, seed=config.seed,
+        device=config.device,
+    )  # fmt: skip
+    with RunFolder(config).stage(name) as folder:
+        cluster.begin("grpo", config, folder.restore(learner))
+        cluster.publish(learner.weights(), learner.step)
+        metrics = {}
+        while learner.step < config.grpo.steps:
+            if learner.step % config.sentinel.every == 0:  # what the rewards do not ask for must not pay for them
+                metrics |= learner.watch(cluster.take_all(SENTINEL, config.sentinel.prompts))
+            metrics |= learner.update(cluster.take(GRPO, config.grpo.groups))
+            cluster.publish(learner.weights(), learner.step)
+            log(name, learner.step, config.grpo.steps, metrics | cluster.metrics())
+            if learner.step % config.checkpoint.every == 0:
+                folder.save(learner, learner.step, cluster.state())
+        folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
+
+
 def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
     """All stages that were asked for; a finished one is not run again."""
-    stages = {"teacher": teacher, "ode": ode, "dmd": dmd}
+    stages = {"teacher": teacher, "ode": ode, "dmd": dmd, "grpo": grpo}
     for stage in config.stages:
         if not RunFolder(config).stage(stage).finished:
             stages[stage](config, cluster, log)

@@ -7,15 +7,18 @@ from typing import Any
 import numpy
 import torch
 
-from actors.config import RolloutConfig, WindowConfig
+from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
 from cluster.buffer import BufferConfig
 from learner.checkpoint_config import CheckpointConfig
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
+from learner.policy_config import GrpoConfig
 from models.config import CONFIGS, StudentConfig, WanConfig
 from models.keys import key, require_positive
+from rewards.config import RewardConfig
+from rewards.sentinels import SentinelConfig
 
-STAGES = ("teacher", "ode", "dmd")
+STAGES = ("teacher", "ode", "dmd", "grpo")
 
 
 @dataclass(kw_only=True)
@@ -27,6 +30,8 @@ class ClusterConfig:
     rollout_actors: int = key(1, "processes that make rollouts")
     actor_gpus: float = key(0.0, "GPUs of each rollout process; 0 rolls out on the CPU")
     learner_ranks: int = key(1, "processes that train together, the networks sharded over them (FSDP2)")
+    reward_actors: int = key(1, "processes that decode and score groups (stage grpo)")
+    reward_gpus: float = key(0.0, "GPU share of each of them, for reward.flow=raft")
     rank_gpus: float = key(0.0, "GPUs of each learner rank, 0 or 1")
     threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
     timeout_s: float = key(600.0, "longest wait for windows, or of one rank for another, before the run stops")
@@ -46,7 +51,7 @@ class ClusterConfig:
             )
         if self.kind not in ("ray", "inline"):
             raise ValueError(f'cluster.kind is "{self.kind}"; set cluster to ray or inline')
-        counts = ("rollout_actors", "learner_ranks", "threads")
+        counts = ("rollout_actors", "reward_actors", "learner_ranks", "threads")
         require_positive("cluster", self, *counts, "timeout_s", "start_timeout_s", "progress_timeout_s")
         if self.kind == "inline" and self.learner_ranks > 1:
             raise ValueError(
@@ -58,7 +63,7 @@ class ClusterConfig:
             raise ValueError("inline computes on the CPU; set cluster=ray, or leave cluster.*_gpus out")
         if not self.slow_factor > 1:
             raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
-        for name in ("restarts", "actor_gpus", "rank_gpus", "relay_gpus"):
+        for name in ("restarts", "actor_gpus", "reward_gpus", "rank_gpus", "relay_gpus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be 0 or above")
 
@@ -114,6 +119,10 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     ode: OdeConfig = field(default_factory=OdeConfig)
     dmd: DmdConfig = field(default_factory=DmdConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    group: GroupConfig = field(default_factory=GroupConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sentinel: SentinelConfig = field(default_factory=SentinelConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     buffer: BufferConfig = field(default_factory=BufferConfig)
@@ -147,6 +156,22 @@ class Config:
     def init_path(self) -> Path:
         """The student that stage dmd starts from: the given one, else this run's stage ode."""
         return Path(self.init) if self.init is not None else Path(self.run_dir, "ode", "student.safetensors")
+
+    @property
+    def grpo_init_path(self) -> Path:
+        """The student that stage grpo starts from: this run's stage dmd if it has or will have one."""
+        own = Path(self.run_dir, "dmd", "student.safetensors")
+        return own if "dmd" in self.stages or own.is_file() else Path(self.grpo.init)
+
+    @property
+    def grpo_init_source(self) -> Source:
+        return Source(self.grpo_init_path, "grpo.init")
+
+    def samples_per_update(self, stage: str) -> int:
+        """How many samples the learner takes between two versions of the student, over all roles."""
+        if stage == "grpo":
+            return self.grpo.groups
+        return self.dmd.batch_size * (1 + self.dmd.critic_updates)
 
     @property
     def saved_windows_path(self) -> Path:

@@ -17,6 +17,7 @@ from cluster.parcels import Parcel, take_apart, unwrap, wrap
 from cluster.pool import ActorLost, Pool, RayPool
 from cluster.publication import LEAVE, WeightShelf
 from cluster.ray_metrics import RayMetrics
+from cluster.reward_pool import RewardPool
 from cluster.rollout_process import Delivery
 from cluster.supply import Dispatch, State, Supply
 from cluster.trace import Span
@@ -52,6 +53,7 @@ class Coordinator:
         self.awaited: set[tuple[str, int]] = set()
         """Plans that ranks wait for: role and number of windows."""
         self.workload = Workload(self.pool.slots)
+        self.rewards = RewardPool(config, self._say)
         self.ray_metrics = RayMetrics()
         self.leaving: set[int] = set()
         self.failure: str | None = None
@@ -282,6 +284,8 @@ class Coordinator:
             raise BadWindow("checksum", str(error)) from error
         self.spans += delivery.spans
         self.workload.received(slot, delivery)
+        if isinstance(item, Group):
+            item = await self.rewards.score(item, parcel, self.supply.reference(dispatch, item))
         self.supply.deliver(dispatch, item)
         if isinstance(item, Window | Group | Trajectory):
             self.packed[item.rollout, item.index] = parcel.tensors

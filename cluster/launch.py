@@ -17,6 +17,7 @@ from cluster.saved_windows import check as check_saved_windows
 from cluster.wandb_log import check_login
 from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
+from learner.grpo import BurnInTooShort, SentinelFell
 from learner.optimizer import NonFiniteError
 from models import tiny_world
 from models.files import check_weights, verify_weights
@@ -47,7 +48,7 @@ def _launch(loop: Callable, config: Config) -> None:
             from cluster.ray_launch import launch_on_ray  # only now: ray reads its environment when imported
 
             launch_on_ray(loop, config)
-    except (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint) as error:
+    except (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, BurnInTooShort, SentinelFell) as error:
         raise RunFailed(str(error)) from error
 
 
@@ -82,6 +83,9 @@ def preflight(config: Config) -> None:
             f"run_dir={folder.path} already has {' and '.join(others)} of another teacher; leave stage teacher out, or "
             "give a new run_dir"
         )
+    if "grpo" in stages and "dmd" not in stages:
+        check_weights(config.grpo_init_path, "grpo.init", student)
+        verify_weights(config.grpo_init_path, "grpo.init")
     check_saved_windows(config)
     folder.claim()
 

@@ -22,7 +22,8 @@ def ray_session(config: Config) -> Iterator[None]:
     """Connected to Ray inside the block. Only what was started here is stopped."""
     address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
-    needed = config.cluster.rollout_actors + config.cluster.learner_ranks
+    scoring = config.cluster.reward_actors if "grpo" in config.stages else 0
+    needed = config.cluster.rollout_actors + config.cluster.learner_ranks + scoring
     if address is None:
         ray.init(address="local", num_cpus=needed, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
     else:

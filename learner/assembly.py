@@ -1,19 +1,23 @@
 """Networks on the learner: built, filled, cut over the ranks, and put together for a stage."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
 from learner.distillation import Distiller
+from learner.grpo import PolicyLearner
 from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
 from learner.ode import OdeInitializer
+from learner.policy_config import GrpoConfig
 from learner.pretraining import Pretrainer
+from learner.score_distillation import ScoreDistillation
 from learner.sharding import fill, in_group, shard
 from models.config import StudentConfig, WanConfig
 from models.files import check_weights, stored_tensors
 from models.wan import Wan
+from rewards.sentinels import SentinelConfig
 
 Encoder = Callable[[Sequence[str]], Tensor]
 
@@ -63,6 +67,38 @@ def make_distiller(
     critic = _trained(shape.wan, base, learner, device, learner.lora_rank, seed)
     real = _frozen(teacher_wan, teacher, learner, device)
     return Distiller(student, critic, real, encode_text, shape, config, learner, seed)
+
+
+def make_policy_learner(
+    shape: StudentConfig,
+    grpo: GrpoConfig,
+    dmd: DmdConfig,
+    learner: LearnerConfig,
+    *,
+    rewards: Mapping[str, float],
+    sentinel: SentinelConfig,
+    window_frames: int,
+    init: Source,
+    base: Source,
+    teacher: Source,
+    teacher_wan: WanConfig,
+    encode_text: Encoder,
+    seed: int,
+    device: torch.device,
+) -> PolicyLearner:
+    """A student from `init`, and only what its losses ask for: critic and teacher, a frozen copy of `init`, or neither."""
+    student = _trained(shape.wan, init, learner, device, learner.lora_rank, seed)
+    scores = reference = None
+    if grpo.dmd_weight:
+        critic = _trained(shape.wan, base, learner, device, learner.lora_rank, seed)
+        real = _frozen(teacher_wan, teacher, learner, device)
+        scores = ScoreDistillation(student, critic, real, encode_text, shape, dmd, learner, seed)
+    if grpo.kl:
+        reference = _frozen(shape.wan, init, learner, device).eval()
+    return PolicyLearner(
+        student, scores, reference, encode_text, shape, grpo, learner,
+        rewards=rewards, sentinel=sentinel, window_frames=window_frames,
+    )  # fmt: skip
 
 
 def _trained(
