@@ -39,6 +39,7 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     for name in ("run_dir", "teacher", "base", "init"):
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
+    config.grpo.init = str(_absolute(config.grpo.init))
     if config.debug.windows is not None:
         config.debug.windows = str(_absolute(config.debug.windows))
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):
