@@ -30,8 +30,8 @@ class GrpoConfig:
     )
     clip: float = key(
         1e-4,
-        "half width of the band of ratios that learn (the paper does not say; peers: 1e-5 to 1e-3); a step of 0.01 in x0 "
-        "moves x0_ratio by about 0.01/sqrt(dimensions)",
+        "half width of the band of ratios that learn (the paper does not say; peers: 1e-5 to 1e-3); steps of 0.01 in "
+        "x0 move x0_ratio by about 0.01/sqrt(dimensions)",
     )
     advantage_clip: float = key(5.0, "largest advantage (the paper does not say; as most peers)")
     std_scope: str = key(
