@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SCOPES = ("group", "batch", "max")
+from learner.policy_config import SCOPES
 
 
 class Standardised(NamedTuple):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.advantages import SCOPES, combine, reward_to_go, standardise
+from learner.advantages import combine, reward_to_go, standardise
+from learner.policy_config import SCOPES
 
 many = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 9999)
@@ -20,7 +21,7 @@ NAN = float("nan")
 def rewards(seed: int, failing: float = 0.0, shape: tuple[int, int, int] = (3, 5, 4)) -> Tensor:
     """Rewards [P G W] of unlike groups; a share of them failed."""
     generator = torch.Generator().manual_seed(seed)
-    size = torch.rand(shape[0], 1, 1, generator=generator) * 3
+    size = 0.2 + 3 * torch.rand(shape[0], 1, 1, generator=generator)
     values = 5 + size * torch.randn(*shape, generator=generator)
     return values.masked_fill(torch.rand(*shape, generator=generator) < failing, NAN)
 
