@@ -11,6 +11,7 @@ from typing import Any
 from cluster.config import Config
 
 ROOT = Path(__file__).resolve().parent
+_REWARDS = "reward.terms="
 _CALL = re.compile(r"^([\w.]+)=(\w+\([-+\w., ]*\))$")
 
 
@@ -19,8 +20,9 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     one line with the key to change."""
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
     for argument in arguments:
@@ -31,9 +33,16 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     overrides = [_CALL.sub(r"\1='\2'", argument) for argument in arguments]
     if not any(argument.startswith("preset=") for argument in arguments):
         overrides = [f"preset={preset}", *overrides]
+    # Hydra would add to the default's rewards, and knows no others: who names rewards means these and no more.
+    named = [override for override in overrides if override.startswith(_REWARDS)]
+    overrides = [override for override in overrides if override not in named]
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = OmegaConf.to_object(compose("config", overrides))
+            composed = compose("config", overrides)
+        for override in OverridesParser.create().parse_overrides(named):
+            with open_dict(composed):
+                OmegaConf.update(composed, override.key_or_group, override.value(), merge=False)
+        config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_line(error)) from error
     for name in ("run_dir", "teacher", "base", "init"):

@@ -1,0 +1,114 @@
+"""What stage grpo gained and what it cost: students of the tiny world against the one they started from.
+
+python -m benchmarks.grpo_gain [before=student.safetensors] after=student.safetensors [...]
+One JSON line per student: the share of the reward's gap to real videos that it closed, on held-out prompts over 8
+teacher horizons; beside it flow magnitude, dynamic degree and validity. Every student has the same prompts and noise.
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import settings
+from actors.videos import make_videos
+from benchmarks.line import print_line
+from cluster.config import Config
+from models.files import load_weights
+from models.noise import Draw, generator_for
+from models.tiny_world import HELD_OUT_PROMPTS, decode, encode, encode_text, sample_video
+from models.wan import Wan
+from rewards.flow import DisFlow, motion
+from rewards.scoring import Scorer
+from rewards.segments import segment_metrics
+
+HORIZONS = 8
+SHIPPED = "assets/tiny/student_uniform.safetensors"
+REAL = "real videos"
+
+
+def seeds() -> list[int]:
+    """One for each held-out prompt."""
+    drawn = torch.randint(2**62, (len(HELD_OUT_PROMPTS),), generator=generator_for(1, Draw.EVALUATION))
+    return [int(seed) for seed in drawn]
+
+
+def videos_of(path: Path, config: Config) -> Tensor:
+    """Latents [B F C H W] of a student, HORIZONS long."""
+    student = Wan(config.student.wan).eval()
+    load_weights(student, path, "student")
+    frames = HORIZONS * config.student.horizon_frames
+    return make_videos(student, config.student, HELD_OUT_PROMPTS, seeds(), frames, encode_text, lambda done: None)
+
+
+def real_videos(config: Config) -> Tensor:
+    """The same prompts, as the world shows them."""
+    frames = HORIZONS * config.student.horizon_frames
+    drawn = (torch.Generator().manual_seed(seed) for seed in seeds())
+    return encode(torch.stack([sample_video(p, frames, g) for p, g in zip(HELD_OUT_PROMPTS, drawn, strict=True)]))
+
+
+def measured(latents: Tensor, config: Config) -> dict[str, float]:
+    """Rewards after the first horizon, which is the reference; flow, dynamic degree and validity over all of them."""
+    horizon, names = config.student.horizon_frames, list(config.reward.terms)
+    scorer = Scorer(config.reward, names, decode)
+    flow = DisFlow(config.reward.upsample)
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    moved = []
+    for prompt, video in zip(HELD_OUT_PROMPTS, latents, strict=True):
+        found = scorer.score(prompt, video[None, horizon:], video[horizon - 1], video[:horizon]).values
+        for name in names:
+            scores[name] += [score for score in found[name][0] if not math.isnan(score)]
+        moved.append(motion(flow(decode(video[None])[0]), config.reward.top_share)[0].mean())
+    metrics = segment_metrics(decode(latents), HELD_OUT_PROMPTS, horizon)
+    means = {name: sum(values) / HORIZONS for name, values in metrics.items()}
+    reward = sum(
+        weight * sum(scores[name]) / len(scores[name]) for name, weight in config.reward.terms.items() if weight
+    )
+    each = {f"reward_{name}": sum(values) / len(values) for name, values in scores.items()}
+    return {
+        "reward": reward,
+        "flow": float(torch.stack(moved).mean()),
+        "dynamic_degree": means["dynamic_degree"],
+        "validity": means["validity"],
+        "last_validity": metrics["validity"][-1],
+    } | each
+
+
+def compared(after: Mapping[str, float], before: Mapping[str, float], real: Mapping[str, float]) -> dict[str, float]:
+    """How far `after` is from `before` on the way to `real`, and what is left of what nobody rewarded."""
+    return {
+        "gap_closed": (after["reward"] - before["reward"]) / (real["reward"] - before["reward"]),
+        "flow_kept": after["flow"] / before["flow"],
+        "dynamic_degree_kept": after["dynamic_degree"] / before["dynamic_degree"],
+        "validity_change": after["validity"] - before["validity"],
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    before = next((a.partition("=")[2] for a in arguments if a.startswith("before=")), str(settings.ROOT / SHIPPED))
+    students = [a.partition("=")[2] for a in arguments if a.startswith("after=")]
+    config = settings.load([a for a in arguments if not a.startswith(("before=", "after="))])
+    found = {REAL: measured(real_videos(config), config)}
+    for path in [before, *students]:
+        found[path] = measured(videos_of(Path(path), config), config)
+        told = compared(found[path], found[before], found[REAL])
+        print_line(
+            "grpo_gain",
+            [told["gap_closed"]],
+            "share of the reward gap to real videos closed",
+            "cpu, one thread",
+            {"student": Path(path).name, "prompts": len(HELD_OUT_PROMPTS), "horizons": HORIZONS},
+            limit=1.0,
+            **told,
+            measured=found[path],
+            real=found[REAL],
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
