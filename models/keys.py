@@ -6,9 +6,9 @@ from typing import Any
 
 
 def key(default: Any, doc: str) -> Any:
-    """A dataclass field with its documentation. Lists are copied for every instance."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"doc": doc})
+    """A dataclass field with its documentation. Lists and mappings are copied for every instance."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: default.copy(), metadata={"doc": doc})
     return field(default=default, metadata={"doc": doc})
 
 

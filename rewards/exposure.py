@@ -15,3 +15,9 @@ def exposure_drift(video: Tensor, horizon_frames: int) -> Tensor:
     """
     level = brightness(video)
     return (level - level[:, :horizon_frames].mean(1, keepdim=True)).abs()
+
+
+def luma(pixels: Tensor) -> Tensor:
+    """Luma (Rec. 601) [... H W] of `pixels` [... 3 H W]: brightness as the eye weighs the colours."""
+    red, green, blue = pixels.unbind(-3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue

@@ -1,0 +1,71 @@
+"""One call of a reward that may raise, hang or answer nonsense: what it scored, or why it did not."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rewards.clip import Clip
+from rewards.reward import Reward
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of asking a reward about n clips."""
+
+    scores: Tensor
+    """[n] float64; NaN is missing, which is never 0."""
+    seconds: float
+    failure: str | None = None
+    hung: bool = False
+    """The reward still runs, in a thread that nobody can stop; only the end of the process does."""
+
+
+def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) -> Attempt:
+    """Ask `reward` about `clips` and wait for at most `timeout_s`. Logs what fails, and never raises for it."""
+    answers, errors = [], []
+
+    def ask() -> None:
+        try:
+            # Whether gradients are recorded is a matter of the thread.
+            with torch.no_grad():
+                answers.append(reward(clips))
+        except BaseException as error:  # a plug-in may raise anything, SystemExit too; the run goes on without it
+            errors.append(error)
+
+    started = time.monotonic()
+    thread = threading.Thread(target=ask, name=f"reward {name}", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    seconds, hung = time.monotonic() - started, thread.is_alive()
+    scores = torch.full((len(clips),), torch.nan, dtype=torch.float64)
+    if hung:
+        failure = f"no answer within reward.timeout_s={timeout_s:g} s"
+    elif errors:
+        failure = f"{type(errors[0]).__name__}: {' '.join(str(errors[0]).split())}"
+    else:
+        failure = _misfit(answers[0], len(clips))
+        if failure is None:
+            given = answers[0].detach().double().cpu()
+            scores = given.where(given.isfinite(), torch.nan)
+            missing = int(scores.isnan().sum())
+            failure = f"no score for {missing} of {len(clips)} clips" if missing else None
+    if failure is not None:
+        _log.warning("reward %s: %s", name, failure)
+    return Attempt(scores, seconds, failure, hung)
+
+
+def _misfit(answer: object, clips: int) -> str | None:
+    if not isinstance(answer, Tensor):
+        return f"answered {type(answer).__name__}; a reward answers a tensor [{clips}]"
+    if answer.shape != (clips,):
+        return f"answered {list(answer.shape)} for {clips} clips; a reward answers one score per clip"
+    if answer.is_complex():
+        return f"answered {answer.dtype}; scores are real"
+    return None

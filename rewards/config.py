@@ -1,0 +1,76 @@
+"""Keys of the rewards: which ones, on which windows, by which flow, and how long each may take."""
+
+import math
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from models.keys import key, require_positive
+from rewards.registry import check_name
+
+
+@dataclass(kw_only=True)
+class RewardConfig:
+    """What videos are rewarded for. The paper names optical flow and no more: every number here is a choice of ours."""
+
+    terms: dict[str, float] = key(
+        {"continuity": 1.0}, "rewards (names or dotted paths) and their weights; with weight 0 a reward is logged only"
+    )
+    window_frames: int = key(12, "latent frames of one rewarded window")
+    flow: str = key("dis", "optical flow: dis (OpenCV, CPU) or raft (torchvision, GPU)")
+    raft_size: str = key("large", "RAFT network: large or small")
+    raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
+    upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 4)")
+    top_share: float = key(1.0, "share of a frame, the fastest, whose flow is its motion (tiny world: 0.1)")
+    floor_share: float = key(0.5, "motion below this share of the reference's is too little")
+    floor_pairs: int = key(16, "last pairs of a window whose motion is held against the floor")
+    least_motion: float = key(0.05, "the reference's motion counts as at least this many pixels; no dead start as bar")
+    motion_offset: float = key(0.25, "pixels added to motion before its logarithm, so that noise at rest is no spike")
+    spike_free: float = key(0.25, "change of log motion from pair to pair that costs nothing, once in a window")
+    jerk_scale: float = key(2.0, "cost of the mean change of log motion")
+    exposure_scale: float = key(0.1, "drift of mean luma that leaves 1/e of the reward")
+    contrast_scale: float = key(0.5, "the same for the logarithm of contrast (luma's 95th less 5th percentile)")
+    clipped_scale: float = key(0.1, "the same for the share of black and white pixels")
+    sharpness_scale: float = key(0.7, "the same for the logarithm of gradient energy")
+    residual_scale: float = key(0.3, "what flow leaves unexplained, over contrast, that leaves 1/e as a cut")
+    histogram_scale: float = key(0.25, "the same for the share of pixels that change their colour bin")
+    url: str | None = key(None, "endpoint of the reward `remote`")
+    remote_format: str = key("safetensors", "body of a request to it: safetensors or json")
+    retries: int = key(2, "further tries of a failed request to it")
+    timeout_s: float = key(60.0, "longest time of one reward for one batch of clips; then its scores are missing")
+    max_failure_rate: float = key(0.2, "share of missing scores at which a run stops")
+
+    def __post_init__(self):
+        self._check_terms()
+        self._check_numbers()
+        choices = {"flow": ("dis", "raft"), "raft_size": ("large", "small"), "remote_format": ("safetensors", "json")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f'reward.{name} is "{getattr(self, name)}"; set it to {" or ".join(known)}')
+        if self.flow == "raft" and self.raft_weights is None:
+            raise ValueError("reward.flow is raft, but reward.raft_weights is not set; give torchvision's weights file")
+        if self.url is not None and (
+            urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).netloc
+        ):
+            raise ValueError(f"reward.url={self.url} is no address; write http://host:port/path")
+        if "remote" in self.terms and self.url is None:
+            raise ValueError("reward.terms has remote, but reward.url is not set; give the endpoint's address")
+
+    def _check_terms(self) -> None:
+        for name, weight in self.terms.items():
+            check_name(name)
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"reward.terms.{name} is {weight}; a weight is at least 0 and finite")
+        if not any(self.terms.values()):
+            raise ValueError(f"reward.terms is {self.terms}; at least one weight must be above 0")
+
+    def _check_numbers(self) -> None:
+        counts = ("window_frames", "upsample", "floor_pairs")
+        scales = ("exposure_scale", "contrast_scale", "clipped_scale", "sharpness_scale", "residual_scale")
+        positive = (*scales, "histogram_scale", "least_motion", "motion_offset", "floor_share", "timeout_s")
+        require_positive("reward", self, *counts, *positive)
+        for name in ("spike_free", "jerk_scale", "retries"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"reward.{name} is {getattr(self, name)}; it must be at least 0 and finite")
+        for name in ("top_share", "max_failure_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"reward.{name} is {getattr(self, name)}; it must be above 0 and at most 1")

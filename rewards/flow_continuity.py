@@ -1,0 +1,71 @@
+"""Motion goes on, evenly: the reward that a frozen video cannot win.
+
+Every pure reward of smoothness is maximised by standing still. So motion is held against a floor, which the same
+prompt's first seconds set; and it is invalid flow, not only fast flow, that noise and cuts are known by.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rewards.clip import Clip
+from rewards.config import RewardConfig
+from rewards.flow import motion
+
+
+def continuity_of(
+    moved: Tensor,
+    invalid: Tensor,
+    reference_motion: Tensor,
+    *,
+    floor_share: float,
+    floor_pairs: int,
+    offset: float,
+    spike_free: float,
+    jerk_scale: float,
+) -> Tensor:
+    """Floor x evenness x validity, in [0, 1], of motion [T-1] in pixels and of its invalid share [T-1].
+
+    With L = log(moved + offset): floor is the mean motion of the last pairs over that share of `reference_motion`, at
+    most 1; evenness is exp(-(max|dL| - spike_free)+ - jerk_scale * mean|dL|), 1 for a single pair; validity is
+    1 - mean(invalid).
+    """
+    floor = (moved[-floor_pairs:].mean() / (floor_share * reference_motion)).clamp(max=1)
+    change = (moved + offset).log().diff().abs()
+    valid = floor * (1 - invalid.mean())
+    if not len(change):
+        return valid
+    return valid * torch.exp(-(change.max() - spike_free).clamp(min=0) - jerk_scale * change.mean())
+
+
+class FlowContinuity:
+    """`continuity_of` a clip's flow against its bar, or else its reference's flow."""
+
+    needs = frozenset({"flow", "reference"})
+    scope = "window"
+
+    def __init__(self, config: RewardConfig):
+        self._config = config
+
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        return torch.stack([self._score(clip) for clip in clips])
+
+    def _score(self, clip: Clip) -> Tensor:
+        if clip.reference is None:
+            return torch.tensor(torch.nan)
+        bar = clip.bar or clip.reference.flow
+        assert clip.flow is not None and bar is not None, "the scorer computes the flow of clips and references"
+        if not len(clip.flow.forward) or not len(bar.forward):
+            return torch.tensor(torch.nan)
+        config = self._config
+        expected, _ = motion(bar, config.top_share)
+        return continuity_of(
+            *motion(clip.flow, config.top_share),
+            expected.mean().clamp(min=config.least_motion),
+            floor_share=config.floor_share,
+            floor_pairs=config.floor_pairs,
+            offset=config.motion_offset,
+            spike_free=config.spike_free,
+            jerk_scale=config.jerk_scale,
+        ).cpu()

@@ -1,0 +1,60 @@
+"""Rewards by name. A reward's module is imported when it is made: checking a name costs no import of torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rewards.config import RewardConfig
+    from rewards.reward import Reward
+
+SHIPPED = {
+    "continuity": "rewards.continuity.Continuity",
+    "flow_continuity": "rewards.flow_continuity.FlowContinuity",
+    "exposure_drift": "rewards.drift.ExposureDrift",
+    "sharpness_drift": "rewards.drift.SharpnessDrift",
+    "no_cut": "rewards.cut.NoCut",
+}
+"""Names of rewards and where their factories live: callables of a RewardConfig."""
+
+
+def check_name(name: str) -> None:
+    """Refuse what is neither the name of a shipped reward nor a dotted path; imports nothing."""
+    parts = name.split(".")
+    if name not in SHIPPED and (len(parts) < 2 or not all(part.isidentifier() for part in parts)):
+        raise ValueError(
+            f'no reward is called "{name}"; reward.terms takes {", ".join(SHIPPED)}, or the dotted path of your own '
+            "(my_package.my_module.MyReward)"
+        )
+
+
+def make_reward(name: str, config: RewardConfig) -> Reward:
+    """The reward of that name or dotted path. Raises ValueError, in one line, where there is none."""
+    from rewards.reward import NEEDS, SCOPES
+
+    check_name(name)
+    module, _, attribute = SHIPPED.get(name, name).rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"reward.terms: {name} cannot be imported ({error}); check the dotted path") from error
+    if not callable(factory):
+        raise ValueError(f"reward.terms: {name} is {type(factory).__name__}; it must be a callable of a RewardConfig")
+    try:
+        reward = factory(config)
+    except TypeError as error:
+        raise ValueError(f"reward.terms: {name} is no factory of a reward ({error}); see rewards/reward.py") from error
+    needs, scope = getattr(reward, "needs", None), getattr(reward, "scope", None)
+    if not callable(reward) or not isinstance(needs, frozenset) or not needs <= NEEDS or scope not in SCOPES:
+        raise ValueError(
+            f"reward.terms: {name} makes no reward: needs is {needs} (a frozenset out of {sorted(NEEDS)}), "
+            f"scope is {scope} ({' or '.join(SCOPES)}); see rewards/reward.py"
+        )
+    return reward
+
+
+def make_rewards(names: Iterable[str], config: RewardConfig) -> dict[str, Reward]:
+    """Every named reward; to be called once before a run starts, so that mistakes are found there."""
+    return {name: make_reward(name, config) for name in names}

@@ -1,0 +1,100 @@
+"""All rewards of a group's segment: latents in, one number per reward, member and window out."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rewards.attempt import attempt
+from rewards.clip import Clip
+from rewards.config import RewardConfig
+from rewards.engines import flow_engine
+from rewards.registry import make_rewards
+from rewards.reward import Reward
+from rewards.windows import against_one, against_own_beginning, cut_windows
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What G members earned in each of their W windows."""
+
+    values: dict[str, list[list[float]]]
+    """[G][W] by reward; NaN where it failed or could not tell. Never 0 for either."""
+    failures: dict[str, str]
+    """Why a reward's last missing score is missing."""
+    seconds: dict[str, float]
+    """Time that each reward took."""
+    hung: bool
+    """A reward still runs in a thread of this process: the caller replaces the process."""
+
+
+class Scorer:
+    """Decodes segments once, computes flow once, cuts both into windows and asks every reward."""
+
+    def __init__(self, config: RewardConfig, names: Iterable[str], decode: Callable[[Tensor], Tensor]):
+        """`decode` turns latents [B F C H W] into pixels [B T 3 H W] in [0, 1].
+
+        Raises ValueError where a reward cannot be made, or the flow engine.
+        """
+        self._config, self._decode = config, decode
+        self._rewards = make_rewards(names, config)
+        needed = frozenset().union(*(reward.needs for reward in self._rewards.values()))
+        self._flow = flow_engine(config) if "flow" in needed else None
+
+    @torch.no_grad()
+    def score(self, prompt: str, latents: Tensor, before: Tensor | None, reference: Tensor | None) -> Scores:
+        """Score the segment `latents` [G K C H W] of a group in windows of reward.window_frames.
+
+        `before` [C H W] is the latent frame that the segment follows, `reference` [R C H W] the prompt's first frames,
+        both shared by the members. Without `reference` every member's own first window is its reference, and the bar of
+        motion is the mean over all of them. Raises ValueError where K is no whole number of windows.
+        """
+        frames = self._config.window_frames
+        if latents.shape[1] % frames:
+            raise ValueError(
+                f"a segment of {latents.shape[1]} latent frames has no whole number of windows of "
+                f"reward.window_frames={frames}"
+            )
+        decoded = latents.shape[1] + (before is not None)
+        members = [cut_windows(member, decoded, frames) for member in self._whole(prompt, latents, before)]
+        if reference is None:
+            members = against_own_beginning(members)
+        else:
+            members = against_one(members, self._whole(prompt, reference[None], None)[0])
+        return self._ask(members)
+
+    def _whole(self, prompt: str, latents: Tensor, before: Tensor | None) -> list[Clip]:
+        """Every member's segment as one clip, with the frame before it where there is one."""
+        shown = latents
+        if before is not None:
+            shown = torch.cat([before.expand(len(latents), 1, *before.shape), latents], dim=1)
+        pixels = self._decode(shown).float()
+        flows = [None if self._flow is None else self._flow(video) for video in pixels]
+        return [Clip(prompt, *parts) for parts in zip(pixels, latents, flows, strict=True)]
+
+    def _ask(self, members: Sequence[Sequence[Clip]]) -> Scores:
+        values, failures, seconds, hung = {}, {}, {}, False
+        for name, reward in self._rewards.items():
+            scores = torch.full((len(members), len(members[0])), torch.nan, dtype=torch.float64)
+            seconds[name] = 0.0
+            for rows, columns in calls(reward, *scores.shape):
+                clips = [members[row][column] for row, column in zip(rows, columns, strict=True)]
+                answer = attempt(name, reward, clips, self._config.timeout_s)
+                scores[rows, columns] = answer.scores
+                seconds[name] += answer.seconds
+                if answer.failure is not None:
+                    failures[name] = answer.failure
+                if answer.hung:
+                    hung = True
+                    break
+            values[name] = scores.tolist()
+        return Scores(values, failures, seconds, hung)
+
+
+def calls(reward: Reward, members: int, count: int) -> list[tuple[list[int], list[int]]]:
+    """Members and windows of the clips of each call of `reward`, by its scope."""
+    everything = [(row, column) for row in range(members) for column in range(count)]
+    if reward.scope == "window":
+        return [tuple(map(list, zip(*everything, strict=True)))]
+    return [(list(range(members)), [column] * members) for column in range(count)]

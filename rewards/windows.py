@@ -1,0 +1,45 @@
+"""Windows of a segment, in video frames."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from rewards.clip import Clip
+from rewards.flow import Flow
+
+
+def cut_windows(segment: Clip, decoded_frames: int, window_frames: int) -> list[Clip]:
+    """Cut `segment` into windows of `window_frames` latent frames, each with the last video frame before it.
+
+    `decoded_frames` are the latent frames that `segment.pixels` [T 3 H W] were decoded from: those of
+    `segment.latents`, and one more where a frame before the segment is known. The first latent frame becomes one
+    video frame, every further one as many as the decoder makes (Wan 4, tiny world 1).
+    """
+    frames, further = len(segment.pixels), decoded_frames - 1
+    if (frames - 1) % max(further, 1) or (further == 0 and frames != 1):
+        raise ValueError(f"{decoded_frames} latent frames were decoded to {frames} frames: not one, then equally many")
+    stride = (frames - 1) // max(further, 1)
+    context = decoded_frames - len(segment.latents)
+    cut = []
+    for start in range(0, len(segment.latents), window_frames):
+        latents = segment.latents[start : start + window_frames]
+        first = stride * max(context + start - 1, 0)
+        last = stride * (context + start + len(latents) - 1)
+        flow = None if segment.flow is None else segment.flow.between(first, last)
+        cut.append(Clip(segment.prompt, segment.pixels[first : last + 1], latents, flow))
+    return cut
+
+
+def against_one(members: Sequence[Sequence[Clip]], reference: Clip) -> list[list[Clip]]:
+    """The windows [G][W], all held against the `reference` that the members share."""
+    return [[replace(clip, reference=reference) for clip in member] for member in members]
+
+
+def against_own_beginning(members: Sequence[Sequence[Clip]]) -> list[list[Clip]]:
+    """The windows [G][W], each held against its member's first; the bar of motion is that of all first windows."""
+    flows = [member[0].flow for member in members if member[0].flow is not None]
+    bar = None
+    if flows:
+        bar = Flow(torch.cat([flow.forward for flow in flows]), torch.cat([flow.backward for flow in flows]))
+    return [[replace(clip, reference=member[0], bar=bar) for clip in member] for member in members]
