@@ -29,7 +29,8 @@ from benchmarks.decoupling import run_alone
 from benchmarks.line import print_line
 from benchmarks.simulated_pool import SimulatedCoordinator, no_weights
 from cluster.buffer import BufferConfig
-from cluster.config import ClusterConfig, Config
+from cluster.cluster_config import ClusterConfig
+from cluster.config import Config
 from learner.config import DmdConfig
 from models.config import StudentConfig
 from models.rollout import CRITIC, STUDENT

@@ -35,7 +35,8 @@ from actors.window_law import window_starts
 from benchmarks.line import print_line
 from benchmarks.simulated_pool import SimulatedCoordinator, SimulatedPool, no_weights
 from cluster.buffer import BufferConfig
-from cluster.config import ClusterConfig, Config
+from cluster.cluster_config import ClusterConfig
+from cluster.config import Config
 from cluster.crew import make_dispatcher
 from cluster.parcels import unwrap
 from cluster.planning import made_share, pool_size

@@ -10,96 +10,16 @@ import torch
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
 from cluster.buffer import BufferConfig
+from cluster.cluster_config import ClusterConfig, DebugConfig, WandbConfig
 from learner.checkpoint_config import CheckpointConfig
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
 from learner.policy_config import GrpoConfig
 from models.config import CONFIGS, StudentConfig, WanConfig
-from models.keys import key, require_positive
+from models.keys import key
 from rewards.config import RewardConfig
 from rewards.sentinels import SentinelConfig
 
 STAGES = ("teacher", "ode", "dmd", "grpo")
-
-
-@dataclass(kw_only=True)
-class ClusterConfig:
-    """Who runs where."""
-
-    kind: str = key("ray", "ray (actors and learner in processes of their own) or inline (one process)")
-    address: str | None = key(None, "Ray cluster to join; without one the command starts a local Ray")
-    rollout_actors: int = key(1, "processes that make rollouts")
-    actor_gpus: float = key(0.0, "GPUs of each rollout process; 0 rolls out on the CPU")
-    learner_ranks: int = key(1, "processes that train together, the networks sharded over them (FSDP2)")
-    reward_actors: int = key(1, "processes that decode and score groups (stage grpo)")
-    reward_gpus: float = key(0.0, "GPU share of each of them, for reward.flow=raft")
-    rank_gpus: float = key(0.0, "GPUs of each learner rank, 0 or 1")
-    threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
-    timeout_s: float = key(600.0, "longest wait for windows, or of one rank for another, before the run stops")
-    start_timeout_s: float = key(600.0, "longest start of a process")
-    progress_timeout_s: float = key(
-        300.0, "longest silence of a rollout process between two blocks; then it is replaced"
-    )
-    slow_factor: float = key(10.0, "a rollout process this many times slower than the pool's median is replaced")
-    weight_transport: str = key("object_store", "object_store (any pool) or collective (NCCL or Gloo, fixed pools)")
-    relay_gpus: float = key(0.1, "GPU share of the process that sends weights, with collective and actor_gpus")
-    restarts: int = key(3, "times that lost learner ranks or a lost coordinator are started again")
-
-    def __post_init__(self):
-        if self.weight_transport not in ("object_store", "collective"):
-            raise ValueError(
-                f'cluster.weight_transport is "{self.weight_transport}"; set it to object_store or collective'
-            )
-        if self.kind not in ("ray", "inline"):
-            raise ValueError(f'cluster.kind is "{self.kind}"; set cluster to ray or inline')
-        counts = ("rollout_actors", "reward_actors", "learner_ranks", "threads")
-        require_positive("cluster", self, *counts, "timeout_s", "start_timeout_s", "progress_timeout_s")
-        if self.kind == "inline" and self.learner_ranks > 1:
-            raise ValueError(
-                f"cluster.learner_ranks is {self.learner_ranks}, but inline is one process; set cluster=ray"
-            )
-        if self.rank_gpus not in (0, 1):
-            raise ValueError(f"cluster.rank_gpus is {self.rank_gpus}; it must be 0 or 1")
-        if self.kind == "inline" and (self.rank_gpus or self.actor_gpus):
-            raise ValueError("inline computes on the CPU; set cluster=ray, or leave cluster.*_gpus out")
-        if not self.slow_factor > 1:
-            raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
-        for name in ("restarts", "actor_gpus", "reward_gpus", "rank_gpus", "relay_gpus"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be 0 or above")
-
-
-@dataclass(kw_only=True)
-class WandbConfig:
-    """Weights & Biases."""
-
-    mode: str = key("offline", "online, offline (files in the run folder) or disabled")
-    project: str = key("longtake", "project that runs are logged to")
-
-    def __post_init__(self):
-        if self.mode not in ("online", "offline", "disabled"):
-            raise ValueError(f'wandb.mode is "{self.mode}"; set it to online, offline or disabled')
-
-
-@dataclass(kw_only=True)
-class DebugConfig:
-    """Each half of stage dmd alone, to find out which of them is slow or wrong."""
-
-    rollout_only: bool = key(False, "only the rollout pool, with the weights that stage dmd would start from")
-    learner_only: bool = key(False, "only the learner, on windows that rollout_only saved, again and again; no actors")
-    windows: str | None = key(None, "folder of the saved windows; without, saved_windows in run_dir")
-    count: int = key(128, "windows that rollout_only saves, rounded up to whole updates")
-
-    def __post_init__(self):
-        if self.rollout_only and self.learner_only:
-            raise ValueError(
-                "debug.rollout_only and debug.learner_only are both true; save windows with the one, then use the other"
-            )
-        require_positive("debug", self, "count")
-
-    @property
-    def half(self) -> str | None:
-        """The half that runs alone, if one does."""
-        return "rollout_only" if self.rollout_only else "learner_only" if self.learner_only else None
 
 
 @dataclass(kw_only=True)
@@ -134,6 +54,8 @@ class Config:
         self._check_stages()
         self._check_teacher()
         self._check_frames()
+        if "grpo" in self.stages:
+            self._check_groups()
         self._check_batches()
         self._check_buffer()
         if self.seed < 0:
@@ -270,11 +192,54 @@ class Config:
             starts = window_starts(frames, self.window.frames, block)
             law(starts, self.window.frames, student.horizon_frames, numpy.random.default_rng(0))
 
+    def _check_groups(self) -> None:
+        """Stage grpo."""
+        group, grpo, sentinel, block = self.group, self.grpo, self.sentinel, self.student.block_frames
+        for name, frames in (("group.frames", group.frames), ("sentinel.frames", sentinel.frames)):
+            if frames % block or frames % self.reward.window_frames:
+                raise ValueError(
+                    f"{name} is {frames}; it must be a multiple of student.block_frames = {block} and of "
+                    f"reward.window_frames = {self.reward.window_frames}"
+                )
+        if self.reward.window_frames % block:
+            raise ValueError(
+                f"reward.window_frames is {self.reward.window_frames}, no multiple of student.block_frames = {block}"
+            )
+        for frames in {self.rollout.frames, *(step[1] for step in self.rollout.curriculum)}:
+            if group.frames > frames:
+                raise ValueError(
+                    f"group.frames = {group.frames} reaches past the end of rollouts of {frames} frames; shorten the "
+                    "groups, or lengthen rollout.frames (or rollout.curriculum)"
+                )
+        if grpo.dmd_weight and self.window.frames > group.frames:
+            raise ValueError(
+                f"window.frames = {self.window.frames} does not fit into groups of group.frames = {group.frames}, where "
+                "the extended DMD loss finds its windows; lower window.frames, or set grpo.dmd_weight=0"
+            )
+        if grpo.dmd_weight and grpo.dmd_members > group.members:
+            raise ValueError(f"grpo.dmd_members = {grpo.dmd_members} is more than group.members = {group.members}")
+        stochastic = len(self.student.timesteps) - 1
+        if not stochastic:
+            raise ValueError("student.timesteps has one step, which draws nothing: stage grpo has no policy to train")
+        if grpo.transition_weights and len(grpo.transition_weights) != stochastic:
+            raise ValueError(
+                f"grpo.transition_weights is {grpo.transition_weights}, but student.timesteps has {stochastic} "
+                f"stochastic transitions; give {stochastic} weights, or none"
+            )
+        if self.buffer.policy == "wait" and sentinel.prompts > self.buffer.max_age * grpo.groups:
+            raise ValueError(
+                f"buffer.max_age = {self.buffer.max_age} updates of grpo.groups = {grpo.groups} never hold "
+                f"sentinel.prompts = {sentinel.prompts} videos at once; raise buffer.max_age, or lower sentinel.prompts"
+            )
+
     def _check_batches(self) -> None:
         ranks, micro_batch = self.cluster.learner_ranks, self.learner.micro_batch
-        parts = {"teacher": "pretrain", "ode": "ode", "dmd": "dmd"}
-        for name in (parts[stage] for stage in self.stages):
-            check_batch(f"{name}.batch_size", getattr(self, name).batch_size, ranks, micro_batch)
+        sizes = {"teacher": "pretrain.batch_size", "ode": "ode.batch_size", "dmd": "dmd.batch_size"}
+        for name in (sizes[stage] for stage in self.stages if stage in sizes):
+            part, _, size = name.partition(".")
+            check_batch(name, getattr(getattr(self, part), size), ranks, micro_batch)
+        if "grpo" in self.stages:
+            self._check_rounds(ranks, micro_batch)
         if self.cluster.kind == "inline" and self.learner.dtype != "float32":
             raise ValueError(f"learner.dtype={self.learner.dtype} needs cluster=ray; set it, or learner.dtype=float32")
         if self.learner.teacher_offload and not self.cluster.rank_gpus:
@@ -282,9 +247,32 @@ class Config:
                 "learner.teacher_offload=true needs learner ranks on GPUs; set cluster.rank_gpus=1, or leave it"
             )
 
+    def _check_rounds(self, ranks: int, micro_batch: int | None) -> None:
+        """A rank has whole groups, a minibatch has whole groups of a rank, a forward pass divides a minibatch."""
+        grpo = self.grpo
+        if grpo.groups % (ranks * grpo.minibatches):
+            raise ValueError(
+                f"grpo.groups = {grpo.groups} does not divide over {ranks} learner ranks and grpo.minibatches = "
+                f"{grpo.minibatches}; make it a multiple of {ranks * grpo.minibatches}"
+            )
+        groups = grpo.groups // grpo.minibatches
+        transitions = 1 if self.group.transitions == "one" else len(self.student.timesteps) - 1
+        rows = groups * self.group.members * transitions
+        check_batch(
+            "a minibatch of grpo.groups / grpo.minibatches * group.members transitions", rows, ranks, micro_batch
+        )
+        if grpo.dmd_weight:
+            check_batch("grpo.groups * grpo.dmd_members", grpo.groups * grpo.dmd_members, ranks, micro_batch)
+            check_batch(
+                "grpo.groups / grpo.minibatches * grpo.dmd_members", groups * grpo.dmd_members, ranks, micro_batch
+            )
+
     def _check_buffer(self) -> None:
+        """Only stage dmd takes so many windows from one dispatch that the buffer could be too small for both."""
+        if "dmd" not in self.stages:
+            return
         rollouts = self.rollout.batch * self.rollout.windows
-        updates = self.dmd.batch_size * (1 + self.dmd.critic_updates)
+        updates = self.samples_per_update("dmd")
         if self.buffer.windows < rollouts + updates:
             raise ValueError(
                 f"buffer.windows = {self.buffer.windows} cannot hold one dispatch ({rollouts}) and one step ({updates}"

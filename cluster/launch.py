@@ -14,6 +14,7 @@ from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from cluster.saved_windows import SavedCluster, alone
 from cluster.saved_windows import check as check_saved_windows
+from cluster.scoring import GroupScorer
 from cluster.wandb_log import check_login
 from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
@@ -83,6 +84,8 @@ def preflight(config: Config) -> None:
             f"run_dir={folder.path} already has {' and '.join(others)} of another teacher; leave stage teacher out, or "
             "give a new run_dir"
         )
+    if "grpo" in stages:
+        GroupScorer(config)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:
         check_weights(config.grpo_init_path, "grpo.init", student)
         verify_weights(config.grpo_init_path, "grpo.init")

@@ -60,7 +60,9 @@ class RewardPool:
             scores = await self._try(parcel, packed)
             if scores is not None:
                 return replace(group, scores=scores)
-        self.say(f"{_LOST_IN_A_ROW} reward processes in a row were lost on window {group.index} of rollout {group.rollout}")
+        self.say(
+            f"{_LOST_IN_A_ROW} reward processes in a row were lost on window {group.index} of rollout {group.rollout}"
+        )
         return replace(group, scores=self._nothing(group))
 
     async def _try(self, parcel: Parcel, reference: PackedTensors | None) -> Scores | None:

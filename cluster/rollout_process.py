@@ -12,8 +12,9 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
+from cluster.cluster_config import ClusterConfig
 from cluster.collective_weights import collective_fetch
-from cluster.config import ClusterConfig, Config
+from cluster.config import Config
 from cluster.crew import make_actor
 from cluster.errors import Leaving, StageEnded
 from cluster.news import forward_warnings

@@ -171,7 +171,10 @@ class Supply:
             inspect_block(item, dispatch.made, len(dispatch.rollouts), self.config.student, self.lineage)
             self.blocks += len(item.x0)
             dispatch.made.append(item)
-            if self.stage == "grpo" and item.index * self.config.student.block_frames < self.config.student.horizon_frames:
+            if (
+                self.stage == "grpo"
+                and item.index * self.config.student.block_frames < self.config.student.horizon_frames
+            ):
                 dispatch.opening.append(item)
             while len(dispatch.made) > blocks_kept(self.config.student, self.config.window):
                 dispatch.made.popleft()

@@ -3,7 +3,8 @@
 import pytest
 
 from cluster.buffer import BufferConfig
-from cluster.config import ClusterConfig, Config
+from cluster.cluster_config import ClusterConfig
+from cluster.config import Config
 from cluster.ray_environment import settle_environment
 
 settle_environment(Config())  # here, because test modules import ray when they are collected

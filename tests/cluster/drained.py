@@ -14,7 +14,8 @@ import torch
 from ray.cluster_utils import Cluster
 
 from cluster.buffer import BufferConfig
-from cluster.config import ClusterConfig, Config
+from cluster.cluster_config import ClusterConfig
+from cluster.config import Config
 from cluster.ray_cluster import RayCluster
 from cluster.ray_launch import start_coordinator
 from models.config import TINY
