@@ -82,7 +82,7 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
 
 
 def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> None:
-    """Stage 3: fork long rollouts, reward how they go on, make the better ones likelier (Self-Forcing++, Eq. 5 to 7)."""
+    """Stage 3: fork long rollouts, reward how they go on, make the better ones likelier (Self-Forcing++, Eq. 5-7)."""
     learner = make_policy_learner(
         config.student, config.grpo, config.dmd, config.learner, rewards=config.reward.terms, sentinel=config.sentinel,
         window_frames=config.window.frames, init=config.grpo_init_source, base=config.base_source,

@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from actors.student_actor import StudentActor, blocks_kept
+from actors.student_actor import StudentActor
 from models.kv_cache import KVCache
 from models.noise import MemberNoise
 from models.rollout import Group, GroupPlan, MadeBlock, Progress, Rollout
@@ -27,7 +27,8 @@ class GroupActor(StudentActor):
         """
         block_frames = self.config.block_frames
         text = self.text_of(rollouts)
-        recent = deque(made, maxlen=blocks_kept(self.config, self.window))
+        kept = (self.window.burn_in_frames + self.config.context_frames) // block_frames
+        recent = deque(made, maxlen=kept)
         self.pull()
         cache = self.cache_after(recent, text)
         blocks = stream_blocks(self.student, text, self.noise_of(rollouts), self.sigmas, cache)

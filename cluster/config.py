@@ -213,8 +213,8 @@ class Config:
                 )
         if grpo.dmd_weight and self.window.frames > group.frames:
             raise ValueError(
-                f"window.frames = {self.window.frames} does not fit into groups of group.frames = {group.frames}, where "
-                "the extended DMD loss finds its windows; lower window.frames, or set grpo.dmd_weight=0"
+                f"window.frames = {self.window.frames} does not fit into groups of group.frames = {group.frames}, "
+                "where the extended DMD loss finds its windows; lower window.frames, or set grpo.dmd_weight=0"
             )
         if grpo.dmd_weight and grpo.dmd_members > group.members:
             raise ValueError(f"grpo.dmd_members = {grpo.dmd_members} is more than group.members = {group.members}")

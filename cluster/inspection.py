@@ -62,7 +62,7 @@ def inspect(
 
 
 def inspect_origin(sample: Window | Group, row: int, made: Sequence[MadeBlock]) -> None:
-    """Raise BadWindow unless `sample` was cut from, or forked behind, the blocks streamed for row `row` of its dispatch.
+    """Raise BadWindow unless `sample` was cut from, or forked behind, the blocks streamed for that row of its dispatch.
 
     An actor that Ray, or a mistake of ours, restarts in the middle of a stream would splice two videos.
     """

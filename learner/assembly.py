@@ -86,7 +86,7 @@ def make_policy_learner(
     seed: int,
     device: torch.device,
 ) -> PolicyLearner:
-    """A student from `init`, and only what its losses ask for: critic and teacher, a frozen copy of `init`, or neither."""
+    """A student from `init`, and what its losses ask for: critic and teacher, a frozen copy of `init`, or neither."""
     student = _trained(shape.wan, init, learner, device, learner.lora_rank, seed)
     scores = reference = None
     if grpo.dmd_weight:
