@@ -62,12 +62,17 @@ class GroupConfig:
         8, "continuations G of one past; more make steadier advantages, at G x the cost (peers: 4 to 32)"
     )
     frames: int = key(12, "length of each continuation; rollout.frames makes groups of whole videos")
+    burn_in_frames: int = key(
+        27, "as window.burn_in_frames, for groups: a ratio needs a truer cache than a DMD window (tiny: 27 is exact)"
+    )
     transitions: str = key("one", "re-noising transitions that are trained: one, drawn for each group, or all")
     noise: str = key("one", "what a group shares: one (all noise but that of its one transition), first (the first "
                      "noise of each block) or fresh (nothing)")  # fmt: skip
 
     def __post_init__(self):
         require_positive("group", self, "frames")
+        if self.burn_in_frames < 0:
+            raise ValueError(f"group.burn_in_frames is {self.burn_in_frames}; it must be 0 or above")
         if self.members < 2:
             raise ValueError(
                 f"group.members is {self.members}; one alone has nobody to be better than: make it 2 or more"

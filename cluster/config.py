@@ -1,6 +1,6 @@
 """The whole configuration of a run: the keys of every part, and the rules that hold between them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,12 @@ class Config:
     @property
     def grpo_init_source(self) -> Source:
         return Source(self.grpo_init_path, "grpo.init")
+
+    def window_of(self, stage: str) -> WindowConfig:
+        """The windows of a stage: those of groups have a burn-in of their own."""
+        if stage == "grpo":
+            return replace(self.window, burn_in_frames=self.group.burn_in_frames)
+        return self.window
 
     def samples_per_update(self, stage: str) -> int:
         """How many samples the learner takes between two versions of the student, over all roles."""
@@ -201,10 +207,12 @@ class Config:
                     f"{name} is {frames}; it must be a multiple of student.block_frames = {block} and of "
                     f"reward.window_frames = {self.reward.window_frames}"
                 )
-        if self.reward.window_frames % block:
-            raise ValueError(
-                f"reward.window_frames is {self.reward.window_frames}, no multiple of student.block_frames = {block}"
-            )
+        for name, frames in (
+            ("reward.window_frames", self.reward.window_frames),
+            ("group.burn_in_frames", group.burn_in_frames),
+        ):
+            if frames % block:
+                raise ValueError(f"{name} is {frames}, no multiple of student.block_frames = {block}; change {name}")
         for frames in {self.rollout.frames, *(step[1] for step in self.rollout.curriculum)}:
             if group.frames > frames:
                 raise ValueError(

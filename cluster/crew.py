@@ -47,4 +47,4 @@ def make_actor(
         load_weights(teacher, config.teacher_path, "teacher")
         return TeacherActor(teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.guidance, device)
     actor = GroupActor if stage == "grpo" else RolloutActor
-    return actor(config.student, config.window, tiny_world.encode_text, weights, device)
+    return actor(config.student, config.window_of(stage), tiny_world.encode_text, weights, device)

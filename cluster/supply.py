@@ -53,7 +53,7 @@ class Supply:
     """Of one stage."""
 
     def __init__(self, stage: str, config: Config, state: State | None = None):
-        self.stage, self.config = stage, config
+        self.stage, self.config, self.window = stage, config, config.window_of(stage)
         self.dispatcher = make_dispatcher(stage, config)
         self.buffer = WindowBuffer(config.buffer, config.seed, config.samples_per_update(stage))
         self.lineage = Lineage()
@@ -176,11 +176,11 @@ class Supply:
                 and item.index * self.config.student.block_frames < self.config.student.horizon_frames
             ):
                 dispatch.opening.append(item)
-            while len(dispatch.made) > blocks_kept(self.config.student, self.config.window):
+            while len(dispatch.made) > blocks_kept(self.config.student, self.window):
                 dispatch.made.popleft()
         elif isinstance(item, Window | Group | Trajectory):
             row = self._row(dispatch, item)
-            inspect(item, dispatch.rollouts[row], self.config.student, self.config.window, self.lineage)
+            inspect(item, dispatch.rollouts[row], self.config.student, self.window, self.lineage)
             if not isinstance(item, Trajectory):
                 inspect_origin(item, row, dispatch.made)
             if isinstance(item, Group):

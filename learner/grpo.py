@@ -32,6 +32,9 @@ from models.wan import Wan
 from rewards.sentinels import SentinelConfig, fallen
 
 
+Minibatch = tuple[Sequence[Group], list[PolicyBatch]]
+
+
 class BurnInTooShort(RuntimeError):
     """The learner's replay misses the actors' policy by more than the clip lets the policy move."""
 
@@ -86,11 +89,12 @@ class PolicyLearner:
         Raises BurnInTooShort before the first step of a run, and NonFiniteError before a broken one.
         """
         advantages = self._advantages(groups)
-        metrics = _reward_metrics(advantages)
+        minibatches = self._remember(groups, advantages)
+        metrics = _reward_metrics(advantages) | self._replay_metrics(minibatches)
         for _ in range(self.config.critic_updates if self.scores is not None else 0):
             metrics |= self._update_critic(groups)
         if self.scores is None or self.step >= self.config.critic_warmup:
-            metrics |= self._update_student(groups, advantages)
+            metrics |= self._update_student(minibatches)
         self.step += 1
         return metrics
 
@@ -108,16 +112,18 @@ class PolicyLearner:
         parts, count = self.scores.parts(self._windows(groups, turn), Draw.CRITIC_UPDATE, turn)
         return self.critic_optimizer.step((self.scores.critic_loss(part) for part in parts), count)
 
-    def _update_student(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
+    def _remember(self, groups: Sequence[Group], advantages: Advantages) -> list[Minibatch]:
+        """This rank's groups, cut for the steps of a pass."""
         mine = own_places(len(groups) * ranks.size())
         values, valid = (x[mine.start : mine.stop] for x in (advantages.values, advantages.valid))
         share = len(groups) // self.config.minibatches
         cuts = [slice(first, first + share) for first in range(0, len(groups), share)]
-        minibatches = [(groups[cut], self.policy.remember(groups[cut], values[cut], valid[cut])) for cut in cuts]
-        replay = torch.cat([part.replay for _, parts in minibatches for part in parts])
-        metrics = self._replay_metrics(ranks.joined(replay))
+        return [(groups[cut], self.policy.remember(groups[cut], values[cut], valid[cut])) for cut in cuts]
+
+    def _update_student(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
+        metrics: dict[str, float] = {}
         terms: list[Tensor] = []
-        for own, parts in minibatches * self.config.passes:
+        for own, parts in list(minibatches) * self.config.passes:
             metrics |= self._step(own, parts, terms)
             self.ema.update(self.student)
         return metrics | _term_metrics(ranks.joined(torch.cat(terms)))
@@ -139,14 +145,15 @@ class PolicyLearner:
         """What the extended DMD loss and the critic see of these groups."""
         return windows_for_scores(groups, self.config.dmd_members, self.window_frames, self.block_frames, turn)
 
-    def _replay_metrics(self, replay: Tensor) -> dict[str, float]:
-        """Raises BurnInTooShort before the first step, when the weights are those that the actors had."""
+    def _replay_metrics(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
+        """Raises BurnInTooShort in the first round, when the weights are those that the actors had."""
+        replay = ranks.joined(torch.cat([part.replay for _, parts in minibatches for part in parts]))
         errors = replay[:, 0][~replay[:, 0].isnan()]
         worst = float(errors.max()) if len(errors) else math.nan
-        if self.optimizer.updates == 0 and worst > self.config.clip / 2:
+        if self.step == 0 and worst > self.config.clip / 2:
             raise BurnInTooShort(
                 f"the learner's replay of the actors' transitions is off by up to {worst:.1e} in the ratio, more than "
-                f"half of grpo.clip = {self.config.clip}; raise window.burn_in_frames or grpo.clip"
+                f"half of grpo.clip = {self.config.clip}; raise group.burn_in_frames or grpo.clip"
             )
         found = {
             "policy/effective_samples": effective_sample_size(replay[:, 1]),
