@@ -31,7 +31,6 @@ from models.rollout import Group, Window
 from models.wan import Wan
 from rewards.sentinels import SentinelConfig, fallen
 
-
 Minibatch = tuple[Sequence[Group], list[PolicyBatch]]
 
 
