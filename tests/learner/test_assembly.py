@@ -14,19 +14,10 @@ from models.files import save_weights
 from models.rollout import ODE, STUDENT, Trajectory, Window
 from models.tiny_world import PROMPTS, encode_text
 from models.wan import Wan
+from tests.learner.networks import network
 
 CPU = torch.device("cpu")
 SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
-
-
-def network(seed: int, model: str = "tiny") -> Wan:
-    """Random weights, with gates far from their initial values."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        wan = Wan(CONFIGS[model])
-        for p in wan.parameters():
-            p.data.add_(torch.randn_like(p), alpha=0.02 if p.ndim == 2 else 0.3)
-    return wan
 
 
 @pytest.fixture(scope="module")

@@ -17,20 +17,11 @@ from models.config import StudentConfig
 from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
 from models.wan import Wan
+from tests.learner.networks import network
 
 SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
 CONFIG = DmdConfig(batch_size=3, ema_decay=0.9, weight_decay=0.0)
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
-
-
-def network(seed: int) -> Wan:
-    """Random weights, with gates far from their initial values."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        wan = Wan(SHAPE.wan)
-        for p in wan.parameters():
-            p.data.add_(torch.randn_like(p), alpha=0.02 if p.ndim == 2 else 0.3)
-    return wan
 
 
 class Shelf:

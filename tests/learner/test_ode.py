@@ -13,20 +13,12 @@ from models.kv_cache import KVCache
 from models.rollout import ODE, Trajectory
 from models.tiny_world import PROMPTS, encode_text
 from models.wan import Wan
+from tests.learner.networks import network
 
 SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6, timesteps=[1000.0, 500.0])
 CONFIG = OdeConfig(steps=8, batch_size=3, lr=2e-3, adamw_lr=5e-4)
 STILL = {"batch_size": 1, "lr": 1e-30, "adamw_lr": 1e-30}
 """Learning rates that move no float: one set of weights for many updates."""
-
-
-def network() -> Wan:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        student = Wan(SHAPE.wan)
-        for p in student.parameters():
-            p.data.add_(torch.randn_like(p), alpha=0.02 if p.ndim == 2 else 0.3)
-    return student
 
 
 def trajectories(count: int) -> list[Trajectory]:
@@ -41,7 +33,9 @@ def trajectories(count: int) -> list[Trajectory]:
 
 
 def initializer(student: Wan | None = None, **changes) -> OdeInitializer:
-    return OdeInitializer(student or network(), encode_text, SHAPE, replace(CONFIG, **changes), LearnerConfig(), seed=3)
+    return OdeInitializer(
+        student or network(0), encode_text, SHAPE, replace(CONFIG, **changes), LearnerConfig(), seed=3
+    )
 
 
 def same(one: Wan, other: Wan) -> bool:
