@@ -1,5 +1,6 @@
 """Pictures of optical flow: direction as hue, speed as colour, over time."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -36,32 +37,43 @@ def wheel(size: int = 65) -> Tensor:
     return torch.cat([colours, (torch.hypot(x, y) <= 1).float()[..., None]], dim=-1)
 
 
-def draw_strip(path: Path, title: str, frames: Tensor, flow: Tensor, motion: Tensor, borders: list[int]) -> None:
-    """Write a PNG: frames of a video, the flow from each of them to the next, and motion over time.
+@dataclass(frozen=True)
+class Strip:
+    """A video's flow over time."""
 
-    `frames` [N 3 H W] in [0, 1] and `flow` [N 2 h w] lie at equal distances; `motion` [T-1] in pixels; `borders` are
-    the frames at which windows end.
-    """
-    count = len(frames)
+    frames: list[Tensor]
+    """[3 H W] in [0, 1], at equal distances."""
+    flow: list[Tensor]
+    """[2 h w] from each of these frames to the next of the video."""
+    motion: list[float]
+    """Of all pairs, in pixels."""
+    borders: list[int]
+    """Frames at which windows begin."""
+
+
+def draw_strip(path: Path, title: str, strip: Strip) -> None:
+    """Write `strip` as a PNG: frames, the flow out of them, and motion over time."""
+    count, flow = len(strip.frames), torch.stack(strip.flow)
     figure, axes = pyplot.subplot_mosaic(
-        [[f"frame{i}" for i in range(count)], [f"flow{i}" for i in range(count)], ["motion"] * count],
+        [[f"frame {i}" for i in range(count)], [f"flow {i}" for i in range(count)], ["motion"] * count],
         figsize=(2 * count, 5), layout="constrained",
     )  # fmt: skip
-    fastest = float(torch.hypot(*flow.unbind(1)).flatten().quantile(0.99)) if flow.numel() < 2**23 else 0.0
-    fastest = fastest or float(motion.max())
-    for i, (frame, colours) in enumerate(zip(frames, flow_colours(flow, fastest), strict=True)):
-        axes[f"frame{i}"].imshow(frame.permute(1, 2, 0).numpy())
-        axes[f"flow{i}"].imshow(colours.numpy())
-        axes[f"frame{i}"].axis("off")
-        axes[f"flow{i}"].axis("off")
-    legend = axes["motion"].inset_axes((0.94, 0.55, 0.05, 0.45))
+    fastest = float(numpy.percentile(torch.hypot(*flow.unbind(1)).numpy(), 99))
+    for i, (frame, colours) in enumerate(zip(strip.frames, flow_colours(flow, fastest), strict=True)):
+        axes[f"frame {i}"].imshow(frame.permute(1, 2, 0).numpy())
+        axes[f"flow {i}"].imshow(colours.numpy())
+        axes[f"frame {i}"].axis("off")
+        axes[f"flow {i}"].axis("off")
+    plot, pairs = axes["motion"], len(strip.motion)
+    legend = plot.inset_axes((0.94, 0.55, 0.05, 0.45))
     legend.imshow(wheel().numpy())
     legend.axis("off")
     legend.set_title(f"{fastest:.2g} px", fontsize=7)
-    axes["motion"].plot(numpy.arange(1, len(motion) + 1), motion.numpy(), linewidth=1)
-    for border in borders:
-        axes["motion"].axvline(border, color="0.85", linewidth=0.7, zorder=0)
-    axes["motion"].set(xlabel="frame", ylabel="motion [px]", ylim=(0, None), xlim=(0, len(motion) + 1))
+    plot.plot(numpy.arange(1, pairs + 1), strip.motion, linewidth=1)
+    for border in strip.borders:
+        plot.axvline(border, color="0.85", linewidth=0.7, zorder=0)
+    plot.set(xlabel="frame", ylabel="motion [px]", ylim=(0, None), xlim=(0, pairs + 1))
     figure.suptitle(title, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
