@@ -19,12 +19,14 @@ class RewardConfig:
     flow: str = key("dis", "optical flow: dis (OpenCV, CPU) or raft (torchvision, GPU)")
     raft_size: str = key("large", "RAFT network: large or small")
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
-    upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 4)")
-    top_share: float = key(1.0, "share of a frame, the fastest, whose flow is its motion (tiny world: 0.1)")
+    upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 8)")
+    top_share: float = key(1.0, "share of a frame, the fastest, whose flow is its motion (tiny world: 0.2)")
     floor_share: float = key(0.5, "motion below this share of the reference's is too little")
     floor_pairs: int = key(16, "last pairs of a window whose motion is held against the floor")
     least_motion: float = key(0.05, "the reference's motion counts as at least this many pixels; no dead start as bar")
-    motion_offset: float = key(0.25, "pixels added to motion before its logarithm, so that noise at rest is no spike")
+    motion_offset: float = key(
+        0.25, "pixels added to motion before its logarithm, so that noise at rest is no spike (tiny: 0.5)"
+    )
     spike_free: float = key(0.25, "change of log motion from pair to pair that costs nothing, once in a window")
     jerk_scale: float = key(2.0, "cost of the mean change of log motion")
     exposure_scale: float = key(0.1, "drift of mean luma that leaves 1/e of the reward")
@@ -33,6 +35,7 @@ class RewardConfig:
     sharpness_scale: float = key(0.7, "the same for the logarithm of gradient energy")
     residual_scale: float = key(0.3, "what flow leaves unexplained, over contrast, that leaves 1/e as a cut")
     histogram_scale: float = key(0.25, "the same for the share of pixels that change their colour bin")
+    dynamic_stride: int = key(2, "frames between the pairs of dynamic_degree: 8 per second out of 16, as VBench")
     url: str | None = key(None, "endpoint of the reward `remote`")
     remote_format: str = key("safetensors", "body of a request to it: safetensors or json")
     retries: int = key(2, "further tries of a failed request to it")
@@ -64,7 +67,7 @@ class RewardConfig:
             raise ValueError(f"reward.terms is {self.terms}; at least one weight must be above 0")
 
     def _check_numbers(self) -> None:
-        counts = ("window_frames", "upsample", "floor_pairs")
+        counts = ("window_frames", "upsample", "floor_pairs", "dynamic_stride")
         scales = ("exposure_scale", "contrast_scale", "clipped_scale", "sharpness_scale", "residual_scale")
         positive = (*scales, "histogram_scale", "least_motion", "motion_offset", "floor_share", "timeout_s")
         require_positive("reward", self, *counts, *positive)

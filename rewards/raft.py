@@ -43,10 +43,10 @@ class RaftFlow:
         frames = 2 * frames - 1
 
         def flow(first: Tensor, second: Tensor) -> Tensor:
+            if not len(first):
+                return torch.zeros(0, 2, height, width)
             pairs = zip(first.split(_PAIRS), second.split(_PAIRS), strict=True)
             found = [self._network(a, b)[-1] for a, b in pairs]
-            if not found:
-                return frames.new_zeros(0, 2, height, width).cpu()
             found = functional.interpolate(torch.cat(found), (height, width), mode="bilinear", align_corners=False)
             return (found * found.new_tensor([width / fitting[1], height / fitting[0]])[:, None, None]).cpu()
 

@@ -16,6 +16,10 @@ SHIPPED = {
     "exposure_drift": "rewards.drift.ExposureDrift",
     "sharpness_drift": "rewards.drift.SharpnessDrift",
     "no_cut": "rewards.cut.NoCut",
+    "dynamic_degree": "rewards.dynamic_degree.DynamicDegree",
+    "tiny_judge": "rewards.tiny.TinyJudge",
+    "text_alignment": "rewards.tiny.TextAlignment",
+    "remote": "rewards.remote.Remote",
 }
 """Names of rewards and where their factories live: callables of a RewardConfig."""
 

@@ -69,7 +69,7 @@ class Scorer:
         shown = latents
         if before is not None:
             shown = torch.cat([before.expand(len(latents), 1, *before.shape), latents], dim=1)
-        pixels = self._decode(shown).float()
+        pixels = self._decode(shown).float().cpu()
         flows = [None if self._flow is None else self._flow(video) for video in pixels]
         return [Clip(prompt, *parts) for parts in zip(pixels, latents, flows, strict=True)]
 

@@ -1,0 +1,146 @@
+"""A reward that lives behind HTTP: clips go out as safetensors or JSON, a number comes back. Nothing is unpickled.
+
+Credentials may stand in the address; so only its host and port are ever logged.
+"""
+
+import asyncio
+import base64
+import json
+import logging
+import math
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import aiohttp
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from rewards.clip import Clip
+from rewards.config import RewardConfig
+
+_log = logging.getLogger(__name__)
+_BINARY = "application/octet-stream"
+_FIRST_PAUSE_S = 0.1
+"""Before the first further try; each pause after it is twice as long."""
+_OWN_SHARE = 0.9
+"""Of reward.timeout_s: what is left lets this reward answer for its other clips before it is given up as a whole."""
+_MOST_BYTES = 1 << 20
+"""No answer that holds one number is longer."""
+_AGAIN = (408, 425, 429)
+"""Beside 5xx, the statuses that may pass."""
+
+
+class _Failed(Exception):
+    """A request that failed; `again` says whether another try may help."""
+
+    def __init__(self, reason: str, again: bool):
+        super().__init__(reason)
+        self.again = again
+
+
+class Remote:
+    """The score that reward.url gives a clip; NaN, with the reason in the log, where no try succeeded."""
+
+    needs = frozenset({"pixels", "text"})
+    scope = "window"
+
+    def __init__(self, config: RewardConfig):
+        """Raises ValueError where reward.url is not set."""
+        if config.url is None:
+            raise ValueError("reward.url is not set, but the reward remote is asked for; give the endpoint's address")
+        self._url, self._format, self._tries = config.url, config.remote_format, 1 + config.retries
+        address = urlsplit(config.url)
+        self._place = address.hostname + (f":{address.port}" if address.port else "")
+        pauses = sum(_pause(number) for number in range(1, self._tries))
+        self._try_s = max(_OWN_SHARE * config.timeout_s - pauses, 0.1 * config.timeout_s) / self._tries
+
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        # A loop of its own per call: a client must not outlive the loop it was made in, and threads come and go.
+        return torch.tensor(asyncio.run(self._ask_all(clips)), dtype=torch.float64)
+
+    async def _ask_all(self, clips: Sequence[Clip]) -> list[float]:
+        limit = aiohttp.ClientTimeout(total=self._try_s)
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            return await asyncio.gather(*(self._ask(session, clip) for clip in clips))
+
+    async def _ask(self, session: aiohttp.ClientSession, clip: Clip) -> float:
+        body, kind = request_body(clip, self._format)
+        for number in range(1, self._tries + 1):
+            try:
+                return await self._try(session, body, kind)
+            except _Failed as error:
+                if not error.again or number == self._tries:
+                    _log.warning("remote reward at %s: %s (try %d of %d)", self._place, error, number, self._tries)
+                    return math.nan
+            await asyncio.sleep(_pause(number))
+        raise AssertionError("the last try returns")
+
+    async def _try(self, session: aiohttp.ClientSession, body: bytes, kind: str) -> float:
+        headers = {"Content-Type": kind, "Accept": f"application/json, {_BINARY}"}
+        try:
+            # A redirect could send the clips anywhere.
+            async with session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
+                if answer.status != 200:
+                    again = answer.status >= 500 or answer.status in _AGAIN
+                    raise _Failed(f"status {answer.status}, not 200", again)
+                content = await _whole(answer.content)
+                return score_of(content, answer.content_type)
+        except TimeoutError as error:
+            raise _Failed(f"no answer within {self._try_s:.3g} s", again=True) from error
+        except aiohttp.ClientError as error:
+            # The message of some errors quotes the whole address.
+            raise _Failed(type(error).__name__, again=True) from error
+        except ValueError as error:
+            raise _Failed(str(error), again=False) from error
+
+
+def request_body(clip: Clip, form: str) -> tuple[bytes, str]:
+    """Body and content type of a request: `video` uint8 [T 3 H W] and `prompt`, as safetensors or json."""
+    video = (clip.pixels * 255).round().clamp(0, 255).byte().cpu().contiguous()
+    if form == "safetensors":
+        return save({"video": video}, metadata={"prompt": clip.prompt}), _BINARY
+    encoded = base64.b64encode(video.numpy().tobytes()).decode()
+    content = {"prompt": clip.prompt, "shape": list(video.shape), "dtype": "uint8", "video": encoded}
+    return json.dumps(content).encode(), "application/json"
+
+
+def score_of(content: bytes, kind: str) -> float:
+    """The score in an answer: {"score": number} as application/json, or else safetensors with score [1] or [].
+
+    Raises ValueError for anything else.
+    """
+    if kind == "application/json":
+        try:
+            answer = json.loads(content)
+        except ValueError as error:
+            raise ValueError("the answer is no JSON") from error
+        score = answer.get("score") if isinstance(answer, dict) else None
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise ValueError('the answer has no number under "score"')
+    else:
+        try:
+            tensor = load(content).get("score")
+        except SafetensorError as error:
+            raise ValueError("the answer is neither application/json nor safetensors") from error
+        if tensor is None or tensor.numel() != 1 or tensor.is_complex():
+            raise ValueError('the answer has no tensor "score" of one number')
+        score = tensor.item()
+    if not math.isfinite(score):
+        raise ValueError(f"the answer's score is {score}")
+    return float(score)
+
+
+async def _whole(stream: aiohttp.StreamReader) -> bytes:
+    content = bytearray()
+    async for part in stream.iter_any():
+        content += part
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"the answer is longer than {_MOST_BYTES} bytes")
+    return bytes(content)
+
+
+def _pause(number: int) -> float:
+    """Seconds between try `number` and the next."""
+    return _FIRST_PAUSE_S * 2 ** (number - 1)

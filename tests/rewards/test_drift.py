@@ -1,0 +1,94 @@
+import math
+
+import numpy
+import pytest
+import torch
+
+from rewards.clip import Clip
+from rewards.clips import texture
+from rewards.config import RewardConfig
+from rewards.drift import exposure_of, sharpness_of, undrifted
+from rewards.registry import make_reward
+
+PIXELS = torch.rand(3, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+
+
+def wall(frames: int = 4) -> torch.Tensor:
+    return torch.from_numpy(texture((32, 48), 0)).permute(2, 0, 1).expand(frames, -1, -1, -1)
+
+
+def scores(name: str, *videos: torch.Tensor) -> list[float]:
+    reference = Clip("", wall(), torch.zeros(0))
+    return make_reward(name, RewardConfig())([Clip("", v, torch.zeros(0), None, reference) for v in videos]).tolist()
+
+
+def blurred(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(pixels, size, stride=1, padding=size // 2, count_include_pad=False)
+
+
+def grey(frame: numpy.ndarray) -> numpy.ndarray:
+    return 0.299 * frame[0] + 0.587 * frame[1] + 0.114 * frame[2]
+
+
+def test_exposure_equals_its_formula_written_slowly():
+    pixels = PIXELS.clone()
+    pixels[1, :, :2] = 1.0
+    pixels[2, 0, 0, :5] = 0.0
+    for frame, found in zip(pixels.numpy(), exposure_of(pixels), strict=True):
+        level = sorted(grey(frame).flatten().tolist())
+        low, high = level[round(0.05 * 79)], level[round(0.95 * 79)]
+        clipped = sum(value <= 1 / 255 or value >= 254 / 255 for value in frame.flatten().tolist()) / 240
+        expected = [sum(level) / 80, math.log(high - low + 0.02), clipped]
+        assert found.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_sharpness_equals_its_formula_written_slowly():
+    for frame, found in zip(PIXELS.numpy(), sharpness_of(PIXELS), strict=True):
+        y, energy = grey(frame), []
+        for r in range(1, 7):
+            for c in range(1, 9):
+                across = y[r - 1 : r + 2, c + 1] - y[r - 1 : r + 2, c - 1]
+                down = y[r + 1, c - 1 : c + 2] - y[r - 1, c - 1 : c + 2]
+                weights = numpy.array([1, 2, 1]) / 8
+                energy.append((weights @ across) ** 2 + (weights @ down) ** 2)
+        assert found.item() == pytest.approx(math.log(sum(energy) / len(energy) + 1e-4), rel=1e-4)
+
+
+def test_undrifted_equals_its_formula_written_slowly():
+    generator = torch.Generator().manual_seed(0)
+    seen, reference = torch.rand(5, 2, generator=generator), torch.rand(3, 2, generator=generator)
+    scale, total = (0.5, 0.2), 0.0
+    for t in range(5):
+        distance = 0.0
+        for n in range(2):
+            middle = sum(reference[:, n].tolist()) / 3
+            distance += ((seen[t, n].item() - middle) / scale[n]) ** 2
+        total += math.exp(-distance)
+    assert undrifted(seen, reference, torch.tensor(scale)).item() == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_what_equals_its_reference_has_not_drifted():
+    assert scores("exposure_drift", wall(7)) == scores("sharpness_drift", wall(7)) == pytest.approx([1.0])
+
+
+def test_exposure_falls_with_every_step_of_brightness_up_or_down_and_with_contrast():
+    brighter = scores("exposure_drift", *(wall() + step for step in (0, 0.03, 0.06, 0.12, 0.2)))
+    darker = scores("exposure_drift", *(wall() - step for step in (0, 0.02, 0.04, 0.08)))
+    flatter = scores("exposure_drift", *(0.45 + (wall() - 0.45) * share for share in (1, 0.7, 0.4, 0.1)))
+    for falling in (brighter, darker, flatter):
+        assert falling == sorted(falling, reverse=True) and falling[-1] < 0.6
+
+
+def test_sharpness_falls_with_blur_and_with_noise():
+    noise = torch.randn(4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    kept, soft, softer, rough = scores(
+        "sharpness_drift", wall(), blurred(wall(), 3), blurred(wall(), 5), wall() + 0.3 * noise
+    )
+    assert kept > 0.99 > soft > softer and softer < 0.5 and rough < 0.5
+
+
+@pytest.mark.parametrize("name", ["exposure_drift", "sharpness_drift"])
+def test_a_single_frame_or_no_reference_tells_nothing(name):
+    reference = Clip("", wall(), torch.zeros(0))
+    lonely = [Clip("", wall(1), torch.zeros(0), None, reference), Clip("", wall(), torch.zeros(0))]
+    assert make_reward(name, RewardConfig())(lonely).isnan().all()

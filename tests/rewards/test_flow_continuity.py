@@ -1,0 +1,69 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards.clip import Clip
+from rewards.config import RewardConfig
+from rewards.flow import Flow
+from rewards.flow_continuity import FlowContinuity, continuity_of
+
+CHOSEN = {"floor_share": 0.5, "floor_pairs": 4, "offset": 0.25, "spike_free": 0.25, "jerk_scale": 2.0}
+motions = st.lists(st.floats(0, 20, width=32), min_size=1, max_size=12)
+
+
+def slowly(moved, invalid, reference):
+    level = [math.log(m + 0.25) for m in moved]
+    changes = [abs(b - a) for a, b in pairwise(level)]
+    last = moved[-4:]
+    floor = min(1.0, sum(last) / len(last) / (0.5 * reference))
+    spike, jerk = (max(changes), sum(changes) / len(changes)) if changes else (0.0, 0.0)
+    return floor * math.exp(-max(0.0, spike - 0.25) - 2 * jerk) * (1 - sum(invalid) / len(invalid))
+
+
+def steady(speed: float, pairs: int = 6) -> Flow:
+    there = torch.zeros(pairs, 2, 4, 5)
+    there[:, 0] = speed
+    return Flow(there, -there)
+
+
+def clip(flow: Flow, **parts) -> Clip:
+    return Clip("", torch.zeros(len(flow.forward) + 1, 3, 4, 5), torch.zeros(0), flow, **parts)
+
+
+@given(moved=motions, reference=st.floats(0.05, 10), seed=st.integers(0, 100))
+def test_continuity_equals_the_formula_written_slowly_and_stays_within_0_and_1(moved, reference, seed):
+    invalid = torch.rand(len(moved), generator=torch.Generator().manual_seed(seed))
+    score = continuity_of(torch.tensor(moved), invalid, torch.tensor(reference), **CHOSEN).item()
+    assert score == pytest.approx(slowly(moved, invalid.tolist(), reference), rel=1e-4, abs=1e-7)
+    assert 0 <= score <= 1
+
+
+def test_steady_motion_at_the_references_pace_is_flawless_and_standing_still_is_worthless():
+    reference = clip(steady(3))
+    reward = FlowContinuity(RewardConfig())
+    clips = [clip(steady(speed), reference=reference) for speed in (3.0, 1.5, 0.75, 0.0, 9.0)]
+    assert reward(clips).tolist() == pytest.approx([1, 1, 0.5, 0, 1])
+
+
+def test_the_bar_stands_in_for_the_references_own_flow():
+    slow, fast = steady(1), steady(4)
+    reward = FlowContinuity(RewardConfig())
+    own, raised = clip(slow, reference=clip(slow)), clip(slow, reference=clip(slow), bar=fast)
+    assert reward([own, raised]).tolist() == pytest.approx([1, 0.5])
+
+
+def test_a_dead_reference_sets_the_least_bar():
+    still = clip(steady(0))
+    reward = FlowContinuity(RewardConfig(least_motion=0.8))
+    assert reward([clip(steady(0.2), reference=still), still]).tolist()[0] == pytest.approx(0.5)
+
+
+def test_without_a_reference_or_a_pair_nothing_can_be_told():
+    reference, reward = clip(steady(3)), FlowContinuity(RewardConfig())
+    alone = clip(steady(3, pairs=0), reference=reference)
+    unanchored = clip(steady(3), reference=clip(steady(3, pairs=0)))
+    assert reward([clip(steady(3)), alone, unanchored]).isnan().all()
