@@ -130,7 +130,9 @@ def test_a_fork_copies_nothing_and_all_its_members_read_one_memory(sink):
 def test_members_that_go_on_leave_the_forked_cache_and_each_other_alone(sink):
     cache = of_two_videos(sink)
     before = [(keys.clone(), values.clone()) for keys, values in cache.past()]
-    own = [(keys.repeat(3, 1, 1, 1), values + torch.arange(3.0)[:, None, None, None]) for keys, values in block_at(8, 2)]
+    own = [
+        (keys.repeat(3, 1, 1, 1), values + torch.arange(3.0)[:, None, None, None]) for keys, values in block_at(8, 2)
+    ]
     after = cache.fork(row=1, members=3).append(2, own)
     for layer, kept in zip(cache.past(), before, strict=True):
         assert torch.equal(layer[0], kept[0]) and torch.equal(layer[1], kept[1])
