@@ -34,18 +34,10 @@ class StudentDispatcher:
 
     def _rollout(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
-        frames = self._frames(update, generator)
+        frames = _horizon(self.rollout, self.window.frames, self.student.block_frames, update, generator)
         starts = window_starts(frames, self.window.frames, self.student.block_frames)
         windows = tuple(self._window(i, j, starts, generator) for j in range(self.rollout.windows))
         return _video(i, self.prompts, frames, windows, generator)
-
-    def _frames(self, update: int, generator: numpy.random.Generator) -> int:
-        """The horizon N of one rollout."""
-        longest = self.rollout.frames_at(update)
-        if self.rollout.horizon == "fixed":
-            return longest
-        block = self.student.block_frames
-        return block * int(generator.integers(self.window.frames // block, longest // block + 1))
 
     def _window(self, i: int, j: int, starts: range, generator: numpy.random.Generator) -> WindowPlan:
         turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
@@ -98,8 +90,9 @@ class GroupDispatcher:
 
     def _forked(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
-        frames, group = self.rollout.frames_at(update), self.group
-        starts = window_starts(frames, group.frames, self.student.block_frames)
+        group, block = self.group, self.student.block_frames
+        frames = _horizon(self.rollout, group.frames, block, update, generator)
+        starts = window_starts(frames, group.frames, block)
         start = draw_start(self.law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
         last = len(self.student.timesteps) - 1
         drawn = int(generator.integers(last))
@@ -123,6 +116,14 @@ class TeacherDispatcher:
     def _rollout(self, i: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.TRAJECTORY, i])
         return _video(i, self.prompts, self.student.horizon_frames, (WindowPlan(ODE, 0, 0, 0),), generator)
+
+
+def _horizon(rollout: RolloutConfig, shortest: int, block: int, update: int, generator: numpy.random.Generator) -> int:
+    """The horizon N of one rollout, which holds `shortest` frames."""
+    longest = rollout.frames_at(update)
+    if rollout.horizon == "fixed":
+        return longest
+    return block * int(generator.integers(shortest // block, longest // block + 1))
 
 
 def _video(

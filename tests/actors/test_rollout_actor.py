@@ -10,37 +10,17 @@ from torch import Tensor
 from actors.config import RolloutConfig, WindowConfig
 from actors.dispatch import StudentDispatcher
 from actors.rollout_actor import RolloutActor
-from models.config import StudentConfig
 from models.flow import warped_sigmas
 from models.kv_cache import KVCache
 from models.noise import BlockNoise
-from models.rollout import STUDENT, MadeBlock, Rollout, Weights, Window, WindowPlan
+from models.rollout import STUDENT, MadeBlock, Rollout, Window, WindowPlan
 from models.sampler import stream_blocks
 from models.tiny_world import PROMPTS, encode_text
 from models.wan import Wan
+from tests.actors.shelf import SHAPE, Shelf, weights
 
-SHAPE = StudentConfig(height=8, width=4, attention_frames=9)
 WINDOW = WindowConfig(frames=6, burn_in_frames=3)
 KEPT = SHAPE.context_frames + WINDOW.burn_in_frames
-
-
-def weights(version: int) -> Weights:
-    """Random weights of the tiny network, others for each version."""
-    with torch.random.fork_rng():
-        torch.manual_seed(version)
-        return Weights.of(version, Wan(SHAPE.wan))
-
-
-class Shelf:
-    """A source of weights that puts out a new version after every so many blocks, and counts how often it is asked."""
-
-    def __init__(self, blocks_per_version: int | None = None):
-        self.blocks_per_version, self.asked = blocks_per_version, 0
-
-    def newer(self, than: int | None) -> Weights | None:
-        version = 0 if self.blocks_per_version is None else self.asked // self.blocks_per_version
-        self.asked += 1
-        return weights(version) if than is None or version > than else None
 
 
 def dispatched(batch: int = 2, windows: int = 6, frames: int = 30, seed: int = 0) -> list[Rollout]:

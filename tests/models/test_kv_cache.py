@@ -102,6 +102,49 @@ def test_a_cache_is_forked_by_appending_to_it_twice():
     assert torch.equal(right.past()[0][1], values_of([4, 5, 106, 107]))
 
 
+def of_two_videos(sink: int) -> KVCache:
+    """A full cache of two videos; the second's values are the first's and 1000 more."""
+    cache = KVCache(CONFIG, context_frames=4, sink_frames=sink)
+    for start in range(0, 8, 2):
+        layers = [(keys.repeat(2, 1, 1, 1), values.repeat(2, 1, 1, 1)) for keys, values in block_at(start, 2)]
+        for _, values in layers:
+            values[1] += 1000
+        cache = cache.append(2, layers)
+    return cache
+
+
+@pytest.mark.parametrize("sink", [0, 2])
+def test_a_fork_copies_nothing_and_all_its_members_read_one_memory(sink):
+    cache = of_two_videos(sink)
+    fork = cache.fork(row=1, members=5)
+    assert (fork.frames, fork.window_frames, fork.sink_frames) == (cache.frames, cache.window_frames, sink)
+    whole = [tensor for layers in (cache.window, cache.sink) if layers for layer in layers for tensor in layer]
+    forked = [tensor for layers in (fork.window, fork.sink) if layers for layer in layers for tensor in layer]
+    assert len(forked) == len(whole) == (8 if sink else 4)
+    for tensor, of_all in zip(forked, whole, strict=True):
+        assert tensor.data_ptr() == of_all[1].data_ptr() and tensor.stride(0) == 0
+        assert torch.equal(tensor, of_all[1].expand(5, *of_all.shape[1:]))
+
+
+@pytest.mark.parametrize("sink", [0, 2])
+def test_members_that_go_on_leave_the_forked_cache_and_each_other_alone(sink):
+    cache = of_two_videos(sink)
+    before = [(keys.clone(), values.clone()) for keys, values in cache.past()]
+    own = [
+        (keys.repeat(3, 1, 1, 1), values + torch.arange(3.0)[:, None, None, None]) for keys, values in block_at(8, 2)
+    ]
+    after = cache.fork(row=1, members=3).append(2, own)
+    for layer, kept in zip(cache.past(), before, strict=True):
+        assert torch.equal(layer[0], kept[0]) and torch.equal(layer[1], kept[1])
+    values = after.past()[0][1]
+    assert torch.equal(values[:, -2 * TOKENS :], own[0][1])
+    assert torch.equal(values[:, : -2 * TOKENS], values[:1, : -2 * TOKENS].expand(3, -1, -1, -1))
+
+
+def test_a_fork_of_an_empty_cache_is_empty():
+    assert KVCache(CONFIG, context_frames=4).fork(row=1, members=3) == KVCache(CONFIG, context_frames=4)
+
+
 def test_a_cache_can_start_at_any_frame_of_a_video_that_went_before():
     cache = KVCache(CONFIG, context_frames=2, frames=40).append(2, block_at(40, 2)).append(2, block_at(42, 2))
     assert_holds(cache, [], [42, 43])

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.noise import BlockNoise, generator_for
+from models.noise import BlockNoise, MemberNoise, generator_for
 
 SHAPE = (2, 3, 4, 4)
 few = settings(max_examples=30, deadline=None)
@@ -47,3 +47,28 @@ def test_noise_of_different_seeds_blocks_and_steps_is_standard_normal_and_uncorr
     assert standard_errors.max() < 5
     assert (noise.mean(1).abs() < 5 / noise.shape[1] ** 0.5).all()
     assert (noise.var(1) - 1).abs().max() < 5 * (2 / noise.shape[1]) ** 0.5
+
+
+@few
+@given(seed=seeds, members=st.integers(1, 5), block=st.integers(0, 5000), step=st.integers(0, 3))
+def test_where_noise_is_shared_every_member_has_what_the_video_itself_would_have_had(seed, members, block, step):
+    drawn = MemberNoise(seed, members, (0, 1, 2, 3), SHAPE).draw(block, step)
+    assert torch.equal(drawn, BlockNoise([seed] * members, SHAPE).draw(block, step))
+
+
+@few
+@given(seed=seeds, block=st.integers(0, 5000), step=st.integers(0, 3))
+def test_where_it_is_not_each_member_has_its_own_whatever_their_number_and_none_has_the_videos(seed, block, step):
+    shared = [other for other in range(4) if other != step]
+    few_of_them, all_of_them = (MemberNoise(seed, members, shared, SHAPE).draw(block, step) for members in (2, 5))
+    assert torch.equal(few_of_them, all_of_them[:2])
+    assert len({noise.sum().item() for noise in [*all_of_them, BlockNoise([seed], SHAPE).draw(block, step)[0]]}) == 6
+
+
+def test_noise_of_members_blocks_and_steps_is_standard_normal_and_uncorrelated():
+    noise = MemberNoise(3, 3, (), (4, 4, 16, 16))
+    drawn = torch.cat([noise.draw(block, step).flatten(1) for block in (0, 1) for step in (0, 1)])
+    standard_errors = torch.corrcoef(drawn).sub(torch.eye(12)).abs() * drawn.shape[1] ** 0.5
+    assert standard_errors.max() < 5
+    assert (drawn.mean(1).abs() < 5 / drawn.shape[1] ** 0.5).all()
+    assert (drawn.var(1) - 1).abs().max() < 5 * (2 / drawn.shape[1]) ** 0.5

@@ -8,7 +8,7 @@ from models.causal import denoise_block, write_block
 from models.config import WanConfig
 from models.flow import warped_sigmas
 from models.kv_cache import KVCache
-from models.noise import BlockNoise
+from models.noise import BlockNoise, MemberNoise
 from models.sampler import Block, stream_blocks, teacher_states
 from models.wan import Wan
 
@@ -112,6 +112,63 @@ def test_a_block_after_a_swap_is_made_of_new_weights_and_the_old_past():
     cache = write_block(old, first.x0, old.text_keys_values(text_of(seeds)), KVCache(CONFIG, 4))
     expected = next(stream_blocks(new, text_of(seeds), BlockNoise(seeds, BLOCK), SIGMAS, cache))
     assert torch.equal(second.x0, expected.x0)
+
+
+EVERY_STEP = tuple(range(len(SIGMAS)))
+
+
+def forked(student: Wan, seeds: list[int], row: int, blocks: int, members: int, shared: tuple[int, ...]) -> list[Block]:
+    """Three blocks of continuations of one of the videos, forked behind its first `blocks`."""
+    caches = [KVCache(CONFIG, 4), *(block.cache for block in islice(stream(student, seeds), blocks))]
+    noise = MemberNoise(seeds[row], members, shared, BLOCK)
+    text = text_of([seeds[row]]).expand(members, -1, -1)
+    return list(islice(stream_blocks(student, text, noise, SIGMAS, caches[blocks].fork(row, members)), 3))
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 5])
+def test_a_fork_of_one_member_that_shares_all_noise_is_the_video_itself_bit_by_bit(blocks):
+    student = network()
+    itself = list(islice(stream(student, [3]), blocks + 3))[blocks:]
+    for one, other in zip(forked(student, [3], 0, blocks, 1, EVERY_STEP), itself, strict=True):
+        assert one.index == other.index and torch.equal(one.x0, other.x0)
+        assert all(torch.equal(*inputs) for inputs in zip(one.inputs, other.inputs, strict=True))
+        assert all(torch.equal(*predicted) for predicted in zip(one.predictions, other.predictions, strict=True))
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_members_that_share_all_noise_are_all_the_video_that_they_were_forked_from(row):
+    student, seeds = network(), [3, 4, 5]
+    itself = video(list(islice(stream(student, [seeds[row]]), 8))[5:])
+    members = video(forked(student, seeds, row, 5, 4, EVERY_STEP))
+    torch.testing.assert_close(members, itself.expand(4, *itself.shape[1:]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("own", EVERY_STEP)
+def test_members_part_at_the_step_whose_noise_is_their_own_and_not_before(own):
+    shared = tuple(step for step in EVERY_STEP if step != own)
+    first, *_, last = forked(network(), [3, 4], 1, 5, 3, shared)
+    for step, inputs in enumerate(first.inputs):
+        same = [torch.allclose(inputs[0], other, rtol=1e-5, atol=1e-5) for other in inputs[1:]]
+        assert same == ([True, True] if step < own else [False, False])
+    assert not torch.allclose(last.x0[0], last.x0[1], rtol=0.1, atol=0.1)
+
+
+def test_a_member_is_the_same_among_few_and_among_many():
+    student = network()
+    few, many = (video(forked(student, [3, 4], 1, 5, members, (0,))) for members in (2, 5))
+    torch.testing.assert_close(few, many[:2], rtol=1e-5, atol=1e-5)
+
+
+def test_a_block_says_what_was_predicted_at_each_step_and_the_cache_behind_it():
+    student, seeds = network(), [3, 4]
+    blocks = list(islice(stream(student, seeds), 4))
+    for made in blocks:
+        assert len(made.predictions) == len(SIGMAS) and torch.equal(made.predictions[-1], made.x0)
+        for step in range(1, len(SIGMAS)):
+            noise, sigma = BlockNoise(seeds, BLOCK).draw(made.index, step), SIGMAS[step]
+            drawn = (1 - sigma) * made.predictions[step - 1] + sigma * noise
+            torch.testing.assert_close(made.inputs[step], drawn, rtol=1e-6, atol=1e-6)
+    assert [made.cache.frames for made in blocks] == [2, 4, 6, 8]
 
 
 def test_no_block_carries_a_graph_although_the_weights_want_gradients():
