@@ -49,6 +49,8 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
     config.grpo.init = str(_absolute(config.grpo.init))
+    if config.reward.raft_weights is not None:
+        config.reward.raft_weights = str(_absolute(config.reward.raft_weights))
     if config.debug.windows is not None:
         config.debug.windows = str(_absolute(config.debug.windows))
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):
