@@ -4,8 +4,13 @@ A pair is two consecutive frames; T frames have T - 1 pairs. Standing still and 
 motion, so the band of good displacements has two ends.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from models.tiny_judge import Verdict
+from models.tiny_world import SPEEDS, scene_of
 
 SLOWEST = 0.4
 """A pair moves from this share of the prompted speed upwards."""
@@ -29,3 +34,14 @@ def moves(distance: Tensor, speed: Tensor) -> Tensor:
 def frozen(distance: Tensor, speed: Tensor) -> Tensor:
     """[B T-1] bool: `distance` [B T-1] is hardly any, for something prompted to move at `speed` [B]."""
     return distance < FROZEN * speed[:, None]
+
+
+def prompted_speed(prompts: Sequence[str]) -> Tensor:
+    """[B], pixels per frame, of prompts of the tiny world."""
+    return torch.tensor([SPEEDS[scene_of(prompt).speed] for prompt in prompts])
+
+
+def moving_pairs(verdict: Verdict, prompts: Sequence[str]) -> Tensor:
+    """[B T-1] bool: valid in both frames, and moved at about the prompted speed."""
+    moved = moves(displacement(verdict.position), prompted_speed(prompts))
+    return moved & verdict.valid[:, :-1] & verdict.valid[:, 1:]

@@ -18,6 +18,7 @@ SHIPPED = {
     "no_cut": "rewards.cut.NoCut",
     "dynamic_degree": "rewards.dynamic_degree.DynamicDegree",
     "tiny_judge": "rewards.tiny.TinyJudge",
+    "tiny_motion": "rewards.tiny.TinyMotion",
     "text_alignment": "rewards.tiny.TextAlignment",
     "remote": "rewards.remote.Remote",
 }

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from models.tiny_judge import judge
-from models.tiny_world import SPEEDS, scene_of
 from rewards.exposure import exposure_drift
-from rewards.motion import displacement, frozen, moves
+from rewards.motion import displacement, frozen, moving_pairs, prompted_speed
 
 
 def segment_metrics(video: Tensor, prompts: Sequence[str], horizon_frames: int) -> dict[str, list[float]]:
@@ -35,9 +34,8 @@ def segment_metrics(video: Tensor, prompts: Sequence[str], horizon_frames: int) 
     frames = video.shape[1]
     if frames % horizon_frames:
         raise ValueError(f"a video of {frames} frames has no whole number of segments of {horizon_frames} frames")
-    speed = torch.tensor([SPEEDS[scene_of(prompt).speed] for prompt in prompts])
+    speed = prompted_speed(prompts)
     moved = displacement(verdict.position)
-    valid_pair = verdict.valid[:, :-1] & verdict.valid[:, 1:]
 
     def over_frames(values: Tensor) -> list[float]:
         return [_mean(segment) for segment in values.split(horizon_frames, dim=1)]
@@ -50,7 +48,7 @@ def segment_metrics(video: Tensor, prompts: Sequence[str], horizon_frames: int) 
         "validity": over_frames(verdict.valid),
         "exposure_drift": over_frames(exposure_drift(video, horizon_frames)),
         "out_of_range": over_frames(~verdict.level_in_range),
-        "dynamic_degree": over_pairs(moves(moved, speed) & valid_pair, _mean),
+        "dynamic_degree": over_pairs(moving_pairs(verdict, prompts), _mean),
         "frozen_share": over_pairs(frozen(moved, speed), _mean),
         "speed": over_pairs(moved / speed[:, None], _median),
     }

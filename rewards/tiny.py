@@ -8,6 +8,7 @@ from torch import Tensor
 from models.tiny_judge import Verdict, judge
 from rewards.clip import Clip
 from rewards.config import RewardConfig
+from rewards.motion import moving_pairs
 
 
 class TinyJudge:
@@ -37,6 +38,20 @@ class TextAlignment:
         """Raises ValueError, as the judge does, for other frames and prompts than the tiny world's."""
         verdicts = [clip.once(_verdict) for clip in clips]
         return torch.stack([(seen.colour_right & seen.shape_right).double().mean() for seen in verdicts])
+
+
+class TinyMotion:
+    """Share of pairs of frames that are valid and move at about the prompted speed: flicker is no motion here."""
+
+    needs = frozenset({"pixels", "text"})
+    scope = "window"
+
+    def __init__(self, config: RewardConfig):
+        pass
+
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        """NaN for a single frame. Raises ValueError, as the judge does, for other frames and prompts."""
+        return torch.stack([moving_pairs(clip.once(_verdict), [clip.prompt]).double().mean() for clip in clips])
 
 
 def _verdict(clip: Clip) -> Verdict:

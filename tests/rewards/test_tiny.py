@@ -36,3 +36,11 @@ def test_scores_are_shares_of_the_judges_frames():
 def test_frames_of_another_size_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"the judge reads video .* got \[1, 2, 3, 16, 16\]"):
         score("tiny_judge", PROMPTS[0], torch.zeros(2, 3, 16, 16))
+
+
+def test_standing_still_and_flicker_are_no_motion_to_the_judge():
+    prompt = PROMPTS[0]
+    real = video(prompt)
+    assert score("tiny_motion", prompt, real) > 0.9
+    assert score("tiny_motion", prompt, real[:1].expand(12, 3, 12, 12)) == 0
+    assert score("tiny_motion", prompt, real * torch.tensor([1.0, 0.7] * 6).view(12, 1, 1, 1)) == 0
