@@ -5,7 +5,6 @@ The paper's claim is about what happens after the horizon, so no metric is avera
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from models.tiny_judge import judge
