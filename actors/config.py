@@ -69,6 +69,10 @@ class GroupConfig:
     noise: str = key("one", "what a group shares: one (all noise but that of its one transition), first (the first "
                      "noise of each block) or fresh (nothing)")  # fmt: skip
 
+    antithetic: bool = key(
+        True, "members come in pairs of opposite noise: what a reward says of its size, whatever its sign, cancels"
+    )
+
     def __post_init__(self):
         require_positive("group", self, "frames")
         if self.burn_in_frames < 0:

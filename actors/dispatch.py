@@ -92,7 +92,9 @@ class GroupDispatcher:
         """Held-out prompt `number`, with the noise that it has every time."""
         generator = numpy.random.default_rng([self.seed, Draw.SENTINEL, number])
         last = len(self.student.timesteps) - 1
-        plan = GroupPlan(SENTINEL, 0, last, 0, members=1, frames=self.sentinel.frames, transitions=(), shared=())
+        plan = GroupPlan(
+            SENTINEL, 0, last, 0, members=1, frames=self.sentinel.frames, transitions=(), shared=(), antithetic=False
+        )
         prompt = self.held_out[number % len(self.held_out)]
         return Rollout(i, 0, prompt, int(generator.integers(2**62)), self.sentinel.frames, (plan,))
 
@@ -105,7 +107,7 @@ class GroupDispatcher:
         drawn = int(generator.integers(last))
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
         shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]
-        plan = GroupPlan(GRPO, start, last, 0, group.members, group.frames, transitions, shared)
+        plan = GroupPlan(GRPO, start, last, 0, group.members, group.frames, transitions, shared, group.antithetic)
         return _video(i, self.prompts, frames, (plan,), generator)
 
 
