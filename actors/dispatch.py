@@ -59,7 +59,7 @@ class StudentDispatcher:
 class GroupDispatcher:
     """Rollouts that are forked, and before every so many of them the same held-out prompts for the sentinels.
 
-    Ids run in periods: `sentinel.prompts` videos that are looked at whole, then `groups_between` forked ones.
+    Ids run in periods: `sentinel.prompts` videos that are looked at whole, then `between` forked ones.
     """
 
     def __init__(
@@ -69,23 +69,23 @@ class GroupDispatcher:
         window: WindowConfig,
         group: GroupConfig,
         sentinel: SentinelConfig,
-        groups_between: int,
+        between: int,
         prompts: Sequence[str],
         held_out: Sequence[str],
         seed: int,
     ):
         self.student, self.rollout, self.window, self.group = student, rollout, window, group
-        self.sentinel, self.groups_between = sentinel, groups_between
+        self.sentinel, self.between = sentinel, between
         self.prompts, self.held_out, self.seed = prompts, held_out, seed
         self.law = parse_law(window.law)
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
         """The batch of rollouts with ids `first`, `first` + 1, ...; sentinels are never mixed with groups."""
-        place = first % (self.sentinel.prompts + self.groups_between)
+        place = first % (self.sentinel.prompts + self.between)
         if place < self.sentinel.prompts:
             last = first + min(self.rollout.batch, self.sentinel.prompts - place)
             return [self._watched(i, place + i - first) for i in range(first, last)]
-        left = self.sentinel.prompts + self.groups_between - place
+        left = self.sentinel.prompts + self.between - place
         return [self._forked(i, update) for i in range(first, first + min(self.rollout.batch, left))]
 
     def _watched(self, i: int, number: int) -> Rollout:
@@ -100,15 +100,18 @@ class GroupDispatcher:
 
     def _forked(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
-        frames, group = self.rollout.frames_at(update), self.group
+        frames = self.rollout.frames_at(update)
+        plans = tuple(self._fork(j, frames, generator) for j in range(self.group.forks))
+        return _video(i, self.prompts, frames, plans, generator)
+
+    def _fork(self, j: int, frames: int, generator: numpy.random.Generator) -> GroupPlan:
+        group, last = self.group, len(self.student.timesteps) - 1
         starts = window_starts(frames, group.frames, self.student.block_frames)
         start = draw_start(self.law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
-        last = len(self.student.timesteps) - 1
         drawn = int(generator.integers(last))
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
         shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]
-        plan = GroupPlan(GRPO, start, last, 0, group.members, group.frames, transitions, shared, group.antithetic)
-        return _video(i, self.prompts, frames, (plan,), generator)
+        return GroupPlan(GRPO, start, last, j, group.members, group.frames, transitions, shared, group.antithetic)
 
 
 class TeacherDispatcher:
