@@ -62,6 +62,7 @@ class GroupConfig:
         8, "continuations G of one past; more make steadier advantages, at G x the cost (peers: 4 to 32)"
     )
     frames: int = key(12, "length of each continuation; rollout.frames makes groups of whole videos")
+    forks: int = key(2, "groups that one rollout is forked into, each at a start of its own: they share its past")
     burn_in_frames: int = key(
         27, "as window.burn_in_frames, for groups: a ratio needs a truer cache than a DMD window (tiny: 27 is exact)"
     )
@@ -69,8 +70,12 @@ class GroupConfig:
     noise: str = key("one", "what a group shares: one (all noise but that of its one transition), first (the first "
                      "noise of each block) or fresh (nothing)")  # fmt: skip
 
+    antithetic: bool = key(
+        True, "members come in pairs of opposite noise: what a reward says of its size, whatever its sign, cancels"
+    )
+
     def __post_init__(self):
-        require_positive("group", self, "frames")
+        require_positive("group", self, "frames", "forks")
         if self.burn_in_frames < 0:
             raise ValueError(f"group.burn_in_frames is {self.burn_in_frames}; it must be 0 or above")
         if self.members < 2:

@@ -51,7 +51,7 @@ class StudentDispatcher:
 class GroupDispatcher:
     """Rollouts that are forked, and before every so many of them the same held-out prompts for the sentinels.
 
-    Ids run in periods: `sentinel.prompts` videos that are looked at whole, then `groups_between` forked ones.
+    Ids run in periods: `sentinel.prompts` videos that are looked at whole, then `between` forked ones.
     """
 
     def __init__(
@@ -61,45 +61,49 @@ class GroupDispatcher:
         window: WindowConfig,
         group: GroupConfig,
         sentinel: SentinelConfig,
-        groups_between: int,
+        between: int,
         prompts: Sequence[str],
         held_out: Sequence[str],
         seed: int,
     ):
         self.student, self.rollout, self.window, self.group = student, rollout, window, group
-        self.sentinel, self.groups_between = sentinel, groups_between
+        self.sentinel, self.between = sentinel, between
         self.prompts, self.held_out, self.seed = prompts, held_out, seed
         self.law = parse_law(window.law)
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
         """The batch of rollouts with ids `first`, `first` + 1, ...; sentinels are never mixed with groups."""
-        place = first % (self.sentinel.prompts + self.groups_between)
+        place = first % (self.sentinel.prompts + self.between)
         if place < self.sentinel.prompts:
             last = first + min(self.rollout.batch, self.sentinel.prompts - place)
             return [self._watched(i, place + i - first) for i in range(first, last)]
-        left = self.sentinel.prompts + self.groups_between - place
+        left = self.sentinel.prompts + self.between - place
         return [self._forked(i, update) for i in range(first, first + min(self.rollout.batch, left))]
 
     def _watched(self, i: int, number: int) -> Rollout:
         """Held-out prompt `number`, with the noise that it has every time."""
         generator = numpy.random.default_rng([self.seed, Draw.SENTINEL, number])
         last = len(self.student.timesteps) - 1
-        plan = GroupPlan(SENTINEL, 0, last, 0, members=1, frames=self.sentinel.frames, transitions=(), shared=())
+        plan = GroupPlan(
+            SENTINEL, 0, last, 0, members=1, frames=self.sentinel.frames, transitions=(), shared=(), antithetic=False
+        )
         prompt = self.held_out[number % len(self.held_out)]
         return Rollout(i, 0, prompt, int(generator.integers(2**62)), self.sentinel.frames, (plan,))
 
     def _forked(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
-        group, block = self.group, self.student.block_frames
-        frames = _horizon(self.rollout, group.frames, block, update, generator)
-        starts = window_starts(frames, group.frames, block)
+        frames = _horizon(self.rollout, self.group.frames, self.student.block_frames, update, generator)
+        plans = tuple(self._fork(j, frames, generator) for j in range(self.group.forks))
+        return _video(i, self.prompts, frames, plans, generator)
+
+    def _fork(self, j: int, frames: int, generator: numpy.random.Generator) -> GroupPlan:
+        group, last = self.group, len(self.student.timesteps) - 1
+        starts = window_starts(frames, group.frames, self.student.block_frames)
         start = draw_start(self.law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
-        last = len(self.student.timesteps) - 1
         drawn = int(generator.integers(last))
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
         shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]
-        plan = GroupPlan(GRPO, start, last, 0, group.members, group.frames, transitions, shared)
-        return _video(i, self.prompts, frames, (plan,), generator)
+        return GroupPlan(GRPO, start, last, j, group.members, group.frames, transitions, shared, group.antithetic)
 
 
 class TeacherDispatcher:

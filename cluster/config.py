@@ -226,6 +226,11 @@ class Config:
             )
         if grpo.dmd_weight and grpo.dmd_members > group.members:
             raise ValueError(f"grpo.dmd_members = {grpo.dmd_members} is more than group.members = {group.members}")
+        if grpo.groups * sentinel.every % group.forks:
+            raise ValueError(
+                f"group.forks = {group.forks} does not divide grpo.groups * sentinel.every = "
+                f"{grpo.groups * sentinel.every}, the groups between two looks of the sentinels; change one of them"
+            )
         stochastic = len(self.student.timesteps) - 1
         if not stochastic:
             raise ValueError("student.timesteps has one step, which draws nothing: stage grpo has no policy to train")

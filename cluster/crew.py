@@ -22,7 +22,7 @@ def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDi
             config.window,
             config.group,
             config.sentinel,
-            config.grpo.groups * config.sentinel.every,
+            config.grpo.groups * config.sentinel.every // config.group.forks,
             tiny_world.TRAINING_PROMPTS,
             tiny_world.HELD_OUT_PROMPTS,
             config.seed,

@@ -53,14 +53,19 @@ class MemberNoise:
     members: int
     shared: Sequence[int]
     """Denoising steps whose noise all members share; it is what the video would have had."""
+    antithetic: bool
+    """Whether every second member has the noise of the one before it with the opposite sign."""
     block_shape: tuple[int, int, int, int]
     """(F, C, H, W) of a block."""
     device: torch.device = torch.device("cpu")
 
     def draw(self, block: int, step: int) -> Tensor:
         """Noise [G F C H W] for a denoising step of a block; step 0 is the block's start."""
-        places = [(self.seed, block, step)] if step in self.shared else [
-            (self.seed, block, step, 1 + member) for member in range(self.members)
-        ]  # fmt: skip
-        drawn = torch.stack([torch.randn(self.block_shape, generator=generator_for(*place)) for place in places])
-        return drawn.to(self.device).expand(self.members, *self.block_shape)
+        if step in self.shared:
+            drawn = torch.randn(self.block_shape, generator=generator_for(self.seed, block, step))
+            return drawn.to(self.device).expand(self.members, *self.block_shape)
+        return torch.stack([self._own(member, block, step) for member in range(self.members)]).to(self.device)
+
+    def _own(self, member: int, block: int, step: int) -> Tensor:
+        number, sign = (member // 2, 1 - 2 * (member % 2)) if self.antithetic else (member, 1)
+        return sign * torch.randn(self.block_shape, generator=generator_for(self.seed, block, step, 1 + number))
