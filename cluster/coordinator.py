@@ -166,9 +166,9 @@ class Coordinator:
         return [] if self.supply is None else self.supply.consumption.ledger()
 
     async def drain_spans(self) -> list[Span]:
-        """What the actors and the other ranks did since this was last asked."""
+        """What the actors, the reward processes and the other ranks did since this was last asked."""
         spans, self.spans = self.spans, []
-        return spans
+        return spans + self.rewards.drain_spans()
 
     async def keep_spans(self, spans: list[Span]) -> None:
         """What another rank than 0 did."""
@@ -284,9 +284,10 @@ class Coordinator:
             raise BadWindow("checksum", str(error)) from error
         self.spans += delivery.spans
         self.workload.received(slot, delivery)
+        self.supply.inspect(dispatch, item)
         if isinstance(item, Group):
             item = await self.rewards.score(item, parcel, self.supply.reference(dispatch, item))
-        self.supply.deliver(dispatch, item)
+        self.supply.keep(dispatch, item)
         if isinstance(item, Window | Group | Trajectory):
             self.packed[item.rollout, item.index] = parcel.tensors
         if any(self.supply.buffer.complete(*plan) for plan in self.awaited):

@@ -64,9 +64,10 @@ class InlineCluster:
         assert dispatch is not None, "the learner asks for more than the stage makes"
         try:
             for item in self.actor.windows(dispatch.rollouts):
+                self.supply.inspect(dispatch, item)
                 if isinstance(item, Group):
                     item = self.scorer(item, self.supply.reference(dispatch, item)).group
-                self.supply.deliver(dispatch, item)
+                self.supply.keep(dispatch, item)
         except BadWindow as bad:
             self.supply.refuse(bad)
             self.supply.give_back(dispatch, afresh=True)

@@ -70,6 +70,8 @@ def inspect_origin(sample: Window | Group, row: int, made: Sequence[MadeBlock]) 
     frames = sample.context if isinstance(sample, Group) else torch.cat([sample.context, sample.latents])
     if not len(frames):
         return
+    if not made:
+        raise BadWindow("splice", f"{where} has frames before it, and none were streamed")
     block_frames = made[-1].x0.shape[1]
     blocks = list(made)[-(len(frames) // block_frames) :]
     if tuple(block.version for block in blocks) != sample.versions[: len(blocks)]:

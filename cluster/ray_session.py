@@ -33,15 +33,20 @@ def ray_session(config: Config) -> Iterator[None]:
         if found < needed:
             raise RunFailed(
                 f"the cluster at {address} has {found} CPUs, but cluster.learner_ranks = {config.cluster.learner_ranks}"
-                f" and cluster.rollout_actors = {config.cluster.rollout_actors} need {needed}; add nodes or lower them"
+                f" and cluster.rollout_actors = {config.cluster.rollout_actors}"
+                + (f" and cluster.reward_actors = {scoring}" if scoring else "")
+                + f" need {needed}; add nodes or lower them"
             )
-        gpus = config.cluster.rollout_actors * config.cluster.actor_gpus + (
-            config.cluster.learner_ranks * config.cluster.rank_gpus
+        gpus = (
+            config.cluster.rollout_actors * config.cluster.actor_gpus
+            + config.cluster.learner_ranks * config.cluster.rank_gpus
+            + scoring * config.cluster.reward_gpus
         )
         if (there := ray.cluster_resources().get("GPU", 0)) < gpus:
             raise RunFailed(
-                f"the cluster has {there:g} GPUs, but cluster.rank_gpus = {config.cluster.rank_gpus:g} and "
-                f"cluster.actor_gpus = {config.cluster.actor_gpus:g} need {gpus:g}; add nodes or lower them"
+                f"the cluster has {there:g} GPUs, but cluster.rank_gpus = {config.cluster.rank_gpus:g}, "
+                f"cluster.actor_gpus = {config.cluster.actor_gpus:g} and cluster.reward_gpus = "
+                f"{config.cluster.reward_gpus:g} need {gpus:g}; add nodes or lower them"
             )
         yield
     finally:

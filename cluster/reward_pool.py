@@ -1,11 +1,9 @@
 """The reward pool on Ray: processes that decode and score groups, replaced when they are lost or hang."""
 
 import asyncio
-import logging
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import ray
 import torch
@@ -16,6 +14,7 @@ from cluster.config import Config
 from cluster.packing import PackedTensors, pack_tensors, unpack_tensors
 from cluster.parcels import Parcel, unwrap
 from cluster.scoring import GroupScorer
+from cluster.trace import Span, Tracer
 from models.rollout import GRPO, Group
 
 _LOST_IN_A_ROW = 3
@@ -23,9 +22,19 @@ _LOST_IN_A_ROW = 3
 _SLACK_S = 60.0
 """Beside the rewards' own time-outs: the way there, decoding and flow."""
 
-_log = logging.getLogger(__name__)
+Process = tuple[int, ray.actor.ActorHandle]
+"""Its place in the pool, which its successors inherit, and the process there now."""
 
-Scores = dict[str, list[list[float]]]
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reward process says of a group."""
+
+    scores: Mapping[str, Sequence[Sequence[float]]]
+    failures: dict[str, str]
+    """Why a reward's last missing score is missing."""
+    hung: bool
+    """A reward did not come back: the process is not to be used again."""
 
 
 @ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)
@@ -36,11 +45,11 @@ class RewardProcess:
         torch.set_num_threads(config.cluster.threads)
         self.scorer = GroupScorer(config)
 
-    def score(self, parcel: Parcel, reference: PackedTensors | None) -> tuple[Scores, bool]:
-        """A group's scores, and whether a reward hangs: then this process is not to be used again."""
+    def score(self, parcel: Parcel, reference: PackedTensors | None) -> Answer:
+        """Score a group; `reference` holds how its video began."""
         first = None if reference is None else unpack_tensors(reference)["reference"]
         scored = self.scorer(unwrap(parcel), first)
-        return dict(scored.group.scores), scored.hung
+        return Answer(scored.group.scores, scored.failures, scored.hung)
 
 
 class RewardPool:
@@ -48,7 +57,10 @@ class RewardPool:
 
     def __init__(self, config: Config, say: Callable[[str], None]):
         self.config, self.say = config, say
-        self.idle: asyncio.Queue[Any] | None = None
+        self.idle: asyncio.Queue[Process] | None = None
+        self.tracers = [Tracer(f"reward {place}") for place in range(config.cluster.reward_actors)]
+        self.told: set[tuple[str, str]] = set()
+        """Failures that the terminal has heard of: a reward may fail in the same way for every group."""
 
     async def score(self, group: Group, parcel: Parcel, reference: Tensor | None) -> Group:
         """`group` with its scores; `parcel` holds the same group, and `reference` [R C H W] how its video began.
@@ -57,27 +69,34 @@ class RewardPool:
         """
         packed = None if reference is None else pack_tensors({"reference": reference})
         for _ in range(_LOST_IN_A_ROW):
-            scores = await self._try(parcel, packed)
-            if scores is not None:
-                return replace(group, scores=scores)
+            answer = await self._try(group, parcel, packed)
+            if answer is not None:
+                self._tell(answer.failures)
+                return replace(group, scores=answer.scores)
         self.say(
             f"{_LOST_IN_A_ROW} reward processes in a row were lost on window {group.index} of rollout {group.rollout}"
         )
         return replace(group, scores=self._nothing(group))
 
-    async def _try(self, parcel: Parcel, reference: PackedTensors | None) -> Scores | None:
+    def drain_spans(self) -> list[Span]:
+        """What the processes did since this was last asked, on the way there and back included."""
+        return [span for tracer in self.tracers for span in tracer.drain()]
+
+    async def _try(self, group: Group, parcel: Parcel, packed: PackedTensors | None) -> Answer | None:
         if self.idle is None:
             self.idle = asyncio.Queue()
-            for _ in range(self.config.cluster.reward_actors):
-                self.idle.put_nowait(self._new())
-        process = await self.idle.get()
+            for place in range(self.config.cluster.reward_actors):
+                self.idle.put_nowait((place, self._new()))
+        place, process = await self.idle.get()
         used_up = True
         try:
             async with asyncio.timeout(self.config.cluster.start_timeout_s):
                 await process.__ray_ready__.remote()
-            async with asyncio.timeout(self._timeout_s()):
-                scores, used_up = await process.score.remote(parcel, reference)
-            return scores
+            self.tracers[place].until_next("score")
+            async with asyncio.timeout(self._timeout_s(group)):
+                answer = await process.score.remote(parcel, packed)
+            used_up = answer.hung
+            return answer
         except TimeoutError:
             self.say("a reward process did not start, or gave no scores, in time; another takes its place")
             return None
@@ -87,22 +106,33 @@ class RewardPool:
             self.say(f"a reward process was lost ({type(error).__name__}); another takes its place")
             return None
         finally:
+            self.tracers[place].settle()
             if used_up:
                 ray.kill(process)
                 process = self._new()
-            self.idle.put_nowait(process)
+            self.idle.put_nowait((place, process))
 
     def _new(self) -> ray.actor.ActorHandle:
         gpus = self.config.cluster.reward_gpus
         options = {"num_gpus": gpus} if gpus else {}
         return RewardProcess.options(**options).remote(self.config)
 
-    def _timeout_s(self) -> float:
-        """The rewards run one after another, each for reward.timeout_s at most."""
-        rewards = max(len(self.config.reward.terms), len(self.config.sentinel.metrics))
-        return rewards * self.config.reward.timeout_s + _SLACK_S
+    def _tell(self, failures: Mapping[str, str]) -> None:
+        for name, why in failures.items():
+            if (name, why) not in self.told:
+                self.told.add((name, why))
+                self.say(f"reward {name}: {why}; the scores count as missing")
 
-    def _nothing(self, group: Group) -> Scores:
-        names = list(self.config.reward.terms) if group.role == GRPO else self.config.sentinel.metrics
-        windows = group.latents.shape[1] // self.config.reward.window_frames
-        return {name: [[math.nan] * windows for _ in range(group.members)] for name in names}
+    def _timeout_s(self, group: Group) -> float:
+        """The rewards run one after another, window by window those of a group, each for reward.timeout_s at most."""
+        return len(self._names(group)) * self._windows(group) * self.config.reward.timeout_s + _SLACK_S
+
+    def _names(self, group: Group) -> list[str]:
+        return list(self.config.reward.terms) if group.role == GRPO else self.config.sentinel.metrics
+
+    def _windows(self, group: Group) -> int:
+        return group.latents.shape[1] // self.config.reward.window_frames
+
+    def _nothing(self, group: Group) -> dict[str, list[list[float]]]:
+        missing = [math.nan] * self._windows(group)
+        return {name: [missing] * group.members for name in self._names(group)}

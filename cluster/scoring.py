@@ -15,6 +15,8 @@ class Scored:
     """A group with its scores."""
 
     group: Group
+    failures: dict[str, str]
+    """Why a reward's last missing score is missing."""
     hung: bool
     """A reward did not come back: its thread is left behind, and the process should be replaced."""
 
@@ -30,4 +32,4 @@ class GroupScorer:
         """`reference` [R C H W] are the first frames of the group's own video, where it does not begin with them."""
         before = group.context[-1] if len(group.context) else None
         scores = self.scorers[group.role].score(group.prompt, group.latents, before, reference)
-        return Scored(replace(group, scores=scores.values), scores.hung)
+        return Scored(replace(group, scores=scores.values), scores.failures, scores.hung)

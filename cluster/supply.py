@@ -163,29 +163,34 @@ class Supply:
 
     # -- what came of it ------------------------------------------------------------------------------------------
 
-    def deliver(self, dispatch: Dispatch, item: Item) -> None:
-        """Keep what an actor streamed. Raises BadWindow for a window that must not be trained on."""
-        if isinstance(item, MadeBlock | Progress):
-            dispatch.lost = 0
+    def inspect(self, dispatch: Dispatch, item: Item) -> None:
+        """Raise BadWindow for what must not be trained on, scored, or gone on from."""
         if isinstance(item, MadeBlock):
             inspect_block(item, dispatch.made, len(dispatch.rollouts), self.config.student, self.lineage)
-            self.blocks += len(item.x0)
-            dispatch.made.append(item)
-            if (
-                self.stage == "grpo"
-                and item.index * self.config.student.block_frames < self.config.student.horizon_frames
-            ):
-                dispatch.opening.append(item)
-            while len(dispatch.made) > blocks_kept(self.config.student, self.window):
-                dispatch.made.popleft()
         elif isinstance(item, Window | Group | Trajectory):
             row = self._row(dispatch, item)
             inspect(item, dispatch.rollouts[row], self.config.student, self.window, self.lineage)
             if not isinstance(item, Trajectory):
                 inspect_origin(item, row, dispatch.made)
+
+    def keep(self, dispatch: Dispatch, item: Item) -> None:
+        """Keep what an actor streamed and `inspect` let pass; groups have their scores by now."""
+        if isinstance(item, MadeBlock | Progress):
+            dispatch.lost = 0
+        if isinstance(item, MadeBlock):
+            self._keep_block(dispatch, item)
+        elif isinstance(item, Window | Group | Trajectory):
             if isinstance(item, Group):
                 self.score_book.note(item)
             self.buffer.put(item)
+
+    def _keep_block(self, dispatch: Dispatch, block: MadeBlock) -> None:
+        self.blocks += len(block.x0)
+        dispatch.made.append(block)
+        if self.stage == "grpo" and block.index * self.config.student.block_frames < self.config.student.horizon_frames:
+            dispatch.opening.append(block)
+        while len(dispatch.made) > blocks_kept(self.config.student, self.window):
+            dispatch.made.popleft()
 
     def _row(self, dispatch: Dispatch, item: Window | Group | Trajectory) -> int:
         """Which of the dispatch's videos `item` is of. Raises BadWindow if nobody waits for it."""

@@ -2,11 +2,13 @@
 
 import torch
 
-from actors.config import RolloutConfig
+from actors.config import GroupConfig, RolloutConfig
 from actors.student_actor import blocks_kept
 from cluster.buffer import BufferConfig
 from cluster.config import Config
-from models.rollout import MadeBlock, Window
+from learner.policy_config import GrpoConfig
+from models.rollout import Group, MadeBlock, Progress, Window
+from rewards.sentinels import SentinelConfig
 
 
 def small(**buffer):
@@ -37,3 +39,49 @@ def pretended(config, dispatch, version):
                         plan.step, tuple(entry.version for entry in kept), frames[:-length], frames[-length:],
                         frames[-length:].clone(),
                     )  # fmt: skip
+
+
+def small_grpo(**buffer):
+    """Groups of two in videos of thirty frames, and two sentinels before every third round of two groups."""
+    config = Config(run_dir="unused", rollout=RolloutConfig(frames=30, batch=3))
+    config.buffer = BufferConfig(**{"windows": 64} | buffer)
+    config.group = GroupConfig(members=2, frames=12, burn_in_frames=3)
+    config.grpo = GrpoConfig(groups=2)
+    config.sentinel = SentinelConfig(every=3, prompts=2, frames=12, metrics=["exposure_drift"])
+    return config
+
+
+def mark(rollout, block):
+    """What all pixels of a block show: exact in float32, told apart by video, attempt and place."""
+    return rollout.id + rollout.attempt / 8 + block / 1024
+
+
+def pretended_groups(config, dispatch, version):
+    """What a real actor would stream of `dispatch` from here on in stage grpo; members show their fork's mark."""
+    student, made = config.student, list(dispatch.made)
+    block, shape = student.block_frames, student.frame_shape
+    kept = (config.group.burn_in_frames + student.context_frames) // block
+    last = max(plan.start for rollout in dispatch.rollouts for plan in rollout.windows) // block
+    for index in range(made[-1].index + 1 if made else 0, last + 1):
+        for row, rollout in enumerate(dispatch.rollouts):
+            for plan in rollout.windows:
+                if plan.start == index * block:
+                    yield from pretended_group(rollout, plan, row, made[-kept:], version, shape)
+        if index < last:
+            made.append(MadeBlock(index, version, torch.stack([
+                torch.full((block, *shape), mark(rollout, index)) for rollout in dispatch.rollouts
+            ]), {}))  # fmt: skip
+            yield made[-1]
+
+
+def pretended_group(rollout, plan, row, before, version, shape):
+    past = [entry.x0[row] for entry in before]
+    latents = torch.full((plan.members, plan.frames, *shape), mark(rollout, plan.start // 3))
+    at_transitions = latents[:, None].repeat(1, len(plan.transitions), 1, 1, 1, 1)
+    yield Progress(1, "continued block")
+    yield Group(
+        rollout.id, rollout.attempt, plan.index, plan.role, rollout.prompt, rollout.seed, plan.start, plan.step,
+        plan.transitions, (*(entry.version for entry in before), *(version,) * (plan.frames // 3)),
+        torch.cat(past) if past else torch.zeros(0, *shape), latents, latents.clone(), at_transitions,
+        at_transitions.clone(), at_transitions.clone(),
+    )  # fmt: skip

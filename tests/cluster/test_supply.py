@@ -13,61 +13,7 @@ from cluster.inspection import BadWindow
 from cluster.supply import BAD_AT_LEAST, Supply, TooManyBad
 from models.rollout import CRITIC, STUDENT, Window
 from tests.cluster.pretend import pretended, small
-
-
-class World:
-    """A supply, some actors at work, and a learner, moved by a source of chance."""
-
-    def __init__(self, config, random, supply=None):
-        self.config, self.random = config, random
-        self.supply = supply or Supply("dmd", config)
-        self.at_work, self.number, self.update, self.versions = [], 0, 0, 0
-        self.taken, self.turn = [], 0
-        self.publish()
-
-    def publish(self):
-        self.supply.lineage.publish(self.versions, self.update)
-        self.versions += 1
-
-    def act(self, kills=True):
-        choice = self.random.random()
-        if choice < 0.2 and len(self.at_work) < 3:
-            dispatch = self.supply.next()
-            if dispatch is not None:
-                self.at_work.append((dispatch, pretended(self.config, dispatch, self.versions - 1)))
-        elif choice < 0.85 and self.at_work:
-            self.stream(self.random.randrange(len(self.at_work)), self.random.randrange(1, 12))
-        elif choice < 0.9 and self.at_work and kills:
-            dispatch, _ = self.at_work.pop(self.random.randrange(len(self.at_work)))
-            self.supply.give_back(dispatch, afresh=self.random.random() < 0.3)
-        else:
-            self.learn()
-
-    def stream(self, i, items):
-        dispatch, source = self.at_work[i]
-        for _ in range(items):
-            item = next(source, None)
-            if item is None:
-                assert not self.supply.missing(dispatch), "an actor was done and windows were missing"
-                self.at_work.pop(i)
-                return
-            self.supply.deliver(dispatch, item)
-
-    def learn(self):
-        roles = [CRITIC, CRITIC, CRITIC, STUDENT]
-        taken = self.supply.take(self.number, roles[self.turn], self.config.dmd.batch_size)
-        if taken is not None:
-            self.number += 1
-            self.turn = (self.turn + 1) % 4
-            self.taken += taken
-            if self.turn == 0:
-                self.update += 1
-                self.publish()
-
-    def account(self):
-        counts = self.supply.buffer.counts
-        assert counts["dispatched"] == counts["taken"] + self.supply.buffer.depth + len(self.supply.buffer.pending)
-        assert counts["delivered"] == counts["taken"] + self.supply.buffer.depth + counts["dropped"]
+from tests.cluster.world import World, deliver
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -92,20 +38,16 @@ def test_after_a_rollback_the_surviving_timeline_has_every_window_once_too(seed)
         world.act()
     tensors, plain = world.supply.state()
     plain = msgpack.unpackb(msgpack.packb(plain))  # as a checkpoint keeps it
-    before, update, turn = list(world.taken), world.update, world.turn
+    then = list(world.taken), world.turn, world.update
     for _ in range(60):
         world.act()  # lost with the rollback
-    survivor = World.__new__(World)
-    survivor.__dict__.update(world.__dict__)
-    survivor.supply = Supply("dmd", config, (tensors, plain))
-    survivor.at_work, survivor.number, survivor.taken, survivor.turn, survivor.update = [], 0, before, turn, update
-    survivor.publish()
+    world.rolled_back((tensors, plain), *then)
     for _ in range(300):
-        survivor.act()
-        survivor.account()
-    keys = Counter((w.rollout, w.index) for w in survivor.taken)
+        world.act()
+        world.account()
+    keys = Counter((w.rollout, w.index) for w in world.taken)
     assert max(keys.values(), default=0) <= 1, "a window was trained on twice"
-    assert survivor.supply.buffer.counts["taken"] == len(survivor.taken)
+    assert world.supply.buffer.counts["taken"] == len(world.taken)
 
 
 def test_positions_stay_uniform_for_each_role_under_streaming_drops_and_kills():
@@ -140,7 +82,7 @@ def half_made():
     for item in pretended(config, dispatch, 0):
         if isinstance(item, Window):
             return supply, dispatch, item
-        supply.deliver(dispatch, item)
+        deliver(supply, dispatch, item)
     raise AssertionError("no window came")
 
 
@@ -179,7 +121,7 @@ def half_made():
 def test_a_window_that_is_not_what_was_asked_for_is_refused_by_name_and_made_again(half_made, change, reason):
     supply, dispatch, window = half_made
     with pytest.raises(BadWindow) as refused:
-        supply.deliver(dispatch, replace(window, **change(window)))
+        deliver(supply, dispatch, replace(window, **change(window)))
     assert refused.value.reason == reason
     supply.refuse(refused.value)
     supply.give_back(dispatch, afresh=True)
@@ -216,7 +158,7 @@ def test_only_what_is_missing_is_asked_for_again():
     dispatch = supply.next()
     delivered = set()
     for item in pretended(config, dispatch, 0):
-        supply.deliver(dispatch, item)
+        deliver(supply, dispatch, item)
         if isinstance(item, Window):
             delivered.add((item.rollout, item.index))
         if len(delivered) == 5:
@@ -245,7 +187,7 @@ def test_a_block_that_no_other_actor_should_go_on_from_is_refused(change, reason
     dispatch = supply.next()
     block = next(iter(pretended(config, dispatch, 0)))
     with pytest.raises(BadWindow) as refused:
-        supply.deliver(dispatch, replace(block, **change(block)))
+        deliver(supply, dispatch, replace(block, **change(block)))
     assert refused.value.reason == reason and not dispatch.made
 
 

@@ -1,0 +1,101 @@
+"""The coordinator in stage grpo without Ray: actors and reward processes that only pretend."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cluster.coordinator import Coordinator
+from cluster.parcels import unwrap, wrap
+from cluster.rollout_process import Delivery
+from cluster.trace import Span
+from models.rollout import GRPO, SENTINEL, Group
+from tests.cluster.pretend import pretended_groups, small_grpo
+
+
+class PretendPool:
+    """Streams without pause; the first group goes through `spoil`."""
+
+    def __init__(self, config, spoil):
+        self.config, self.spoil, self.slots, self.replaced = config, spoil, [0, 1], Counter()
+
+    async def stream(self, slot, stage, config, epoch, dispatch):
+        for item in pretended_groups(config, dispatch, 0):
+            await asyncio.sleep(0)
+            if isinstance(item, Group) and item.role == GRPO and self.spoil is not None:
+                spoil, self.spoil = self.spoil, None
+                item = spoil(item)
+            yield Delivery(wrap(item), [])
+
+    def replace(self, slot):
+        self.replaced[slot] += 1
+
+    def draining(self):
+        return set()
+
+
+class Judge:
+    """In place of the reward pool: notes what it is asked to score."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def score(self, group, parcel, reference):
+        assert unwrap(parcel).rollout == group.rollout
+        self.asked.append(group)
+        await asyncio.sleep(0)
+        return replace(group, scores={"exposure_drift": [[0.5]] * group.members})
+
+    def drain_spans(self):
+        return [Span("reward 0", "score", 0.0, 1.0)]
+
+
+def learned(spoil, rounds):
+    """The groups of some rounds, and who made and judged them."""
+
+    async def learn():
+        config = small_grpo()
+        pool, judge = PretendPool(config, spoil), Judge()
+        coordinator = Coordinator(config, pool)
+        coordinator.rewards = judge
+        epoch = await coordinator.begin("grpo", config)
+        coordinator.supply.lineage.publish(0, 0)
+        coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
+        await coordinator._wake_one(coordinator.room)
+        taken = await coordinator.take(epoch, 0, SENTINEL, 2, 0, 1)
+        for number in range(1, rounds + 1):
+            taken += await coordinator.take(epoch, number, GRPO, 2, 0, 1)
+        return [unwrap(parcel) for parcel in taken], pool, judge, coordinator
+
+    return asyncio.run(asyncio.wait_for(learn(), 60))
+
+
+def test_groups_reach_the_learner_with_their_scores_and_each_was_scored_once():
+    taken, pool, judge, coordinator = learned(None, 3)
+    assert len(taken) == 8 and {group.role for group in taken[:2]} == {SENTINEL}
+    assert all(group.scores == {"exposure_drift": [[0.5]] * group.members} for group in taken)
+    asked = Counter(group.rollout for group in judge.asked)
+    assert set(asked.values()) == {1} and {group.rollout for group in taken} <= set(asked)
+    assert not pool.replaced
+    assert asyncio.run(coordinator.drain_spans())[-1] == Span("reward 0", "score", 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda g: replace(g, latents=g.latents[:, :5]), "shape"),
+        (lambda g: replace(g, latents=g.latents * torch.nan), "not_finite"),
+        (lambda g: replace(g, attempt=3), "plan"),
+        (lambda g: replace(g, transitions=(9,)), "plan"),
+    ],
+)
+def test_a_bad_group_is_refused_before_it_is_scored_and_made_again_by_another_actor(spoil, reason):
+    taken, pool, judge, coordinator = learned(spoil, 3)
+    assert len({(group.rollout, group.index) for group in taken}) == 8
+    metrics = asyncio.run(coordinator.metrics())
+    assert metrics["windows/refused"] == metrics[f"windows/refused_{reason}"] == 1
+    assert sum(pool.replaced.values()) == 1
+    assert all(torch.isfinite(group.latents).all() and group.latents.shape[1] == 12 for group in judge.asked)
+    assert all(group.transitions != (9,) and group.attempt != 3 for group in judge.asked)

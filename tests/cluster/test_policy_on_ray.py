@@ -1,0 +1,91 @@
+"""The actors' recorded policy against the learner's own view of it, over the wire, before any update."""
+
+import pytest
+import torch
+
+from actors.config import GroupConfig
+from cluster.cluster_config import ClusterConfig
+from learner.config import LearnerConfig
+from learner.policy_batches import PolicyBatches
+from learner.policy_config import GrpoConfig
+from models.config import TINY
+from models.rollout import GRPO
+from models.tiny_world import encode_text
+from models.wan import Wan
+from rewards.sentinels import SentinelConfig
+
+GROUPS, MEMBERS = 6, 2
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def student() -> Wan:
+    """Random weights, with gates far from their initial values: what the cache holds matters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Wan(TINY)
+        for p in network.parameters():
+            p.data.add_(torch.randn_like(p), alpha=0.1 if p.ndim == 2 else 0.3)
+    return network
+
+
+@pytest.fixture(scope="module")
+def taken(local_ray, tmp_path_factory):
+    """Groups that came from an actor and a reward process on Ray, with the spans of all processes."""
+    from cluster.config import Config
+    from cluster.ray_cluster import RayCluster
+    from cluster.ray_launch import start_coordinator
+
+    config = Config(run_dir=str(tmp_path_factory.mktemp("policy")), cluster=ClusterConfig(timeout_s=120.0))
+    config.rollout.frames, config.rollout.batch, config.buffer.max_age = 72, GROUPS, 64
+    config.group = GroupConfig(members=MEMBERS, transitions="all", noise="first", burn_in_frames=27)
+    config.sentinel = SentinelConfig(prompts=1, frames=12, metrics=["exposure_drift"])
+    config.grpo = GrpoConfig(groups=GROUPS)
+    cluster = RayCluster(start_coordinator(config), config)
+    cluster.begin("grpo", config)
+    cluster.publish({name: tensor.clone() for name, tensor in student().state_dict().items()}, 0)
+    groups = cluster.take(GRPO, GROUPS)
+    yield config, groups, cluster.spans()
+    local_ray.kill(cluster.coordinator)
+
+
+@pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio"])
+def test_the_ratio_to_what_the_actor_recorded_is_one_before_any_update_for_every_transition(taken, loss):
+    """Full burn-in: 27 frames before the 9 of the cache, as far as four layers can see."""
+    config, groups, _ = taken
+    shape = config.student
+    rolled = [group for group in groups if group.start > shape.context_frames]
+    beyond = [group for group in groups if group.start > shape.context_frames + config.group.burn_in_frames]
+    assert len(rolled) >= 4 and beyond, [group.start for group in groups]
+    network = student()
+    batches = PolicyBatches(network, None, encode_text, shape, GrpoConfig(loss=loss), LearnerConfig(micro_batch=6))
+    valid = torch.ones(GROUPS, MEMBERS, 1, dtype=torch.bool)
+    parts = batches.remember(groups, torch.ones(GROUPS, MEMBERS, 1, dtype=torch.float64), valid)
+    replay = torch.cat([part.replay for part in parts])
+    assert len(replay) == GROUPS * MEMBERS * 3 * 4, "every member, transition and block"
+    errors = replay[:, 0]
+    assert not errors.isnan().any() and errors.max() <= 1e-6, errors.max()
+    assert (replay[:, 1] == 1).all() and not replay[:, 2].any()
+
+
+def test_the_ratio_tells_another_student_from_the_one_that_acted(taken):
+    config, groups, _ = taken
+    network = student()
+    with torch.no_grad():
+        network.proj_out.weight.mul_(1.001)
+    batches = PolicyBatches(network, None, encode_text, config.student, GrpoConfig(), LearnerConfig(micro_batch=6))
+    values = torch.ones(GROUPS, MEMBERS, 1, dtype=torch.float64)
+    replay = torch.cat([part.replay for part in batches.remember(groups, values, values.bool())])
+    assert replay[:, 0].median() > 1e-6
+
+
+def test_groups_come_scored_and_the_time_of_their_judge_stands_in_the_trace(taken):
+    config, groups, spans = taken
+    for group in groups:
+        assert list(group.scores) == list(config.reward.terms)
+        assert [len(windows) for windows in group.scores["continuity"]] == [1] * MEMBERS
+    judged = [span for span in spans if span.name == "score"]
+    assert {span.process for span in judged} == {"reward 0"} and len(judged) >= GROUPS
+    ends = [span.started_s + span.duration_s for span in judged]
+    assert all(end <= after.started_s for end, after in zip(ends, judged[1:], strict=False)), "spans overlap"
+    assert {"block", "continued block"} <= {span.name for span in spans}

@@ -1,0 +1,58 @@
+"""When a run stops because it cannot see its rewards."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.score_book import SCORES_AT_LEAST, RewardFails, ScoreBook
+from models.rollout import GRPO, Group
+from rewards.config import RewardConfig
+
+many = settings(max_examples=60, deadline=None)
+
+
+def scored(**scores) -> Group:
+    return Group(0, 0, 0, GRPO, "a prompt", 0, 0, 3, (), (0,), *[None] * 6, scores=scores)
+
+
+def told(failed: int, asked: int) -> Group:
+    return scored(judge=[[math.nan] if i < failed else [0.0] for i in range(asked)])
+
+
+@many
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=20), st.floats(0.05, 0.95))
+def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_have_failed(failures, allowed):
+    book = ScoreBook(RewardConfig(max_failure_rate=allowed))
+    for groups, failed in enumerate(failures, start=1):
+        share, asked = sum(failures[:groups]) / (8 * groups), 8 * groups
+        if asked >= SCORES_AT_LEAST and share > allowed:
+            with pytest.raises(RewardFails, match=f"reward judge failed for .* of {asked} windows"):
+                book.note(told(failed, 8))
+            return
+        book.note(told(failed, 8))
+        assert book.metrics() == {"reward/judge/failed": sum(failures[:groups])}
+
+
+def test_a_score_of_nought_is_no_failure():
+    book = ScoreBook(RewardConfig(max_failure_rate=0.01))
+    book.note(scored(judge=[[0.0] * 100]))
+    assert book.metrics() == {"reward/judge/failed": 0}
+
+
+def test_each_reward_is_counted_apart():
+    book = ScoreBook(RewardConfig())
+    book.note(scored(one=[[0.0, math.nan]], other=[[0.0, 1.0]]))
+    assert book.metrics() == {"reward/one/failed": 1, "reward/other/failed": 0}
+    with pytest.raises(RewardFails, match="reward other"):
+        book.note(scored(other=[[math.nan] * 100]))
+
+
+def test_what_was_counted_survives_a_checkpoint():
+    book = ScoreBook(RewardConfig())
+    book.note(told(9, 45))
+    again = ScoreBook(RewardConfig(), book.state())
+    assert again.metrics() == book.metrics() and again.state() == book.state() == [("judge", 45, 9)]
+    with pytest.raises(RewardFails, match="28% of 50 windows"):
+        again.note(told(5, 5))
