@@ -30,7 +30,7 @@ def dispatcher(
 ) -> GroupDispatcher:
     rollouts = RolloutConfig(batch=batch, **({"frames": 48} | (rollout or {})))
     return GroupDispatcher(
-        StudentConfig(), rollouts, WindowConfig(law=law), GroupConfig(**group),
+        StudentConfig(), rollouts, WindowConfig(law=law), GroupConfig(**({"forks": 1} | group)),
         SentinelConfig(prompts=looks, frames=24), BETWEEN, TRAINING_PROMPTS, HELD_OUT_PROMPTS, seed,
     )  # fmt: skip
 
@@ -164,3 +164,10 @@ def test_a_sampled_horizon_is_spread_over_all_lengths_that_hold_a_group():
     assert chisquare(list(frames.values())).pvalue > 1e-4
     assert all(r.windows[0].start + 12 <= r.frames for r in asked)
     assert torch.tensor([r.windows[0].start for r in asked]).float().mean() < 13  # uniform over 48 frames: 18
+
+
+def test_a_rollout_is_forked_several_times_each_where_the_law_says():
+    asked = batches(dispatcher(forks=3), 60)
+    forked = [rollout for batch in asked for rollout in batch if rollout.windows[0].role == GRPO]
+    assert all([plan.index for plan in rollout.windows] == [0, 1, 2] for rollout in forked)
+    assert len({plan.start for rollout in forked for plan in rollout.windows}) > 8
