@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import time
-from collections import deque
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from cluster.bulletin import Bulletin
 from cluster.config import Config
 from cluster.errors import RunFailed, StageEnded
 from cluster.inspection import BadWindow
@@ -33,13 +33,14 @@ _INLINE_BYTES = 2**17
 _log = logging.getLogger(__name__)
 
 
-class Coordinator:
+class Coordinator(Bulletin):
     """One per run. All methods are asynchronous and run in one event loop: no locks around plain state.
 
     When its process is lost Ray starts it again, empty; the learner then begins again from its checkpoint.
     """
 
     def __init__(self, config: Config, pool: Pool | None = None):
+        super().__init__()
         self.config = config
         self.pool = pool or RayPool(config, ray.get_runtime_context().current_actor)
         self.supply: Supply | None = None
@@ -53,14 +54,10 @@ class Coordinator:
         self.awaited: set[tuple[str, int]] = set()
         """Plans that ranks wait for: role and number of windows."""
         self.workload = Workload(self.pool.slots)
-        self.rewards = RewardPool(config, self._say)
+        self.rewards = RewardPool(config, self.say)
         self.ray_metrics = RayMetrics()
         self.leaving: set[int] = set()
         self.failure: str | None = None
-        self.reason: Exception | None = None
-        self.shown: tuple[str, int, int, str] | None = None
-        self.news: deque[str] = deque(maxlen=1000)
-        self.spans: list[Span] = []
         self.drivers: list[asyncio.Task] = []
 
     # -- the learner's side ---------------------------------------------------------------------------------------
@@ -128,7 +125,7 @@ class Coordinator:
                 except TimeoutError as error:
                     raise RunFailed(
                         f"no {n} {role} windows within cluster.timeout_s = {self.config.cluster.timeout_s} s: "
-                        f"{self._state()}"
+                        f"{self.situation()}"
                     ) from error
         await self._wake_one(self.room)
         return plan
@@ -157,6 +154,10 @@ class Coordinator:
         """The supply, and what the pool did since this was last asked."""
         return ({} if self.supply is None else self.supply.metrics()) | self.workload.metrics()
 
+    async def drain_spans(self) -> list[Span]:
+        """What the actors, the reward processes and the other ranks did since this was last asked."""
+        return await super().drain_spans() + self.rewards.drain_spans()
+
     async def expose(self, metrics: dict[str, Any]) -> None:
         """Show the metrics of an update at Ray's metrics port."""
         self.ray_metrics.show(metrics)
@@ -165,44 +166,8 @@ class Coordinator:
         """Every window taken since this was last asked."""
         return [] if self.supply is None else self.supply.consumption.ledger()
 
-    async def drain_spans(self) -> list[Span]:
-        """What the actors, the reward processes and the other ranks did since this was last asked."""
-        spans, self.spans = self.spans, []
-        return spans + self.rewards.drain_spans()
-
-    async def keep_spans(self, spans: list[Span]) -> None:
-        """What another rank than 0 did."""
-        self.spans += spans
-
-    async def clock(self) -> float:
-        """This machine's time, which every span is told in."""
-        return time.time()
-
-    async def show(self, stage: str, step: int, steps: int, line: str) -> None:
-        """The learner's progress, kept for whoever displays it."""
-        self.shown = (stage, step, steps, line)
-
-    async def tell(self, line: str) -> None:
-        """A line for the driver's terminal."""
-        self.news.append(line)
-
-    async def stopped(self, reason: Exception) -> None:
-        """Why the learner stopped the run."""
-        self.reason = reason
-
-    # -- the driver's side ----------------------------------------------------------------------------------------
-
-    async def look(self) -> tuple[tuple[str, int, int, str] | None, list[str], str]:
-        """For the display: the learner's last progress, news since the last look, and the state in words."""
-        news = list(self.news)
-        self.news.clear()
-        return self.shown, news, self._state()
-
-    async def stop_reason(self) -> Exception | None:
-        """Why the run stopped itself, if it did."""
-        return self.reason
-
-    def _state(self) -> str:
+    def situation(self) -> str:
+        """For people, in a line."""
         if self.supply is None:
             return "no stage has begun"
         waiting, pending = self.supply.buffer.depth, len(self.supply.buffer.pending)
@@ -264,7 +229,7 @@ class Coordinator:
         except ActorLost as loss:
             self._replace(slot, str(loss))
         except BadWindow as bad:
-            self._say(f"rollout actor {slot}: {bad}; refused, and the actor replaced")
+            self.say(f"rollout actor {slot}: {bad}; refused, and the actor replaced")
             self._replace(slot, f"made a bad window ({bad.reason})")
             self.supply.refuse(bad)
             afresh = True
@@ -295,7 +260,7 @@ class Coordinator:
             await self._notify(self.arrived)
 
     def _replace(self, slot: int, why: str) -> None:
-        self._say(f"rollout actor {slot} {why}; another takes its place")
+        self.say(f"rollout actor {slot} {why}; another takes its place")
         self.workload.lost(slot, why)
         self.leaving.discard(slot)
         self.pool.replace(slot)
@@ -306,19 +271,15 @@ class Coordinator:
             try:
                 leaving = await asyncio.to_thread(self.pool.draining)
             except (RayError, RuntimeError, OSError) as error:  # the head is busy or away: the next answer counts
-                self._say(f"cannot ask which nodes are draining: {error}")
+                self.say(f"cannot ask which nodes are draining: {error}")
                 leaving = set()
             for slot in leaving - self.leaving:
-                self._say(f"the node of rollout actor {slot} is draining")
+                self.say(f"the node of rollout actor {slot} is draining")
                 self.leaving.add(slot)
                 if not self.workload.at_work(slot):
                     self._replace(slot, "had nothing to finish there")
             self.shelf.wake()
             await asyncio.sleep(_DRAIN_POLL_S)
-
-    def _say(self, line: str) -> None:
-        _log.warning(line)
-        self.news.append(line)
 
     @staticmethod
     async def _notify(condition: asyncio.Condition) -> None:

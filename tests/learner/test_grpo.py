@@ -38,7 +38,9 @@ def rolled(burn_in_frames: int, starts: Sequence[int]) -> list[Group]:
     """Groups of version 0 by a real actor, one video each; random scores of two windows."""
     actor = GroupActor(SHAPE, WindowConfig(frames=6, burn_in_frames=burn_in_frames), encode_text, Shelf())
     rollouts = [
-        Rollout(i, 0, PROMPTS[i], 11 + i, 60, (GroupPlan(GRPO, start, LAST, 0, MEMBERS, FRAMES, (0, 1, 2), (0,), False),))
+        Rollout(
+            i, 0, PROMPTS[i], 11 + i, 60, (GroupPlan(GRPO, start, LAST, 0, MEMBERS, FRAMES, (0, 1, 2), (0,), False),)
+        )
         for i, start in enumerate(starts)
     ]
     made = [item for item in actor.windows(rollouts) if isinstance(item, Group)]

@@ -60,7 +60,9 @@ def test_where_noise_is_shared_every_member_has_what_the_video_itself_would_have
 @given(seed=seeds, block=st.integers(0, 5000), step=st.integers(0, 3))
 def test_where_it_is_not_each_member_has_its_own_whatever_their_number_and_none_has_the_videos(seed, block, step):
     shared = [other for other in range(4) if other != step]
-    few_of_them, all_of_them = (MemberNoise(seed, members, shared, False, SHAPE).draw(block, step) for members in (2, 5))
+    few_of_them, all_of_them = (
+        MemberNoise(seed, members, shared, False, SHAPE).draw(block, step) for members in (2, 5)
+    )
     assert torch.equal(few_of_them, all_of_them[:2])
     assert len({noise.sum().item() for noise in [*all_of_them, BlockNoise([seed], SHAPE).draw(block, step)[0]]}) == 6
 
