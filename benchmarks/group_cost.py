@@ -1,20 +1,21 @@
 """What a usable advantage costs: groups forked from a shared past, against groups of whole videos.
 
 python -m benchmarks.group_cost [student.safetensors]   real actors and rewards in the tiny world, G = 8, videos of 16
-horizons (192 frames), groups of one horizon at uniform forks. CPU seconds of one thread, about a minute. Two JSON lines:
-the ratio of costs without rewards and with them.
+horizons (192 frames), groups of one horizon at uniform forks. CPU seconds of one thread, about a minute. Two JSON
+lines: the ratio of costs without rewards and with them.
 
 A usable advantage is a member compared with siblings that share its past, so that the difference between them is what
-the member did, not where it stood. A forked group has one for each member and window of its segment. In a group of whole
-videos only the first windows share their past (there is none): the members' second windows continue eight different
-first ones, and what they earn mixes luck before the window with what happened in it. So a whole video gives one usable
-advantage, for all the blocks behind. `if_every_window_counted` is the ratio for who compares later windows all the
-same: then whole videos are cheaper, because nothing of them is left unrewarded, while a forked video's past is.
+the member did, not where it stood. A forked group has one for each member and window of its segment. In a group of
+whole videos only the first windows share their past (there is none): the members' second windows continue eight
+different first ones, and what they earn mixes luck before the window with what happened in it. So a whole video gives
+one usable advantage, for all the blocks behind. `if_every_window_counted` is the ratio for who compares later windows
+all the same: then whole videos are cheaper, because nothing of them is left unrewarded, while a forked video's past is.
 
 The forked videos are made as a run makes them: `rollout.batch` of them side by side, all rolled on until the last fork.
 
-On paper for Wan 1.3B at 480x832 on an H100: a block takes 0.70 s, 100 s of video are 134 blocks, a window is 7. One video
-at a time, a fork leaves (134 - 7) / 2 blocks before it on average. Decoding and rewards run beside it and are left out.
+On paper for Wan 1.3B at 480x832 on an H100: a block takes 0.70 s, 100 s of video are 134 blocks, a window is 7. One
+video at a time, a fork leaves (134 - 7) / 2 blocks before it on average. Decoding and rewards run beside it and are
+left out.
 """
 
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+import settings
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.dispatch import GroupDispatcher
 from actors.group_actor import GroupActor
@@ -33,11 +35,9 @@ from models.files import load_weights
 from models.rollout import Group, MadeBlock, Rollout, Weights
 from models.tiny_world import HELD_OUT_PROMPTS, TRAINING_PROMPTS, decode, encode_text
 from models.wan import Wan
-from rewards.config import RewardConfig
 from rewards.scoring import Scorer
 from rewards.sentinels import SentinelConfig
 
-ROOT = Path(__file__).resolve().parent.parent
 MEMBERS, HORIZONS, BATCH, REPEATS = 8, 16, 8, 5
 LIMIT = 1 / 3
 PAPER_BLOCK_S, PAPER_BLOCKS, PAPER_WINDOW_BLOCKS = 0.70, 134, 7
@@ -108,8 +108,8 @@ def on_paper() -> dict[str, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "assets/tiny/student_uniform.safetensors"
-    shape, config = StudentConfig(), RewardConfig(upsample=4)
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else settings.ROOT / "assets/tiny/student_uniform.safetensors"
+    shape, config = StudentConfig(), settings.load([]).reward
     student = Wan(shape.wan).eval()
     load_weights(student, path, "student")
     window = WindowConfig(burn_in_frames=GroupConfig().burn_in_frames)
