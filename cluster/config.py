@@ -9,6 +9,7 @@ import torch
 
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
+from cluster import group_rules
 from cluster.buffer import BufferConfig
 from cluster.cluster_config import ClusterConfig, DebugConfig, WandbConfig
 from learner.checkpoint_config import CheckpointConfig
@@ -54,10 +55,10 @@ class Config:
         self._check_stages()
         self._check_teacher()
         self._check_frames()
-        if "grpo" in self.stages:
-            self._check_groups()
         self._check_batches()
         self._check_buffer()
+        if "grpo" in self.stages:
+            group_rules.check(self)
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or above")
 
@@ -198,86 +199,17 @@ class Config:
             starts = window_starts(frames, self.window.frames, block)
             law(starts, self.window.frames, student.horizon_frames, numpy.random.default_rng(0))
 
-    def _check_groups(self) -> None:
-        """Stage grpo."""
-        group, grpo, sentinel, block = self.group, self.grpo, self.sentinel, self.student.block_frames
-        for name, frames in (("group.frames", group.frames), ("sentinel.frames", sentinel.frames)):
-            if frames % block or frames % self.reward.window_frames:
-                raise ValueError(
-                    f"{name} is {frames}; it must be a multiple of student.block_frames = {block} and of "
-                    f"reward.window_frames = {self.reward.window_frames}"
-                )
-        for name, frames in (
-            ("reward.window_frames", self.reward.window_frames),
-            ("group.burn_in_frames", group.burn_in_frames),
-        ):
-            if frames % block:
-                raise ValueError(f"{name} is {frames}, no multiple of student.block_frames = {block}; change {name}")
-        for frames in {self.rollout.frames, *(step[1] for step in self.rollout.curriculum)}:
-            if group.frames > frames:
-                raise ValueError(
-                    f"group.frames = {group.frames} reaches past the end of rollouts of {frames} frames; shorten the "
-                    "groups, or lengthen rollout.frames (or rollout.curriculum)"
-                )
-        if grpo.dmd_weight and self.window.frames > group.frames:
-            raise ValueError(
-                f"window.frames = {self.window.frames} does not fit into groups of group.frames = {group.frames}, "
-                "where the extended DMD loss finds its windows; lower window.frames, or set grpo.dmd_weight=0"
-            )
-        if grpo.dmd_weight and grpo.dmd_members > group.members:
-            raise ValueError(f"grpo.dmd_members = {grpo.dmd_members} is more than group.members = {group.members}")
-        if grpo.groups * sentinel.every % group.forks:
-            raise ValueError(
-                f"group.forks = {group.forks} does not divide grpo.groups * sentinel.every = "
-                f"{grpo.groups * sentinel.every}, the groups between two looks of the sentinels; change one of them"
-            )
-        stochastic = len(self.student.timesteps) - 1
-        if not stochastic:
-            raise ValueError("student.timesteps has one step, which draws nothing: stage grpo has no policy to train")
-        if grpo.transition_weights and len(grpo.transition_weights) != stochastic:
-            raise ValueError(
-                f"grpo.transition_weights is {grpo.transition_weights}, but student.timesteps has {stochastic} "
-                f"stochastic transitions; give {stochastic} weights, or none"
-            )
-        if self.buffer.policy == "wait" and sentinel.prompts > self.buffer.max_age * grpo.groups:
-            raise ValueError(
-                f"buffer.max_age = {self.buffer.max_age} updates of grpo.groups = {grpo.groups} never hold "
-                f"sentinel.prompts = {sentinel.prompts} videos at once; raise buffer.max_age, or lower sentinel.prompts"
-            )
-
     def _check_batches(self) -> None:
         ranks, micro_batch = self.cluster.learner_ranks, self.learner.micro_batch
         sizes = {"teacher": "pretrain.batch_size", "ode": "ode.batch_size", "dmd": "dmd.batch_size"}
         for name in (sizes[stage] for stage in self.stages if stage in sizes):
             part, _, size = name.partition(".")
             check_batch(name, getattr(getattr(self, part), size), ranks, micro_batch)
-        if "grpo" in self.stages:
-            self._check_rounds(ranks, micro_batch)
         if self.cluster.kind == "inline" and self.learner.dtype != "float32":
             raise ValueError(f"learner.dtype={self.learner.dtype} needs cluster=ray; set it, or learner.dtype=float32")
         if self.learner.teacher_offload and not self.cluster.rank_gpus:
             raise ValueError(
                 "learner.teacher_offload=true needs learner ranks on GPUs; set cluster.rank_gpus=1, or leave it"
-            )
-
-    def _check_rounds(self, ranks: int, micro_batch: int | None) -> None:
-        """A rank has whole groups, a minibatch has whole groups of a rank, a forward pass divides a minibatch."""
-        grpo = self.grpo
-        if grpo.groups % (ranks * grpo.minibatches):
-            raise ValueError(
-                f"grpo.groups = {grpo.groups} does not divide over {ranks} learner ranks and grpo.minibatches = "
-                f"{grpo.minibatches}; make it a multiple of {ranks * grpo.minibatches}"
-            )
-        groups = grpo.groups // grpo.minibatches
-        transitions = 1 if self.group.transitions == "one" else len(self.student.timesteps) - 1
-        rows = groups * self.group.members * transitions
-        check_batch(
-            "a minibatch of grpo.groups / grpo.minibatches * group.members transitions", rows, ranks, micro_batch
-        )
-        if grpo.dmd_weight:
-            check_batch("grpo.groups * grpo.dmd_members", grpo.groups * grpo.dmd_members, ranks, micro_batch)
-            check_batch(
-                "grpo.groups / grpo.minibatches * grpo.dmd_members", groups * grpo.dmd_members, ranks, micro_batch
             )
 
     def _check_buffer(self) -> None:

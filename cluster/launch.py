@@ -78,7 +78,7 @@ def preflight(config: Config) -> None:
             check_weights(stage.result, "run_dir", real if path.name == "teacher" else student)
     if "dmd" in stages and "ode" not in stages and config.init is None and not folder.stage("ode").finished:
         raise ValueError("stage dmd starts from a student: run stage ode before it, or give init=<student.safetensors>")
-    others = [name for name in ("ode", "dmd") if (folder.path / name).exists()]
+    others = [name for name in ("ode", "dmd", "grpo") if (folder.path / name).exists()]
     if "teacher" in stages and others and not folder.stage("teacher").finished:
         raise ValueError(
             f"run_dir={folder.path} already has {' and '.join(others)} of another teacher; leave stage teacher out, or "

@@ -101,6 +101,48 @@ def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["group.members=1"], "group.members is 1; one alone has nobody to be better than"),
+        (["group.frames=108"], "group.frames = 108 reaches past the end of rollouts of 96 frames"),
+        (["rollout.curriculum=[[0,12],[9,96]]", "group.frames=24"], "past the end of rollouts of 12 frames"),
+        (["group.frames=10"], "group.frames is 10; it must be a multiple of student.block_frames = 3"),
+        (["group.frames=18"], "reward.window_frames = 12"),
+        (["sentinel.frames=50"], "sentinel.frames is 50; it must be a multiple of"),
+        (["reward.window_frames=8", "group.frames=24", "sentinel.frames=24"], "reward.window_frames is 8, no multiple"),
+        (["group.burn_in_frames=10"], "group.burn_in_frames is 10, no multiple"),
+        (["reward.terms={smooth:1.0}"], 'no reward is called "smooth"; reward.terms takes continuity, flow_continuity'),
+        (["reward.terms={continuity:-1}"], "reward.terms.continuity is -1"),
+        (["group.noise=one", "group.transitions=all"], "set group.transitions=one, or noise=first"),
+        (["group.noise=shared"], 'group.noise is "shared"'),
+        (["group.transitions=two"], 'group.transitions is "two"'),
+        (["grpo.transition_weights=[1.0,2.0]"], "grpo.transition_weights is [1.0, 2.0], but student.timesteps has 3"),
+        (["student.timesteps=[1000]"], "student.timesteps is [1000.0], one step, which draws nothing"),
+        (["grpo.groups=6", "cluster.learner_ranks=2"], "grpo.groups = 6 does not divide over 2 learner ranks"),
+        (["grpo.groups=5"], "grpo.groups = 5 does not divide into grpo.minibatches = 2"),
+        (["grpo.groups=4", "grpo.minibatches=2", "learner.micro_batch=3"], "learner.micro_batch"),
+        (["grpo.dmd_members=9"], "grpo.dmd_members = 9 is more than group.members = 8"),
+        (["window.frames=12", "group.frames=9", "reward.window_frames=9", "sentinel.frames=18"], "window.frames = 12"),
+        (["sentinel.prompts=33"], "never holds sentinel.prompts = 33 videos at once"),
+        (["buffer.max_age=1"], "buffer.max_age = 1 updates of grpo.groups = 4 never hold sentinel.prompts = 16"),
+        (["reward.flow=raft"], "reward.flow is raft, but reward.raft_weights is not set"),
+        (["window.law=prefix(1)", "group.frames=24"], "group.frames = 24 and window.law=prefix(1)"),
+        (["window.law=prefix(1)", "group.frames=24"], "no window of 24 frames ends within 1.0 horizons"),
+        (["sentinel.action=warn"], 'sentinel.action is "warn"'),
+    ],
+)
+def test_a_mistake_in_stage_grpo_is_answered_in_one_line_that_names_value_and_key(arguments, named):
+    with pytest.raises(ValueError) as caught:
+        settings.load(["stage=grpo", "buffer.windows=32", *arguments])
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_what_only_stage_grpo_asks_for_is_not_asked_of_other_stages():
+    settings.load(["stage=dmd", "group.frames=108", "grpo.transition_weights=[1.0,2.0]", "sentinel.frames=50"])
+
+
 def checked(run_dir, *arguments):
     config = settings.load([f"run_dir={run_dir}", "preset=smoke", *arguments])
     preflight(config)
@@ -192,6 +234,35 @@ def test_a_run_keeps_the_teacher_it_has_trained_when_a_later_command_leaves_that
 def test_stage_dmd_without_a_student_says_where_to_get_one(tmp_path):
     with pytest.raises(ValueError, match="run stage ode before it, or give init="):
         checked(tmp_path / "run", "stage=dmd")
+
+
+WATCHED = "sentinel.metrics=[exposure_drift]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([WATCHED, "reward.terms={rewards.nothing.Here:1.0}"], r"rewards\.nothing\.Here cannot be imported"),
+        ([WATCHED, "reward.terms={math.pi:1.0}"], r"math\.pi is float; it must be a callable"),
+        (["sentinel.metrics=[smiles]"], 'no reward is called "smiles"'),
+        ([WATCHED, "reward.flow=raft", "reward.raft_weights=none.pth"], r"raft_weights=.*none\.pth.*raft_large"),
+        ([WATCHED, "grpo.init=none.safetensors"], r"grpo\.init=.*none\.safetensors does not exist"),
+    ],
+)
+def test_what_stage_grpo_lacks_is_found_before_anything_starts(tmp_path, arguments, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        checked(tmp_path / "run", "stage=grpo", *arguments)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_stage_grpo_starts_from_the_shipped_student_or_from_its_own_runs_stage_dmd(tmp_path):
+    config = checked(tmp_path / "run", "stage=grpo", WATCHED)
+    assert config.grpo_init_path == settings.ROOT / "assets/tiny/student_uniform.safetensors"
+    save_weights(load_file(config.grpo_init_path), tmp_path / "run/dmd/student.safetensors", {"seed": 0})
+    (tmp_path / "run/dmd/checkpoints").mkdir()
+    again = checked(tmp_path / "run", "stage=grpo", WATCHED)
+    assert again.grpo_init_path == tmp_path / "run/dmd/student.safetensors"
 
 
 def test_help_lists_every_key_at_once():

@@ -17,6 +17,21 @@ from cluster.workload import Workload
 PAGE = settings.ROOT / "docs/metrics.md"
 
 
+SMALL_GROUPS = [
+    "grpo.steps=3",
+    "grpo.groups=2",
+    "grpo.critic_updates=1",
+    "grpo.critic_warmup=1",
+    "grpo.clip=0.1",
+    "group.members=2",
+    "sentinel.every=2",
+    "sentinel.prompts=2",
+    "sentinel.frames=24",
+    "sentinel.metrics=[exposure_drift,sharpness_drift]",
+]
+"""Two groups of two; the clip is wide because the burn-in's error is not what is looked at."""
+
+
 def named():
     """Keys in the first column of the page's tables; <...> stands for anything."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
@@ -47,13 +62,15 @@ def refused(config):
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
-    """By source: an inline run of every stage, both halves of stage dmd alone, and what only the Ray pool tells."""
+    """By source: inline runs of every stage, both halves of stage dmd alone, and what only the Ray pool tells."""
     run_dir = tmp_path_factory.mktemp("doc") / "run"
     smoke = ["preset=smoke", f"run_dir={run_dir}"]
     alone = [*smoke, "stage=dmd", "debug.count=8"]
+    groups = ["preset=smoke", f"run_dir={run_dir.parent}/grpo", "stage=grpo", *SMALL_GROUPS]
     config = run(*smoke)
     return {
         "smoke": logged_by(config),
+        "grpo": logged_by(run(*groups)),
         "rollout_only": logged_by(run(*alone, "debug.rollout_only=true")),
         "learner_only": logged_by(run(*alone, "debug.learner_only=true")),
         "refused": set(refused(config)),

@@ -1,0 +1,76 @@
+"""What stage grpo refuses before anything starts, because it could never be done."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.config import RolloutConfig
+from cluster import group_rules
+from cluster.buffer import BufferConfig, WindowBuffer
+from cluster.config import Config
+from cluster.crew import make_dispatcher
+from learner.policy_config import GrpoConfig
+from models.rollout import GRPO, SENTINEL
+from rewards.sentinels import SentinelConfig
+
+
+@dataclass
+class Group:
+    """As much of a group as the buffer looks at."""
+
+    rollout: int
+    role: str
+    attempt: int = 0
+    index: int = 0
+    start: int = 0
+
+
+def goes_on(config: Config) -> bool:
+    """Whether a learner that takes two looks, and all rounds behind each, always gets them in the end."""
+    buffer = WindowBuffer(config.buffer, config.seed, config.samples_per_update("grpo"))
+    dispatcher, first = make_dispatcher("grpo", config), 0
+    rounds = [(SENTINEL, config.sentinel.prompts)] + [(GRPO, config.grpo.groups)] * config.sentinel.every
+    for role, n in rounds * 2:
+        while buffer.take(role, n, lambda group: 0) is None:
+            rollouts = dispatcher.rollouts(first)
+            if not buffer.has_room(rollouts):
+                return False
+            buffer.expect(rollouts)
+            first += len(rollouts)
+            for rollout in rollouts:
+                buffer.put(Group(rollout.id, rollout.windows[0].role))
+    return True
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    groups=st.integers(1, 6), batch=st.integers(1, 9), prompts=st.integers(1, 9), every=st.integers(1, 4),
+    windows=st.integers(1, 16), max_age=st.integers(1, 4), policy=st.sampled_from(["wait", "drop", "weight"]),
+)  # fmt: skip
+def test_a_buffer_is_refused_exactly_where_learner_and_actors_would_wait_for_each_other_for_ever(
+    groups, batch, prompts, every, windows, max_age, policy
+):
+    config = Config(rollout=RolloutConfig(frames=24, batch=batch), grpo=GrpoConfig(groups=groups, minibatches=1))
+    config.sentinel = SentinelConfig(every=every, prompts=prompts)
+    config.buffer = BufferConfig(windows=windows, max_age=max_age, policy=policy)
+    if goes_on(config):
+        group_rules.check(config)
+    else:
+        with pytest.raises(ValueError, match=r"buffer\.(windows|max_age) = .* never") as refused:
+            group_rules.check(config)
+        assert "\n" not in str(refused.value)
+
+
+def test_what_is_said_to_be_enough_is_enough():
+    config = Config(rollout=RolloutConfig(frames=24, batch=5), grpo=GrpoConfig(groups=4, minibatches=1))
+    config.sentinel, config.buffer = SentinelConfig(every=10, prompts=6), BufferConfig(windows=7, max_age=2)
+    with pytest.raises(ValueError, match=r"buffer\.windows = 7 never .* raise it to 8"):
+        group_rules.check(config)
+    config.buffer = BufferConfig(windows=8, max_age=1)
+    with pytest.raises(ValueError, match=r"buffer\.max_age = 1 .* raise it to 2"):
+        group_rules.check(config)
+    config.buffer = BufferConfig(windows=8, max_age=2)
+    group_rules.check(config)
+    assert goes_on(config)
