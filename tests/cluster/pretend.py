@@ -45,7 +45,7 @@ def small_grpo(**buffer):
     """Groups of two in videos of thirty frames, and two sentinels before every third round of two groups."""
     config = Config(run_dir="unused", rollout=RolloutConfig(frames=30, batch=3))
     config.buffer = BufferConfig(**{"windows": 64} | buffer)
-    config.group = GroupConfig(members=2, frames=12, burn_in_frames=3)
+    config.group = GroupConfig(members=2, frames=12, burn_in_frames=3, forks=1)
     config.grpo = GrpoConfig(groups=2)
     config.sentinel = SentinelConfig(every=3, prompts=2, frames=12, metrics=["exposure_drift"])
     return config

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.config import RolloutConfig
+from actors.config import GroupConfig, RolloutConfig
 from cluster import group_rules
 from cluster.buffer import BufferConfig, WindowBuffer
 from cluster.config import Config
@@ -40,7 +40,8 @@ def goes_on(config: Config) -> bool:
             buffer.expect(rollouts)
             first += len(rollouts)
             for rollout in rollouts:
-                buffer.put(Group(rollout.id, rollout.windows[0].role))
+                for plan in rollout.windows:
+                    buffer.put(Group(rollout.id, plan.role, index=plan.index))
     return True
 
 
@@ -48,12 +49,14 @@ def goes_on(config: Config) -> bool:
 @given(
     groups=st.integers(1, 6), batch=st.integers(1, 9), prompts=st.integers(1, 9), every=st.integers(1, 4),
     windows=st.integers(1, 16), max_age=st.integers(1, 4), policy=st.sampled_from(["wait", "drop", "weight"]),
+    forks=st.integers(1, 3),
 )  # fmt: skip
 def test_a_buffer_is_refused_exactly_where_learner_and_actors_would_wait_for_each_other_for_ever(
-    groups, batch, prompts, every, windows, max_age, policy
+    groups, batch, prompts, every, windows, max_age, policy, forks
 ):
+    groups *= forks
     config = Config(rollout=RolloutConfig(frames=24, batch=batch), grpo=GrpoConfig(groups=groups, minibatches=1))
-    config.sentinel = SentinelConfig(every=every, prompts=prompts)
+    config.sentinel, config.group = SentinelConfig(every=every, prompts=prompts), GroupConfig(forks=forks)
     config.buffer = BufferConfig(windows=windows, max_age=max_age, policy=policy)
     if goes_on(config):
         group_rules.check(config)
@@ -66,6 +69,7 @@ def test_a_buffer_is_refused_exactly_where_learner_and_actors_would_wait_for_eac
 def test_what_is_said_to_be_enough_is_enough():
     config = Config(rollout=RolloutConfig(frames=24, batch=5), grpo=GrpoConfig(groups=4, minibatches=1))
     config.sentinel, config.buffer = SentinelConfig(every=10, prompts=6), BufferConfig(windows=7, max_age=2)
+    config.group = GroupConfig(forks=1)
     with pytest.raises(ValueError, match=r"buffer\.windows = 7 never .* raise it to 8"):
         group_rules.check(config)
     config.buffer = BufferConfig(windows=8, max_age=1)
