@@ -6,7 +6,7 @@ Every reward can be had by cheating; what it costs shows in what was not asked f
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from models.keys import key, require_positive, require_share
+from models.keys import key, require_positive
 
 
 @dataclass(kw_only=True)
@@ -25,17 +25,20 @@ class SentinelConfig:
 
     def __post_init__(self):
         require_positive("sentinel", self, "every", "prompts", "frames")
-        require_share("sentinel", self, "tolerance", "rate_factor")
+        for name in ("tolerance", "rate_factor"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"sentinel.{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.action not in ("stop", "lower_rate"):
             raise ValueError(f'sentinel.action is "{self.action}"; set it to stop or lower_rate')
-        if not self.metrics:
-            raise ValueError("sentinel.metrics is empty; name at least one reward")
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"sentinel.metrics is {self.metrics}; name at least one reward, and each once")
 
 
 def fallen(first: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> dict[str, float]:
     """By metric, the share of its first value that it has lost, for those that lost more than `tolerance`.
 
     A metric that could not be measured, now or at first, has not fallen: it is NaN, and no comparison with NaN holds.
+    One that began at 0 or below has nothing to lose, and is not watched.
     """
     lost = {name: 1 - now[name] / value for name, value in first.items() if value > 0 and name in now}
     return {name: share for name, share in lost.items() if share > tolerance}

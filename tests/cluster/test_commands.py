@@ -26,8 +26,9 @@ def command(*arguments, env=None, timeout=300):
 
 def assert_every_stage_ran(run_dir):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert Counter(line["stage"] for line in lines) == {"teacher": 4, "ode": 4, "dmd": 4}
+    assert Counter(line["stage"] for line in lines) == {"teacher": 4, "ode": 4, "dmd": 4, "grpo": 4}
     assert load_file(run_dir / "dmd/student.safetensors")
+    assert load_file(run_dir / "grpo/student.safetensors")
     return lines
 
 
@@ -45,7 +46,7 @@ def test_the_smoke_run_does_every_stage_inline_and_a_second_command_has_nothing_
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     arguments = [sys.executable, "train.py", "preset=smoke", "cluster=inline", f"run_dir={tmp_path}/run"]
-    arguments += ["checkpoint.every=1", "dmd.steps=40"]
+    arguments += ["checkpoint.every=1", "dmd.steps=40", "stage=[teacher,ode,dmd]"]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         metrics = tmp_path / "run/metrics.jsonl"
         while run.poll() is None:

@@ -17,18 +17,6 @@ from cluster.workload import Workload
 PAGE = settings.ROOT / "docs/metrics.md"
 
 
-SMALL_GROUPS = [
-    "grpo.steps=3",
-    "grpo.groups=2",
-    "grpo.critic_updates=1",
-    "grpo.critic_warmup=1",
-    "grpo.clip=0.1",
-    "group.members=2",
-    "sentinel.every=2",
-    "sentinel.prompts=2",
-    "sentinel.frames=24",
-    "sentinel.metrics=[exposure_drift,sharpness_drift]",
-]
 """Two groups of two; the clip is wide because the burn-in's error is not what is looked at."""
 
 
@@ -66,11 +54,9 @@ def logged(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("doc") / "run"
     smoke = ["preset=smoke", f"run_dir={run_dir}"]
     alone = [*smoke, "stage=dmd", "debug.count=8"]
-    groups = ["preset=smoke", f"run_dir={run_dir.parent}/grpo", "stage=grpo", *SMALL_GROUPS]
     config = run(*smoke)
     return {
         "smoke": logged_by(config),
-        "grpo": logged_by(run(*groups)),
         "rollout_only": logged_by(run(*alone, "debug.rollout_only=true")),
         "learner_only": logged_by(run(*alone, "debug.learner_only=true")),
         "refused": set(refused(config)),

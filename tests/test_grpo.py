@@ -1,0 +1,72 @@
+"""Stage grpo as a whole: what a resumed run is, and (`make proofs`) what it gains in the tiny world."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import settings
+from benchmarks.grpo_gain import SHIPPED, compared, measured, real_videos, videos_of
+from cluster.inline import InlineCluster
+from cluster.run_folder import RunFolder
+from settings import ROOT
+from train import grpo
+
+
+class Interrupted(Exception):
+    """As if the process had been killed here."""
+
+
+def train(run_dir, *keys, until=None):
+    """Stage grpo in `run_dir`, cut off once round `until` was logged."""
+    config = settings.load(["preset=smoke", "cluster=inline", "stage=grpo", f"run_dir={run_dir}", *keys])
+    run_dir.mkdir(exist_ok=True)
+    metrics = {}
+
+    def log(stage, step, steps, found):
+        metrics[step] = found
+        if step == until:
+            raise Interrupted
+
+    try:
+        grpo(replace(config), InlineCluster(config), log)
+    except Interrupted:
+        return metrics, None
+    return metrics, load_file(RunFolder(config).stage("grpo").result)
+
+
+@pytest.mark.parametrize("keys", [(), ("grpo.dmd_weight=0", "grpo.kl=0.1", "group.forks=2", "grpo.passes=2")])
+def test_two_rounds_a_checkpoint_and_two_more_equal_four_bit_by_bit(tmp_path, keys):
+    whole, student = train(tmp_path / "whole", "checkpoint.every=100", *keys)
+    before, _ = train(tmp_path / "cut", "checkpoint.every=2", *keys, until=3)
+    after, resumed = train(tmp_path / "cut", "checkpoint.every=2", *keys)
+    assert set(before) == {1, 2, 3} and set(after) == {3, 4}
+    assert all(torch.equal(student[name], resumed[name]) for name in student)
+    timed = ("learner/", "waited/", "weights/", "student/rate", "sentinel/")
+    for step in (3, 4):
+        learnt = [{k: v for k, v in run[step].items() if not k.startswith(timed)} for run in (whole, after)]
+        assert learnt[0] == learnt[1]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("seed", [0, 1])
+def test_in_the_tiny_world_rewards_rise_and_nothing_that_nobody_rewards_pays_for_it(seed, tmp_path):
+    command = [sys.executable, "train.py", "preset=tiny", "stage=grpo", f"seed={seed}", f"run_dir={tmp_path}/run"]
+    started = time.monotonic()
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
+    assert shown.returncode == 0, shown.stderr
+    print(f"seed {seed}: {time.monotonic() - started:.0f} s")
+    config = settings.load([])
+    after = measured(videos_of(tmp_path / "run/grpo/student.safetensors", config), config)
+    before = measured(videos_of(Path(ROOT, SHIPPED), config), config)
+    told = compared(after, before, measured(real_videos(config), config))
+    print(told)
+    assert told["gap_closed"] >= 0.25
+    assert told["flow_kept"] >= 0.9
+    assert told["dynamic_degree_kept"] >= 0.95
+    assert told["validity_change"] >= -0.01
