@@ -1,0 +1,67 @@
+"""A picture of what stage grpo did, for students side by side: frames that follow one another, and how far each moved.
+
+python -m benchmarks.grpo_picture out=docs/grpo.png 'before=student.safetensors' 'with DMD=student.safetensors' [...]
+One row per student, all with the same prompts and noise: consecutive frames after 7 teacher horizons, the sprite's
+displacement from frame to frame, and the numbers of grpo_gain. Real videos stand in the last row.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor
+
+import settings
+from benchmarks.grpo_gain import measured, real_videos, videos_of
+from models.tiny_judge import judge
+from models.tiny_world import HELD_OUT_PROMPTS, decode
+from rewards.motion import displacement, prompted_speed
+
+matplotlib.use("Agg")
+
+FIRST, FRAMES = 84, 12
+SHOWN = (1, 4, 40)
+"""Held-out prompts that are shown."""
+
+
+def draw(rows: dict[str, tuple[Tensor, dict[str, float]]], path: Path) -> None:
+    """`rows` by label: latents [B F C H W], and what was measured of them."""
+    from matplotlib import pyplot
+
+    prompts = [HELD_OUT_PROMPTS[i] for i in SHOWN]
+    figure, axes = pyplot.subplots(len(rows), 2, figsize=(15, 2.6 * len(rows)), width_ratios=(2, 1), squeeze=False)
+    for (label, (latents, told)), (strip, curve) in zip(rows.items(), axes, strict=True):
+        shown = decode(latents[list(SHOWN)])
+        lines = [torch.cat(list(video[FIRST : FIRST + FRAMES]), dim=2) for video in shown]
+        strip.imshow(torch.cat(lines, dim=1).permute(1, 2, 0), interpolation="nearest")
+        strip.set_axis_off()
+        strip.set_title(label, loc="left", fontsize=12, fontweight="bold")
+        numbers = (
+            f"reward {told['reward']:.3f}, dynamic degree {told['dynamic_degree']:.2f}, validity {told['validity']:.3f}"
+        )
+        strip.set_title(numbers, loc="right", fontsize=10)
+        moved = displacement(judge(shown, prompts).position) / prompted_speed(prompts)[:, None]
+        for line in moved[:, FIRST - 36 : FIRST + FRAMES - 1]:
+            curve.plot(range(FIRST - 36, FIRST + FRAMES - 1), line, linewidth=1)
+        curve.set_ylim(0, 3)
+        curve.axhline(1, color="grey", linewidth=0.5)
+        curve.set_ylabel("speed / prompted", fontsize=8)
+    axes[-1][1].set_xlabel("frame")
+    figure.tight_layout()
+    figure.savefig(path, dpi=70)
+
+
+def main(arguments: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    given = dict(argument.split("=", 1) for argument in arguments)
+    out = Path(given.pop("out"))
+    config = settings.load([])
+    videos = {label: videos_of(Path(path), config) for label, path in given.items()} | {"real": real_videos(config)}
+    draw({label: (latents, measured(latents, config)) for label, latents in videos.items()}, out)
+    print(out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
