@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from cluster.packing import PackedTensors, pack_tensors, unpack_tensors, verify
-from models.rollout import Group, MadeBlock, Progress, Trajectory, Window
+from models.rollout import Group, GroupPlan, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan
 
 KINDS = {kind.__name__: kind for kind in (Window, Group, Trajectory, MadeBlock, Progress)}
 Item = Window | Group | Trajectory | MadeBlock | Progress
@@ -65,3 +65,15 @@ def unwrap(parcel: Parcel) -> Item:
     """The item, its tensors sharing the parcel's bytes. Raises ChecksumMismatch if they are damaged."""
     verify(parcel.tensors)
     return put_together(parcel.plain, unpack_tensors(parcel.tensors))
+
+
+def rollout_of(plain: dict[str, Any]) -> Rollout:
+    """The rollout whose `asdict` this was, before msgpack."""
+    return Rollout(**plain | {"windows": tuple(_plan(plan) for plan in plain["windows"])})
+
+
+def _plan(plain: dict[str, Any]) -> WindowPlan:
+    if "members" not in plain:
+        return WindowPlan(**plain)
+    lists = {name: tuple(plain[name]) for name in ("transitions", "shared")}  # tuples before msgpack
+    return GroupPlan(**plain | lists)

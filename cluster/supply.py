@@ -20,7 +20,7 @@ from cluster.crew import make_dispatcher
 from cluster.errors import RunFailed
 from cluster.inspection import BadWindow, inspect, inspect_block, inspect_origin
 from cluster.lineage import Lineage
-from cluster.parcels import Item, put_together, take_apart
+from cluster.parcels import Item, put_together, rollout_of, take_apart
 from cluster.score_book import ScoreBook
 from models.rollout import Group, GroupPlan, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan
 
@@ -290,7 +290,7 @@ class Supply:
         self.attempts = dict(tuple(pair) for pair in plain["attempts"])
         self.consumption = Consumption(plain["starts"])
         self.score_book = ScoreBook(self.config.reward, plain["scores"])
-        self.open = {rollout["id"]: _rollout(rollout) for rollout in plain["open"]}
+        self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
         missing = [r for r in (self._in_flight(rollout) for rollout in self.open.values()) if r.windows]
         for first in range(0, len(missing), self.config.rollout.batch):
             batch = missing[first : first + self.config.rollout.batch]
@@ -299,14 +299,3 @@ class Supply:
     def _in_flight(self, rollout: Rollout) -> Rollout:
         plans = tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending)
         return replace(rollout, windows=plans)
-
-
-def _rollout(plain: dict[str, Any]) -> Rollout:
-    return Rollout(**plain | {"windows": tuple(_plan(plan) for plan in plain["windows"])})
-
-
-def _plan(plain: dict[str, Any]) -> WindowPlan:
-    if "members" not in plain:
-        return WindowPlan(**plain)
-    lists = {name: tuple(plain[name]) for name in ("transitions", "shared")}  # tuples before msgpack
-    return GroupPlan(**plain | lists)
