@@ -45,7 +45,7 @@ def goes_on(config: Config) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     groups=st.integers(1, 6), batch=st.integers(1, 9), prompts=st.integers(1, 9), every=st.integers(1, 4),
     windows=st.integers(1, 16), max_age=st.integers(1, 4), policy=st.sampled_from(["wait", "drop", "weight"]),
