@@ -48,7 +48,8 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     for name in ("run_dir", "teacher", "base", "init"):
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
-    config.grpo.init = str(_absolute(config.grpo.init))
+    if config.grpo.init is not None:
+        config.grpo.init = str(_absolute(config.grpo.init))
     if config.reward.raft_weights is not None:
         config.reward.raft_weights = str(_absolute(config.reward.raft_weights))
     if config.debug.windows is not None:

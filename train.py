@@ -92,10 +92,10 @@ def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> N
     with RunFolder(config).stage(name) as folder:
         cluster.begin("grpo", config, folder.restore(learner))
         cluster.publish(learner.weights(), learner.step)
-        metrics = {}
         while learner.step < config.grpo.steps:
+            metrics = {}
             if learner.step % config.sentinel.every == 0:  # what the rewards do not ask for must not pay for them
-                metrics |= learner.watch(cluster.take_all(SENTINEL, config.sentinel.prompts))
+                metrics = learner.watch(cluster.take_all(SENTINEL, config.sentinel.prompts))
             metrics |= learner.update(cluster.take(GRPO, config.grpo.groups))
             cluster.publish(learner.weights(), learner.step)
             log(name, learner.step, config.grpo.steps, metrics | cluster.metrics())

@@ -62,7 +62,9 @@ class GroupConfig:
         8, "continuations G of one past; more make steadier advantages, at G x the cost (peers: 4 to 32)"
     )
     frames: int = key(12, "length of each continuation; rollout.frames makes groups of whole videos")
-    forks: int = key(2, "groups that one rollout is forked into, each at a start of its own: they share its past")
+    forks: int = key(
+        2, "groups that one rollout is forked into, each at a start that is drawn for it: they share its past"
+    )
     burn_in_frames: int = key(
         27, "as window.burn_in_frames, for groups: a ratio needs a truer cache than a DMD window (tiny: 27 is exact)"
     )

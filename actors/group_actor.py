@@ -53,7 +53,9 @@ class GroupActor(StudentActor):
     def _continue(
         self, i: int, rollout: Rollout, plan: GroupPlan, text: Tensor, cache: KVCache, before: Sequence[MadeBlock]
     ) -> Iterator[Group | Progress]:
-        noise = MemberNoise(rollout.seed, plan.members, plan.shared, plan.antithetic, self.block_shape, self.device)
+        noise = MemberNoise(
+            rollout.seed, plan.index, plan.members, plan.shared, plan.antithetic, self.block_shape, self.device
+        )
         texts = text.expand(plan.members, *text.shape[1:])
         blocks = stream_blocks(self.student, texts, noise, self.sigmas, cache.fork(i, plan.members))
         made, versions = [], [block.version for block in before]

@@ -62,7 +62,7 @@ def dispatch(shape: StudentConfig, group_frames: int, batch: int, number: int) -
     """The `number`-th batch of a run with groups of this length."""
     frames = HORIZONS * shape.horizon_frames
     dispatcher = GroupDispatcher(
-        shape, RolloutConfig(frames=frames, batch=batch), WindowConfig(), GroupConfig(frames=group_frames),
+        shape, RolloutConfig(frames=frames, batch=batch), WindowConfig(), GroupConfig(frames=group_frames, forks=1),
         SentinelConfig(prompts=1), batch * REPEATS, TRAINING_PROMPTS, HELD_OUT_PROMPTS, seed=0,
     )  # fmt: skip
     return dispatcher.rollouts(1 + number * batch)

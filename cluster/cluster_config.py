@@ -43,7 +43,7 @@ class ClusterConfig:
             )
         if self.rank_gpus not in (0, 1):
             raise ValueError(f"cluster.rank_gpus is {self.rank_gpus}; it must be 0 or 1")
-        if self.kind == "inline" and (self.rank_gpus or self.actor_gpus):
+        if self.kind == "inline" and (self.rank_gpus or self.actor_gpus or self.reward_gpus):
             raise ValueError("inline computes on the CPU; set cluster=ray, or leave cluster.*_gpus out")
         if not self.slow_factor > 1:
             raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")

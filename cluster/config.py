@@ -21,6 +21,7 @@ from rewards.config import RewardConfig
 from rewards.sentinels import SentinelConfig
 
 STAGES = ("teacher", "ode", "dmd", "grpo")
+SHIPPED_STUDENT = Path(__file__).resolve().parent.parent / "assets/tiny/student_uniform.safetensors"
 
 
 @dataclass(kw_only=True)
@@ -82,9 +83,11 @@ class Config:
 
     @property
     def grpo_init_path(self) -> Path:
-        """The student that stage grpo starts from: this run's stage dmd if it has or will have one."""
+        """The student that stage grpo starts from: the given one, else this run's stage dmd, else the shipped one."""
+        if self.grpo.init is not None:
+            return Path(self.grpo.init)
         own = Path(self.run_dir, "dmd", "student.safetensors")
-        return own if "dmd" in self.stages or own.is_file() else Path(self.grpo.init)
+        return own if "dmd" in self.stages or own.is_file() else SHIPPED_STUDENT
 
     @property
     def grpo_init_source(self) -> Source:
@@ -161,6 +164,12 @@ class Config:
         if self.debug.half is not None and self.stages != ["dmd"]:
             raise ValueError(
                 f"debug.{self.debug.half} is a half of stage dmd, and stage is {self.stages}; set stage=dmd"
+            )
+        if self.init is not None and self.stages == ["grpo"]:
+            raise ValueError("init is given, and it is stage dmd's; give the student of stage grpo as grpo.init")
+        if self.grpo.init is not None and {"dmd", "grpo"} <= set(self.stages):
+            raise ValueError(
+                "grpo.init is given and stage dmd would make another student; set stage=grpo, or leave grpo.init out"
             )
         if self.init is not None and "ode" in self.stages:
             raise ValueError("init is given and stage ode would make another student; set stage=dmd, or leave init out")

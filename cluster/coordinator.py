@@ -74,6 +74,7 @@ class Coordinator(Bulletin):
         before, self.shelf = self.shelf, self._new_shelf()
         before.wake()  # who asks for weights of the epoch before learns that it is over
         self.supply = Supply(stage, config, state)
+        self.rewards = RewardPool(config, self.say)
         self.packed, self.parcels = {}, {}
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]
         self.drivers.append(asyncio.create_task(self._watch_nodes()))

@@ -22,6 +22,21 @@ def check(config: Config) -> None:
     _check_transitions(config)
     _check_rounds(config)
     _check_buffer(config)
+    _check_rewards(config)
+
+
+def _check_rewards(config: Config) -> None:
+    for name in config.sentinel.metrics:
+        if config.reward.terms.get(name):
+            raise ValueError(
+                f"{name} is rewarded (reward.terms) and a sentinel (sentinel.metrics); what is rewarded cannot show "
+                "what the rewards cost: take it out of one of them"
+            )
+    if config.reward.flow == "raft" and config.cluster.kind == "ray" and not config.cluster.reward_gpus:
+        raise ValueError(
+            "reward.flow=raft takes half a minute for a pair of frames on a CPU; set cluster.reward_gpus, or "
+            "reward.flow=dis"
+        )
 
 
 def _check_frames(config: Config) -> None:
@@ -63,6 +78,11 @@ def _check_members(config: Config) -> None:
         raise ValueError(
             f"window.frames = {config.window.frames} does not fit into groups of group.frames = {group.frames}, "
             "where the extended DMD loss finds its windows; lower window.frames, or set grpo.dmd_weight=0"
+        )
+    if grpo.dmd_weight and config.dmd.replay == "blockwise":
+        raise ValueError(
+            "dmd.replay=blockwise makes windows again with the video's own noise, which members of a group do not "
+            "have; set dmd.replay=masked, or grpo.dmd_weight=0"
         )
     if grpo.dmd_weight and grpo.dmd_members > group.members:
         raise ValueError(

@@ -19,7 +19,10 @@ from models.files import write_whole
 
 _HAND_OVER_S = 60.0
 
-_FREE = ("cluster", "wandb", "checkpoint", "stage", "debug")
+_FREE = (
+    "cluster", "wandb", "checkpoint", "stage", "debug",
+    "reward.url", "reward.remote_format", "reward.timeout_s", "reward.retries", "reward.max_failure_rate",
+)  # fmt: skip
 """Keys that do not change what is learnt: the same run may go on with other values."""
 
 
@@ -131,7 +134,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
     for name in [*new, *(old.keys() - new.keys())]:
-        if not prefix and name in (*_FREE, "run_dir"):
+        if f"{prefix}{name}" in (*_FREE, "run_dir"):
             continue
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):

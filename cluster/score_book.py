@@ -1,7 +1,7 @@
 """Which rewards fail, and how often: a run that cannot see its rewards must not go on as if it could."""
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +11,8 @@ from rewards.config import RewardConfig
 
 SCORES_AT_LEAST = 50
 """Scores of a reward before the share that failed is looked at."""
+LAST_SCORES = 200
+"""Scores that the share is taken over: a reward that dies late must stop the run as one that never worked."""
 
 
 class RewardFails(RunFailed):
@@ -18,33 +20,34 @@ class RewardFails(RunFailed):
 
 
 class ScoreBook:
-    """Scores asked for and failed, by reward."""
+    """Scores asked for and failed, by reward; what a run stops for is the share of the last ones."""
 
-    def __init__(self, config: RewardConfig, state: Iterable[tuple[str, int, int]] = ()):
+    def __init__(self, config: RewardConfig, state: Iterable[tuple[str, int, Iterable[bool]]] = ()):
         """`state` as `state` gave it."""
         self.config = config
-        self.asked: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        for name, asked, failed in state:
-            self.asked[name], self.failed[name] = asked, failed
+        self.last: dict[str, deque[bool]] = {}
+        for name, failed, last in state:
+            self.failed[name], self.last[name] = failed, deque(map(bool, last), LAST_SCORES)
 
     def note(self, group: Group) -> None:
         """Count a group's scores. Raises RewardFails."""
         for name, scores in group.scores.items():
-            flat = [score for windows in scores for score in windows]
-            self.asked[name] += len(flat)
-            self.failed[name] += sum(map(math.isnan, flat))
-            share = self.failed[name] / self.asked[name]
-            if self.asked[name] >= SCORES_AT_LEAST and share > self.config.max_failure_rate:
+            missing = [math.isnan(score) for windows in scores for score in windows]
+            last = self.last.setdefault(name, deque(maxlen=LAST_SCORES))
+            last.extend(missing)
+            self.failed[name] += sum(missing)
+            share = sum(last) / len(last)
+            if len(last) >= SCORES_AT_LEAST and share > self.config.max_failure_rate:
                 raise RewardFails(
-                    f"reward {name} failed for {share:.0%} of {self.asked[name]} windows (reward.max_failure_rate = "
+                    f"reward {name} failed for {share:.0%} of the last {len(last)} windows (reward.max_failure_rate = "
                     f"{self.config.max_failure_rate}); the log says why, and the last checkpoint is good"
                 )
 
     def metrics(self) -> dict[str, Any]:
         """Failed scores since the stage began, by reward."""
-        return {f"reward/{name}/failed": self.failed[name] for name in sorted(self.asked)}
+        return {f"reward/{name}/failed": self.failed[name] for name in sorted(self.last)}
 
-    def state(self) -> list[tuple[str, int, int]]:
+    def state(self) -> list[tuple[str, int, list[bool]]]:
         """For a checkpoint."""
-        return [(name, self.asked[name], self.failed[name]) for name in sorted(self.asked)]
+        return [(name, self.failed[name], list(self.last[name])) for name in sorted(self.last)]

@@ -79,6 +79,8 @@ class PolicyLearner:
         """Rounds done."""
         self.watched: dict[str, float] = {}
         """The sentinels' first values."""
+        self.last_good = 0
+        """Round after which the sentinels last saw nothing wrong."""
 
     # -- a round ------------------------------------------------------------------------------------------------
 
@@ -173,16 +175,18 @@ class PolicyLearner:
         for name in self.sentinel.metrics:
             seen = torch.tensor([look.scores[name] for look in looks], dtype=torch.float64)
             now[name] = float(seen.nanmean())
-        self.watched = self.watched or now
+        self.watched = {name: value for name, value in now.items() if not math.isnan(value)} | self.watched
         lost = fallen(self.watched, now, self.sentinel.tolerance)
         if lost and self.sentinel.action == "stop":
             told = ", ".join(f"{name} from {self.watched[name]:.3f} to {now[name]:.3f}" for name in lost)
             raise SentinelFell(
                 f"after round {self.step} held-out metrics have fallen by more than sentinel.tolerance = "
-                f"{self.sentinel.tolerance}: {told}. The checkpoints before are good; in a new run_dir, raise "
+                f"{self.sentinel.tolerance}: {told}. All was well after round {self.last_good}; in a new run_dir, raise "
                 "grpo.dmd_weight or grpo.kl, or lower grpo.lr"
             )
-        if lost:
+        if not lost:
+            self.last_good = self.step
+        else:
             self.optimizer.rate *= self.sentinel.rate_factor
         return {f"sentinel/{name}": value for name, value in now.items()} | {"student/rate": self.optimizer.rate}
 
@@ -213,7 +217,7 @@ class PolicyLearner:
                 "critic_optimizer": self.critic_optimizer.state(),
             }
             plain["critic"] = self.critic_optimizer.updates
-        return tensors, plain | {"watched": dict(self.watched)}
+        return tensors, plain | {"watched": dict(self.watched), "last_good": self.last_good}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, object]) -> None:
         """Put back what `state` gave, whole on every rank. Raises ValueError."""
@@ -224,6 +228,7 @@ class PolicyLearner:
             load(self.scores.critic.state_dict(), tensors["critic"], "critic")
             self.critic_optimizer.load_state(tensors.get("critic_optimizer", {}), state["critic"])
         self.step, self.optimizer.rate, self.watched = state["rounds"], state["rate"], dict(state["watched"])
+        self.last_good = state["last_good"]
 
 
 def _critic_optimizer(scores: ScoreDistillation) -> Optimizer:
@@ -241,7 +246,10 @@ def _reward_metrics(advantages: Advantages) -> dict[str, float]:
 
 def _term_metrics(terms: Tensor) -> dict[str, float]:
     """From [N 5] of `PolicyBatches.losses`, over all steps of a round."""
-    exponent, clipped, moving, distance, _ = terms.unbind(dim=1)
+    exponent, clipped, moving, distance, count = terms.unbind(dim=1)
+    exponent, clipped, moving, distance = (x[count > 0] for x in (exponent, clipped, moving, distance))
+    if not len(exponent):
+        return {}
     ratio = exponent.exp()
     return {
         "policy/ratio_mean": float(ratio.mean()),

@@ -20,8 +20,8 @@ class GrpoConfig:
 
     steps: int = key(60, "rounds, each of new groups (the paper does not say; RAVEN: 160)")
     groups: int = key(4, "groups per round, one prompt each (the paper does not say; peers: 8 and more)")
-    init: str = key(
-        "assets/tiny/student_uniform.safetensors", "student that the stage starts from, in a run without stage dmd"
+    init: str | None = key(
+        None, "student that the stage starts from; without, this run's stage dmd, else the tiny world's shipped student"
     )
     loss: str = key(
         "x0_ratio",

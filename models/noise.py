@@ -50,6 +50,8 @@ class MemberNoise:
 
     seed: int
     """The video's."""
+    fork: int
+    """Which of the video's groups it is: two that begin at one place are not the same group."""
     members: int
     shared: Sequence[int]
     """Denoising steps whose noise all members share; it is what the video would have had."""
@@ -68,4 +70,4 @@ class MemberNoise:
 
     def _own(self, member: int, block: int, step: int) -> Tensor:
         number, sign = (member // 2, 1 - 2 * (member % 2)) if self.antithetic else (member, 1)
-        return sign * torch.randn(self.block_shape, generator=generator_for(self.seed, block, step, 1 + number))
+        return sign * torch.randn(self.block_shape, generator=generator_for(self.seed, block, step, self.fork, number))

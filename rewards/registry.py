@@ -43,7 +43,7 @@ def make_reward(name: str, config: RewardConfig) -> Reward:
     module, _, attribute = SHIPPED.get(name, name).rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise ValueError(f"reward.terms: {name} cannot be imported ({error}); check the dotted path") from error
     if not callable(factory):
         raise ValueError(f"reward.terms: {name} is {type(factory).__name__}; it must be a callable of a RewardConfig")
@@ -51,6 +51,10 @@ def make_reward(name: str, config: RewardConfig) -> Reward:
         reward = factory(config)
     except TypeError as error:
         raise ValueError(f"reward.terms: {name} is no factory of a reward ({error}); see rewards/reward.py") from error
+    except ValueError:
+        raise  # says itself what is to be changed
+    except Exception as error:  # somebody else's code, before anything has started
+        raise ValueError(f"reward.terms: {name} cannot be made ({type(error).__name__}: {error})") from error
     needs, scope = getattr(reward, "needs", None), getattr(reward, "scope", None)
     if not callable(reward) or not isinstance(needs, frozenset) or not needs <= NEEDS or scope not in SCOPES:
         raise ValueError(

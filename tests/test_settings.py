@@ -125,7 +125,10 @@ def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
         (["grpo.dmd_members=9"], "grpo.dmd_members = 9 is more than group.members = 8"),
         (["window.frames=12", "group.frames=9", "reward.window_frames=9", "sentinel.frames=18"], "window.frames = 12"),
         (["sentinel.prompts=33"], "never holds sentinel.prompts = 33 videos at once"),
-        (["buffer.max_age=1"], "buffer.max_age = 1 updates of grpo.groups = 4 never hold sentinel.prompts = 16"),
+        (
+            ["buffer.max_age=1", "sentinel.prompts=16"],
+            "buffer.max_age = 1 updates of grpo.groups = 4 never hold sentinel.prompts = 16",
+        ),
         (["reward.flow=raft"], "reward.flow is raft, but reward.raft_weights is not set"),
         (["window.law=prefix(1)", "group.frames=24"], "group.frames = 24 and window.law=prefix(1)"),
         (["window.law=prefix(1)", "group.frames=24"], "no window of 24 frames ends within 1.0 horizons"),

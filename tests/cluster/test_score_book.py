@@ -28,7 +28,7 @@ def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_hav
     for groups, failed in enumerate(failures, start=1):
         share, asked = sum(failures[:groups]) / (8 * groups), 8 * groups
         if asked >= SCORES_AT_LEAST and share > allowed:
-            with pytest.raises(RewardFails, match=f"reward judge failed for .* of {asked} windows"):
+            with pytest.raises(RewardFails, match=f"reward judge failed for .* of the last {asked} windows"):
                 book.note(told(failed, 8))
             return
         book.note(told(failed, 8))
@@ -53,6 +53,15 @@ def test_what_was_counted_survives_a_checkpoint():
     book = ScoreBook(RewardConfig())
     book.note(told(9, 45))
     again = ScoreBook(RewardConfig(), book.state())
-    assert again.metrics() == book.metrics() and again.state() == book.state() == [("judge", 45, 9)]
-    with pytest.raises(RewardFails, match="28% of 50 windows"):
+    assert again.metrics() == book.metrics() and again.state() == book.state()
+    with pytest.raises(RewardFails, match="28% of the last 50 windows"):
         again.note(told(5, 5))
+
+
+def test_a_reward_that_dies_late_stops_the_run_as_soon_as_one_that_never_worked():
+    book = ScoreBook(RewardConfig(max_failure_rate=0.2))
+    for _ in range(1000):
+        book.note(told(0, 8))
+    with pytest.raises(RewardFails, match="of the last 200 windows"):
+        for _ in range(6):
+            book.note(told(8, 8))
