@@ -181,7 +181,7 @@ class PolicyLearner:
             told = ", ".join(f"{name} from {self.watched[name]:.3f} to {now[name]:.3f}" for name in lost)
             raise SentinelFell(
                 f"after round {self.step} held-out metrics have fallen by more than sentinel.tolerance = "
-                f"{self.sentinel.tolerance}: {told}. All was well after round {self.last_good}; in a new run_dir, raise "
+                f"{self.sentinel.tolerance}: {told}. All was well after round {self.last_good}; in a new run_dir raise "
                 "grpo.dmd_weight or grpo.kl, or lower grpo.lr"
             )
         if not lost:

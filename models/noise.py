@@ -70,4 +70,6 @@ class MemberNoise:
 
     def _own(self, member: int, block: int, step: int) -> Tensor:
         number, sign = (member // 2, 1 - 2 * (member % 2)) if self.antithetic else (member, 1)
-        return sign * torch.randn(self.block_shape, generator=generator_for(self.seed, block, step, self.fork, number))
+        return sign * torch.randn(
+            self.block_shape, generator=generator_for(self.seed, block, step, self.fork, 1 + number)
+        )

@@ -19,7 +19,7 @@ from models.files import save_weights
 def test_presets_groups_and_keys_compose_in_hydra_syntax():
     config = settings.load(["preset=smoke", "cluster=inline", "window=prefix", "dmd.steps=7"])
     assert (config.cluster.kind, config.window.law, config.dmd.steps) == ("inline", "prefix(1)", 7)
-    assert config.stages == ["teacher", "ode", "dmd"]
+    assert config.stages == ["teacher", "ode", "dmd", "grpo"]
 
 
 def test_a_law_with_numbers_needs_no_second_pair_of_quotes():
@@ -240,6 +240,7 @@ def test_stage_dmd_without_a_student_says_where_to_get_one(tmp_path):
 
 
 WATCHED = "sentinel.metrics=[exposure_drift]"
+ON_A_GPU = ["reward.flow=raft", "cluster.reward_gpus=1"]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,9 @@ WATCHED = "sentinel.metrics=[exposure_drift]"
         ([WATCHED, "reward.terms={rewards.nothing.Here:1.0}"], r"rewards\.nothing\.Here cannot be imported"),
         ([WATCHED, "reward.terms={math.pi:1.0}"], r"math\.pi is float; it must be a callable"),
         (["sentinel.metrics=[smiles]"], 'no reward is called "smiles"'),
-        ([WATCHED, "reward.flow=raft", "reward.raft_weights=none.pth"], r"raft_weights=.*none\.pth.*raft_large"),
+        ([WATCHED, "reward.flow=raft", "cluster.reward_gpus=1"], "reward.raft_weights"),
+        ([WATCHED, "reward.flow=raft", "reward.raft_weights=none.pth"], "cluster.reward_gpus"),
+        ([WATCHED, *ON_A_GPU, "reward.raft_weights=none.pth"], r"raft_weights=.*none\.pth.*raft_large"),
         ([WATCHED, "grpo.init=none.safetensors"], r"grpo\.init=.*none\.safetensors does not exist"),
     ],
 )

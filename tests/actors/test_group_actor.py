@@ -63,7 +63,7 @@ def blocks_of(asked: Rollout, blocks: int) -> list[Block]:
 
 def noise_of(asked: Rollout, fork: GroupPlan, member: int, block: int, step: int) -> Tensor:
     """[F C H W]."""
-    place = (asked.seed, block, step) if step in fork.shared else (asked.seed, block, step, 1 + member)
+    place = (asked.seed, block, step) if step in fork.shared else (asked.seed, block, step, fork.index, 1 + member)
     return torch.randn(BLOCK, generator=generator_for(*place))
 
 

@@ -29,7 +29,10 @@ from rewards.config import RewardConfig
         ({"retries": -1}, "reward.retries is -1"),
         ({"timeout_s": float("inf")}, "reward.timeout_s is inf"),
         ({"max_failure_rate": 0.0}, "reward.max_failure_rate is 0.0"),
-        ({"url": "ftp://host/score"}, "reward.url=ftp://host/score is no address"),
+        ({"url": "ftp://host/score"}, "reward.url is no address"),
+        ({"url": "http://:80/score"}, "reward.url is no address"),
+        ({"url": "http://host:99999/score"}, "reward.url is no address"),
+        ({"url": "http://me:secret@host/score"}, "reward.url has a user name or password in it"),
         ({"url": "http://"}, "is no address; write http://host:port/path"),
     ],
 )
