@@ -1,6 +1,6 @@
 """A reward that lives behind HTTP: clips go out as safetensors or JSON, a number comes back. Nothing is unpickled.
 
-Credentials may stand in the address; so only its host and port are ever logged.
+A token may stand in the address's query, so only its host and port are ever logged (the run's config.yaml keeps it).
 """
 
 import asyncio

@@ -218,7 +218,9 @@ def test_missing_scores_are_counted_kept_by_a_checkpoint_and_stop_the_run_above_
     assert kept.scores["exposure_drift"][1] == [0.25]
     for name in ("context", "latents", "noisy", "states", "samples", "behaviour"):
         assert torch.equal(getattr(kept, name), getattr(group, name))
-    with pytest.raises(RewardFails, match=r"exposure_drift failed for 50% of 50 windows .*reward\.max_failure_rate"):
+    with pytest.raises(
+        RewardFails, match=r"exposure_drift failed for 50% of the last 50 windows .*reward\.max_failure_rate"
+    ):
         for _ in range(24):
             again.score_book.note(replace(group, scores=half))
 
