@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -39,7 +40,8 @@ class Coordinator(Bulletin):
     When its process is lost Ray starts it again, empty; the learner then begins again from its checkpoint.
     """
 
-    def __init__(self, config: Config, pool: Pool | None = None):
+    def __init__(self, config: Config, pool: Pool | None = None, reward_pool: Callable[..., RewardPool] = RewardPool):
+        """`reward_pool` makes the reward pool of a stage, as RewardPool does."""
         super().__init__()
         self.config = config
         self.pool = pool or RayPool(config, ray.get_runtime_context().current_actor)
@@ -54,7 +56,8 @@ class Coordinator(Bulletin):
         self.awaited: set[tuple[str, int]] = set()
         """Plans that ranks wait for: role and number of windows."""
         self.workload = Workload(self.pool.slots)
-        self.rewards = RewardPool(config, self.say)
+        self.reward_pool = reward_pool
+        self.rewards = reward_pool(config, self.say)
         self.ray_metrics = RayMetrics()
         self.leaving: set[int] = set()
         self.failure: str | None = None
@@ -74,7 +77,7 @@ class Coordinator(Bulletin):
         before, self.shelf = self.shelf, self._new_shelf()
         before.wake()  # who asks for weights of the epoch before learns that it is over
         self.supply = Supply(stage, config, state)
-        self.rewards = RewardPool(config, self.say)
+        self.rewards = self.reward_pool(config, self.say)
         self.packed, self.parcels = {}, {}
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]
         self.drivers.append(asyncio.create_task(self._watch_nodes()))

@@ -132,7 +132,11 @@ def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("sent", "said"), [(signal.SIGTERM, "left"), (signal.SIGSTOP, "made no block within cluster.progress_timeout_s")]
+    ("sent", "said"),
+    [
+        (signal.SIGTERM, "left"),
+        pytest.param(signal.SIGSTOP, "made no block within cluster.progress_timeout_s", marks=pytest.mark.proof),
+    ],
 )
 def test_the_videos_of_an_actor_that_must_end_or_hangs_are_continued_by_another(on_ray, small_config, sent, said):
     import ray

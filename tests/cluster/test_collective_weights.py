@@ -148,6 +148,7 @@ def test_a_killed_actor_hangs_nobody_and_another_takes_its_place(local_ray, pool
 
 
 @pytest.mark.ray
+@pytest.mark.proof
 def test_when_the_relay_is_killed_actors_go_on_through_the_store_at_once(local_ray, pool):
     coordinator, relay, actors, _ = pool
     publish(coordinator, 0)

@@ -46,7 +46,7 @@ def test_the_smoke_run_does_every_stage_inline_and_a_second_command_has_nothing_
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     arguments = [sys.executable, "train.py", "preset=smoke", "cluster=inline", f"run_dir={tmp_path}/run"]
-    arguments += ["checkpoint.every=1", "dmd.steps=40", "stage=[teacher,ode,dmd]"]
+    arguments += ["checkpoint.every=1", "dmd.steps=16", "stage=[teacher,ode,dmd]"]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         metrics = tmp_path / "run/metrics.jsonl"
         while run.poll() is None:
@@ -59,8 +59,8 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     again = subprocess.run([*arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     steps = [line["step"] for line in map(json.loads, metrics.read_text().splitlines()) if line["stage"] == "dmd"]
-    assert set(steps) == set(range(1, 41))
-    assert len(steps) <= 41, "at most the update since the last checkpoint is done again"
+    assert set(steps) == set(range(1, 17))
+    assert len(steps) <= 17, "at most the update since the last checkpoint is done again"
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def head(request, tmp_path):
     port, dashboard, client, agent = free_ports(4)
     start = [BIN / "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
     start += [
-        "--num-cpus=2",
+        "--num-cpus=3",
         "--include-dashboard=true",
         "--object-store-memory=268435456",
         f"--ray-client-server-port={client}",

@@ -59,7 +59,7 @@ def learned(spoil, rounds):
         config = small_grpo()
         pool, judge = PretendPool(config, spoil), Judge()
         coordinator = Coordinator(config, pool)
-        coordinator.rewards = judge
+        coordinator.reward_pool = lambda config, say: judge
         epoch = await coordinator.begin("grpo", config)
         coordinator.supply.lineage.publish(0, 0)
         coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"

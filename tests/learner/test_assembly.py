@@ -64,7 +64,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_networks_start_from_the_files_that_are_named(folder):
     trained = distiller(folder)
-    for made, seed in ((trained.student, 0), (trained.critic, 1), (trained.teacher, 2)):
+    for made, seed in ((trained.student, 0), (trained.critic, 1), (trained.scores.teacher, 2)):
         assert same(made.state_dict(), network(seed).state_dict())
 
 
@@ -128,14 +128,14 @@ def test_compiled_blocks_give_the_same_losses(folder):
 
 def test_a_teacher_in_bfloat16_judges_about_as_one_in_float32(folder):
     single, half = distiller(folder), distiller(folder, teacher_dtype="bfloat16")
-    assert {p.dtype for p in half.teacher.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in half.scores.teacher.parameters()} == {torch.bfloat16}
     assert update(half)["student/loss"] == pytest.approx(update(single)["student/loss"], rel=0.02)
     assert {tensor.dtype for tensor in half.weights().values()} == {torch.float32}
 
 
 def test_a_teacher_may_be_larger_than_the_student(folder):
     trained = distiller(folder, teacher="wide")
-    assert trained.teacher.config.dim > trained.student.config.dim == trained.critic.config.dim
+    assert trained.scores.teacher.config.dim > trained.student.config.dim == trained.critic.config.dim
     assert update(trained)["student/dmd_gradient"] > 0
     with pytest.raises(ValueError, match=r"wide\.safetensors does not fit the network: .*; change base$"):
         make_ode_initializer(
@@ -145,7 +145,7 @@ def test_a_teacher_may_be_larger_than_the_student(folder):
 
 def test_the_teacher_runs_once_per_micro_batch_of_the_student_and_never_for_the_critic(folder):
     trained, seen = distiller(folder, micro_batch=1), []
-    trained.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    trained.scores.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     trained.update_critic(windows())
     assert seen == []
     trained.update_student(windows())

@@ -158,7 +158,7 @@ def compute_in_halves(folder: Path) -> Results:
     trained = distiller(folder, learner)
     results = train(trained, 0, 1)
     assert all(p.dtype == torch.float32 and isinstance(p, DTensor) for p in trained.student.parameters())
-    assert all(p.dtype == torch.bfloat16 for p in trained.teacher.parameters())
+    assert all(p.dtype == torch.bfloat16 for p in trained.scores.teacher.parameters())
     return results | outcome(trained)
 
 
