@@ -1,5 +1,6 @@
 """Stage grpo as a whole: what a resumed run is, and (`make proofs`) what it gains in the tiny world."""
 
+import json
 import subprocess
 import sys
 import time
@@ -60,7 +61,12 @@ def test_in_the_tiny_world_rewards_rise_and_nothing_that_nobody_rewards_pays_for
     started = time.monotonic()
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert shown.returncode == 0, shown.stderr
-    print(f"seed {seed}: {time.monotonic() - started:.0f} s")
+    seconds = time.monotonic() - started
+    print(f"seed {seed}: {seconds:.0f} s")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    clipped = [line["policy/clipped"] for line in lines if "policy/clipped" in line]
+    assert sum(clipped) / len(clipped) > 0.01, "the clip acts"
+    assert seconds < 480
     config = settings.load([])
     after = measured(videos_of(tmp_path / "run/grpo/student.safetensors", config), config)
     before = measured(videos_of(Path(ROOT, SHIPPED), config), config)
