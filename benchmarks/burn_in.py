@@ -12,6 +12,7 @@ import torch
 
 from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
+from benchmarks.fixed_weights import FixedWeights
 from benchmarks.line import print_line
 from learner.replay import collate, masked_x0
 from models.config import StudentConfig
@@ -25,18 +26,10 @@ START, VIDEOS = 102, 8
 BURN_IN = [0, 3, 6, 9, 12, 18, 24, 27, 93]
 
 
-class _Fixed:
-    def __init__(self, weights: Weights):
-        self.weights = weights
-
-    def newer(self, than: int | None) -> Weights | None:
-        return self.weights if than is None else None
-
-
 @torch.no_grad()
 def errors(student: torch.nn.Module, shape: StudentConfig, burn_in: int) -> list[float]:
     """Relative L2 error of each of VIDEOS windows."""
-    actor = RolloutActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, _Fixed(Weights.of(0, student)))
+    actor = RolloutActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, FixedWeights(Weights.of(0, student)))
     plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1, 0),)
     rollouts = [Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, 120, plan) for i in range(VIDEOS)]
     made = [item for item in actor.windows(rollouts) if isinstance(item, Window)]

@@ -29,6 +29,7 @@ import settings
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.dispatch import GroupDispatcher
 from actors.group_actor import GroupActor
+from benchmarks.fixed_weights import FixedWeights
 from benchmarks.line import print_line
 from models.config import StudentConfig
 from models.files import load_weights
@@ -41,14 +42,6 @@ from rewards.sentinels import SentinelConfig
 MEMBERS, HORIZONS, BATCH, REPEATS = 8, 16, 8, 5
 LIMIT = 1 / 3
 PAPER_BLOCK_S, PAPER_BLOCKS, PAPER_WINDOW_BLOCKS = 0.70, 134, 7
-
-
-class _Fixed:
-    def __init__(self, weights: Weights):
-        self.weights = weights
-
-    def newer(self, than: int | None) -> Weights | None:
-        return self.weights if than is None else None
 
 
 def timed(action: Callable[[], list]) -> tuple[float, list]:
@@ -113,7 +106,7 @@ def main() -> None:
     student = Wan(shape.wan).eval()
     load_weights(student, path, "student")
     window = WindowConfig(burn_in_frames=GroupConfig().burn_in_frames)
-    actor = GroupActor(shape, window, encode_text, _Fixed(Weights.of(0, student)))
+    actor = GroupActor(shape, window, encode_text, FixedWeights(Weights.of(0, student)))
     scorer = Scorer(config, list(config.terms), decode)
     horizon = shape.horizon_frames
     costs(actor, scorer, dispatch(shape, horizon, 1, 0))  # what is slow only once

@@ -13,6 +13,7 @@ import torch
 import settings
 from actors.config import WindowConfig
 from actors.group_actor import GroupActor
+from benchmarks.fixed_weights import FixedWeights
 from benchmarks.line import print_line
 from learner.config import LearnerConfig
 from learner.policy_batches import PolicyBatches
@@ -29,17 +30,9 @@ BURN_IN = [0, 3, 6, 9, 12, 18, 24, 27]
 LOSSES = ("ppo", "ratio_norm", "x0_ratio")
 
 
-class _Fixed:
-    def __init__(self, weights: Weights):
-        self.weights = weights
-
-    def newer(self, than: int | None) -> Weights | None:
-        return self.weights if than is None else None
-
-
 def groups(student: Wan, shape: StudentConfig, burn_in: int) -> list[Group]:
     """One group for each of FORKS, with every transition recorded."""
-    actor = GroupActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, _Fixed(Weights.of(0, student)))
+    actor = GroupActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, FixedWeights(Weights.of(0, student)))
     last = len(shape.timesteps) - 1
     plans = [GroupPlan(GRPO, fork, last, 0, MEMBERS, FRAMES, tuple(range(last)), (0,), False) for fork in FORKS]
     rollouts = [

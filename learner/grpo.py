@@ -14,16 +14,13 @@ from torch import Tensor
 from learner import ranks
 from learner.advantages import Advantages, combine
 from learner.config import LearnerConfig
-from learner.ema import Ema
-from learner.flat_copy import FlatCopy
-from learner.lora import merged
 from learner.optimizer import Optimizer, adamw
 from learner.policy_batches import PolicyBatch, PolicyBatches
 from learner.policy_config import GrpoConfig
 from learner.policy_losses import effective_sample_size
 from learner.score_distillation import ScoreDistillation, by_age
-from learner.sharding import gather, load
 from learner.shares import own_places
+from learner.trained_student import TrainedStudent
 from learner.transitions import windows_for_scores
 from models.config import StudentConfig
 from models.noise import Draw
@@ -66,15 +63,13 @@ class PolicyLearner:
 
         `window_frames` is the length of the windows that the extended DMD loss sees.
         """
-        self.student, self.scores, self.config, self.learner = student, scores, config, learner
+        self.student, self.scores, self.config = student, scores, config
         self.block_frames, self.window_frames = shape.block_frames, window_frames
         self.rewards, self.sentinel = dict(rewards), sentinel
         self.policy = PolicyBatches(student, reference, encode_text, shape, config, learner)
-        self.ema = Ema(student, config.ema_decay)
-        self.published = FlatCopy(student.state_dict())
+        self.trained = TrainedStudent(student, config.ema_decay, learner)
         own = adamw(student, config.lr, (config.beta1, config.beta2), config.weight_decay)
         self.optimizer = Optimizer("student", student, own, lr_key="grpo.lr", grad_clip=config.grad_clip)
-        self.critic_optimizer = None if scores is None else _critic_optimizer(scores)
         self.step = 0
         """Rounds done."""
         self.watched: dict[str, float] = {}
@@ -93,7 +88,8 @@ class PolicyLearner:
         minibatches = self._remember(groups, advantages)
         metrics = _reward_metrics(advantages) | self._replay_metrics(minibatches)
         for _ in range(self.config.critic_updates if self.scores is not None else 0):
-            metrics |= self._update_critic(groups)
+            windows = self._windows(groups, self.scores.critic_optimizer.updates)
+            metrics |= self.scores.update_critic(windows)
         if self.scores is None or self.step >= self.config.critic_warmup:
             metrics |= self._update_student(minibatches)
         self.step += 1
@@ -108,11 +104,6 @@ class PolicyLearner:
         c = self.config
         return combine(scores, self.rewards, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
 
-    def _update_critic(self, groups: Sequence[Group]) -> dict[str, float]:
-        turn = self.critic_optimizer.updates
-        parts, count = self.scores.parts(self._windows(groups, turn), Draw.CRITIC_UPDATE, turn)
-        return self.critic_optimizer.step((self.scores.critic_loss(part) for part in parts), count)
-
     def _remember(self, groups: Sequence[Group], advantages: Advantages) -> list[Minibatch]:
         """This rank's groups, cut for the steps of a pass."""
         mine = own_places(len(groups) * ranks.size())
@@ -126,7 +117,7 @@ class PolicyLearner:
         terms: list[Tensor] = []
         for own, parts in list(minibatches) * self.config.passes:
             metrics |= self._step(own, parts, terms)
-            self.ema.update(self.student)
+            self.trained.ema.update(self.student)
         return metrics | _term_metrics(ranks.joined(torch.cat(terms)))
 
     def _step(self, groups: Sequence[Group], parts: Sequence[PolicyBatch], terms: list[Tensor]) -> dict[str, float]:
@@ -193,48 +184,30 @@ class PolicyLearner:
     # -- weights and checkpoints --------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """What actors roll out, on rank 0: the raw student; an empty dict elsewhere (a collective).
-
-        The next call overwrites the tensors: who keeps them must copy.
-        """
-        return merged(self.published.of(self.student.state_dict()), self.learner.lora_scale)
+        """See `TrainedStudent.weights`."""
+        return self.trained.weights()
 
     def averaged(self) -> dict[str, Tensor]:
-        """What is evaluated and shipped, on rank 0; an empty dict elsewhere (a collective)."""
-        return merged(gather(self.student.state_dict() | self.ema.averages), self.learner.lora_scale)
+        """See `TrainedStudent.averaged`."""
+        return self.trained.averaged()
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, object]]:
         """Everything a resumed run needs, the tensors on rank 0 only; the reference comes from the run's start."""
-        tensors = {
-            "student": gather(self.student.state_dict()),
-            "ema": gather(self.ema.averages),
-            "student_optimizer": self.optimizer.state(),
-        }
+        tensors = self.trained.state() | {"student_optimizer": self.optimizer.state()}
         plain = {"rounds": self.step, "student": self.optimizer.updates, "rate": self.optimizer.rate}
         if self.scores is not None:
-            tensors |= {
-                "critic": gather(self.scores.critic.state_dict()),
-                "critic_optimizer": self.critic_optimizer.state(),
-            }
-            plain["critic"] = self.critic_optimizer.updates
+            tensors |= self.scores.critic_state()
+            plain["critic"] = self.scores.critic_optimizer.updates
         return tensors, plain | {"watched": dict(self.watched), "last_good": self.last_good}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, object]) -> None:
         """Put back what `state` gave, whole on every rank. Raises ValueError."""
-        load(self.student.state_dict(), tensors["student"], "student")
-        load(self.ema.averages, tensors["ema"], "ema")
+        self.trained.load_state(tensors)
         self.optimizer.load_state(tensors.get("student_optimizer", {}), state["student"])
         if self.scores is not None:
-            load(self.scores.critic.state_dict(), tensors["critic"], "critic")
-            self.critic_optimizer.load_state(tensors.get("critic_optimizer", {}), state["critic"])
+            self.scores.load_critic(tensors, state["critic"])
         self.step, self.optimizer.rate, self.watched = state["rounds"], state["rate"], dict(state["watched"])
         self.last_good = state["last_good"]
-
-
-def _critic_optimizer(scores: ScoreDistillation) -> Optimizer:
-    c = scores.config
-    own = adamw(scores.critic, c.critic_lr, (c.beta1, c.beta2), c.weight_decay)
-    return Optimizer("critic", scores.critic, own, lr_key="dmd.critic_lr", grad_clip=c.grad_clip)
 
 
 def _reward_metrics(advantages: Advantages) -> dict[str, float]:

@@ -11,7 +11,9 @@ from torch import Tensor
 from learner import ranks
 from learner.config import DmdConfig, LearnerConfig
 from learner.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
+from learner.optimizer import Optimizer, adamw
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
+from learner.sharding import gather, load
 from learner.shares import micro_batches, own_places
 from models.config import StudentConfig
 from models.flow import add_noise, guide, warped_sigmas, x0_from_velocity
@@ -60,6 +62,22 @@ class ScoreDistillation:
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
         self.unconditional = encode_text([""]).to(self.device)
+        own = adamw(critic, config.critic_lr, (config.beta1, config.beta2), config.weight_decay)
+        self.critic_optimizer = Optimizer("critic", critic, own, lr_key="dmd.critic_lr", grad_clip=config.grad_clip)
+
+    def update_critic(self, windows: Sequence[Window]) -> dict[str, float]:
+        """The critic follows the student: flow matching on x0 that the current student makes of these windows."""
+        parts, count = self.parts(windows, Draw.CRITIC_UPDATE, self.critic_optimizer.updates)
+        return self.critic_optimizer.step((self._critic_loss(part) for part in parts), count)
+
+    def critic_state(self) -> dict[str, dict[str, Tensor]]:
+        """Tensors of a checkpoint, by group, on rank 0 (a collective)."""
+        return {"critic": gather(self.critic.state_dict()), "critic_optimizer": self.critic_optimizer.state()}
+
+    def load_critic(self, tensors: dict[str, dict[str, Tensor]], updates: int) -> None:
+        """Put back what `critic_state` gave after so many updates, whole on every rank. Raises ValueError."""
+        load(self.critic.state_dict(), tensors["critic"], "critic")
+        self.critic_optimizer.load_state(tensors.get("critic_optimizer", {}), updates)
 
     def parts(self, windows: Sequence[Window], draw: Draw, update: int) -> tuple[Iterator[Part], int]:
         """This rank's windows as micro-batches, one made at a time, and how many."""
@@ -78,7 +96,7 @@ class ScoreDistillation:
         chosen = list(micro_batches(placed, self.learner.micro_batch))
         return (part(one) for one in chosen), len(chosen)
 
-    def critic_loss(self, part: Part) -> Tensor:
+    def _critic_loss(self, part: Part) -> Tensor:
         """The critic's flow matching on x0 that the current student makes of these windows."""
         sigma, noise = self._score_draw(part)
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,6 @@ class Attempt:
 
     scores: Tensor
     """[n] float64; NaN is missing, which is never 0."""
-    seconds: float
     failure: str | None = None
     hung: bool = False
     """The reward still runs, in a thread that nobody can stop; only the end of the process does."""
@@ -39,11 +37,10 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
         except BaseException as error:  # a plug-in may raise anything, SystemExit too; the run goes on without it
             errors.append(error)
 
-    started = time.monotonic()
     thread = threading.Thread(target=ask, name=f"reward {name}", daemon=True)
     thread.start()
     thread.join(timeout_s)
-    seconds, hung = time.monotonic() - started, thread.is_alive()
+    hung = thread.is_alive()
     scores = torch.full((len(clips),), torch.nan, dtype=torch.float64)
     if hung:
         failure = f"no answer within reward.timeout_s={timeout_s:g} s"
@@ -58,7 +55,7 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
             failure = f"no score for {missing} of {len(clips)} clips" if missing else None
     if failure is not None:
         _log.warning("reward %s: %s", name, failure)
-    return Attempt(scores, seconds, failure, hung)
+    return Attempt(scores, failure, hung)
 
 
 def _misfit(answer: object, clips: int) -> str | None:

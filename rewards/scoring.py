@@ -23,8 +23,6 @@ class Scores:
     """[G][W] by reward; NaN where it failed or could not tell. Never 0 for either."""
     failures: dict[str, str]
     """Why a reward's last missing score is missing."""
-    seconds: dict[str, float]
-    """Time that each reward took."""
     hung: bool
     """A reward still runs in a thread of this process: the caller replaces the process."""
 
@@ -74,22 +72,20 @@ class Scorer:
         return [Clip(prompt, *parts) for parts in zip(pixels, latents, flows, strict=True)]
 
     def _ask(self, members: Sequence[Sequence[Clip]]) -> Scores:
-        values, failures, seconds, hung = {}, {}, {}, False
+        values, failures, hung = {}, {}, False
         for name, reward in self._rewards.items():
             scores = torch.full((len(members), len(members[0])), torch.nan, dtype=torch.float64)
-            seconds[name] = 0.0
             for rows, columns in calls(reward, *scores.shape):
                 clips = [members[row][column] for row, column in zip(rows, columns, strict=True)]
                 answer = attempt(name, reward, clips, self._config.timeout_s)
                 scores[rows, columns] = answer.scores
-                seconds[name] += answer.seconds
                 if answer.failure is not None:
                     failures[name] = answer.failure
                 if answer.hung:
                     hung = True
                     break
             values[name] = scores.tolist()
-        return Scores(values, failures, seconds, hung)
+        return Scores(values, failures, hung)
 
 
 def calls(reward: Reward, members: int, count: int) -> list[tuple[list[int], list[int]]]:

@@ -75,7 +75,7 @@ def test_adapters_start_as_nothing_and_alone_move(folder):
     update(trained, times=2)
     for name, p in trained.student.named_parameters():
         assert (".lora_" in name) == p.requires_grad == (not torch.equal(p, start[name])), name
-    assert len(trained.ema.averages) == 4 * 10 * 2  # blocks, matrices of each, down and up
+    assert len(trained.trained.ema.averages) == 4 * 10 * 2  # blocks, matrices of each, down and up
 
 
 def test_merged_adapters_compute_what_unmerged_ones_do_under_the_names_of_the_whole_network(folder):

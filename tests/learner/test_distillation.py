@@ -185,7 +185,7 @@ def test_stopping_saving_loading_and_going_on_is_not_stopping_bit_by_bit(windows
     update(first)  # and what was saved is a copy
     for module in (resumed.student, resumed.critic):
         module.load_state_dict(network(9).state_dict())
-    resumed.ema.restart(network(8))
+    resumed.trained.ema.restart(network(8))
     resumed.load_state(*saved)
     assert resumed.step == stop and saved[0].keys() == resumed.state()[0].keys()
     assert [update(resumed) for _ in range(end - stop)] == log[stop:]

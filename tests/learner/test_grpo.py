@@ -185,7 +185,7 @@ def test_with_dmd_the_critic_follows_and_the_teacher_stays(groups):
     critic, teacher = ([p.clone() for p in net.parameters()] for net in (trained.scores.critic, trained.scores.teacher))
     student = [p.clone() for p in trained.student.parameters()]
     metrics = trained.update(groups)
-    assert trained.critic_optimizer.updates == 2 and trained.optimizer.updates == 0, "a round of warm-up"
+    assert trained.scores.critic_optimizer.updates == 2 and trained.optimizer.updates == 0, "a round of warm-up"
     assert all(torch.equal(a, b) for a, b in zip(student, trained.student.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(critic, trained.scores.critic.parameters(), strict=True))
     metrics = trained.update(groups)
