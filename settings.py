@@ -48,8 +48,9 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     for name in ("run_dir", "teacher", "base", "init"):
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
-    if config.grpo.init is not None:
-        config.grpo.init = str(_absolute(config.grpo.init))
+    for name in ("init", "critic"):
+        if getattr(config.grpo, name) is not None:
+            setattr(config.grpo, name, str(_absolute(getattr(config.grpo, name))))
     if config.reward.raft_weights is not None:
         config.reward.raft_weights = str(_absolute(config.reward.raft_weights))
     if config.debug.windows is not None:

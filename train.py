@@ -78,14 +78,15 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
             log(name, learner.step, config.dmd.steps, metrics | cluster.metrics())
             if learner.step % config.checkpoint.every == 0:
                 folder.save(learner, learner.step, cluster.state())
-        folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
+        origin = {"seed": config.seed, "steps": learner.step} | metrics
+        folder.finish(learner.averaged(), origin, critic=learner.critic_weights())
 
 
 def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> None:
     """Stage 3: fork long rollouts, reward how they go on, make the better ones likelier (Self-Forcing++, Eq. 5-7)."""
     learner = make_policy_learner(
         config.student, config.grpo, config.dmd, config.learner, rewards=config.reward.terms, sentinel=config.sentinel,
-        window_frames=config.window.frames, init=config.grpo_init_source, base=config.base_source,
+        window_frames=config.window.frames, init=config.grpo_init_source, critic=config.grpo_critic_source,
         teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=encode_text, seed=config.seed,
         device=config.device,
     )  # fmt: skip

@@ -93,6 +93,19 @@ class Config:
     def grpo_init_source(self) -> Source:
         return Source(self.grpo_init_path, "grpo.init")
 
+    @property
+    def grpo_critic_source(self) -> Source:
+        """The critic of stage grpo: the given one, else the one beside the student, else what every critic starts from.
+
+        Beside student.safetensors lies critic.safetensors, beside student_uniform.safetensors critic_uniform.
+        """
+        if self.grpo.critic is not None:
+            return Source(Path(self.grpo.critic), "grpo.critic")
+        student = self.grpo_init_path
+        beside = student.with_name(student.name.replace("student", "critic"))
+        known = beside != student and (beside.is_file() or "dmd" in self.stages)
+        return Source(beside, "grpo.critic") if known else self.base_source
+
     def window_of(self, stage: str) -> WindowConfig:
         """The windows of a stage: those of groups have a burn-in of their own."""
         if stage == "grpo":

@@ -1,5 +1,6 @@
 """From a loop and a configuration to a running system."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,8 +88,15 @@ def preflight(config: Config) -> None:
     if "grpo" in stages:
         GroupScorer(config)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:
-        check_weights(config.grpo_init_path, "grpo.init", student)
-        verify_weights(config.grpo_init_path, "grpo.init")
+        for source in [config.grpo_init_source] + [config.grpo_critic_source] * (config.grpo.dmd_weight > 0):
+            check_weights(source.path, source.key, student)
+            verify_weights(source.path, source.key)
+        if config.grpo.dmd_weight and config.grpo_critic_source == config.base_source:
+            print(
+                f"note: no critic lies beside {config.grpo_init_path}; that of stage grpo starts from "
+                f"{config.base_source.path} and does not know the student yet (grpo.critic names one)",
+                file=sys.stderr,
+            )
     check_saved_windows(config)
     folder.claim()
 

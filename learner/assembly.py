@@ -79,7 +79,7 @@ def make_policy_learner(
     sentinel: SentinelConfig,
     window_frames: int,
     init: Source,
-    base: Source,
+    critic: Source,
     teacher: Source,
     teacher_wan: WanConfig,
     encode_text: Encoder,
@@ -90,9 +90,9 @@ def make_policy_learner(
     student = _trained(shape.wan, init, learner, device, learner.lora_rank, seed)
     scores = reference = None
     if grpo.dmd_weight:
-        critic = _trained(shape.wan, base, learner, device, learner.lora_rank, seed)
+        fake = _trained(shape.wan, critic, learner, device, learner.lora_rank, seed)
         real = _frozen(teacher_wan, teacher, learner, device)
-        scores = ScoreDistillation(student, critic, real, encode_text, shape, dmd, learner, seed)
+        scores = ScoreDistillation(student, fake, real, encode_text, shape, dmd, learner, seed)
     if grpo.kl:
         reference = _frozen(shape.wan, init, learner, device).eval()
     return PolicyLearner(

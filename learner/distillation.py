@@ -52,6 +52,10 @@ class Distiller:
         """See `TrainedStudent.averaged`."""
         return self.trained.averaged()
 
+    def critic_weights(self) -> dict[str, Tensor]:
+        """See `ScoreDistillation.critic_weights`."""
+        return self.scores.critic_weights()
+
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
         """Everything a resumed run needs, the tensors on rank 0 only; draws are functions of the update counts."""
         tensors = self.trained.state() | self.scores.critic_state()

@@ -23,6 +23,11 @@ class GrpoConfig:
     init: str | None = key(
         None, "student that the stage starts from; without, this run's stage dmd, else the tiny world's shipped student"
     )
+    critic: str | None = key(
+        None,
+        "critic that the stage starts from, with dmd_weight; without, the one that stage dmd left beside the student "
+        "(critic.safetensors), else base: a critic that does not know the student slows its motion",
+    )
     loss: str = key(
         "x0_ratio",
         "ppo (mean log-ratio), ratio_norm (GRPO-Guard), x0_ratio (every level counts alike) or regression (CM-GRPO: "

@@ -11,6 +11,7 @@ from torch import Tensor
 from learner import ranks
 from learner.config import DmdConfig, LearnerConfig
 from learner.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
+from learner.lora import merged
 from learner.optimizer import Optimizer, adamw
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
 from learner.sharding import gather, load
@@ -69,6 +70,13 @@ class ScoreDistillation:
         """The critic follows the student: flow matching on x0 that the current student makes of these windows."""
         parts, count = self.parts(windows, Draw.CRITIC_UPDATE, self.critic_optimizer.updates)
         return self.critic_optimizer.step((self._critic_loss(part) for part in parts), count)
+
+    def critic_weights(self) -> dict[str, Tensor]:
+        """The critic for another stage to start from, adapters merged, on rank 0; an empty dict elsewhere.
+
+        A collective.
+        """
+        return merged(gather(self.critic.state_dict()), self.learner.lora_scale)
 
     def critic_state(self) -> dict[str, dict[str, Tensor]]:
         """Tensors of a checkpoint, by group, on rank 0 (a collective)."""

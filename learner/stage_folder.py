@@ -122,9 +122,14 @@ class StageFolder:
         for error in damaged.values():
             self.say(f"{error}; {path} is whole, and the stage will go on from it")
 
-    def finish(self, tensors: dict[str, Tensor], origin: dict[str, object]) -> None:
-        """Write the result, whole or not at all, with its origin and a checksum in the header (rank 0's `tensors`)."""
+    def finish(self, tensors: dict[str, Tensor], origin: dict[str, object], **beside: dict[str, Tensor]) -> None:
+        """Write the result, whole or not at all, with its origin and a checksum in the header (rank 0's `tensors`).
+
+        Before it, because it says that the stage is finished, `<name>.safetensors` of every network that goes `beside`.
+        """
         self._drain()
+        for name, weights in beside.items():
+            _by_rank_0(partial(save_weights, weights, self.path / f"{name}.safetensors", origin))
         _by_rank_0(lambda: save_weights(tensors, self.result, origin))
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from itertools import count
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import settings
 from cluster.errors import RunFailed
 from cluster.launch import preflight
 from cluster.run_folder import RunFolder
+from learner.config import Source
 from models.files import save_weights
 
 
@@ -269,6 +271,29 @@ def test_stage_grpo_starts_from_the_shipped_student_or_from_its_own_runs_stage_d
     (tmp_path / "run/dmd/checkpoints").mkdir()
     again = checked(tmp_path / "run", "stage=grpo", WATCHED)
     assert again.grpo_init_path == tmp_path / "run/dmd/student.safetensors"
+
+
+def test_the_critic_of_stage_grpo_is_the_one_that_knows_its_student_and_where_there_is_none_that_is_said(
+    tmp_path, capsys
+):
+    runs = (tmp_path / f"run_{i}" for i in count())
+
+    def critic(*arguments):
+        return checked(next(runs), "stage=grpo", WATCHED, *arguments).grpo_critic_source
+
+    shipped = settings.ROOT / "assets/tiny"
+    assert critic() == Source(shipped / "critic_uniform.safetensors", "grpo.critic")
+    own = tmp_path / "own/student.safetensors"
+    save_weights(load_file(shipped / "student_uniform.safetensors"), own, {})
+    assert not capsys.readouterr().err
+    assert critic(f"grpo.init={own}") == Source(shipped / "teacher.safetensors", "teacher")
+    assert f"no critic lies beside {own}" in capsys.readouterr().err
+    assert critic(f"grpo.init={own}", "grpo.dmd_weight=0", "grpo.kl=1")
+    assert not capsys.readouterr().err, "there is no critic to be told of"
+    save_weights(load_file(shipped / "critic_uniform.safetensors"), own.with_name("critic.safetensors"), {})
+    assert critic(f"grpo.init={own}") == Source(own.with_name("critic.safetensors"), "grpo.critic")
+    with pytest.raises(ValueError, match=r"grpo\.critic=.*none\.safetensors does not exist"):
+        critic("grpo.critic=none.safetensors")
 
 
 def test_help_lists_every_key_at_once():

@@ -32,7 +32,9 @@ def train(run_dir, *keys, until=None):
         dmd(config, InlineCluster(config), log)
     except Interrupted:
         return metrics
-    return metrics, load_file(RunFolder(config).stage("dmd").result)
+    result = RunFolder(config).stage("dmd").result
+    critic = {f"critic.{name}": values for name, values in load_file(result.with_name("critic.safetensors")).items()}
+    return metrics, load_file(result) | critic
 
 
 @pytest.mark.parametrize(
@@ -45,12 +47,12 @@ def train(run_dir, *keys, until=None):
     ],
 )
 def test_four_updates_a_checkpoint_and_four_more_equal_eight_bit_by_bit(tmp_path, keys):
-    whole, student = train(tmp_path / "whole", "checkpoint.every=100", *keys)
+    whole, trained = train(tmp_path / "whole", "checkpoint.every=100", *keys)
     before = train(tmp_path / "cut", "checkpoint.every=4", *keys, until=5)
     after, resumed = train(tmp_path / "cut", "checkpoint.every=4", *keys)
     assert set(before) == {1, 2, 3, 4, 5} and set(after) == {5, 6, 7, 8}
-    assert student.keys() == resumed.keys()
-    assert all(torch.equal(student[name], resumed[name]) for name in student)
+    assert trained.keys() == resumed.keys()
+    assert all(torch.equal(trained[name], resumed[name]) for name in trained)
     timed = ("learner/", "waited/", "weights/")
     for step in range(5, 9):
         learnt = [{k: v for k, v in run[step].items() if not k.startswith(timed)} for run in (whole, after)]
