@@ -23,7 +23,7 @@ class GroupActor(StudentActor):
         """Each block of the shared pasts, and behind it the groups that fork there; a sign of life for their blocks.
 
         Stops after the last group. `made` are the last blocks of these videos, as for `RolloutActor.windows`. The
-        members of a group read one cache until they have blocks of their own: nothing of the past is made twice.
+        members of a group read one memory of their past: nothing of it is made twice, or kept twice.
         """
         block_frames = self.config.block_frames
         text = self.text_of(rollouts)
@@ -57,7 +57,7 @@ class GroupActor(StudentActor):
             rollout.seed, plan.index, plan.members, plan.shared, plan.antithetic, self.block_shape, self.device
         )
         texts = text.expand(plan.members, *text.shape[1:])
-        blocks = stream_blocks(self.student, texts, noise, self.sigmas, cache.fork(i, plan.members))
+        blocks = stream_blocks(self.student, texts, noise, self.sigmas, cache.fork(i))
         made, versions = [], [block.version for block in before]
         for block in islice(blocks, plan.frames // self.config.block_frames):
             made.append(_recorded(block, plan))

@@ -10,7 +10,7 @@ from learner.dmd import regression_loss
 from learner.optimizer import Optimizer, muon
 from learner.sharding import gather, load
 from learner.shares import micro_batches, own_places
-from models.causal import denoise_window
+from models.causal import Past, denoise_window
 from models.config import StudentConfig
 from models.flow import warped_sigmas, x0_from_velocity
 from models.noise import Draw, generator_for
@@ -85,7 +85,7 @@ class OdeInitializer:
         sigma = self.levels[steps].to(self.device)
         text = self.student.text_keys_values(self.encode_text([pair.prompt for pair in batch]).to(self.device))
         velocity = denoise_window(
-            self.student, x_t, 1000 * sigma, text, target[:, :-block], (0,) * len(batch), block,
-            self.shape.context_frames,
+            self.student, x_t, 1000 * sigma, text, Past(target[:, :0], (0,) * len(batch), tuple(range(len(batch)))),
+            target[:, :-block], block, self.shape.context_frames,
         )  # fmt: skip
         return regression_loss(x0_from_velocity(x_t, velocity, sigma), target)

@@ -82,7 +82,7 @@ class PolicyBatches:
 
     @torch.no_grad()
     def _remember(self, rows: Sequence[Transition], history: int) -> PolicyBatch:
-        batch = collate([row.window for row in rows], self.encode_text, self.shape.block_frames, self.device, history)
+        batch = collate([row.window for row in rows], self.encode_text, self.device, history)
         states, samples, behaviour = (
             torch.stack([getattr(row, name) for row in rows]).to(self.device)
             for name in ("state", "sample", "behaviour")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learner import ranks
-from models.causal import denoise_block, denoise_window, write_block
+from models.causal import Past, denoise_block, denoise_window, write_block
 from models.config import StudentConfig
 from models.flow import add_noise, x0_from_velocity
 from models.kv_cache import KVCache
@@ -27,10 +27,8 @@ class Batch:
     windows: Sequence[Window]
     text: Tensor
     """[B S text_dim]."""
-    clean: Tensor
-    """Context and window frames without the last block, [B P + K - block C H W]."""
-    padding: tuple[int, ...]
-    """Leading frames of `clean` that are filler, where a video was younger than P frames."""
+    past: Past
+    """The windows' contexts; one row for all windows that hold one context."""
     latents: Tensor
     """The rollout's clean window, [B K C H W]."""
     noisy: Tensor
@@ -40,28 +38,30 @@ class Batch:
 def collate(
     windows: Sequence[Window],
     encode_text: Callable[[Sequence[str]], Tensor],
-    block_frames: int,
     device: torch.device,
     history: int | None = None,
 ) -> Batch:
     """Stack windows; shorter histories are filled up on the left to `history` frames (default: the longest)."""
-    if history is None:
-        history = max(len(window.context) for window in windows)
-    padding = tuple(history - len(window.context) for window in windows)
-    clean = torch.stack(
-        [
-            torch.cat([window.latents.new_zeros(pad, *window.latents.shape[1:]), window.context, window.latents])
-            for window, pad in zip(windows, padding, strict=True)
-        ]
-    )
     return Batch(
         windows=windows,
         text=encode_text([window.prompt for window in windows]).to(device),
-        clean=clean[:, :-block_frames].to(device),
-        padding=padding,
+        past=_past([window.context for window in windows], history, device),
         latents=torch.stack([window.latents for window in windows]).to(device),
         noisy=torch.stack([window.noisy for window in windows]).to(device),
     )
+
+
+def _past(contexts: Sequence[Tensor], history: int | None, device: torch.device) -> Past:
+    """`contexts` [P' C H W] in one piece; those that are one tensor in memory, as of a group's members, once."""
+    different = {id(context): context for context in contexts}
+    rows = {key: row for row, key in enumerate(different)}
+    longest = max(len(context) for context in contexts) if history is None else history
+    padding = tuple(longest - len(context) for context in different.values())
+    frames = [
+        torch.cat([context.new_zeros(pad, *context.shape[1:]), context])
+        for context, pad in zip(different.values(), padding, strict=True)
+    ]
+    return Past(torch.stack(frames).to(device), padding, tuple(rows[id(context)] for context in contexts))
 
 
 def backward_noise(
@@ -90,8 +90,8 @@ def masked_x0(student: Wan, config: StudentConfig, batch: Batch, x_t: Tensor, si
         x_t,
         1000 * level,
         student.text_keys_values(batch.text),
-        batch.clean,
-        batch.padding,
+        batch.past,
+        batch.latents[:, : -config.block_frames],
         config.block_frames,
         config.context_frames,
     )
@@ -117,7 +117,7 @@ def _one_blockwise(
     text = student.text_keys_values(batch.text[i : i + 1])
     context = window.context[None].to(device)
     if ranks.size() > 1:  # sharded weights meet in every pass: without these, ranks with older videos would wait
-        for _ in range(0, batch.padding[i], block):
+        for _ in range(0, batch.past.padding[batch.past.rows[i]], block):
             student.keys_values(torch.zeros_like(batch.latents[:1, :block]), text)
     cache = KVCache(config.wan, config.context_frames, frames=window.start - context.shape[1])
     for first in range(0, context.shape[1], block):

@@ -95,7 +95,7 @@ class ScoreDistillation:
 
         def part(chosen: Sequence[tuple[int, Window]]) -> Part:
             return Part(
-                collate([w for _, w in chosen], self.encode_text, self.shape.block_frames, self.device, history),
+                collate([w for _, w in chosen], self.encode_text, self.device, history),
                 [generator_for(self.seed, draw, update, place) for place, _ in chosen],
                 torch.tensor([w.weight for _, w in chosen], dtype=torch.float64, device=self.device),
                 len(windows),

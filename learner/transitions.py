@@ -51,8 +51,11 @@ def member_window(group: Group, member: int, first: int, frames: int) -> Window:
     What lies before them, in the member and in the shared past, is its context, as long as the group's.
     """
     latents, noisy = group.latents[member], group.noisy[member]
-    past = torch.cat([group.context, latents[:first]])
-    wanted = len(group.context) if group.start > len(group.context) else len(past)
+    context = group.context  # the same tensor for all members: it is read once for all of them
+    if first:
+        past = torch.cat([context, latents[:first]])
+        wanted = len(context) if group.start > len(context) else len(past)
+        context = past[len(past) - wanted :]
     return Window(
         rollout=group.rollout,
         attempt=group.attempt,
@@ -63,7 +66,7 @@ def member_window(group: Group, member: int, first: int, frames: int) -> Window:
         start=group.start + first,
         step=group.step,
         versions=group.versions,
-        context=past[len(past) - wanted :],
+        context=context,
         latents=latents[first : first + frames],
         noisy=noisy[first : first + frames],
         age=group.age,

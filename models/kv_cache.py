@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 from models.config import WanConfig
-from models.layers import KeysValues
+from models.layers import KeysValues, Segments, join
 from models.rope import shift_frames
 
 
@@ -26,50 +23,68 @@ class KVCache:
     frames: int = 0
     """Frames appended so far: where the next block starts."""
     window_frames: int = 0
-    window: list[KeysValues] | None = None
+    """Frames remembered, without the sink's."""
     sink: list[KeysValues] | None = None
+    trunk: list[KeysValues] | None = None
+    """The part of the window from before a fork: one row, which all members read."""
+    window: list[KeysValues] | None = None
 
     def append(self, block_frames: int, keys_values: list[KeysValues]) -> "KVCache":
         """The cache after a block of `block_frames` frames; the oldest frames leave, first in first out."""
         frames = self.frames + block_frames
         if self.frames < self.sink_frames:
-            sink = _extend(self.sink, 0, keys_values)
+            sink = keys_values if self.sink is None else _joined(self.sink, keys_values)
             return replace(self, frames=frames, sink=sink)
         if not self.context_frames:
             return replace(self, frames=frames)
         evicted = max(0, self.window_frames + block_frames - self.context_frames)
-        tokens_per_frame = keys_values[0][0].shape[1] // block_frames
-        window = _extend(self.window, evicted * tokens_per_frame, keys_values)
-        return replace(self, frames=frames, window_frames=self.window_frames + block_frames - evicted, window=window)
+        tokens = evicted * (keys_values[0][0].shape[1] // block_frames)
+        window = _without(self.window, tokens - _tokens(self.trunk))
+        return replace(
+            self,
+            frames=frames,
+            window_frames=self.window_frames + block_frames - evicted,
+            trunk=_without(self.trunk, tokens),
+            window=keys_values if window is None else _joined(window, keys_values),
+        )
 
-    def fork(self, row: int, members: int) -> "KVCache":
-        """The cache of one of the videos, for `members` continuations of it. Nothing is copied: they read one memory.
+    def fork(self, row: int) -> "KVCache":
+        """The cache of one of the videos, for any number of continuations of it.
 
-        It stays shared until they append blocks of their own.
+        Nothing is copied, now or later: all members read this video's memory until its frames have left the window.
         """
-        return replace(self, window=_shared(self.window, row, members), sink=_shared(self.sink, row, members))
+        window = _row(self.window, row)
+        if self.trunk is not None:
+            window = self.trunk if window is None else _joined(self.trunk, window)
+        return replace(self, sink=_row(self.sink, row), trunk=window, window=None)
 
-    def past(self) -> list[KeysValues] | None:
-        """Keys and values of all remembered frames, layer by layer, each [B L H head_dim]; None when empty."""
-        if self.sink is None:
-            return self.window
+    def past(self) -> list[Segments] | None:
+        """Keys and values of all remembered frames, layer by layer; None when empty."""
+        sink = self.sink
         # Left at its absolute place, a sink's distance to the queries would grow past everything seen in training.
         gap = max(0, self.frames - self.window_frames - self.sink_frames)
-        sink = [(shift_frames(self.config, keys, gap), values) for keys, values in self.sink] if gap else self.sink
-        return sink if self.window is None else _extend(sink, 0, self.window)
+        if sink is not None and gap:
+            sink = [(shift_frames(self.config, keys, gap), values) for keys, values in sink]
+        parts = [part for part in (sink, self.trunk, self.window) if part is not None]
+        return list(zip(*parts, strict=True)) if parts else None
 
 
-def _extend(old: list[KeysValues] | None, evicted_tokens: int, new: list[KeysValues]) -> list[KeysValues]:
-    if old is None:
-        return new
-
-    def extend(before: Tensor, after: Tensor) -> Tensor:
-        return torch.cat([before[:, evicted_tokens:], after], dim=1)
-
-    return [(extend(a[0], b[0]), extend(a[1], b[1])) for a, b in zip(old, new, strict=True)]
+def _joined(old: list[KeysValues], new: list[KeysValues]) -> list[KeysValues]:
+    return [join(segments) for segments in zip(old, new, strict=True)]
 
 
-def _shared(layers: list[KeysValues] | None, row: int, members: int) -> list[KeysValues] | None:
-    if layers is None:
-        return None
-    return [tuple(x[row : row + 1].expand(members, *x.shape[1:]) for x in layer) for layer in layers]
+def _without(layers: list[KeysValues] | None, tokens: int) -> list[KeysValues] | None:
+    """A view without the oldest `tokens`; None where nothing is left."""
+    if tokens <= 0 or layers is None:
+        return layers
+    return [(keys[:, tokens:], values[:, tokens:]) for keys, values in layers] if tokens < _tokens(layers) else None
+
+
+def _row(layers: list[KeysValues] | None, row: int) -> list[KeysValues] | None:
+    if layers is None or len(layers[0][0]) == 1:  # one row is everybody's
+        return layers
+    return [(keys[row : row + 1], values[row : row + 1]) for keys, values in layers]
+
+
+def _tokens(layers: list[KeysValues] | None) -> int:
+    return 0 if layers is None else layers[0][0].shape[1]

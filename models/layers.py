@@ -16,10 +16,25 @@ from models.rope import rotate
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [B L H head_dim], keys rotated to their absolute positions."""
 
+Segments = tuple[KeysValues, ...]
+"""What one layer remembers, oldest first. A segment of one row is shared by the whole batch."""
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Leave float32 and float64 alone, raise anything smaller: norms and gates of Wan are float32 islands."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def join(segments: Segments) -> KeysValues:
+    """The segments one after the other, as one; only here is a row that the batch shares copied, for this layer."""
+    if len(segments) == 1:
+        return segments[0]
+    rows = max(len(keys) for keys, _ in segments)
+    keys, values = (
+        torch.cat([part.expand(rows, *part.shape[1:]) for part in parts], dim=1)
+        for parts in zip(*segments, strict=True)
+    )
+    return keys, values
 
 
 class LayerNorm(nn.LayerNorm):
@@ -146,7 +161,7 @@ class Block(nn.Module):
         time: Tensor,
         text: KeysValues,
         rotary: tuple[Tensor, Tensor],
-        past: KeysValues | None = None,
+        past: Segments = (),
         visibility: Visibility | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Hidden states [B F P D] after the block, and the keys and values that they made in self-attention.
@@ -160,9 +175,7 @@ class Block(nn.Module):
         queries = rotate(self.attn1.queries(x), rotary)
         keys, values = self.attn1.keys_values(x)
         keys = rotate(keys, rotary)
-        all_keys, all_values = (keys, values) if past is None else (
-            torch.cat([past[0], keys], dim=1), torch.cat([past[1], values], dim=1)
-        )  # fmt: skip
+        all_keys, all_values = join((*past, (keys, values)))
         attended = self.attn1.output(attend(queries, all_keys, all_values, visibility)).unflatten(1, frames_tokens)
         hidden = (at_least_float32(hidden) + attended * gate).type_as(hidden)
 

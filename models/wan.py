@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.attention import Visibility
 from models.config import WanConfig
-from models.layers import Block, ConditionEmbedder, KeysValues, LayerNorm
+from models.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, Segments
 from models.rope import rotary_positions
 
 
@@ -58,13 +58,13 @@ class Wan(nn.Module):
         text: Sequence[KeysValues],
         *,
         start: int = 0,
-        past: Sequence[KeysValues] | None = None,
+        past: Sequence[Segments] | None = None,
         visibility: Visibility | None = None,
     ) -> Tensor:
         """Velocity of frames `start`, `start` + 1, ..., which also see the `past` keys and values of each layer."""
         hidden, embedding, time, rotary = self._embed(x_t, timestep, start)
         for i, block in enumerate(self.blocks):
-            hidden, _ = self._through(block, hidden, time, text[i], rotary, past[i] if past else None, visibility)
+            hidden, _ = self._through(block, hidden, time, text[i], rotary, past[i] if past else (), visibility)
         shift, scale = (self.scale_shift_table + embedding[:, :, None]).unsqueeze(3).unbind(2)
         patches = self.proj_out((self.norm_out(hidden) * (1 + scale) + shift).type_as(hidden))
         rows, columns = self.config.grid(*x_t.shape[-2:])
@@ -78,7 +78,7 @@ class Wan(nn.Module):
         text: Sequence[KeysValues],
         *,
         start: int = 0,
-        past: Sequence[KeysValues] | None = None,
+        past: Sequence[Segments] | None = None,
         visibility: Visibility | None = None,
     ) -> list[KeysValues]:
         """Self-attention keys and values of every layer for finished frames `x0`, read at timestep 0.
@@ -89,7 +89,7 @@ class Wan(nn.Module):
         hidden, _, time, rotary = self._embed(x0, timestep, start)
         made = []
         for i, block in enumerate(self.blocks[:-1]):
-            hidden, own = block(hidden, time, text[i], rotary, past[i] if past else None, visibility)
+            hidden, own = block(hidden, time, text[i], rotary, past[i] if past else (), visibility)
             made.append(own)
         return [*made, self.blocks[-1].self_keys_values(hidden, time, rotary)]
 

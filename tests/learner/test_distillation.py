@@ -115,7 +115,7 @@ def always(velocity: float) -> Wan:
 @pytest.mark.parametrize("brighter", [1.0, -1.0])
 def test_the_student_moves_to_where_the_teacher_differs_from_the_critic(windows, brighter):
     trained = Distiller(network(0), always(0.0), always(-brighter), encode_text, SHAPE, CONFIG, LearnerConfig(), seed=5)
-    batch = collate(windows, encode_text, 3, torch.device("cpu"))
+    batch = collate(windows, encode_text, torch.device("cpu"))
     levels = torch.full((3,), trained.scores.sigmas[3])
 
     @torch.no_grad()

@@ -66,7 +66,7 @@ def windows(roll_out) -> list[Window]:
 
 
 def batch_of(windows: list[Window]) -> Batch:
-    return collate(windows, encode_text, SHAPE.block_frames, torch.device("cpu"))
+    return collate(windows, encode_text, torch.device("cpu"))
 
 
 def levels_of(windows: list[Window]) -> Tensor:
@@ -157,13 +157,13 @@ def test_no_clean_frame_of_the_window_itself_is_seen_by_its_own_block_or_an_earl
     assert torch.equal(after[:, :3], before[:, :3]) and not torch.allclose(after[:, 3:], before[:, 3:], atol=1e-2)
 
 
-def test_collating_fills_short_histories_up_on_the_left_and_drops_the_block_that_nobody_sees(windows):
+def test_collating_fills_short_histories_up_on_the_left(windows):
     batch = batch_of(windows)
     longest = max(len(window.context) for window in windows)
     for i, window in enumerate(windows):
-        assert batch.padding[i] == longest - len(window.context)
-        own = torch.cat([window.context, window.latents[:-3]])
-        assert torch.equal(batch.clean[i, batch.padding[i] :], own) and not batch.clean[i, : batch.padding[i]].any()
+        padding, frames = batch.past.padding[i], batch.past.frames[i]
+        assert batch.past.rows[i] == i and padding == longest - len(window.context)
+        assert torch.equal(frames[padding:], window.context) and not frames[:padding].any()
         assert torch.equal(batch.latents[i], window.latents) and torch.equal(batch.noisy[i], window.noisy)
         assert torch.equal(batch.text[i], encode_text([window.prompt])[0])
 

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.attention import Visibility
-from models.causal import denoise_block, denoise_window, write_block
+from models.causal import Past, denoise_block, denoise_window, write_block
 from models.config import WanConfig
 from models.kv_cache import KVCache
 from models.layers import KeysValues
@@ -95,6 +97,22 @@ def test_a_block_sees_exactly_its_context_and_nothing_before_it_when_the_network
         assert torch.equal(velocity(changed), velocity(video)) == (frame < 3)
 
 
+def in_one_pass(
+    student: Wan,
+    x_t: Tensor,
+    timestep: Tensor,
+    text: list[KeysValues],
+    clean: Tensor,
+    padding: Sequence[int],
+    block: int,
+    context: int,
+) -> Tensor:
+    """`denoise_window` of windows that each have a past of their own: `clean` begins with it."""
+    history = clean.shape[1] - (x_t.shape[1] - block)
+    past = Past(clean[:, :history], tuple(padding), tuple(range(len(x_t))))
+    return denoise_window(student, x_t, timestep, text, past, clean[:, history:], block, context)
+
+
 def window_by_blocks(
     student: Wan,
     x_t: Tensor,
@@ -134,17 +152,29 @@ def test_one_masked_pass_equals_block_by_block_with_short_histories_beside_long_
     text, x_t, timestep = text_for(student, batch), latents(frames, 5, batch), levels(frames, batch)
     clean = latents(block * (max(histories) + window - 1), 6, batch)
     padding = [block * (max(histories) - history) for history in histories]
-    fast = denoise_window(student, x_t, timestep, text, clean, padding, block, block * context)
+    fast = in_one_pass(student, x_t, timestep, text, clean, padding, block, block * context)
     own = [sample[filler:] for sample, filler in zip(clean, padding, strict=True)]
     slow = window_by_blocks(student, x_t, timestep, text, own, block, block * context)
     assert (fast - slow).norm() <= 1e-12 * slow.norm()
+
+
+@pytest.mark.parametrize("rows", [(0, 0, 0), (1, 0, 1)])
+@pytest.mark.parametrize("context", [0, 2, 4, 8])
+def test_windows_that_share_a_row_of_the_past_equal_windows_with_rows_of_their_own(student, rows, context):
+    count = max(rows) + 1
+    of_video = [(keys[list(rows)], values[list(rows)]) for keys, values in text_for(student, count)]
+    x_t, timestep, clean, pasts = latents(6, 5, 3), levels(6, 3), latents(4, 6, 3), latents(6, 7, count)
+    shared = Past(pasts, (2, 0)[:count], rows)
+    own = Past(pasts[list(rows)], tuple(shared.padding[row] for row in rows), (0, 1, 2))
+    one, other = (denoise_window(student, x_t, timestep, of_video, past, clean, 2, context) for past in (shared, own))
+    assert (one - other).norm() <= 1e-12 * other.norm()
 
 
 def test_filler_in_front_of_a_short_history_is_seen_by_nobody(student):
     text, x_t, timestep, clean = text_for(student), latents(4, 1), levels(4), latents(8, 2)
     filled = clean.clone()
     filled[0, :4] = 1e3
-    one, other = (denoise_window(student, x_t, timestep, text, frames, (4, 0), 2, 4) for frames in (clean, filled))
+    one, other = (in_one_pass(student, x_t, timestep, text, frames, (4, 0), 2, 4) for frames in (clean, filled))
     assert torch.equal(one, other)
 
 
@@ -153,7 +183,7 @@ def test_changing_a_noisy_frame_changes_its_own_block_and_leaves_all_others_bit_
     text, x_t, timestep, clean = text_for(student), latents(6, 1), levels(6), latents(6, 2)
     other = x_t.clone()
     other[:, 2 * changed + 1] += 1
-    before, after = (denoise_window(student, x, timestep, text, clean, (0, 0), 2, 4) for x in (x_t, other))
+    before, after = (in_one_pass(student, x, timestep, text, clean, (0, 0), 2, 4) for x in (x_t, other))
     same = [torch.equal(a, b) for a, b in zip(before.split(2, 1), after.split(2, 1), strict=True)]
     assert same == [index != changed for index in range(3)]
 
@@ -163,7 +193,7 @@ def test_changing_a_clean_frame_leaves_its_own_block_and_all_earlier_ones_bit_eq
     text, x_t, timestep, clean = text_for(student), latents(6, 1), levels(6), latents(8, 2)
     other = clean.clone()
     other[:, 2 * changed + 1] += 1  # clean blocks 0 and 1 are history, 2 and 3 the window's first two
-    before, after = (denoise_window(student, x_t, timestep, text, x, (0, 0), 2, 4) for x in (clean, other))
+    before, after = (in_one_pass(student, x_t, timestep, text, x, (0, 0), 2, 4) for x in (clean, other))
     same = [torch.equal(a, b) for a, b in zip(before.split(2, 1), after.split(2, 1), strict=True)]
     assert same == [index + 2 <= changed for index in range(3)]
 
@@ -172,7 +202,7 @@ def test_a_cache_requires_no_gradient_and_gives_none_to_the_frames_in_it():
     student = network()
     x0, text = latents(2, 1).requires_grad_(), text_for(student)
     cache = write_block(student, x0, text, KVCache(CONFIG, context_frames=2))
-    assert not any(tensor.requires_grad for layer in cache.past() for tensor in layer)
+    assert not any(tensor.requires_grad for layer in cache.past() for segment in layer for tensor in segment)
     velocity = denoise_block(student, latents(2, 2), levels(2), text, cache)
     assert velocity.requires_grad
     assert torch.autograd.grad(velocity.sum(), x0, allow_unused=True) == (None,)
@@ -200,7 +230,7 @@ def test_a_loss_on_a_block_reaches_no_weight_through_its_cache():
 def test_a_loss_on_the_last_block_of_a_window_gives_nothing_to_earlier_blocks_or_clean_frames():
     student = network()
     x_t, clean = latents(6, 1).requires_grad_(), latents(8, 2).requires_grad_()
-    velocity = denoise_window(student, x_t, levels(6), text_for(student), clean, (0, 0), 2, 4)
+    velocity = in_one_pass(student, x_t, levels(6), text_for(student), clean, (0, 0), 2, 4)
     to_noisy, to_clean = torch.autograd.grad(velocity[:, -2:].square().sum(), (x_t, clean), allow_unused=True)
     assert to_clean is None
     assert torch.equal(to_noisy[:, :-2], torch.zeros_like(to_noisy[:, :-2])) and to_noisy[:, -2:].abs().min() > 0
@@ -209,7 +239,7 @@ def test_a_loss_on_the_last_block_of_a_window_gives_nothing_to_earlier_blocks_or
 def test_the_gradient_of_one_masked_pass_equals_that_of_block_by_block():
     student = network()
     x_t, timestep, clean, towards = latents(6, 1), levels(6), latents(10, 2), latents(6, 3)
-    fast = denoise_window(student, x_t, timestep, text_for(student), clean, (4, 0), 2, 4)
+    fast = in_one_pass(student, x_t, timestep, text_for(student), clean, (4, 0), 2, 4)
     own = [clean[0, 4:], clean[1]]
     slow = window_by_blocks(student, x_t, timestep, text_for(student), own, 2, 4)
     expected = weights_gradient(student, (slow * towards).sum())

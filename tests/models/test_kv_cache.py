@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.config import WanConfig
 from models.kv_cache import KVCache
-from models.layers import KeysValues
+from models.layers import KeysValues, Segments, join
 from models.rope import rotary_positions, rotate
 from models.wan import Wan
 
@@ -52,13 +52,18 @@ def remembered(block: int, context: int, sink: int, blocks: int) -> tuple[list[i
     return frames[: sink * block], later[len(later) - min(len(later), context * block) :]
 
 
+def whole(cache: KVCache) -> list[KeysValues]:
+    """What the cache remembers, in one piece, layer by layer."""
+    return [join(segments) for segments in cache.past() or ()]
+
+
 def assert_holds(cache: KVCache, sink: list[int], window: list[int]) -> None:
     """The cache gives these frames, in this order, with the sink moved to end where the window begins."""
     if not sink + window:
         assert cache.past() is None
         return
     expected_keys = keys_at(cache.frames - len(sink + window), len(sink + window))
-    for layer, sign in zip(cache.past(), (1, -1), strict=True):
+    for layer, sign in zip(whole(cache), (1, -1), strict=True):
         assert torch.equal(layer[1], sign * values_of(sink + window))
         torch.testing.assert_close(layer[0], expected_keys, rtol=0, atol=1e-12)
 
@@ -90,7 +95,7 @@ def test_a_cache_never_changes_whatever_is_appended_to_it_later(block, context, 
     for length, cache in enumerate(caches):
         alone = filled(block, context, sink, length)[-1]
         assert (cache.frames, cache.window_frames) == (alone.frames, alone.window_frames)
-        for layer, expected in zip(cache.past() or (), alone.past() or (), strict=True):
+        for layer, expected in zip(whole(cache), whole(alone), strict=True):
             assert torch.equal(layer[0], expected[0]) and torch.equal(layer[1], expected[1])
 
 
@@ -99,7 +104,7 @@ def test_a_cache_is_forked_by_appending_to_it_twice():
     other = [(keys + 1, values + 100) for keys, values in block_at(6, 2)]
     left, right = trunk.append(2, block_at(6, 2)), trunk.append(2, other)
     assert_holds(left, [], [4, 5, 6, 7])
-    assert torch.equal(right.past()[0][1], values_of([4, 5, 106, 107]))
+    assert torch.equal(whole(right)[0][1], values_of([4, 5, 106, 107]))
 
 
 def of_two_videos(sink: int) -> KVCache:
@@ -114,35 +119,48 @@ def of_two_videos(sink: int) -> KVCache:
 
 
 @pytest.mark.parametrize("sink", [0, 2])
-def test_a_fork_copies_nothing_and_all_its_members_read_one_memory(sink):
+def test_members_read_the_memory_of_their_video_until_its_frames_have_left_the_window(sink):
     cache = of_two_videos(sink)
-    fork = cache.fork(row=1, members=5)
+    fork = cache.fork(row=1)
     assert (fork.frames, fork.window_frames, fork.sink_frames) == (cache.frames, cache.window_frames, sink)
-    whole = [tensor for layers in (cache.window, cache.sink) if layers for layer in layers for tensor in layer]
-    forked = [tensor for layers in (fork.window, fork.sink) if layers for layer in layers for tensor in layer]
-    assert len(forked) == len(whole) == (8 if sink else 4)
-    for tensor, of_all in zip(forked, whole, strict=True):
-        assert tensor.data_ptr() == of_all[1].data_ptr() and tensor.stride(0) == 0
-        assert torch.equal(tensor, of_all[1].expand(5, *of_all.shape[1:]))
+    own = [(keys.repeat(5, 1, 1, 1), values.repeat(5, 1, 1, 1)) for keys, values in block_at(8, 2)]
+    for left in (4, 2, 0):
+        assert [keys.shape[:2] for keys, _ in fork.trunk or ()] == [(1, left * TOKENS)] * (2 if left else 0)
+        for layer, of_all in zip(fork.trunk or (), cache.window, strict=left > 0):
+            for tensor, videos in zip(layer, of_all, strict=True):
+                assert tensor.data_ptr() == videos[1, (4 - left) * TOKENS :].data_ptr()
+        for layer, of_all in zip(fork.sink or (), cache.sink or (), strict=True):
+            assert all(a.data_ptr() == b[1].data_ptr() for a, b in zip(layer, of_all, strict=True))
+        fork = fork.append(2, own)
 
 
 @pytest.mark.parametrize("sink", [0, 2])
 def test_members_that_go_on_leave_the_forked_cache_and_each_other_alone(sink):
     cache = of_two_videos(sink)
-    before = [(keys.clone(), values.clone()) for keys, values in cache.past()]
+    before = [(keys.clone(), values.clone()) for keys, values in whole(cache)]
     own = [
         (keys.repeat(3, 1, 1, 1), values + torch.arange(3.0)[:, None, None, None]) for keys, values in block_at(8, 2)
     ]
-    after = cache.fork(row=1, members=3).append(2, own)
-    for layer, kept in zip(cache.past(), before, strict=True):
+    after = cache.fork(row=1).append(2, own)
+    for layer, kept in zip(whole(cache), before, strict=True):
         assert torch.equal(layer[0], kept[0]) and torch.equal(layer[1], kept[1])
-    values = after.past()[0][1]
+    values = whole(after)[0][1]
     assert torch.equal(values[:, -2 * TOKENS :], own[0][1])
     assert torch.equal(values[:, : -2 * TOKENS], values[:1, : -2 * TOKENS].expand(3, -1, -1, -1))
 
 
+@pytest.mark.parametrize("sink", [0, 2])
+def test_a_fork_of_a_fork_has_the_past_of_its_member(sink):
+    own = [
+        (keys.repeat(3, 1, 1, 1), values + torch.arange(3.0)[:, None, None, None]) for keys, values in block_at(8, 2)
+    ]
+    members = of_two_videos(sink).fork(row=1).append(2, own)
+    for (keys, values), (all_keys, all_values) in zip(whole(members.fork(row=2)), whole(members), strict=True):
+        assert torch.equal(keys, all_keys[2:]) and torch.equal(values, all_values[2:])
+
+
 def test_a_fork_of_an_empty_cache_is_empty():
-    assert KVCache(CONFIG, context_frames=4).fork(row=1, members=3) == KVCache(CONFIG, context_frames=4)
+    assert KVCache(CONFIG, context_frames=4).fork(row=1) == KVCache(CONFIG, context_frames=4)
 
 
 def test_a_cache_can_start_at_any_frame_of_a_video_that_went_before():
@@ -161,7 +179,7 @@ class RememberEverything:
         self.frames: list[Tensor] = []
         self.made: list[list[KeysValues]] = []
 
-    def past(self) -> list[KeysValues] | None:
+    def past(self) -> list[Segments] | None:
         blocks, sink = len(self.frames), self.sink // self.block
         kept = self.made[sink:][-(self.context // self.block) :] if self.context else []
         first = (blocks - len(kept)) * self.block
@@ -177,13 +195,12 @@ class RememberEverything:
         self.frames.append(frames)
 
 
-def joined(parts: list[list[KeysValues]]) -> list[KeysValues] | None:
+def joined(parts: list[list[KeysValues]]) -> list[Segments] | None:
     """Blocks of keys and values one after the other, layer by layer."""
     if not parts:
         return None
-    return [
-        tuple(torch.cat(tensors, dim=1) for tensors in zip(*layer, strict=True)) for layer in zip(*parts, strict=True)
-    ]
+    layers = zip(*parts, strict=True)
+    return [(tuple(torch.cat(tensors, dim=1) for tensors in zip(*layer, strict=True)),) for layer in layers]
 
 
 @pytest.mark.parametrize(("block", "context", "sink"), [(1, 3, 0), (1, 2, 1), (2, 4, 2), (1, 1, 2), (2, 2, 4)])
@@ -199,7 +216,7 @@ def test_the_past_of_a_network_equals_remembering_everything_with_and_without_a_
     for start in range(0, 8 * block, block):
         frames = video[:, start : start + block]
         past = cache.past()
-        for layer, expected in zip(past or (), slow.past() or (), strict=True):
+        for layer, (expected,) in zip(whole(cache), slow.past() or (), strict=True):
             torch.testing.assert_close(layer, expected, rtol=0, atol=1e-10)
         cache = cache.append(block, student.keys_values(frames, text, start=start, past=past))
         slow.append(frames)

@@ -122,7 +122,7 @@ def forked(student: Wan, seeds: list[int], row: int, blocks: int, members: int, 
     caches = [KVCache(CONFIG, 4), *(block.cache for block in islice(stream(student, seeds), blocks))]
     noise = MemberNoise(seeds[row], 0, members, shared, False, BLOCK)
     text = text_of([seeds[row]]).expand(members, -1, -1)
-    return list(islice(stream_blocks(student, text, noise, SIGMAS, caches[blocks].fork(row, members)), 3))
+    return list(islice(stream_blocks(student, text, noise, SIGMAS, caches[blocks].fork(row)), 3))
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 5])
