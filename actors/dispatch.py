@@ -49,7 +49,7 @@ class StudentDispatcher:
 
 
 class GroupDispatcher:
-    """Rollouts that are forked, and before every so many of them the same held-out prompts for the sentinels.
+    """Rollouts that are forked, and before every so many of them the same watched prompts for the sentinels.
 
     Ids run in periods: `sentinel.prompts` videos that are looked at whole, then `between` forked ones.
     """
@@ -63,12 +63,12 @@ class GroupDispatcher:
         sentinel: SentinelConfig,
         between: int,
         prompts: Sequence[str],
-        held_out: Sequence[str],
+        watched: Sequence[str],
         seed: int,
     ):
         self.student, self.rollout, self.window, self.group = student, rollout, window, group
         self.sentinel, self.between = sentinel, between
-        self.prompts, self.held_out, self.seed = prompts, held_out, seed
+        self.prompts, self.watched, self.seed = prompts, watched, seed
         self.law = parse_law(window.law)
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
@@ -81,13 +81,13 @@ class GroupDispatcher:
         return [self._forked(i, update) for i in range(first, first + min(self.rollout.batch, left))]
 
     def _watched(self, i: int, number: int) -> Rollout:
-        """Held-out prompt `number`, with the noise that it has every time."""
+        """Watched prompt `number`, with the noise that it has every time."""
         generator = numpy.random.default_rng([self.seed, Draw.SENTINEL, number])
         last = len(self.student.timesteps) - 1
         plan = GroupPlan(
             SENTINEL, 0, last, 0, members=1, frames=self.sentinel.frames, transitions=(), shared=(), antithetic=False
         )
-        prompt = self.held_out[number % len(self.held_out)]
+        prompt = self.watched[number % len(self.watched)]
         return Rollout(i, 0, prompt, int(generator.integers(2**62)), self.sentinel.frames, (plan,))
 
     def _forked(self, i: int, update: int) -> Rollout:

@@ -34,7 +34,7 @@ from benchmarks.line import print_line
 from models.config import StudentConfig
 from models.files import load_weights
 from models.rollout import Group, MadeBlock, Rollout, Weights
-from models.tiny_world import HELD_OUT_PROMPTS, TRAINING_PROMPTS, decode, encode_text
+from models.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS, decode, encode_text
 from models.wan import Wan
 from rewards.scoring import Scorer
 from rewards.sentinels import SentinelConfig
@@ -56,7 +56,7 @@ def dispatch(shape: StudentConfig, group_frames: int, batch: int, number: int) -
     frames = HORIZONS * shape.horizon_frames
     dispatcher = GroupDispatcher(
         shape, RolloutConfig(frames=frames, batch=batch), WindowConfig(), GroupConfig(frames=group_frames, forks=1),
-        SentinelConfig(prompts=1), batch * REPEATS, TRAINING_PROMPTS, HELD_OUT_PROMPTS, seed=0,
+        SentinelConfig(prompts=1), batch * REPEATS, TRAINING_PROMPTS, SENTINEL_PROMPTS, seed=0,
     )  # fmt: skip
     return dispatcher.rollouts(1 + number * batch)
 

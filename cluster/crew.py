@@ -24,7 +24,7 @@ def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDi
             config.sentinel,
             config.grpo.groups * config.sentinel.every // config.group.forks,
             tiny_world.TRAINING_PROMPTS,
-            tiny_world.HELD_OUT_PROMPTS,
+            tiny_world.SENTINEL_PROMPTS,
             config.seed,
         )
     return StudentDispatcher(

@@ -47,6 +47,11 @@ def _check_frames(config: Config) -> None:
                 f"{name} is {frames}; it must be a multiple of student.block_frames = {block} and of "
                 f"reward.window_frames = {config.reward.window_frames}"
             )
+    if sentinel.frames == config.reward.window_frames:
+        raise ValueError(
+            f"sentinel.frames = {sentinel.frames} is one window of reward.window_frames, which would be compared with "
+            f"itself; raise sentinel.frames to {2 * sentinel.frames} or more"
+        )
     for name, frames in (
         ("reward.window_frames", config.reward.window_frames),
         ("group.burn_in_frames", group.burn_in_frames),

@@ -38,8 +38,6 @@ class RewardStatistics(NamedTuple):
     """Of the numbers; NaN where there is none."""
     zero_spread: float
     """Share of groups whose reward-to-go has a spread below the floor."""
-    failed: float
-    """Share of NaN."""
 
 
 class Advantages(NamedTuple):
@@ -118,12 +116,11 @@ def combine(
 
 
 def _statistics(scores: Tensor, gamma: float, scope: str, floor: float) -> RewardStatistics:
-    failed = scores.isnan()
-    numbers = scores[~failed].double()
+    numbers = scores[~scores.isnan()].double()
     zero_spread = standardise(reward_to_go(scores, gamma), scope, floor).zero_spread
     mean = numbers.mean()  # NaN where there is none, without the warning of Tensor.std
     std = (numbers - mean).square().mean().sqrt()
-    return RewardStatistics(float(mean), float(std), zero_spread, float(failed.double().mean()))
+    return RewardStatistics(float(mean), float(std), zero_spread)
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

@@ -106,7 +106,7 @@ class LearnerConfig:
     teacher_dtype: str = key("float32", "weights and computation of the frozen teacher: float32 or bfloat16")
     teacher_offload: bool = key(False, "keep the teacher's shards in CPU memory between passes (GPUs only)")
     lora_rank: int | None = key(
-        None, "stage dmd trains adapters of this rank on student and critic; without, all weights"
+        None, "stages dmd and grpo train adapters of this rank on student and critic; without, all weights"
     )
     lora_alpha: float = key(16.0, "adapters count lora_alpha / lora_rank")
 

@@ -69,7 +69,10 @@ class PolicyLearner:
         self.policy = PolicyBatches(student, reference, encode_text, shape, config, learner)
         self.trained = TrainedStudent(student, config.ema_decay, learner)
         own = adamw(student, config.lr, (config.beta1, config.beta2), config.weight_decay)
-        self.optimizer = Optimizer("student", student, own, lr_key="grpo.lr", grad_clip=config.grad_clip)
+        self.optimizer = Optimizer(
+            "student", student, own, lr_key="grpo.lr", grad_clip=config.grad_clip,
+            cosine_steps=config.updates if config.schedule == "cosine" else None,
+        )  # fmt: skip
         self.step = 0
         """Rounds done."""
         self.watched: dict[str, float] = {}
@@ -213,7 +216,7 @@ class PolicyLearner:
 def _reward_metrics(advantages: Advantages) -> dict[str, float]:
     found = {"policy/zero_spread": advantages.zero_spread, "policy/masked": float((~advantages.valid).double().mean())}
     for name, told in advantages.rewards.items():
-        found |= {f"reward/{name}/{what}": value for what, value in told._asdict().items() if what != "failed"}
+        found |= {f"reward/{name}/{what}": value for what, value in told._asdict().items()}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 

@@ -12,6 +12,7 @@ from models.keys import key, require_positive, require_share
 
 LOSSES = ("ppo", "ratio_norm", "x0_ratio", "regression")
 SCOPES = ("group", "batch", "max")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,9 @@ class GrpoConfig:
     )
     minibatches: int = key(2, "updates per pass, each of groups/minibatches groups; the clip acts from the second on")
     lr: float = key(5e-5, "learning rate of the student (the paper does not say; RAVEN: 5e-6 with LoRA)")
+    schedule: str = key(
+        "constant", "of the learning rate: constant, or cosine (to zero: what the gradient's noise moved is given back)"
+    )
     beta1: float = key(0.0, "AdamW beta1 (as stage dmd)")
     beta2: float = key(0.99, "AdamW beta2 (as stage dmd; Wan: 0.999)")
     weight_decay: float = key(0.0, "AdamW weight decay (RAVEN: 0)")
@@ -70,6 +74,7 @@ class GrpoConfig:
         self._check_numbers()
         _require_choice("grpo", self, "loss", LOSSES)
         _require_choice("grpo", self, "std_scope", SCOPES)
+        _require_choice("grpo", self, "schedule", SCHEDULES)
         if self.groups % self.minibatches:
             raise ValueError(
                 f"grpo.groups = {self.groups} does not divide into grpo.minibatches = {self.minibatches}; change "
@@ -81,6 +86,12 @@ class GrpoConfig:
                 "which would never act; change grpo.correction_mask"
             )
         self._check_transition_weights()
+
+    @property
+    def updates(self) -> int:
+        """Steps of the student's optimiser in the whole stage."""
+        warm_up = self.critic_warmup if self.dmd_weight else 0
+        return max(0, self.steps - warm_up) * self.passes * self.minibatches
 
     def _check_numbers(self) -> None:
         counts = ("steps", "groups", "passes", "minibatches", "critic_updates", "dmd_members")

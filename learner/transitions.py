@@ -81,7 +81,8 @@ def windows_for_scores(groups: Sequence[Group], each: int, frames: int, block: i
         places = (group.latents.shape[1] - frames) // block + 1
         for i in range(each):
             number = turn * each + i
-            windows.append(member_window(group, number % group.members, block * (number % places), frames))
+            place = number // group.members % places
+            windows.append(member_window(group, number % group.members, block * place, frames))
     return windows
 
 

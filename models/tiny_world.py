@@ -64,9 +64,11 @@ SCENES = {
 
 PROMPTS = tuple(SCENES)
 
-TRAINING_PROMPTS = tuple(prompt for i, prompt in enumerate(PROMPTS) if i % 3 == (i // 3 + i // 12) % 3)
-HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in TRAINING_PROMPTS)
-"""A third of the prompts is for stage grpo, two thirds are for judging it; both hold every word."""
+_THIRD = [prompt for i, prompt in enumerate(PROMPTS) if i % 3 == (i // 3 + i // 12) % 3]
+SENTINEL_PROMPTS = tuple(prompt for i, prompt in enumerate(_THIRD) if (i + i // 4) % 4 == 0)
+TRAINING_PROMPTS = tuple(prompt for prompt in _THIRD if prompt not in SENTINEL_PROMPTS)
+HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in _THIRD)
+"""18 prompts for stage grpo to train on, 6 for its sentinels, 48 for judging it: all three hold every word."""
 
 
 def scene_of(prompt: str) -> Scene:

@@ -25,6 +25,10 @@ class Attempt:
     """The reward still runs, in a thread that nobody can stop; only the end of the process does."""
 
 
+class BadAnswer(ValueError):
+    """A reward answered, and not with a score per clip."""
+
+
 def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) -> Attempt:
     """Ask `reward` about `clips` and wait for at most `timeout_s`. Logs what fails, and never raises for it."""
     answers, errors = [], []
@@ -33,7 +37,7 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
         try:
             # Whether gradients are recorded is a matter of the thread.
             with torch.no_grad():
-                answers.append(reward(clips))
+                answers.append(_checked(reward(clips), len(clips)))
         except BaseException as error:  # a plug-in may raise anything, SystemExit too; the run goes on without it
             errors.append(error)
 
@@ -45,24 +49,24 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
     if hung:
         failure = f"no answer within reward.timeout_s={timeout_s:g} s"
     elif errors:
-        failure = f"{type(errors[0]).__name__}: {' '.join(str(errors[0]).split())}"
+        said = " ".join(str(errors[0]).split())
+        failure = said if isinstance(errors[0], BadAnswer) else f"{type(errors[0]).__name__}: {said}"
     else:
-        failure = _misfit(answers[0], len(clips))
-        if failure is None:
-            given = answers[0].detach().double().cpu()
-            scores = given.where(given.isfinite(), torch.nan)
-            missing = int(scores.isnan().sum())
-            failure = f"no score for {missing} of {len(clips)} clips" if missing else None
+        scores = answers[0]
+        missing = int(scores.isnan().sum())
+        failure = f"no score for {missing} of {len(clips)} clips" if missing else None
     if failure is not None:
         _log.warning("reward %s: %s", name, failure)
     return Attempt(scores, failure, hung)
 
 
-def _misfit(answer: object, clips: int) -> str | None:
+def _checked(answer: object, clips: int) -> Tensor:
+    """[clips] float64 on the CPU, NaN for what is not finite. Raises BadAnswer; whatever a plug-in gives back."""
     if not isinstance(answer, Tensor):
-        return f"answered {type(answer).__name__}; a reward answers a tensor [{clips}]"
+        raise BadAnswer(f"answered {type(answer).__name__}; a reward answers a tensor [{clips}]")
     if answer.shape != (clips,):
-        return f"answered {list(answer.shape)} for {clips} clips; a reward answers one score per clip"
+        raise BadAnswer(f"answered {list(answer.shape)} for {clips} clips; a reward answers one score per clip")
     if answer.is_complex():
-        return f"answered {answer.dtype}; scores are real"
-    return None
+        raise BadAnswer(f"answered {answer.dtype}; scores are real")
+    given = answer.detach().double().cpu()
+    return given.where(given.isfinite(), torch.nan)

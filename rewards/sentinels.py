@@ -11,10 +11,10 @@ from models.keys import key, require_positive
 
 @dataclass(kw_only=True)
 class SentinelConfig:
-    """Held-out metrics, measured every so many rounds of stage grpo on the same held-out prompts and noise."""
+    """Held-out metrics, measured every so many rounds of stage grpo on the same prompts and noise, none of them trained on."""
 
     every: int = key(10, "rounds between two looks")
-    prompts: int = key(16, "held-out prompts, one video each")
+    prompts: int = key(16, "videos that are looked at: prompts that are not trained on, in turn")
     frames: int = key(48, "length of those videos, in latent frames")
     metrics: list[str] = key(
         ["dynamic_degree", "text_alignment", "exposure_drift"], "rewards that are looked at: names or dotted paths"

@@ -111,6 +111,7 @@ def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
         (["rollout.curriculum=[[0,12],[9,96]]", "group.frames=24"], "past the end of rollouts of 12 frames"),
         (["group.frames=10"], "group.frames is 10; it must be a multiple of student.block_frames = 3"),
         (["group.frames=18"], "reward.window_frames = 12"),
+        (["sentinel.frames=12"], "sentinel.frames = 12 is one window of reward.window_frames, which would be compared"),
         (["sentinel.frames=50"], "sentinel.frames is 50; it must be a multiple of"),
         (["reward.window_frames=8", "group.frames=24", "sentinel.frames=24"], "reward.window_frames is 8, no multiple"),
         (["group.burn_in_frames=10"], "group.burn_in_frames is 10, no multiple"),

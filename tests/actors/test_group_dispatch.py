@@ -12,7 +12,7 @@ from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.dispatch import GroupDispatcher
 from models.config import StudentConfig
 from models.rollout import GRPO, SENTINEL, GroupPlan, Rollout
-from models.tiny_world import HELD_OUT_PROMPTS, TRAINING_PROMPTS
+from models.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS
 from rewards.sentinels import SentinelConfig
 
 many = settings(max_examples=30, deadline=None)
@@ -31,7 +31,7 @@ def dispatcher(
     rollouts = RolloutConfig(batch=batch, **({"frames": 48} | (rollout or {})))
     return GroupDispatcher(
         StudentConfig(), rollouts, WindowConfig(law=law), GroupConfig(**({"forks": 1} | group)),
-        SentinelConfig(prompts=looks, frames=24), BETWEEN, TRAINING_PROMPTS, HELD_OUT_PROMPTS, seed,
+        SentinelConfig(prompts=looks, frames=24), BETWEEN, TRAINING_PROMPTS, SENTINEL_PROMPTS, seed,
     )  # fmt: skip
 
 
@@ -99,26 +99,26 @@ def test_sentinels_look_before_every_so_many_groups_and_are_never_mixed_with_the
     assert all(len(together) <= batch and len({r.windows[0].role for r in together}) == 1 for together in asked)
 
 
-def test_sentinels_look_at_the_same_held_out_prompts_with_the_same_noise_each_time():
+def test_sentinels_look_at_the_same_prompts_with_the_same_noise_each_time():
     asked = [rollout for batch in batches(dispatcher(), 48) for rollout in batch]
     looks = [[(r.prompt, r.seed, r.frames, r.windows) for r in asked[first : first + 6]] for first in (0, 16, 32)]
     assert looks[0] == looks[1] == looks[2]
-    assert [prompt for prompt, *_ in looks[0]] == list(HELD_OUT_PROMPTS[:6])
+    assert [prompt for prompt, *_ in looks[0]] == list(SENTINEL_PROMPTS)
     assert len({seed for _, seed, *_ in looks[0]}) == 6
     for _, _, frames, (plan,) in looks[0]:
         assert (frames, plan.start, plan.frames, plan.members, plan.transitions) == (24, 0, 24, 1, ())
 
 
-def test_more_looks_than_held_out_prompts_see_them_again_with_other_noise():
-    count = len(HELD_OUT_PROMPTS)
+def test_more_looks_than_prompts_see_them_again_with_other_noise():
+    count = len(SENTINEL_PROMPTS)
     asked = [rollout for batch in batches(dispatcher(looks=count + 2), count + 2) for rollout in batch]
     assert asked[0].prompt == asked[count].prompt and asked[0].seed != asked[count].seed
 
 
-def test_groups_train_on_no_held_out_prompt_and_on_every_other():
+def test_groups_train_on_no_watched_prompt_and_on_every_other():
     asked = [r for batch in batches(dispatcher(batch=50), 3000) for r in batch if r.windows[0].role == GRPO]
     assert {rollout.prompt for rollout in asked} == set(TRAINING_PROMPTS)
-    assert not set(TRAINING_PROMPTS) & set(HELD_OUT_PROMPTS)
+    assert not set(TRAINING_PROMPTS) & set(SENTINEL_PROMPTS)
     assert len({rollout.seed for rollout in asked}) == len(asked)
 
 

@@ -47,7 +47,7 @@ def small_grpo(**buffer):
     config.buffer = BufferConfig(**{"windows": 64} | buffer)
     config.group = GroupConfig(members=2, frames=12, burn_in_frames=3, forks=1)
     config.grpo = GrpoConfig(groups=2)
-    config.sentinel = SentinelConfig(every=3, prompts=2, frames=12, metrics=["exposure_drift"])
+    config.sentinel = SentinelConfig(every=3, prompts=2, frames=24, metrics=["exposure_drift"])
     return config
 
 

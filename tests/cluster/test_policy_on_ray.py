@@ -39,7 +39,7 @@ def taken(local_ray, tmp_path_factory):
     config = Config(run_dir=str(tmp_path_factory.mktemp("policy")), cluster=ClusterConfig(timeout_s=120.0))
     config.rollout.frames, config.rollout.batch, config.buffer.max_age = 72, GROUPS, 64
     config.group = GroupConfig(members=MEMBERS, transitions="all", noise="first", burn_in_frames=27, forks=1)
-    config.sentinel = SentinelConfig(prompts=1, frames=12, metrics=["exposure_drift"])
+    config.sentinel = SentinelConfig(prompts=1, frames=24, metrics=["exposure_drift"])
     config.grpo = GrpoConfig(groups=GROUPS)
     cluster = RayCluster(start_coordinator(config), config)
     cluster.begin("grpo", config)
