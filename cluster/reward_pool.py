@@ -20,7 +20,7 @@ from models.rollout import GRPO, Group
 _LOST_IN_A_ROW = 3
 """Processes that one group may lose: it is then scored by nobody, which counts as a failure of its rewards."""
 _TOLD_AT_MOST = 20
-"""Reasons that differ by a number each time would fill the terminal, and memory; all of them are in the process's log."""
+"""Reasons that differ by a number each time would fill the terminal; the log of the process has all of them."""
 _SLACK_S = 60.0
 """Beside the rewards' own time-outs: the way there, decoding and flow."""
 

@@ -108,11 +108,10 @@ class PolicyLearner:
         return combine(scores, self.rewards, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
 
     def _remember(self, groups: Sequence[Group], advantages: Advantages) -> list[Minibatch]:
-        """This rank's groups, cut for the steps of a pass."""
+        """This rank's groups, dealt to the steps of a pass: each step has the same ones on any number of ranks."""
         mine = own_places(len(groups) * ranks.size())
         values, valid = (x[mine.start : mine.stop] for x in (advantages.values, advantages.valid))
-        share = len(groups) // self.config.minibatches
-        cuts = [slice(first, first + share) for first in range(0, len(groups), share)]
+        cuts = [slice(first, None, self.config.minibatches) for first in range(self.config.minibatches)]
         return [(groups[cut], self.policy.remember(groups[cut], values[cut], valid[cut])) for cut in cuts]
 
     def _update_student(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:

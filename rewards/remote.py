@@ -1,6 +1,7 @@
 """A reward that lives behind HTTP: clips go out as safetensors or JSON, a number comes back. Nothing is unpickled.
 
-A token may stand in the address's query, so only its host and port are ever logged (the run's config.yaml keeps it).
+A token goes into the environment (LONGTAKE_REWARD_TOKEN), not into the address, which config.yaml keeps. In case
+there is one in it, only its host and port are ever logged.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import base64
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -21,6 +23,8 @@ from rewards.clip import Clip
 from rewards.config import RewardConfig
 
 _log = logging.getLogger(__name__)
+TOKEN = "LONGTAKE_REWARD_TOKEN"
+"""Environment variable with the endpoint's token, sent as `Authorization: Bearer`."""
 _BINARY = "application/octet-stream"
 _FIRST_PAUSE_S = 0.1
 """Before the first further try; each pause after it is twice as long."""
@@ -41,7 +45,10 @@ class _Failed(Exception):
 
 
 class Remote:
-    """The score that reward.url gives a clip; NaN, with the reason in the log, where no try succeeded."""
+    """The score that reward.url gives a clip; NaN, with the reason in the log, where no try succeeded.
+
+    Where no clip has a score the call fails, with the reason of the last one.
+    """
 
     needs = frozenset({"pixels", "text"})
     scope = "window"
@@ -51,6 +58,8 @@ class Remote:
         if config.url is None:
             raise ValueError("reward.url is not set, but the reward remote is asked for; give the endpoint's address")
         self._url, self._format, self._tries = config.url, config.remote_format, 1 + config.retries
+        token = os.environ.get(TOKEN)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         address = urlsplit(config.url)
         self._place = address.hostname + (f":{address.port}" if address.port else "")
         pauses = sum(_pause(number) for number in range(1, self._tries))
@@ -58,22 +67,28 @@ class Remote:
 
     def __call__(self, clips: Sequence[Clip]) -> Tensor:
         # A loop of its own per call: a client must not outlive the loop it was made in, and threads come and go.
-        return torch.tensor(asyncio.run(self._ask_all(clips)), dtype=torch.float64)
+        answers = asyncio.run(self._ask_all(clips))
+        failed = [answer for answer in answers if isinstance(answer, _Failed)]
+        if failed and len(failed) == len(answers):
+            raise ConnectionError(f"{self._place} scored none of {len(clips)} clips: {failed[-1]}")
+        for reason in failed:
+            _log.warning("remote reward at %s: %s", self._place, reason)
+        scores = [math.nan if isinstance(answer, _Failed) else answer for answer in answers]
+        return torch.tensor(scores, dtype=torch.float64)
 
-    async def _ask_all(self, clips: Sequence[Clip]) -> list[float]:
+    async def _ask_all(self, clips: Sequence[Clip]) -> list["float | _Failed"]:
         limit = aiohttp.ClientTimeout(total=self._try_s)
-        async with aiohttp.ClientSession(timeout=limit) as session:
+        async with aiohttp.ClientSession(timeout=limit, headers=self._headers) as session:
             return await asyncio.gather(*(self._ask(session, clip) for clip in clips))
 
-    async def _ask(self, session: aiohttp.ClientSession, clip: Clip) -> float:
+    async def _ask(self, session: aiohttp.ClientSession, clip: Clip) -> "float | _Failed":
         body, kind = request_body(clip, self._format)
         for number in range(1, self._tries + 1):
             try:
                 return await self._try(session, body, kind)
             except _Failed as error:
                 if not error.again or number == self._tries:
-                    _log.warning("remote reward at %s: %s (try %d of %d)", self._place, error, number, self._tries)
-                    return math.nan
+                    return _Failed(f"{error} (try {number} of {self._tries})", again=False)
             await asyncio.sleep(_pause(number))
         raise AssertionError("the last try returns")
 

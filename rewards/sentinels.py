@@ -11,7 +11,10 @@ from models.keys import key, require_positive
 
 @dataclass(kw_only=True)
 class SentinelConfig:
-    """Held-out metrics, measured every so many rounds of stage grpo on the same prompts and noise, none of them trained on."""
+    """Held-out metrics, measured every so many rounds of stage grpo on the same prompts and noise.
+
+    None of these prompts is trained on.
+    """
 
     every: int = key(10, "rounds between two looks")
     prompts: int = key(16, "videos that are looked at: prompts that are not trained on, in turn")

@@ -233,6 +233,18 @@ def test_a_sentinel_that_falls_lowers_the_rate_where_that_is_asked_for(groups):
     assert trained.optimizer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25 * CONFIG.lr)
 
 
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_cosine_schedule_ends_with_the_stage_and_knows_how_many_steps_a_round_takes(groups, minibatches):
+    config = replace(CONFIG, schedule="cosine", steps=4, minibatches=minibatches, passes=2)
+    trained, rates = learner(config), []
+    for _ in range(config.steps):
+        trained.update(groups)
+        rates.append(trained.optimizer.optimizers[0].param_groups[0]["lr"])
+    assert trained.optimizer.updates == config.updates == 8 * minibatches
+    assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.1 * config.lr
+    assert replace(config, dmd_weight=1.0, critic_warmup=3).updates == 2 * minibatches
+
+
 def test_a_sentinel_that_could_not_be_measured_has_not_fallen():
     trained = learner()
     trained.watch([look(0.5)])

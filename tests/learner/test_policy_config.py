@@ -23,6 +23,7 @@ NAN, INFINITE = float("nan"), float("inf")
         ("minibatches", 3),
         ("loss", "grpo"),
         ("std_scope", "global"),
+        ("schedule", "linear"),
         ("gamma", 1.1),
         ("gamma", -0.1),
         ("kl", INFINITE),

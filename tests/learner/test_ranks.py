@@ -11,18 +11,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing
 from torch.distributed.tensor import DTensor
 
+from actors.config import WindowConfig
+from actors.group_actor import GroupActor
+from benchmarks.fixed_weights import FixedWeights
 from learner import ranks
-from learner.assembly import make_distiller, make_ode_initializer, make_pretrainer
+from learner.assembly import make_distiller, make_ode_initializer, make_policy_learner, make_pretrainer
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
 from learner.distillation import Distiller
 from learner.optimizer import NonFiniteError, Optimizer, muon
+from learner.policy_config import GrpoConfig
 from learner.sharding import gather, shard
 from learner.shares import own_places
 from models.config import CONFIGS, StudentConfig
-from models.files import save_weights
+from models.files import load_weights, save_weights
 from models.flow import warped_sigmas
-from models.rollout import ODE, STUDENT, Trajectory, Window
+from models.rollout import GRPO, ODE, STUDENT, Group, GroupPlan, Rollout, Trajectory, Weights, Window
 from models.tiny_world import PROMPTS, encode_text
+from models.wan import Wan
+from rewards.sentinels import SentinelConfig
 from tests.learner.networks import network
 
 pytestmark = pytest.mark.slow
@@ -125,6 +131,37 @@ def pretrain(folder: Path) -> Results:
     return log | trained.averaged()
 
 
+def groups(folder: Path) -> list[Group]:
+    """Four, by a real actor with the first student, forked at the beginning and after the cache has rolled."""
+    student = Wan(SHAPE.wan).eval()
+    load_weights(student, folder / "init.safetensors", "init")
+    actor = GroupActor(
+        SHAPE, WindowConfig(frames=6, burn_in_frames=18), encode_text, FixedWeights(Weights.of(0, student))
+    )
+    rollouts = [
+        Rollout(i, 0, PROMPTS[i], 11 + i, 24, (GroupPlan(GRPO, start, 3, 0, 2, 6, (1,), (0,), False),))
+        for i, start in enumerate((0, 6, 15, 15))
+    ]
+    made = [item for item in actor.windows(rollouts) if isinstance(item, Group)]
+    return [replace(group, scores={"r": [[0.1 * group.rollout], [0.7 - 0.2 * group.rollout]]}) for group in made]
+
+
+def reward(folder: Path) -> Results:
+    """Two rounds of stage grpo with the extended DMD loss and the KL term, of advantages over the whole batch."""
+    config = GrpoConfig(groups=4, dmd_members=1, critic_updates=1, critic_warmup=0, kl=0.1, lr=1e-3, std_scope="batch")
+    trained = make_policy_learner(
+        SHAPE, config, DmdConfig(), LearnerConfig(micro_batch=1), rewards={"r": 1.0}, sentinel=SentinelConfig(),
+        window_frames=6, init=Source(folder / "init.safetensors", "init"),
+        critic=Source(folder / "base.safetensors", "base"), teacher=Source(folder / "teacher.safetensors", "teacher"),
+        teacher_wan=CONFIGS["tiny"], encode_text=encode_text, seed=5, device=CPU,
+    )  # fmt: skip
+    given, log = groups(folder), {}
+    for update in range(2):
+        metrics = trained.update([given[place] for place in own_places(4)])
+        log |= {f"{name} {update}": torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
+    return log | {f"raw {name}": t for name, t in trained.weights().items()}
+
+
 def orthogonalise(folder: Path) -> Results:
     """Muon on gradients that are bit by bit those of one rank: of one batch on every rank, not clipped by a norm (which
     adds shards in another order), and none for the text (which backward adds up in another order).
@@ -171,6 +208,7 @@ EQUAL: dict[str, Callable[[Path], Results]] = {
     "block by block": lambda folder: distil(folder, 1, LearnerConfig(), replay="blockwise"),
     "a wide teacher and fresh noise": lambda folder: distil(folder, 1, LearnerConfig(), wide=True, noising="fresh"),
     "stage teacher": pretrain,
+    "stage grpo": reward,
     "one rank's window is not finite": break_one_rank,
 }
 SCENES = EQUAL | {"stage ode": initialise, "muon": orthogonalise, "bfloat16": compute_in_halves}

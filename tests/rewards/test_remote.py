@@ -122,9 +122,26 @@ def test_an_endpoint_that_is_down_leaves_every_clip_missing_and_logs_no_token(ca
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, never listening
         port = taken.getsockname()[1]
-        scores = ask(f"http://127.0.0.1:{port}/score?token=secret", retries=1)
-    assert all(math.isnan(score) for score in scores)
-    assert f"127.0.0.1:{port}" in caplog.text and "try 2 of 2" in caplog.text and "secret" not in caplog.text
+        config = RewardConfig(window_frames=6, url=f"http://127.0.0.1:{port}/score?token=secret", retries=1)
+        scorer = Scorer(config, ["remote"], lambda latents: latents.clamp(0, 1))
+        scores = scorer.score("a prompt", torch.rand(2, 12, 3, 12, 12), None, None)
+    assert all(math.isnan(score) for member in scores.values["remote"] for score in member)
+    said = f"127.0.0.1:{port} scored none of 4 clips: ClientConnectorError (try 2 of 2)"
+    assert said in scores.failures["remote"] and said in caplog.text and "secret" not in caplog.text
+
+
+def test_a_token_in_the_environment_is_sent_and_never_logged(caplog, monkeypatch):
+    monkeypatch.setenv("LONGTAKE_REWARD_TOKEN", "secret")
+    sent = []
+
+    async def handler(request: web.Request) -> web.Response:
+        sent.append(request.headers.get("Authorization"))
+        return web.json_response({"score": 1}) if len(sent) > 1 else web.Response(status=403)
+
+    with served(handler) as url:
+        ask(url, 2)
+    assert set(sent) == {"Bearer secret"}
+    assert "status 403" in caplog.text and "secret" not in caplog.text
 
 
 def test_a_slow_endpoint_is_given_up_within_the_time_of_the_reward(caplog):
@@ -167,8 +184,8 @@ def test_a_redirect_is_not_followed():
             followed.append(request)
         raise web.HTTPTemporaryRedirect("/score?again=1")
 
-    with served(handler) as url:
-        assert all(math.isnan(score) for score in ask(url))
+    with served(handler) as url, pytest.raises(ConnectionError, match="status 307"):
+        ask(url)
     assert not followed
 
 
@@ -195,8 +212,8 @@ def test_an_endless_answer_is_not_read_to_its_end():
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(body=b" " * (3 << 20), content_type="application/json")
 
-    with served(handler) as url:
-        assert all(math.isnan(score) for score in ask(url, 1))
+    with served(handler) as url, pytest.raises(ConnectionError, match="longer than 1048576 bytes"):
+        ask(url, 1)
 
 
 def test_the_scorer_asks_a_remote_reward_and_counts_what_is_missing():
