@@ -92,6 +92,8 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     before = next((a.partition("=")[2] for a in arguments if a.startswith("before=")), str(settings.ROOT / SHIPPED))
     students = [a.partition("=")[2] for a in arguments if a.startswith("after=")]
+    if not students:
+        raise ValueError("no student is given; name at least one as after=<student.safetensors>")
     config = settings.load([a for a in arguments if not a.startswith(("before=", "after="))])
     found = {REAL: measured(real_videos(config), config)}
     for path in [before, *students]:
@@ -111,4 +113,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"benchmarks.grpo_gain: {error}")

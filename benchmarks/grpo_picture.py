@@ -55,7 +55,9 @@ def draw(rows: dict[str, tuple[Tensor, dict[str, float]]], path: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    given = dict(argument.split("=", 1) for argument in arguments)
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    if "out" not in given or len(given) < 2 or not all(given.values()):
+        raise ValueError("give out=<picture.png> and at least one <label>=<student.safetensors>")
     out = Path(given.pop("out"))
     config = settings.load([])
     videos = {label: videos_of(Path(path), config) for label, path in given.items()} | {"real": real_videos(config)}
@@ -64,4 +66,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"benchmarks.grpo_picture: {error}")

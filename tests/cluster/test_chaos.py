@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.cluster.processes import own_processes
 EVERY, STEPS = 5, 150
 STARTS = range(0, 37, 3)
 SILENCE_S = 30.0
+DMD = ("stage=dmd", "init=assets/tiny/student_uniform.safetensors")
 
 
 @pytest.fixture
@@ -38,11 +40,11 @@ def four_nodes(monkeypatch):
 class Run:
     """`python train.py` on the cluster, with the time of every line that it says."""
 
-    def __init__(self, run_dir: Path, *keys: str):
+    def __init__(self, run_dir: Path, *keys: str, stage: Sequence[str] = DMD):
         arguments = [
-            "preset=smoke", "stage=dmd", "init=assets/tiny/student_uniform.safetensors", f"run_dir={run_dir}",
-            "cluster.restarts=10", "rollout.frames=48", "rollout.batch=4", "rollout.windows=8", "buffer.windows=128",
-            "buffer.max_age=40", f"checkpoint.every={EVERY}", "cluster.progress_timeout_s=60", *keys,
+            "preset=smoke", *stage, f"run_dir={run_dir}", "cluster.restarts=10", "rollout.frames=48", "rollout.batch=4",
+            "rollout.windows=8", "buffer.windows=128", "buffer.max_age=40", f"checkpoint.every={EVERY}",
+            "cluster.progress_timeout_s=60", *keys,
         ]  # fmt: skip
         env = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
         self.lines: list[tuple[float, str]] = [(time.monotonic(), "started")]
@@ -137,14 +139,51 @@ def test_a_run_of_one_rank_survives_the_loss_of_its_coordinator_while_it_compute
     assert sorted(set(steps)) == list(range(1, 31)) and len(steps) > 30
 
 
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.slow
+def test_stage_grpo_survives_the_loss_of_everything_that_it_is_made_of_and_trains_on_each_group_once(tmp_path):
+    """Sentinels, reward processes and schedule included; on a Ray of its own."""
+    run_dir, steps, chance = tmp_path / "run", 60, random.Random(0)
+    keys = (f"grpo.steps={steps}", "grpo.schedule=cosine", "sentinel.every=10", "cluster.rollout_actors=2")
+    runs = [Run(run_dir, *keys, stage=["stage=grpo"])]
+    kinds = ("RolloutProcess", "RewardProcess", "RayTrainWorker", "driver", "Coordinator", "RewardProcess")
+    for i, what in enumerate(kinds):
+        wait_for_step(runs[-1], run_dir, 6 + 8 * i)
+        print(f"{time.monotonic():.1f} kill: {what}")
+        if what == "driver":
+            runs[-1].process.kill()
+            runs[-1].process.wait(timeout=60)
+            runs.append(Run(run_dir, *keys, stage=["stage=grpo"]))
+        else:
+            kill_one(chance, f"ray::{what}")
+    assert runs[-1].process.wait(timeout=600) == 0, "\n".join(line for _, line in runs[-1].lines[-40:])
+    metrics, taken = what_happened(runs, run_dir, steps)
+    assert sum(group["role"] == "grpo" for group in taken) == 2 * steps
+    assert all(name not in metrics[-1] or not metrics[-1][name] for name in ("reward/flow_continuity/failed",))
+    watched = [line["step"] for line in metrics if "sentinel/tiny_motion" in line]
+    assert set(watched) == set(range(1, steps, 10))
+
+
 def check_what_happened(runs: list[Run], run_dir: Path) -> None:
+    metrics, taken = what_happened(runs, run_dir, STEPS)
+    assert len(taken) == metrics[-1]["windows/taken"] == STEPS * 2 * 4
+    assert max(run.longest_silence_s() for run in runs) <= SILENCE_S
+    for role in ("student", "critic"):
+        starts = Counter(window["start"] for window in taken if window["role"] == role)
+        p = chisquare([starts[start] for start in STARTS]).pvalue
+        print(f"{role}: {sum(starts.values())} windows, chi-square p = {p:.3g}")
+        assert p > 1e-4, starts
+
+
+def what_happened(runs: list[Run], run_dir: Path, total: int) -> tuple[list[dict], list[dict]]:
+    """Metrics by line, and what was trained on; nothing was lost, used twice, refused, or repeated without need."""
     metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in metrics]
     back = [earlier - later + 1 for earlier, later in pairwise(steps) if later <= earlier]
     print("rolled back by:", back, "longest silence:", [round(run.longest_silence_s(), 1) for run in runs])
-    assert sorted(set(steps)) == list(range(1, STEPS + 1))
+    assert sorted(set(steps)) == list(range(1, total + 1))
     assert max(back, default=0) <= EVERY + 1, "more than the updates since the last checkpoint were repeated"
-    assert max(run.longest_silence_s() for run in runs) <= SILENCE_S
 
     versions = [line["weights/version"] for line in metrics]
     assert len(set(versions)) == len(versions) and versions == sorted(versions), "a version number was used twice"
@@ -161,12 +200,7 @@ def check_what_happened(runs: list[Run], run_dir: Path) -> None:
     taken = [window for step in sorted(surviving) for window in surviving[step]]
     keys = Counter((window["rollout"], window["index"]) for window in taken)
     assert max(keys.values()) == 1, "a window was trained on twice"
-    assert len(taken) == counts["taken"] == STEPS * 2 * 4
-    for role in ("student", "critic"):
-        starts = Counter(window["start"] for window in taken if window["role"] == role)
-        p = chisquare([starts[start] for start in STARTS]).pvalue
-        print(f"{role}: {sum(starts.values())} windows, chi-square p = {p:.3g}")
-        assert p > 1e-4, starts
+    return metrics, taken
 
 
 @pytest.mark.proof
