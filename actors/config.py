@@ -1,5 +1,6 @@
 """Keys of the rollouts and of the windows cut from them."""
 
+import math
 from dataclasses import dataclass
 
 from models.keys import key, require_positive
@@ -69,6 +70,9 @@ class GroupConfig:
         27, "as window.burn_in_frames, for groups: a ratio needs a truer cache than a DMD window (tiny: 27 is exact)"
     )
     transitions: str = key("one", "re-noising transitions that are trained: one, drawn for each group, or all")
+    transition_shares: list[float] = key(
+        [], "with transitions=one: how often each is drawn, noisiest first (any positive scale); empty: evenly"
+    )
     noise: str = key("one", "what a group shares: one (all noise but that of its one transition), first (the first "
                      "noise of each block) or fresh (nothing)")  # fmt: skip
 
@@ -88,6 +92,15 @@ class GroupConfig:
             raise ValueError(f'group.transitions is "{self.transitions}"; set it to one or all')
         if self.noise not in ("one", "first", "fresh"):
             raise ValueError(f'group.noise is "{self.noise}"; set it to one, first or fresh')
+        shares = self.transition_shares
+        if shares and not (all(0 <= share < math.inf for share in shares) and any(shares)):
+            raise ValueError(
+                f"group.transition_shares is {shares}; they must be 0 or above and finite, and one of them above 0"
+            )
+        if shares and self.transitions == "all":
+            raise ValueError(
+                f"group.transition_shares is {shares}, but group.transitions=all draws none; leave one of them out"
+            )
         if self.noise == "one" and self.transitions == "all":
             raise ValueError(
                 "group.noise=one draws the noise of one transition only; set group.transitions=one, or noise=first"

@@ -100,10 +100,14 @@ class GroupDispatcher:
         group, last = self.group, len(self.student.timesteps) - 1
         starts = window_starts(frames, group.frames, self.student.block_frames)
         start = draw_start(self.law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
-        drawn = int(generator.integers(last))
+        drawn = self._transition(last, generator)
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
         shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]
         return GroupPlan(GRPO, start, last, j, group.members, group.frames, transitions, shared, group.antithetic)
+
+    def _transition(self, count: int, generator: numpy.random.Generator) -> int:
+        shares = numpy.array(self.group.transition_shares or [1.0] * count)
+        return int(generator.choice(count, p=shares / shares.sum()))
 
 
 class TeacherDispatcher:

@@ -97,17 +97,21 @@ def _check_members(config: Config) -> None:
 
 
 def _check_transitions(config: Config) -> None:
-    weights, stochastic = config.grpo.transition_weights, len(config.student.timesteps) - 1
+    stochastic = len(config.student.timesteps) - 1
     if not stochastic:
         raise ValueError(
             f"student.timesteps is {config.student.timesteps}, one step, which draws nothing: stage grpo has no policy "
             "to train; give more steps"
         )
-    if weights and len(weights) != stochastic:
-        raise ValueError(
-            f"grpo.transition_weights is {weights}, but student.timesteps has {stochastic} stochastic transitions; "
-            f"give {stochastic} weights, or none"
-        )
+    for name, given in (
+        ("grpo.transition_weights", config.grpo.transition_weights),
+        ("group.transition_shares", config.group.transition_shares),
+    ):
+        if given and len(given) != stochastic:
+            raise ValueError(
+                f"{name} is {given}, but student.timesteps has {stochastic} stochastic transitions; give {stochastic} "
+                "numbers, or none"
+            )
 
 
 def _check_rounds(config: Config) -> None:

@@ -18,6 +18,9 @@ from actors.config import GroupConfig
         ("burn_in_frames", -3),
         ("transitions", "two"),
         ("noise", "shared"),
+        ("transition_shares", [1.0, -1.0, 1.0]),
+        ("transition_shares", [0.0, 0.0, 0.0]),
+        ("transition_shares", [float("nan"), 1.0, 1.0]),
     ],
 )
 def test_a_group_without_meaning_is_refused_in_one_line_that_names_it(name, value):
@@ -32,6 +35,11 @@ def test_noise_shared_but_for_one_transition_needs_one_transition_that_learns():
     assert GroupConfig(noise="first", transitions="all").transitions == "all"
     with pytest.raises(ValueError, match=r"group\.noise=one.*set group\.transitions=one, or noise=first"):
         GroupConfig(noise="one", transitions="all")
+
+
+def test_shares_of_transitions_make_no_sense_where_all_are_trained():
+    with pytest.raises(ValueError, match=r"group\.transition_shares is .*group\.transitions=all draws none"):
+        GroupConfig(transitions="all", noise="first", transition_shares=[1.0, 1.0, 1.0])
 
 
 def test_the_smallest_group_is_two_and_a_burn_in_may_be_none():

@@ -122,9 +122,11 @@ def test_groups_train_on_no_watched_prompt_and_on_every_other():
     assert len({rollout.seed for rollout in asked}) == len(asked)
 
 
-def test_one_transition_is_drawn_evenly_and_all_are_all():
+def test_one_transition_is_drawn_evenly_or_as_often_as_asked_and_all_are_all():
     drawn = Counter(plan.transitions for plan in forks(dispatcher(), 1500))
     assert set(drawn) == {(0,), (1,), (2,)} and chisquare(list(drawn.values())).pvalue > 1e-4
+    drawn = Counter(plan.transitions for plan in forks(dispatcher(transition_shares=[0.0, 2.0, 6.0]), 1500))
+    assert set(drawn) == {(1,), (2,)} and chisquare([drawn[1,], drawn[2,]], [375, 1125]).pvalue > 1e-4
     assert {plan.transitions for plan in forks(dispatcher(transitions="all", noise="first"), 50)} == {(0, 1, 2)}
 
 
