@@ -2,7 +2,8 @@
 
 python -m benchmarks.grpo_gain [before=student.safetensors] after=student.safetensors [...]
 One JSON line per student: the share of the reward's gap to real videos that it closed, on held-out prompts over 8
-teacher horizons; beside it flow magnitude, dynamic degree and validity. Every student has the same prompts and noise, four videos of each prompt.
+teacher horizons; beside it flow magnitude, dynamic degree and validity. Every student has the same prompts and
+noise, four videos of each prompt.
 """
 
 import math
@@ -27,7 +28,7 @@ from rewards.segments import segment_metrics
 
 HORIZONS = 8
 PROMPTS = HELD_OUT_PROMPTS * 4
-"""Four videos of each prompt: with one, the share of the gap has a standard error of .07, and seeds cannot be compared."""
+"""Four videos of each: with one, the share of the gap has a standard error of .07, too much to compare seeds by."""
 SHIPPED = "assets/tiny/student_uniform.safetensors"
 REAL = "real videos"
 
