@@ -105,7 +105,8 @@ class RewardPool:
         except RayTaskError:
             raise  # the scorer's own exception is a mistake of ours: rewards' are caught in there
         except RayError as error:
-            self.say(f"a reward process was lost ({type(error).__name__}); another takes its place")
+            said = (str(error).strip().splitlines() or [""])[-1].strip()  # of a constructor's error, the error itself
+            self.say(f"a reward process was lost ({type(error).__name__}: {said}); another takes its place")
             return None
         finally:
             self.tracers[place].settle()

@@ -116,7 +116,7 @@ def test_a_group_that_kills_three_processes_is_scored_by_nobody_counted_and_the_
     scored = judge(group("dies"))
     assert missing(scored.scores[OWN]) and missing(scored.scores["continuity"])
     assert [[len(windows) for windows in scores] for scores in scored.scores.values()] == [[1, 1], [1, 1]]
-    assert sum("was lost (ActorDiedError)" in line for line in judge.said) == 3 == len(judge.spans())
+    assert sum("was lost (ActorDiedError: " in line for line in judge.said) == 3 == len(judge.spans())
     assert "3 reward processes in a row were lost on window 0 of rollout 3" in judge.said[-1]
     book = ScoreBook(RewardConfig())
     book.note(scored)
