@@ -24,7 +24,8 @@ PARTS = ("generator_ema", "generator", "model")
 """Of a `.pt` that holds several networks, the first of these is read unless another is asked for."""
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-_STEM = "diffusion_pytorch_model.safetensors"
+_STEM = "diffusion_pytorch_model"
+_WHOLE = f"{_STEM}.safetensors"
 _INDEX = ".safetensors.index.json"
 
 
@@ -123,19 +124,17 @@ def _is_plain(held: Any) -> bool:
 
 def _find(path: Path, key: str) -> tuple[dict[Path, dict[str, Stored]], WanConfig | None]:
     """Headers of the safetensors files that a path means, and the config.json beside them."""
+    folder, file = path.parent, path
     if path.is_dir():
         folder = path / "transformer" if (path / "transformer").is_dir() else path
-        index, whole = folder / f"{_STEM}.index.json", folder / _STEM
-        if not index.is_file() and not whole.is_file():
-            raise ValueError(
-                f"{key}={path} holds no {_STEM} and no {index.name}; give a folder of diffusers, or a file"
-            )
-        config = folder / "config.json"
-        described = read_config(config, key) if config.is_file() else None
-        return (_shards(index, key) if index.is_file() else {whole: read_header(whole, key)}), described
-    if path.name.endswith(_INDEX):
-        return _shards(path, key), None
-    return {path: read_header(path, key)}, None
+        candidates = (folder / f"{_WHOLE}.index.json", folder / _WHOLE)
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            raise ValueError(f"{key}={path} holds no {_WHOLE}, nor its index; give a folder of diffusers, or a file")
+    config = folder / "config.json"
+    # Beside a file of any other name lies, perhaps, the config.json of something else.
+    described = read_config(config, key) if config.is_file() and file.name.startswith(_STEM) else None
+    return (_shards(file, key) if file.name.endswith(_INDEX) else {file: read_header(file, key)}), described
 
 
 def _shards(index: Path, key: str) -> dict[Path, dict[str, Stored]]:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from models.checkpoint_formats import Checkpoint, is_pickle, open_checkpoint
 from models.lora_files import Adapter, check_adapters, merged
-from models.safetensors_files import Shapes, opened, read_shapes, some
+from models.safetensors_files import opened, some
 from models.wan import Wan
 from models.wan_config_files import config_misfit
 from models.wan_names import to_original
 
-__all__ = ["Shapes", "read_shapes"]
+Shapes = Mapping[str, tuple[int, ...]]
+"""Sizes of tensors, by name."""
 
 _CHECKSUM = "longtake.sha256"
 
@@ -119,6 +120,12 @@ def read_origin(path: Path) -> dict[str, str]:
     """The origin that `save_weights` wrote into the header."""
     with safe_open(path, framework="pt") as file:
         return {name: value for name, value in (file.metadata() or {}).items() if name != _CHECKSUM}
+
+
+def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
+    """What a file holds, from its header. Raises ValueError, naming `key`, for a missing or damaged one."""
+    with opened(path, key) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def misfit(wanted: Shapes, found: Shapes) -> str | None:

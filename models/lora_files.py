@@ -123,8 +123,10 @@ def _adapter(
             f"{key}={path} has matrices of {list(down.shape)} and {list(up.shape)} for {layer}, which do not "
             f"multiply; change {key}"
         )
+    if "alpha" in parts and parts["alpha"].numel() != 1:
+        raise ValueError(f"{key}={path} has an alpha of {list(parts['alpha'].shape)} for {layer}; change {key}")
     rank = down.shape[0]
-    alpha = parts["alpha"].mean().item() if "alpha" in parts else _alpha(layer, described, rank)
+    alpha = parts["alpha"].item() if "alpha" in parts else _alpha(layer, described, rank)
     return Adapter(down, up, strength * alpha / (math.sqrt(rank) if described.get("use_rslora") else rank))
 
 

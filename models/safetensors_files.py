@@ -11,9 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Sizes of tensors, by name."""
-
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """What weights may be stored as: eight bits mean nothing without scales, and every tool stores those in its own way."""
 
@@ -43,12 +40,6 @@ def opened(path: Path, key: str) -> Iterator[safe_open]:
             yield file
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{key}={path} is no whole safetensors file ({error}); copy or download it again") from error
-
-
-def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
-    """What a file holds, from its header. Raises ValueError, naming `key`, for a missing or damaged one."""
-    with opened(path, key) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_header(path: Path, key: str) -> dict[str, Stored]:
