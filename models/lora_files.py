@@ -104,10 +104,11 @@ def _read(path: Path, key: str, part: str | None) -> tuple[dict[str, Tensor], di
         metadata = file.metadata() or {}
     beside = path.with_name("adapter_config.json")
     try:
-        if _METADATA in metadata:
-            described = json.loads(metadata[_METADATA])
-            return tensors, {name.removeprefix("transformer."): value for name, value in described.items()}
-        return tensors, json.loads(beside.read_text()) if beside.is_file() else {}
+        text = metadata.get(_METADATA) or (beside.read_text() if beside.is_file() else "{}")
+        described = {name.removeprefix("transformer."): value for name, value in json.loads(text).items()}
+        if not all(isinstance(alpha, int | float) for alpha in _alphas(described)):
+            raise ValueError("an alpha that is no number")
+        return tensors, described
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{key}={path} has metadata that cannot be read ({error}); change {key}") from error
 
@@ -128,6 +129,10 @@ def _adapter(
     rank = down.shape[0]
     alpha = parts["alpha"].item() if "alpha" in parts else _alpha(layer, described, rank)
     return Adapter(down, up, strength * alpha / (math.sqrt(rank) if described.get("use_rslora") else rank))
+
+
+def _alphas(described: Mapping[str, Any]) -> list[Any]:
+    return [described.get("lora_alpha", 1), *(described.get("alpha_pattern") or {}).values()]
 
 
 def _alpha(layer: str, described: Mapping[str, Any], rank: int) -> float:

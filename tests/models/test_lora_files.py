@@ -1,14 +1,16 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
 from models.config import WanConfig
 from models.files import load_weights, save_weights
-from models.lora_files import attach, check_adapters, merged, read_adapters
+from models.lora_files import Adapter, attach, check_adapters, merged, read_adapters
 from models.wan import Wan
 from models.wan_names import to_original
 
@@ -76,11 +78,15 @@ def saved(path: Path, held: object) -> Path:
 DIFFUSERS = named("transformer.{}", "lora_A", "lora_B")
 COMFY = named("diffusion_model.{}", "lora_down", "lora_up", to_original)
 PEFT = named("base_model.model.{}", "lora_A", "lora_B")
+LONGLIVE = named("base_model.model.{}", "lora_A", "lora_B", to_original)
 FORMS = {
     "diffusers": (1, lambda at: write(at, DIFFUSERS)),
-    "diffusers with metadata": (2, lambda at: write(at, DIFFUSERS, {"transformer.r": RANK, "transformer.lora_alpha": 6})),
+    "diffusers with metadata": (2, lambda at: write(at, DIFFUSERS, {"transformer.lora_alpha": 6})),
     "diffusers with patterns": (
-        4, lambda at: write(at, DIFFUSERS, {"transformer.lora_alpha": 6, "transformer.alpha_pattern": dict.fromkeys(LAYERS, 12)}),
+        4,
+        lambda at: write(
+            at, DIFFUSERS, {"transformer.lora_alpha": 6, "transformer.alpha_pattern": dict.fromkeys(LAYERS, 12)}
+        ),
     ),
     "without a prefix": (1, lambda at: write(at, named("{}", "lora_A", "lora_B"))),
     "with the name of an adapter": (1, lambda at: write(at, named("{}", "lora_A.default", "lora_B.default"))),
@@ -91,8 +97,7 @@ FORMS = {
     "down and up with alpha": (0.5, lambda at: write(at, COMFY | alphas("diffusion_model.{}", 1.5, to_original))),
     "original names, A and B": (1, lambda at: write(at, named("diffusion_model.{}", "lora_A", "lora_B", to_original))),
     "LongLive": (
-        1, lambda at: saved(at.with_suffix(".pt"), {"generator_lora": named("base_model.model.{}", "lora_A", "lora_B", to_original),
-                                                    "critic_lora": {"x": torch.ones(1)}, "step": 3}),
+        1, lambda at: saved(at.with_suffix(".pt"), {"generator_lora": LONGLIVE, "critic_lora": PEFT, "step": 3}),
     ),
 }  # fmt: skip
 
@@ -138,17 +143,31 @@ def test_adapters_are_merged_while_a_checkpoint_is_loaded(tmp_path):
 
 def test_half_precision_is_merged_in_float32():
     weight = torch.randn(24, 24, generator=torch.Generator().manual_seed(0)).bfloat16()
-    adapters = {"x": next(iter(_small().values()))}
-    ((_, found),) = merged([("x.weight", weight)], adapters)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, weight.float() + 1e-4 * (adapters["x"].up @ adapters["x"].down))
-
-
-def _small() -> dict:
     down, up = matrices()["blocks.0.attn1.to_q"]
-    from models.lora_files import Adapter
+    ((_, found),) = merged([("x.weight", weight)], {"x": Adapter(down, up, 1e-4)})
+    assert found.dtype == torch.float32 and torch.equal(found, weight.float() + 1e-4 * (up @ down))
 
-    return {"x": Adapter(down, up, 1e-4)}
+
+def test_what_diffusers_saves_and_fuses_is_what_is_merged_here(tmp_path):
+    from diffusers import WanPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    fields = {name: value for name, value in asdict(CONFIG).items() if name != "text_len"}
+    stock = WanTransformer3DModel(**fields)
+    stock.load_state_dict(network().state_dict())
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["to_q", "to_v", "net.2"], init_lora_weights=False)
+    stock.add_adapter(config)
+    WanPipeline.save_lora_weights(
+        tmp_path, get_peft_model_state_dict(stock, adapter_name="default"),
+        transformer_lora_adapter_metadata=config.to_dict(),
+    )  # fmt: skip
+    adapters = read_adapters(tmp_path / "pytorch_lora_weights.safetensors", "lora", 0.7)
+    stock.fuse_lora(lora_scale=0.7)
+    stock.unload_lora()
+    found = dict(merged(network().state_dict().items(), adapters))
+    assert len(adapters) == 10 and found.keys() == stock.state_dict().keys()
+    for name, tensor in stock.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
 
 
 def drop(name: str) -> dict[str, Tensor]:
@@ -174,12 +193,13 @@ def test_what_is_no_lora_is_refused_by_name(tmp_path, tensors, said):
 
 def test_a_checkpoint_is_no_lora_and_says_which_names_are_unknown(tmp_path):
     save_weights(network().state_dict(), tmp_path / "w.safetensors", {})
-    with pytest.raises(ValueError, match="is no LoRA that can be read: it has the unknown .* more;"):
+    with pytest.raises(ValueError, match=r"is no LoRA that can be read: it has the unknown .* more;"):
         read_adapters(tmp_path / "w.safetensors", "lora")
 
 
-def test_metadata_that_cannot_be_read_is_refused(tmp_path):
-    save_file(DIFFUSERS, tmp_path / "x.safetensors", {"lora_adapter_metadata": "{"})
+@pytest.mark.parametrize("metadata", ["{", "3", '{"transformer.lora_alpha": "six"}'])
+def test_metadata_that_cannot_be_read_is_refused(tmp_path, metadata):
+    save_file(DIFFUSERS, tmp_path / "x.safetensors", {"lora_adapter_metadata": metadata})
     with pytest.raises(ValueError, match="metadata that cannot be read"):
         read_adapters(tmp_path / "x.safetensors", "lora")
 
@@ -191,5 +211,5 @@ def test_adapters_of_another_network_are_refused_by_layer_and_sizes(tmp_path):
     with pytest.raises(ValueError, match=r"adapts a blocks.1.ffn.net.2 of \(24, 32\), and the network's is \(24, 64\)"):
         check_adapters(adapters, shapes | {"blocks.1.ffn.net.2.weight": (24, 64)})
     del shapes["blocks.1.ffn.net.2.weight"]
-    with pytest.raises(ValueError, match="adapts blocks.1.ffn.net.2, which the network does not have"):
+    with pytest.raises(ValueError, match=r"adapts blocks.1.ffn.net.2, which the network does not have"):
         check_adapters(adapters, shapes)

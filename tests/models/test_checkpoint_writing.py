@@ -1,0 +1,141 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.checkpoint_formats import Checkpoint, open_checkpoint
+from models.checkpoint_writing import planned, shards, write_checkpoint
+from models.config import WanConfig
+from models.files import save_weights, stored_tensors
+from models.lora_files import Adapter
+from models.safetensors_files import Stored
+from models.wan import Wan
+from models.wan_config_files import read_config
+from models.wan_names import to_original
+
+CONFIG = WanConfig(
+    num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
+    ffn_dim=32, num_layers=2,
+)  # fmt: skip
+LARGE = 10**9
+
+
+@pytest.fixture
+def source(tmp_path) -> Checkpoint:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_weights(Wan(CONFIG).state_dict(), tmp_path / "w.safetensors", {})
+    return open_checkpoint(tmp_path / "w.safetensors", "source")
+
+
+def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("shard_bytes", [20_000, LARGE])
+def test_diffusers_reads_a_written_folder_whole(source, tmp_path, shard_bytes):
+    write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=shard_bytes)
+    network, told = WanTransformer3DModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert {name: list(names) for name, names in told.items() if names} == {}
+    assert equal(network.state_dict(), dict(source.tensors()))
+    assert read_config(tmp_path / "out" / "config.json", "x") == CONFIG
+    assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 1) == (shard_bytes < LARGE)
+
+
+@pytest.mark.parametrize("shard_bytes", [20_000, LARGE])
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+def test_from_original_names_to_diffusers_and_back_is_the_identity(source, tmp_path, shard_bytes, name):
+    first, second, third = (tmp_path / f"{i}{name}" for i in range(3))
+    write_checkpoint(source, CONFIG, first, original=True, shard_bytes=shard_bytes)
+    write_checkpoint(open_checkpoint(first, "x"), CONFIG, second, original=False, shard_bytes=shard_bytes)
+    write_checkpoint(open_checkpoint(second, "x"), CONFIG, third, original=True, shard_bytes=shard_bytes)
+    assert contents(first) == contents(third) and contents(first) != contents(second)
+    files = [first] if first.is_file() else sorted(first.glob("*.safetensors"))
+    held = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    assert equal(held, {to_original(name): tensor for name, tensor in source.tensors()})
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file, byte by byte."""
+    return {file.name: file.read_bytes() for file in path.iterdir()} if path.is_dir() else {"": path.read_bytes()}
+
+
+def test_adapters_are_merged_and_every_tensor_is_cast(source, tmp_path):
+    adapter = Adapter(torch.ones(1, 24), torch.ones(24, 1), 0.5)
+    write_checkpoint(
+        source, CONFIG, tmp_path / "out", original=True, dtype=torch.bfloat16,
+        adapters={"blocks.1.attn2.to_k": adapter}, shard_bytes=LARGE,
+    )  # fmt: skip
+    expected = dict(source.tensors())
+    expected["blocks.1.attn2.to_k.weight"] = expected["blocks.1.attn2.to_k.weight"] + 0.5
+    found = dict(stored_tensors(tmp_path / "out"))
+    assert equal(found, {name: tensor.bfloat16() for name, tensor in expected.items()})
+
+
+def test_bytes_heard_on_the_way_add_up_to_those_planned(source, tmp_path):
+    heard = []
+    write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=30_000, advanced=heard.append)
+    assert sum(heard) == sum(stored.size for stored in planned(source, False, None).values())
+    assert len(heard) == len(source.stored)
+
+
+def test_shards_hold_everything_in_order_and_none_exceeds_its_size_but_for_one_large_tensor():
+    plan = {str(i): Stored((size,), torch.float16) for i, size in enumerate([1, 2, 3, 50, 1, 1, 5, 5])}
+    cut = shards(plan, 12)
+    assert [name for part in cut for name in part] == list(plan)
+    assert [[stored.size for stored in part.values()] for part in cut] == [[2, 4, 6], [100], [2, 2], [10], [10]]
+
+
+def test_an_index_says_where_each_tensor_lies_and_how_large_all_are(source, tmp_path):
+    write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=20_000)
+    index = json.loads((tmp_path / "out" / "diffusion_pytorch_model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for _, tensor in source.tensors())
+    for file in set(index["weight_map"].values()):
+        assert set(load_file(tmp_path / "out" / file)) == {n for n, at in index["weight_map"].items() if at == file}
+
+
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_stopped_write_leaves_nothing(source, tmp_path, name, error):
+    before = sorted(tmp_path.rglob("*"))
+    heard = []
+
+    def stop(size: int) -> None:
+        heard.append(size)
+        if len(heard) == 20:
+            raise error("stop")
+
+    with pytest.raises(error):
+        write_checkpoint(source, CONFIG, tmp_path / name, original=False, shard_bytes=20_000, advanced=stop)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("taken", ["out", ".out.partial"])
+def test_nothing_is_overwritten(source, tmp_path, taken):
+    (tmp_path / taken).write_text("mine")
+    with pytest.raises(ValueError, match=rf"^out=.*{taken} exists"):
+        write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=LARGE)
+    assert (tmp_path / taken).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+def test_everything_is_on_the_disk_before_it_has_its_name(source, tmp_path, monkeypatch, name):
+    flushed, sync = [], os.fsync
+
+    def seen(descriptor):
+        flushed.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")), (tmp_path / name).exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    write_checkpoint(source, CONFIG, tmp_path / name, original=False, shard_bytes=20_000)
+    *parts, last = flushed
+    out = tmp_path / name
+    assert last == (tmp_path, True) and not any(named for _, named in parts)
+    assert {path.name for path, _ in parts} == {f".{name}.partial"} | (
+        {file.name for file in out.iterdir()} if out.is_dir() else set()
+    )
