@@ -127,7 +127,7 @@ def convert(options: ConvertOptions) -> Path:
     adapters = _adapters(options, checkpoint)
     existing = next(parent for parent in out.parents if parent.exists())
     if (free := shutil.disk_usage(existing).free) < size:
-        raise ValueError(f"out={out} needs {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; change out")
+        raise ValueError(f"out={out} needs {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free there; change out")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

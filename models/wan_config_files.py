@@ -88,7 +88,7 @@ def _of_original(read: dict[str, Any], path: Path, key: str) -> dict[str, Any]:
         }  # fmt: skip
     except KeyError as error:
         raise ValueError(f"{key}: {path} lacks {error.args[0]}; copy or download it again") from error
-    return given | {name: _tuple(read.get(name, _DEFAULTS[name])) for name in _UNWRITTEN}
+    return given | {name: _tuple(read.get(name, _DEFAULTS[name])) for name in ("text_len", *_UNWRITTEN)}
 
 
 def _tuple(value: Any) -> Any:

@@ -42,7 +42,6 @@ def self_forcing(tmp_path) -> Path:
     return tmp_path / "self_forcing_dmd.pt"
 
 
-@pytest.mark.slow
 def test_the_command_makes_of_a_pt_a_folder_that_diffusers_reads(self_forcing, tmp_path):
     out = tmp_path / "new" / "folder"
     done = run(f"source={self_forcing}", f"out={out}", "dtype=float16", "shard_gb=0.0005")
@@ -104,11 +103,11 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
         (["source=x", "out=y", "lora_strength=inf"], "lora_strength is inf"),
         (["source=/nowhere.safetensors", "out=/tmp/never"], "source=/nowhere.safetensors does not exist"),
         ([f"source={STUDENT}", "out=/tmp/never", "part=critic"], "leave part=critic out"),
-        ([f"source={STUDENT}", "out=/tmp/never", "lora=/nowhere.safetensors"], "lora=/nowhere.safetensors does not exist"),
+        ([f"source={STUDENT}", "out=/tmp/never", "lora=/nowhere.safetensors"], "lora=/nowhere.safetensors does not"),
         ([f"source={STUDENT}", "out=/tmp/never", "model=wan_1_3b"], "does not fit the network: it lacks"),
         ([f"source={STUDENT}", "out=/tmp/never", "model=/nowhere.json"], "model: /nowhere.json cannot be read"),
         ([f"source={STUDENT}", f"out={ROOT}"], "exists and is never overwritten"),
-        ([f"source={STUDENT}", "out=/proc/never/x"], "cannot be written"),
+        ([f"source={STUDENT}", f"out={STUDENT}/x"], "cannot be written"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_the_key(capsys, arguments, said):
@@ -136,10 +135,9 @@ def test_the_config_beside_the_source_decides_which_network_it_is(tmp_path):
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((1, 1, 1, 1, 1, 1, 1, 1, 1, 1)))
     said = refusal(capsys, f"source={STUDENT}", f"out={tmp_path}/out")
-    assert "needs 0.0 GB, and 0.0 GB are free there; change out" in said and not list(tmp_path.iterdir())
+    assert "needs 0.00278 GB, and 1e-09 GB are free there; change out" in said and not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path):
     out = tmp_path / "out"
     script = (
