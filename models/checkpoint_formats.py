@@ -108,8 +108,8 @@ def _unpickled(path: Path, key: str) -> Mapping[str, Any]:
             f"{key}={path} holds more than tensors ({culprit[1] if culprit else 'no plain pickle'}), which could run "
             "code, and was not opened; save its state dict alone, as safetensors, where you trust it"
         ) from error
-    except (RuntimeError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged pickle raises whatever its instructions happen to lead to
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         if "mmap can only be used" in reason:
             reason = "written by torch before 1.6, or no torch file"
         raise ValueError(f"{key}={path} cannot be read ({reason}); copy, download or save it again") from error
@@ -119,7 +119,12 @@ def _unpickled(path: Path, key: str) -> Mapping[str, Any]:
 
 
 def _is_plain(held: Any) -> bool:
-    return isinstance(held, Mapping) and bool(held) and all(isinstance(value, Tensor) for value in held.values())
+    """Whether this is a state dict and nothing else."""
+    return (
+        isinstance(held, Mapping)
+        and bool(held)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items())
+    )
 
 
 def _find(path: Path, key: str) -> tuple[dict[Path, dict[str, Stored]], WanConfig | None]:

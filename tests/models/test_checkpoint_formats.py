@@ -1,5 +1,6 @@
 import json
 import os
+import random
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
@@ -274,7 +275,25 @@ def test_a_truncated_pt_is_refused_wherever_it_ends(tmp_path, kept):
     assert "cannot be read" in refusal(path) or "no plain pickle" in refusal(path)
 
 
-@pytest.mark.parametrize("held", [[torch.ones(1)], 3, {}, {"generator": {}}, {"generator": {"step": 3}}])
+def test_a_pt_with_any_byte_changed_is_read_or_refused_in_a_line(tmp_path):
+    path = saved(tmp_path / "x.pt", {"generator": {"head.head.bias": torch.ones(2)}, "step": 3})
+    whole, chosen = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(300):
+        changed = bytearray(whole)
+        changed[chosen.randrange(len(whole))] = chosen.randrange(256)
+        path.write_bytes(changed)
+        try:
+            list(stored_tensors(path))
+        except ValueError as error:
+            assert "\n" not in str(error) and "x.pt" in str(error)
+            refused += 1
+    assert 30 < refused < 300
+
+
+@pytest.mark.parametrize(
+    "held", [[torch.ones(1)], 3, {}, {"generator": {}}, {0: torch.ones(1)}, {"model": {"step": 3}}]
+)
 def test_a_pt_without_a_network_is_refused(tmp_path, held):
     message = refusal(saved(tmp_path / "x.pt", held))
     assert "holds a " in message or "networks in it: none" in message

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,25 @@ def test_everything_is_on_the_disk_before_it_has_its_name(source, tmp_path, monk
     assert {path.name for path, _ in parts} == {f".{name}.partial"} | (
         {file.name for file in out.iterdir()} if out.is_dir() else set()
     )
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_a_conversion_holds_a_few_tensors_and_never_the_network(tmp_path, kind):
+    config = replace(CONFIG, num_attention_heads=32, ffn_dim=1536, num_layers=8)
+    path = tmp_path / f"w.{kind}"
+    tensors = {name: torch.ones(tensor.shape) for name, tensor in Wan(config).state_dict().items()}
+    save_weights(tensors, path, {}) if kind == "safetensors" else torch.save({"generator": tensors}, path)
+    whole, largest = sum(t.nbytes for t in tensors.values()), max(t.nbytes for t in tensors.values())
+    del tensors
+    before, held = anonymous_bytes(), []
+    write_checkpoint(
+        open_checkpoint(path, "source"), config, tmp_path / "out", original=False, dtype=torch.bfloat16,
+        shard_bytes=LARGE, advanced=lambda size: held.append(anonymous_bytes() - before),
+    )  # fmt: skip
+    assert len(held) > 100 and max(held) < 3 * largest < whole / 4
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file lies behind."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
