@@ -99,7 +99,7 @@ def read_part(path: Path, key: str, part: str | None, usual: tuple[str, ...]) ->
 
 def _unpickled(path: Path, key: str) -> Mapping[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{key}={path} does not exist; give the path of a checkpoint")
+        raise ValueError(f"{key}={path} does not exist; give the path of a checkpoint, a file or a folder")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

@@ -13,7 +13,7 @@ from torch.nn import Module
 
 from models.checkpoint_formats import is_pickle, read_part
 from models.safetensors_files import opened, read_header, some
-from models.wan_names import bare, to_diffusers
+from models.wan_names import bare, to_diffusers, with_dots
 
 _DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
 _UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight")
@@ -46,7 +46,7 @@ def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None 
         for role, endings in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA)):
             ending = next((ending for ending in endings if name.endswith(ending)), None)
             if ending is not None:
-                found.setdefault(to_diffusers(bare(name.removesuffix(ending))), {})[role] = tensor
+                found.setdefault(to_diffusers(bare(with_dots(name.removesuffix(ending)))), {})[role] = tensor
                 break
         else:
             unknown.append(name)

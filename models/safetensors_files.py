@@ -34,7 +34,7 @@ class Stored:
 def opened(path: Path, key: str) -> Iterator[safe_open]:
     """A safetensors file. Raises ValueError, naming `key`, for a missing, damaged or foreign one."""
     if not path.is_file():
-        raise ValueError(f"{key}={path} does not exist; give the path of a .safetensors file")
+        raise ValueError(f"{key}={path} does not exist; give the path of a checkpoint, a file or a folder")
     try:
         with safe_open(path, framework="pt") as file:
             yield file

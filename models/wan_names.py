@@ -31,8 +31,11 @@ _OUTSIDE = {
 _FROM_BLOCK = {theirs: ours for ours, theirs in _IN_BLOCK.items()}
 _FROM_OUTSIDE = {theirs: ours for ours, theirs in _OUTSIDE.items()}
 
+_UNDERSCORED = {name.replace(".", "_"): name for name in (*_IN_BLOCK, *_OUTSIDE)}
+
 _NAME = re.compile(r"(blocks\.\d+\.)?(.+?)(\.weight|\.bias)?")
 _WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+_KOHYA = re.compile(r"lora_unet_(?:blocks_(\d+)_)?(\w+)")
 _PREFIXES = re.compile(r"^(?:(?:base_model\.model|diffusion_model|transformer|module|model)\.)+")
 
 
@@ -54,6 +57,14 @@ def is_original(name: str) -> bool:
 def bare(name: str) -> str:
     """The name without what wraps modules (FSDP, activation checkpoints, compile) and without prefixes of owners."""
     return _PREFIXES.sub("", _WRAPPERS.sub("", name))
+
+
+def with_dots(layer: str) -> str:
+    """The original name of a layer that trainers of LoRA in kohya's manner write with underscores; others unchanged."""
+    match = _KOHYA.fullmatch(layer)
+    if match is None or match[2] not in _UNDERSCORED:
+        return layer
+    return (f"blocks.{match[1]}." if match[1] else "") + _UNDERSCORED[match[2]]
 
 
 def _translated(name: str, in_block: Mapping[str, str], outside: Mapping[str, str]) -> str:

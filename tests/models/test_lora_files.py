@@ -48,6 +48,10 @@ def named(pattern: str, down: str, up: str, spoken=str) -> dict[str, Tensor]:
     return tensors
 
 
+def underscored(layer: str) -> str:
+    return to_original(layer).replace(".", "_")
+
+
 def alphas(pattern: str, alpha: float, spoken=str) -> dict[str, Tensor]:
     return {pattern.format(spoken(layer)) + ".alpha": torch.tensor(alpha) for layer in LAYERS}
 
@@ -77,6 +81,7 @@ def saved(path: Path, held: object) -> Path:
 
 DIFFUSERS = named("transformer.{}", "lora_A", "lora_B")
 COMFY = named("diffusion_model.{}", "lora_down", "lora_up", to_original)
+KOHYA = named("lora_unet_{}", "lora_down", "lora_up", underscored)
 PEFT = named("base_model.model.{}", "lora_A", "lora_B")
 LONGLIVE = named("base_model.model.{}", "lora_A", "lora_B", to_original)
 FORMS = {
@@ -95,6 +100,7 @@ FORMS = {
         6 / RANK**0.5, lambda at: write(at, PEFT, beside={"lora_alpha": 6, "use_rslora": True}),
     ),
     "down and up with alpha": (0.5, lambda at: write(at, COMFY | alphas("diffusion_model.{}", 1.5, to_original))),
+    "kohya": (0.5, lambda at: write(at, KOHYA | alphas("lora_unet_{}", 1.5, underscored))),
     "original names, A and B": (1, lambda at: write(at, named("diffusion_model.{}", "lora_A", "lora_B", to_original))),
     "LongLive": (
         1, lambda at: saved(at.with_suffix(".pt"), {"generator_lora": LONGLIVE, "critic_lora": PEFT, "step": 3}),
