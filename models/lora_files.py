@@ -19,6 +19,8 @@ _DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
 _UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight")
 _ALPHA = (".alpha",)
 _METADATA = "lora_adapter_metadata"
+_IN_FOLDER = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""What diffusers and peft call the file when they are given a folder."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class Adapter:
 
 
 def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None = None) -> dict[str, Adapter]:
-    """The adapters of a file, by the name in diffusers of the layer they belong to; `strength` multiplies them.
+    """The adapters of a file, or of a folder of diffusers or peft, by the name in diffusers of their layer.
 
-    An alpha is taken from the file's own tensors, from the metadata that diffusers writes, or from peft's
+    `strength` multiplies them. An alpha is taken from the file's own tensors, from the metadata that diffusers writes, or from peft's
     adapter_config.json beside it; without any it equals the rank, as diffusers has it. `part` chooses one of a `.pt`
     (generator_lora if not given). Raises ValueError, naming `key`, for a bad file and for what is no such adapter.
     """
@@ -98,6 +100,8 @@ def _read(path: Path, key: str, part: str | None) -> tuple[dict[str, Tensor], di
         return read_part(path, key, part, ("generator_lora",)), {}
     if part is not None:
         raise ValueError(f"{key}={path} is no .pt and holds one set of adapters; leave part={part} out")
+    if path.is_dir():
+        path = next((path / name for name in _IN_FOLDER if (path / name).is_file()), path / _IN_FOLDER[0])
     read_header(path, key)
     with opened(path, key) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -119,7 +123,7 @@ def _adapter(
     if missing := {"down", "up"} - parts.keys():
         raise ValueError(f"{key}={path} lacks the {' and '.join(sorted(missing))} matrix of {layer}; change {key}")
     down, up = parts["down"], parts["up"]
-    if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+    if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] > 0:
         raise ValueError(
             f"{key}={path} has matrices of {list(down.shape)} and {list(up.shape)} for {layer}, which do not "
             f"multiply; change {key}"

@@ -176,6 +176,13 @@ def test_what_diffusers_saves_and_fuses_is_what_is_merged_here(tmp_path):
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_a_folder_means_the_file_that_diffusers_or_peft_puts_there(tmp_path):
+    with pytest.raises(ValueError, match=r"^lora=.*pytorch_lora_weights.safetensors does not exist"):
+        read_adapters(tmp_path, "lora")
+    write(tmp_path / "adapter_model.safetensors", PEFT, beside={"lora_alpha": 6})
+    assert {adapter.scale for adapter in read_adapters(tmp_path, "lora").values()} == {2.0}
+
+
 def drop(name: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in DIFFUSERS.items() if key != name}
 
@@ -188,6 +195,10 @@ def drop(name: str) -> dict[str, Tensor]:
         (DIFFUSERS | {"transformer.proj_out.diff": torch.ones(1)}, "has the unknown transformer.proj_out.diff;"),
         (DIFFUSERS | {"blocks.0.attn1.to_q.lora_A.weight": torch.ones(3, 24)}, "has a matrix twice"),
         (DIFFUSERS | {"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.ones(4, 24)}, "do not multiply"),
+        (
+            DIFFUSERS | {"proj_out.lora_A.weight": torch.ones(0, 24), "proj_out.lora_B.weight": torch.ones(8, 0)},
+            "do not multiply",
+        ),
         (DIFFUSERS | {"transformer.blocks.0.attn1.to_q.alpha": torch.ones(2)}, r"an alpha of \[2\]"),
     ],
 )
