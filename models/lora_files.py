@@ -37,9 +37,9 @@ class Adapter:
 def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None = None) -> dict[str, Adapter]:
     """The adapters of a file, or of a folder of diffusers or peft, by the name in diffusers of their layer.
 
-    `strength` multiplies them. An alpha is taken from the file's own tensors, from the metadata that diffusers writes, or from peft's
-    adapter_config.json beside it; without any it equals the rank, as diffusers has it. `part` chooses one of a `.pt`
-    (generator_lora if not given). Raises ValueError, naming `key`, for a bad file and for what is no such adapter.
+    `strength` multiplies them. An alpha is taken from the file's own tensors, from the metadata that diffusers writes,
+    or from peft's adapter_config.json beside it; without any it equals the rank, as diffusers has it. `part` chooses
+    one of a `.pt` (generator_lora if not given). Raises ValueError, naming `key`, for a bad file or what is no LoRA.
     """
     tensors, described = _read(path, key, part)
     found: dict[str, dict[str, Tensor]] = {}
