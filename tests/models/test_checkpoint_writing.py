@@ -11,18 +11,14 @@ from torch import Tensor
 
 from models.checkpoint_formats import Checkpoint, open_checkpoint
 from models.checkpoint_writing import planned, shards, write_checkpoint
-from models.config import WanConfig
 from models.files import save_weights, stored_tensors
 from models.lora_files import Adapter
 from models.safetensors_files import Stored
 from models.wan import Wan
 from models.wan_config_files import read_config
 from models.wan_names import to_original
+from tests.models.checkpoints import CONFIG, equal
 
-CONFIG = WanConfig(
-    num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
-    ffn_dim=32, num_layers=2,
-)  # fmt: skip
 LARGE = 10**9
 
 
@@ -32,10 +28,6 @@ def source(tmp_path) -> Checkpoint:
         torch.manual_seed(0)
         save_weights(Wan(CONFIG).state_dict(), tmp_path / "w.safetensors", {})
     return open_checkpoint(tmp_path / "w.safetensors", "source")
-
-
-def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("shard_bytes", [20_000, LARGE])

@@ -1,5 +1,4 @@
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,16 +7,12 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.config import WanConfig
 from models.files import load_weights, save_weights
 from models.lora_files import Adapter, attach, check_adapters, merged, read_adapters
 from models.wan import Wan
 from models.wan_names import to_original
+from tests.models.checkpoints import CONFIG, FIELDS
 
-CONFIG = WanConfig(
-    num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
-    ffn_dim=32, num_layers=2,
-)  # fmt: skip
 LAYERS = {
     "blocks.0.attn1.to_q": (24, 24), "blocks.0.attn2.to_out.0": (24, 24), "blocks.1.ffn.net.0.proj": (32, 24),
     "blocks.1.ffn.net.2": (24, 32), "condition_embedder.time_proj": (144, 24),
@@ -158,8 +153,7 @@ def test_what_diffusers_saves_and_fuses_is_what_is_merged_here(tmp_path):
     from diffusers import WanPipeline
     from peft import LoraConfig, get_peft_model_state_dict
 
-    fields = {name: value for name, value in asdict(CONFIG).items() if name != "text_len"}
-    stock = WanTransformer3DModel(**fields)
+    stock = WanTransformer3DModel(**FIELDS)
     stock.load_state_dict(network().state_dict())
     config = LoraConfig(r=4, lora_alpha=6, target_modules=["to_q", "to_v", "net.2"], init_lora_weights=False)
     stock.add_adapter(config)
