@@ -1,16 +1,22 @@
-"""Weights on disk: safetensors, with their origin in the header. Nothing is ever unpickled."""
+"""Weights of a network: read from any checkpoint, and written as safetensors with their origin in the header."""
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from models.checkpoint_formats import Checkpoint, is_pickle, open_checkpoint
+from models.lora_files import Adapter, check_adapters, merged
+from models.safetensors_files import opened, some
+from models.wan import Wan
+from models.wan_config_files import config_misfit
+from models.wan_names import to_original
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Sizes of tensors, by name."""
@@ -29,17 +35,31 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, origin: Mapping[str,
     write_whole(path, save(held, metadata=header | {_CHECKSUM: checksum}))
 
 
-def load_weights(module: nn.Module, path: Path, key: str) -> None:
-    """Fill `module` from `path`; a partial fit is refused by name, and `key` is the configuration key to change."""
-    check_weights(path, key, module)
-    module.load_state_dict(load_file(path))
+def load_weights(
+    module: nn.Module,
+    path: Path,
+    key: str,
+    part: str | None = None,
+    adapters: Mapping[str, Adapter] | None = None,
+) -> None:
+    """Fill `module` from a checkpoint of any known format, tensor by tensor, with `adapters` merged in.
+
+    `key` is the configuration key to change: a partial fit is refused by name and leaves the module as it was. `part`
+    chooses a network of a `.pt`. Raises ValueError.
+    """
+    checkpoint = open_checkpoint(path, key, part)
+    check_fit(checkpoint, key, module)
+    targets = module.state_dict()
+    if adapters:
+        check_adapters(adapters, {name: tuple(target.shape) for name, target in targets.items()})
+    with torch.no_grad():
+        for name, tensor in merged(checkpoint.tensors(), adapters or {}):
+            targets[name].copy_(tensor)
 
 
-def stored_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a file, read one at a time: each rank fills its shard without holding a whole network."""
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            yield name, file.get_tensor(name)
+def stored_tensors(path: Path, part: str | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Names in diffusers and tensors of a checkpoint, read one at a time: a rank fills its shards and holds no more."""
+    return open_checkpoint(path, "path", part).tensors()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -61,19 +81,31 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_weights(path: Path, key: str, module: nn.Module) -> None:
-    """Refuse a missing, damaged or foreign file in one sentence. Reads the header only; `module` may be on "meta"."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    if difference := misfit(wanted, read_shapes(path, key)):
-        raise ValueError(f"{path} does not fit the network: it {difference}; change {key}")
+def check_weights(path: Path, key: str, module: nn.Module, part: str | None = None) -> None:
+    """Refuse what `load_weights` would, in one sentence. Reads headers only; `module` may be on "meta"."""
+    check_fit(open_checkpoint(path, key, part), key, module)
+
+
+def check_fit(checkpoint: Checkpoint, key: str, module: nn.Module) -> None:
+    """Refuse a checkpoint that lacks weights of `module`, has others or is of another network. Raises ValueError."""
+    described = checkpoint.config if isinstance(module, Wan) else None
+    if described is not None and (difference := config_misfit(module.config, described)):
+        raise ValueError(f"{checkpoint.path} does not fit the network: its config.json has {difference}; change {key}")
+    spoken = to_original if checkpoint.original else str
+    wanted = {spoken(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {spoken(name): stored.shape for name, stored in checkpoint.stored.items()}
+    if difference := misfit(wanted, found):
+        raise ValueError(f"{checkpoint.path} does not fit the network: it {difference}; change {key}")
 
 
 def verify_weights(path: Path, key: str) -> bool:
-    """Whether `path` carries a checksum; foreign files do not. Reads all of it where it does.
+    """Whether `path` carries a checksum; foreign files and folders do not. Reads all of it where it does.
 
     Raises ValueError, naming `key`, where the content is another than that of the checksum.
     """
-    with _opened(path, key) as file:
+    if path.is_dir() or is_pickle(path) or path.suffix == ".json":
+        return False
+    with opened(path, key) as file:
         header = dict(file.metadata() or {})
         recorded = header.pop(_CHECKSUM, None)
         if recorded is None:
@@ -92,7 +124,7 @@ def read_origin(path: Path) -> dict[str, str]:
 
 def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
     """What a file holds, from its header. Raises ValueError, naming `key`, for a missing or damaged one."""
-    with _opened(path, key) as file:
+    with opened(path, key) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
@@ -100,21 +132,8 @@ def misfit(wanted: Shapes, found: Shapes) -> str | None:
     """How `found` differs from `wanted`, with the names of the first tensors that do; None where it does not."""
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     resized = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
-    for problem, names in (("lacks", missing), ("has the unknown", unexpected), ("has other sizes for", resized)):
-        if names:
-            return f"{problem} {_some(names)}"
-    return None
-
-
-@contextmanager
-def _opened(path: Path, key: str) -> Iterator[safe_open]:
-    if not path.is_file():
-        raise ValueError(f"{key}={path} does not exist; give the path of a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{key}={path} is no whole safetensors file ({error}); copy or download it again") from error
+    problems = (("lacks", missing), ("has the unknown", unexpected), ("has other sizes for", resized))
+    return "; it ".join(f"{problem} {some(names)}" for problem, names in problems if names) or None
 
 
 def _checksum(header: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -124,7 +143,3 @@ def _checksum(header: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> 
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -102,9 +102,9 @@ def test_a_pickle_is_refused_and_never_opened(saved):
     assert "no whole safetensors file" in refusal(saved)
 
 
-def test_a_missing_file_and_a_folder_are_refused(saved):
+def test_a_missing_file_and_a_folder_of_something_else_are_refused(saved):
     assert "does not exist" in refusal(saved.with_name("elsewhere.safetensors"))
-    assert "does not exist" in refusal(saved.parent)
+    assert "holds no diffusion_pytorch_model.safetensors" in refusal(saved.parent)
 
 
 def test_a_file_can_be_checked_without_reading_its_tensors(saved):

@@ -1,0 +1,179 @@
+"""Checkpoints of Wan from one format into another, one tensor at a time."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from models.config import CONFIGS, WanConfig
+from models.keys import key
+
+FORMATS = ("diffusers", "original")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(kw_only=True)
+class ConvertOptions:
+    """What is read, and what becomes of it."""
+
+    source: str | None = key(None, "a folder of diffusers, .safetensors (one, or the index of shards), or a .pt")
+    format: str = key("diffusers", "names and config.json of what is written: " + ", ".join(FORMATS))
+    out: str | None = key(None, "a new folder of shards with config.json, or a new .safetensors file")
+    part: str | None = key(None, "which network of a .pt; without it generator_ema, else generator, else model")
+    lora: str | None = key(None, "LoRA file to merge into the weights")
+    lora_strength: float = key(1.0, "what the LoRA is multiplied by")
+    dtype: str | None = key(None, "; ".join((", ".join(DTYPES), "without it each tensor keeps its own")))
+    shard_gb: float = key(5.0, "largest file of a folder, in 10^9 bytes")
+    model: str | None = key(
+        None, "network: " + ", ".join(CONFIGS) + ", or a config.json; without it that beside source, or what fits"
+    )
+
+    def __post_init__(self):
+        for name in ("source", "out"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is missing; give {name}=PATH")
+        if self.format not in FORMATS:
+            raise ValueError(f"format={self.format} is not known; set format to {' or '.join(FORMATS)}")
+        if self.dtype not in (None, *DTYPES):
+            raise ValueError(f"dtype={self.dtype} is not known; set dtype to {', '.join(DTYPES)}, or leave it out")
+        if not 0 < self.shard_gb < math.inf:
+            raise ValueError(f"shard_gb is {self.shard_gb}; it must be above 0 and finite")
+        if not math.isfinite(self.lora_strength):
+            raise ValueError(f"lora_strength is {self.lora_strength}; it must be finite")
+
+
+_LINES = [f"  {field.name:<15}{field.metadata['doc']} [{field.default or 'none'}]" for field in fields(ConvertOptions)]
+USAGE = "\n".join(
+    [
+        "python convert.py source=... out=... [key=value ...]",
+        "",
+        "Reads every checkpoint of Wan2.1 that train.py reads, and writes safetensors for diffusers, or for tools that",
+        "use the original names. Never overwrites; what is written appears when it is whole.",
+        "",
+        "Keys, with their defaults:",
+        *_LINES,
+    ]
+)
+if __name__ == "__main__" and {"--help", "-h"} & set(sys.argv[1:]):
+    print(USAGE)
+    sys.exit(0)
+
+# ruff: noqa: E402  (torch takes seconds to import, help should not)
+import shutil
+
+import torch
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from models.checkpoint_formats import Checkpoint, open_checkpoint
+from models.checkpoint_writing import planned, require_free, write_checkpoint
+from models.files import check_fit, misfit
+from models.lora_files import Adapter, check_adapters, read_adapters
+from models.wan import Wan
+from models.wan_config_files import read_config
+
+
+def parse(arguments: Sequence[str]) -> ConvertOptions:
+    """Read `key=value` arguments. Raises ValueError, in one line, for one that cannot be read."""
+    kinds = {field.name: field.type for field in fields(ConvertOptions)}
+    given = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals or name not in kinds:
+            raise ValueError(f'"{argument}" cannot be read; write key=value; --help lists every key')
+        try:
+            given[name] = float(text) if kinds[name] is float else text
+        except ValueError as error:
+            raise ValueError(f"{argument} cannot be read; write a number") from error
+    return ConvertOptions(**given)
+
+
+def describe(checkpoint: Checkpoint, model: str | None) -> WanConfig:
+    """The network of a checkpoint: the one asked for, that of its config.json, or the known one that it fits.
+
+    Raises ValueError, naming the tensors that differ from the nearest known one.
+    """
+    if model in CONFIGS:
+        return CONFIGS[model]
+    if model is not None:
+        return read_config(Path(model).expanduser(), "model")
+    if checkpoint.config is not None:
+        return checkpoint.config
+    found = {name: stored.shape for name, stored in checkpoint.stored.items()}
+    apart = {}
+    for name, config in CONFIGS.items():
+        wanted = _shapes(config)
+        if wanted == found:
+            return config
+        apart[name] = (len(wanted.items() ^ found.items()), misfit(wanted, found))
+    nearest = min(apart, key=lambda name: apart[name][0])
+    raise ValueError(
+        f"source={checkpoint.path} fits none of {', '.join(CONFIGS)}: as {nearest} it {apart[nearest][1]}; set model "
+        "to its config.json, or change source"
+    )
+
+
+def convert(options: ConvertOptions) -> Path:
+    """Do what the options ask for; the path that was written. Raises ValueError before anything is written."""
+    source, out = Path(options.source).expanduser(), Path(options.out).expanduser().absolute()
+    require_free(out)
+    checkpoint = open_checkpoint(source, "source", options.part)
+    config = describe(checkpoint, options.model)
+    with torch.device("meta"):
+        check_fit(checkpoint, "source", Wan(config))
+    original = options.format == "original"
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    size = sum(stored.size for stored in planned(checkpoint, original, dtype).values())
+    adapters = _adapters(options, checkpoint)
+    existing = next(parent for parent in out.parents if parent.exists())
+    if (free := shutil.disk_usage(existing).free) < size:
+        raise ValueError(f"out={out} needs {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free there; change out")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(out.name, total=size)
+        try:
+            write_checkpoint(
+                checkpoint, config, out, original=original, dtype=dtype, adapters=adapters,
+                shard_bytes=int(options.shard_gb * 1e9), advanced=lambda done: progress.advance(task, done),
+            )  # fmt: skip
+        except OSError as error:
+            raise ValueError(
+                f"out={out} cannot be written ({error.strerror or error}), nothing was left; make room, or change out"
+            ) from error
+    return out
+
+
+def _adapters(options: ConvertOptions, checkpoint: Checkpoint) -> dict[str, Adapter]:
+    if options.lora is None:
+        return {}
+    adapters = read_adapters(Path(options.lora).expanduser(), "lora", options.lora_strength)
+    check_adapters(adapters, {name: stored.shape for name, stored in checkpoint.stored.items()})
+    return adapters
+
+
+def _shapes(config: WanConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Wan(config).state_dict().items()}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: 0, 2 after a user's mistake said in one line, or 130 when stopped."""
+    try:
+        print(f"wrote {convert(parse(arguments))}")
+    except ValueError as error:
+        print(f"convert.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("convert.py: stopped; nothing was left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Safetensors files, opened with the key to change where they are not whole, and written one tensor at a time."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""What weights may be stored as: eight bits mean nothing without scales, and every tool stores those in its own way."""
+
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a header says of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@contextmanager
+def opened(path: Path, key: str) -> Iterator[safe_open]:
+    """A safetensors file. Raises ValueError, naming `key`, for a missing, damaged or foreign one."""
+    if not path.is_file():
+        raise ValueError(f"{key}={path} does not exist; give the path of a checkpoint, a file or a folder")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{key}={path} is no whole safetensors file ({error}); copy or download it again") from error
+
+
+def read_header(path: Path, key: str) -> dict[str, Stored]:
+    """Sizes and types, from the header. Raises ValueError, naming `key`, for a bad file or one of quantized weights."""
+    with opened(path, key) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        for name, part in slices.items():
+            if part.get_dtype() not in DTYPES:
+                raise ValueError(
+                    f"{key}={path} holds {name} as {part.get_dtype()}: quantized weights are not read; give a "
+                    "checkpoint of float32, bfloat16 or float16"
+                )
+        return {name: Stored(tuple(part.get_shape()), DTYPES[part.get_dtype()]) for name, part in slices.items()}
+
+
+def write_tensors(path: Path, planned: Mapping[str, Stored], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write `tensors`, which come in the order of `planned` and are cast to its types, holding one at a time.
+
+    The safetensors library would hold a whole file in memory. Raises OSError where the disk does.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, stored in planned.items():
+        start, end = end, end + stored.size
+        header[name] = {
+            "dtype": _DTYPE_NAMES[stored.dtype], "shape": list(stored.shape), "data_offsets": [start, end],
+        }  # fmt: skip
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the first tensor aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (name, stored), (given, tensor) in zip(planned.items(), tensors, strict=True):
+            assert (name, stored.shape) == (given, tuple(tensor.shape)), (name, stored.shape, given, tensor.shape)
+            tensor = tensor.detach().cpu().to(stored.dtype).contiguous()
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of `names`, and how many more there are."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

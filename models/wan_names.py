@@ -1,0 +1,72 @@
+"""Names of Wan's weights: as the original code has them, and as diffusers (and we) do; and what wraps around either."""
+
+import re
+from collections.abc import Mapping
+
+_ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
+_IMAGE_ATTENTION = {"k_img": "add_k_proj", "v_img": "add_v_proj", "norm_k_img": "norm_added_k"}
+
+_IN_BLOCK = {
+    "modulation": "scale_shift_table",
+    # The affine norm stands before cross-attention: original code numbers norms by birth, diffusers by use.
+    "norm3": "norm2",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+    **{f"self_attn.{ours}": f"attn1.{theirs}" for ours, theirs in _ATTENTION.items()},
+    **{f"cross_attn.{ours}": f"attn2.{theirs}" for ours, theirs in (_ATTENTION | _IMAGE_ATTENTION).items()},
+}
+_OUTSIDE = {
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "head.head": "proj_out",
+    "head.modulation": "scale_shift_table",
+    "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
+    "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+    "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+    "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
+}
+_FROM_BLOCK = {theirs: ours for ours, theirs in _IN_BLOCK.items()}
+_FROM_OUTSIDE = {theirs: ours for ours, theirs in _OUTSIDE.items()}
+
+_UNDERSCORED = {name.replace(".", "_"): name for name in (*_IN_BLOCK, *_OUTSIDE)}
+
+_NAME = re.compile(r"(blocks\.\d+\.)?(.+?)(\.weight|\.bias)?")
+_WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+_KOHYA = re.compile(r"lora_unet_(?:blocks_(\d+)_)?(\w+)")
+_PREFIXES = re.compile(r"^(?:(?:base_model\.model|diffusion_model|transformer|module|model)\.)+")
+
+
+def to_diffusers(name: str) -> str:
+    """The name in diffusers of an original weight or layer; any other name unchanged."""
+    return _translated(name, _IN_BLOCK, _OUTSIDE)
+
+
+def to_original(name: str) -> str:
+    """The original name of a weight or layer of diffusers; any other name unchanged."""
+    return _translated(name, _FROM_BLOCK, _FROM_OUTSIDE)
+
+
+def is_original(name: str) -> bool:
+    """Whether only the original code has this name; `patch_embedding.weight` is a name of both."""
+    return to_diffusers(name) != name
+
+
+def bare(name: str) -> str:
+    """The name without what wraps modules (FSDP, activation checkpoints, compile) and without prefixes of owners."""
+    return _PREFIXES.sub("", _WRAPPERS.sub("", name))
+
+
+def with_dots(layer: str) -> str:
+    """The original name of a layer that trainers of LoRA in kohya's manner write with underscores; others unchanged."""
+    match = _KOHYA.fullmatch(layer)
+    if match is None or match[2] not in _UNDERSCORED:
+        return layer
+    return (f"blocks.{match[1]}." if match[1] else "") + _UNDERSCORED[match[2]]
+
+
+def _translated(name: str, in_block: Mapping[str, str], outside: Mapping[str, str]) -> str:
+    block, middle, leaf = _NAME.fullmatch(name).groups("")
+    return block + (in_block if block else outside).get(middle, middle) + leaf

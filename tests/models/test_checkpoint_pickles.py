@@ -1,0 +1,97 @@
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.checkpoint_formats import open_checkpoint
+from models.files import load_weights, stored_tensors
+from tests.models.checkpoints import empty, equal, original, ours, refusal, saved, self_forcing, weights
+
+
+@pytest.mark.parametrize("part", ["generator", "generator_ema", "critic", "generator_at_step_100"])
+def test_any_part_of_a_pt_can_be_chosen(tmp_path, part):
+    parts = {name: weights(seed) for seed, name in enumerate(["generator", "critic", "generator_ema"])}
+    parts["generator_at_step_100"] = weights(5)
+    path = saved(tmp_path / "x.pt", {name: original(tensors, "model.{}") for name, tensors in parts.items()})
+    network = empty()
+    load_weights(network, path, "init", part)
+    assert equal(network.state_dict(), parts[part]) and equal(dict(stored_tensors(path, part)), parts[part])
+
+
+def test_a_part_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    path = saved(tmp_path / "x.pt", self_forcing(weights()))
+    assert "has no generator_ema; networks in it: generator, critic;" in refusal(path, "generator_ema")
+    nothing = saved(tmp_path / "y.pt", {"student": original(weights()), "step": 3})
+    assert "has no generator_ema or generator or model; networks in it: student;" in refusal(nothing)
+    file = ours(tmp_path / "w.safetensors", weights())
+    assert "leave part=critic out" in refusal(file, "critic")
+
+
+class _Code:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_code_in_a_pt_is_refused_by_name_and_never_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refusal(saved(tmp_path / "x.pt", self_forcing(weights(), config=_Code())))
+    assert "holds more than tensors (posix.mkdir), which could run code" in message and not Path("ran").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 3, 0.3, 0.9, 0.999])
+def test_a_truncated_pt_is_refused_wherever_it_ends(tmp_path, kept):
+    path = saved(tmp_path / "x.pt", self_forcing(weights()))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    assert "cannot be read" in refusal(path) or "no plain pickle" in refusal(path)
+
+
+def test_a_pt_with_any_byte_changed_is_read_or_refused_in_a_line(tmp_path):
+    path = saved(tmp_path / "x.pt", {"generator": {"head.head.bias": torch.ones(2)}, "step": 3})
+    whole, chosen = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(300):
+        changed = bytearray(whole)
+        changed[chosen.randrange(len(whole))] = chosen.randrange(256)
+        path.write_bytes(changed)
+        try:
+            list(stored_tensors(path))
+        except ValueError as error:
+            assert "\n" not in str(error) and "x.pt" in str(error)
+            refused += 1
+    assert 30 < refused < 300
+
+
+@pytest.mark.parametrize(
+    "held", [[torch.ones(1)], 3, {}, {"generator": {}}, {0: torch.ones(1)}, {"model": {"step": 3}}]
+)
+def test_a_pt_without_a_network_is_refused(tmp_path, held):
+    message = refusal(saved(tmp_path / "x.pt", held))
+    assert "holds a " in message or "networks in it: none" in message
+
+
+def test_a_pt_of_the_old_format_is_refused_with_the_cure(tmp_path):
+    torch.save({"generator": original(weights())}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    assert "written by torch before 1.6" in refusal(tmp_path / "x.pt")
+
+
+def test_a_missing_pt_is_refused(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "x.pt")
+
+
+def test_a_file_that_is_no_pt_is_refused(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    refusal(tmp_path / "x.pt")
+
+
+def test_reading_a_pt_reads_no_tensor_before_it_is_used(tmp_path):
+    path = saved(tmp_path / "x.pt", self_forcing(weights()))
+    before = dict(open_checkpoint(path, "init").tensors())
+    with path.open("r+b") as file:  # what is mapped shows what is written into the file
+        content = path.read_bytes()
+        place = content.index(before["proj_out.bias"].numpy().tobytes())
+        file.seek(place)
+        file.write(bytes(4))
+    assert before["proj_out.bias"][0] == 0

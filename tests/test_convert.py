@@ -1,0 +1,148 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+
+import convert
+from models.config import TINY
+from models.files import check_weights, save_weights
+from models.wan import Wan
+from models.wan_names import to_original
+from settings import ROOT
+
+STUDENT = ROOT / "assets/tiny/student_uniform.safetensors"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / "convert.py", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """The one line on the terminal; the status of a user's mistake."""
+    assert convert.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1 and shown.err.startswith("convert.py: ")
+    return shown.err
+
+
+@pytest.fixture
+def self_forcing(tmp_path) -> Path:
+    """A checkpoint as Self-Forcing saves it: the tiny student as EMA, something else as generator."""
+    student = load_file(STUDENT)
+    ema = {f"model._fsdp_wrapped_module.{to_original(name)}": tensor for name, tensor in student.items()}
+    generator = {f"model.{to_original(name)}": tensor + 1 for name, tensor in student.items()}
+    torch.save({"generator": generator, "generator_ema": ema}, tmp_path / "self_forcing_dmd.pt")
+    return tmp_path / "self_forcing_dmd.pt"
+
+
+def test_the_command_makes_of_a_pt_a_folder_that_diffusers_reads(self_forcing, tmp_path):
+    out = tmp_path / "new" / "folder"
+    done = run(f"source={self_forcing}", f"out={out}", "dtype=float16", "shard_gb=0.0005")
+    assert (done.returncode, done.stderr) == (0, "") and f"wrote {out}" in done.stdout
+    network, told = WanTransformer3DModel.from_pretrained(out, output_loading_info=True, torch_dtype=torch.float32)
+    assert not any(told.values())
+    assert len(list(out.glob("*.safetensors"))) == 3
+    for name, tensor in load_file(STUDENT).items():
+        assert torch.equal(network.state_dict()[name], tensor.half().float())
+
+
+def test_the_part_that_is_asked_for_is_written(self_forcing, tmp_path):
+    out = tmp_path / "generator.safetensors"
+    assert convert.main([f"source={self_forcing}", "part=generator", f"out={out}", "format=diffusers"]) == 0
+    student = load_file(STUDENT)
+    assert all(torch.equal(tensor, student[name] + 1) for name, tensor in load_file(out).items())
+    with torch.device("meta"):
+        check_weights(out, "init", Wan(TINY))
+
+
+def test_a_lora_is_merged_with_its_strength(tmp_path):
+    layer, out = "blocks.0.attn1.to_q", tmp_path / "merged.safetensors"
+    matrices = {"lora_A": torch.ones(2, 96), "lora_B": torch.ones(96, 2)}
+    lora = tmp_path / "lora.safetensors"
+    save_file({f"transformer.{layer}.{side}.weight": matrix for side, matrix in matrices.items()}, lora)
+    arguments = [f"source={STUDENT}", f"lora={lora}", "lora_strength=0.25", "format=original", f"out={out}"]
+    assert convert.main(arguments) == 0
+    student = load_file(STUDENT)
+    student[f"{layer}.weight"] += 0.5
+    written = load_file(out)
+    assert written.keys() == {to_original(name) for name in student}
+    assert all(torch.equal(written[to_original(name)], tensor) for name, tensor in student.items())
+
+
+def test_help_is_answered_before_torch_is_imported_and_names_every_key():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "convert.py", "--help"], capture_output=True, text=True, check=True
+    )
+    assert not any(line.endswith("| torch") for line in done.stderr.splitlines())
+    for name in ("source", "format", "out", "part", "lora", "lora_strength", "dtype", "shard_gb", "model"):
+        assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "source is missing; give source=PATH"),
+        (["source=x"], "out is missing"),
+        (["source=x", "out=y", "--force"], '"--force" cannot be read'),
+        (["source=x", "out=y", "name=z"], '"name=z" cannot be read'),
+        (["source=x", "out=y", "format=gguf"], "format=gguf is not known; set format to diffusers or original"),
+        (["source=x", "out=y", "dtype=int8"], "dtype=int8 is not known"),
+        (["source=x", "out=y", "shard_gb=big"], "shard_gb=big cannot be read; write a number"),
+        (["source=x", "out=y", "shard_gb=0"], "shard_gb is 0.0"),
+        (["source=x", "out=y", "shard_gb=nan"], "shard_gb is nan"),
+        (["source=x", "out=y", "lora_strength=inf"], "lora_strength is inf"),
+        (["source=/nowhere.safetensors", "out=/tmp/never"], "source=/nowhere.safetensors does not exist"),
+        ([f"source={STUDENT}", "out=/tmp/never", "part=critic"], "leave part=critic out"),
+        ([f"source={STUDENT}", "out=/tmp/never", "lora=/nowhere.safetensors"], "lora=/nowhere.safetensors does not"),
+        ([f"source={STUDENT}", "out=/tmp/never", "model=wan_1_3b"], "does not fit the network: it lacks"),
+        ([f"source={STUDENT}", "out=/tmp/never", "model=/nowhere.json"], "model: /nowhere.json cannot be read"),
+        ([f"source={STUDENT}", f"out={ROOT}"], "exists and is never overwritten"),
+        ([f"source={STUDENT}", f"out={STUDENT}/x"], "cannot be written"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_the_key(capsys, arguments, said):
+    assert said in refusal(capsys, *arguments)
+    assert not Path("/tmp/never").exists()
+
+
+def test_a_network_that_nobody_knows_is_refused_by_how_it_differs_from_the_nearest(capsys, tmp_path):
+    tensors = load_file(STUDENT)
+    del tensors["proj_out.bias"]
+    save_weights(tensors, tmp_path / "w.safetensors", {})
+    said = refusal(capsys, f"source={tmp_path}/w.safetensors", f"out={tmp_path}/out")
+    assert "fits none of tiny, " in said and "as tiny it lacks proj_out.bias; set model to its config.json" in said
+
+
+def test_the_config_beside_the_source_decides_which_network_it_is(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert convert.main([f"source={STUDENT}", f"out={first}", "format=original"]) == 0
+    text = (first / "config.json").read_text().replace('"num_heads": 4', '"num_heads": 8')
+    (first / "config.json").write_text(text)
+    assert convert.main([f"source={first}", f"out={second}"]) == 0
+    assert WanTransformer3DModel.load_config(second)["num_attention_heads"] == 8
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((1, 1, 1, 1, 1, 1, 1, 1, 1, 1)))
+    said = refusal(capsys, f"source={STUDENT}", f"out={tmp_path}/out")
+    assert "needs 0.00277 GB, and 1e-09 GB are free there; change out" in said and not list(tmp_path.iterdir())
+
+
+def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path):
+    out = tmp_path / "out"
+    script = (
+        "import os, sys, convert, models.checkpoint_writing as writing\n"
+        "writing.flush = lambda path: os.kill(os.getpid(), 9)\n"
+        f"convert.main(['source={self_forcing}', 'out={out}'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == -9 and not out.exists()
+    again = run(f"source={self_forcing}", f"out={out}")
+    assert again.returncode == 2 and ".out.partial exists" in again.stderr
