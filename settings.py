@@ -136,6 +136,11 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
             if argument.partition("=")[0] in fixed:
                 raise ValueError(f"{argument}: this script sets that key itself; use train.py to choose it")
         config = load(sys.argv[1:], preset)
+        if config.dry_run:
+            from cluster.dry_run import report
+
+            print(report(config))
+            sys.exit(0)
         preflight(config)
     except ValueError as error:
         print(f"{name}: {error}", file=sys.stderr)

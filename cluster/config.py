@@ -16,6 +16,7 @@ from learner.checkpoint_config import CheckpointConfig
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
 from learner.policy_config import GrpoConfig
 from models.config import CONFIGS, StudentConfig, WanConfig
+from models.devices import DEVICES
 from models.keys import key
 from rewards.config import RewardConfig
 from rewards.sentinels import SentinelConfig
@@ -35,6 +36,8 @@ class Config:
     teacher_model: str | None = key(None, "network of the teacher; without, student.model")
     base: str | None = key(None, "weights that student (stage ode) and critic start from; without, the teacher's")
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
+    dry_run: bool = key(False, "print sizes, memory, operations and expected seconds, and leave: nothing is started")
+    device_name: str = key("h100", "device that dry_run expects: " + ", ".join(DEVICES))
     student: StudentConfig = field(default_factory=StudentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
@@ -62,6 +65,8 @@ class Config:
             group_rules.check(self)
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+        if self.device_name not in DEVICES:
+            raise ValueError(f'device_name is "{self.device_name}"; set it to one of {", ".join(DEVICES)}')
 
     @property
     def stages(self) -> list[str]:

@@ -25,9 +25,9 @@ VAE_PARAMETERS = 126_892_531
 """Wan2.1's VAE (diffusers' AutoencoderKLWan): encoder and decoder."""
 
 VAE_LATENT_PIXELS = 60 * 104
-VAE_DECODE_FLOPS = 13.55e12
+VAE_DECODE_FLOPS = 13_550_000_455_680
 """Decoding one latent frame of VAE_LATENT_PIXELS behind others; a video's first, one image, costs a third."""
-VAE_ENCODE_IMAGE_FLOPS = 2.718e12
+VAE_ENCODE_IMAGE_FLOPS = 2_718_293_360_640
 """Encoding one image to a latent frame of VAE_LATENT_PIXELS."""
 
 
