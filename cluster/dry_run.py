@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from cluster import estimate
+from cluster import memory, operations
 from cluster.config import Config
-from cluster.estimate import Line, StageCost
+from cluster.operations import Line, StageCost
 from models.devices import DEVICES
 
 _STEPS = {
@@ -18,25 +18,24 @@ _STEPS = {
 def report(config: Config) -> str:
     """The whole report as text. Needs no weights, no GPU and no Ray: networks are looked at on the "meta" device."""
     device, cluster = DEVICES[config.device_name], config.cluster
-    memory = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
+    size = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
     text = [
         f"dry run of stage {', '.join(config.stages)}: nothing is made, nothing is started",
-        f"device_name={config.device_name}: {device.source}, {device.peak_flops / 1e12:.4g} TFLOP/s{memory}; "
+        f"device_name={config.device_name}: {device.source}, {device.peak_flops / 1e12:.4g} TFLOP/s{size}; "
         f"expected to sustain {device.sustained:.0%} of it",
     ]
-    text += _section("Networks", estimate.networks(config))
-    for stage in ("dmd", "grpo"):
-        if stage in config.stages:
-            lines = estimate.rank_memory(config, stage)
-            text += _section(f"Memory of one learner rank of {cluster.learner_ranks}, stage {stage}", lines, True)
-            text += _room(estimate.total(lines), device.memory_bytes)
-    lines = estimate.actor_memory(config)
+    text += _section("Networks", memory.networks(config))
+    for stage in config.stages:
+        lines = memory.rank_memory(config, stage)
+        text += _section(f"Memory of one learner rank of {cluster.learner_ranks}, stage {stage}", lines, True)
+        text += _room(memory.total(lines), device.memory_bytes)
+    lines = memory.actor_memory(config)
     text += _section(f"Memory of one rollout process of {cluster.rollout_actors}", lines, True)
-    text += _room(estimate.total(lines), device.memory_bytes)
-    text += _section("Memory of the machines", estimate.shared_memory(config))
-    one = [_timed(config, line) for line in estimate.operations(config)]
+    text += _room(memory.total(lines), device.memory_bytes)
+    text += _section("Memory of the machines", memory.shared_memory(config))
+    one = [_timed(config, line) for line in operations.operations(config)]
     text += _section("Operations", one)
-    text += _stages(config, [estimate.stage_cost(config, stage) for stage in config.stages])
+    text += _stages(config, [operations.stage_cost(config, stage) for stage in config.stages])
     return "\n".join(text)
 
 
@@ -49,7 +48,7 @@ def shown(value: float, unit: str) -> str:
 
 
 def _timed(config: Config, line: Line) -> Line:
-    taken = shown(estimate.seconds(config, line.value, 1), "s")
+    taken = shown(operations.seconds(config, line.value, 1), "s")
     return Line(line.name, line.value, line.unit, f"{taken:>12}" + (f"  {line.note}" if line.note else ""))
 
 
@@ -57,14 +56,14 @@ def _section(title: str, lines: Sequence[Line], summed: bool = False) -> list[st
     text = ["", title]
     text += [f"  {line.name:<36}{shown(line.value, line.unit):>16}  {line.note}".rstrip() for line in lines]
     if summed:
-        text.append(f"  {'together':<36}{shown(estimate.total(lines), 'B'):>16}")
+        text.append(f"  {'together':<36}{shown(memory.total(lines), 'B'):>16}")
     return text
 
 
-def _room(needed: float, memory: float | None) -> list[str]:
-    if memory is None or needed <= memory:
+def _room(needed: float, there: float | None) -> list[str]:
+    if there is None or needed <= there:
         return []
-    return [f"  warning: more than the {memory / 1e9:.0f} GB of the device"]
+    return [f"  warning: more than the {there / 1e9:.0f} GB of the device"]
 
 
 def _stages(config: Config, stages: Sequence[StageCost]) -> list[str]:
@@ -72,8 +71,8 @@ def _stages(config: Config, stages: Sequence[StageCost]) -> list[str]:
     cluster = config.cluster
     text = ["", f"Stages on {cluster.rollout_actors} rollout processes and {cluster.learner_ranks} learner ranks"]
     for cost in stages:
-        made = estimate.seconds(config, cost.actors, cluster.rollout_actors)
-        learnt = estimate.seconds(config, cost.learner, cluster.learner_ranks)
+        made = operations.seconds(config, cost.actors, cluster.rollout_actors)
+        learnt = operations.seconds(config, cost.learner, cluster.learner_ranks)
         slower = "the rollout processes" if made > learnt else "the learner"
         text.append(f"  {cost.stage:<8}{shown(max(made, learnt), 's'):>12}, set by {slower}")
         text += [

@@ -192,3 +192,18 @@ def test_a_masked_replay_reads_the_history_once_and_every_noisy_block_sees_its_w
     assert clean == slow
     assert noisy == 7 * costs.block_pass_flops(STUDENT, 21)
     assert costs.replay_flops(STUDENT, 21, 27, "masked", 4) == clean + 4 * noisy
+
+
+def test_bytes_of_a_rolling_cache_are_those_of_a_real_one():
+    from models.causal import write_block
+    from models.kv_cache import KVCache
+
+    student = StudentConfig()
+    network, cache = Wan(student.wan), KVCache(student.wan, student.context_frames)
+    with torch.no_grad():
+        text = network.text_keys_values(torch.zeros(1, student.wan.text_len, student.wan.text_dim))
+        for _ in range(5):
+            cache = write_block(network, torch.zeros(1, student.block_frames, *student.frame_shape), text, cache)
+    held = sum(x.nbytes for layer in cache.window for x in layer)
+    assert costs.cache_bytes(student, student.context_frames, element=4) == held
+    assert costs.kv_bytes(student.wan, student.wan.text_len, 4) == sum(x.nbytes for layer in text for x in layer)

@@ -1,6 +1,5 @@
-"""What a configuration will hold in memory and compute, before anything is made: lines with a number and a unit."""
+"""What a configuration will compute, and how long that may take, before anything is made."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.teacher_actor import solver_sigmas
@@ -15,8 +14,6 @@ from models.rollout import GRPO
 
 _DISPATCHES = 256
 """Dispatches over which the place of forks is averaged."""
-_LATENT = 4
-"""Latents travel in float32."""
 
 
 @dataclass(frozen=True)
@@ -38,99 +35,10 @@ class StageCost:
     learner: float
 
 
-def networks(config: Config) -> list[Line]:
-    """Parameters of every network, and of those the ones that train."""
-    student, teacher = config.student.wan, config.teacher_wan
-    lines = [
-        Line("student", costs.parameters(student), "parameters", config.student.model),
-        Line("critic", costs.parameters(student), "parameters", config.student.model),
-        Line("teacher", costs.parameters(teacher), "parameters", config.teacher_model or config.student.model),
-    ]
-    if config.learner.lora_rank is not None:
-        trained = costs.adapter_parameters(student, config.learner.lora_rank)
-        lines.append(Line("trained of student, and of critic", trained, "parameters", "adapters (learner.lora_rank)"))
-    return lines
-
-
-def rank_memory(config: Config, stage: str) -> list[Line]:
-    """Bytes of one learner rank in stage dmd or grpo; a kernel's own workspace and fragmentation are not in it."""
-    student, learner, ranks = config.student, config.learner, config.cluster.learner_ranks
-    element, frames = costs.BYTES[learner.dtype], _window_frames(config, stage)
-    held = trained = costs.parameters(student.wan)
-    if learner.lora_rank is not None:
-        trained = costs.adapter_parameters(student.wan, learner.lora_rank)
-        held += trained
-    part = {name: size / ranks for name, size in costs.TRAINED_BYTES.items()}
-    windows = learner.micro_batch or max(1, config.samples_per_update(stage) // ranks)
-    clean = _history(config, stage) + frames - student.block_frames
-    activations = costs.activation_bytes(
-        student.wan, windows * frames * costs.frame_tokens(student), element, learner.checkpoint_activations
-    )
-    text = windows * costs.kv_bytes(student.wan, student.wan.text_len, element)
-    how = ", checkpointed" if learner.checkpoint_activations else ""
-    return [
-        Line("weights of student and critic", 2 * part["weights"] * held, "B", f"float32, cut over {ranks} ranks"),
-        Line("gradients of both", 2 * part["gradients"] * trained, "B", "float32"),
-        Line("optimiser of both", 2 * part["optimiser"] * trained, "B", "AdamW's two moments, float32"),
-        Line("averaged student", part["weights"] * trained, "B", "float32"),
-        Line("teacher", _teacher_bytes(config), "B", learner.teacher_dtype),
-        Line("whole blocks", _whole_bytes(config), "B", "one at work, the next, and gradients of one"),
-        Line("activations", activations, "B", f"{windows} x {frames} frames{how}"),
-        Line("keys and values of the replay", windows * costs.cache_bytes(student, clean, element), "B",
-             f"{windows} x {clean} clean frames"),
-        Line("keys and values of the text", text, "B"),
-    ]  # fmt: skip
-
-
-def actor_memory(config: Config) -> list[Line]:
-    """Bytes of one rollout process."""
-    student, batch = config.student, config.rollout.batch
-    element = costs.BYTES[config.learner.dtype]
-    lines = [
-        Line("weights", costs.parameters(student.wan) * element, "B", config.learner.dtype),
-        Line(
-            "keys and values",
-            batch * costs.cache_bytes(student, student.attention_frames, element),
-            "B",
-            f"{batch} x {student.attention_frames} frames",
-        ),
-        Line("keys and values of the text", batch * costs.kv_bytes(student.wan, student.wan.text_len, element), "B"),
-        Line(
-            "latents",
-            batch * costs.latent_bytes(student, config.rollout.frames, _LATENT),
-            "B",
-            f"{batch} x {config.rollout.frames} frames at most",
-        ),
-    ]
-    if is_wan(student):
-        lines.append(Line("VAE", costs.VAE_PARAMETERS * 2, "B", "bfloat16; decoding needs workspace of its own"))
-    return lines
-
-
-def shared_memory(config: Config) -> list[Line]:
-    """Bytes that wait or travel between actors and learner."""
-    student = config.student
-    stage = "grpo" if config.stages == ["grpo"] else "dmd"
-    frames = _history(config, stage) + 2 * _window_frames(config, stage)
-    window = costs.latent_bytes(student, frames, _LATENT)
-    weights = costs.parameters(student.wan) * costs.BYTES["float32"]
-    lines = [
-        Line("one window", window, "B", f"{frames} latent frames: context, clean, noisy"),
-        Line("the buffer", config.buffer.windows * window, "B", f"buffer.windows = {config.buffer.windows}"),
-        Line("one version of the weights", weights, "B", "float32, from the learner to every actor"),
-    ]
-    if "ode" in config.stages:
-        pair = costs.latent_bytes(student, (len(student.timesteps) + 1) * student.horizon_frames, _LATENT)
-        lines.append(
-            Line("teacher trajectories", config.ode.pairs * pair, "B", f"{config.ode.pairs} of {pair / 1e6:.1f} MB")
-        )
-    return lines
-
-
 def operations(config: Config) -> list[Line]:
     """FLOP of the parts that everything else is made of."""
-    student, stage = config.student, "grpo" if config.stages == ["grpo"] else "dmd"
-    block, frames = student.block_frames, _window_frames(config, stage)
+    student, stage = config.student, judged_stage(config)
+    block, frames = student.block_frames, window_frames(config, stage)
     one = costs.block_pass_flops(student, student.attention_frames)
     made = costs.rollout_flops(student, block, before=student.attention_frames)
     lines = [
@@ -156,18 +64,18 @@ def operations(config: Config) -> list[Line]:
 
 def student_window_flops(config: Config, stage: str) -> float:
     """One window of the student's update: its x0 with gradient, two scores of the teacher, one of the critic."""
-    student, frames = config.student, _window_frames(config, stage)
+    student, frames = config.student, window_frames(config, stage)
     gradient = costs.gradient_passes(config.learner.checkpoint_activations)
-    x0 = costs.replay_flops(student, frames, _history(config, stage), config.dmd.replay, gradient)
+    x0 = costs.replay_flops(student, frames, history_frames(config, stage), config.dmd.replay, gradient)
     teacher = costs.score_flops(config.teacher_wan, student, frames)
     return x0 + 2 * teacher + costs.score_flops(student.wan, student, frames)
 
 
 def critic_window_flops(config: Config, stage: str) -> float:
     """One window of the critic's update: the student's x0 without gradient, one pass of the critic with it."""
-    student, frames = config.student, _window_frames(config, stage)
+    student, frames = config.student, window_frames(config, stage)
     gradient = costs.gradient_passes(config.learner.checkpoint_activations)
-    x0 = costs.replay_flops(student, frames, _history(config, stage), config.dmd.replay, 1)
+    x0 = costs.replay_flops(student, frames, history_frames(config, stage), config.dmd.replay, 1)
     return x0 + gradient * costs.score_flops(student.wan, student, frames)
 
 
@@ -188,34 +96,21 @@ def is_wan(student: StudentConfig) -> bool:
     return student.wan.text_dim == WAN_1_3B.text_dim
 
 
-def total(lines: Sequence[Line]) -> float:
-    """The sum of their values."""
-    return sum(line.value for line in lines)
+def judged_stage(config: Config) -> str:
+    """The stage whose windows are spoken of where only one is: dmd, unless grpo runs alone."""
+    return "grpo" if config.stages == ["grpo"] else "dmd"
 
 
-def _window_frames(config: Config, stage: str) -> int:
-    return config.group.frames if stage == "grpo" else config.window.frames
+def window_frames(config: Config, stage: str) -> int:
+    """Latent frames that a pass with gradient covers."""
+    return {"dmd": config.window.frames, "grpo": config.group.frames}.get(stage, config.student.horizon_frames)
 
 
-def _history(config: Config, stage: str) -> int:
-    """Clean frames that come with a window."""
+def history_frames(config: Config, stage: str) -> int:
+    """Clean frames that come with a window; stages teacher and ode see whole videos."""
+    if stage not in ("dmd", "grpo"):
+        return 0
     return config.student.context_frames + config.window_of(stage).burn_in_frames
-
-
-def _teacher_bytes(config: Config) -> float:
-    if config.learner.teacher_offload:
-        return 0.0
-    size = costs.BYTES[config.learner.teacher_dtype] * costs.parameters(config.teacher_wan)
-    return size / config.cluster.learner_ranks
-
-
-def _whole_bytes(config: Config) -> float:
-    """FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced."""
-    learner = config.learner
-    if config.cluster.learner_ranks == 1 and learner.dtype == "float32":
-        return 0.0
-    own = 3 * costs.block_parameters(config.student.wan) * costs.BYTES[learner.dtype]
-    return max(own, 2 * costs.block_parameters(config.teacher_wan) * costs.BYTES[learner.teacher_dtype])
 
 
 def _teacher_cost(config: Config) -> StageCost:
@@ -254,7 +149,7 @@ def _grpo_cost(config: Config) -> StageCost:
     own = costs.rollout_flops(student, group.frames, before=student.attention_frames)
     made = forked * (costs.rollout_flops(student, past) + group.forks * group.members * own)
     transitions = 1 if group.transitions == "one" else len(student.timesteps) - 1
-    clean, noisy = costs.masked_flops(student, group.frames, _history(config, "grpo"))
+    clean, noisy = costs.masked_flops(student, group.frames, history_frames(config, "grpo"))
     gradient = costs.gradient_passes(config.learner.checkpoint_activations)
     networks = 2 if grpo.kl else 1
     passes = networks * (clean + noisy) + grpo.passes * (clean + gradient * noisy)
