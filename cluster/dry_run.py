@@ -1,7 +1,9 @@
 """What a run would be: sizes, memory, operations and expected seconds, before anything is made or started."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from actors.prompts import read_prompts
 from cluster import memory, operations
 from cluster.config import Config
 from cluster.operations import Line, StageCost
@@ -16,7 +18,10 @@ _STEPS = {
 
 
 def report(config: Config) -> str:
-    """The whole report as text. Needs no weights, no GPU and no Ray: networks are looked at on the "meta" device."""
+    """The whole report as text. Needs no weights, no GPU and no Ray: networks are looked at on the "meta" device.
+
+    Raises ValueError for prompts that cannot be read.
+    """
     device, cluster = DEVICES[config.device_name], config.cluster
     size = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
     text = [
@@ -24,6 +29,8 @@ def report(config: Config) -> str:
         f"device_name={config.device_name}: {device.source}, {device.peak_flops / 1e12:.4g} TFLOP/s{size}; "
         f"expected to sustain {device.sustained:.0%} of it",
     ]
+    if config.prompts is not None:
+        text.append(f"prompts={config.prompts}: {read_prompts(Path(config.prompts), config.prompt)}")
     text += _section("Networks", memory.networks(config))
     for stage in config.stages:
         lines = memory.rank_memory(config, stage)

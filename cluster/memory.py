@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cluster.config import Config
-from cluster.operations import Line, history_frames, is_wan, judged_stage, window_frames
+from cluster.operations import Line, history_frames, judged_stage, window_frames
 from models import costs
 from models.config import WanConfig
 
@@ -92,7 +92,7 @@ def actor_memory(config: Config) -> list[Line]:
         members, frames = config.group.members, min(config.group.frames, student.attention_frames)
         own = members * costs.cache_bytes(student, frames, element)
         lines.append(Line("keys and values of a group", own, "B", f"{members} x {frames} frames of their own"))
-    if is_wan(student):
+    if config.in_wan_world:
         lines.append(Line("VAE", costs.VAE_PARAMETERS * 2, "B", "bfloat16; decoding needs workspace of its own"))
     return lines
 

@@ -7,7 +7,6 @@ from cluster.config import Config
 from cluster.crew import make_dispatcher
 from cluster.planning import made_share
 from models import costs
-from models.config import WAN_1_3B, StudentConfig
 from models.devices import DEVICES
 from models.flow import warped_sigmas
 from models.rollout import GRPO
@@ -48,7 +47,7 @@ def operations(config: Config) -> list[Line]:
         Line("one window of the student", student_window_flops(config, stage), "FLOP", f"{frames} frames, with scores"),
         Line("one window of the critic", critic_window_flops(config, stage), "FLOP", f"{frames} frames"),
     ]
-    if is_wan(student):
+    if config.in_wan_world:
         context = student.context_frames
         lines += [
             Line("VAE, one block decoded", costs.decode_flops(student, block), "FLOP", f"{block} latent frames"),
@@ -91,11 +90,6 @@ def seconds(config: Config, flops: float, processes: int) -> float:
     return flops / (processes * per_process * device.peak_flops * device.sustained)
 
 
-def is_wan(student: StudentConfig) -> bool:
-    """Whether latents are those of Wan's VAE, and text that of its encoder."""
-    return student.wan.text_dim == WAN_1_3B.text_dim
-
-
 def judged_stage(config: Config) -> str:
     """The stage whose windows are spoken of where only one is: dmd, unless grpo runs alone."""
     return "grpo" if config.stages == ["grpo"] else "dmd"
@@ -135,7 +129,7 @@ def _dmd_cost(config: Config) -> StageCost:
     windows = dmd.steps * config.samples_per_update("dmd")
     end = round(made_share(config) * rollout.frames)
     made = windows / rollout.windows * costs.rollout_flops(student, end - end % student.block_frames)
-    if is_wan(student):
+    if config.in_wan_world:
         made += windows * costs.image_latent_flops(student, student.context_frames)
     critic = dmd.critic_updates * critic_window_flops(config, "dmd")
     return StageCost("dmd", made, dmd.steps * dmd.batch_size * (student_window_flops(config, "dmd") + critic))

@@ -13,6 +13,7 @@ from cluster import memory, operations
 from cluster.crew import make_dispatcher
 from cluster.dry_run import report, shown
 from models import costs
+from models.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
 from models.wan import Wan
@@ -142,3 +143,16 @@ def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path)
     assert "1,418,996,800" in shown.stdout
     assert int(shown.stdout.split("KB")[1]) < 2e6
     assert not (tmp_path / "run").exists()
+
+
+def test_prompts_are_read_and_counted(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat on a mat\na cat on a mat\nno\n")
+    assert "p.txt: 1 prompts; dropped: 1 too short, 1 twice" in report(settings.load([f"prompts={tmp_path}/p.txt"]))
+    with pytest.raises(ValueError, match=r"none\.txt does not exist"):
+        report(settings.load([f"prompts={tmp_path}/none.txt"]))
+
+
+def test_guidance_leads_away_from_wans_own_negative_prompt_and_in_the_tiny_world_from_none():
+    assert settings.load(["preset=wan_1_3b"]).negative_prompt == WAN_NEGATIVE_PROMPT
+    assert settings.load(["preset=tiny"]).negative_prompt == ""
+    assert settings.load(["preset=wan_1_3b", "prompt.negative=blurred"]).negative_prompt == "blurred"
