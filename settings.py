@@ -132,6 +132,7 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
     from cluster.dry_run import report
     from cluster.errors import RunFailed
     from cluster.launch import launch, preflight
+    from cluster.prompts import check_prompts, prepare_prompts
 
     name = Path(sys.argv[0]).name
     try:
@@ -142,7 +143,10 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
         if config.dry_run:
             print(report(config))
             sys.exit(0)
+        check_prompts(config)
         preflight(config)
+        for line in prepare_prompts(config):
+            print(line, file=sys.stderr)
     except ValueError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
