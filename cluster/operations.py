@@ -17,7 +17,7 @@ _DISPATCHES = 256
 
 @dataclass(frozen=True)
 class Line:
-    """One number; `unit` is parameters, B, FLOP, s, windows or share."""
+    """One number; `unit` is parameters, B or FLOP."""
 
     name: str
     value: float
@@ -37,7 +37,7 @@ class StageCost:
 def operations(config: Config) -> list[Line]:
     """FLOP of the parts that everything else is made of."""
     student, stage = config.student, judged_stage(config)
-    block, frames = student.block_frames, window_frames(config, stage)
+    block, frames = student.block_frames, config.window.frames
     one = costs.block_pass_flops(student, student.attention_frames)
     made = costs.rollout_flops(student, block, before=student.attention_frames)
     lines = [
@@ -63,7 +63,7 @@ def operations(config: Config) -> list[Line]:
 
 def student_window_flops(config: Config, stage: str) -> float:
     """One window of the student's update: its x0 with gradient, two scores of the teacher, one of the critic."""
-    student, frames = config.student, window_frames(config, stage)
+    student, frames = config.student, config.window.frames
     gradient = costs.gradient_passes(config.learner.checkpoint_activations)
     x0 = costs.replay_flops(student, frames, history_frames(config, stage), config.dmd.replay, gradient)
     teacher = costs.score_flops(config.teacher_wan, student, frames)
@@ -72,7 +72,7 @@ def student_window_flops(config: Config, stage: str) -> float:
 
 def critic_window_flops(config: Config, stage: str) -> float:
     """One window of the critic's update: the student's x0 without gradient, one pass of the critic with it."""
-    student, frames = config.student, window_frames(config, stage)
+    student, frames = config.student, config.window.frames
     gradient = costs.gradient_passes(config.learner.checkpoint_activations)
     x0 = costs.replay_flops(student, frames, history_frames(config, stage), config.dmd.replay, 1)
     return x0 + gradient * costs.score_flops(student.wan, student, frames)
