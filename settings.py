@@ -45,12 +45,14 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_line(error)) from error
-    for name in ("run_dir", "teacher", "base", "init"):
+    for name in ("run_dir", "teacher", "base", "init", "prompts"):
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
     for name in ("init", "critic"):
         if getattr(config.grpo, name) is not None:
             setattr(config.grpo, name, str(_absolute(getattr(config.grpo, name))))
+    if config.prompt.cache is not None:
+        config.prompt.cache = str(_absolute(config.prompt.cache))
     if config.reward.raft_weights is not None:
         config.reward.raft_weights = str(_absolute(config.reward.raft_weights))
     if config.debug.windows is not None:
@@ -127,8 +129,10 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
 
     `fixed` are keys that the script sets itself.
     """
+    from cluster.dry_run import report
     from cluster.errors import RunFailed
     from cluster.launch import launch, preflight
+    from cluster.prompts import check_prompts, prepare_prompts
 
     name = Path(sys.argv[0]).name
     try:
@@ -136,7 +140,13 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
             if argument.partition("=")[0] in fixed:
                 raise ValueError(f"{argument}: this script sets that key itself; use train.py to choose it")
         config = load(sys.argv[1:], preset)
+        if config.dry_run:
+            print(report(config))
+            sys.exit(0)
+        check_prompts(config)
         preflight(config)
+        for line in prepare_prompts(config):
+            print(line, file=sys.stderr)
     except ValueError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)

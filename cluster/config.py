@@ -8,6 +8,7 @@ import numpy
 import torch
 
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
+from actors.prompt_config import PromptConfig
 from actors.window_law import parse_law, window_starts
 from cluster import group_rules
 from cluster.buffer import BufferConfig
@@ -15,8 +16,10 @@ from cluster.cluster_config import ClusterConfig, DebugConfig, WandbConfig
 from learner.checkpoint_config import CheckpointConfig
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
 from learner.policy_config import GrpoConfig
-from models.config import CONFIGS, StudentConfig, WanConfig
+from models.config import CONFIGS, WAN_1_3B, StudentConfig, WanConfig
+from models.devices import DEVICES
 from models.keys import key
+from models.negative_prompt import WAN_NEGATIVE_PROMPT
 from rewards.config import RewardConfig
 from rewards.sentinels import SentinelConfig
 
@@ -35,7 +38,11 @@ class Config:
     teacher_model: str | None = key(None, "network of the teacher; without, student.model")
     base: str | None = key(None, "weights that student (stage ode) and critic start from; without, the teacher's")
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
+    prompts: str | None = key(None, "training prompts: a txt, jsonl or parquet file; without, the tiny world's")
+    dry_run: bool = key(False, "print sizes, memory, operations and expected seconds, and leave: nothing is started")
+    device_name: str = key("h100", "device that dry_run expects: " + ", ".join(DEVICES))
     student: StudentConfig = field(default_factory=StudentConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
@@ -62,6 +69,8 @@ class Config:
             group_rules.check(self)
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+        if self.device_name not in DEVICES:
+            raise ValueError(f'device_name is "{self.device_name}"; set it to one of {", ".join(DEVICES)}')
 
     @property
     def stages(self) -> list[str]:
@@ -132,6 +141,23 @@ class Config:
     def teacher_wan(self) -> WanConfig:
         """The teacher's shape; its latents and texts are the student's."""
         return CONFIGS[self.teacher_model or self.student.model]
+
+    @property
+    def in_wan_world(self) -> bool:
+        """Whether latents are those of Wan's VAE, and texts those of its encoder."""
+        return self.student.wan.text_dim == WAN_1_3B.text_dim
+
+    @property
+    def negative_prompt(self) -> str:
+        """What the teacher's guidance leads away from."""
+        if self.prompt.negative is not None:
+            return self.prompt.negative
+        return WAN_NEGATIVE_PROMPT if self.in_wan_world else ""
+
+    @property
+    def prompt_cache(self) -> Path:
+        """Where extended prompts are kept."""
+        return Path(self.run_dir, "extended_prompts.jsonl") if self.prompt.cache is None else Path(self.prompt.cache)
 
     @property
     def teacher_source(self) -> Source:

@@ -6,6 +6,7 @@ from actors.rollout_actor import RolloutActor
 from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
 from cluster.config import Config
+from cluster.prompts import group_prompts, training_prompts
 from models import tiny_world
 from models.files import load_weights
 from models.wan import Wan
@@ -14,7 +15,9 @@ from models.wan import Wan
 def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDispatcher | GroupDispatcher:
     """What the pool is asked to make for `stage`."""
     if stage == "ode":
-        return TeacherDispatcher(config.student, config.rollout, config.ode.pairs, tiny_world.PROMPTS, config.seed)
+        return TeacherDispatcher(
+            config.student, config.rollout, config.ode.pairs, training_prompts(config), config.seed
+        )
     if stage == "grpo":
         return GroupDispatcher(
             config.student,
@@ -23,8 +26,7 @@ def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDi
             config.group,
             config.sentinel,
             config.grpo.groups * config.sentinel.every // config.group.forks,
-            tiny_world.TRAINING_PROMPTS,
-            tiny_world.SENTINEL_PROMPTS,
+            *group_prompts(config),
             config.seed,
         )
     return StudentDispatcher(
@@ -32,7 +34,7 @@ def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDi
         config.rollout,
         config.window,
         config.dmd.critic_updates,
-        tiny_world.PROMPTS,
+        training_prompts(config),
         config.seed,
     )
 

@@ -20,7 +20,8 @@ from models.files import write_whole
 _HAND_OVER_S = 60.0
 
 _FREE = (
-    "cluster", "wandb", "checkpoint", "stage", "debug",
+    "cluster", "wandb", "checkpoint", "stage", "debug", "dry_run", "device_name",
+    "prompt.url", "prompt.cache", "prompt.parallel", "prompt.retries", "prompt.timeout_s",
     "reward.url", "reward.remote_format", "reward.timeout_s", "reward.retries", "reward.max_failure_rate",
 )  # fmt: skip
 """Keys that do not change what is learnt: the same run may go on with other values."""

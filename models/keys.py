@@ -3,6 +3,7 @@
 import math
 from dataclasses import field
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def key(default: Any, doc: str) -> Any:
@@ -26,3 +27,18 @@ def require_positive(group: str, config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not 0 < value < math.inf:
             raise ValueError(f"{group}.{name} is {value}; it must be above 0 and finite")
+
+
+def require_address(name: str, url: str) -> None:
+    """Refuse what is no address of HTTP. Never repeats it: it may carry what is not to be read."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
+    except ValueError:  # a port that is no number, or too large
+        whole = False
+    if not whole:
+        raise ValueError(f"{name} is no address; write http://host:port/path")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            f"{name} has a user name or password in it, which the run's config.yaml would keep; give it without"
+        )

@@ -21,6 +21,7 @@ class Draw(IntEnum):
     EVALUATION = 7
     ADAPTERS = 8
     SENTINEL = 9
+    PROMPTS = 10
 
 
 def generator_for(*place: int) -> torch.Generator:

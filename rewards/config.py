@@ -2,9 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from models.keys import key, require_positive
+from models.keys import key, require_address, require_positive
 from rewards.registry import check_name
 
 
@@ -51,25 +50,10 @@ class RewardConfig:
                 raise ValueError(f'reward.{name} is "{getattr(self, name)}"; set it to {" or ".join(known)}')
         if self.flow == "raft" and self.raft_weights is None:
             raise ValueError("reward.flow is raft, but reward.raft_weights is not set; give torchvision's weights file")
-        self._check_url()
+        if self.url is not None:
+            require_address("reward.url", self.url)
         if "remote" in self.terms and self.url is None:
             raise ValueError("reward.terms has remote, but reward.url is not set; give the endpoint's address")
-
-    def _check_url(self) -> None:
-        """Never repeats the address: it may carry what is not to be read."""
-        if self.url is None:
-            return
-        try:
-            parts = urlsplit(self.url)
-            whole = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
-        except ValueError:  # a port that is no number, or too large
-            whole = False
-        if not whole:
-            raise ValueError("reward.url is no address; write http://host:port/path")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(
-                "reward.url has a user name or password in it, which the run's config.yaml would keep; give it without"
-            )
 
     def _check_terms(self) -> None:
         for name, weight in self.terms.items():

@@ -1,0 +1,218 @@
+"""How fast a student rolls out: video frames per second of one video, its cache full, with random weights.
+
+python -m benchmarks.rollout_fps model=tiny                     CPU, seconds
+python -m benchmarks.rollout_fps model=wan_1_3b compile=true    a GPU: 480x832, 4 steps, window of 21 frames, bfloat16
+More keys: dtype=float32|bfloat16, blocks=8 (timed), repeats=5, vae=true|false (decoding too; default: Wan on a GPU).
+
+One JSON line. `limit` is the rate at which the GPU would do nothing but the blocks' matrix products, as fast as the
+largest product measured in the same run. Only whole blocks are timed, by events on a GPU: nothing in a block waits for
+the device, and neither does the clock. Noise is drawn before. With the VAE, a block is decoded after it is made, on
+the same device; decoding beside the next block is faster, and not measured here. The paper's line: 17 frames per
+second on an H100, not said whether with VAE.
+"""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+import settings
+from benchmarks.line import print_line
+from models import costs
+from models.config import StudentConfig
+from models.flow import warped_sigmas
+from models.keys import key
+from models.kv_cache import KVCache
+from models.sampler import Block, stream_blocks
+from models.wan import Wan
+
+MODELS = ("tiny", "wan_1_3b")
+_WARM_UP = 2
+"""Blocks with a full cache that are not timed: kernels are chosen and graphs compiled in them."""
+_PRODUCT = {"cuda": 8192, "cpu": 1024}
+"""Rows and columns of the product that the peak is measured with."""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What is measured."""
+
+    model: str = key("tiny", "network: " + ", ".join(MODELS))
+    dtype: str | None = key(None, "float32 or bfloat16; without, bfloat16 on a GPU")
+    compile: bool = key(False, "torch.compile, block by block")
+    vae: bool | None = key(None, "decode too; without, for Wan on a GPU")
+    blocks: int = key(8, "blocks that are timed in each repeat")
+    repeats: int = key(5, "repeats")
+
+
+class DrawnNoise:
+    """The same noise for every block, drawn before: what it is does not matter for speed."""
+
+    def __init__(self, steps: int, block_shape: tuple[int, int, int, int], device: torch.device):
+        self.block_shape = block_shape
+        self.steps = torch.randn(steps, 1, *block_shape, device=device)
+
+    def draw(self, block: int, step: int) -> Tensor:
+        """[1 F C H W]."""
+        return self.steps[step]
+
+
+def main() -> None:
+    options = parse(sys.argv[1:])
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    student = settings.load([f"preset={options.model}"]).student
+    dtype = getattr(torch, options.dtype or ("bfloat16" if gpu else "float32"))
+    wants_vae = (gpu and options.model != "tiny") if options.vae is None else options.vae
+    blocks = endless(student, device, dtype, options.compile)
+    for _ in range(student.attention_frames // student.block_frames + _WARM_UP):
+        last = next(blocks)
+    made_s = [block_seconds(lambda: next(blocks), options.blocks, device) for _ in range(options.repeats)]
+    peak_bytes = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    decoded_s = statistics.median(decode_seconds(last, options, device, dtype)) if wants_vae else None
+    peak = matmul_flops_per_s(device, dtype, options.repeats)
+    frames, flops = video_frames(student), executed_flops(student)
+    block_s = statistics.median(made_s)
+    print_line(
+        "rollout_fps",
+        [frames / s for s in made_s],
+        "video frames/s",
+        torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads",
+        {
+            "model": options.model,
+            "latent": list(student.frame_shape),
+            "steps": len(student.timesteps),
+            "attention_frames": student.attention_frames,
+            "dtype": str(dtype).removeprefix("torch."),
+            "compile": options.compile,
+            "torch": torch.__version__,
+        },
+        limit=frames * peak / flops,
+        fps_with_vae=None if decoded_s is None else round(frames / (block_s + decoded_s), 3),
+        block_ms=round(1000 * block_s, 3),
+        vae_block_ms=None if decoded_s is None else round(1000 * decoded_s, 3),
+        tflop_per_s=round(flops / block_s / 1e12, 4),
+        matmul_tflop_per_s=round(peak / 1e12, 4),
+        block_tflop=round(flops / 1e12, 6),
+        peak_memory_gb=round(peak_bytes / 1e9, 3),
+    )
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read `key=value`. Raises ValueError for what cannot be read."""
+    kinds = {field.name: field.type for field in fields(Options)}
+    given = {}
+    for argument in arguments:
+        name, _, text = argument.partition("=")
+        if name not in kinds or not text:
+            raise ValueError(f'"{argument}" cannot be read; write key=value with one of {", ".join(kinds)}')
+        if kinds[name] in (bool, bool | None):
+            if text not in ("true", "false"):
+                raise ValueError(f"{name}={text} cannot be read; write true or false")
+            given[name] = text == "true"
+        elif kinds[name] is int:
+            if not text.isdigit() or not int(text):
+                raise ValueError(f"{name}={text} cannot be read; write a whole number above 0")
+            given[name] = int(text)
+        else:
+            given[name] = text
+    options = Options(**given)
+    if options.model not in MODELS:
+        raise ValueError(f'model is "{options.model}"; set it to one of {", ".join(MODELS)}')
+    if options.dtype not in (None, *costs.BYTES):
+        raise ValueError(f'dtype is "{options.dtype}"; set it to {" or ".join(costs.BYTES)}')
+    if options.vae and options.model == "tiny":
+        raise ValueError("vae=true, but the tiny world's latents are its pixels; leave vae out")
+    return options
+
+
+def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool) -> Iterator[Block]:
+    """Blocks of one video without end, by a network with random weights."""
+    with torch.device(device):
+        network = Wan(student.wan).to(dtype).eval().requires_grad_(False)
+    if compiled:
+        for block in network.blocks:
+            block.compile()
+    text = torch.randn(1, student.wan.text_len, student.wan.text_dim, device=device, dtype=dtype)
+    noise = DrawnNoise(len(student.timesteps), (student.block_frames, *student.frame_shape), device)
+    sigmas = warped_sigmas(student.timesteps, student.shift)
+    return stream_blocks(network, text, noise, sigmas, KVCache(student.wan, student.context_frames))
+
+
+def executed_flops(student: StudentConfig) -> float:
+    """Of the transformer's blocks for one block of frames with a full cache.
+
+    Unlike `costs.rollout_flops` without what the read leaves out: the last layer but for its keys and values.
+    """
+    wan, tokens = student.wan, costs.frame_tokens(student)
+    queries, keys = student.block_frames * tokens, student.attention_frames * tokens
+    steps = len(student.timesteps) * costs.pass_flops(wan, queries, keys)
+    return steps + costs.pass_flops(wan, queries, keys, wan.num_layers - 1) + 4.0 * queries * wan.dim**2
+
+
+def video_frames(student: StudentConfig) -> int:
+    """Video frames in a block behind the first: Wan's VAE makes four of a latent frame, the tiny world one."""
+    return student.block_frames * (1 if student.model == "tiny" else 4)
+
+
+def block_seconds(make: Callable[[], object], count: int, device: torch.device) -> float:
+    """Mean time of `count` calls, one after the other."""
+    if device.type == "cpu":
+        started = time.perf_counter()
+        for _ in range(count):
+            make()
+        return (time.perf_counter() - started) / count
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    for _ in range(count):
+        make()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1000 / count
+
+
+@torch.no_grad()
+def decode_seconds(block: Block, options: Options, device: torch.device, dtype: torch.dtype) -> list[float]:
+    """Decoding a block by Wan's VAE with random weights, its convolutions' caches carried on from block to block."""
+    from diffusers import AutoencoderKLWan  # seconds to import
+
+    with torch.device(device):
+        vae = AutoencoderKLWan().to(dtype).eval()
+    vae.clear_cache()
+    frames = block.x0.to(dtype).transpose(1, 2)
+
+    def decode(first: bool = False) -> None:
+        for i in range(frames.shape[2]):
+            latent = vae.post_quant_conv(frames[:, :, i : i + 1])
+            vae._conv_idx = [0]
+            vae.decoder(latent, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=first and i == 0)
+
+    decode(first=True)
+    for _ in range(_WARM_UP):
+        decode()
+    return [block_seconds(decode, 1, device) for _ in range(options.repeats)]
+
+
+def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+    """The best rate of one large product, which no other work can beat."""
+    size = _PRODUCT[device.type]
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def multiply() -> None:
+        torch.mm(a, b, out=out)
+
+    block_seconds(multiply, 3, device)
+    return 2.0 * size**3 / min(block_seconds(multiply, 5, device) for _ in range(repeats))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"rollout_fps: {error}")

@@ -1,0 +1,92 @@
+"""What a run would be: sizes, memory, operations and expected seconds, before anything is made or started."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.prompts import read_prompts
+from cluster import memory, operations
+from cluster.config import Config
+from cluster.operations import Line, StageCost
+from models.devices import DEVICES
+
+_STEPS = {
+    "parameters": ((1, ""),),
+    "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")),
+    "FLOP": ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")),
+    "s": ((86400, "days"), (3600, "hours"), (60, "min"), (1, "s"), (1e-3, "ms")),
+}
+
+
+def report(config: Config) -> str:
+    """The whole report as text. Needs no weights, no GPU and no Ray: networks are looked at on the "meta" device.
+
+    Raises ValueError for prompts that cannot be read.
+    """
+    device, cluster = DEVICES[config.device_name], config.cluster
+    size = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
+    text = [
+        f"dry run of stage {', '.join(config.stages)}: nothing is made, nothing is started",
+        f"device_name={config.device_name}: {device.source}, {device.peak_flops / 1e12:.4g} TFLOP/s{size}; "
+        f"expected to sustain {device.sustained:.0%} of it",
+    ]
+    if config.prompts is not None:
+        text.append(f"prompts={config.prompts}: {read_prompts(Path(config.prompts), config.prompt)}")
+    text += _section("Networks", memory.networks(config))
+    for stage in config.stages:
+        lines = memory.rank_memory(config, stage)
+        text += _section(f"Memory of one learner rank of {cluster.learner_ranks}, stage {stage}", lines, True)
+        text += _room(memory.total(lines), device.memory_bytes)
+    lines = memory.actor_memory(config)
+    text += _section(f"Memory of one rollout process of {cluster.rollout_actors}", lines, True)
+    text += _room(memory.total(lines), device.memory_bytes)
+    text += _section("Memory of the machines", memory.shared_memory(config))
+    one = [_timed(config, line) for line in operations.operations(config)]
+    text += _section("Operations", one)
+    text += _stages(config, [operations.stage_cost(config, stage) for stage in config.stages])
+    return "\n".join(text)
+
+
+def shown(value: float, unit: str) -> str:
+    """A number with the unit that people read: 1.25e9 B are 1.25 GB."""
+    if unit == "parameters":
+        return f"{value:,.0f}"
+    size, name = next((step for step in _STEPS[unit] if value >= step[0]), _STEPS[unit][-1])
+    return f"{value / size:,.2f} {name}"
+
+
+def _timed(config: Config, line: Line) -> Line:
+    taken = shown(operations.seconds(config, line.value, 1), "s")
+    return Line(line.name, line.value, line.unit, f"{taken:>12}" + (f"  {line.note}" if line.note else ""))
+
+
+def _section(title: str, lines: Sequence[Line], summed: bool = False) -> list[str]:
+    text = ["", title]
+    text += [f"  {line.name:<36}{shown(line.value, line.unit):>16}  {line.note}".rstrip() for line in lines]
+    if summed:
+        text.append(f"  {'together':<36}{shown(memory.total(lines), 'B'):>16}")
+    return text
+
+
+def _room(needed: float, there: float | None) -> list[str]:
+    if there is None or needed <= there:
+        return []
+    return [f"  warning: more than the {there / 1e9:.0f} GB of the device"]
+
+
+def _stages(config: Config, stages: Sequence[StageCost]) -> list[str]:
+    """Actors and learner work side by side, so the slower of them is what a stage takes."""
+    cluster = config.cluster
+    text = ["", f"Stages on {cluster.rollout_actors} rollout processes and {cluster.learner_ranks} learner ranks"]
+    for cost in stages:
+        made = operations.seconds(config, cost.actors, cluster.rollout_actors)
+        learnt = operations.seconds(config, cost.learner, cluster.learner_ranks)
+        slower = "the rollout processes" if made > learnt else "the learner"
+        text.append(f"  {cost.stage:<8}{shown(max(made, learnt), 's'):>12}, set by {slower}")
+        text += [
+            f"  {'':<8}{shown(taken, 's'):>12}  {who}: {shown(flops, 'FLOP')}"
+            for who, flops, taken in (("rollouts", cost.actors, made), ("learner", cost.learner, learnt))
+            if flops
+        ]
+        if made and learnt:
+            text.append(f"  {'':<22}balanced at {cost.actors / cost.learner:.2f} rollout processes per learner rank")
+    return text

@@ -1,0 +1,129 @@
+"""Where training prompts come from, and in which order they are dealt out."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from actors.prompt_config import PromptConfig
+from actors.prompts import TrainingPrompts, read_prompts
+
+CONFIG = PromptConfig(min_characters=3, max_characters=20)
+
+
+def written(path, content: str):
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+# -- the order --------------------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_has_every_prompt_once_in_an_order_of_its_own():
+    prompts = TrainingPrompts([f"prompt {i}" for i in range(50)], seed=3)
+    epochs = [[prompts.prompt(50 * epoch + i) for i in range(50)] for epoch in range(3)]
+    assert all(sorted(epoch) == sorted(prompts) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != list(prompts)
+
+
+def test_a_prompt_is_a_function_of_seed_and_number_whatever_was_asked_before():
+    texts = [f"prompt {i}" for i in range(7)]
+    in_order = TrainingPrompts(texts, seed=1)
+    expected = [in_order.prompt(i) for i in range(40)]
+    jumping = TrainingPrompts(texts, seed=1)
+    assert [jumping.prompt(i) for i in reversed(range(40))] == expected[::-1]
+    assert TrainingPrompts(texts, seed=1).prompt(33) == expected[33], "a resumed run keeps nothing but the number"
+    other = TrainingPrompts(texts, seed=2)
+    assert [other.prompt(i) for i in range(40)] != expected
+
+
+def test_the_first_places_of_the_epochs_are_evenly_spread_over_the_prompts():
+    prompts = TrainingPrompts(["red", "green", "blue"], seed=0)
+    first = Counter(prompts.prompt(3 * epoch) for epoch in range(3000))
+    assert min(first.values()) > 900
+
+
+def test_they_are_a_sequence_in_the_order_of_the_file():
+    prompts = TrainingPrompts(["one", "two", "three"], seed=0)
+    assert len(prompts) == 3 and prompts[1] == "two" and list(prompts) == ["one", "two", "three"]
+
+
+def test_no_prompts_are_refused():
+    with pytest.raises(ValueError, match="there are no prompts to train on; change prompts"):
+        TrainingPrompts([], seed=0)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_a_line_without_blank_lines_and_needless_spaces(tmp_path):
+    path = written(tmp_path / "a.txt", "a cat\n\n  a   dog \n\tein Löwe\n")
+    assert read_prompts(path, CONFIG).texts == ("a cat", "a dog", "ein Löwe")
+
+
+@pytest.mark.parametrize("name", ["prompt", "text", "caption"])
+def test_jsonl_keeps_prompts_under_the_first_known_name(tmp_path, name):
+    lines = [json.dumps({"id": 1, name: "a cat\nasleep"}), json.dumps({name: "a dog", "zzz": "no"})]
+    assert read_prompts(written(tmp_path / "a.jsonl", "\n".join(lines)), CONFIG).texts == ("a cat asleep", "a dog")
+
+
+@pytest.mark.parametrize("name", ["prompt", "text", "caption"])
+def test_parquet_keeps_them_in_a_column(tmp_path, name):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"id": [1, 2], name: ["a cat", "a dog"]}), tmp_path / "a.parquet")
+    assert read_prompts(tmp_path / "a.parquet", CONFIG).texts == ("a cat", "a dog")
+
+
+def test_what_is_dropped_is_counted_by_reason_and_said_in_a_line(tmp_path):
+    path = written(tmp_path / "a.txt", "a cat\nA  Cat\nx\n" + 21 * "y" + "\na dog\n" + 20 * "z" + "\na cat\n")
+    found = read_prompts(path, CONFIG)
+    assert found.texts == ("a cat", "a dog", 20 * "z")
+    assert found.dropped == {"too short": 1, "too long": 1, "twice": 2}
+    assert str(found) == "3 prompts; dropped: 1 too short, 1 too long, 2 twice"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "a cat", r"is none of \.txt, \.jsonl, \.parquet"),
+        ("a.txt", "x\ny\n", r"no prompt that can be used \(0 prompts; dropped: 2 too short\)"),
+        ("a.txt", "", "no prompt that can be used"),
+        ("a.jsonl", '{"prompt": "a cat"}\n{"prompt": ', "entry 2 is no JSON"),
+        ("a.jsonl", '"a cat"', "entry 1 is no object"),
+        ("a.jsonl", '{"words": "a cat"}', "entry 1 has none of prompt, text, caption"),
+        ("a.jsonl", '{"prompt": 7}', "entry 1 is int, no text"),
+        ("a.parquet", "PAR1", "is no whole parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_answered_in_a_line_that_names_it(tmp_path, name, content, said):
+    path = written(tmp_path / name, content)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_prompts(path, CONFIG)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_bytes_that_are_no_text_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.txt does not exist"):
+        read_prompts(tmp_path / "none.txt", CONFIG)
+    (tmp_path / "b.txt").write_bytes(b"a cat\n\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"b\.txt is not UTF-8 text"):
+        read_prompts(tmp_path / "b.txt", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"min_characters": 0}, "prompt.min_characters is 0"),
+        ({"min_characters": 30, "max_characters": 20}, "prompt.max_characters = 20 is below"),
+        ({"retries": -1}, "prompt.retries is -1"),
+        ({"parallel": 0}, "prompt.parallel is 0"),
+        ({"url": "endpoint"}, "prompt.url is no address"),
+        ({"url": "http://me:secret@host/v1"}, "prompt.url has a user name or password"),
+    ],
+)
+def test_a_wrong_key_is_named(keys, named):
+    with pytest.raises(ValueError) as caught:
+        PromptConfig(**keys)
+    assert named in str(caught.value) and "secret" not in str(caught.value)

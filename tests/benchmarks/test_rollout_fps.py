@@ -1,0 +1,94 @@
+"""What the benchmark of rollouts counts, and that it says it in one line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import settings
+from benchmarks.rollout_fps import block_seconds, decode_seconds, endless, executed_flops, parse, video_frames
+from models.causal import denoise_block, write_block
+from models.kv_cache import KVCache
+from models.wan import Wan
+
+
+def test_operations_of_a_block_are_those_that_torch_counts_for_wan_but_for_patches_time_and_head():
+    student = settings.load(["preset=wan_1_3b"]).student
+    shape = (1, student.block_frames, *student.frame_shape)
+    with torch.device("meta"), torch.no_grad():
+        network, x, level = Wan(student.wan), torch.empty(shape), torch.empty(1, student.block_frames)
+        text = network.text_keys_values(torch.empty(1, student.wan.text_len, student.wan.text_dim))
+        keys = torch.empty(1, 18 * 1560, student.wan.num_attention_heads, student.wan.attention_head_dim)
+        window = [(keys, keys)] * student.wan.num_layers
+        cache = KVCache(student.wan, student.context_frames, frames=18, window_frames=18, window=window)
+        with FlopCounterMode(display=False) as counter:
+            for _ in student.timesteps:
+                denoise_block(network, x, level, text, cache)
+            write_block(network, x, text, cache)
+    assert executed_flops(student) < counter.get_total_flops()
+    assert executed_flops(student) == pytest.approx(counter.get_total_flops(), rel=0.005)
+
+
+def test_a_block_of_wan_is_twelve_video_frames():
+    assert video_frames(settings.load(["preset=wan_1_3b"]).student) == 12
+    assert video_frames(settings.load(["preset=tiny"]).student) == 3
+
+
+def test_every_call_is_timed():
+    calls = []
+    assert block_seconds(lambda: calls.append(0), 7, torch.device("cpu")) > 0
+    assert len(calls) == 7
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("model=wan_14b", 'model is "wan_14b"; set it to one of tiny, wan_1_3b'),
+        ("dtype=float16", 'dtype is "float16"'),
+        ("vae=true", "the tiny world's latents are its pixels"),
+        ("compile=yes", "compile=yes cannot be read; write true or false"),
+        ("blocks=0", "blocks=0 cannot be read"),
+        ("speed=9", '"speed=9" cannot be read; write key=value with one of model'),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(argument, said):
+    with pytest.raises(ValueError, match=said):
+        parse([argument])
+
+
+def test_it_prints_one_line_on_a_cpu_in_seconds():
+    command = [sys.executable, "-m", "benchmarks.rollout_fps", "model=tiny", "blocks=2", "repeats=3"]
+    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    line = json.loads(shown.stdout)
+    assert line["name"] == "rollout_fps" and line["repeats"] == 3 and line["config"]["model"] == "tiny"
+    assert line["value"] == pytest.approx(3000 / line["block_ms"], rel=0.01)
+    assert line["share"] == pytest.approx(line["tflop_per_s"] / line["matmul_tflop_per_s"], rel=0.05)
+    assert line["fps_with_vae"] is None and line["peak_memory_gb"] > 0
+
+
+@pytest.mark.slow
+def test_decoding_carries_on_from_block_to_block():
+    """Every repeat is one block of four video frames per latent frame, behind others."""
+    from models.sampler import Block
+
+    block = Block(0, torch.zeros(1, 3, 16, 2, 2), [], [], None)
+    options = parse(["model=wan_1_3b", "repeats=2"])
+    seconds = decode_seconds(block, options, torch.device("cpu"), torch.float32)
+    assert len(seconds) == 2 and min(seconds) > 0
+
+
+@pytest.mark.gpu
+def test_nothing_in_a_block_waits_for_the_device():
+    student = settings.load(["preset=tiny"]).student
+    blocks = endless(student, torch.device("cuda"), torch.bfloat16, compiled=False)
+    for _ in range(6):
+        next(blocks)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(blocks)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,158 @@
+"""What `dry_run=true` says before anything is made, against the published table and against what is really made."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import settings
+from actors.rollout_actor import RolloutActor
+from benchmarks.fixed_weights import FixedWeights
+from cluster import memory, operations
+from cluster.crew import make_dispatcher
+from cluster.dry_run import report, shown
+from models import costs
+from models.negative_prompt import WAN_NEGATIVE_PROMPT
+from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
+from models.tiny_world import PROMPTS, encode_text
+from models.wan import Wan
+
+ON_EIGHT = ["preset=wan_1_3b", "cluster.learner_ranks=8", "cluster.rollout_actors=24"]
+
+
+def by_name(lines):
+    return {line.name: line for line in lines}
+
+
+def printed(lines):
+    return {line.name: shown(line.value, line.unit) for line in lines}
+
+
+# -- the table of the published arithmetic ----------------------------------------------------------------------------
+
+
+def test_a_rank_of_eight_holds_what_the_published_table_says():
+    config = settings.load([*ON_EIGHT, "stage=dmd", "init=x"])
+    rank = by_name(memory.rank_memory(config, "dmd"))
+    student_and_critic = sum(rank[name].value for name in ("weights", "gradients", "optimiser"))
+    assert shown(student_and_critic / 2, "B") == "2.84 GB"
+    assert f"{rank['frozen networks'].value / 1e9:.2f}" == "0.35"
+    in_float32 = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "learner.teacher_dtype=float32"])
+    assert f"{by_name(memory.rank_memory(in_float32, 'dmd'))['frozen networks'].value / 1e9:.2f}" == "0.71"
+    large = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "teacher_model=wan_14b", "base=x"])
+    assert f"{by_name(memory.rank_memory(large, 'dmd'))['frozen networks'].value / 1e9:.2f}" == "3.57"
+    assert f"{rank['activations'].value / 1e9 - 4.6:.1f}" == "3.0", "inputs of 30 layers, beside one layer's own"
+
+
+def test_an_actor_holds_what_the_published_table_says():
+    actor = printed(memory.actor_memory(settings.load(ON_EIGHT)))
+    assert actor["weights"] == "2.84 GB"
+    assert actor["keys and values"] == "6.04 GB"
+    assert actor["keys and values of the text"] == "94.37 MB"
+    assert shown(memory.total(memory.actor_memory(settings.load(ON_EIGHT))), "B") == "9.39 GB", "the table: 10 to 12"
+
+
+def test_operations_are_those_of_the_published_table():
+    lines = printed(operations.operations(settings.load(ON_EIGHT)))
+    assert lines["one pass of a block"] == "40.41 TFLOP" and lines["one finished block"] == "202.03 TFLOP"
+    assert lines["one rollout"] == "26.65 PFLOP"
+    assert lines["VAE, one block decoded"] == "40.65 TFLOP"
+
+
+# -- against what is really made --------------------------------------------------------------------------------------
+
+
+def test_a_trained_parameter_costs_what_a_real_one_keeps():
+    config = settings.load(["preset=tiny", "cluster=inline"])
+    network = Wan(config.student.wan)
+    optimizer = torch.optim.AdamW(network.parameters(), foreach=True)
+    sum(p.sum() for p in network.parameters()).backward()
+    optimizer.step()
+    moments = [x for state in optimizer.state.values() for x in state.values() if x.ndim]
+    rank = by_name(memory.rank_memory(config, "ode"))
+    assert rank["weights"].value == sum(p.nbytes for p in network.parameters())
+    assert rank["gradients"].value == sum(p.grad.nbytes for p in network.parameters())
+    assert rank["optimiser"].value == sum(moment.nbytes for moment in moments)
+
+
+def test_a_window_is_as_large_as_a_real_one():
+    config = settings.load(["preset=tiny"])
+    student = Weights.of(0, Wan(config.student.wan))
+    actor = RolloutActor(config.student, config.window, encode_text, FixedWeights(student))
+    rollout = Rollout(0, 0, PROMPTS[0], 1, 36, (WindowPlan(STUDENT, 24, 3, 0),))
+    (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
+    made = sum(x.nbytes for x in (window.context, window.latents, window.noisy))
+    assert by_name(memory.shared_memory(config))["one window"].value == made
+
+
+def test_the_rollouts_of_a_stage_cost_what_those_that_are_dispatched_do():
+    config = settings.load(["preset=tiny", "dmd.steps=200", "rollout.horizon=sampled"])
+    rollouts = config.dmd.steps * config.samples_per_update("dmd") // config.rollout.windows
+    dispatcher = make_dispatcher("dmd", config)
+    slow = 0.0
+    for first in range(0, rollouts, config.rollout.batch):
+        batch = dispatcher.rollouts(first)
+        end = max(plan.start + config.window.frames for rollout in batch for plan in rollout.windows)
+        slow += len(batch) * costs.rollout_flops(config.student, end)
+    assert operations.stage_cost(config, "dmd").actors == pytest.approx(slow, rel=0.03)
+
+
+def test_twice_the_processes_take_half_the_time():
+    config = settings.load(ON_EIGHT)
+    assert operations.seconds(config, 1e18, 4) == 2 * operations.seconds(config, 1e18, 8)
+    assert operations.seconds(config, 989.4e12 * 0.4, 1) == 1
+
+
+# -- the report -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["wan_1_3b", "tiny", "smoke"])
+@pytest.mark.parametrize("stage", ["ode", "dmd", "grpo"])
+def test_every_stage_of_every_preset_has_a_report_with_its_name(preset, stage):
+    text = report(settings.load([f"preset={preset}", f"stage={stage}"]))
+    assert f"one learner rank of 1, stage {stage}" in text and f"\n  {stage:<8}" in text
+
+
+def test_what_does_not_fit_is_said():
+    fits = [*ON_EIGHT, "stage=dmd"]
+    assert "warning" not in report(settings.load(fits))
+    more = [*fits, "learner.micro_batch=1", "learner.checkpoint_activations=false"]
+    assert "warning: more than the 80 GB of the device" in report(settings.load(more))
+
+
+def test_an_unknown_device_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match='device_name is "b300"; set it to one of h100, h200, a100, cpu'):
+        settings.load(["device_name=b300"])
+
+
+def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path):
+    """As a user types it. A network of this size would take 5.7 GB."""
+    script = (
+        "import resource, sys, settings\n"
+        "try:\n    settings.run(None, 'tiny')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert 'ray' not in sys.modules\n"
+        "print('KB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    arguments = [*ON_EIGHT, "dry_run=true", f"run_dir={tmp_path}/run", f"teacher={tmp_path}/not/here"]
+    shown = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=settings.ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "1,418,996,800" in shown.stdout
+    assert int(shown.stdout.split("KB")[1]) < 2e6
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_are_read_and_counted(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat on a mat\na cat on a mat\nno\n")
+    assert "p.txt: 1 prompts; dropped: 1 too short, 1 twice" in report(settings.load([f"prompts={tmp_path}/p.txt"]))
+    with pytest.raises(ValueError, match=r"none\.txt does not exist"):
+        report(settings.load([f"prompts={tmp_path}/none.txt"]))
+
+
+def test_guidance_leads_away_from_wans_own_negative_prompt_and_in_the_tiny_world_from_none():
+    assert settings.load(["preset=wan_1_3b"]).negative_prompt == WAN_NEGATIVE_PROMPT
+    assert settings.load(["preset=tiny"]).negative_prompt == ""
+    assert settings.load(["preset=wan_1_3b", "prompt.negative=blurred"]).negative_prompt == "blurred"
