@@ -8,6 +8,10 @@ import av
 import numpy
 
 
+_FRAGMENT_BYTES = 1 << 22
+"""More than any fragment, so that each reaches the disk in one write: one of two could be torn by a kill."""
+
+
 class VideoWriter(Protocol):
     """Where the frames of one video go."""
 
@@ -34,22 +38,25 @@ class Mp4File:
 
     def __init__(self, path: Path, fps: int, height: int, width: int):
         """Raises OSError where `path` exists or cannot be written."""
-        self.name, self.frames = str(path), 0
-        self.file = open(path, "xb", buffering=0)  # noqa: SIM115
+        self.name, self.file = str(path), _FragmentFile(path)
         layout = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
-        self.container = av.open(self.file, "w", format="mp4", options=layout)
+        self.container = av.open(self.file, "w", format="mp4", options=layout, buffer_size=_FRAGMENT_BYTES)
         quality = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
         self.stream = self.container.add_stream("libx264", rate=fps, options=quality)
         self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
         self.stream.codec_context.thread_count = 1  # more would cut frames into slices: other bytes on other machines
         self.stream.codec_context.gop_size = fps  # a player can start anywhere within a second
 
+    @property
+    def frames(self) -> int:
+        """Frames that are on the disk: until the file is closed, all but the newest."""
+        return self.file.fragments
+
     def write(self, video: numpy.ndarray) -> None:
         """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them."""
         for picture in video:
             for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                 self.container.mux(packet)
-            self.frames += 1
 
     def close(self) -> None:
         """Write the newest frame and the index. Raises OSError where there is no room for them."""
@@ -61,6 +68,30 @@ class Mp4File:
             self.file.close()
 
 
+class _FragmentFile:
+    """Takes each fragment whole or not at all; after the first that does not fit, none."""
+
+    def __init__(self, path: Path):
+        self.descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        self.fragments, self.size, self.full = 0, 0, False
+
+    def write(self, piece: bytes) -> int:
+        if self.full:  # what follows a missing fragment would not play; the muxer writes on while it is closed
+            return len(piece)
+        try:
+            _write_all(self.descriptor, piece)
+        except OSError:
+            self.full = True
+            os.ftruncate(self.descriptor, self.size)
+            raise
+        self.size += len(piece)
+        self.fragments += piece[4:8] == b"moof"
+        return len(piece)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
 class FramePipe:
     """rgb24 frames, one after the other and nothing else, for a player or an encoder that reads them."""
 
@@ -70,10 +101,14 @@ class FramePipe:
     def write(self, video: numpy.ndarray) -> None:
         """The next frames, uint8 [T H W 3]. Raises BrokenPipeError where nobody reads any more."""
         for picture in video:
-            rest = memoryview(picture.tobytes())
-            while rest:  # a pipe takes what there is room for
-                rest = rest[os.write(self.descriptor, rest) :]
+            _write_all(self.descriptor, picture.tobytes())
             self.frames += 1
 
     def close(self) -> None:
         """The descriptor is the caller's."""
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:  # pipes and full disks take what there is room for
+        rest = rest[os.write(descriptor, rest) :]
