@@ -123,8 +123,6 @@ def prepare(arguments: Sequence[str]) -> Job:
     world = open_world(shape.wan, vae, text_encoder, _folder(config.text_cache), device, dtype)
     shape = _sized(config, shape, world.codec.space_stride)
     rows, columns = (size * world.codec.space_stride for size in (shape.height, shape.width))
-    if config.text_encoder is None:
-        world.encode_text([scene.prompt for video in videos for scene in video.scenes])
     checkpoint = SHIPPED_STUDENT if config.checkpoint is None else Path(config.checkpoint).expanduser()
     if config.checkpoint is None and shape.model != "tiny":
         raise ValueError(f"student.model={shape.model} needs weights; give checkpoint=")
@@ -134,6 +132,9 @@ def prepare(arguments: Sequence[str]) -> Job:
     if rows * enlarge % 2 or columns * enlarge % 2:
         raise ValueError(f"frames of {rows * enlarge}x{columns * enlarge} are odd, which H.264 cannot hold; enlarge=2")
     image = None if config.image is None else read_image(config.image, rows, columns)
+    for prompt in dict.fromkeys(scene.prompt for video in videos for scene in video.scenes):
+        world.encode_text([prompt])  # refused, or cut and said, or put into the cache, before the student takes memory
+    world.unload_text()
     return Job(config, shape, videos, world, image, checkpoint, device, dtype, enlarge)
 
 

@@ -19,6 +19,8 @@ class World:
     codec: VideoCodec
     encode_text: Callable[[Sequence[str]], Tensor]
     """Prompts to [B S text_dim], padding rows zero. Raises ValueError for a prompt that it does not know."""
+    unload_text: Callable[[], None]
+    """Gives the memory of the text encoder back; what it has encoded stays at hand."""
 
 
 def open_world(
@@ -33,8 +35,32 @@ def open_world(
 
     Raises ValueError where a folder is missing, damaged, or does not fit the network.
     """
-    if vae is None and wan.in_channels != TinyCodec.channels:
+    encode_text, unload_text = _open_text(wan, text_encoder, text_cache, device, dtype)
+    return World(_open_codec(wan, vae, device, dtype), encode_text, unload_text)
+
+
+# Imports of diffusers and transformers take seconds that the tiny world need not wait for.
+
+
+def _open_codec(wan: WanConfig, vae: Path | None, device: torch.device, dtype: torch.dtype) -> VideoCodec:
+    if vae is not None:
+        from models.wan_codec import open_wan_codec
+
+        return open_wan_codec(vae, wan.in_channels, device, dtype)
+    if wan.in_channels != TinyCodec.channels:
         raise ValueError(f"latents of {wan.in_channels} channels need a VAE; give vae=<diffusers folder>")
-    if text_encoder is None and wan.text_dim != TINY.text_dim:
+    return TinyCodec()
+
+
+def _open_text(
+    wan: WanConfig, folder: Path | None, cache: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[Callable[[Sequence[str]], Tensor], Callable[[], None]]:
+    if folder is not None:
+        from models.text_cache import CachedText
+        from models.text_encoder import Umt5
+
+        encoder = Umt5(folder, wan.text_dim, wan.text_len, device, dtype)
+        return CachedText(encoder, cache, wan.text_len), encoder.unload
+    if wan.text_dim != TINY.text_dim:
         raise ValueError(f"texts of width {wan.text_dim} need an encoder; give text_encoder=<diffusers folder>")
-    return World(TinyCodec(), tiny_world.encode_text)
+    return tiny_world.encode_text, lambda: None
