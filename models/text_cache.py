@@ -44,7 +44,8 @@ class CachedText:
         cleaned = [clean_prompt(prompt) for prompt in prompts]
         found = {prompt: self._read(prompt) for prompt in cleaned}
         missing = [prompt for prompt, embedding in found.items() if embedding is None]
-        for prompt, embedding in zip(missing, self.encoder.encode(missing), strict=True):
+        made = self.encoder.encode(missing) if missing else []
+        for prompt, embedding in zip(missing, made, strict=True):
             self._write(prompt, embedding)
             found[prompt] = embedding
         for prompt, embedding in found.items():

@@ -83,7 +83,7 @@ class Slow:
     identity = "slow"
 
     def __init__(self, writers: int):
-        self.meeting = threading.Barrier(writers)
+        self.meeting = threading.Barrier(writers, timeout=30)
 
     def encode(self, prompts):
         self.meeting.wait()
