@@ -119,15 +119,17 @@ def prepare(arguments: Sequence[str]) -> Job:
     videos = plan_videos(config)
     device = _device(config)
     dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    vae, text_encoder = (_folder(path) for path in (config.vae, config.text_encoder))
-    world = open_world(shape.wan, vae, text_encoder, _folder(config.text_cache), device, dtype)
-    shape = _sized(config, shape, world.codec.space_stride)
-    rows, columns = (size * world.codec.space_stride for size in (shape.height, shape.width))
-    checkpoint = SHIPPED_STUDENT if config.checkpoint is None else Path(config.checkpoint).expanduser()
     if config.checkpoint is None and shape.model != "tiny":
         raise ValueError(f"student.model={shape.model} needs weights; give checkpoint=")
+    checkpoint = SHIPPED_STUDENT if config.checkpoint is None else Path(config.checkpoint).expanduser()
     with torch.device("meta"):
         check_weights(checkpoint, "checkpoint", Wan(shape.wan))
+    vae, text_encoder = (
+        _part(checkpoint, given, name) for name, given in (("vae", config.vae), ("text_encoder", config.text_encoder))
+    )
+    world = open_world(shape.wan, vae, text_encoder, Path(config.text_cache).expanduser(), device, dtype)
+    shape = _sized(config, shape, world.codec.space_stride)
+    rows, columns = (size * world.codec.space_stride for size in (shape.height, shape.width))
     enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
     if rows * enlarge % 2 or columns * enlarge % 2:
         raise ValueError(f"frames of {rows * enlarge}x{columns * enlarge} are odd, which H.264 cannot hold; enlarge=2")
@@ -138,8 +140,11 @@ def prepare(arguments: Sequence[str]) -> Job:
     return Job(config, shape, videos, world, image, checkpoint, device, dtype, enlarge)
 
 
-def _folder(path: str | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+def _part(checkpoint: Path, given: str | None, name: str) -> Path | None:
+    """The folder of the VAE or the text encoder: a diffusers folder brings its own along."""
+    if given is not None:
+        return Path(given).expanduser()
+    return checkpoint if (checkpoint / name).is_dir() else None
 
 
 def _device(config: GenerationConfig) -> torch.device:
@@ -202,9 +207,7 @@ def _writer(job: Job, video: PlannedVideo, pipe: int | None) -> VideoWriter:
     if video.path is None:
         return FramePipe(pipe)
     video.path.parent.mkdir(parents=True, exist_ok=True)
-    rows, columns = (
-        size * job.world.codec.space_stride * job.enlarge for size in (job.shape.height, job.shape.width)
-    )
+    rows, columns = (size * job.world.codec.space_stride * job.enlarge for size in (job.shape.height, job.shape.width))
     return Mp4File(video.path, job.config.fps, rows, columns)
 
 
@@ -217,16 +220,17 @@ def _bytes(pixels: Tensor, enlarge: int) -> numpy.ndarray:
 def main(arguments: Sequence[str]) -> int:
     """Make what `arguments` ask for; the exit status. Mistakes and early ends are one line on standard error."""
     try:
-        job = prepare(arguments)
-        student = Wan(job.shape.wan)
-        load_weights(student, job.checkpoint, "checkpoint")
+        try:
+            job = prepare(arguments)
+            student = Wan(job.shape.wan)
+            load_weights(student, job.checkpoint, "checkpoint")
+        except ValueError as error:
+            print(f"generate.py: {error}", file=sys.stderr)
+            return 2
         student = student.to(job.device, job.dtype).eval()
         pipe = _free_output() if job.config.out == PIPE else None
         for first in range(0, len(job.videos), job.config.batch):
             generate(job, student, job.videos[first : first + job.config.batch], pipe)
-    except ValueError as error:
-        print(f"generate.py: {error}", file=sys.stderr)
-        return 2
     except Ended as error:
         print(f"generate.py: {error}", file=sys.stderr)
         return error.status

@@ -18,7 +18,9 @@ class GenerationConfig:
 
     checkpoint: str | None = key(None, "weights of the student; without, the shipped one of the tiny world")
     vae: str | None = key(None, "diffusers folder with vae/ (or that folder itself); the tiny world needs none")
-    text_encoder: str | None = key(None, "diffusers folder with text_encoder/ and tokenizer/; the tiny world needs none")
+    text_encoder: str | None = key(
+        None, "diffusers folder with text_encoder/ and tokenizer/; the tiny world needs none"
+    )
     text_cache: str = key("~/.cache/longtake/text", "folder of the embeddings of prompts seen before")
     prompt: str | None = key(None, "what the video shows")
     prompts: str | None = key(None, "file with a prompt in every line, a video for each; in place of prompt")

@@ -55,7 +55,9 @@ def read_image(path: str, height: int, width: int) -> Tensor:
             fitted = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (width, height))
     except OSError as error:
         raise ValueError(f"image={path} cannot be read ({error}); give a PNG or JPEG file") from error
-    return torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1) / 255
+    return (
+        torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1) / 255
+    )
 
 
 def _lines(path: str) -> list[str]:

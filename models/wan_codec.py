@@ -64,7 +64,9 @@ def open_wan_codec(folder: Path, channels: int, device: torch.device, dtype: tor
     try:
         config = json.loads((inner / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"vae={folder} holds no readable vae/config.json; give a diffusers folder of Wan2.1") from error
+        raise ValueError(
+            f"vae={folder} holds no readable vae/config.json; give a diffusers folder of Wan2.1"
+        ) from error
     if config.get("_class_name") != "AutoencoderKLWan" or config.get("patch_size") is not None:
         raise ValueError(f"vae={folder} is not the VAE of Wan2.1 (AutoencoderKLWan without patches)")
     if config.get("z_dim", 16) != channels:

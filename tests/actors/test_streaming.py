@@ -44,8 +44,6 @@ def go_on(student: Wan, text: Tensor, cache: KVCache) -> Tensor:
     return decode(next(blocks).x0)
 
 
-
-
 def test_a_stream_is_the_video_that_is_made_at_once(student):
     latents = make_videos(student, SHAPE, [PROMPTS[0]] * 2, SEEDS, 18, encode_text, lambda done: None)
     assert torch.equal(stream(student, [Scene(0, FIRST)], 6), decode(latents))

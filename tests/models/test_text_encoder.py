@@ -46,7 +46,7 @@ def test_rows_behind_the_last_token_are_zero_and_those_before_are_not(folder, tm
 
 
 def test_a_prompt_is_cleaned_as_wan_does_it():
-    assert clean_prompt(" a\t&amp;amp; b\n\n  c\u2019s \u00e2\u20ac\u0153d\u00e2\u20ac\u009d ") == "a & b c's \"d\""
+    assert clean_prompt(" a\t&amp;amp; b\n\n  c\u2019s \u00e2\u20ac\u0153d\u00e2\u20ac\u009d ") == 'a & b c\'s "d"'
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_that_is_said_once_even_from_the_cache(folder, tmp_path, capsys):
