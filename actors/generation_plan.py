@@ -1,0 +1,115 @@
+"""Which videos generate.py makes and where each goes: everything that can be refused before a network is loaded."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from actors.generation_config import PIPE, GenerationConfig
+
+_NAME_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class PlannedScene:
+    """A prompt and the second it begins at."""
+
+    begins_s: float
+    prompt: str
+
+
+@dataclass(frozen=True)
+class PlannedVideo:
+    """One video."""
+
+    scenes: tuple[PlannedScene, ...]
+    seed: int
+    path: Path | None
+    """None is the pipe."""
+
+
+def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
+    """A video for each prompt and seed, prompts first.
+
+    Raises ValueError where prompts cannot be read, or a file cannot be written or is there already.
+    """
+    if config.prompt_schedule is not None:
+        scripts = [tuple(PlannedScene(float(begins), prompt) for begins, prompt in config.prompt_schedule)]
+    else:
+        prompts = [config.prompt] if config.prompts is None else _lines(config.prompts)
+        scripts = [(PlannedScene(0.0, prompt),) for prompt in prompts]
+    seeds = [config.seed] if config.seeds is None else config.seeds
+    chosen = [(scenes, seed) for scenes in scripts for seed in seeds]
+    paths = _paths(config.out, [(scenes[0].prompt, seed) for scenes, seed in chosen])
+    return [PlannedVideo(scenes, seed, path) for (scenes, seed), path in zip(chosen, paths, strict=True)]
+
+
+def read_image(path: str, height: int, width: int) -> Tensor:
+    """A picture [3 H W] in [0, 1], scaled and cut in the middle to fill the video. Raises ValueError."""
+    try:
+        with Image.open(Path(path).expanduser()) as picture:
+            fitted = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (width, height))
+    except OSError as error:
+        raise ValueError(f"image={path} cannot be read ({error}); give a PNG or JPEG file") from error
+    return (
+        torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1) / 255
+    )
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompts={path} cannot be read ({error}); give a text file with a prompt a line") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"prompts={path} holds no prompt; write one a line")
+    return prompts
+
+
+def _paths(out: str, videos: list[tuple[str, int]]) -> list[Path | None]:
+    if out == PIPE:
+        if len(videos) > 1:
+            raise ValueError(f"out={PIPE} takes one video, but {len(videos)} are asked for; give a folder")
+        return [None]
+    if "{" in out:
+        names = [_filled(out, index, prompt, seed) for index, (prompt, seed) in enumerate(videos)]
+    elif out.lower().endswith(".mp4"):
+        if len(videos) > 1:
+            raise ValueError(f"out={out} is one file for {len(videos)} videos; give a folder, or name_{{index}}.mp4")
+        names = [out]
+    else:
+        if Path(out).suffix and not Path(out).is_dir():
+            raise ValueError(f"out={out} is no kind of video that is written; end it in .mp4, or give a folder")
+        names = [f"{out}/{i:04d}_{_word(prompt)}_{seed}.mp4" for i, (prompt, seed) in enumerate(videos)]
+    paths = [Path(name).expanduser() for name in names]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"out={out} gives several videos one name; put {{index}} into it")
+    for path in paths:
+        _check_writable(path)
+    return paths
+
+
+def _filled(pattern: str, index: int, prompt: str, seed: int) -> str:
+    try:
+        return pattern.format(index=index, prompt=_word(prompt), seed=seed)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ValueError(f"out={pattern} can be filled with {{index}}, {{prompt}} and {{seed}} only") from error
+
+
+def _word(prompt: str) -> str:
+    return re.sub(r"\W+", "_", prompt).strip("_")[:_NAME_LENGTH]
+
+
+def _check_writable(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"out={path} is there already and is never written over; move it or give another name")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"out={path} cannot be written: {folder} is not a folder that you may write in")

@@ -1,0 +1,114 @@
+"""Videos on their way out: an mp4 that plays however it ends, and raw frames for a pipe."""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy
+
+
+_FRAGMENT_BYTES = 1 << 22
+"""More than any fragment, so that each reaches the disk in one write: one of two could be torn by a kill."""
+
+
+class VideoWriter(Protocol):
+    """Where the frames of one video go."""
+
+    name: str
+    """What a person calls it."""
+    frames: int
+    """Frames taken so far."""
+
+    def write(self, video: numpy.ndarray) -> None:
+        """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them."""
+        ...
+
+    def close(self) -> None:
+        """After the last frame."""
+        ...
+
+
+class Mp4File:
+    """H.264 in fragments of one frame: a killed process leaves all frames but the newest, and any player plays them.
+
+    Nothing is held back (no B-frames, no look-ahead), so the file grows as frames come and its first part does not
+    depend on what follows. Fragments of a whole block would lose that block.
+    """
+
+    def __init__(self, path: Path, fps: int, height: int, width: int):
+        """Raises OSError where `path` exists or cannot be written."""
+        self.name, self.file = str(path), _FragmentFile(path)
+        layout = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
+        self.container = av.open(self.file, "w", format="mp4", options=layout, buffer_size=_FRAGMENT_BYTES)
+        quality = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
+        self.stream = self.container.add_stream("libx264", rate=fps, options=quality)
+        self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
+        self.stream.codec_context.thread_count = 1  # more would cut frames into slices: other bytes on other machines
+        self.stream.codec_context.gop_size = fps  # a player can start anywhere within a second
+
+    @property
+    def frames(self) -> int:
+        """Frames that are on the disk: until the file is closed, all but the newest."""
+        return self.file.fragments
+
+    def write(self, video: numpy.ndarray) -> None:
+        """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them."""
+        for picture in video:
+            for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                self.container.mux(packet)
+
+    def close(self) -> None:
+        """Write the newest frame and the index. Raises OSError where there is no room for them."""
+        try:
+            for packet in self.stream.encode(None):
+                self.container.mux(packet)
+            self.container.close()
+        finally:
+            self.file.close()
+
+
+class _FragmentFile:
+    """Takes each fragment whole or not at all; after the first that does not fit, none."""
+
+    def __init__(self, path: Path):
+        self.descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        self.fragments, self.size, self.full = 0, 0, False
+
+    def write(self, piece: bytes) -> int:
+        if self.full:  # what follows a missing fragment would not play; the muxer writes on while it is closed
+            return len(piece)
+        try:
+            _write_all(self.descriptor, piece)
+        except OSError:
+            self.full = True
+            os.ftruncate(self.descriptor, self.size)
+            raise
+        self.size += len(piece)
+        self.fragments += piece[4:8] == b"moof"
+        return len(piece)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class FramePipe:
+    """rgb24 frames, one after the other and nothing else, for a player or an encoder that reads them."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor, self.name, self.frames = descriptor, "the pipe", 0
+
+    def write(self, video: numpy.ndarray) -> None:
+        """The next frames, uint8 [T H W 3]. Raises BrokenPipeError where nobody reads any more."""
+        for picture in video:
+            _write_all(self.descriptor, picture.tobytes())
+            self.frames += 1
+
+    def close(self) -> None:
+        """The descriptor is the caller's."""
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:  # pipes and full disks take what there is room for
+        rest = rest[os.write(descriptor, rest) :]

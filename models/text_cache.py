@@ -1,0 +1,90 @@
+"""Embeddings of prompts on disk, so that each prompt is encoded once on a machine and the encoder need not be loaded."""
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from models.text_encoder import Embedding, clean_prompt
+
+_SHOWN = 60
+
+
+class TextEncoder(Protocol):
+    """What the cache asks where it has nothing."""
+
+    identity: str
+    """Two encoders that may give different embeddings have different ones."""
+
+    def encode(self, prompts: Sequence[str]) -> list[Embedding]:
+        """Embeddings of cleaned prompts."""
+        ...
+
+
+class CachedText:
+    """Prompts to [B S text_dim], float32 on the CPU: rows behind a prompt's last token are zero.
+
+    Wan attends to all `length` rows: masking the zeroed ones would be another function (algorithm.md 8.12).
+    """
+
+    def __init__(self, encoder: TextEncoder, folder: Path, length: int):
+        self.encoder, self.folder, self.length = encoder, folder, length
+        self.warned: set[str] = set()
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """The embeddings of `prompts`; a prompt that is too long is cut, and that is said on standard error."""
+        cleaned = [clean_prompt(prompt) for prompt in prompts]
+        found = {prompt: self._read(prompt) for prompt in cleaned}
+        missing = [prompt for prompt, embedding in found.items() if embedding is None]
+        made = self.encoder.encode(missing) if missing else []
+        for prompt, embedding in zip(missing, made, strict=True):
+            self._write(prompt, embedding)
+            found[prompt] = embedding
+        for prompt, embedding in found.items():
+            self._say_cut(prompt, embedding)
+        return torch.stack([self._padded(found[prompt].rows) for prompt in cleaned])
+
+    def path(self, prompt: str) -> Path:
+        """Where the embedding of a cleaned prompt is kept."""
+        name = hashlib.sha256(f"{self.encoder.identity}\n{prompt}".encode()).hexdigest()
+        return self.folder / f"{name}.safetensors"
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        padded = torch.zeros(self.length, rows.shape[1])
+        padded[: len(rows)] = rows
+        return padded
+
+    def _read(self, prompt: str) -> Embedding | None:
+        path = self.path(prompt)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                return Embedding(file.get_tensor("rows"), int(file.metadata()["tokens"]))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it, it is made again") from error
+
+    def _write(self, prompt: str, embedding: Embedding) -> None:
+        """Whole or not at all, and under a name of its own until then: many processes may write the same one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(dir=self.folder, suffix=".partial")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(save({"rows": embedding.rows.contiguous()}, metadata={"tokens": str(embedding.tokens)}))
+        os.replace(partial, self.path(prompt))
+
+    def _say_cut(self, prompt: str, embedding: Embedding) -> None:
+        if embedding.tokens <= self.length or prompt in self.warned:
+            return
+        self.warned.add(prompt)
+        print(
+            f'note: the prompt "{prompt[:_SHOWN]}..." has {embedding.tokens} tokens; the first {self.length} are read',
+            file=sys.stderr,
+        )

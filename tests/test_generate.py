@@ -1,0 +1,245 @@
+"""generate.py as a person runs it: what it leaves behind, however it ends."""
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from PIL import Image
+
+import generate
+from models.config import CONFIGS, WanConfig
+from models.files import save_weights
+from models.wan import Wan
+from settings import ROOT
+from tests.models.small_text import TEXT_DIM, save_text_encoder
+
+PROMPT = "a red disc drifts slowly over a cool wall"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "generate.py", "preset=tiny", *arguments]
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, timeout=300, **options)
+
+
+def frames_of(path: Path) -> list[numpy.ndarray]:
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+
+
+def wait_for_bytes(process: subprocess.Popen, path: Path, size: int) -> None:
+    while not path.exists() or path.stat().st_size < size:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.002)  # leaves the processor to the process
+
+
+def test_a_prompt_becomes_a_video_of_the_asked_length(tmp_path):
+    shown = run(f"prompt={PROMPT}", "seconds=2.5", f"out={tmp_path}/x.mp4")
+    assert shown.returncode == 0, shown.stderr
+    frames = frames_of(tmp_path / "x.mp4")
+    assert len(frames) == 40 and frames[0].shape == (192, 192, 3)
+    assert shown.stdout == b"" and b"40/40 frames" in shown.stderr
+
+
+@pytest.mark.slow
+def test_a_video_killed_at_any_moment_plays_and_is_the_beginning_of_the_whole(tmp_path):
+    whole = tmp_path / "whole.mp4"
+    assert run(f"prompt={PROMPT}", "seconds=30", f"out={whole}").returncode == 0
+    expected, size = frames_of(whole), whole.stat().st_size
+    for moment in range(10):
+        path = tmp_path / f"killed_{moment}.mp4"
+        arguments = (f"prompt={PROMPT}", "seconds=30", f"out={path}")
+        process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE)
+        # Odd sizes, so that the kill does not wait for the end of a block or a fragment.
+        wait_for_bytes(process, path, 4000 + moment * size // 11)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        frames = frames_of(path)
+        assert 0 < len(frames) < len(expected)
+        assert all(numpy.array_equal(frame, same) for frame, same in zip(frames, expected, strict=False))
+
+
+def test_control_c_says_one_line_and_leaves_a_video_that_plays(tmp_path):
+    path = tmp_path / "x.mp4"
+    process = subprocess.Popen(
+        command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_bytes(process, path, 20_000)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    frames = frames_of(path)
+    assert process.returncode == 130
+    assert said == f"generate.py: stopped; {len(frames)} frames are in {path}\n"
+
+
+def test_a_disk_that_is_full_keeps_the_beginning_and_names_it(tmp_path):
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    path = tmp_path / "x.mp4"
+    shown = run(f"prompt={PROMPT}", "seconds=30", f"out={path}", preexec_fn=little_room)
+    said = shown.stderr.decode()
+    assert shown.returncode == 1 and said.count("\n") == 1, said
+    assert f"frames are in {path}" in said
+    assert len(frames_of(path)) > 10
+
+
+def test_a_pipe_gets_the_frames_and_nothing_else(tmp_path):
+    arguments = (f"prompt={PROMPT}", "seconds=1", "enlarge=2", "seed=3")
+    shown = run(*arguments, "out=-")
+    assert shown.returncode == 0, shown.stderr
+    frames = numpy.frombuffer(shown.stdout, numpy.uint8).reshape(16, 24, 24, 3)
+    assert run(*arguments, f"out={tmp_path}/x.mp4").returncode == 0
+    filmed = numpy.stack(frames_of(tmp_path / "x.mp4")).astype(int)
+    assert numpy.abs(filmed - frames).mean() < 8  # of 255: colours are stored at half the resolution
+
+
+def test_a_reader_that_leaves_ends_the_video_in_one_line():
+    process = subprocess.Popen(
+        command(f"prompt={PROMPT}", "seconds=inf", "out=-"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.read(10_000)
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    assert process.wait(60) == 1
+    assert said.count("\n") == 1 and "Broken pipe" in said and "frames are in the pipe" in said
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+import generate
+torch.set_num_threads(1)
+assert generate.main(sys.argv[1:]) == 0
+print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    peaks = {}
+    for frames in (42, 400):
+        arguments = (
+            f"prompt={PROMPT}", f"seconds={frames / 16}", f"out={tmp_path}/{frames}.mp4",
+            "height=48", "width=48", "enlarge=16",
+        )  # fmt: skip
+        shown = subprocess.run(
+            [sys.executable, "-c", PEAK, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=550
+        )
+        assert shown.returncode == 0, shown.stderr
+        peaks[frames] = int(shown.stdout.split()[1]) * 1024
+    print(peaks)
+    kept = (400 - 42) * 768 * 768 * 3
+    assert peaks[42] < 1.1 * kept  # keeping frames would about double it
+    assert peaks[400] <= 1.05 * peaks[42]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prompt=a purple cube"], 'the tiny world knows no "a purple cube"'),
+        ([f"prompt={PROMPT}", "seconds=0"], "seconds is 0.0"),
+        ([f"prompt={PROMPT}", "seconds=-3"], "seconds is -3.0"),
+        ([f"prompt={PROMPT}", "seconds=nan"], "seconds is nan"),
+        ([f"prompt={PROMPT}", "seconds=long"], "seconds: Value 'long'"),
+        ([f"prompt={PROMPT}", "seconds=0.01"], "less than one frame"),
+        ([f"prompt={PROMPT}", "height=10"], "height is 10, no multiple of 4 pixels"),
+        ([f"prompt={PROMPT}", "batch=0"], "batch is 0"),
+        ([f"prompt={PROMPT}", "sink=4"], "student.sink_frames is 4, no multiple"),
+        ([f"prompt={PROMPT}", "checkpoint=none.safetensors"], "checkpoint=none.safetensors does not exist"),
+        ([f"prompt={PROMPT}", "student.model=wan_1_3b"], "give checkpoint="),
+        ([f"prompt={PROMPT}", "device=cuda:77"], "give device=cpu"),
+        ([f"prompt={PROMPT}", "device=abacus"], "device=abacus is no device"),
+        ([f"prompt={PROMPT}", "dtype=int3"], 'dtype is "int3"'),
+        ([f"prompt={PROMPT}", "image=none.png"], "image=none.png cannot be read"),
+        ([f"prompt={PROMPT}", "seeds=[1,1]"], "different numbers"),
+        ([f"prompt={PROMPT}", "seeds=[1,2]"], "one file for 2 videos"),
+        ([f"prompt={PROMPT}", "dmd.steps=3"], "dmd.steps is no key of generate.py"),
+        ([f"prompt={PROMPT}", "student.foo=3"], "student.foo"),
+        ([f"prompt={PROMPT}", "prompts=x.txt"], "prompt and prompts are given"),
+        ([], "no prompt is given"),
+        (["prompts=none.txt"], "prompts=none.txt cannot be read"),
+        (['prompt_schedule=[[1,"a"]]'], "they must rise from 0"),
+        (['prompt_schedule=[["a",0]]'], "must be pairs"),
+        (["prompt"], "write key=value"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2_before_a_file_is_made(arguments, said, tmp_path, capsys):
+    assert generate.main([*arguments, f"out={tmp_path}/x.mp4"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("generate.py: ") and error.count("\n") == 1 and said in error, error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [("there.mp4", "never written over"), ("x.avi", "end it in .mp4"), ("there.mp4/x.mp4", "cannot be")],
+)
+def test_a_file_that_is_there_is_not_written_over(out, said, tmp_path, capsys):
+    (tmp_path / "there.mp4").write_text("precious")
+    assert generate.main([f"prompt={PROMPT}", f"out={tmp_path}/{out}"]) == 2
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "there.mp4").read_text() == "precious"
+
+
+def test_several_videos_are_the_same_in_any_batch(tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\na blue square glides quickly over a warm wall\n")
+    common = [f"prompts={tmp_path}/prompts.txt", "seeds=[3,4]", "seconds=0.5", "enlarge=16"]
+    for batch in (1, 3):
+        assert generate.main([*common, f"batch={batch}", f"out={tmp_path}/{batch}"]) == 0
+    names = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert len(names) == 4 and names[0] == "0000_a_red_disc_drifts_slowly_over_a_cool_wal_3.mp4"
+    for name in names:
+        alone, together = (numpy.stack(frames_of(tmp_path / batch / name)).astype(int) for batch in ("1", "3"))
+        assert alone.shape == (8, 192, 192, 3) and numpy.abs(alone - together).max() <= 3
+
+
+def test_a_picture_begins_the_video(tmp_path):
+    Image.new("RGB", (40, 20), (200, 40, 40)).save(tmp_path / "red.png")
+    assert generate.main([f"prompt={PROMPT}", "seconds=1", f"image={tmp_path}/red.png", f"out={tmp_path}/x.mp4"]) == 0
+    frames = frames_of(tmp_path / "x.mp4")
+    assert len(frames) == 16 and numpy.abs(frames[0].mean((0, 1)) - (200, 40, 40)).max() < 4
+
+
+@pytest.fixture
+def wan_folder(tmp_path, monkeypatch):
+    """Small random weights in the formats of Wan2.1."""
+    small = WanConfig(
+        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=TEXT_DIM, text_len=8,
+        freq_dim=16, ffn_dim=32, num_layers=2,
+    )  # fmt: skip
+    monkeypatch.setitem(CONFIGS, "small_wan", small)
+    torch.manual_seed(0)
+    save_weights(Wan(small).state_dict(), tmp_path / "student.safetensors", {})
+    AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4
+    ).save_pretrained(tmp_path / "vae")
+    return save_text_encoder(tmp_path)
+
+
+def test_a_network_of_wans_kind_streams_through_text_encoder_and_vae(wan_folder, tmp_path, capsys):
+    arguments = [
+        "student.model=small_wan", f"checkpoint={wan_folder}/student.safetensors", f"vae={wan_folder}",
+        f"text_encoder={wan_folder}", f"text_cache={tmp_path}/cache", "height=32", "width=48", "seconds=2", "enlarge=1",
+    ]  # fmt: skip
+    schedule = 'prompt_schedule=[[0,"a cat, walks: on grass"],[1,"a dog walks on a cat on a dog on a cat"]]'
+    assert generate.main([*arguments, schedule, "recache=true", f"out={tmp_path}/x.mp4"]) == 0
+    said = capsys.readouterr().err
+    frames = frames_of(tmp_path / "x.mp4")
+    assert len(frames) == 32 and frames[0].shape == (32, 48, 3)
+    assert "tokens; the first 8 are read" in said
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert generate.main([*arguments, "prompt=a cat", "height=40", f"out={tmp_path}/y.mp4"]) == 2
+    assert "height is 40, no multiple of 16 pixels" in capsys.readouterr().err
