@@ -16,6 +16,7 @@ from cluster.cluster_config import ClusterConfig, DebugConfig, WandbConfig
 from learner.checkpoint_config import CheckpointConfig
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
 from learner.policy_config import GrpoConfig
+from models.checkpoint_formats import is_pickle
 from models.config import CONFIGS, WAN_1_3B, StudentConfig, WanConfig
 from models.devices import DEVICES
 from models.keys import key
@@ -109,7 +110,8 @@ class Config:
         Beside student.safetensors lies critic.safetensors, beside student_uniform.safetensors critic_uniform.
         """
         if self.grpo.critic is not None:
-            return Source(Path(self.grpo.critic), "grpo.critic")
+            given = Path(self.grpo.critic)
+            return Source(given, "grpo.critic", "critic" if is_pickle(given) else None)
         student = self.grpo_init_path
         beside = student.with_name(student.name.replace("student", "critic"))
         known = beside != student and (beside.is_file() or "dmd" in self.stages)

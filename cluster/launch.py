@@ -89,7 +89,7 @@ def preflight(config: Config) -> None:
         GroupScorer(config)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:
         for source in [config.grpo_init_source] + [config.grpo_critic_source] * (config.grpo.dmd_weight > 0):
-            check_weights(source.path, source.key, student)
+            check_weights(source.path, source.key, student, source.part)
             verify_weights(source.path, source.key)
         if config.grpo.dmd_weight and config.grpo_critic_source == config.base_source:
             print(

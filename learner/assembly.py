@@ -131,7 +131,7 @@ def _outline(wan: WanConfig, source: Source) -> Wan:
     """A network without memory, which the file fits. Raises ValueError."""
     with torch.device("meta"):
         network = Wan(wan)
-    check_weights(source.path, source.key, network)
+    check_weights(source.path, source.key, network, source.part)
     return network
 
 
@@ -140,7 +140,7 @@ def _filled(network: Wan, source: Source, device: torch.device, seed: int = 0) -
     network.to_empty(device=device)
     targets = network.state_dict()
     plain = {plain_name(name): target for name, target in targets.items()}
-    for name, values in stored_tensors(source.path):
+    for name, values in stored_tensors(source.path, source.part):
         fill(plain[name], values)
     for name, target in targets.items():
         if is_adapter(name):

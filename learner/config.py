@@ -131,6 +131,8 @@ class Source:
 
     path: Path
     key: str
+    part: str | None = None
+    """Which network of a `.pt` that holds several; without, the generator."""
 
 
 def check_batch(name: str, size: int, ranks: int, micro_batch: int | None) -> None:

@@ -295,6 +295,11 @@ def test_the_critic_of_stage_grpo_is_the_one_that_knows_its_student_and_where_th
     assert critic(f"grpo.init={own}") == Source(own.with_name("critic.safetensors"), "grpo.critic")
     with pytest.raises(ValueError, match=r"grpo\.critic=.*none\.safetensors does not exist"):
         critic("grpo.critic=none.safetensors")
+    torch.save({"generator": load_file(own), "critic": load_file(shipped / "teacher.safetensors")}, tmp_path / "sf.pt")
+    assert critic(f"grpo.init={own}", f"grpo.critic={tmp_path}/sf.pt").part == "critic"
+    torch.save({"generator": load_file(own)}, tmp_path / "without.pt")
+    with pytest.raises(ValueError, match=r"grpo\.critic=.*without\.pt has no critic; networks in it: generator"):
+        critic(f"grpo.critic={tmp_path}/without.pt")
 
 
 def test_help_lists_every_key_at_once():
