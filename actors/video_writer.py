@@ -7,7 +7,6 @@ from typing import Protocol
 import av
 import numpy
 
-
 _FRAGMENT_BYTES = 1 << 22
 """More than any fragment, so that each reaches the disk in one write: one of two could be torn by a kill."""
 

@@ -1,4 +1,4 @@
-"""Embeddings of prompts on disk, so that each prompt is encoded once on a machine and the encoder need not be loaded."""
+"""Embeddings of prompts on disk: each prompt is encoded once on a machine, and the encoder often need not be loaded."""
 
 import hashlib
 import os

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-WORDS = "a cat dog walks on grass".split()
+WORDS = ["a", "cat", "dog", "walks", "on", "grass"]
 TEXT_DIM = 16
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
-from tests.models.small_text import TEXT_DIM, save_text_encoder
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from models.text_cache import CachedText
 from models.text_encoder import Embedding, Umt5, clean_prompt
+from tests.models.small_text import TEXT_DIM, save_text_encoder
 
 LENGTH = 12
 CPU = torch.device("cpu")
