@@ -41,9 +41,9 @@ def train(run_dir, *keys, until=None):
     "keys",
     [
         (),
-        ("buffer.policy=drop", "buffer.max_age=2"),
+        pytest.param(("buffer.policy=drop", "buffer.max_age=2"), marks=pytest.mark.proof),
         ("rollout.horizon=sampled", "rollout.curriculum=[[0,12],[3,24]]", "window.gradient_step=drawn"),
-        ("learner.lora_rank=2", "learner.micro_batch=1"),
+        pytest.param(("learner.lora_rank=2", "learner.micro_batch=1"), marks=pytest.mark.proof),
     ],
 )
 def test_four_updates_a_checkpoint_and_four_more_equal_eight_bit_by_bit(tmp_path, keys):

@@ -87,7 +87,7 @@ def test_the_smoke_run_does_every_stage_on_a_ray_of_its_own_and_leaves_no_token_
     assert not (tmp_path / ".ray").exists(), "a token file would make clusters that are started later demand tokens"
 
 
-@pytest.fixture(params=["open", pytest.param("token", marks=pytest.mark.proof)])
+@pytest.fixture(params=["open", "token"])
 def head(request, tmp_path):
     """A `ray start --head` that nothing of this repository is installed on, with and without a token on the machine."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -149,6 +149,7 @@ def short_folder(request):
     return folder
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_job_submit_runs_the_smoke_preset_on_a_cluster_with_nothing_installed(head, tmp_path):

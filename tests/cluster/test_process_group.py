@@ -11,6 +11,7 @@ import torch
 from cluster.process_group import NodeAddressConfig, interface_of
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ranks_reduce_together_and_everything_listens_on_the_loopback_only(local_ray, tmp_path):
