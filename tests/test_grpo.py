@@ -41,7 +41,13 @@ def train(run_dir, *keys, until=None):
     return metrics, load_file(RunFolder(config).stage("grpo").result)
 
 
-@pytest.mark.parametrize("keys", [(), ("grpo.dmd_weight=0", "grpo.kl=0.1", "group.forks=2", "grpo.passes=2")])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (),
+        pytest.param(("grpo.dmd_weight=0", "grpo.kl=0.1", "group.forks=2", "grpo.passes=2"), marks=pytest.mark.proof),
+    ],
+)
 def test_two_rounds_a_checkpoint_and_two_more_equal_four_bit_by_bit(tmp_path, keys):
     whole, student = train(tmp_path / "whole", "checkpoint.every=100", *keys)
     before, _ = train(tmp_path / "cut", "checkpoint.every=2", *keys, until=3)

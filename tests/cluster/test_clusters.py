@@ -134,7 +134,7 @@ def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on
 @pytest.mark.parametrize(
     ("sent", "said"),
     [
-        (signal.SIGTERM, "left"),
+        pytest.param(signal.SIGTERM, "left", marks=pytest.mark.proof),
         pytest.param(signal.SIGSTOP, "made no block within cluster.progress_timeout_s", marks=pytest.mark.proof),
     ],
 )

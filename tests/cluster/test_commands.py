@@ -43,6 +43,7 @@ def test_the_smoke_run_does_every_stage_inline_and_a_second_command_has_nothing_
     assert_every_stage_ran(tmp_path / "run")
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     arguments = [sys.executable, "train.py", "preset=smoke", "cluster=inline", f"run_dir={tmp_path}/run"]

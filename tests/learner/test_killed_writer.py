@@ -91,6 +91,7 @@ print(json.dumps(kills))
 """
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_process_killed_at_any_file_operation_or_moment_leaves_a_whole_checkpoint_no_older_than_the_last_known(
     tmp_path,
