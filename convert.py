@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from models.command_line import read_value
 from models.config import CONFIGS, WanConfig
 from models.keys import key
 
@@ -81,10 +82,7 @@ def parse(arguments: Sequence[str]) -> ConvertOptions:
         name, equals, text = argument.partition("=")
         if not equals or name not in kinds:
             raise ValueError(f'"{argument}" cannot be read; write key=value; --help lists every key')
-        try:
-            given[name] = float(text) if kinds[name] is float else text
-        except ValueError as error:
-            raise ValueError(f"{argument} cannot be read; write a number") from error
+        given[name] = read_value(name, text, kinds[name])
     return ConvertOptions(**given)
 
 

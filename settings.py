@@ -129,7 +129,6 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
 
     `fixed` are keys that the script sets itself.
     """
-    from cluster.dry_run import report
     from cluster.errors import RunFailed
     from cluster.launch import launch, preflight
     from cluster.prompts import check_prompts, prepare_prompts
@@ -141,6 +140,8 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
                 raise ValueError(f"{argument}: this script sets that key itself; use train.py to choose it")
         config = load(sys.argv[1:], preset)
         if config.dry_run:
+            from cluster.dry_run import report
+
             print(report(config))
             sys.exit(0)
         check_prompts(config)

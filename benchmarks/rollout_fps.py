@@ -24,6 +24,7 @@ from torch import Tensor
 import settings
 from benchmarks.line import print_line
 from models import costs
+from models.command_line import read_value
 from models.config import StudentConfig
 from models.flow import warped_sigmas
 from models.keys import key
@@ -111,16 +112,9 @@ def parse(arguments: Sequence[str]) -> Options:
         name, _, text = argument.partition("=")
         if name not in kinds or not text:
             raise ValueError(f'"{argument}" cannot be read; write key=value with one of {", ".join(kinds)}')
-        if kinds[name] in (bool, bool | None):
-            if text not in ("true", "false"):
-                raise ValueError(f"{name}={text} cannot be read; write true or false")
-            given[name] = text == "true"
-        elif kinds[name] is int:
-            if not text.isdigit() or not int(text):
-                raise ValueError(f"{name}={text} cannot be read; write a whole number above 0")
-            given[name] = int(text)
-        else:
-            given[name] = text
+        given[name] = read_value(name, text, kinds[name])
+        if kinds[name] is int and given[name] < 1:
+            raise ValueError(f"{name}={text} cannot be read; write a whole number above 0")
     options = Options(**given)
     if options.model not in MODELS:
         raise ValueError(f'model is "{options.model}"; set it to one of {", ".join(MODELS)}')
@@ -179,20 +173,18 @@ def block_seconds(make: Callable[[], object], count: int, device: torch.device) 
 @torch.no_grad()
 def decode_seconds(block: Block, options: Options, device: torch.device, dtype: torch.dtype) -> list[float]:
     """Decoding a block by Wan's VAE with random weights, its convolutions' caches carried on from block to block."""
-    from diffusers import AutoencoderKLWan  # seconds to import
+    from diffusers import AutoencoderKLWan  # seconds to import, as is the codec
+
+    from models.wan_codec import WanCodec
 
     with torch.device(device):
-        vae = AutoencoderKLWan().to(dtype).eval()
-    vae.clear_cache()
-    frames = block.x0.to(dtype).transpose(1, 2)
+        codec = WanCodec(AutoencoderKLWan().to(dtype))
+    _, past = codec.decode(block.x0)
 
-    def decode(first: bool = False) -> None:
-        for i in range(frames.shape[2]):
-            latent = vae.post_quant_conv(frames[:, :, i : i + 1])
-            vae._conv_idx = [0]
-            vae.decoder(latent, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=first and i == 0)
+    def decode() -> None:
+        nonlocal past
+        _, past = codec.decode(block.x0, past)
 
-    decode(first=True)
     for _ in range(_WARM_UP):
         decode()
     return [block_seconds(decode, 1, device) for _ in range(options.repeats)]

@@ -20,7 +20,7 @@ from models.rollout import GRPO, Group
 _LOST_IN_A_ROW = 3
 """Processes that one group may lose: it is then scored by nobody, which counts as a failure of its rewards."""
 _TOLD_AT_MOST = 20
-"""Reasons that differ by a number each time would fill the terminal; the log of the process has all of them."""
+"""Of one reward: reasons that differ by a number each time would fill the terminal; the log of the process has all."""
 _SLACK_S = 60.0
 """Beside the rewards' own time-outs: the way there, decoding and flow."""
 
@@ -122,7 +122,8 @@ class RewardPool:
 
     def _tell(self, failures: Mapping[str, str]) -> None:
         for name, why in failures.items():
-            if (name, why) not in self.told and len(self.told) < _TOLD_AT_MOST:
+            told = sum(other == name for other, _ in self.told)
+            if (name, why) not in self.told and told < _TOLD_AT_MOST:
                 self.told.add((name, why))
                 self.say(f"reward {name}: {why}; the scores count as missing")
 

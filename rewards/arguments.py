@@ -1,10 +1,10 @@
 """The command line of `python -m rewards.try`. Imports no torch, so that help and mistakes are answered at once."""
 
-import types
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
+from models.command_line import read_value
 from models.keys import key
 from rewards.config import RewardConfig
 
@@ -33,28 +33,12 @@ def parse(arguments: Sequence[str]) -> tuple[TryOptions, RewardConfig]:
         hints = get_type_hints(group)
         if field not in hints:
             raise ValueError(f"there is no key {name}; --help lists every key")
-        values[field] = _read(name, text, hints[field])
+        hint = hints[field]
+        values[field] = _terms(name, text) if get_origin(hint) is dict else read_value(name, text, hint)
     chosen = TryOptions(**options)
     if chosen.videos is None and not chosen.clips:
         raise ValueError("nothing to score; give videos=FOLDER, or clips=true")
     return chosen, RewardConfig(**keys)
-
-
-def _read(name: str, text: str, hint: Any) -> Any:
-    if get_origin(hint) is types.UnionType:
-        (hint,) = (kind for kind in get_args(hint) if kind is not types.NoneType)
-    if hint is str:
-        return text
-    if hint is bool:
-        if text not in ("true", "false"):
-            raise ValueError(f"{name}={text} cannot be read; write true or false")
-        return text == "true"
-    if get_origin(hint) is dict:
-        return _terms(name, text)
-    try:
-        return hint(text)
-    except ValueError as error:
-        raise ValueError(f"{name}={text} cannot be read; write a number ({hint.__name__})") from error
 
 
 def _terms(name: str, text: str) -> dict[str, float]:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,18 @@ from safetensors.torch import load_file
 
 import settings
 from benchmarks.grpo_gain import SHIPPED, compared, measured, real_videos, videos_of
-from cluster.inline import InlineCluster
 from cluster.run_folder import RunFolder
 from settings import ROOT
+from tests.cut_off import run
 from train import grpo
-
-
-class Interrupted(Exception):
-    """As if the process had been killed here."""
 
 
 def train(run_dir, *keys, until=None):
     """Stage grpo in `run_dir`, cut off once round `until` was logged."""
     config = settings.load(["preset=smoke", "cluster=inline", "stage=grpo", f"run_dir={run_dir}", *keys])
     run_dir.mkdir(exist_ok=True)
-    metrics = {}
-
-    def log(stage, step, steps, found):
-        metrics[step] = found
-        if step == until:
-            raise Interrupted
-
-    try:
-        grpo(replace(config), InlineCluster(config), log)
-    except Interrupted:
+    metrics = run(grpo, config, until)
+    if until is not None:
         return metrics, None
     return metrics, load_file(RunFolder(config).stage("grpo").result)
 

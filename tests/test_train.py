@@ -7,13 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 import settings
-from cluster.inline import InlineCluster
 from cluster.run_folder import RunFolder
+from tests.cut_off import run
 from train import dmd
-
-
-class Interrupted(Exception):
-    """As if the process had been killed here."""
 
 
 def train(run_dir, *keys, until=None):
@@ -21,16 +17,8 @@ def train(run_dir, *keys, until=None):
     config = settings.load(["preset=smoke", "cluster=inline", "stage=dmd", "dmd.steps=8", f"run_dir={run_dir}", *keys])
     config = replace(config, init=str(settings.ROOT / "assets/tiny/student_uniform.safetensors"))
     run_dir.mkdir(exist_ok=True)
-    metrics = {}
-
-    def log(stage, step, steps, found):
-        metrics[step] = found
-        if step == until:
-            raise Interrupted
-
-    try:
-        dmd(config, InlineCluster(config), log)
-    except Interrupted:
+    metrics = run(dmd, config, until)
+    if until is not None:
         return metrics
     result = RunFolder(config).stage("dmd").result
     critic = {f"critic.{name}": values for name, values in load_file(result.with_name("critic.safetensors")).items()}
