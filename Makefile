@@ -19,7 +19,7 @@ demo: $(READY) ## Train a minute-long tiny student and write runs/demo/report.ht
 	@$(BIN)/python demo.py $(ARGS)
 
 test: check ## Run the checks and every test but the proofs and those that need a GPU.
-	@$(BIN)/python -m pytest -m "not proof and not gpu" --durations=15 --durations-min=1 $(ARGS)
+	@$(BIN)/python -m pytest -m "not proof and not gpu" -n 2 --dist loadscope --durations=15 --durations-min=1 $(ARGS)
 
 check: $(READY) ## Check the format, the lint rules and the law of the house (imports go down only).
 	@$(BIN)/ruff format --check .

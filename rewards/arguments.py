@@ -66,7 +66,7 @@ USAGE = "\n".join(
         "Scores every video of a folder with every reward, window by window against its own first window, and draws",
         "its optical flow. Prompts, for rewards that read them: NAME.txt beside a video, one a line.",
         "  python -m rewards.try clips=true                      what must score low does",
-        "  python -m rewards.try videos=runs/demo/uniform reward.upsample=8 reward.top_share=0.2    the tiny world",
+        "  python -m rewards.try videos=runs/demo/uniform reward.upsample=8 reward.motion=coherent    the tiny world",
         "",
         *_lines(TryOptions, ""),
         *_lines(RewardConfig, _PREFIX),

@@ -19,14 +19,22 @@ class RewardConfig:
     raft_size: str = key("large", "RAFT network: large or small")
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
     upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 8)")
-    top_share: float = key(1.0, "share of a frame, the fastest, whose flow is its motion (tiny world: 0.2)")
+    motion: str = key(
+        "fastest",
+        "what a frame's motion is: fastest (mean length of flow over its fastest pixels) or coherent (length of the "
+        "mean vector over its textured pixels: for one thing that moves, as in the tiny world)",
+    )
+    top_share: float = key(1.0, "with motion=fastest: share of a frame, the fastest, whose flow counts")
     floor_share: float = key(0.5, "motion below this share of the reference's is too little")
     floor_pairs: int = key(16, "last pairs of a window whose motion is held against the floor")
     least_motion: float = key(0.05, "the reference's motion counts as at least this many pixels; no dead start as bar")
-    motion_offset: float = key(
-        0.25, "pixels added to motion before its logarithm, so that noise at rest is no spike (tiny: 0.5)"
-    )
+    motion_offset: float = key(0.25, "pixels added to motion before its logarithm, so that noise at rest is no spike")
     spike_free: float = key(0.25, "change of log motion from pair to pair that costs nothing, once in a window")
+    smooth_pairs: int = key(
+        1,
+        "neighbouring pairs over which motion is averaged before its changes are judged, an odd number; more hide what "
+        "shakes from pair to pair, the video's and the flow's (tiny: 3)",
+    )
     jerk_scale: float = key(2.0, "cost of the mean change of log motion")
     exposure_scale: float = key(0.1, "drift of mean luma that leaves 1/e of the reward")
     contrast_scale: float = key(0.5, "the same for the logarithm of contrast (luma's 95th less 5th percentile)")
@@ -44,7 +52,12 @@ class RewardConfig:
     def __post_init__(self):
         self._check_terms()
         self._check_numbers()
-        choices = {"flow": ("dis", "raft"), "raft_size": ("large", "small"), "remote_format": ("safetensors", "json")}
+        choices = {
+            "flow": ("dis", "raft"),
+            "motion": ("fastest", "coherent"),
+            "raft_size": ("large", "small"),
+            "remote_format": ("safetensors", "json"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f'reward.{name} is "{getattr(self, name)}"; set it to {" or ".join(known)}')
@@ -64,10 +77,14 @@ class RewardConfig:
             raise ValueError(f"reward.terms is {self.terms}; at least one weight must be above 0")
 
     def _check_numbers(self) -> None:
-        counts = ("window_frames", "upsample", "floor_pairs", "dynamic_stride")
+        counts = ("window_frames", "upsample", "floor_pairs", "dynamic_stride", "smooth_pairs")
         scales = ("exposure_scale", "contrast_scale", "clipped_scale", "sharpness_scale", "residual_scale")
         positive = (*scales, "histogram_scale", "least_motion", "motion_offset", "floor_share", "timeout_s")
         require_positive("reward", self, *counts, *positive)
+        if self.smooth_pairs % 2 == 0:
+            raise ValueError(
+                f"reward.smooth_pairs is {self.smooth_pairs}; it must be odd, a pair and as many each side"
+            )
         for name in ("spike_free", "jerk_scale", "retries"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"reward.{name} is {getattr(self, name)}; it must be at least 0 and finite")

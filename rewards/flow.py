@@ -1,4 +1,4 @@
-"""Optical flow of neighbouring frames, and what is read from it: how much moves, and how much of that is believable.
+"""Optical flow of neighbouring frames, how much of it is believable, and where there was anything to see it by.
 
 A frame is H x W; flow may be computed on a larger copy of it, h x w, and is then in pixels of that copy.
 """
@@ -28,6 +28,8 @@ class Flow:
     """[T-1 2 h w], pixels of the h x w frame."""
     backward: Tensor
     """[T-1 2 h w], from the second frame of a pair to its first."""
+    texture: Tensor
+    """[T-1 h w], `squared_gradient` of a pair's first frame: without any, motion cannot be seen."""
 
     @cached_property
     def invalid(self) -> Tensor:
@@ -36,7 +38,7 @@ class Flow:
 
     def between(self, first: int, last: int) -> "Flow":
         """The pairs from frame `first` to frame `last`, both included."""
-        return Flow(self.forward[first:last], self.backward[first:last])
+        return Flow(self.forward[first:last], self.backward[first:last], self.texture[first:last])
 
 
 FlowEngine = Callable[[Tensor], Flow]
@@ -78,7 +80,14 @@ def by_pairs(grey: numpy.ndarray, engine: Callable[[numpy.ndarray, numpy.ndarray
     def stacked(flows: list[numpy.ndarray]) -> Tensor:
         return torch.from_numpy(numpy.stack(flows)).permute(0, 3, 1, 2).contiguous() if flows else empty
 
-    return Flow(stacked([engine(a, b) for a, b in pairs]), stacked([engine(b, a) for a, b in pairs]))
+    forward, backward = stacked([engine(a, b) for a, b in pairs]), stacked([engine(b, a) for a, b in pairs])
+    return Flow(forward, backward, squared_gradient(torch.from_numpy(grey[:-1])))
+
+
+def squared_gradient(grey: Tensor) -> Tensor:
+    """Squared gradient [T h w] of luma `grey` [T h w], by central differences."""
+    rows, columns = torch.gradient(grey.float(), dim=(1, 2))
+    return rows.square() + columns.square()
 
 
 def displaced(values: Tensor, flow: Tensor) -> Tensor:
@@ -95,16 +104,3 @@ def inconsistent(forward: Tensor, backward: Tensor) -> Tensor:
     back = displaced(backward, forward)
     gap = torch.hypot(*(forward + back).unbind(1))
     return gap > 0.5 + 0.01 * (forward.square().sum(1) + back.square().sum(1))
-
-
-def motion(flow: Flow, top_share: float) -> tuple[Tensor, Tensor]:
-    """How far the picture moves [T-1], in pixels, and the invalid share [T-1] by which that was made smaller.
-
-    The motion of a pair is the mean length of flow over its fastest `top_share` of pixels, times its valid share.
-    """
-    invalid = flow.invalid.flatten(1).to(flow.forward).mean(1)
-    length = torch.hypot(*flow.forward.unbind(1)).flatten(1)
-    fastest = max(1, round(top_share * length.shape[1]))
-    if fastest < length.shape[1]:
-        length = length.topk(fastest, dim=1, sorted=False).values
-    return length.mean(1) * (1 - invalid), invalid

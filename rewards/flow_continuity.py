@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rewards.clip import Clip
 from rewards.config import RewardConfig
-from rewards.flow import motion
+from rewards.flow_motion import motion
 
 
 def continuity_of(
@@ -22,21 +23,28 @@ def continuity_of(
     floor_share: float,
     floor_pairs: int,
     offset: float,
+    smooth_pairs: int,
     spike_free: float,
     jerk_scale: float,
 ) -> Tensor:
     """Floor x evenness x validity, in [0, 1], of motion [T-1] in pixels and of its invalid share [T-1].
 
-    With L = log(moved + offset): floor is the mean motion of the last pairs over that share of `reference_motion`, at
-    most 1; evenness is exp(-(max|dL| - spike_free)+ - jerk_scale * mean|dL|), 1 for a single pair; validity is
-    1 - mean(invalid).
+    With L = log(smoothed(moved) + offset): floor is the mean motion of the last pairs over that share of
+    `reference_motion`, at most 1; evenness is exp(-(max|dL| - spike_free)+ - jerk_scale * mean|dL|), 1 for a single
+    pair; validity is 1 - mean(invalid).
     """
     floor = (moved[-floor_pairs:].mean() / (floor_share * reference_motion)).clamp(max=1)
-    change = (moved + offset).log().diff().abs()
+    change = (smoothed(moved, smooth_pairs) + offset).log().diff().abs()
     valid = floor * (1 - invalid.mean())
     if not len(change):
         return valid
     return valid * torch.exp(-(change.max() - spike_free).clamp(min=0) - jerk_scale * change.mean())
+
+
+def smoothed(moved: Tensor, pairs: int) -> Tensor:
+    """`moved` [N], each the mean of its `pairs` nearest; fewer at the ends."""
+    centred = {"kernel_size": pairs, "stride": 1, "padding": pairs // 2, "count_include_pad": False}
+    return functional.avg_pool1d(moved[None], **centred)[0]
 
 
 class FlowContinuity:
@@ -59,13 +67,14 @@ class FlowContinuity:
         if not len(clip.flow.forward) or not len(bar.forward):
             return torch.tensor(torch.nan)
         config = self._config
-        expected, _ = motion(bar, config.top_share)
+        expected, _ = motion(bar, config)
         return continuity_of(
-            *motion(clip.flow, config.top_share),
+            *motion(clip.flow, config),
             expected.mean().clamp(min=config.least_motion),
             floor_share=config.floor_share,
             floor_pairs=config.floor_pairs,
             offset=config.motion_offset,
+            smooth_pairs=config.smooth_pairs,
             spike_free=config.spike_free,
             jerk_scale=config.jerk_scale,
         ).cpu()

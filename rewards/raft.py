@@ -11,7 +11,7 @@ from torch.nn import functional
 from torchvision.models import optical_flow
 
 from models.files import misfit
-from rewards.flow import Flow
+from rewards.flow import Flow, grey_frames, squared_gradient
 
 _NETWORKS = {
     "large": (optical_flow.raft_large, optical_flow.Raft_Large_Weights.DEFAULT),
@@ -50,7 +50,8 @@ class RaftFlow:
             found = functional.interpolate(torch.cat(found), (height, width), mode="bilinear", align_corners=False)
             return (found * found.new_tensor([width / fitting[1], height / fitting[0]])[:, None, None]).cpu()
 
-        return Flow(flow(frames[:-1], frames[1:]), flow(frames[1:], frames[:-1]))
+        grey = torch.from_numpy(grey_frames(pixels, self._upsample)[:-1])
+        return Flow(flow(frames[:-1], frames[1:]), flow(frames[1:], frames[:-1]), squared_gradient(grey))
 
 
 def _read(path: str | None, wanted: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ from rewards.clip import Clip
 from rewards.clips import adversarial_clips, reference_clip
 from rewards.config import RewardConfig
 from rewards.engines import flow_engine
-from rewards.flow import FlowEngine, motion
+from rewards.flow import FlowEngine
+from rewards.flow_motion import motion
 from rewards.flow_pictures import SHOWN, Strip, draw_strip
 from rewards.registry import SHIPPED, make_rewards
 from rewards.reward import Reward
@@ -105,7 +106,7 @@ def _try(video: Video, panel: Panel, flow: FlowEngine) -> tuple[Row, Strip | Non
         clip = Clip(video.prompt, pixels, torch.zeros(0), flow(pixels))
         reference = reference or clip
         scores.append(panel.ask(replace(clip, reference=reference)))
-        strip.motion.extend(motion(clip.flow, panel.config.top_share)[0].tolist())
+        strip.motion.extend(motion(clip.flow, panel.config)[0].tolist())
         here = shown[(shown >= first) & (shown < start + frames - 1)] - first
         strip.frames.extend(pixels[here])
         strip.flow.extend(clip.flow.forward[here])

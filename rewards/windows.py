@@ -41,5 +41,6 @@ def against_own_beginning(members: Sequence[Sequence[Clip]]) -> list[list[Clip]]
     flows = [member[0].flow for member in members if member[0].flow is not None]
     bar = None
     if flows:
-        bar = Flow(torch.cat([flow.forward for flow in flows]), torch.cat([flow.backward for flow in flows]))
+        parts = zip(*((flow.forward, flow.backward, flow.texture) for flow in flows), strict=True)
+        bar = Flow(*map(torch.cat, parts))
     return [[replace(clip, reference=member[0], bar=bar) for clip in member] for member in members]

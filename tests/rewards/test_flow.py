@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rewards.clips import texture
-from rewards.flow import DisFlow, Flow, displaced, inconsistent, motion
+from rewards.flow import DisFlow, Flow, displaced, inconsistent, squared_gradient
+from rewards.flow_motion import coherent, fastest
 
 HEIGHT, WIDTH = 9, 11
 
@@ -48,13 +49,13 @@ def test_flow_of_an_enlarged_frame_is_in_its_larger_pixels():
 
 def test_identical_frames_do_not_move_and_nothing_about_them_is_invalid():
     flow = DisFlow()(shifted(3, 0)[:1].expand(4, -1, -1, -1))
-    moved, invalid = motion(flow, 1.0)
+    moved, invalid = fastest(flow, 1.0)
     assert moved.tolist() == invalid.tolist() == [0, 0, 0]
 
 
 def test_a_step_of_brightness_is_hardly_motion():
     still = shifted(3, 0)[:1]
-    moved, _ = motion(DisFlow()(torch.cat([still, still + 12 / 255])), 1.0)
+    moved, _ = fastest(DisFlow()(torch.cat([still, still + 12 / 255])), 1.0)
     assert moved.item() < 0.05
 
 
@@ -76,10 +77,11 @@ def test_displaced_values_equal_reading_them_pixel_by_pixel():
 def test_consistency_and_motion_equal_the_formula_written_slowly():
     forward = random_flow(0)
     backward = -forward + 0.7 * random_flow(1, 1.0)
-    flow = Flow(forward, backward)
+    seen = random_flow(2)[:, 0].square()
+    flow = Flow(forward, backward, seen)
     share = 0.25
     for pair in range(2):
-        lengths, invalid = [], []
+        lengths, invalid, vectors = [], [], []
         for y in range(HEIGHT):
             for x in range(WIDTH):
                 there = forward[pair, :, y, x].numpy()
@@ -87,14 +89,39 @@ def test_consistency_and_motion_equal_the_formula_written_slowly():
                 gap = math.sqrt(((there + back) ** 2).sum())
                 invalid.append(gap > 0.5 + 0.01 * ((there**2).sum() + (back**2).sum()))
                 lengths.append(math.sqrt((there**2).sum()))
+                vectors.append(seen[pair, y, x].item() * there * (not invalid[-1]))
         assert 0 < sum(invalid) < len(invalid)
         assert inconsistent(forward, backward)[pair].flatten().tolist() == invalid
         wrong = sum(invalid) / len(invalid)
-        fastest = sorted(lengths)[-round(share * len(lengths)) :]
-        moved, measured = motion(flow, share)
+        longest = sorted(lengths)[-round(share * len(lengths)) :]
+        moved, measured = fastest(flow, share)
         assert measured[pair].item() == pytest.approx(wrong)
-        assert moved[pair].item() == pytest.approx(sum(fastest) / len(fastest) * (1 - wrong), rel=1e-5)
-        assert motion(flow, 1.0)[0][pair].item() == pytest.approx(sum(lengths) / len(lengths) * (1 - wrong), rel=1e-5)
+        assert moved[pair].item() == pytest.approx(sum(longest) / len(longest) * (1 - wrong), rel=1e-5)
+        assert fastest(flow, 1.0)[0][pair].item() == pytest.approx(sum(lengths) / len(lengths) * (1 - wrong), rel=1e-5)
+        moved, measured = coherent(flow)
+        assert measured[pair].item() == pytest.approx(wrong)
+        expected = math.sqrt(((sum(vectors) / seen[pair].sum().item()) ** 2).sum())
+        assert moved[pair].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_texture_is_the_squared_gradient_by_central_differences_and_one_sided_ones_at_the_edge():
+    grey = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    found = squared_gradient(grey)
+    across = (grey[1, 2, 4] - grey[1, 2, 2]) / 2
+    assert found[1, 2, 3].item() == pytest.approx((((grey[1, 3, 3] - grey[1, 1, 3]) / 2) ** 2 + across**2).item())
+    edge, across = grey[0, 1, 3] - grey[0, 0, 3], (grey[0, 0, 4] - grey[0, 0, 2]) / 2
+    assert found[0, 0, 3].item() == pytest.approx((edge**2 + across**2).item())
+
+
+def test_things_that_move_apart_are_fast_and_not_coherent_and_a_blank_picture_does_not_move():
+    there = torch.ones(1, 2, 4, 6) * torch.tensor([1.0, 0.0]).view(2, 1, 1)
+    there[..., :3] *= -1
+    both = Flow(there, -there, torch.ones(1, 4, 6))
+    one_seen = Flow(there, -there, torch.ones(1, 4, 6) * (torch.arange(6) < 3))
+    blank = Flow(there, -there, torch.zeros(1, 4, 6))
+    assert not both.invalid.any()
+    assert fastest(both, 1.0)[0].item() == pytest.approx(1)
+    assert [coherent(flow)[0].item() for flow in (both, one_seen, blank)] == pytest.approx([0, 1, 0])
 
 
 def test_pairs_between_two_frames_are_those_of_the_frames_alone():
@@ -102,6 +129,7 @@ def test_pairs_between_two_frames_are_those_of_the_frames_alone():
     whole, part = DisFlow()(pixels), DisFlow()(pixels[2:5])
     assert torch.equal(whole.between(2, 4).forward, part.forward)
     assert torch.equal(whole.between(2, 4).backward, part.backward)
+    assert torch.equal(whole.between(2, 4).texture, part.texture)
 
 
 def test_frames_too_small_for_flow_are_refused_with_the_key():

@@ -12,11 +12,13 @@ from rewards.flow import Flow
 from rewards.flow_continuity import FlowContinuity, continuity_of
 
 CHOSEN = {"floor_share": 0.5, "floor_pairs": 4, "offset": 0.25, "spike_free": 0.25, "jerk_scale": 2.0}
+TEXTURE = torch.ones(1, 4, 5)
 motions = st.lists(st.floats(0, 20, width=32), min_size=1, max_size=12)
 
 
-def slowly(moved, invalid, reference):
-    level = [math.log(m + 0.25) for m in moved]
+def slowly(moved, invalid, reference, reach):
+    near = [moved[max(0, i - reach) : i + reach + 1] for i in range(len(moved))]
+    level = [math.log(sum(some) / len(some) + 0.25) for some in near]
     changes = [abs(b - a) for a, b in pairwise(level)]
     last = moved[-4:]
     floor = min(1.0, sum(last) / len(last) / (0.5 * reference))
@@ -27,18 +29,20 @@ def slowly(moved, invalid, reference):
 def steady(speed: float, pairs: int = 6) -> Flow:
     there = torch.zeros(pairs, 2, 4, 5)
     there[:, 0] = speed
-    return Flow(there, -there)
+    return Flow(there, -there, TEXTURE.expand(pairs, -1, -1))
 
 
 def clip(flow: Flow, **parts) -> Clip:
     return Clip("", torch.zeros(len(flow.forward) + 1, 3, 4, 5), torch.zeros(0), flow, **parts)
 
 
-@given(moved=motions, reference=st.floats(0.05, 10), seed=st.integers(0, 100))
-def test_continuity_equals_the_formula_written_slowly_and_stays_within_0_and_1(moved, reference, seed):
+@given(moved=motions, reference=st.floats(0.05, 10), reach=st.integers(0, 3), seed=st.integers(0, 100))
+def test_continuity_equals_the_formula_written_slowly_and_stays_within_0_and_1(moved, reference, reach, seed):
     invalid = torch.rand(len(moved), generator=torch.Generator().manual_seed(seed))
-    score = continuity_of(torch.tensor(moved), invalid, torch.tensor(reference), **CHOSEN).item()
-    assert score == pytest.approx(slowly(moved, invalid.tolist(), reference), rel=1e-4, abs=1e-7)
+    score = continuity_of(
+        torch.tensor(moved), invalid, torch.tensor(reference), smooth_pairs=2 * reach + 1, **CHOSEN
+    ).item()
+    assert score == pytest.approx(slowly(moved, invalid.tolist(), reference, reach), rel=1e-4, abs=1e-7)
     assert 0 <= score <= 1
 
 
