@@ -76,6 +76,11 @@ class GroupConfig:
     noise: str = key("one", "what a group shares: one (all noise but that of its one transition), first (the first "
                      "noise of each block) or fresh (nothing)")  # fmt: skip
 
+    coarse: float = key(
+        1.0,
+        "share of a frame's spatial frequencies, from the lowest, in which members' noise differs, and whose densities "
+        "are compared; the fewer numbers are drawn, the better it is known which of them a reward is owed to",
+    )
     antithetic: bool = key(
         True, "members come in pairs of opposite noise: what a reward says of its size, whatever its sign, cancels"
     )
@@ -92,6 +97,8 @@ class GroupConfig:
             raise ValueError(f'group.transitions is "{self.transitions}"; set it to one or all')
         if self.noise not in ("one", "first", "fresh"):
             raise ValueError(f'group.noise is "{self.noise}"; set it to one, first or fresh')
+        if not 0 < self.coarse <= 1:
+            raise ValueError(f"group.coarse is {self.coarse}; it must be above 0 and at most 1")
         shares = self.transition_shares
         if shares and not (all(0 <= share < math.inf for share in shares) and any(shares)):
             raise ValueError(

@@ -85,7 +85,16 @@ class GroupDispatcher:
         generator = numpy.random.default_rng([self.seed, Draw.SENTINEL, number])
         last = len(self.student.timesteps) - 1
         plan = GroupPlan(
-            SENTINEL, 0, last, 0, members=1, frames=self.sentinel.frames, transitions=(), shared=(), antithetic=False
+            SENTINEL,
+            0,
+            last,
+            0,
+            members=1,
+            frames=self.sentinel.frames,
+            transitions=(),
+            shared=(),
+            coarse=1.0,
+            antithetic=False,
         )
         prompt = self.watched[number % len(self.watched)]
         return Rollout(i, 0, prompt, int(generator.integers(2**62)), self.sentinel.frames, (plan,))
@@ -103,7 +112,9 @@ class GroupDispatcher:
         drawn = self._transition(last, generator)
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
         shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]
-        return GroupPlan(GRPO, start, last, j, group.members, group.frames, transitions, shared, group.antithetic)
+        return GroupPlan(
+            GRPO, start, last, j, group.members, group.frames, transitions, shared, group.coarse, group.antithetic
+        )
 
     def _transition(self, count: int, generator: numpy.random.Generator) -> int:
         shares = numpy.array(self.group.transition_shares or [1.0] * count)

@@ -54,8 +54,9 @@ class GroupActor(StudentActor):
         self, i: int, rollout: Rollout, plan: GroupPlan, text: Tensor, cache: KVCache, before: Sequence[MadeBlock]
     ) -> Iterator[Group | Progress]:
         noise = MemberNoise(
-            rollout.seed, plan.index, plan.members, plan.shared, plan.antithetic, self.block_shape, self.device
-        )
+            rollout.seed, plan.index, plan.members, plan.shared, plan.coarse, plan.antithetic, self.block_shape,
+            self.device,
+        )  # fmt: skip
         texts = text.expand(plan.members, *text.shape[1:])
         blocks = stream_blocks(self.student, texts, noise, self.sigmas, cache.fork(i))
         made, versions = [], [block.version for block in before]

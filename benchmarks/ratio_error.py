@@ -34,7 +34,7 @@ def groups(student: Wan, shape: StudentConfig, burn_in: int) -> list[Group]:
     """One group for each of FORKS, with every transition recorded."""
     actor = GroupActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, FixedWeights(Weights.of(0, student)))
     last = len(shape.timesteps) - 1
-    plans = [GroupPlan(GRPO, fork, last, 0, MEMBERS, FRAMES, tuple(range(last)), (0,), False) for fork in FORKS]
+    plans = [GroupPlan(GRPO, fork, last, 0, MEMBERS, FRAMES, tuple(range(last)), (0,), 1.0, False) for fork in FORKS]
     rollouts = [
         Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, FORKS[-1] + FRAMES, (plan,)) for i, plan in enumerate(plans)
     ]

@@ -78,6 +78,7 @@ def make_policy_learner(
     rewards: Mapping[str, float],
     sentinel: SentinelConfig,
     window_frames: int,
+    coarse: float,
     init: Source,
     critic: Source,
     teacher: Source,
@@ -97,7 +98,7 @@ def make_policy_learner(
         reference = _frozen(shape.wan, init, learner, device).eval()
     return PolicyLearner(
         student, scores, reference, encode_text, shape, grpo, learner,
-        rewards=rewards, sentinel=sentinel, window_frames=window_frames,
+        rewards=rewards, sentinel=sentinel, window_frames=window_frames, coarse=coarse,
     )  # fmt: skip
 
 

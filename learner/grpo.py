@@ -58,15 +58,17 @@ class PolicyLearner:
         rewards: Mapping[str, float],
         sentinel: SentinelConfig,
         window_frames: int,
+        coarse: float = 1.0,
     ):
         """`scores` for grpo.dmd_weight above 0, `reference` for grpo.kl above 0; `rewards` are names and weights.
 
-        `window_frames` is the length of the windows that the extended DMD loss sees.
+        `window_frames` is the length of the windows that the extended DMD loss sees, `coarse` the share of the spatial
+        frequencies in which members differ.
         """
         self.student, self.scores, self.config = student, scores, config
         self.block_frames, self.window_frames = shape.block_frames, window_frames
         self.rewards, self.sentinel = dict(rewards), sentinel
-        self.policy = PolicyBatches(student, reference, encode_text, shape, config, learner)
+        self.policy = PolicyBatches(student, reference, encode_text, shape, config, learner, coarse)
         self.trained = TrainedStudent(student, config.ema_decay, learner)
         own = adamw(student, config.lr, (config.beta1, config.beta2), config.weight_decay)
         self.optimizer = Optimizer(

@@ -15,6 +15,7 @@ from learner.shares import micro_batches
 from learner.transitions import Transition, by_block, transitions_of
 from models.config import StudentConfig
 from models.flow import warped_sigmas
+from models.frequencies import coarse
 from models.rollout import Group
 from models.wan import Wan
 
@@ -29,11 +30,11 @@ class PolicyBatch:
     levels: Tensor
     """[B]; the level that each transition leaves."""
     samples: Tensor
-    """[N F C H W]."""
+    """[N F C h w], as `old`."""
     old: Tensor
-    """[N F C H W]: the student's x0 before the round."""
+    """[N F C h w]: the student's x0 before the round, its coarse part."""
     reference: Tensor | None
-    """[N F C H W]: the frozen student's."""
+    """[N F C H W]: the frozen student's, whole."""
     sigma: Tensor
     """[N]; `levels` again."""
     sigma_next: Tensor
@@ -60,13 +61,18 @@ class PolicyBatches:
         shape: StudentConfig,
         config: GrpoConfig,
         learner: LearnerConfig,
+        coarse: float = 1.0,
     ):
-        """`reference` is for grpo.kl above 0; without, there is no KL term."""
+        """`reference` is for grpo.kl above 0; without, there is no KL term.
+
+        `coarse` is the share of the spatial frequencies in which members differ: the densities are of those alone.
+        """
         self.student, self.reference = student, reference
         self.encode_text, self.shape, self.config, self.learner = encode_text, shape, config, learner
         self.device = next(student.parameters()).device
         self.sigmas = torch.tensor(warped_sigmas(shape.timesteps, shape.shift), dtype=torch.float32)
         self.loss_of = POLICY_LOSSES[config.loss]
+        self.coarse = coarse
 
     def remember(self, groups: Sequence[Group], values: Tensor, valid: Tensor) -> list[PolicyBatch]:
         """Groups with their advantages `values` [P G W], and where these are `valid`, as micro-batches.
@@ -90,8 +96,8 @@ class PolicyBatches:
         steps = torch.tensor([row.step for row in rows])
         levels, following = self.sigmas[steps].to(self.device), self.sigmas[steps + 1].to(self.device)
         networks = [self.student] if self.reference is None else [self.student, self.reference]
-        old, *reference = (self._blocks(masked_x0(net, self.shape, batch, states, levels)) for net in networks)
-        samples, behaviour = self._blocks(samples), self._blocks(behaviour)
+        x0, *reference = (self._blocks(masked_x0(net, self.shape, batch, states, levels)) for net in networks)
+        old, samples, behaviour = (coarse(x, self.coarse) for x in (x0, self._blocks(samples), self._blocks(behaviour)))
         times = len(old) // len(rows)
         sigma, sigma_next = levels.repeat_interleave(times), following.repeat_interleave(times)
         aged = torch.tensor([row.window.age > 0 for row in rows], device=self.device).repeat_interleave(times)
@@ -128,13 +134,19 @@ class PolicyBatches:
         """
         size = sum(len(part.count) for part in parts)
         for part in parts:
-            new = self._blocks(masked_x0(self.student, self.shape, part.batch, part.states, part.levels))
+            x0 = self._blocks(masked_x0(self.student, self.shape, part.batch, part.states, part.levels))
             policy = self.loss_of(
-                new, part.old, part.samples, part.sigma, part.sigma_next, part.advantage, self.config.clip
+                coarse(x0, self.coarse),
+                part.old,
+                part.samples,
+                part.sigma,
+                part.sigma_next,
+                part.advantage,
+                self.config.clip,
             )
             loss, distance = policy.loss, torch.zeros_like(policy.exponent)
             if part.reference is not None:
-                distance = kl(new, part.reference, part.sigma_next)
+                distance = kl(x0, part.reference, part.sigma_next)
                 loss = loss + self.config.kl * distance
             moving = (part.advantage != 0).double()
             terms.append(

@@ -8,6 +8,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from models.frequencies import coarse_part
+
 
 class Draw(IntEnum):
     """What a random number is for: the second place after the seed, so that no two uses share a stream."""
@@ -56,6 +58,8 @@ class MemberNoise:
     members: int
     shared: Sequence[int]
     """Denoising steps whose noise all members share; it is what the video would have had."""
+    coarse: float
+    """Share of the spatial frequencies, from the lowest, in which members differ; the others are the video's."""
     antithetic: bool
     """Whether every second member has the noise of the one before it with the opposite sign."""
     block_shape: tuple[int, int, int, int]
@@ -64,10 +68,13 @@ class MemberNoise:
 
     def draw(self, block: int, step: int) -> Tensor:
         """Noise [G F C H W] for a denoising step of a block; step 0 is the block's start."""
+        common = torch.randn(self.block_shape, generator=generator_for(self.seed, block, step))
         if step in self.shared:
-            drawn = torch.randn(self.block_shape, generator=generator_for(self.seed, block, step))
-            return drawn.to(self.device).expand(self.members, *self.block_shape)
-        return torch.stack([self._own(member, block, step) for member in range(self.members)]).to(self.device)
+            return common.to(self.device).expand(self.members, *self.block_shape)
+        own = torch.stack([self._own(member, block, step) for member in range(self.members)])
+        if self.coarse < 1:
+            own = common + coarse_part(own - common, self.coarse)
+        return own.to(self.device)
 
     def _own(self, member: int, block: int, step: int) -> Tensor:
         number, sign = (member // 2, 1 - 2 * (member % 2)) if self.antithetic else (member, 1)

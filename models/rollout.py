@@ -35,6 +35,8 @@ class GroupPlan(WindowPlan):
     """Transitions that are recorded: s is the one from denoising step s to s + 1."""
     shared: tuple[int, ...]
     """Denoising steps whose noise is the same for all members."""
+    coarse: float
+    """Share of the spatial frequencies, from the lowest, in which other noise differs between members."""
     antithetic: bool
     """Whether other noise comes in pairs of opposite sign, one for each two members."""
 

@@ -30,7 +30,7 @@ TENSORS = ("context", "latents", "noisy", "states", "samples", "behaviour")
 def plan(
     start: int, transitions: tuple[int, ...] = ALL, shared: tuple[int, ...] = (0,), frames: int = 6, members: int = 3
 ) -> GroupPlan:
-    return GroupPlan(GRPO, start, 3, 0, members, frames, transitions, shared, antithetic=False)
+    return GroupPlan(GRPO, start, 3, 0, members, frames, transitions, shared, coarse=1.0, antithetic=False)
 
 
 def rollout(number: int, *plans: GroupPlan) -> Rollout:
@@ -229,7 +229,7 @@ def test_newer_weights_are_taken_up_at_the_next_block_of_past_or_group_and_every
 
 
 def test_a_sentinels_look_is_one_video_from_its_beginning_without_transitions():
-    look = GroupPlan(SENTINEL, 0, 3, 0, members=1, frames=12, transitions=(), shared=(), antithetic=False)
+    look = GroupPlan(SENTINEL, 0, 3, 0, members=1, frames=12, transitions=(), shared=(), coarse=1.0, antithetic=False)
     items = stream([rollout(0, look)])
     (group,) = groups_of(items)
     assert not any(isinstance(item, MadeBlock) for item in items)

@@ -39,7 +39,12 @@ def rolled(burn_in_frames: int, starts: Sequence[int]) -> list[Group]:
     actor = GroupActor(SHAPE, WindowConfig(frames=6, burn_in_frames=burn_in_frames), encode_text, Shelf())
     rollouts = [
         Rollout(
-            i, 0, PROMPTS[i], 11 + i, 60, (GroupPlan(GRPO, start, LAST, 0, MEMBERS, FRAMES, (0, 1, 2), (0,), False),)
+            i,
+            0,
+            PROMPTS[i],
+            11 + i,
+            60,
+            (GroupPlan(GRPO, start, LAST, 0, MEMBERS, FRAMES, (0, 1, 2), (0,), 1.0, False),),
         )
         for i, start in enumerate(starts)
     ]

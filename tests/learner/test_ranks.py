@@ -139,7 +139,7 @@ def groups(folder: Path) -> list[Group]:
         SHAPE, WindowConfig(frames=6, burn_in_frames=18), encode_text, FixedWeights(Weights.of(0, student))
     )
     rollouts = [
-        Rollout(i, 0, PROMPTS[i], 11 + i, 24, (GroupPlan(GRPO, start, 3, 0, 2, 6, (1,), (0,), False),))
+        Rollout(i, 0, PROMPTS[i], 11 + i, 24, (GroupPlan(GRPO, start, 3, 0, 2, 6, (1,), (0,), 0.5, False),))
         for i, start in enumerate((0, 6, 15, 15))
     ]
     made = [item for item in actor.windows(rollouts) if isinstance(item, Group)]
@@ -151,7 +151,7 @@ def reward(folder: Path) -> Results:
     config = GrpoConfig(groups=4, dmd_members=1, critic_updates=1, critic_warmup=0, kl=0.1, lr=1e-3, std_scope="batch")
     trained = make_policy_learner(
         SHAPE, config, DmdConfig(), LearnerConfig(micro_batch=1), rewards={"r": 1.0}, sentinel=SentinelConfig(),
-        window_frames=6, init=Source(folder / "init.safetensors", "init"),
+        window_frames=6, coarse=0.5, init=Source(folder / "init.safetensors", "init"),
         critic=Source(folder / "base.safetensors", "base"), teacher=Source(folder / "teacher.safetensors", "teacher"),
         teacher_wan=CONFIGS["tiny"], encode_text=encode_text, seed=5, device=CPU,
     )  # fmt: skip

@@ -2,6 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.frequencies import coarse, coarse_part
 from models.noise import BlockNoise, MemberNoise, generator_for
 
 SHAPE = (2, 3, 4, 4)
@@ -52,7 +53,7 @@ def test_noise_of_different_seeds_blocks_and_steps_is_standard_normal_and_uncorr
 @few
 @given(seed=seeds, members=st.integers(1, 5), block=st.integers(0, 5000), step=st.integers(0, 3))
 def test_where_noise_is_shared_every_member_has_what_the_video_itself_would_have_had(seed, members, block, step):
-    drawn = MemberNoise(seed, 0, members, (0, 1, 2, 3), False, SHAPE).draw(block, step)
+    drawn = MemberNoise(seed, 0, members, (0, 1, 2, 3), 1.0, False, SHAPE).draw(block, step)
     assert torch.equal(drawn, BlockNoise([seed] * members, SHAPE).draw(block, step))
 
 
@@ -61,14 +62,14 @@ def test_where_noise_is_shared_every_member_has_what_the_video_itself_would_have
 def test_where_it_is_not_each_member_has_its_own_whatever_their_number_and_none_has_the_videos(seed, block, step):
     shared = [other for other in range(4) if other != step]
     few_of_them, all_of_them = (
-        MemberNoise(seed, 0, members, shared, False, SHAPE).draw(block, step) for members in (2, 5)
+        MemberNoise(seed, 0, members, shared, 1.0, False, SHAPE).draw(block, step) for members in (2, 5)
     )
     assert torch.equal(few_of_them, all_of_them[:2])
     assert len({noise.sum().item() for noise in [*all_of_them, BlockNoise([seed], SHAPE).draw(block, step)[0]]}) == 6
 
 
 def test_noise_of_members_blocks_and_steps_is_standard_normal_and_uncorrelated():
-    noise = MemberNoise(3, 0, 3, (), False, (4, 4, 16, 16))
+    noise = MemberNoise(3, 0, 3, (), 1.0, False, (4, 4, 16, 16))
     drawn = torch.cat([noise.draw(block, step).flatten(1) for block in (0, 1) for step in (0, 1)])
     standard_errors = torch.corrcoef(drawn).sub(torch.eye(12)).abs() * drawn.shape[1] ** 0.5
     assert standard_errors.max() < 5
@@ -77,7 +78,7 @@ def test_noise_of_members_blocks_and_steps_is_standard_normal_and_uncorrelated()
 
 
 def test_antithetic_members_have_opposite_noise_where_it_is_their_own():
-    drawn = MemberNoise(7, 0, 5, (0,), True, SHAPE)
+    drawn = MemberNoise(7, 0, 5, (0,), 1.0, True, SHAPE)
     own, shared = drawn.draw(2, 1), drawn.draw(2, 0)
     assert torch.equal(own[0], -own[1]) and torch.equal(own[2], -own[3])
     assert not torch.equal(own[0], own[2]) and not torch.equal(own[4], own[2])
@@ -85,6 +86,27 @@ def test_antithetic_members_have_opposite_noise_where_it_is_their_own():
 
 
 def test_two_groups_of_one_video_have_noise_of_their_own():
-    one, other = (MemberNoise(7, fork, 2, (0,), False, SHAPE) for fork in (0, 1))
+    one, other = (MemberNoise(7, fork, 2, (0,), 1.0, False, SHAPE) for fork in (0, 1))
     assert torch.equal(one.draw(2, 0), other.draw(2, 0)), "what is shared is the video's"
     assert not any(torch.equal(a, b) for a in one.draw(2, 1) for b in other.draw(2, 1))
+
+
+def test_members_differ_in_coarse_noise_alone_and_each_has_noise_that_is_standard_normal():
+    shape, share = (4, 4, 16, 16), 0.25
+    drawn = MemberNoise(3, 0, 6, (), share, False, shape).draw(1, 2)
+    video = BlockNoise([3], shape).draw(1, 2)
+    fine = drawn - coarse_part(drawn, share)
+    assert torch.allclose(fine, (video - coarse_part(video, share)).expand_as(fine), atol=1e-5)
+    own = coarse(drawn, share).flatten(1)
+    standard_errors = torch.corrcoef(own).sub(torch.eye(6)).abs() * own.shape[1] ** 0.5
+    assert standard_errors.max() < 5
+    flat = drawn.flatten(1)
+    assert (flat.mean(1).abs() < 5 / flat.shape[1] ** 0.5).all()
+    assert (flat.var(1) - 1).abs().max() < 5 * (2 / flat.shape[1]) ** 0.5
+
+
+def test_antithetic_members_have_opposite_coarse_noise_and_the_same_fine_noise():
+    drawn = MemberNoise(7, 0, 4, (0,), 0.5, True, SHAPE).draw(2, 1)
+    part = coarse_part(drawn, 0.5)
+    assert torch.allclose(part[0], -part[1], atol=1e-6) and torch.allclose(part[2], -part[3], atol=1e-6)
+    assert torch.allclose((drawn - part)[0], (drawn - part)[3], atol=1e-6)

@@ -120,7 +120,7 @@ EVERY_STEP = tuple(range(len(SIGMAS)))
 def forked(student: Wan, seeds: list[int], row: int, blocks: int, members: int, shared: tuple[int, ...]) -> list[Block]:
     """Three blocks of continuations of one of the videos, forked behind its first `blocks`."""
     caches = [KVCache(CONFIG, 4), *(block.cache for block in islice(stream(student, seeds), blocks))]
-    noise = MemberNoise(seeds[row], 0, members, shared, False, BLOCK)
+    noise = MemberNoise(seeds[row], 0, members, shared, 1.0, False, BLOCK)
     text = text_of([seeds[row]]).expand(members, -1, -1)
     return list(islice(stream_blocks(student, text, noise, SIGMAS, caches[blocks].fork(row)), 3))
 

@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.frequencies import coarse, coarse_part
+
+HEIGHT, WIDTH = 6, 9
+shares = st.floats(0.05, 1)
+
+
+def picture(seed: int) -> torch.Tensor:
+    return torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def slowly(picture, row, column):
+    """One coefficient of the cosine transform, by its sum."""
+    scale = math.sqrt((1 if row == 0 else 2) / HEIGHT) * math.sqrt((1 if column == 0 else 2) / WIDTH)
+    return scale * sum(
+        picture[y, x].item()
+        * math.cos(math.pi * (y + 0.5) * row / HEIGHT)
+        * math.cos(math.pi * (x + 0.5) * column / WIDTH)
+        for y in range(HEIGHT)
+        for x in range(WIDTH)
+    )
+
+
+def test_coefficients_are_those_of_the_cosine_transform_lowest_first():
+    x = picture(0)
+    found = coarse(x, 0.5)
+    assert found.shape == (2, 3, 3, 5)
+    for row, column in ((0, 0), (0, 4), (2, 0), (2, 3)):
+        assert found[1, 2, row, column].item() == pytest.approx(slowly(x[1, 2], row, column))
+
+
+@given(share=shares, seed=st.integers(0, 50))
+def test_a_picture_is_its_coarse_part_and_a_rest_that_has_none(share, seed):
+    x = picture(seed)
+    kept = coarse_part(x, share)
+    assert torch.allclose(coarse(kept, share), coarse(x, share), atol=1e-12)
+    assert coarse(x - kept, share).abs().max() < 1e-12
+    assert kept.square().sum().item() == pytest.approx(coarse(x, share).square().sum().item())
+
+
+def test_all_frequencies_are_the_picture_itself_bit_by_bit():
+    x = picture(3)
+    assert coarse(x, 1.0) is x and coarse_part(x, 1.0) is x
