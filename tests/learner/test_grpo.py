@@ -10,9 +10,11 @@ from actors.config import WindowConfig
 from actors.group_actor import GroupActor
 from learner.config import DmdConfig, LearnerConfig
 from learner.grpo import BurnInTooShort, PolicyLearner, SentinelFell
+from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
 from learner.score_distillation import ScoreDistillation
 from models.config import StudentConfig
+from models.frequencies import coarse_part
 from models.rollout import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
 from models.tiny_world import PROMPTS, encode_text
 from rewards.sentinels import SentinelConfig
@@ -34,7 +36,7 @@ class Shelf:
         return Weights.of(0, network(0)) if than is None else None
 
 
-def rolled(burn_in_frames: int, starts: Sequence[int]) -> list[Group]:
+def rolled(burn_in_frames: int, starts: Sequence[int], coarse: float = 1.0) -> list[Group]:
     """Groups of version 0 by a real actor, one video each; random scores of two windows."""
     actor = GroupActor(SHAPE, WindowConfig(frames=6, burn_in_frames=burn_in_frames), encode_text, Shelf())
     rollouts = [
@@ -44,7 +46,7 @@ def rolled(burn_in_frames: int, starts: Sequence[int]) -> list[Group]:
             PROMPTS[i],
             11 + i,
             60,
-            (GroupPlan(GRPO, start, LAST, 0, MEMBERS, FRAMES, (0, 1, 2), (0,), 1.0, False),),
+            (GroupPlan(GRPO, start, LAST, 0, MEMBERS, FRAMES, (0, 1, 2), (0,), coarse, False),),
         )
         for i, start in enumerate(starts)
     ]
@@ -106,6 +108,22 @@ def test_the_actors_record_is_the_learners_replay_for_every_transition(groups, l
     assert len(replay) == 2 * MEMBERS * 3 * (FRAMES // 3)
     assert replay[:, 0].max() <= 1e-6
     assert (replay[:, 1] == 1).all() and not replay[:, 2].any()
+
+
+@pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio"])
+def test_coarse_members_are_compared_by_their_coarse_part_alone(loss):
+    made = rolled(FULL, (0, 24), coarse=0.5)
+    batches = PolicyBatches(network(0), None, encode_text, SHAPE, replace(CONFIG, loss=loss), LearnerConfig(), 0.5)
+    values = torch.ones(2, MEMBERS, 2, dtype=torch.float64)
+    (part,) = batches.remember(made, values, values.bool())
+    assert part.replay[:, 0].max() <= 1e-5
+
+    fine = torch.randn(made[0].samples.shape, generator=torch.Generator().manual_seed(1))
+    fine -= coarse_part(fine, 0.5)
+    moved = [replace(group, samples=group.samples + fine, behaviour=group.behaviour - fine) for group in made]
+    (other,) = batches.remember(moved, values, values.bool())
+    assert torch.allclose(other.samples, part.samples, atol=1e-5)
+    assert torch.allclose(other.replay[:, 0], part.replay[:, 0], atol=1e-5)
 
 
 def test_a_burn_in_that_misses_the_actors_policy_is_refused_before_the_first_step():
