@@ -94,6 +94,7 @@ def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> N
     with RunFolder(config).stage(name) as folder:
         cluster.begin("grpo", config, folder.restore(learner))
         cluster.publish(learner.weights(), learner.step)
+        metrics: dict[str, float] = {}
         while learner.step < config.grpo.steps:
             metrics = {}
             if learner.step % config.sentinel.every == 0:  # what the rewards do not ask for must not pay for them

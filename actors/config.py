@@ -97,6 +97,10 @@ class GroupConfig:
             raise ValueError(f'group.transitions is "{self.transitions}"; set it to one or all')
         if self.noise not in ("one", "first", "fresh"):
             raise ValueError(f'group.noise is "{self.noise}"; set it to one, first or fresh')
+        if self.antithetic and self.members % 2:
+            raise ValueError(
+                f"group.members is {self.members}, and group.antithetic pairs them; make it even, or antithetic=false"
+            )
         if not 0 < self.coarse <= 1:
             raise ValueError(f"group.coarse is {self.coarse}; it must be above 0 and at most 1")
         shares = self.transition_shares

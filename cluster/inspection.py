@@ -73,6 +73,8 @@ def inspect_origin(sample: Window | Group, row: int, made: Sequence[MadeBlock]) 
     if not made:
         raise BadWindow("splice", f"{where} has frames before it, and none were streamed")
     block_frames = made[-1].x0.shape[1]
+    if isinstance(sample, Group) and (made[-1].index + 1) * block_frames != sample.start:
+        raise BadWindow("splice", f"{where} forks at frame {sample.start}, and the stream stands elsewhere")
     blocks = list(made)[-(len(frames) // block_frames) :]
     if tuple(block.version for block in blocks) != sample.versions[: len(blocks)]:
         raise BadWindow("version", f"{where} has other versions than the blocks that were streamed before it")

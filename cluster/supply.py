@@ -175,7 +175,7 @@ class Supply:
 
     def keep(self, dispatch: Dispatch, item: Item) -> None:
         """Keep what an actor streamed and `inspect` let pass; groups have their scores by now."""
-        if isinstance(item, MadeBlock | Progress):
+        if not isinstance(item, Progress):  # of which nothing is left when its process is lost
             dispatch.lost = 0
         if isinstance(item, MadeBlock):
             self._keep_block(dispatch, item)

@@ -142,11 +142,14 @@ class PolicyLearner:
         return windows_for_scores(groups, self.config.dmd_members, self.window_frames, self.block_frames, turn)
 
     def _replay_metrics(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
-        """Raises BurnInTooShort in the first round, when the weights are those that the actors had."""
+        """Raises BurnInTooShort where the weights are still those that the actors had, and the replay is not theirs.
+
+        That is so in the first round, and later for groups that nothing was learned between.
+        """
         replay = ranks.joined(torch.cat([part.replay for _, parts in minibatches for part in parts]))
         errors = replay[:, 0][~replay[:, 0].isnan()]
         worst = float(errors.max()) if len(errors) else math.nan
-        if self.step == 0 and worst > self.config.clip / 2:
+        if worst > self.config.clip / 2:
             raise BurnInTooShort(
                 f"the learner's replay of the actors' transitions is off by up to {worst:.1e} in the ratio, more than "
                 f"half of grpo.clip = {self.config.clip}; raise group.burn_in_frames or grpo.clip"

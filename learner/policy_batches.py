@@ -9,7 +9,7 @@ from torch import Tensor
 from learner import ranks
 from learner.config import LearnerConfig
 from learner.policy_config import GrpoConfig
-from learner.policy_losses import POLICY_LOSSES, correction, kl
+from learner.policy_losses import POLICY_LOSSES, correction, kl, log_ratio
 from learner.replay import Batch, collate, masked_x0
 from learner.shares import micro_batches
 from learner.transitions import Transition, by_block, transitions_of
@@ -122,7 +122,10 @@ class PolicyBatches:
         self, old: Tensor, behaviour: Tensor, samples: Tensor, sigma: Tensor, sigma_next: Tensor, aged: Tensor
     ) -> Tensor:
         nothing = torch.zeros_like(sigma, dtype=torch.float64)
-        moved = self.loss_of(old, behaviour, samples, sigma, sigma_next, nothing, self.config.clip).exponent
+        if self.config.loss == "regression":  # has no ratio of its own
+            moved = log_ratio(old, behaviour, samples, sigma_next)
+        else:
+            moved = self.loss_of(old, behaviour, samples, sigma, sigma_next, nothing, self.config.clip).exponent
         found = correction(old, behaviour, samples, sigma_next, self.config.correction_cap, self.config.correction_mask)
         error = moved.expm1().abs().masked_fill(aged, torch.nan)
         return torch.stack([error, found.weight.where(aged, 1.0), (found.masked & aged).double()], dim=1)

@@ -51,7 +51,8 @@ class KVCache:
     def fork(self, row: int) -> "KVCache":
         """The cache of one of the videos, for any number of continuations of it.
 
-        Nothing is copied, now or later: all members read this video's memory until its frames have left the window.
+        All members read this video's memory until its frames have left the window; a layer that attends joins it with
+        the members' own, for as long as it attends.
         """
         window = _row(self.window, row)
         if self.trunk is not None:

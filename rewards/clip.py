@@ -1,6 +1,6 @@
 """What a reward sees: one window of one video."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,9 +24,9 @@ class Clip:
     """Of `pixels`; None where no reward of the run needs it."""
     reference: "Clip | None" = None
     """The same prompt's first seconds, by the same model: what brightness, sharpness and motion are held against."""
-    bar: Flow | None = None
-    """Sets the bar of motion in place of the reference's own flow, where every member is its own reference: the
-    flow of all members' references one after another. No member lowers its own bar."""
+    bar: "Sequence[Clip]" = ()
+    """Sets the bar of motion in place of the reference, where every member is its own reference: the references of
+    all members. No member lowers its own bar."""
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def once(self, statistic: Callable[["Clip"], Statistic]) -> Statistic:

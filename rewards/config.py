@@ -62,7 +62,10 @@ class RewardConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f'reward.{name} is "{getattr(self, name)}"; set it to {" or ".join(known)}')
         if self.flow == "raft" and self.raft_weights is None:
-            raise ValueError("reward.flow is raft, but reward.raft_weights is not set; give torchvision's weights file")
+            raise ValueError(
+                "reward.flow is raft, but reward.raft_weights is not set; give torchvision's weights file ("
+                "raft_large_C_T_SKHT_V2-ff5fadd5.pth, or with reward.raft_size=small raft_small_C_T_V2-01064c6d.pth)"
+            )
         if self.url is not None:
             require_address("reward.url", self.url)
         if "remote" in self.terms and self.url is None:

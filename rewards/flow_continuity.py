@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from rewards.clip import Clip
 from rewards.config import RewardConfig
-from rewards.flow_motion import motion
+from rewards.flow_motion import Motion, motion
 
 
 def continuity_of(
@@ -59,17 +59,21 @@ class FlowContinuity:
     def __call__(self, clips: Sequence[Clip]) -> Tensor:
         return torch.stack([self._score(clip) for clip in clips])
 
+    def _motion(self, clip: Clip) -> Motion:
+        assert clip.flow is not None, "the scorer computes the flow of clips and references"
+        return motion(clip.flow, self._config)
+
     def _score(self, clip: Clip) -> Tensor:
         if clip.reference is None:
             return torch.tensor(torch.nan)
-        bar = clip.bar or clip.reference.flow
-        assert clip.flow is not None and bar is not None, "the scorer computes the flow of clips and references"
-        if not len(clip.flow.forward) or not len(bar.forward):
+        moved, invalid = clip.once(self._motion)
+        expected = torch.cat([bar.once(self._motion)[0] for bar in clip.bar or (clip.reference,)])
+        if not len(moved) or not len(expected):
             return torch.tensor(torch.nan)
         config = self._config
-        expected, _ = motion(bar, config)
         return continuity_of(
-            *motion(clip.flow, config),
+            moved,
+            invalid,
             expected.mean().clamp(min=config.least_motion),
             floor_share=config.floor_share,
             floor_pairs=config.floor_pairs,

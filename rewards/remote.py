@@ -26,7 +26,9 @@ _log = logging.getLogger(__name__)
 TOKEN = "LONGTAKE_REWARD_TOKEN"
 """Environment variable with the endpoint's token, sent as `Authorization: Bearer`."""
 _BINARY = "application/octet-stream"
-_FIRST_PAUSE_S = 0.1
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+_AT_ONCE = 16
+"""Requests under way: their bodies are held in memory, and a time-out counts from the start of a request."""
 """Before the first further try; each pause after it is twice as long."""
 _OWN_SHARE = 0.9
 """Of reward.timeout_s: what is left lets this reward answer for its other clips before it is given up as a whole."""
@@ -79,9 +81,14 @@ class Remote:
     async def _ask_all(self, clips: Sequence[Clip]) -> list["float | _Failed"]:
         limit = aiohttp.ClientTimeout(total=self._try_s)
         async with aiohttp.ClientSession(timeout=limit, headers=self._headers) as session:
-            return await asyncio.gather(*(self._ask(session, clip) for clip in clips))
+            free = asyncio.Semaphore(_AT_ONCE)
+            return await asyncio.gather(*(self._ask(session, clip, free) for clip in clips))
 
-    async def _ask(self, session: aiohttp.ClientSession, clip: Clip) -> "float | _Failed":
+    async def _ask(self, session: aiohttp.ClientSession, clip: Clip, free: asyncio.Semaphore) -> "float | _Failed":
+        async with free:
+            return await self._ask_again(session, clip)
+
+    async def _ask_again(self, session: aiohttp.ClientSession, clip: Clip) -> "float | _Failed":
         body, kind = request_body(clip, self._format)
         for number in range(1, self._tries + 1):
             try:
@@ -158,4 +165,4 @@ async def _whole(stream: aiohttp.StreamReader) -> bytes:
 
 def _pause(number: int) -> float:
     """Seconds between try `number` and the next."""
-    return _FIRST_PAUSE_S * 2 ** (number - 1)
+    return min(_FIRST_PAUSE_S * 2 ** (number - 1), _LONGEST_PAUSE_S)

@@ -39,6 +39,8 @@ class Scorer:
         self._rewards = make_rewards(names, config)
         needed = frozenset().union(*(reward.needs for reward in self._rewards.values()))
         self._flow = flow_engine(config) if "flow" in needed else None
+        self._hung: set[str] = set()
+        """Rewards that still run in a thread of this process, and are not asked again in it."""
 
     @torch.no_grad()
     def score(self, prompt: str, latents: Tensor, before: Tensor | None, reference: Tensor | None) -> Scores:
@@ -76,12 +78,16 @@ class Scorer:
         for name, reward in self._rewards.items():
             scores = torch.full((len(members), len(members[0])), torch.nan, dtype=torch.float64)
             for rows, columns in calls(reward, *scores.shape):
+                if name in self._hung:
+                    failures[name] = "it hung before in this process"
+                    break
                 clips = [members[row][column] for row, column in zip(rows, columns, strict=True)]
                 answer = attempt(name, reward, clips, self._config.timeout_s)
                 scores[rows, columns] = answer.scores
                 if answer.failure is not None:
                     failures[name] = answer.failure
                 if answer.hung:
+                    self._hung.add(name)
                     hung = True
                     break
             values[name] = scores.tolist()

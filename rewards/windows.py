@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from rewards.clip import Clip
-from rewards.flow import Flow
 
 
 def cut_windows(segment: Clip, decoded_frames: int, window_frames: int) -> list[Clip]:
@@ -38,9 +35,5 @@ def against_one(members: Sequence[Sequence[Clip]], reference: Clip) -> list[list
 
 def against_own_beginning(members: Sequence[Sequence[Clip]]) -> list[list[Clip]]:
     """The windows [G][W], each held against its member's first; the bar of motion is that of all first windows."""
-    flows = [member[0].flow for member in members if member[0].flow is not None]
-    bar = None
-    if flows:
-        parts = zip(*((flow.forward, flow.backward, flow.texture) for flow in flows), strict=True)
-        bar = Flow(*map(torch.cat, parts))
+    bar = tuple(member[0] for member in members)
     return [[replace(clip, reference=member[0], bar=bar) for clip in member] for member in members]

@@ -11,6 +11,7 @@ from actors.config import GroupConfig
     ("name", "value"),
     [
         ("members", 1),
+        ("members", 7),
         ("members", 0),
         ("members", -8),
         ("frames", 0),

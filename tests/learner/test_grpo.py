@@ -261,7 +261,7 @@ def test_a_cosine_schedule_ends_with_the_stage_and_knows_how_many_steps_a_round_
     config = replace(CONFIG, schedule="cosine", steps=4, minibatches=minibatches, passes=2)
     trained, rates = learner(config), []
     for _ in range(config.steps):
-        trained.update(groups)
+        trained.update([replace(group, age=len(rates)) for group in groups])
         rates.append(trained.optimizer.optimizers[0].param_groups[0]["lr"])
     assert trained.optimizer.updates == config.updates == 8 * minibatches
     assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.1 * config.lr

@@ -19,7 +19,7 @@ from rewards.config import RewardConfig
         ({"terms": {"remote": 1.0}}, "reward.terms has remote, but reward.url is not set"),
         ({"window_frames": 0}, "reward.window_frames is 0"),
         ({"flow": "farneback"}, 'reward.flow is "farneback"; set it to dis or raft'),
-        ({"flow": "raft"}, "reward.raft_weights is not set"),
+        ({"flow": "raft"}, "reward.raft_weights is not set; give torchvision's weights file (raft_large_C_T_SKHT_V2"),
         ({"raft_size": "huge"}, "set it to large or small"),
         ({"remote_format": "pickle"}, "set it to safetensors or json"),
         ({"upsample": 0}, "reward.upsample is 0"),

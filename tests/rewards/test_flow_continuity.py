@@ -56,7 +56,7 @@ def test_steady_motion_at_the_references_pace_is_flawless_and_standing_still_is_
 def test_the_bar_stands_in_for_the_references_own_flow():
     slow, fast = steady(1), steady(4)
     reward = FlowContinuity(RewardConfig())
-    own, raised = clip(slow, reference=clip(slow)), clip(slow, reference=clip(slow), bar=fast)
+    own, raised = clip(slow, reference=clip(slow)), clip(slow, reference=clip(slow), bar=(clip(fast),))
     assert reward([own, raised]).tolist() == pytest.approx([1, 0.5])
 
 

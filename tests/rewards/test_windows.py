@@ -43,9 +43,9 @@ def test_every_member_is_held_against_its_own_beginning_and_all_share_the_bar_of
     held = against_own_beginning(members)
     for member, windows in zip(members, held, strict=True):
         assert all(window.reference is member[0] for window in windows)
-        assert all(len(window.bar.forward) == 2 for window in windows)
+        assert all(window.bar == (members[0][0], members[1][0]) for window in windows)
 
 
 def test_members_can_share_one_reference():
     members, reference = [cut_windows(segment(4, 4), 4, 2)], segment(2, 2)
-    assert all(clip.reference is reference and clip.bar is None for clip in against_one(members, reference)[0])
+    assert all(clip.reference is reference and clip.bar == () for clip in against_one(members, reference)[0])
