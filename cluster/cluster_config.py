@@ -14,7 +14,9 @@ class ClusterConfig:
     rollout_actors: int = key(1, "processes that make rollouts")
     actor_gpus: float = key(0.0, "GPUs of each rollout process; 0 rolls out on the CPU")
     learner_ranks: int = key(1, "processes that train together, the networks sharded over them (FSDP2)")
-    reward_actors: int = key(1, "processes that decode and score groups (stage grpo)")
+    reward_actors: int = key(
+        1, "processes that decode and score groups (stage grpo); more than rollout_actors are never busy together"
+    )
     reward_gpus: float = key(0.0, "GPU share of each of them, for reward.flow=raft")
     rank_gpus: float = key(0.0, "GPUs of each learner rank, 0 or 1")
     threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
