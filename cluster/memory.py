@@ -61,7 +61,11 @@ def _pass_memory(config: Config, stage: str) -> list[Line]:
     replay = windows * costs.cache_bytes(student, clean, element)
     text = windows * costs.kv_bytes(wan, wan.text_len, element)
     how = ", checkpointed" if learner.checkpoint_activations else ""
+    unwritten = config.ode.shard_mb * 1e6 if stage == "ode" and config.ode.pairs_dir is None else 0
+    drawn = windows * _pair_bytes(config, config.ode.dtype) if stage == "ode" else 0
     return [
+        Line("trajectories drawn", drawn, "B", f"{windows}, read from disk"),
+        Line("trajectories not yet on disk", unwritten, "B", "one file at most (ode.shard_mb)"),
         Line("activations", activations, "B", f"{windows} x {frames} frames{how}"),
         Line("keys and values of the replay", replay, "B", f"{windows} x {clean} clean frames"),
         Line("keys and values of the text", text, "B"),
@@ -109,12 +113,27 @@ def shared_memory(config: Config) -> list[Line]:
         Line("the buffer", config.buffer.windows * window, "B", f"buffer.windows = {config.buffer.windows}"),
         Line("one version of the weights", weights, "B", "float32, from the learner to every actor"),
     ]
-    if "ode" in config.stages:
-        pair = costs.latent_bytes(student, (len(student.timesteps) + 1) * student.horizon_frames, _LATENT)
-        lines.append(
-            Line("teacher trajectories", config.ode.pairs * pair, "B", f"{config.ode.pairs} of {pair / 1e6:.1f} MB")
-        )
+    if "ode" in config.stages and config.ode.pairs_dir is None:
+        pair, waiting = _pair_bytes(config, "float32"), min(config.buffer.windows, config.ode.pairs)
+        lines += [
+            Line("one trajectory of the teacher", pair, "B", "float32, from an actor to every rank"),
+            Line("trajectories that wait", waiting * pair, "B", f"{waiting} at most, ahead of the learner"),
+        ]
     return lines
+
+
+def disk(config: Config) -> list[Line]:
+    """Bytes that stages leave in the run folder, beside checkpoints."""
+    if "ode" not in config.stages or config.ode.pairs_dir is not None:
+        return []
+    pairs, pair = config.ode.pairs, _pair_bytes(config, config.ode.dtype)
+    note = f"{pairs} of {pair / 1e6:.1f} MB, {config.ode.dtype}, in files of {config.ode.shard_mb} MB"
+    return [Line("trajectories of the teacher", pairs * pair, "B", note)]
+
+
+def _pair_bytes(config: Config, dtype: str) -> float:
+    student = config.student
+    return costs.latent_bytes(student, (len(student.timesteps) + 1) * student.horizon_frames, costs.BYTES[dtype])
 
 
 def total(lines: Sequence[Line]) -> float:
