@@ -61,11 +61,7 @@ def _pass_memory(config: Config, stage: str) -> list[Line]:
     replay = windows * costs.cache_bytes(student, clean, element)
     text = windows * costs.kv_bytes(wan, wan.text_len, element)
     how = ", checkpointed" if learner.checkpoint_activations else ""
-    unwritten = config.ode.shard_mb * 1e6 if stage == "ode" and config.ode.pairs_dir is None else 0
-    drawn = windows * _pair_bytes(config, config.ode.dtype) if stage == "ode" else 0
     return [
-        Line("trajectories drawn", drawn, "B", f"{windows}, read from disk"),
-        Line("trajectories not yet on disk", unwritten, "B", "one file at most (ode.shard_mb)"),
         Line("activations", activations, "B", f"{windows} x {frames} frames{how}"),
         Line("keys and values of the replay", replay, "B", f"{windows} x {clean} clean frames"),
         Line("keys and values of the text", text, "B"),
@@ -115,9 +111,11 @@ def shared_memory(config: Config) -> list[Line]:
     ]
     if "ode" in config.stages and config.ode.pairs_dir is None:
         pair, waiting = _pair_bytes(config, "float32"), min(config.buffer.windows, config.ode.pairs)
+        ranks, shard = config.cluster.learner_ranks, config.ode.shard_mb * 1e6
         lines += [
             Line("one trajectory of the teacher", pair, "B", "float32, from an actor to every rank"),
             Line("trajectories that wait", waiting * pair, "B", f"{waiting} at most, ahead of the learner"),
+            Line("trajectories not yet on disk", ranks * shard, "B", f"one file at most, on each of {ranks} ranks"),
         ]
     return lines
 
