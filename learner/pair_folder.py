@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import prod
 from pathlib import Path
 
 import torch
@@ -23,8 +24,8 @@ _OWN = "run_dir", "set it back, remove that folder, or give a new run_dir"
 _log = logging.getLogger(__name__)
 
 
-class PairsFailed(RuntimeError):
-    """Trajectories that cannot be written or read back; the message names the file, the reason and the cure."""
+class PairsFailed(ValueError):
+    """Trajectories of another origin, or that cannot be written or read; the message names file, reason and cure."""
 
 
 class PairFolder(Sequence[Trajectory]):
@@ -133,7 +134,7 @@ class PairFolder(Sequence[Trajectory]):
 def find_own(path: Path, origin: PairOrigin, say: Say = _log.warning) -> PairIndex:
     """The index of a folder that trajectories of `origin` are kept in; a new folder gets an empty one.
 
-    What is damaged or missing is said and left out, to be made again. Raises ValueError for a folder of another origin.
+    What is damaged or missing is said and left out, to be made again. Raises PairsFailed for one of another origin.
     """
     if not (path / INDEX).is_file():
         index, whole = PairIndex(origin, {}), False
@@ -161,17 +162,17 @@ def check_own(path: Path, origin: Callable[[], PairOrigin]) -> None:
 def find_given(path: Path, origin: PairOrigin, needed: Sequence[int], key: str) -> PairIndex:
     """The index of a folder that is only read. Changes nothing.
 
-    Raises ValueError, naming `key`, for no or a damaged folder, one of another origin, and one that lacks what is
+    Raises PairsFailed, naming `key`, for no or a damaged folder, one of another origin, and one that lacks what is
     `needed`.
     """
     if not (path / INDEX).is_file():
-        raise ValueError(f"{key}={path} holds no trajectories; give the folder ode_pairs of a run")
+        raise PairsFailed(f"{key}={path} holds no trajectories; give the folder ode_pairs of a run")
     index, whole = _read(path, origin, key, f"set it back, or give another {key}")
     for why in [*_cut(path, index).values()] + [f"the end of {path / INDEX} is damaged"] * (not whole):
-        raise ValueError(f"{key}: {why}; copy the folder again, or let the run that made it mend it")
+        raise PairsFailed(f"{key}: {why}; copy the folder again, or let the run that made it mend it")
     there = {entry.number for entry in index.entries()}
     if missing := [number for number in needed if number not in there]:
-        raise ValueError(
+        raise PairsFailed(
             f"{key}={path} lacks {len(missing)} of the {len(needed)} trajectories that this run trains on; lower "
             "ode.pairs, or let the run that makes them finish"
         )
@@ -180,20 +181,16 @@ def find_given(path: Path, origin: PairOrigin, needed: Sequence[int], key: str) 
 
 def pair_bytes(origin: PairOrigin) -> int:
     """Bytes of one trajectory."""
-    frames, *frame = origin.shape
-    numbers = len(origin.indices) * frames
-    for length in frame:
-        numbers *= length
-    return numbers * getattr(torch, origin.dtype).itemsize
+    return len(origin.indices) * prod(origin.shape) * getattr(torch, origin.dtype).itemsize
 
 
 def _read(path: Path, origin: PairOrigin, key: str, cure: str) -> tuple[PairIndex, bool]:
     try:
         index, whole = decode((path / INDEX).read_bytes())
     except ValueError as error:
-        raise ValueError(f"{key}: {path / INDEX} is no index of trajectories ({error}); {cure}") from error
+        raise PairsFailed(f"{key}: {path / INDEX} is no index of trajectories ({error}); {cure}") from error
     if difference := index.origin.difference(origin):
-        raise ValueError(f"{key}: {path} holds trajectories of {difference}; {cure}")
+        raise PairsFailed(f"{key}: {path} holds trajectories of {difference}; {cure}")
     return index, whole
 
 
