@@ -55,6 +55,8 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
         config.prompt.cache = str(_absolute(config.prompt.cache))
     if config.reward.raft_weights is not None:
         config.reward.raft_weights = str(_absolute(config.reward.raft_weights))
+    if config.ode.pairs_dir is not None:
+        config.ode.pairs_dir = str(_absolute(config.ode.pairs_dir))
     if config.debug.windows is not None:
         config.debug.windows = str(_absolute(config.debug.windows))
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):

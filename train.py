@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 # ruff: noqa: E402  (torch takes seconds to import, help should not)
 from cluster.config import Config
+from cluster.pairs import open_pairs
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from cluster.verbs import Cluster
@@ -45,16 +46,18 @@ def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     learner = make_ode_initializer(
         config.student, config.ode, config.learner, config.base_source, encode_text, config.seed, config.device
     )
-    with RunFolder(config).stage("ode") as folder:
+    with RunFolder(config).stage("ode") as folder, open_pairs(config) as pairs:
         folder.restore(learner)
-        cluster.begin("ode", config)
-        pairs, metrics = [], {}
+        cluster.begin("ode", config, kept=pairs.numbers)
+        metrics = {}
         while learner.step < config.ode.steps:
-            while len(pairs) < config.ode.pairs_at(learner.step):  # the rest arrive while training
-                pairs += cluster.take_all(ODE, 1)
-            metrics = learner.update(pairs)
+            arrived = config.ode.pairs_at(learner.step)  # the rest arrive while training
+            while len(pairs) < arrived:
+                pairs.add(cluster.take_all(ODE, 1))
+            metrics = learner.update(pairs, arrived)
             log("ode", learner.step, config.ode.steps, metrics | cluster.metrics())
             if learner.step % config.checkpoint.every == 0:
+                pairs.write()
                 folder.save(learner, learner.step)
         folder.finish(learner.weights(), {"seed": config.seed, "steps": learner.step} | metrics)
 

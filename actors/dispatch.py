@@ -124,13 +124,21 @@ class GroupDispatcher:
 class TeacherDispatcher:
     """Trajectories of the teacher, one horizon long, for ODE initialisation."""
 
-    def __init__(self, student: StudentConfig, rollout: RolloutConfig, pairs: int, prompts: Sequence[str], seed: int):
-        self.student, self.rollout, self.pairs = student, rollout, pairs
+    def __init__(
+        self,
+        student: StudentConfig,
+        rollout: RolloutConfig,
+        numbers: Sequence[int],
+        prompts: Sequence[str],
+        seed: int,
+    ):
+        """`numbers`: ids of the trajectories to make. Everything about one is a function of (seed, id)."""
+        self.student, self.rollout, self.numbers = student, rollout, numbers
         self.prompts, self.seed = prompts, seed
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
-        """The batch of trajectories with ids `first`, `first` + 1, ...; empty after the last of `pairs`."""
-        return [self._rollout(i) for i in range(first, min(first + self.rollout.batch, self.pairs))]
+        """The batch of trajectories from place `first` in `numbers` on; empty behind the last."""
+        return [self._rollout(i) for i in self.numbers[first : first + self.rollout.batch]]
 
     def _rollout(self, i: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.TRAJECTORY, i])

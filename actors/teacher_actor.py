@@ -56,4 +56,6 @@ class TeacherActor:
         *levels, ends = kept
         at_levels = torch.stack(levels, dim=1)
         for i, rollout in enumerate(rollouts):
-            yield Trajectory(rollout.id, rollout.attempt, 0, ODE, rollout.prompt, at_levels[i], ends[i])
+            yield Trajectory(
+                rollout.id, rollout.attempt, 0, ODE, rollout.prompt, rollout.seed, at_levels[i], ends[i]
+            )  # fmt: skip

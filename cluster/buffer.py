@@ -54,6 +54,11 @@ class TooOld(RunFailed):
     """Windows come too old again and again: the age bound cannot be met."""
 
 
+def order_of_leaving(samples: Sequence[S], seed: int, first: int) -> list[S]:
+    """What one dispatch asks for, as it leaves the buffer; `first` is the id of the dispatch's first rollout."""
+    return random.Random(f"{seed} {first}").sample(samples, len(samples))
+
+
 class WindowBuffer:
     """Samples by role. Those dispatched and those waiting together never exceed `config.windows`.
 
@@ -98,7 +103,7 @@ class WindowBuffer:
         attempts = {(r.id, plan.index): r.attempt for r in rollouts for plan in r.windows}
         if len(attempts) < len(plans) or any(self.holds(*where) for where in attempts):
             raise ValueError(f"rollouts {[rollout.id for rollout in rollouts]} were dispatched twice")
-        for where, role in random.Random(f"{self.seed} {rollouts[0].id}").sample(plans, len(plans)):
+        for where, role in order_of_leaving(plans, self.seed, rollouts[0].id):
             self.order[role].append(where)
         self.pending |= attempts
         self.counts["dispatched"] += len(plans)

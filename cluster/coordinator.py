@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import ray
@@ -65,7 +65,7 @@ class Coordinator(Bulletin):
 
     # -- the learner's side ---------------------------------------------------------------------------------------
 
-    async def begin(self, stage: str, config: Config, state: State | None = None) -> int:
+    async def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> int:
         """Supply `stage`, from a checkpoint's state if there is one; returns the epoch that takes must name."""
         for driver in self.drivers:
             driver.cancel()
@@ -76,7 +76,7 @@ class Coordinator(Bulletin):
         self.stage, self.stage_config, self.failure = stage, config, None
         before, self.shelf = self.shelf, self._new_shelf()
         before.wake()  # who asks for weights of the epoch before learns that it is over
-        self.supply = Supply(stage, config, state)
+        self.supply = Supply(stage, config, state, kept)
         self.rewards = self.reward_pool(config, self.say)
         self.packed, self.parcels = {}, {}
         self.drivers = [asyncio.create_task(self._drive(slot)) for slot in self.pool.slots]

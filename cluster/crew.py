@@ -1,5 +1,7 @@
 """Which actor and which dispatcher supply a stage: the same on Ray and inline."""
 
+from collections.abc import Collection
+
 from actors.dispatch import GroupDispatcher, StudentDispatcher, TeacherDispatcher
 from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
@@ -12,12 +14,14 @@ from models.files import load_weights
 from models.wan import Wan
 
 
-def make_dispatcher(stage: str, config: Config) -> StudentDispatcher | TeacherDispatcher | GroupDispatcher:
-    """What the pool is asked to make for `stage`."""
+def make_dispatcher(
+    stage: str, config: Config, kept: Collection[int] = ()
+) -> StudentDispatcher | TeacherDispatcher | GroupDispatcher:
+    """What the pool is asked to make for `stage`; of stage ode all trajectories but the `kept` numbers."""
     if stage == "ode":
-        return TeacherDispatcher(
-            config.student, config.rollout, config.ode.pairs, training_prompts(config), config.seed
-        )
+        there = set(kept)
+        numbers = [i for i in range(config.ode.pairs) if i not in there]
+        return TeacherDispatcher(config.student, config.rollout, numbers, training_prompts(config), config.seed)
     if stage == "grpo":
         return GroupDispatcher(
             config.student,

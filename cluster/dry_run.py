@@ -40,6 +40,8 @@ def report(config: Config) -> str:
     text += _section(f"Memory of one rollout process of {cluster.rollout_actors}", lines, True)
     text += _room(memory.total(lines), device.memory_bytes)
     text += _section("Memory of the machines", memory.shared_memory(config))
+    if kept := memory.disk(config):
+        text += _section("Disk of the run folder", kept)
     one = [_timed(config, line) for line in operations.operations(config)]
     text += _section("Operations", one)
     text += _stages(config, [operations.stage_cost(config, stage) for stage in config.stages])

@@ -1,6 +1,6 @@
 """The cluster in one process: for debugging, tests and scans. The same supply, so the same windows in order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,10 +24,10 @@ class InlineCluster:
         self.supply: Supply | None = None
         self.published: Weights | None = None
 
-    def begin(self, stage: str, config: Config, state: State | None = None) -> None:
+    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
         self.tracer.settle()
-        self.supply = Supply(stage, config, state)
+        self.supply = Supply(stage, config, state, kept)
         self.actor = make_actor(stage, config, self)
         self.scorer = GroupScorer(config) if stage == "grpo" else None
         self.published = None

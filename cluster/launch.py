@@ -10,6 +10,7 @@ from cluster.config import Config
 from cluster.display import Display
 from cluster.errors import RunFailed
 from cluster.inline import InlineCluster
+from cluster.pairs import check_pairs
 from cluster.ray_environment import settle_environment
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
@@ -21,6 +22,7 @@ from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
 from learner.grpo import BurnInTooShort, SentinelFell
 from learner.optimizer import NonFiniteError
+from learner.pair_folder import PairsFailed
 from models import tiny_world
 from models.files import check_weights, verify_weights
 from models.wan import Wan
@@ -50,7 +52,14 @@ def _launch(loop: Callable, config: Config) -> None:
             from cluster.ray_launch import launch_on_ray  # only now: ray reads its environment when imported
 
             launch_on_ray(loop, config)
-    except (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, BurnInTooShort, SentinelFell) as error:
+    except (
+        NonFiniteError,
+        CheckpointNotWritten,
+        DamagedCheckpoint,
+        BurnInTooShort,
+        SentinelFell,
+        PairsFailed,
+    ) as error:
         raise RunFailed(str(error)) from error
 
 
@@ -58,7 +67,8 @@ def preflight(config: Config) -> None:
     """Check what a user can get wrong before anything starts, then claim the run folder.
 
     Raises ValueError: what the tiny world cannot honour, missing, damaged or foreign weights and checkpoints, a run
-    folder of another config, wandb without a login, saved windows that are missing or in the way.
+    folder of another config, wandb without a login, saved windows that are missing or in the way,
+    trajectories of another teacher.
     """
     _check_world(config)
     check_login(config)
@@ -98,6 +108,7 @@ def preflight(config: Config) -> None:
                 file=sys.stderr,
             )
     check_saved_windows(config)
+    check_pairs(config)
     folder.claim()
 
 

@@ -109,12 +109,29 @@ def shared_memory(config: Config) -> list[Line]:
         Line("the buffer", config.buffer.windows * window, "B", f"buffer.windows = {config.buffer.windows}"),
         Line("one version of the weights", weights, "B", "float32, from the learner to every actor"),
     ]
-    if "ode" in config.stages:
-        pair = costs.latent_bytes(student, (len(student.timesteps) + 1) * student.horizon_frames, _LATENT)
-        lines.append(
-            Line("teacher trajectories", config.ode.pairs * pair, "B", f"{config.ode.pairs} of {pair / 1e6:.1f} MB")
-        )
+    if "ode" in config.stages and config.ode.pairs_dir is None:
+        pair, waiting = _pair_bytes(config, "float32"), min(config.buffer.windows, config.ode.pairs)
+        ranks, shard = config.cluster.learner_ranks, config.ode.shard_mb * 1e6
+        lines += [
+            Line("one trajectory of the teacher", pair, "B", "float32, from an actor to every rank"),
+            Line("trajectories that wait", waiting * pair, "B", f"{waiting} at most, ahead of the learner"),
+            Line("trajectories not yet on disk", ranks * shard, "B", f"one file at most, on each of {ranks} ranks"),
+        ]
     return lines
+
+
+def disk(config: Config) -> list[Line]:
+    """Bytes that stages leave in the run folder, beside checkpoints."""
+    if "ode" not in config.stages or config.ode.pairs_dir is not None:
+        return []
+    pairs, pair = config.ode.pairs, _pair_bytes(config, config.ode.dtype)
+    note = f"{pairs} of {pair / 1e6:.1f} MB, {config.ode.dtype}, in files of {config.ode.shard_mb} MB"
+    return [Line("trajectories of the teacher", pairs * pair, "B", note)]
+
+
+def _pair_bytes(config: Config, dtype: str) -> float:
+    student = config.student
+    return costs.latent_bytes(student, (len(student.timesteps) + 1) * student.horizon_frames, costs.BYTES[dtype])
 
 
 def total(lines: Sequence[Line]) -> float:

@@ -117,7 +117,8 @@ def _teacher_cost(config: Config) -> StageCost:
 def _ode_cost(config: Config) -> StageCost:
     student, ode = config.student, config.ode
     steps = len(solver_sigmas(warped_sigmas(student.timesteps, student.shift), ode.solver_steps, student.shift))
-    made = ode.pairs * steps * 2 * costs.score_flops(config.teacher_wan, student, student.horizon_frames)
+    pairs = ode.pairs if ode.pairs_dir is None else 0
+    made = pairs * steps * 2 * costs.score_flops(config.teacher_wan, student, student.horizon_frames)
     gradient = costs.gradient_passes(config.learner.checkpoint_activations)
     window = costs.replay_flops(student, student.horizon_frames, 0, "masked", gradient)
     return StageCost("ode", made, ode.steps * ode.batch_size * window)

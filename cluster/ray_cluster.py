@@ -1,7 +1,7 @@
 """The cluster as a learner rank sees it: the same verbs as `InlineCluster`, with a coordinator behind them."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -30,10 +30,11 @@ class RayCluster:
         self.publisher = Publisher(coordinator, _CALL_TIMEOUT_S)
         self.epoch, self.number = 0, 0
 
-    def begin(self, stage: str, config: Config, state: State | None = None) -> None:
+    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
         with self.tracer.waiting("begin"):
-            epoch = self._ask(self.coordinator.begin, stage, config, state) if ranks.rank() == 0 else 0
+            begin = self.coordinator.begin
+            epoch = self._ask(begin, stage, config, state, kept) if ranks.rank() == 0 else 0
             self.epoch, self.number = ranks.agreed(epoch), 0
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:

@@ -33,12 +33,13 @@ from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
 from learner.grpo import BurnInTooShort, SentinelFell
 from learner.optimizer import NonFiniteError
+from learner.pair_folder import PairsFailed
 
 _POLL_S = 0.5
 _MANY = 100_000
 """Calls that the coordinator keeps open: two for every actor, and they only wait."""
 _CALL_TIMEOUT_S = 60.0
-_STOPS = (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, BurnInTooShort, SentinelFell, RunFailed)
+_STOPS = (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, BurnInTooShort, SentinelFell, PairsFailed, RunFailed)
 """What the run stops itself for: trying again would end the same way."""
 _LOST = (RayActorError, StageEnded, GetTimeoutError, ObjectLostError)
 """The coordinator, or something of its, is gone; StageEnded is what one says that Ray has started again."""

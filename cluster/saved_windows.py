@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,7 +158,7 @@ class SavedCluster:
         self.places = find_windows(config)
         self.tracer = Tracer(f"learner {ranks.rank()} (pid {os.getpid()})")
 
-    def begin(self, stage: str, config: Config, state: State | None = None) -> None:
+    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start at the first window, or go on where the checkpoint was."""
         assert stage == "dmd", stage
         self.taken = Counter() if state is None else Counter(state[1]["taken"])

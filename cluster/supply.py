@@ -5,7 +5,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -52,9 +52,9 @@ class Dispatch:
 class Supply:
     """Of one stage."""
 
-    def __init__(self, stage: str, config: Config, state: State | None = None):
+    def __init__(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()):
         self.stage, self.config, self.window = stage, config, config.window_of(stage)
-        self.dispatcher = make_dispatcher(stage, config)
+        self.dispatcher = make_dispatcher(stage, config, kept)
         self.buffer = WindowBuffer(config.buffer, config.seed, config.samples_per_update(stage))
         self.lineage = Lineage()
         self.next_rollout = 0

@@ -1,6 +1,6 @@
 """What a loop may ask of the cluster: the same verbs inline and on Ray."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,8 +14,11 @@ from models.rollout import Group, Trajectory, Window
 class Cluster(Protocol):
     """The learner's view of everything that is not the learner. Every rank calls every verb, in the same order."""
 
-    def begin(self, stage: str, config: Config, state: State | None = None) -> None:
-        """Supply a stage, from a checkpoint's `state` if there is one; what is left of the one before is cancelled."""
+    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
+        """Supply a stage, from a checkpoint's `state` if there is one; what is left of the one before is cancelled.
+
+        `kept`: numbers of trajectories (stage ode) that need not be made.
+        """
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand over the student as it is after `update` updates; actors pull it at their next block.

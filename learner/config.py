@@ -37,10 +37,17 @@ class OdeConfig:
     adamw_lr: float = key(3e-3, "peak learning rate of AdamW, on everything else")
     solver_steps: int = key(20, "Euler steps of the teacher, beside the student's own levels")
     guidance: float = key(1.5, "teacher guidance, standard form")
+    dtype: str = key("float32", "trajectories on disk: float32 or bfloat16, half of it (Wan: 21 MB each)")
+    shard_mb: int = key(1, "largest file of trajectories, in MB; what is not yet a whole one waits in memory")
+    pairs_dir: str | None = key(
+        None, "trajectories that another run made (its folder ode_pairs), only read; without, made in run_dir/ode_pairs"
+    )
 
     def __post_init__(self):
-        names = ("steps", "pairs", "first_pairs", "batch_size", "lr", "adamw_lr", "solver_steps")
+        names = ("steps", "pairs", "first_pairs", "batch_size", "lr", "adamw_lr", "solver_steps", "shard_mb")
         require_positive("ode", self, *names)
+        if self.dtype not in DTYPES:
+            raise ValueError(f'ode.dtype is "{self.dtype}"; set it to {" or ".join(DTYPES)}')
 
     def pairs_at(self, step: int) -> int:
         """Trajectories that must have arrived before update `step`: the first ones, then one more each update."""

@@ -62,12 +62,12 @@ class OdeInitializer:
         load(self.student.state_dict(), tensors["student"], "student")
         self.optimizer.load_state(tensors.get("optimizer", {}), state["updates"])
 
-    def update(self, pairs: Sequence[Trajectory]) -> dict[str, float]:
-        """One update on a batch drawn from all `pairs` that have arrived, on every rank; each trains on its share."""
+    def update(self, pairs: Sequence[Trajectory], arrived: int) -> dict[str, float]:
+        """One update on a batch drawn from the first `arrived` of `pairs`, on every rank; each reads only its share."""
         generator = generator_for(self.seed, Draw.ODE_BATCH, self.step)
         size, block = self.config.batch_size, self.shape.block_frames
-        blocks = pairs[0].latents.shape[0] // block
-        drawn = torch.randint(len(pairs), (size,), generator=generator).tolist()
+        blocks = self.shape.horizon_frames // block
+        drawn = torch.randint(arrived, (size,), generator=generator).tolist()
         levels = torch.randint(len(self.levels), (size, blocks), generator=generator).repeat_interleave(block, 1)
         places = own_places(size)
         parts = list(micro_batches(places, self.learner.micro_batch))
@@ -80,8 +80,9 @@ class OdeInitializer:
     def _losses(self, batch: Sequence[Trajectory], steps: Tensor) -> Tensor:
         """[B], of trajectories that start each frame from the level in `steps` [B K]."""
         block, frames = self.shape.block_frames, torch.arange(steps.shape[1])
-        x_t = torch.stack([pair.states[row, frames] for pair, row in zip(batch, steps, strict=True)]).to(self.device)
-        target = torch.stack([pair.latents for pair in batch]).to(self.device)
+        x_t = torch.stack([pair.states[row, frames] for pair, row in zip(batch, steps, strict=True)])
+        x_t = x_t.to(self.device, torch.float32)
+        target = torch.stack([pair.latents for pair in batch]).to(self.device, torch.float32)
         sigma = self.levels[steps].to(self.device)
         text = self.student.text_keys_values(self.encode_text([pair.prompt for pair in batch]).to(self.device))
         velocity = denoise_window(

@@ -1,7 +1,12 @@
 """Which of the learner's ranks this process is. Alone, without a process group, it is rank 0 of 1."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, distributed
+
+Result = TypeVar("Result")
 
 
 def rank() -> int:
@@ -50,6 +55,35 @@ def agreed(number: int) -> int:
     return int(told.item())
 
 
+def agreed_bytes(content: bytes) -> bytes:
+    """Rank 0's `content`, on every rank (a collective)."""
+    if size() == 1:
+        return content
+    told = torch.zeros(agreed(len(content)), dtype=torch.uint8)
+    if rank() == 0:
+        told = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    told = told.to(_device())
+    distributed.broadcast(told, src=0)
+    return told.cpu().numpy().tobytes()
+
+
+def by_rank_0(action: Callable[[], Result]) -> Result | None:
+    """What `action` gives rank 0, None elsewhere; where it fails there, every rank stops (a collective)."""
+    result: Result | None = None
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            result = action()
+        except Exception as error:  # raised below, when the others know
+            failure = error
+    if agreed(int(failure is not None)):
+        raise failure or RuntimeError(f"rank {rank()} stops because rank 0 failed; its own error says why")
+    return result
+
+
 def _exchanged(number: int) -> Tensor:
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    return torch.tensor([number], dtype=torch.int64, device=device)
+    return torch.tensor([number], dtype=torch.int64, device=_device())
+
+
+def _device() -> str:
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"

@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -19,7 +18,6 @@ State = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
 """Tensors by group, and the rest: plain values that msgpack keeps (tuples come back as lists)."""
 Supply = tuple[dict[str, Tensor], dict[str, Any]]
 """The state of the supply of windows: what waits in the buffer, and the rest."""
-Result = TypeVar("Result")
 
 _SUPPLY = "supply"
 _log = logging.getLogger(__name__)
@@ -80,7 +78,7 @@ class StageFolder:
         """
         self._drain()
         tensors, state = learner.state()
-        _by_rank_0(lambda: self._start(step, tensors, state, ({}, {}) if supply is None else supply))
+        ranks.by_rank_0(lambda: self._start(step, tensors, state, ({}, {}) if supply is None else supply))
         if not self.config.asynchronous:
             self._drain()
 
@@ -91,14 +89,14 @@ class StageFolder:
         DamagedCheckpoint if all are damaged, and ValueError for the checkpoint of another model before anything is
         changed.
         """
-        path = self._agreed(_by_rank_0(self._choose))
+        path = self._agreed(ranks.by_rank_0(self._choose))
         if path is None:
             return None
         wanted = {
             group: {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             for group, tensors in learner.state()[0].items()
         }
-        _by_rank_0(lambda: checkpoint.check_fit(path, wanted | {_SUPPLY: {}}))
+        ranks.by_rank_0(lambda: checkpoint.check_fit(path, wanted | {_SUPPLY: {}}))
         if not path.is_dir():
             raise ValueError(f"rank {ranks.rank()} does not see {path}; put run_dir on storage that all nodes share")
         tensors, state = checkpoint.read(path)
@@ -129,8 +127,8 @@ class StageFolder:
         """
         self._drain()
         for name, weights in beside.items():
-            _by_rank_0(partial(save_weights, weights, self.path / f"{name}.safetensors", origin))
-        _by_rank_0(lambda: save_weights(tensors, self.result, origin))
+            ranks.by_rank_0(partial(save_weights, weights, self.path / f"{name}.safetensors", origin))
+        ranks.by_rank_0(lambda: save_weights(tensors, self.result, origin))
 
     def close(self) -> None:
         """Wait for this process's write, and raise its CheckpointNotWritten. No collective: a rank may fail alone."""
@@ -145,7 +143,7 @@ class StageFolder:
 
     def _drain(self) -> None:
         started = time.monotonic()
-        _by_rank_0(self.writer.wait)
+        ranks.by_rank_0(self.writer.wait)
         self.waited_s += time.monotonic() - started
 
     def _choose(self) -> Path | None:
@@ -161,17 +159,3 @@ class StageFolder:
         if not ranks.agreed(int(path is not None)):
             return None
         return checkpoint.path_of(self.checkpoints, ranks.agreed(0 if path is None else checkpoint.step_of(path)))
-
-
-def _by_rank_0(action: Callable[[], Result]) -> Result | None:
-    """What `action` gives rank 0, None elsewhere; where it fails there, every rank stops (a collective)."""
-    result: Result | None = None
-    failure: Exception | None = None
-    if ranks.rank() == 0:
-        try:
-            result = action()
-        except Exception as error:  # raised below, when the others know
-            failure = error
-    if ranks.agreed(int(failure is not None)):
-        raise failure or RuntimeError(f"rank {ranks.rank()} stops because rank 0 failed; its own error says why")
-    return result

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -63,10 +64,20 @@ def stored_tensors(path: Path, part: str | None = None) -> Iterator[tuple[str, T
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush and rename: a kill or a power cut leaves the old file or the new one, never half."""
+    """Write `content` to `path`, whole or not at all."""
+    with beside(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, flushed and renamed at the end of the block.
+
+    A kill or a power cut leaves the old file or the new one, never half.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
+    yield partial
     flush(partial)
     partial.replace(path)
     flush(path.parent)

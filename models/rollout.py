@@ -153,6 +153,7 @@ class Trajectory:
     index: int
     role: str
     prompt: str
+    seed: int
     states: Tensor
     """[S K C H W], one per denoising step, from pure noise down."""
     latents: Tensor

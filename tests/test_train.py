@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import settings
 from cluster.run_folder import RunFolder
 from tests.cut_off import run
-from train import dmd
+from train import dmd, ode
 
 
 def train(run_dir, *keys, until=None):
@@ -45,3 +45,47 @@ def test_four_updates_a_checkpoint_and_four_more_equal_eight_bit_by_bit(tmp_path
     for step in range(5, 9):
         learnt = [{k: v for k, v in run[step].items() if not k.startswith(timed)} for run in (whole, after)]
         assert learnt[0] == learnt[1]
+
+
+def initialise(run_dir, *keys, until=None):
+    """Stage ode in `run_dir`, cut off once update `until` was logged: metrics by step, and the student at the end."""
+    keys = ("stage=ode", "ode.steps=8", "ode.pairs=16", "ode.first_pairs=12", "rollout.batch=4", *keys)
+    config = settings.load(["preset=smoke", "cluster=inline", f"run_dir={run_dir}", *keys])
+    run_dir.mkdir(exist_ok=True)
+    metrics = run(ode, config, until)
+    return metrics, None if until is not None else load_file(RunFolder(config).stage("ode").result)
+
+
+def assert_learnt_alike(one, other):
+    (metrics, student), (others, same) = one, other
+    assert all(torch.equal(student[name], same[name]) for name in student)
+    assert all(metrics[step]["ode/loss"] == others[step]["ode/loss"] for step in others)
+
+
+@pytest.mark.parametrize(
+    ("until", "every", "kept"),
+    [
+        pytest.param(1, 100, 9, id="before the first checkpoint: what filled a file is kept"),
+        pytest.param(5, 2, 15, id="after a checkpoint: what had arrived by then is kept too"),
+    ],
+)
+def test_stage_ode_goes_on_bit_by_bit_and_makes_only_the_trajectories_that_are_missing(tmp_path, until, every, kept):
+    whole = initialise(tmp_path / "whole")
+    initialise(tmp_path / "cut", f"checkpoint.every={every}", until=until)
+    resumed = initialise(tmp_path / "cut", f"checkpoint.every={every}")
+    assert_learnt_alike(whole, resumed)
+    assert whole[0][8]["windows/dispatched"] == 16 and resumed[0][8]["windows/dispatched"] == 16 - kept
+
+
+def test_stage_ode_learns_the_same_from_the_trajectories_of_another_run_and_makes_none(tmp_path):
+    whole = initialise(tmp_path / "whole")
+    again = initialise(tmp_path / "again", f"ode.pairs_dir={tmp_path}/whole/ode_pairs")
+    assert_learnt_alike(whole, again)
+    assert again[0][8]["windows/dispatched"] == 0 and not (tmp_path / "again/ode_pairs").exists()
+
+
+def test_trajectories_kept_in_half_the_bytes_teach_about_the_same(tmp_path):
+    whole, half = initialise(tmp_path / "whole"), initialise(tmp_path / "half", "ode.dtype=bfloat16")
+    sizes = [sum(f.stat().st_size for f in (tmp_path / name).glob("ode_pairs/shard_*")) for name in ("whole", "half")]
+    assert sizes[1] < 0.51 * sizes[0]
+    assert half[0][1]["ode/loss"] == pytest.approx(whole[0][1]["ode/loss"], rel=0.01)

@@ -107,7 +107,7 @@ def test_every_prompt_is_asked_for():
 def test_a_trajectory_of_the_teacher_is_one_horizon_long_and_depends_on_seed_and_number_alone():
     def source(batch: int) -> TeacherDispatcher:
         rollout = RolloutConfig(frames=48, batch=batch, windows=8)
-        return TeacherDispatcher(StudentConfig(horizon_frames=9), rollout, 1000, PROMPTS, seed=5)
+        return TeacherDispatcher(StudentConfig(horizon_frames=9), rollout, range(1000), PROMPTS, seed=5)
 
     batch = source(3).rollouts(6)
     assert batch == [source(1).rollouts(i)[0] for i in (6, 7, 8)]
@@ -115,9 +115,12 @@ def test_a_trajectory_of_the_teacher_is_one_horizon_long_and_depends_on_seed_and
     assert len({rollout.seed for rollout in batch}) == 3
 
 
-def test_no_more_trajectories_are_made_than_pairs_are_asked_for():
-    source = TeacherDispatcher(StudentConfig(), RolloutConfig(batch=4), 10, PROMPTS, seed=5)
-    assert [len(source.rollouts(first)) for first in (0, 4, 8, 10)] == [4, 4, 2, 0]
+def test_no_other_trajectories_are_made_than_those_that_are_asked_for():
+    whole = TeacherDispatcher(StudentConfig(), RolloutConfig(batch=4), range(10), PROMPTS, seed=5)
+    assert [len(whole.rollouts(first)) for first in (0, 4, 8, 10)] == [4, 4, 2, 0]
+    some = TeacherDispatcher(StudentConfig(), RolloutConfig(batch=4), [1, 5, 6, 8, 9], PROMPTS, seed=5)
+    again = [rollout for first in (0, 4, 5) for rollout in some.rollouts(first)]
+    assert again == [whole.rollouts(i)[0] for i in (1, 5, 6, 8, 9)]
 
 
 def test_a_law_of_the_users_own_that_draws_a_start_outside_the_rollout_is_refused():

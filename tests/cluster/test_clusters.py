@@ -170,6 +170,20 @@ def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(on_ray, s
 
 
 @pytest.mark.ray
+def test_trajectories_that_are_kept_are_not_made_and_the_others_are_bit_equal_inline_and_on_ray(on_ray, small_config):
+    config = small_config(ode__pairs=12)
+    made = []
+    for cluster in (InlineCluster(config), on_ray(config)):
+        cluster.begin("ode", config, kept=[0, 3, 4, 5, 6, 7, 9])
+        made.append(cluster.take_all("ode", 5))
+    assert [pair.rollout for pair in made[0]] == [pair.rollout for pair in made[1]]
+    assert {pair.rollout for pair in made[0]} == {1, 2, 8, 10, 11}
+    for a, b in zip(*made, strict=True):
+        assert (a.prompt, a.seed) == (b.prompt, b.seed)
+        assert torch.equal(a.states, b.states) and torch.equal(a.latents, b.latents)
+
+
+@pytest.mark.ray
 def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(on_ray, small_config):
     config = small_config(cluster__timeout_s=0.5)
     cluster = on_ray(config)

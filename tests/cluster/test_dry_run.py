@@ -12,9 +12,10 @@ from benchmarks.fixed_weights import FixedWeights
 from cluster import memory, operations
 from cluster.crew import make_dispatcher
 from cluster.dry_run import report, shown
+from cluster.pairs import open_pairs
 from models import costs
 from models.negative_prompt import WAN_NEGATIVE_PROMPT
-from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
+from models.rollout import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
 from models.wan import Wan
 
@@ -84,6 +85,23 @@ def test_a_window_is_as_large_as_a_real_one():
     (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
     made = sum(x.nbytes for x in (window.context, window.latents, window.noisy))
     assert by_name(memory.shared_memory(config))["one window"].value == made
+
+
+def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depend_on_their_number(tmp_path):
+    few, many = (settings.load([*ON_EIGHT, "stage=ode", f"ode.pairs={pairs}"]) for pairs in (1600, 16000))
+    assert memory.shared_memory(few) == memory.shared_memory(many)
+    assert memory.rank_memory(few, "ode") == memory.rank_memory(many, "ode")
+    assert printed(memory.disk(many)) == {"trajectories of the teacher": "335.46 GB"}
+    assert "Disk of the run folder\n  trajectories of the teacher" in report(many)
+    given = settings.load([*ON_EIGHT, "stage=ode", "ode.pairs_dir=x"])
+    assert not memory.disk(given) and operations.stage_cost(given, "ode").actors == 0
+    small = settings.load(["preset=tiny", "ode.pairs=20", f"run_dir={tmp_path}"])
+    with open_pairs(small) as pairs:
+        shape = (small.student.horizon_frames, *small.student.frame_shape)
+        for i in range(20):
+            pairs.add([Trajectory(i, 0, 0, ODE, PROMPTS[i], i, torch.zeros(4, *shape), torch.zeros(shape))])
+    (line,) = memory.disk(small)
+    assert line.value == pytest.approx(sum(f.stat().st_size for f in tmp_path.glob("ode_pairs/shard_*")), rel=0.002)
 
 
 def test_the_rollouts_of_a_stage_cost_what_those_that_are_dispatched_do():

@@ -118,11 +118,11 @@ def test_compiled_blocks_give_the_same_losses(folder):
     """Stage ode compiles both of the student's ways: clean frames without gradient, and noisy ones that see them."""
     generator, losses = torch.Generator().manual_seed(0), []
     states, latents = torch.randn(4, 6, *SHAPE.frame_shape, generator=generator), torch.zeros(6, *SHAPE.frame_shape)
-    pair = Trajectory(0, 0, 0, ODE, PROMPTS[0], states, latents)
+    pair = Trajectory(0, 0, 0, ODE, PROMPTS[0], 0, states, latents)
     for learner in (LearnerConfig(), LearnerConfig(compile=True)):
         config, base = OdeConfig(batch_size=2), Source(folder / "base.safetensors", "base")
         trained = make_ode_initializer(SHAPE, config, learner, base, encode_text, 0, CPU)
-        losses.append([trained.update([pair])["ode/loss"] for _ in range(2)])
+        losses.append([trained.update([pair], 1)["ode/loss"] for _ in range(2)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 

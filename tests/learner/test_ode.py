@@ -7,34 +7,22 @@ from torch import Tensor
 from learner.config import LearnerConfig, OdeConfig
 from learner.ode import OdeInitializer
 from models.causal import denoise_block, write_block
-from models.config import StudentConfig
 from models.flow import warped_sigmas
 from models.kv_cache import KVCache
-from models.rollout import ODE, Trajectory
-from models.tiny_world import PROMPTS, encode_text
+from models.rollout import Trajectory
+from models.tiny_world import encode_text
 from models.wan import Wan
 from tests.learner.networks import network
+from tests.learner.trajectories import SMALL, straight
 
-SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6, timesteps=[1000.0, 500.0])
 CONFIG = OdeConfig(steps=8, batch_size=3, lr=2e-3, adamw_lr=5e-4)
 STILL = {"batch_size": 1, "lr": 1e-30, "adamw_lr": 1e-30}
 """Learning rates that move no float: one set of weights for many updates."""
 
 
-def trajectories(count: int) -> list[Trajectory]:
-    """States [2 6 C H W] on straight lines from noise to x0: what a teacher that is sure would give."""
-    sigmas = warped_sigmas(SHAPE.timesteps, SHAPE.shift)
-    generator, pairs = torch.Generator().manual_seed(0), []
-    for i in range(count):
-        noise, x0 = torch.randn(2, 6, *SHAPE.frame_shape, generator=generator).unbind()
-        states = torch.stack([(1 - sigma) * x0 + sigma * noise for sigma in sigmas])
-        pairs.append(Trajectory(i, 0, 0, ODE, PROMPTS[i], states, x0))
-    return pairs
-
-
 def initializer(student: Wan | None = None, **changes) -> OdeInitializer:
     return OdeInitializer(
-        student or network(0), encode_text, SHAPE, replace(CONFIG, **changes), LearnerConfig(), seed=3
+        student or network(0), encode_text, SMALL, replace(CONFIG, **changes), LearnerConfig(), seed=3
     )
 
 
@@ -44,10 +32,10 @@ def same(one: Wan, other: Wan) -> bool:
 
 def loss_block_by_block(student: Wan, pair: Trajectory, steps: tuple[int, ...]) -> float:
     """Each block denoised from the trajectory's state at a step of its own, after the trajectory's clean blocks."""
-    text, cache, squares = student.text_keys_values(encode_text([pair.prompt])), KVCache(SHAPE.wan, 3), []
+    text, cache, squares = student.text_keys_values(encode_text([pair.prompt])), KVCache(SMALL.wan, 3), []
     for block, step in enumerate(steps):
         inside = slice(3 * block, 3 * block + 3)
-        sigma = warped_sigmas(SHAPE.timesteps, SHAPE.shift)[step]
+        sigma = warped_sigmas(SMALL.timesteps, SMALL.shift)[step]
         x_t, x0 = pair.states[None, step, inside], pair.latents[None, inside]
         velocity = denoise_block(student, x_t, torch.full((1, 3), 1000 * sigma), text, cache)
         squares.append((x_t - sigma * velocity - x0).square())
@@ -61,12 +49,12 @@ def possible_losses(student: Wan, pair: Trajectory) -> Tensor:
 
 
 def test_the_loss_is_that_of_blocks_denoised_one_by_one_each_from_a_level_of_its_own():
-    pair = trajectories(1)
+    pair = straight(1)
     trained = initializer(**STILL)
     possible = possible_losses(trained.student, pair[0])
     nearest = set()
     for _ in range(20):
-        distance = (possible - trained.update(pair)["ode/loss"]).abs() / possible
+        distance = (possible - trained.update(pair, 1)["ode/loss"]).abs() / possible
         assert distance.min() < 1e-5
         nearest.add(distance.argmin().item())
     assert nearest == {0, 1, 2, 3}
@@ -75,28 +63,28 @@ def test_the_loss_is_that_of_blocks_denoised_one_by_one_each_from_a_level_of_its
 def test_the_loss_falls_on_trajectories_seen_again_and_again():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        trained = initializer(Wan(SHAPE.wan), steps=25, batch_size=2)
-    losses = [trained.update(trajectories(1))["ode/loss"] for _ in range(25)]
+        trained = initializer(Wan(SMALL.wan), steps=25, batch_size=2)
+    losses = [trained.update(straight(1), 1)["ode/loss"] for _ in range(25)]
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
 
 
 def test_an_update_depends_on_its_number_and_seed_and_not_on_what_was_drawn_before():
     one, other = initializer(), initializer()
     torch.randn(5)
-    assert one.update(trajectories(4)) == other.update(trajectories(4))
+    assert one.update(straight(4), 4) == other.update(straight(4), 4)
     assert same(one.student, other.student) and one.step == 1
 
 
 def test_three_updates_are_one_then_saved_and_loaded_then_two():
-    pairs, whole, first = trajectories(4), initializer(), initializer()
+    pairs, whole, first = straight(4), initializer(), initializer()
     for _ in range(3):
-        whole.update(pairs)
-    first.update(pairs)
-    resumed = initializer(Wan(SHAPE.wan))
+        whole.update(pairs, 4)
+    first.update(pairs, 4)
+    resumed = initializer(Wan(SMALL.wan))
     resumed.load_state(*first.state())
     assert resumed.step == 1
     for _ in range(2):
-        resumed.update(pairs)
+        resumed.update(pairs, 4)
     assert same(resumed.student, whole.student) and not same(resumed.student, first.student)
 
 

@@ -24,12 +24,12 @@ from learner.sharding import gather, shard
 from learner.shares import own_places
 from models.config import CONFIGS, StudentConfig
 from models.files import load_weights, save_weights
-from models.flow import warped_sigmas
-from models.rollout import GRPO, ODE, STUDENT, Group, GroupPlan, Rollout, Trajectory, Weights, Window
+from models.rollout import GRPO, STUDENT, Group, GroupPlan, Rollout, Weights, Window
 from models.tiny_world import PROMPTS, encode_text
 from models.wan import Wan
 from rewards.sentinels import SentinelConfig
 from tests.learner.networks import network
+from tests.learner.trajectories import kept_in, origin, straight
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -51,16 +51,6 @@ def windows(update: int) -> list[Window]:
                 age=i % 3, weight=1.0 if i % 2 else 0.5,
             )
         )  # fmt: skip
-    return made
-
-
-def pairs() -> list[Trajectory]:
-    """States [4 6 C H W] on straight lines from noise to x0."""
-    generator, sigmas, made = torch.Generator().manual_seed(0), warped_sigmas(SHAPE.timesteps, SHAPE.shift), []
-    for i in range(5):
-        noise, x0 = torch.randn(2, 6, *SHAPE.frame_shape, generator=generator).unbind()
-        states = torch.stack([(1 - sigma) * x0 + sigma * noise for sigma in sigmas])
-        made.append(Trajectory(i, 0, 0, ODE, PROMPTS[i], states, x0))
     return made
 
 
@@ -120,7 +110,13 @@ def initialise(folder: Path) -> Results:
     config = OdeConfig(steps=8, batch_size=BATCH, lr=2e-3, adamw_lr=5e-4)
     base, learner = Source(folder / "base.safetensors", "base"), LearnerConfig(micro_batch=1)
     trained = make_ode_initializer(SHAPE, config, learner, base, encode_text, 3, CPU)
-    log = {f"loss {i}": torch.tensor(trained.update(pairs())["ode/loss"]) for i in range(2)}
+    pairs, log = straight(5, SHAPE), {}
+    if ranks.size() > 1:  # two ranks read what one has in memory: of two shards, and of what is no shard yet
+        pairs = kept_in(folder / "pairs", range(5), 2, origin(SHAPE))
+        pairs.add(straight(5, SHAPE))
+        assert len(pairs.entries) == 4 and len(pairs) == 5
+    for i in range(2):
+        log[f"loss {i}"] = torch.tensor(trained.update(pairs, 5)["ode/loss"])
     return log | trained.weights()
 
 

@@ -1,0 +1,40 @@
+"""Trajectories that no network has made, and the folder that they are kept in."""
+
+from pathlib import Path
+
+import torch
+
+from learner.pair_folder import PairFolder, find_own, pair_bytes
+from learner.pair_index import PairOrigin
+from models.config import StudentConfig
+from models.flow import warped_sigmas
+from models.rollout import ODE, Trajectory
+from models.tiny_world import PROMPTS
+
+SMALL = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6, timesteps=[1000.0, 500.0])
+
+
+def straight(count: int, shape: StudentConfig = SMALL) -> list[Trajectory]:
+    """States [S K C H W] on straight lines from noise to x0: what a teacher that is sure would give."""
+    sigmas = warped_sigmas(shape.timesteps, shape.shift)
+    generator, made = torch.Generator().manual_seed(0), []
+    for i in range(count):
+        noise, x0 = torch.randn(2, shape.horizon_frames, *shape.frame_shape, generator=generator).unbind()
+        states = torch.stack([(1 - sigma) * x0 + sigma * noise for sigma in sigmas])
+        made.append(Trajectory(i, 0, 0, ODE, PROMPTS[i % len(PROMPTS)], 1000 + i, states, x0))
+    return made
+
+
+def origin(shape: StudentConfig = SMALL, dtype: str = "float32") -> PairOrigin:
+    steps = len(shape.timesteps)
+    return PairOrigin(
+        teacher="0123456789abcdef", solver_steps=4 * steps, timesteps=list(shape.timesteps), shift=shape.shift,
+        indices=[*(4 * step for step in range(steps)), -1], guidance=1.5, negative_prompt="",
+        shape=[shape.horizon_frames, *shape.frame_shape], dtype=dtype,
+    )  # fmt: skip
+
+
+def kept_in(path: Path, order, per_shard: int, made_by: PairOrigin | None = None, say=print) -> PairFolder:
+    """A folder of a run whose shards hold `per_shard` trajectories."""
+    made_by = origin() if made_by is None else made_by
+    return PairFolder(path, order, per_shard * pair_bytes(made_by), lambda: find_own(path, made_by, say))
