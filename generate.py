@@ -206,8 +206,11 @@ def generate(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int |
                     writer.write(video.repeat(job.enlarge, axis=1).repeat(job.enlarge, axis=2))
                 left -= taken.shape[1]
                 meter.add(len(videos) * taken.shape[1])
+    except BrokenPipeError as error:
+        raise Ended("nobody reads the pipe any more", writers, 1) from error
     except OSError as error:
-        raise Ended(error.strerror or str(error), writers, 1) from error
+        reason = f"out={config.out} cannot be written ({error.strerror or error}); make room, or change out"
+        raise Ended(reason, writers, 1) from error
     except KeyboardInterrupt as error:
         raise Ended("stopped", writers, 130) from error
     print(f"{', '.join(writer.name for writer in writers)}: {meter.line()}", file=sys.stderr)

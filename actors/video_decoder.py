@@ -9,7 +9,6 @@ from torch import Tensor
 from models.video_codec import VideoCodec
 
 
-@torch.no_grad()
 def decode_blocks(latents: Iterable[Tensor], codec: VideoCodec, device: torch.device) -> Iterator[Tensor]:
     """Video frames, uint8 [B T H W 3] on the CPU, of each block of latents [B F C H W], in order.
 
@@ -45,7 +44,7 @@ def _beside(latents: Iterable[Tensor], codec: VideoCodec, device: torch.device) 
 
 def _decoded(codec: VideoCodec, x0: Tensor, past: Any) -> tuple[Tensor, Any]:
     pixels, past = codec.decode(x0, past)
-    return (pixels.float() * 255).round().byte().permute(0, 1, 3, 4, 2), past
+    return (pixels.float() * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous(), past
 
 
 def _awaited(frames: Tensor, done: torch.cuda.Event) -> Tensor:

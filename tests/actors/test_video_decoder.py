@@ -51,9 +51,9 @@ def test_on_a_cpu_a_block_is_shown_before_the_next_one_is_begun():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_frames_are_the_same_and_come_while_the_next_block_is_being_made():
-    device = torch.device("cuda")
-    torch.backends.cudnn.allow_tf32, begun = False, []
+def test_on_a_gpu_frames_are_the_same_and_come_while_the_next_block_is_being_made(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    device, begun = torch.device("cuda"), []
 
     def made() -> Iterator[Tensor]:
         for x0 in LATENTS.to(device).split([1, 3, 3, 3], dim=1):
