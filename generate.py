@@ -35,7 +35,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy
 import torch
 import yaml
 from omegaconf import OmegaConf
@@ -44,11 +43,13 @@ from torch import Tensor
 
 from actors.generation_config import PIPE
 from actors.generation_plan import PlannedVideo, plan_videos, read_image
-from actors.streaming import Scene, stream_video
+from actors.streaming import Scene, stream_latents
+from actors.video_decoder import decode_blocks
 from actors.video_meter import VideoMeter
 from actors.video_writer import FramePipe, Mp4File, VideoWriter
 from cluster.config import SHIPPED_STUDENT
 from models.files import check_weights, load_weights
+from models.lora_files import Adapter, check_adapters, read_adapters
 from models.noise import BlockNoise
 from models.wan import Wan
 from models.world import World, open_world
@@ -78,9 +79,15 @@ class Job:
     image: Tensor | None
     """[3 H W]."""
     checkpoint: Path
+    adapters: dict[str, Adapter]
     device: torch.device
     dtype: torch.dtype
     enlarge: int
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiling is asked for, or worth its time."""
+        return self.device.type == "cuda" if self.config.compile is None else self.config.compile
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[GenerationConfig, StudentConfig]:
@@ -123,7 +130,9 @@ def prepare(arguments: Sequence[str]) -> Job:
         raise ValueError(f"student.model={shape.model} needs weights; give checkpoint=")
     checkpoint = SHIPPED_STUDENT if config.checkpoint is None else Path(config.checkpoint).expanduser()
     with torch.device("meta"):
-        check_weights(checkpoint, "checkpoint", Wan(shape.wan))
+        outline = Wan(shape.wan)
+    check_weights(checkpoint, "checkpoint", outline)
+    adapters = {} if config.lora is None else _adapters(config, outline)
     vae, text_encoder = (
         _part(checkpoint, given, name) for name, given in (("vae", config.vae), ("text_encoder", config.text_encoder))
     )
@@ -137,7 +146,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     for prompt in dict.fromkeys(scene.prompt for video in videos for scene in video.scenes):
         world.encode_text([prompt])  # refused, or cut and said, or put into the cache, before the student takes memory
     world.unload_text()
-    return Job(config, shape, videos, world, image, checkpoint, device, dtype, enlarge)
+    return Job(config, shape, videos, world, image, checkpoint, adapters, device, dtype, enlarge)
 
 
 def _part(checkpoint: Path, given: str | None, name: str) -> Path | None:
@@ -145,6 +154,12 @@ def _part(checkpoint: Path, given: str | None, name: str) -> Path | None:
     if given is not None:
         return Path(given).expanduser()
     return checkpoint if (checkpoint / name).is_dir() else None
+
+
+def _adapters(config: GenerationConfig, outline: Wan) -> dict[str, Adapter]:
+    adapters = read_adapters(Path(config.lora).expanduser(), "lora", config.lora_strength)
+    check_adapters(adapters, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()})
+    return adapters
 
 
 def _device(config: GenerationConfig) -> torch.device:
@@ -183,17 +198,19 @@ def generate(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int |
             for video in videos:
                 writers.append(_writer(job, video, pipe))
                 opened.callback(writers[-1].close)
-            left = config.frames
-            for pixels in stream_video(student, shape, scenes, noise, job.world.codec, image, config.recache):
-                taken = pixels[:, : int(min(left, pixels.shape[1]))]
-                for writer, video in zip(writers, _bytes(taken, job.enlarge), strict=True):
-                    writer.write(video)
+            left, codec = config.frames, job.world.codec
+            latents = stream_latents(student, shape, scenes, noise, codec, left, image, config.recache)
+            for frames in decode_blocks(latents, codec, job.device):
+                taken = frames[:, : int(min(left, frames.shape[1]))]
+                for writer, video in zip(writers, taken.numpy(), strict=True):
+                    writer.write(video.repeat(job.enlarge, axis=1).repeat(job.enlarge, axis=2))
                 left -= taken.shape[1]
                 meter.add(len(videos) * taken.shape[1])
-                if not left:
-                    break
+    except BrokenPipeError as error:
+        raise Ended("nobody reads the pipe any more", writers, 1) from error
     except OSError as error:
-        raise Ended(error.strerror or str(error), writers, 1) from error
+        reason = f"out={config.out} cannot be written ({error.strerror or error}); make room, or change out"
+        raise Ended(reason, writers, 1) from error
     except KeyboardInterrupt as error:
         raise Ended("stopped", writers, 130) from error
     print(f"{', '.join(writer.name for writer in writers)}: {meter.line()}", file=sys.stderr)
@@ -211,23 +228,19 @@ def _writer(job: Job, video: PlannedVideo, pipe: int | None) -> VideoWriter:
     return Mp4File(video.path, job.config.fps, rows, columns)
 
 
-def _bytes(pixels: Tensor, enlarge: int) -> numpy.ndarray:
-    """Pixels [B T 3 H W] in [0, 1] as uint8 [B T H W 3]."""
-    small = (pixels.float() * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
-    return small.repeat(enlarge, axis=2).repeat(enlarge, axis=3)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Make what `arguments` ask for; the exit status. Mistakes and early ends are one line on standard error."""
     try:
         try:
             job = prepare(arguments)
             student = Wan(job.shape.wan)
-            load_weights(student, job.checkpoint, "checkpoint")
+            load_weights(student, job.checkpoint, "checkpoint", adapters=job.adapters)
         except ValueError as error:
             print(f"generate.py: {error}", file=sys.stderr)
             return 2
         student = student.to(job.device, job.dtype).eval()
+        if job.compiled:
+            student.compile_blocks()
         pipe = _free_output() if job.config.out == PIPE else None
         for first in range(0, len(job.videos), job.config.batch):
             generate(job, student, job.videos[first : first + job.config.batch], pipe)

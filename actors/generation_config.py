@@ -37,8 +37,11 @@ class GenerationConfig:
     height: int | None = key(None, "rows of pixels; without, as the preset says")
     width: int | None = key(None, "columns of pixels; without, as the preset says")
     enlarge: int | None = key(None, "rows and columns that a pixel takes in the file; without, until 192 rows are full")
+    lora: str | None = key(None, "LoRA file, or a folder with one, that is merged into the student")
+    lora_strength: float = key(1.0, "what the LoRA is multiplied by")
     device: str | None = key(None, "where to compute: cpu, cuda, cuda:1; without, a GPU where there is one")
     dtype: str | None = key(None, f"{' or '.join(DTYPES)}; without, bfloat16 on a GPU and float32 on a CPU")
+    compile: bool | None = key(None, "torch.compile of the student's blocks, some minutes once; without, on a GPU")
 
     def __post_init__(self):
         self._check_prompts()
@@ -57,6 +60,8 @@ class GenerationConfig:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f'dtype is "{self.dtype}"; it must be {" or ".join(DTYPES)}')
+        if not math.isfinite(self.lora_strength):
+            raise ValueError(f"lora_strength is {self.lora_strength}; it must be finite")
         if self.seconds * self.fps < 1:
             raise ValueError(f"seconds={self.seconds} is less than one frame at fps={self.fps}")
 

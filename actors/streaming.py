@@ -1,4 +1,4 @@
-"""A video as it is made: block after block of pixels, of any length in constant memory."""
+"""A video as it is made: block after block of latents, of any length in constant memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,21 +62,23 @@ def _frames(pieces: Sequence[Tensor]) -> int:
 
 
 @torch.no_grad()
-def stream_video(
+def stream_latents(
     student: Wan,
     shape: StudentConfig,
     scenes: Sequence[Scene],
     noise: BlockNoise,
     codec: VideoCodec,
+    frames: float,
     image: Tensor | None = None,
     recache: bool = False,
 ) -> Iterator[Tensor]:
-    """Pixels [B T 3 H W] in [0, 1] of one block after another, without end; the caller stops when it has enough.
+    """Clean latents [B F C H W] of one block after another, until they hold `frames` video frames (or without end).
 
     A scene begins with the first block that lies wholly in it; `recache` then reads what is remembered again under
     the new prompt. `image` [B 3 H W] becomes the first frame, a latent frame of its own before the first block.
+    Nothing here waits for the device.
     """
-    sigmas, past = warped_sigmas(shape.timesteps, shape.shift), None
+    sigmas = warped_sigmas(shape.timesteps, shape.shift)
     # The image is one frame more than whole blocks: beside the sink, not in its place.
     sink_frames = shape.sink_frames + (1 if image is not None and shape.sink_frames else 0)
     cache = KVCache(shape.wan, shape.context_frames, sink_frames)
@@ -85,11 +87,10 @@ def stream_video(
         first = codec.encode(image[:, None])
         cache = write_block(student, first, student.text_keys_values(scenes[0].text), cache)
         remembered = remembered.add(first)
-        pixels, past = codec.decode(first, past)
-        yield pixels
-    ends = [*(scene.first for scene in scenes[1:]), None]
+        yield first
+    ends = [min(scene.first, frames) for scene in scenes[1:]] + [frames]
     for scene, end in zip(scenes, ends, strict=True):
-        if end is not None and video_frames(codec, cache.frames) >= end:
+        if video_frames(codec, cache.frames) >= end:
             continue  # over before a block of it begins
         if recache and scene is not scenes[0]:
             cache = remembered.read_again(student, scene.text, cache.frames)
@@ -97,7 +98,6 @@ def stream_video(
             cache = block.cache
             if recache:
                 remembered = remembered.add(block.x0)
-            pixels, past = codec.decode(block.x0, past)
-            yield pixels
-            if end is not None and video_frames(codec, cache.frames) >= end:
+            yield block.x0
+            if video_frames(codec, cache.frames) >= end:
                 break

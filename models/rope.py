@@ -52,7 +52,7 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 def shift_frames(config: WanConfig, keys: Tensor, frames: int) -> Tensor:
     """Move rotated `keys` [B L H head_dim] by a number of frames: rotations of the same axis add up."""
-    time = _angles(torch.tensor([frames], device=keys.device), config.rotary_dims[0])
+    time = _angles(torch.full((1,), frames, device=keys.device), config.rotary_dims[0])  # a tensor of it would wait
     rest = torch.zeros(1, sum(config.rotary_dims[1:]) // 2, dtype=time.dtype, device=keys.device)
     angles = torch.cat([time, rest], dim=-1)[:, None]
     dtype = torch.promote_types(keys.dtype, torch.float32)

@@ -4,7 +4,7 @@ What differs is who may look at whom, and that is an argument: `forward` is the 
 critic; `models.causal` calls `run` and `keys_values` with a cache or a block mask to make the student.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -36,6 +36,16 @@ class Wan(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.checkpoint_activations = False
         """Whether a pass with gradient keeps only the blocks' inputs and computes the blocks again going back."""
+
+    def compile_blocks(self, backend: str | Callable = "inductor") -> None:
+        """Compile the blocks in place by torch; what they compute stays the same, to rounding.
+
+        Each length of the past is a graph of its own, with static shapes: a cache that is full needs no more of them.
+        """
+        # Six lengths in Wan, more with a sink or an image; past the default of 8 torch would go on uncompiled.
+        torch._dynamo.config.recompile_limit = 64
+        for block in self.blocks:
+            block.compile(backend=backend, dynamic=False)
 
     def forward(self, x_t: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """Velocity [B F C H W] with every frame seeing every other.

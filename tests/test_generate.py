@@ -92,7 +92,8 @@ def test_a_disk_that_is_full_keeps_the_beginning_and_names_it(tmp_path):
     shown = run(f"prompt={PROMPT}", "seconds=30", f"out={path}", preexec_fn=little_room)
     said = shown.stderr.decode()
     assert shown.returncode == 1 and said.count("\n") == 1, said
-    assert f"frames are in {path}" in said
+    assert said.startswith(f"generate.py: out={path} cannot be written (File too large); make room, or change out; ")
+    assert said.endswith(f"frames are in {path}\n")
     assert len(frames_of(path)) > 10
 
 
@@ -114,7 +115,7 @@ def test_a_reader_that_leaves_ends_the_video_in_one_line():
     process.stdout.close()
     said = process.stderr.read().decode()
     assert process.wait(60) == 1
-    assert said.count("\n") == 1 and "Broken pipe" in said and "frames are in the pipe" in said
+    assert said.count("\n") == 1 and "nobody reads the pipe any more" in said and "frames are in the pipe" in said
 
 
 PEAK = """
@@ -193,6 +194,13 @@ def test_a_file_that_is_there_is_not_written_over(out, said, tmp_path, capsys):
     assert generate.main([f"prompt={PROMPT}", f"out={tmp_path}/{out}"]) == 2
     assert said in capsys.readouterr().err
     assert (tmp_path / "there.mp4").read_text() == "precious"
+
+
+def test_a_folder_that_nobody_can_write_in_is_one_line_with_the_cure(capsys):
+    """For root every folder looks writable until a file is made in it."""
+    assert generate.main([f"prompt={PROMPT}", "seconds=0.1", "out=/proc/longtake/x.mp4"]) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith("generate.py: out=/proc/longtake/x.mp4 cannot be written") and said.count("\n") == 1, said
 
 
 def test_several_videos_are_the_same_in_any_batch(tmp_path):

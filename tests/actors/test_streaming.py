@@ -1,5 +1,6 @@
 """A streamed video is the sampler's blocks, decoded; scenes, images and sinks change the cache as they say."""
 
+import math
 from dataclasses import replace
 from itertools import islice
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.streaming import Scene, stream_video
+from actors.streaming import Scene, stream_latents
 from actors.videos import make_videos
 from models.causal import write_block
 from models.config import StudentConfig
@@ -36,7 +37,9 @@ def noise() -> BlockNoise:
 
 
 def stream(student: Wan, scenes: list[Scene], blocks: int, shape: StudentConfig = SHAPE, **options) -> Tensor:
-    return torch.cat(list(islice(stream_video(student, shape, scenes, noise(), CODEC, **options), blocks)), dim=1)
+    """Pixels of a stream without end."""
+    latents = stream_latents(student, shape, scenes, noise(), CODEC, math.inf, **options)
+    return decode(torch.cat(list(islice(latents, blocks)), dim=1))
 
 
 def go_on(student: Wan, text: Tensor, cache: KVCache) -> Tensor:
@@ -60,6 +63,18 @@ def test_a_scene_begins_with_the_first_block_that_lies_wholly_in_it(student):
 def test_a_scene_that_is_over_before_a_block_begins_is_passed_over(student):
     scenes = [Scene(0, FIRST), Scene(7, -SECOND), Scene(8, SECOND)]
     assert torch.equal(stream(student, scenes, 5), stream(student, [Scene(0, FIRST), Scene(8, SECOND)], 5))
+
+
+@pytest.mark.parametrize(("frames", "blocks"), [(1, 1), (3, 1), (4, 2), (9, 3), (10, 4)])
+def test_no_block_is_made_that_holds_no_frame_of_the_video(student, frames, blocks):
+    scenes = [Scene(0, FIRST), Scene(5, SECOND), Scene(50, FIRST)]
+    made = list(stream_latents(student, SHAPE, scenes, noise(), CODEC, frames))
+    assert torch.equal(decode(torch.cat(made, dim=1)), stream(student, scenes, blocks))
+
+
+def test_a_picture_alone_is_a_video_of_one_frame(student):
+    made = stream_latents(student, SHAPE, [Scene(0, FIRST)], noise(), CODEC, 1, torch.rand(2, 3, 4, 4))
+    assert [x0.shape[1] for x0 in made] == [1]
 
 
 def unclamped(student: Wan, blocks: int, shape: StudentConfig) -> Tensor:
@@ -102,7 +117,8 @@ def test_an_image_is_the_first_frame_and_every_block_knows_it(student):
 def test_with_an_image_the_sink_is_the_image_and_whole_blocks(student):
     image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     shape, keys_values = replace(SHAPE, sink_frames=3), student.text_keys_values(FIRST)
-    made = list(islice(stream_video(student, shape, [Scene(0, FIRST)], noise(), CODEC, image=image), 8))
+    latents = stream_latents(student, shape, [Scene(0, FIRST)], noise(), CODEC, math.inf, image)
+    made = [decode(x0) for x0 in islice(latents, 8)]
     cache = KVCache(SHAPE.wan, SHAPE.context_frames, sink_frames=4)
     cache = write_block(student, CODEC.encode(image[:, None]), keys_values, cache)
     sampled = stream_blocks(student, FIRST, noise(), warped_sigmas(SHAPE.timesteps, SHAPE.shift), cache)

@@ -9,10 +9,23 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import settings
-from benchmarks.rollout_fps import block_seconds, decode_seconds, endless, executed_flops, parse, video_frames
+from benchmarks.rollout_fps import (
+    block_seconds,
+    decode_seconds,
+    endless,
+    executed_flops,
+    parse,
+    random_codec,
+    stream_seconds,
+    video_frames,
+)
 from models.causal import denoise_block, write_block
 from models.kv_cache import KVCache
+from models.sampler import Block
+from models.video_codec import TinyCodec
 from models.wan import Wan
+
+CPU = torch.device("cpu")
 
 
 def test_operations_of_a_block_are_those_that_torch_counts_for_wan_but_for_patches_time_and_head():
@@ -73,12 +86,17 @@ def test_it_prints_one_line_on_a_cpu_in_seconds():
 @pytest.mark.slow
 def test_decoding_carries_on_from_block_to_block():
     """Every repeat is one block of four video frames per latent frame, behind others."""
-    from models.sampler import Block
-
-    block = Block(0, torch.zeros(1, 3, 16, 2, 2), [], [], None)
-    options = parse(["model=wan_1_3b", "repeats=2"])
-    seconds = decode_seconds(block, options, torch.device("cpu"), torch.float32)
+    block, options, device = Block(0, torch.zeros(1, 3, 16, 2, 2), [], [], None), parse(["repeats=2"]), CPU
+    seconds = decode_seconds(block, random_codec(device, torch.float32), options, device)
     assert len(seconds) == 2 and min(seconds) > 0
+
+
+def test_a_stream_is_timed_from_noise_to_bytes_block_after_block():
+    student, made = settings.load(["preset=tiny"]).student, []
+    blocks = (made.append(block.index) or block for block in endless(student, CPU, torch.float32, compiled=False))
+    seconds = stream_seconds(blocks, TinyCodec(), parse(["blocks=2", "repeats=3"]), CPU)
+    assert len(seconds) == 3 and min(seconds) > 0
+    assert made == list(range(2 + 2 * 3))
 
 
 @pytest.mark.gpu

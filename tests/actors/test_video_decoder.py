@@ -1,0 +1,82 @@
+"""Decoded frames are those of the whole video, in order, wherever they are decoded."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from actors.video_decoder import decode_blocks
+from models.wan_codec import WanCodec
+
+CPU = torch.device("cpu")
+LATENTS = torch.randn(2, 10, 4, 4, 6, generator=torch.Generator().manual_seed(1))
+
+
+def codec(device: torch.device = CPU) -> WanCodec:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKLWan(
+            base_dim=4, z_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1, latents_mean=[0.1] * 4,
+            latents_std=[1.5] * 4,
+        )  # fmt: skip
+    return WanCodec(vae.to(device))
+
+
+def at_once() -> Tensor:
+    pixels, _ = codec().decode(LATENTS)
+    return (255 * pixels).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
+
+
+@pytest.mark.parametrize("sizes", [[10], [1, 3, 3, 3], [3, 3, 3, 1]])
+def test_frames_are_those_of_the_video_decoded_at_once_as_bytes(sizes):
+    frames = list(decode_blocks(LATENTS.split(sizes, dim=1), codec(), CPU))
+    assert [part.shape[1] for part in frames] == [1 + 4 * (sizes[0] - 1), *(4 * size for size in sizes[1:])]
+    assert (torch.cat(frames, dim=1).int() - at_once().int()).abs().max() <= 1  # half a byte is rounded either way
+    assert at_once().float().std() > 5
+
+
+def test_on_a_cpu_a_block_is_shown_before_the_next_one_is_begun():
+    asked = []
+
+    def made() -> Iterator[Tensor]:
+        for number, x0 in enumerate(LATENTS.split(5, dim=1)):
+            asked.append(number)
+            yield x0
+
+    frames = decode_blocks(made(), codec(), CPU)
+    next(frames)
+    assert asked == [0]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_frames_are_the_same_and_come_while_the_next_block_is_being_made(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    device, begun = torch.device("cuda"), []
+
+    def made() -> Iterator[Tensor]:
+        for x0 in LATENTS.to(device).split([1, 3, 3, 3], dim=1):
+            torch.cuda._sleep(1_000_000_000)  # cycles, about half a second: a block that is long in the making
+            begun.append(torch.cuda.current_stream().record_event())
+            yield x0 * 1
+
+    shown, overlapped = [], []
+    for frames in decode_blocks(made(), codec(device), device):
+        shown.append(frames)
+        overlapped.append(not begun[-1].query())
+    assert overlapped == [True, True, True, False]
+    assert (torch.cat(shown, dim=1).int() - at_once().int()).abs().max() <= 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_neither_denoising_nor_decoding_waits_for_the_device_but_for_frames_that_are_shown():
+    device = torch.device("cuda")
+    blocks = [x0.to(device) for x0 in LATENTS.split([1, 3, 3, 3], dim=1)]
+    list(decode_blocks(blocks, codec(device), device))  # libraries load
+    used = codec(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        list(decode_blocks(blocks, used, device))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,154 @@
+"""The files that generate.py makes its student from: a LoRA is what its matrices say, what does not fit is refused."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import convert
+import generate
+from cluster.config import SHIPPED_STUDENT
+from models.files import save_weights
+from tests.test_generate import PROMPT, frames_of
+
+LAYERS = ("blocks.0.attn1.to_q", "blocks.2.attn2.to_out.0")
+
+
+def lora(path: Path, layers: tuple[str, ...] = LAYERS, width: int = 96) -> Path:
+    """A file of diffusers with matrices of rank 2, small enough that the student still makes videos."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for layer in layers:
+        tensors[f"transformer.{layer}.lora_A.weight"] = torch.randn(2, width, generator=generator)
+        tensors[f"transformer.{layer}.lora_B.weight"] = torch.randn(width, 2, generator=generator) / 10
+    save_file(tensors, path)
+    return path
+
+
+def made(folder: Path, name: str, *arguments: str) -> list[bytes]:
+    out = folder / f"{name}.mp4"
+    assert generate.main(["preset=tiny", f"prompt={PROMPT}", "seconds=0.5", f"out={out}", *arguments]) == 0
+    return [frame.tobytes() for frame in frames_of(out)]
+
+
+def test_a_lora_makes_the_video_of_the_student_that_it_is_added_to_by_hand(tmp_path):
+    path = lora(tmp_path / "lora.safetensors")
+    student, matrices = load_file(SHIPPED_STUDENT), load_file(path)
+    for layer in LAYERS:
+        down, up = (matrices[f"transformer.{layer}.lora_{side}.weight"] for side in "AB")
+        student[f"{layer}.weight"] += 0.5 * up @ down
+    save_weights(student, tmp_path / "added.safetensors", {})
+    merged = made(tmp_path, "merged", f"lora={path}", "lora_strength=0.5")
+    assert merged == made(tmp_path, "by_hand", f"checkpoint={tmp_path}/added.safetensors")
+    plain = made(tmp_path, "plain")
+    assert merged != plain
+    assert plain == made(tmp_path, "none_of_it", f"lora={path}", "lora_strength=0")
+
+
+class Code:
+    """What a pickle can carry: a call."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def truncated(folder: Path) -> Path:
+    path = folder / "w.safetensors"
+    path.write_bytes(SHIPPED_STUDENT.read_bytes()[:-1000])
+    return path
+
+
+def foreign(folder: Path) -> Path:
+    path = folder / "w.safetensors"
+    save_file({"unet.conv_in.weight": torch.zeros(3)}, path)
+    return path
+
+
+def no_weights(folder: Path) -> Path:
+    path = folder / "w.safetensors"
+    path.write_text("404: not found")
+    return path
+
+
+def with_code(folder: Path) -> Path:
+    path = folder / "w.pt"
+    torch.save({"generator": {"proj_out.bias": torch.zeros(3)}, "extra": Code(folder / "ran")}, path)
+    return path
+
+
+def of_a_wider_network(folder: Path) -> Path:
+    path = folder / "w.safetensors"
+    save_file(load_file(SHIPPED_STUDENT) | {"proj_out.bias": torch.zeros(64)}, path)
+    return path
+
+
+def with_another_config(folder: Path) -> Path:
+    path = folder / "converted"
+    assert convert.main([f"source={SHIPPED_STUDENT}", f"out={path}"]) == 0
+    config = path / "config.json"
+    config.write_text(config.read_text().replace('"num_layers": 4', '"num_layers": 5'))
+    return path
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """What is said, in one line and before a video is begun."""
+    capsys.readouterr()
+    assert generate.main(["preset=tiny", f"prompt={PROMPT}", f"out={folder}/x.mp4", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("generate.py: ") and said.count("\n") == 1, said
+    assert not (folder / "x.mp4").exists() and not (folder / "ran").exists()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("write", "said", "cure"),
+    [
+        (truncated, "is no whole safetensors file", "copy or download it again"),
+        (no_weights, "is no whole safetensors file", "copy or download it again"),
+        (foreign, "has the unknown unet.conv_in.weight", "change checkpoint"),
+        (with_code, "mkdir), which could run code, and was not opened", "save its state dict alone, as safetensors"),
+        (of_a_wider_network, "has other sizes for proj_out.bias", "change checkpoint"),
+        (with_another_config, "its config.json has num_layers 5 instead of 4", "change checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_is_no_student_of_this_shape_is_refused_with_the_cure(write, said, cure, tmp_path, capsys):
+    line = refused(tmp_path, capsys, f"checkpoint={write(tmp_path)}")
+    assert said in line and cure in line, line
+
+
+def lora_of_other_layers(folder: Path) -> Path:
+    return lora(folder / "l.safetensors", ("blocks.31.attn1.to_q",))
+
+
+def lora_of_another_width(folder: Path) -> Path:
+    return lora(folder / "l.safetensors", width=128)
+
+
+@pytest.mark.parametrize(
+    ("write", "said", "cure"),
+    [
+        (truncated, "is no whole safetensors file", "copy or download it again"),
+        (foreign, "is no LoRA that can be read: it has the unknown unet.conv_in.weight", "change lora"),
+        (with_code, "could run code", "save its state dict alone"),
+        (lora_of_other_layers, "adapts blocks.31.attn1.to_q, which the network does not have", "change lora"),
+        (lora_of_another_width, "adapts a blocks.0.attn1.to_q of (128, 128), and the network's is (96, 96)", "change"),
+        (lambda folder: folder / "none.safetensors", "does not exist", "give the path"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_lora_that_does_not_fit_is_refused_by_the_name_of_its_layer(
+    write: Callable[[Path], Path], said, cure, tmp_path, capsys
+):
+    line = refused(tmp_path, capsys, f"lora={write(tmp_path)}")
+    assert said in line and cure in line, line
+
+
+def test_a_strength_that_is_no_number_is_refused(tmp_path, capsys):
+    path = lora(tmp_path / "lora.safetensors")
+    assert "lora_strength is nan; it must be finite" in refused(tmp_path, capsys, f"lora={path}", "lora_strength=.nan")
