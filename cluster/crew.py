@@ -1,5 +1,7 @@
 """Which actor and which dispatcher supply a stage: the same on Ray and inline."""
 
+import torch
+
 from actors.dispatch import GroupDispatcher, StudentDispatcher, TeacherDispatcher
 from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
@@ -7,7 +9,7 @@ from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
 from cluster.config import Config
 from cluster.prompts import group_prompts, training_prompts
-from models import tiny_world
+from cluster.world import text_of
 from models.files import load_weights
 from models.wan import Wan
 
@@ -43,10 +45,13 @@ def make_actor(
     stage: str, config: Config, weights: WeightSource, device: str = "cpu"
 ) -> RolloutActor | TeacherActor | GroupActor:
     """An actor for `stage`, not yet remote."""
+    encode_text = text_of(config, torch.device(device))
     if stage == "ode":
         ode = config.ode
         teacher = Wan(config.teacher_wan)
         load_weights(teacher, config.teacher_path, "teacher")
-        return TeacherActor(teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.guidance, device)
+        return TeacherActor(
+            teacher, config.student, encode_text, ode.solver_steps, ode.guidance, device, config.negative_prompt
+        )
     actor = GroupActor if stage == "grpo" else RolloutActor
-    return actor(config.student, config.window_of(stage), tiny_world.encode_text, weights, device)
+    return actor(config.student, config.window_of(stage), encode_text, weights, device)

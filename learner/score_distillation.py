@@ -56,13 +56,15 @@ class ScoreDistillation:
         config: DmdConfig,
         learner: LearnerConfig,
         seed: int,
+        negative_prompt: str = "",
     ):
+        """The teacher's guidance leads away from `negative_prompt`."""
         self.student, self.critic = student, critic
         self.teacher = teacher.eval().requires_grad_(False)
         self.encode_text, self.shape, self.config, self.learner, self.seed = encode_text, shape, config, learner, seed
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
-        self.unconditional = encode_text([""]).to(self.device)
+        self.unconditional = encode_text([negative_prompt]).to(self.device)
         own = adamw(critic, config.critic_lr, (config.beta1, config.beta2), config.weight_decay)
         self.critic_optimizer = Optimizer("critic", critic, own, lr_key="dmd.critic_lr", grad_clip=config.grad_clip)
 

@@ -104,6 +104,24 @@ def test_the_student_stands_still_when_the_critic_equals_the_teacher_without_gui
     assert (metrics["student/dmd_gradient"] > 1e-3) if moves else (metrics["student/dmd_gradient"] < 1e-12)
 
 
+def test_guidance_away_from_the_prompt_itself_leads_nowhere_and_from_another_it_leads_elsewhere(windows):
+    """Conditional and unconditional branch are then one: any guidance gives what none gives."""
+
+    def updated(guidance: float, negative_prompt: str) -> list[Tensor]:
+        config = replace(CONFIG, guidance=guidance)
+        trained = Distiller(
+            network(0), network(1), network(2), encode_text, SHAPE, config, LearnerConfig(), 5, negative_prompt
+        )
+        trained.update_student(windows)
+        return list(trained.weights().values())
+
+    unguided = updated(1.0, "")
+    assert same(unguided, updated(1.0, PROMPTS[5])), "without guidance nothing is led away from"
+    for a, b in zip(updated(4.0, PROMPTS[3]), unguided, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert not same(updated(4.0, ""), unguided) and not same(updated(4.0, PROMPTS[5]), updated(4.0, ""))
+
+
 def always(velocity: float) -> Wan:
     """A network that predicts one velocity, whatever it sees: its x0 is x_t - sigma * velocity."""
     constant = network(1)

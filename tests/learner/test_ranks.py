@@ -76,7 +76,8 @@ def distiller(folder: Path, learner: LearnerConfig, wide: bool = False, **change
         SHAPE, config, learner, init=Source(folder / "init.safetensors", "init"),
         base=Source(folder / "base.safetensors", "base"),
         teacher=Source(folder / ("wide.safetensors" if wide else "teacher.safetensors"), "teacher"),
-        teacher_wan=CONFIGS["tiny_wide" if wide else "tiny"], encode_text=encode_text, seed=5, device=CPU,
+        teacher_wan=CONFIGS["tiny_wide" if wide else "tiny"], encode_text=encode_text, negative_prompt="",
+        seed=5, device=CPU,
     )  # fmt: skip
 
 
@@ -153,7 +154,8 @@ def reward(folder: Path) -> Results:
         SHAPE, config, DmdConfig(), LearnerConfig(micro_batch=1), rewards={"r": 1.0}, sentinel=SentinelConfig(),
         window_frames=6, init=Source(folder / "init.safetensors", "init"),
         critic=Source(folder / "base.safetensors", "base"), teacher=Source(folder / "teacher.safetensors", "teacher"),
-        teacher_wan=CONFIGS["tiny"], encode_text=encode_text, seed=5, device=CPU,
+        teacher_wan=CONFIGS["tiny"], encode_text=encode_text, negative_prompt="",
+        seed=5, device=CPU,
     )  # fmt: skip
     given, log = groups(folder), {}
     for update in range(2):
