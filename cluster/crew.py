@@ -9,7 +9,7 @@ from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
 from cluster.config import Config
 from cluster.prompts import group_prompts, training_prompts
-from cluster.world import text_of
+from cluster.world import codec_of, text_of
 from models.files import load_weights
 from models.wan import Wan
 
@@ -54,4 +54,5 @@ def make_actor(
             teacher, config.student, encode_text, ode.solver_steps, ode.guidance, device, config.negative_prompt
         )
     actor = GroupActor if stage == "grpo" else RolloutActor
-    return actor(config.student, config.window_of(stage), encode_text, weights, device)
+    codec = codec_of(config, torch.device(device))
+    return actor(config.student, config.window_of(stage), encode_text, codec, weights, device)

@@ -27,7 +27,7 @@ def save_small_world(folder: Path) -> Path:
     save_weights(network.state_dict(), folder / "network.safetensors", {})
     made = open_checkpoint(folder / "network.safetensors", "path")
     write_checkpoint(made, CONFIG, folder / "transformer", original=False, shard_bytes=1 << 30)
-    save_small_vae(folder / "vae")
+    small_vae().save_pretrained(folder / "vae")
     save_text_encoder(folder)
     (folder / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
     return folder
@@ -43,14 +43,14 @@ def small_network(seed: int) -> Wan:
     return network
 
 
-def save_small_vae(folder: Path) -> None:
+def small_vae() -> AutoencoderKLWan:
+    """All of Wan2.1's parts, and uneven normalisation."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = AutoencoderKLWan(
+        return AutoencoderKLWan(
             base_dim=4, z_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1,
             latents_mean=[-0.7, 0.1, 0.9, 0.0], latents_std=[2.8, 1.4, 0.6, 1.0],
-        )  # fmt: skip
-    vae.save_pretrained(folder)
+        ).eval()  # fmt: skip
 
 
 def keys(world: Path, run_dir: Path) -> list[str]:

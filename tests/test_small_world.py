@@ -1,5 +1,11 @@
 """train.py in another world than the tiny one: Wan's VAE, text encoder and networks, small and random."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,3 +64,38 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights_bit_by_bit(world, tm
     assert set(run(loop, cut, None)) == {2}
     ends = [load_file(tmp_path / name / stage / "student.safetensors") for name in ("whole", "cut")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.fixture
+def environment(tmp_path) -> dict[str, str]:
+    """In which every process that Python starts knows the small network, those of Ray too."""
+    (tmp_path / "known").mkdir()
+    known = f"from models.config import CONFIGS, WanConfig\nCONFIGS[{NAME!r}] = {CONFIG!r}\n"
+    (tmp_path / "known/sitecustomize.py").write_text(known)
+    return os.environ | {"PYTHONPATH": f"{tmp_path}/known{os.pathsep}{settings.ROOT}"}
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_ray_every_stage_trains_and_a_killed_run_goes_on(world, tmp_path, environment):
+    command = [sys.executable, "train.py", *keys(world, tmp_path / "run"), "stage=[ode,dmd,grpo]", "dmd.steps=6"]
+    metrics = tmp_path / "run/metrics.jsonl"
+    with subprocess.Popen(command, cwd=settings.ROOT, env=environment, stdout=subprocess.PIPE, text=True) as killed:
+        while killed.poll() is None:
+            if (metrics.read_text() if metrics.exists() else "").count('"dmd"') >= 3:
+                killed.send_signal(signal.SIGKILL)
+                break
+        killed.wait(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    again = subprocess.run(
+        command, cwd=settings.ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = Counter((line["stage"], line["step"]) for line in lines)
+    assert {step for stage, step in steps if stage == "dmd"} == set(range(1, 7)) and max(steps.values()) <= 2
+    assert not any(line.get("windows/refused") for line in lines)
+    start = load_file(world / "network.safetensors")
+    students = [load_file(tmp_path / f"run/{stage}/student.safetensors") for stage in ("ode", "dmd", "grpo")]
+    assert all(moved(before, after) for before, after in zip([start, *students], students, strict=False))

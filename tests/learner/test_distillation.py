@@ -16,6 +16,7 @@ from learner.replay import collate, masked_x0
 from models.config import StudentConfig
 from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 from tests.learner.networks import network
 
@@ -36,7 +37,7 @@ def windows() -> list[Window]:
     """Windows of version 0, made by a real actor: one without history and two with all that the cache ever saw."""
     plans = tuple(WindowPlan(STUDENT, start, 3, index) for index, start in enumerate((0, 12, 18)))
     window = WindowConfig(frames=6, burn_in_frames=FULL)
-    actor = RolloutActor(SHAPE, window, encode_text, Shelf())
+    actor = RolloutActor(SHAPE, window, encode_text, TinyCodec(), Shelf())
     made = actor.windows([Rollout(0, 0, PROMPTS[3], 11, 24, plans)])
     return [item for item in made if isinstance(item, Window)]
 

@@ -15,6 +15,7 @@ from learner.score_distillation import ScoreDistillation
 from models.config import StudentConfig
 from models.rollout import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
 from tests.learner.networks import network
 
@@ -36,7 +37,7 @@ class Shelf:
 
 def rolled(burn_in_frames: int, starts: Sequence[int]) -> list[Group]:
     """Groups of version 0 by a real actor, one video each; random scores of two windows."""
-    actor = GroupActor(SHAPE, WindowConfig(frames=6, burn_in_frames=burn_in_frames), encode_text, Shelf())
+    actor = GroupActor(SHAPE, WindowConfig(frames=6, burn_in_frames=burn_in_frames), encode_text, TinyCodec(), Shelf())
     rollouts = [
         Rollout(
             i, 0, PROMPTS[i], 11 + i, 60, (GroupPlan(GRPO, start, LAST, 0, MEMBERS, FRAMES, (0, 1, 2), (0,), False),)

@@ -27,6 +27,7 @@ from models.files import load_weights, save_weights
 from models.flow import warped_sigmas
 from models.rollout import GRPO, ODE, STUDENT, Group, GroupPlan, Rollout, Trajectory, Weights, Window
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 from rewards.sentinels import SentinelConfig
 from tests.learner.networks import network
@@ -137,7 +138,7 @@ def groups(folder: Path) -> list[Group]:
     student = Wan(SHAPE.wan).eval()
     load_weights(student, folder / "init.safetensors", "init")
     actor = GroupActor(
-        SHAPE, WindowConfig(frames=6, burn_in_frames=18), encode_text, FixedWeights(Weights.of(0, student))
+        SHAPE, WindowConfig(frames=6, burn_in_frames=18), encode_text, TinyCodec(), FixedWeights(Weights.of(0, student))
     )
     rollouts = [
         Rollout(i, 0, PROMPTS[i], 11 + i, 24, (GroupPlan(GRPO, start, 3, 0, 2, 6, (1,), (0,), False),))
