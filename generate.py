@@ -133,27 +133,17 @@ def prepare(arguments: Sequence[str]) -> Job:
         outline = Wan(shape.wan)
     check_weights(checkpoint, "checkpoint", outline)
     adapters = {} if config.lora is None else _adapters(config, outline)
-    vae, text_encoder = (
-        _part(checkpoint, given, name) for name, given in (("vae", config.vae), ("text_encoder", config.text_encoder))
-    )
-    world = open_world(shape.wan, vae, text_encoder, Path(config.text_cache).expanduser(), device, dtype)
+    vae, text_encoder = config.vae_folder(checkpoint), config.text_encoder_folder(checkpoint)
+    world = open_world(shape.wan, vae, text_encoder, config.text_cache_folder, device, dtype)
     shape = _sized(config, shape, world.codec.space_stride)
     rows, columns = (size * world.codec.space_stride for size in (shape.height, shape.width))
     enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
     if rows * enlarge % 2 or columns * enlarge % 2:
         raise ValueError(f"frames of {rows * enlarge}x{columns * enlarge} are odd, which H.264 cannot hold; enlarge=2")
     image = None if config.image is None else read_image(config.image, rows, columns)
-    for prompt in dict.fromkeys(scene.prompt for video in videos for scene in video.scenes):
-        world.encode_text([prompt])  # refused, or cut and said, or put into the cache, before the student takes memory
-    world.unload_text()
+    # Refused, or cut and said, or put into the cache, before the student takes memory.
+    world.encode_text.prepare([scene.prompt for video in videos for scene in video.scenes])
     return Job(config, shape, videos, world, image, checkpoint, adapters, device, dtype, enlarge)
-
-
-def _part(checkpoint: Path, given: str | None, name: str) -> Path | None:
-    """The folder of the VAE or the text encoder: a diffusers folder brings its own along."""
-    if given is not None:
-        return Path(given).expanduser()
-    return checkpoint if (checkpoint / name).is_dir() else None
 
 
 def _adapters(config: GenerationConfig, outline: Wan) -> dict[str, Adapter]:

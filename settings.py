@@ -45,7 +45,7 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_line(error)) from error
-    for name in ("run_dir", "teacher", "base", "init", "prompts"):
+    for name in ("run_dir", "teacher", "base", "init", "prompts", "vae", "text_encoder", "text_cache"):
         if getattr(config, name) is not None:
             setattr(config, name, str(_absolute(getattr(config, name))))
     for name in ("init", "critic"):

@@ -20,9 +20,9 @@ from cluster.pairs import open_pairs
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from cluster.verbs import Cluster
+from cluster.world import prepared_text
 from learner.assembly import make_distiller, make_ode_initializer, make_policy_learner, make_pretrainer
 from models.rollout import CRITIC, GRPO, ODE, SENTINEL, STUDENT
-from models.tiny_world import encode_text
 
 
 def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
@@ -44,8 +44,9 @@ def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
 def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
     learner = make_ode_initializer(
-        config.student, config.ode, config.learner, config.base_source, encode_text, config.seed, config.device
-    )
+        config.student, config.ode, config.learner, config.base_source, prepared_text(config, "ode"), config.seed,
+        config.device,
+    )  # fmt: skip
     with RunFolder(config).stage("ode") as folder, open_pairs(config) as pairs:
         folder.restore(learner)
         cluster.begin("ode", config, kept=pairs.numbers)
@@ -66,8 +67,8 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
     """Stage 2: roll out far past the teacher, cut windows, let the teacher correct them (Self-Forcing++, Alg. 1)."""
     learner = make_distiller(
         config.student, config.dmd, config.learner, init=config.init_source, base=config.base_source,
-        teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=encode_text, seed=config.seed,
-        device=config.device,
+        teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=prepared_text(config, "dmd"),
+        negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
     )  # fmt: skip
     with RunFolder(config).stage(name) as folder:
         cluster.begin("dmd", config, folder.restore(learner))
@@ -90,8 +91,8 @@ def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> N
     learner = make_policy_learner(
         config.student, config.grpo, config.dmd, config.learner, rewards=config.reward.terms, sentinel=config.sentinel,
         window_frames=config.window.frames, coarse=config.group.coarse, init=config.grpo_init_source,
-        critic=config.grpo_critic_source,
-        teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=encode_text, seed=config.seed,
+        critic=config.grpo_critic_source, teacher=config.teacher_source, teacher_wan=config.teacher_wan,
+        encode_text=prepared_text(config, "grpo"), negative_prompt=config.negative_prompt, seed=config.seed,
         device=config.device,
     )  # fmt: skip
     with RunFolder(config).stage(name) as folder:

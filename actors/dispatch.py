@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy
 
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
+from actors.prompts import TrainingPrompts
 from actors.window_law import draw_start, parse_law, window_starts
 from models.config import StudentConfig
 from models.noise import Draw
@@ -37,7 +38,7 @@ class StudentDispatcher:
         frames = _horizon(self.rollout, self.window.frames, self.student.block_frames, update, generator)
         starts = window_starts(frames, self.window.frames, self.student.block_frames)
         windows = tuple(self._window(i, j, starts, generator) for j in range(self.rollout.windows))
-        return _video(i, self.prompts, frames, windows, generator)
+        return _video(i, i, self.prompts, frames, windows, generator)
 
     def _window(self, i: int, j: int, starts: range, generator: numpy.random.Generator) -> WindowPlan:
         turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
@@ -103,7 +104,9 @@ class GroupDispatcher:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         frames = _horizon(self.rollout, self.group.frames, self.student.block_frames, update, generator)
         plans = tuple(self._fork(j, frames, generator) for j in range(self.group.forks))
-        return _video(i, self.prompts, frames, plans, generator)
+        period, place = divmod(i, self.sentinel.prompts + self.between)
+        number = period * self.between + place - self.sentinel.prompts
+        return _video(i, number, self.prompts, frames, plans, generator)
 
     def _fork(self, j: int, frames: int, generator: numpy.random.Generator) -> GroupPlan:
         group, last = self.group, len(self.student.timesteps) - 1
@@ -142,7 +145,7 @@ class TeacherDispatcher:
 
     def _rollout(self, i: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.TRAJECTORY, i])
-        return _video(i, self.prompts, self.student.horizon_frames, (WindowPlan(ODE, 0, 0, 0),), generator)
+        return _video(i, i, self.prompts, self.student.horizon_frames, (WindowPlan(ODE, 0, 0, 0),), generator)
 
 
 def _horizon(rollout: RolloutConfig, shortest: int, block: int, update: int, generator: numpy.random.Generator) -> int:
@@ -154,7 +157,14 @@ def _horizon(rollout: RolloutConfig, shortest: int, block: int, update: int, gen
 
 
 def _video(
-    i: int, prompts: Sequence[str], frames: int, windows: tuple[WindowPlan, ...], generator: numpy.random.Generator
+    i: int,
+    number: int,
+    prompts: Sequence[str],
+    frames: int,
+    windows: tuple[WindowPlan, ...],
+    generator: numpy.random.Generator,
 ) -> Rollout:
-    prompt = prompts[generator.integers(len(prompts))]
+    """Rollout `i`, the `number`-th to train on. A file's prompts come once an epoch, the tiny world's are drawn."""
+    drawn = prompts[generator.integers(len(prompts))]
+    prompt = prompts.prompt(number) if isinstance(prompts, TrainingPrompts) else drawn
     return Rollout(i, 0, prompt, int(generator.integers(2**62)), frames, windows)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from models.keys import key
+from models.world_config import WorldConfig
 
 DTYPES = ("float32", "bfloat16")
 PIPE = "-"
@@ -13,15 +14,10 @@ PIPE = "-"
 
 
 @dataclass(kw_only=True)
-class GenerationConfig:
+class GenerationConfig(WorldConfig):
     """What to generate and where it goes; the shape of the student is `student.*` of a preset."""
 
     checkpoint: str | None = key(None, "weights of the student; without, the shipped one of the tiny world")
-    vae: str | None = key(None, "diffusers folder with vae/ (or that folder itself); the tiny world needs none")
-    text_encoder: str | None = key(
-        None, "diffusers folder with text_encoder/ and tokenizer/; the tiny world needs none"
-    )
-    text_cache: str = key("~/.cache/longtake/text", "folder of the embeddings of prompts seen before")
     prompt: str | None = key(None, "what the video shows")
     prompts: str | None = key(None, "file with a prompt in every line, a video for each; in place of prompt")
     prompt_schedule: Any = key(None, 'prompts and the seconds they begin at, [[0,"a"],[10,"b"]]; in place of prompt')

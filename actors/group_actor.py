@@ -69,6 +69,7 @@ class GroupActor(StudentActor):
             torch.cat(parts, dim=-4).cpu() for parts in zip(*made, strict=True)
         )
         past = [block.x0[i] for block in before]
+        context = torch.cat(past) if past else latents.new_zeros(0, *latents.shape[2:])
         yield Group(
             rollout=rollout.id,
             attempt=rollout.attempt,
@@ -80,12 +81,13 @@ class GroupActor(StudentActor):
             step=plan.step,
             transitions=plan.transitions,
             versions=tuple(versions),
-            context=torch.cat(past) if past else latents.new_zeros(0, *latents.shape[2:]),
+            context=context,
             latents=latents,
             noisy=noisy,
             states=states,
             samples=samples,
             behaviour=behaviour,
+            images=self.images_of(context, latents[:, 0]),
         )
 
 

@@ -17,7 +17,7 @@ _NAMES = ("prompt", "text", "caption")
 
 
 class TrainingPrompts(Sequence[str]):
-    """Prompts in their file's order (indexing), or shuffled without end (`prompt`)."""
+    """Prompts in their file's order (indexing), or shuffled without end (`prompt`), as rollouts come by them."""
 
     def __init__(self, texts: Sequence[str], seed: int):
         """Raises ValueError where there is none."""

@@ -54,6 +54,8 @@ class RolloutActor(StudentActor):
         made = list(recent)
         clean = torch.cat([block.x0[i] for block in made])
         noisy = torch.cat([block.inputs[plan.step][i] for block in made[-blocks:]])
+        context, latents = clean[: -self.window.frames], clean[-self.window.frames :]
+        images = self.images_of(context, latents[:1])
         return Window(
             rollout=rollout.id,
             attempt=rollout.attempt,
@@ -64,7 +66,8 @@ class RolloutActor(StudentActor):
             start=plan.start,
             step=plan.step,
             versions=tuple(block.version for block in made),
-            context=clean[: -self.window.frames],
-            latents=clean[-self.window.frames :],
+            context=context,
+            latents=latents,
             noisy=noisy,
+            image=None if images is None else images[0],
         )

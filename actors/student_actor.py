@@ -15,6 +15,7 @@ from models.kv_cache import KVCache
 from models.noise import BlockNoise
 from models.rollout import MadeBlock, Rollout, Weights
 from models.sampler import Block
+from models.video_codec import VideoCodec, opening_images
 from models.wan import Wan
 
 
@@ -34,10 +35,12 @@ class StudentActor:
         student: StudentConfig,
         window: WindowConfig,
         encode_text: Callable[[Sequence[str]], Tensor],
+        codec: VideoCodec,
         weights: WeightSource,
         device: str = "cpu",
     ):
         self.config, self.window, self.encode_text, self.weights = student, window, encode_text, weights
+        self.codec = codec
         self.device = torch.device(device)
         self.student = Wan(student.wan).to(self.device).eval().requires_grad_(False)
         self.version: int | None = None
@@ -65,6 +68,11 @@ class StudentActor:
     def text_of(self, rollouts: Sequence[Rollout]) -> Tensor:
         """[B S text_dim]."""
         return self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
+
+    def images_of(self, before: Tensor, first: Tensor) -> Tensor | None:
+        """See `models.video_codec.opening_images`; on CPU, in the dtype of the latents."""
+        images = opening_images(self.codec, before.to(self.device), first.to(self.device))
+        return None if images is None else images.to(first.device, first.dtype)
 
     def cache_after(self, made: Iterable[MadeBlock], text: Tensor) -> KVCache:
         """The cache as the last frames of `made` leave it."""

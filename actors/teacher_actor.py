@@ -34,10 +34,12 @@ class TeacherActor:
         solver_steps: int,
         guidance: float,
         device: str = "cpu",
+        negative_prompt: str = "",
     ):
+        """`guidance` leads away from `negative_prompt`."""
         self.teacher = teacher.to(device).eval().requires_grad_(False)
         self.config, self.encode_text, self.guidance = student, encode_text, guidance
-        self.device = torch.device(device)
+        self.device, self.negative_prompt = torch.device(device), negative_prompt
         self.student_sigmas = warped_sigmas(student.timesteps, student.shift)
         self.sigmas = solver_sigmas(self.student_sigmas, solver_steps, student.shift)
 
@@ -46,7 +48,7 @@ class TeacherActor:
         shape = (self.config.horizon_frames, *self.config.frame_shape)
         noise = BlockNoise([rollout.seed for rollout in rollouts], shape, self.device).draw(0, 0)
         text = self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
-        free = self.encode_text([""]).to(self.device)
+        free = self.encode_text([self.negative_prompt]).to(self.device)
         kept = []
         states = teacher_states(self.teacher, text, free, noise, self.sigmas, self.guidance)
         for step, state in enumerate(states):

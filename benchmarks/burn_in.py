@@ -19,6 +19,7 @@ from models.config import StudentConfig
 from models.files import load_weights
 from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,9 @@ BURN_IN = [0, 3, 6, 9, 12, 18, 24, 27, 93]
 @torch.no_grad()
 def errors(student: torch.nn.Module, shape: StudentConfig, burn_in: int) -> list[float]:
     """Relative L2 error of each of VIDEOS windows."""
-    actor = RolloutActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, FixedWeights(Weights.of(0, student)))
+    actor = RolloutActor(
+        shape, WindowConfig(burn_in_frames=burn_in), encode_text, TinyCodec(), FixedWeights(Weights.of(0, student))
+    )
     plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1, 0),)
     rollouts = [Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, 120, plan) for i in range(VIDEOS)]
     made = [item for item in actor.windows(rollouts) if isinstance(item, Window)]

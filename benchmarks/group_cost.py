@@ -35,6 +35,7 @@ from models.config import StudentConfig
 from models.files import load_weights
 from models.rollout import Group, MadeBlock, Rollout, Weights
 from models.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS, decode, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 from rewards.scoring import Scorer
 from rewards.sentinels import SentinelConfig
@@ -106,7 +107,7 @@ def main() -> None:
     student = Wan(shape.wan).eval()
     load_weights(student, path, "student")
     window = WindowConfig(burn_in_frames=GroupConfig().burn_in_frames)
-    actor = GroupActor(shape, window, encode_text, FixedWeights(Weights.of(0, student)))
+    actor = GroupActor(shape, window, encode_text, TinyCodec(), FixedWeights(Weights.of(0, student)))
     scorer = Scorer(config, list(config.terms), decode)
     horizon = shape.horizon_frames
     costs(actor, scorer, dispatch(shape, horizon, 1, 0))  # what is slow only once

@@ -22,6 +22,7 @@ from models.config import StudentConfig
 from models.files import load_weights
 from models.rollout import GRPO, Group, GroupPlan, Rollout, Weights
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 
 FORKS, MEMBERS, FRAMES = (12, 30, 42, 84), 2, 12
@@ -32,7 +33,9 @@ LOSSES = ("ppo", "ratio_norm", "x0_ratio")
 
 def groups(student: Wan, shape: StudentConfig, burn_in: int) -> list[Group]:
     """One group for each of FORKS, with every transition recorded."""
-    actor = GroupActor(shape, WindowConfig(burn_in_frames=burn_in), encode_text, FixedWeights(Weights.of(0, student)))
+    actor = GroupActor(
+        shape, WindowConfig(burn_in_frames=burn_in), encode_text, TinyCodec(), FixedWeights(Weights.of(0, student))
+    )
     last = len(shape.timesteps) - 1
     plans = [GroupPlan(GRPO, fork, last, 0, MEMBERS, FRAMES, tuple(range(last)), (0,), 1.0, False) for fork in FORKS]
     rollouts = [

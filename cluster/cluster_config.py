@@ -17,7 +17,9 @@ class ClusterConfig:
     reward_actors: int = key(
         1, "processes that decode and score groups (stage grpo); more than rollout_actors are never busy together"
     )
-    reward_gpus: float = key(0.0, "GPU share of each of them, for reward.flow=raft")
+    reward_gpus: float = key(
+        0.0, "GPU share of each of them: the VAE decodes there, and reward.flow=raft computes there"
+    )
     rank_gpus: float = key(0.0, "GPUs of each learner rank, 0 or 1")
     threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
     timeout_s: float = key(600.0, "longest wait for windows, or of one rank for another, before the run stops")

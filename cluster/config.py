@@ -17,10 +17,11 @@ from learner.checkpoint_config import CheckpointConfig
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
 from learner.policy_config import GrpoConfig
 from models.checkpoint_formats import is_pickle
-from models.config import CONFIGS, WAN_1_3B, StudentConfig, WanConfig
+from models.config import CONFIGS, StudentConfig, WanConfig
 from models.devices import DEVICES
 from models.keys import key
 from models.negative_prompt import WAN_NEGATIVE_PROMPT
+from models.world_config import WorldConfig
 from rewards.config import RewardConfig
 from rewards.sentinels import SentinelConfig
 
@@ -29,7 +30,7 @@ SHIPPED_STUDENT = Path(__file__).resolve().parent.parent / "assets/tiny/student_
 
 
 @dataclass(kw_only=True)
-class Config:
+class Config(WorldConfig):
     """A run."""
 
     stage: Any = key(["ode", "dmd"], "stage or list of stages to run in order: " + ", ".join(STAGES))
@@ -146,8 +147,8 @@ class Config:
 
     @property
     def in_wan_world(self) -> bool:
-        """Whether latents are those of Wan's VAE, and texts those of its encoder."""
-        return self.student.wan.text_dim == WAN_1_3B.text_dim
+        """See `StudentConfig.in_wan_world`."""
+        return self.student.in_wan_world
 
     @property
     def negative_prompt(self) -> str:

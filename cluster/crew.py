@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+import torch
+
 from actors.dispatch import GroupDispatcher, StudentDispatcher, TeacherDispatcher
 from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
@@ -9,7 +11,7 @@ from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
 from cluster.config import Config
 from cluster.prompts import group_prompts, training_prompts
-from models import tiny_world
+from cluster.world import codec_of, text_of
 from models.files import load_weights
 from models.wan import Wan
 
@@ -47,10 +49,14 @@ def make_actor(
     stage: str, config: Config, weights: WeightSource, device: str = "cpu"
 ) -> RolloutActor | TeacherActor | GroupActor:
     """An actor for `stage`, not yet remote."""
+    encode_text = text_of(config, torch.device(device))
     if stage == "ode":
         ode = config.ode
         teacher = Wan(config.teacher_wan)
         load_weights(teacher, config.teacher_path, "teacher")
-        return TeacherActor(teacher, config.student, tiny_world.encode_text, ode.solver_steps, ode.guidance, device)
+        return TeacherActor(
+            teacher, config.student, encode_text, ode.solver_steps, ode.guidance, device, config.negative_prompt
+        )
     actor = GroupActor if stage == "grpo" else RolloutActor
-    return actor(config.student, config.window_of(stage), tiny_world.encode_text, weights, device)
+    codec = codec_of(config, torch.device(device))
+    return actor(config.student, config.window_of(stage), encode_text, codec, weights, device)

@@ -84,6 +84,12 @@ def _check_members(config: Config) -> None:
             f"window.frames = {config.window.frames} does not fit into groups of group.frames = {group.frames}, "
             "where the extended DMD loss finds its windows; lower window.frames, or set grpo.dmd_weight=0"
         )
+    if grpo.dmd_weight and config.in_wan_world and config.window.frames != group.frames:
+        raise ValueError(
+            f"window.frames = {config.window.frames} is not group.frames = {group.frames}: the extended DMD loss needs "
+            "an image latent where its windows begin, and members have one at the fork; make them equal, or set "
+            "grpo.dmd_weight=0"
+        )
     if grpo.dmd_weight and config.dmd.replay == "blockwise":
         raise ValueError(
             "dmd.replay=blockwise makes windows again with the video's own noise, which members of a group do not "

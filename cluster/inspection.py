@@ -50,8 +50,11 @@ def inspect(
     if isinstance(item, Window):
         _inspect_window(item, plan, where, student, window, known)
         tensors = {"context": item.context, "latents": item.latents, "noisy": item.noisy}
+        tensors |= _inspect_image(item, "image", item.image, student.frame_shape, where, student)
     elif isinstance(item, Group):
         tensors = _inspect_group(item, plan, where, student, window, known)
+        images = (plan.members, *student.frame_shape)
+        tensors |= _inspect_image(item, "images", item.images, images, where, student)
     else:
         shape = (student.horizon_frames, *student.frame_shape)
         _inspect_shape(item.latents, shape, f"{where}: latents")
@@ -107,6 +110,24 @@ def _inspect_group(
         _inspect_shape(getattr(group, name), shape, f"{where}: {name}")
     _inspect_past(group, plan.frames, where, student, config, known)
     return {name: getattr(group, name) for name in ("context", *wanted)}
+
+
+def _inspect_image(
+    sample: Window | Group,
+    name: str,
+    image: torch.Tensor | None,
+    shape: tuple[int, ...],
+    where: str,
+    student: StudentConfig,
+) -> dict[str, torch.Tensor]:
+    """The image latents, by name, which a sample has where the teacher would take its first frame for another one."""
+    expected = student.in_wan_world and sample.start > 0
+    if (image is not None) != expected:
+        raise BadWindow("image", f"{where} starts at frame {sample.start} and has {'no' if expected else 'an'} image")
+    if image is None:
+        return {}
+    _inspect_shape(image, shape, f"{where}: {name}")
+    return {name: image}
 
 
 def _inspect_past(

@@ -18,12 +18,12 @@ from cluster.saved_windows import SavedCluster, alone
 from cluster.saved_windows import check as check_saved_windows
 from cluster.scoring import GroupScorer
 from cluster.wandb_log import check_login
+from cluster.world import check_world
 from learner.checkpoint import DamagedCheckpoint
 from learner.checkpoint_writer import CheckpointNotWritten
 from learner.grpo import BurnInTooShort, SentinelFell
 from learner.optimizer import NonFiniteError
 from learner.pair_folder import PairsFailed
-from models import tiny_world
 from models.files import check_weights, verify_weights
 from models.wan import Wan
 
@@ -66,11 +66,10 @@ def _launch(loop: Callable, config: Config) -> None:
 def preflight(config: Config) -> None:
     """Check what a user can get wrong before anything starts, then claim the run folder.
 
-    Raises ValueError: what the tiny world cannot honour, missing, damaged or foreign weights and checkpoints, a run
-    folder of another config, wandb without a login, saved windows that are missing or in the way,
-    trajectories of another teacher.
+    Raises ValueError: what the run's world cannot honour, missing, damaged or foreign weights and checkpoints, a run
+    folder of another config, wandb without a login, saved windows that are missing or in the way, trajectories of
+    another teacher.
     """
-    _check_world(config)
     check_login(config)
     folder, stages = RunFolder(config), config.stages
     with torch.device("meta"):
@@ -95,6 +94,7 @@ def preflight(config: Config) -> None:
             f"run_dir={folder.path} already has {' and '.join(others)} of another teacher; leave stage teacher out, or "
             "give a new run_dir"
         )
+    check_world(config)
     if "grpo" in stages:
         GroupScorer(config)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:
@@ -110,18 +110,6 @@ def preflight(config: Config) -> None:
     check_saved_windows(config)
     check_pairs(config)
     folder.claim()
-
-
-def _check_world(config: Config) -> None:
-    """The one world there is to train in has one size and one horizon."""
-    for key, given, wanted in (
-        ("student.model", config.student.model, "tiny"),
-        ("student.height", config.student.height, tiny_world.SIZE),
-        ("student.width", config.student.width, tiny_world.SIZE),
-        ("student.horizon_frames", config.student.horizon_frames, tiny_world.HORIZON),
-    ):
-        if given != wanted:
-            raise ValueError(f"{key} is {given}, but training is in the tiny world, where it is {wanted}; set it back")
 
 
 def _launch_inline(loop: Callable, config: Config) -> None:

@@ -101,11 +101,12 @@ def shared_memory(config: Config) -> list[Line]:
     """Bytes that wait or travel between actors and learner."""
     student = config.student
     stage = judged_stage(config)
-    frames = history_frames(config, stage) + 2 * window_frames(config, stage)
+    frames = history_frames(config, stage) + 2 * window_frames(config, stage) + config.in_wan_world
     window = costs.latent_bytes(student, frames, _LATENT)
+    held = "context, clean, noisy, image" if config.in_wan_world else "context, clean, noisy"
     weights = costs.parameters(student.wan) * costs.BYTES["float32"]
     lines = [
-        Line("one window", window, "B", f"{frames} latent frames: context, clean, noisy"),
+        Line("one window", window, "B", f"{frames} latent frames: {held}"),
         Line("the buffer", config.buffer.windows * window, "B", f"buffer.windows = {config.buffer.windows}"),
         Line("one version of the weights", weights, "B", "float32, from the learner to every actor"),
     ]

@@ -48,7 +48,7 @@ def operations(config: Config) -> list[Line]:
         Line("one window of the critic", critic_window_flops(config, stage), "FLOP", f"{frames} frames"),
     ]
     if config.in_wan_world:
-        context = student.context_frames
+        context = history_frames(config, stage)
         lines += [
             Line("VAE, one block decoded", costs.decode_flops(student, block), "FLOP", f"{block} latent frames"),
             Line(
@@ -131,7 +131,7 @@ def _dmd_cost(config: Config) -> StageCost:
     end = round(made_share(config) * rollout.frames)
     made = windows / rollout.windows * costs.rollout_flops(student, end - end % student.block_frames)
     if config.in_wan_world:
-        made += windows * costs.image_latent_flops(student, student.context_frames)
+        made += windows * costs.image_latent_flops(student, history_frames(config, "dmd"))
     critic = dmd.critic_updates * critic_window_flops(config, "dmd")
     return StageCost("dmd", made, dmd.steps * dmd.batch_size * (student_window_flops(config, "dmd") + critic))
 

@@ -45,7 +45,7 @@ class RewardProcess:
 
     def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
-        self.scorer = GroupScorer(config)
+        self.scorer = GroupScorer(config, "cuda" if config.cluster.reward_gpus else "cpu")
 
     def score(self, parcel: Parcel, reference: PackedTensors | None) -> Answer:
         """Score a group; `reference` holds how its video began."""

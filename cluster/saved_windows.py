@@ -21,6 +21,7 @@ from cluster.run_log import RunLog
 from cluster.supply import State
 from cluster.trace import Span, Tracer, shares_of
 from cluster.verbs import Cluster
+from cluster.world import prepared_text
 from learner import ranks
 from models.files import load_weights, write_whole
 from models.rollout import CRITIC, STUDENT, Trajectory, Window
@@ -63,6 +64,7 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
     load_weights(student, config.init_path, "init")
     roles = [CRITIC] * config.dmd.critic_updates + [STUDENT]
     steps = -(-config.debug.count // (config.dmd.batch_size * len(roles)))
+    prepared_text(config, "dmd")
     cluster.begin("dmd", config)
     cluster.publish(student.state_dict(), 0)
     pace = None
@@ -108,7 +110,8 @@ class Place(NamedTuple):
     def load(self) -> Window:
         """Read it."""
         with safe_open(self.file, framework="pt") as file:
-            parts = {name: file.get_tensor(f"{self.row}/{name}") for name in ("context", "latents", "noisy")}
+            names = [name for name in file.keys() if name.startswith(f"{self.row}/")]  # noqa: SIM118
+            parts = {name.partition("/")[2]: file.get_tensor(name) for name in names}
         return put_together(self.plain, parts)
 
 

@@ -59,6 +59,7 @@ def make_distiller(
     teacher: Source,
     teacher_wan: WanConfig,
     encode_text: Encoder,
+    negative_prompt: str,
     seed: int,
     device: torch.device,
 ) -> Distiller:
@@ -66,7 +67,7 @@ def make_distiller(
     student = _trained(shape.wan, init, learner, device, learner.lora_rank, seed)
     critic = _trained(shape.wan, base, learner, device, learner.lora_rank, seed)
     real = _frozen(teacher_wan, teacher, learner, device)
-    return Distiller(student, critic, real, encode_text, shape, config, learner, seed)
+    return Distiller(student, critic, real, encode_text, shape, config, learner, seed, negative_prompt)
 
 
 def make_policy_learner(
@@ -84,6 +85,7 @@ def make_policy_learner(
     teacher: Source,
     teacher_wan: WanConfig,
     encode_text: Encoder,
+    negative_prompt: str,
     seed: int,
     device: torch.device,
 ) -> PolicyLearner:
@@ -93,7 +95,7 @@ def make_policy_learner(
     if grpo.dmd_weight:
         fake = _trained(shape.wan, critic, learner, device, learner.lora_rank, seed)
         real = _frozen(teacher_wan, teacher, learner, device)
-        scores = ScoreDistillation(student, fake, real, encode_text, shape, dmd, learner, seed)
+        scores = ScoreDistillation(student, fake, real, encode_text, shape, dmd, learner, seed, negative_prompt)
     if grpo.kl:
         reference = _frozen(shape.wan, init, learner, device).eval()
     return PolicyLearner(

@@ -32,9 +32,13 @@ class Distiller:
         config: DmdConfig,
         learner: LearnerConfig,
         seed: int,
+        negative_prompt: str = "",
     ):
+        """The teacher's guidance leads away from `negative_prompt`."""
         self.student, self.critic, self.config = student, critic, config
-        self.scores = ScoreDistillation(student, critic, teacher, encode_text, shape, config, learner, seed)
+        self.scores = ScoreDistillation(
+            student, critic, teacher, encode_text, shape, config, learner, seed, negative_prompt
+        )
         self.trained = TrainedStudent(student, config.ema_decay, learner)
         own = adamw(student, config.student_lr, (config.beta1, config.beta2), config.weight_decay)
         self.student_optimizer = Optimizer("student", student, own, lr_key="dmd.student_lr", grad_clip=config.grad_clip)

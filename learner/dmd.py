@@ -25,13 +25,15 @@ def dmd_gradient(x0: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
     return (fake_x0 - real_x0) / scale.reshape(-1, *(1,) * (x0.ndim - 1))
 
 
-def dmd_loss(x0: Tensor, gradient: Tensor) -> Tensor:
-    """Losses [B] whose gradients with respect to `x0` are `gradient` / number of elements of a sample.
+def dmd_loss(x0: Tensor, gradient: Tensor, judged: Tensor) -> Tensor:
+    """Losses [B] whose gradients with respect to `x0` [B F C H W] are `gradient` / number of its judged elements.
 
-    0.5 mean (x0 - stop(x0 - gradient))^2, in float64 because the square of a small difference is taken and undone.
+    0.5 mean (x0 - stop(x0 - gradient))^2 over the frames where `judged` [B F] is 1 (else 0), in float64 because the
+    square of a small difference is taken and undone.
     """
     target = (x0.double() - gradient.double()).detach()
-    return 0.5 * _sample_mean((x0.double() - target).square())
+    squares = (x0.double() - target).square() * judged[..., None, None, None]
+    return 0.5 * (squares.flatten(1).sum(dim=1) / (judged.sum(dim=1) * x0[0, 0].numel()))
 
 
 def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:

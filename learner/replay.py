@@ -33,6 +33,20 @@ class Batch:
     """The rollout's clean window, [B K C H W]."""
     noisy: Tensor
     """The rollout's recorded inputs, [B K C H W]."""
+    opened: Tensor
+    """[R]: the rows whose windows begin in the middle of a video, and so with an image latent for the teacher."""
+    images: Tensor
+    """[R C H W]: theirs."""
+
+    def shown(self, x0: Tensor) -> Tensor:
+        """`x0` [B K C H W] as teacher and critic see it: they know first frames only as encoded images."""
+        return x0.index_put((self.opened, torch.zeros_like(self.opened)), self.images.to(x0.dtype))
+
+    def judged(self, block_frames: int) -> Tensor:
+        """[B K]: 1 where the teacher's word on a frame counts, 0 in the first block behind an image latent."""
+        counts = torch.ones(self.latents.shape[:2], dtype=torch.float64, device=self.latents.device)
+        counts[self.opened, :block_frames] = 0
+        return counts
 
 
 def collate(
@@ -42,12 +56,16 @@ def collate(
     history: int | None = None,
 ) -> Batch:
     """Stack windows; shorter histories are filled up on the left to `history` frames (default: the longest)."""
+    opened = [row for row, window in enumerate(windows) if window.image is not None]
+    images = torch.cat([windows[0].latents[:0], *(windows[row].image[None] for row in opened)])
     return Batch(
         windows=windows,
         text=encode_text([window.prompt for window in windows]).to(device),
         past=_past([window.context for window in windows], history, device),
         latents=torch.stack([window.latents for window in windows]).to(device),
         noisy=torch.stack([window.noisy for window in windows]).to(device),
+        opened=torch.tensor(opened, dtype=torch.int64, device=device),
+        images=images.to(device),
     )
 
 

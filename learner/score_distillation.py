@@ -56,13 +56,15 @@ class ScoreDistillation:
         config: DmdConfig,
         learner: LearnerConfig,
         seed: int,
+        negative_prompt: str = "",
     ):
+        """The teacher's guidance leads away from `negative_prompt`."""
         self.student, self.critic = student, critic
         self.teacher = teacher.eval().requires_grad_(False)
         self.encode_text, self.shape, self.config, self.learner, self.seed = encode_text, shape, config, learner, seed
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
-        self.unconditional = encode_text([""]).to(self.device)
+        self.unconditional = encode_text([negative_prompt]).to(self.device)
         own = adamw(critic, config.critic_lr, (config.beta1, config.beta2), config.weight_decay)
         self.critic_optimizer = Optimizer("critic", critic, own, lr_key="dmd.critic_lr", grad_clip=config.grad_clip)
 
@@ -108,7 +110,7 @@ class ScoreDistillation:
         """The critic's flow matching on x0 that the current student makes of these windows."""
         sigma, noise = self._score_draw(part)
         with torch.no_grad():
-            x0 = self._x0(part)
+            x0 = part.batch.shown(self._x0(part))
         velocity = self.critic(add_noise(x0, noise, sigma), 1000 * sigma, part.batch.text)
         return part.weighted(flow_loss(velocity, x0, noise))
 
@@ -116,9 +118,9 @@ class ScoreDistillation:
         """Extended DMD (Self-Forcing++, Eq. 2); also appends the part's `_measures`."""
         sigma, noise = self._score_draw(part)
         x0 = self._x0(part)
-        gradient = self._gradient(x0.detach(), sigma, noise, part.batch)
+        gradient = self._gradient(part.batch.shown(x0.detach()), sigma, noise, part.batch)
         measured.append(self._measures(part.batch, x0.detach(), gradient))
-        return part.weighted(dmd_loss(x0, gradient))
+        return part.weighted(dmd_loss(x0, gradient, part.batch.judged(self.shape.block_frames)))
 
     def _x0(self, part: Part) -> Tensor:
         """The current student's x0 of the windows, [B K C H W]."""

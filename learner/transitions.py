@@ -71,6 +71,7 @@ def member_window(group: Group, member: int, first: int, frames: int) -> Window:
         noisy=noisy[first : first + frames],
         age=group.age,
         weight=group.weight,
+        image=None if first or group.images is None else group.images[member],
     )
 
 

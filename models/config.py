@@ -116,6 +116,14 @@ class StudentConfig:
         return CONFIGS[self.model]
 
     @property
+    def in_wan_world(self) -> bool:
+        """Whether latents are those of a VAE and texts those of an encoder, as Wan's; else both are the tiny world's.
+
+        There the first latent frame of a video is one image, and every other several.
+        """
+        return self.wan.in_channels != TINY.in_channels
+
+    @property
     def context_frames(self) -> int:
         """Finished frames that a block sees beside itself."""
         return self.attention_frames - self.block_frames

@@ -79,12 +79,17 @@ class Window:
     """Student updates between the oldest block's weights and the newest published, when the window was taken."""
     weight: float = 1.0
     """Share of the window in the loss (buffer.policy=weight)."""
+    image: Tensor | None = None
+    """What teacher and critic see in place of the first frame, [C H W]: see `models.video_codec.opening_images`."""
 
     def __post_init__(self):
-        if self.latents.shape != self.noisy.shape or self.latents.shape[1:] != self.context.shape[1:]:
+        frame = self.latents.shape[1:]
+        image = frame if self.image is None else self.image.shape
+        if self.latents.shape != self.noisy.shape or self.context.shape[1:] != frame or image != frame:
             raise ValueError(
                 f"window {self.index} of rollout {self.rollout}: context {list(self.context.shape)}, latents "
-                f"{list(self.latents.shape)} and noisy {list(self.noisy.shape)} do not belong together"
+                f"{list(self.latents.shape)}, noisy {list(self.noisy.shape)} and image {list(image)} do not belong "
+                "together"
             )
 
     @property
@@ -133,6 +138,8 @@ class Group:
     """Student updates between the oldest block's weights and the newest published, when the group was taken."""
     weight: float = 1.0
     """Share of the group in the loss (buffer.policy=weight)."""
+    images: Tensor | None = None
+    """As `Window.image`, of the members' first frames: [G C H W]."""
 
     @property
     def version(self) -> int:

@@ -61,7 +61,7 @@ def teacher_states(
 ) -> Iterator[Tensor]:
     """States [B F C H W] of the teacher's probability-flow ODE at each of `sigmas` (from 1 down), then its end x0.
 
-    Euler steps with classifier-free `guidance` in the standard form. `unconditional` is the text of the empty prompt.
+    Euler steps with classifier-free `guidance` in the standard form. `unconditional` is the negative prompt's text.
     """
     x_t = noise
     both = torch.cat([text, unconditional.expand_as(text)])

@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,10 +28,15 @@ class TextEncoder(Protocol):
         """Embeddings of cleaned prompts."""
         ...
 
+    def unload(self) -> None:
+        """Give memory back."""
+        ...
+
 
 class CachedText:
     """Prompts to [B S text_dim], float32 on the CPU: rows behind a prompt's last token are zero.
 
+    Between two calls the encoder holds no memory: who has many new prompts lets them be prepared together.
     Wan attends to all `length` rows: masking the zeroed ones would be another function (algorithm.md 8.12).
     """
 
@@ -43,14 +48,25 @@ class CachedText:
         """The embeddings of `prompts`; a prompt that is too long is cut, and that is said on standard error."""
         cleaned = [clean_prompt(prompt) for prompt in prompts]
         found = {prompt: self._read(prompt) for prompt in cleaned}
-        missing = [prompt for prompt, embedding in found.items() if embedding is None]
-        made = self.encoder.encode(missing) if missing else []
-        for prompt, embedding in zip(missing, made, strict=True):
-            self._write(prompt, embedding)
-            found[prompt] = embedding
+        found |= dict(self._made([prompt for prompt, embedding in found.items() if embedding is None]))
         for prompt, embedding in found.items():
             self._say_cut(prompt, embedding)
         return torch.stack([self._padded(found[prompt].rows) for prompt in cleaned])
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode those of `prompts` that the folder lacks; a killed process keeps those that it had done."""
+        cleaned = dict.fromkeys(clean_prompt(prompt) for prompt in prompts)
+        for prompt, embedding in self._made([prompt for prompt in cleaned if not self.path(prompt).is_file()]):
+            self._say_cut(prompt, embedding)
+
+    def _made(self, missing: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
+        """Cleaned prompts and their embeddings, each on disk before the next is made."""
+        for prompt in missing:
+            (embedding,) = self.encoder.encode([prompt])
+            self._write(prompt, embedding)
+            yield prompt, embedding
+        if missing:
+            self.encoder.unload()
 
     def path(self, prompt: str) -> Path:
         """Where the embedding of a cleaned prompt is kept."""

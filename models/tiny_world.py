@@ -157,3 +157,15 @@ def encode_text(prompts: Sequence[str]) -> Tensor:
         for i, word in enumerate(prompt.split()):
             row[i] = vectors[_WORDS.index(word)]
     return out
+
+
+class TinyText:
+    """`encode_text`, which needs no network and so nothing at hand."""
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings [B S D]. Raises ValueError for a prompt of another world."""
+        return encode_text(prompts)
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Refuse a prompt of another world: ValueError."""
+        encode_text(prompts)

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from models import tiny_world
@@ -57,3 +58,19 @@ def image_latent(codec: VideoCodec, latents: Tensor, past: Any = None) -> Tensor
     """
     pixels, _ = codec.decode(latents, past)
     return codec.encode(pixels[:, -1:])
+
+
+@torch.no_grad()
+def opening_images(codec: VideoCodec, before: Tensor, first: Tensor) -> Tensor | None:
+    """What a teacher is shown in place of the first frames of windows: `image_latent` of each of `first` [G C H W].
+
+    All of them go on from the clean frames `before` [P C H W]. None where a frame is itself what the teacher knows: at
+    the beginning of a video, and where all latent frames are of one kind. The decoder starts at the first of `before`
+    and forgets older frames: exact for a video that begins there, else as near as the frames that a window carries.
+    """
+    if not len(before) or codec.time_stride == 1:
+        return None
+    past = None
+    for frame in before[None].split(1, dim=1):  # the pixels of all of them at once would be gigabytes
+        _, past = codec.decode(frame, past)
+    return torch.cat([image_latent(codec, frame[None, None], past)[0] for frame in first])

@@ -1,15 +1,28 @@
 """How text and pixels become what the networks speak: the tiny world's way or Wan's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from models import tiny_world
 from models.config import TINY, WanConfig
+from models.tiny_world import TinyText
 from models.video_codec import TinyCodec, VideoCodec
+
+
+class Text(Protocol):
+    """Prompts to what networks read."""
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """[B S text_dim], padding rows zero. Raises ValueError for a prompt that it does not know."""
+        ...
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Have all of `prompts` at hand from now on, without the memory that encoding takes. Raises ValueError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -17,10 +30,7 @@ class World:
     """A codec and a text encoder that fit one network."""
 
     codec: VideoCodec
-    encode_text: Callable[[Sequence[str]], Tensor]
-    """Prompts to [B S text_dim], padding rows zero. Raises ValueError for a prompt that it does not know."""
-    unload_text: Callable[[], None]
-    """Gives the memory of the text encoder back; what it has encoded stays at hand."""
+    encode_text: Text
 
 
 def open_world(
@@ -35,14 +45,15 @@ def open_world(
 
     Raises ValueError where a folder is missing, damaged, or does not fit the network.
     """
-    encode_text, unload_text = _open_text(wan, text_encoder, text_cache, device, dtype)
-    return World(_open_codec(wan, vae, device, dtype), encode_text, unload_text)
+    text = open_text(wan, text_encoder, text_cache, device, dtype)
+    return World(open_codec(wan, vae, device, dtype), text)
 
 
 # Imports of diffusers and transformers take seconds that the tiny world need not wait for.
 
 
-def _open_codec(wan: WanConfig, vae: Path | None, device: torch.device, dtype: torch.dtype) -> VideoCodec:
+def open_codec(wan: WanConfig, vae: Path | None, device: torch.device, dtype: torch.dtype) -> VideoCodec:
+    """The codec alone. Raises ValueError as `open_world` does."""
     if vae is not None:
         from models.wan_codec import open_wan_codec
 
@@ -52,15 +63,13 @@ def _open_codec(wan: WanConfig, vae: Path | None, device: torch.device, dtype: t
     return TinyCodec()
 
 
-def _open_text(
-    wan: WanConfig, folder: Path | None, cache: Path, device: torch.device, dtype: torch.dtype
-) -> tuple[Callable[[Sequence[str]], Tensor], Callable[[], None]]:
+def open_text(wan: WanConfig, folder: Path | None, cache: Path, device: torch.device, dtype: torch.dtype) -> Text:
+    """The text encoder alone; its network is loaded when it is needed. Raises ValueError as `open_world` does."""
     if folder is not None:
         from models.text_cache import CachedText
         from models.text_encoder import Umt5
 
-        encoder = Umt5(folder, wan.text_dim, wan.text_len, device, dtype)
-        return CachedText(encoder, cache, wan.text_len), encoder.unload
+        return CachedText(Umt5(folder, wan.text_dim, wan.text_len, device, dtype), cache, wan.text_len)
     if wan.text_dim != TINY.text_dim:
         raise ValueError(f"texts of width {wan.text_dim} need an encoder; give text_encoder=<diffusers folder>")
-    return tiny_world.encode_text, lambda: None
+    return TinyText()

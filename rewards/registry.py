@@ -25,6 +25,14 @@ SHIPPED = {
 """Names of rewards and where their factories live: callables of a RewardConfig."""
 
 
+_TINY_WORLD = "rewards.tiny."
+
+
+def knows_only_the_tiny_world(name: str) -> bool:
+    """Whether the reward of that name or dotted path judges frames and prompts of the tiny world, and no others."""
+    return SHIPPED.get(name, name).startswith(_TINY_WORLD)
+
+
 def check_name(name: str) -> None:
     """Refuse what is neither the name of a shipped reward nor a dotted path; imports nothing."""
     parts = name.split(".")

@@ -200,7 +200,7 @@ def test_a_damaged_result_of_a_finished_stage_is_refused(tmp_path):
         checked(tmp_path / "run", "stage=dmd")
 
 
-@pytest.mark.parametrize("argument", ["student.model=wan_1_3b", "student.height=24", "student.horizon_frames=24"])
+@pytest.mark.parametrize("argument", ["student.height=24", "student.horizon_frames=24"])
 def test_what_the_tiny_world_cannot_honour_is_refused(tmp_path, argument):
     with pytest.raises(ValueError, match=rf"{argument.partition('=')[0]} is .* in the tiny world"):
         checked(tmp_path / "run", argument)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from actors.config import RolloutConfig, WindowConfig
 from actors.dispatch import StudentDispatcher, TeacherDispatcher
+from actors.prompts import TrainingPrompts
 from models.config import StudentConfig
 from models.rollout import CRITIC, ODE, STUDENT, WindowPlan
 from models.tiny_world import PROMPTS
@@ -102,6 +103,33 @@ def test_every_prompt_is_asked_for():
     source = dispatcher({"frames": 48, "batch": 50, "windows": 1})
     prompts = Counter(rollout.prompt for i in range(20) for rollout in source.rollouts(50 * i))
     assert set(prompts) == set(PROMPTS)
+
+
+@many
+@given(batch=st.integers(1, 7), count=st.integers(1, 30), seed=st.integers(0, 99), epochs=st.integers(1, 3))
+def test_every_prompt_of_a_file_comes_once_in_each_epoch_of_rollouts_in_a_seeded_order(batch, count, seed, epochs):
+    texts = TrainingPrompts([f"prompt {i}" for i in range(count)], seed)
+    rollout = RolloutConfig(frames=48, batch=batch, windows=1)
+    sources = (
+        StudentDispatcher(StudentConfig(), rollout, WindowConfig(frames=12), 3, texts, seed),
+        TeacherDispatcher(StudentConfig(), rollout, 10_000, texts, seed),
+    )
+    for source in sources:
+        asked = [r.prompt for first in range(0, epochs * count, batch) for r in source.rollouts(first)]
+        for epoch in range(epochs):
+            assert sorted(asked[epoch * count :][:count]) == sorted(texts)
+        assert [source.rollouts(i)[0].prompt for i in range(epochs * count)] == asked[: epochs * count]
+
+
+def test_the_order_of_a_files_prompts_is_another_with_another_seed_and_in_another_epoch():
+    def order(seed: int, first: int) -> list[str]:
+        texts = TrainingPrompts([f"prompt {i}" for i in range(50)], seed)
+        rollout = RolloutConfig(frames=48, batch=50, windows=1)
+        source = StudentDispatcher(StudentConfig(), rollout, WindowConfig(frames=12), 3, texts, seed=7)
+        return [asked.prompt for asked in source.rollouts(first)]
+
+    orders = [order(seed, first) for seed in (0, 1) for first in (0, 50)]
+    assert len({tuple(one) for one in orders}) == 4
 
 
 def test_a_trajectory_of_the_teacher_is_one_horizon_long_and_depends_on_seed_and_number_alone():

@@ -17,6 +17,7 @@ from models.noise import BlockNoise, generator_for
 from models.rollout import GRPO, SENTINEL, Group, GroupPlan, MadeBlock, Progress, Rollout
 from models.sampler import Block, stream_blocks
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 from tests.actors.shelf import SHAPE, Shelf, weights
 
@@ -42,7 +43,7 @@ def stream(
     rollouts: Sequence[Rollout], shelf: Shelf | None = None, made: Sequence[MadeBlock] = (), burn_in: int = 3
 ) -> list[Group | MadeBlock | Progress]:
     window = WindowConfig(burn_in_frames=burn_in)
-    return list(GroupActor(SHAPE, window, encode_text, shelf or Shelf()).windows(rollouts, made))
+    return list(GroupActor(SHAPE, window, encode_text, TinyCodec(), shelf or Shelf()).windows(rollouts, made))
 
 
 def groups_of(items: Sequence[Group | MadeBlock | Progress]) -> list[Group]:

@@ -1,6 +1,7 @@
 """What is asked for in stage grpo: where videos are forked, into what, and when the sentinels look."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from scipy.stats import chisquare
 
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.dispatch import GroupDispatcher
+from actors.prompts import TrainingPrompts
 from models.config import StudentConfig
 from models.rollout import GRPO, SENTINEL, GroupPlan, Rollout
 from models.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS
@@ -26,12 +28,13 @@ def dispatcher(
     law: str = "uniform",
     looks: int = 6,
     rollout: dict | None = None,
+    prompts: Sequence[str] = TRAINING_PROMPTS,
     **group,
 ) -> GroupDispatcher:
     rollouts = RolloutConfig(batch=batch, **({"frames": 48} | (rollout or {})))
     return GroupDispatcher(
         StudentConfig(), rollouts, WindowConfig(law=law), GroupConfig(**({"forks": 1} | group)),
-        SentinelConfig(prompts=looks, frames=24), BETWEEN, TRAINING_PROMPTS, SENTINEL_PROMPTS, seed,
+        SentinelConfig(prompts=looks, frames=24), BETWEEN, prompts, SENTINEL_PROMPTS, seed,
     )  # fmt: skip
 
 
@@ -120,6 +123,15 @@ def test_groups_train_on_no_watched_prompt_and_on_every_other():
     assert {rollout.prompt for rollout in asked} == set(TRAINING_PROMPTS)
     assert not set(TRAINING_PROMPTS) & set(SENTINEL_PROMPTS)
     assert len({rollout.seed for rollout in asked}) == len(asked)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_every_prompt_of_a_file_comes_once_an_epoch_whatever_the_sentinels_look_at(batch):
+    texts = TrainingPrompts([f"prompt {i}" for i in range(7)], seed=3)
+    asked = [r.prompt for one in batches(dispatcher(batch, prompts=texts), 200) for r in one if r.prompt in texts.texts]
+    assert len(asked) > 100
+    for epoch in range(len(asked) // 7):
+        assert sorted(asked[7 * epoch :][:7]) == sorted(texts)
 
 
 def test_one_transition_is_drawn_evenly_or_as_often_as_asked_and_all_are_all():

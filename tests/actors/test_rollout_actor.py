@@ -16,6 +16,7 @@ from models.noise import BlockNoise
 from models.rollout import STUDENT, MadeBlock, Rollout, Window, WindowPlan
 from models.sampler import stream_blocks
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 from tests.actors.shelf import SHAPE, Shelf, weights
 
@@ -44,7 +45,7 @@ def stream(
     made: Sequence[MadeBlock] = (),
     window: WindowConfig = WINDOW,
 ) -> list[Window | MadeBlock]:
-    return list(RolloutActor(SHAPE, window, encode_text, shelf or Shelf()).windows(rollouts, made))
+    return list(RolloutActor(SHAPE, window, encode_text, TinyCodec(), shelf or Shelf()).windows(rollouts, made))
 
 
 def whole_videos(rollouts: Sequence[Rollout], frames: int) -> tuple[Tensor, list[Tensor]]:
@@ -100,7 +101,7 @@ def test_a_rollout_stops_after_the_last_block_that_a_window_needs():
 
 def test_a_window_is_yielded_as_soon_as_its_last_block_exists():
     shelf = Shelf()
-    windows = RolloutActor(SHAPE, WINDOW, encode_text, shelf).windows(
+    windows = RolloutActor(SHAPE, WINDOW, encode_text, TinyCodec(), shelf).windows(
         [planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 24, 3, 0))]
     )
     assert [next(windows).index for _ in range(2)] == [0, 1]  # two blocks
@@ -144,7 +145,7 @@ def test_a_video_is_the_same_alone_and_beside_others():
 
 def test_an_actor_goes_on_to_the_next_rollouts_with_the_weights_that_it_has():
     shelf = Shelf(blocks_per_version=3)
-    actor = RolloutActor(SHAPE, WINDOW, encode_text, shelf)
+    actor = RolloutActor(SHAPE, WINDOW, encode_text, TinyCodec(), shelf)
     rollout = planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 3, 3, 0))
     first, second = (next(w for w in actor.windows([rollout]) if isinstance(w, Window)) for _ in range(2))
     assert (first.versions, second.versions) == ((0, 0), (0, 1))

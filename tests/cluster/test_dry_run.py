@@ -17,6 +17,7 @@ from models import costs
 from models.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.rollout import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 
 ON_EIGHT = ["preset=wan_1_3b", "cluster.learner_ranks=8", "cluster.rollout_actors=24"]
@@ -80,7 +81,7 @@ def test_a_trained_parameter_costs_what_a_real_one_keeps():
 def test_a_window_is_as_large_as_a_real_one():
     config = settings.load(["preset=tiny"])
     student = Weights.of(0, Wan(config.student.wan))
-    actor = RolloutActor(config.student, config.window, encode_text, FixedWeights(student))
+    actor = RolloutActor(config.student, config.window, encode_text, TinyCodec(), FixedWeights(student))
     rollout = Rollout(0, 0, PROMPTS[0], 1, 36, (WindowPlan(STUDENT, 24, 3, 0),))
     (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
     made = sum(x.nbytes for x in (window.context, window.latents, window.noisy))

@@ -12,6 +12,7 @@ from cluster.buffer import BufferConfig, WindowBuffer
 from cluster.config import Config
 from cluster.crew import make_dispatcher
 from learner.policy_config import GrpoConfig
+from models.config import StudentConfig
 from models.rollout import GRPO, SENTINEL
 from rewards.sentinels import SentinelConfig
 
@@ -78,3 +79,14 @@ def test_what_is_said_to_be_enough_is_enough():
     config.buffer = BufferConfig(windows=8, max_age=2)
     group_rules.check(config)
     assert goes_on(config)
+
+
+def test_in_a_world_of_image_latents_members_are_judged_from_the_fork_on_or_not_at_all():
+    config = Config(student=StudentConfig(model="wan_1_3b"), rollout=RolloutConfig(frames=24))
+    config.group, config.grpo = GroupConfig(frames=24, forks=1), GrpoConfig(dmd_weight=0.1)
+    with pytest.raises(ValueError, match=r"^window\.frames = 12 is not group\.frames = 24: .* grpo\.dmd_weight=0"):
+        group_rules.check(config)
+    config.grpo = GrpoConfig(kl=0.1, dmd_weight=0.0)
+    group_rules.check(config)
+    config.grpo, config.window.frames = GrpoConfig(dmd_weight=0.1), 24
+    group_rules.check(config)

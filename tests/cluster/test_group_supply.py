@@ -171,6 +171,7 @@ def test_a_group_that_was_delivered_is_not_asked_for_again():
         (lambda g: {"samples": g.samples + torch.inf}, "not_finite"),
         (lambda g: {"latents": g.latents * torch.nan}, "not_finite"),
         (lambda g: {"states": g.states.int()}, "dtype"),
+        (lambda g: {"images": g.latents[:, 0]}, "image"),
         (lambda g: {"context": g.context + 1}, "splice"),
         (lambda g: {"context": g.context.roll(3, 0)}, "splice"),
     ],

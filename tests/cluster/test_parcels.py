@@ -11,7 +11,7 @@ from cluster.packing import ChecksumMismatch
 from cluster.parcels import Parcel, put_together, take_apart, unwrap, wrap
 from models.rollout import GRPO, Group, Progress
 
-TENSORS = ("context", "latents", "noisy", "states", "samples", "behaviour")
+TENSORS = ("context", "latents", "noisy", "states", "samples", "behaviour", "images")
 SCORES = {"continuity": [[0.5, math.nan], [0.0, -1.25]], "my.own.Reward": [[1.0, 2.0], [math.nan, math.nan]]}
 
 
@@ -51,14 +51,18 @@ def plain_of(item: Group):
         group(scores=SCORES),
         group(context=0, scores=SCORES, age=3, weight=0.25),
         group(transitions=(), scores=SCORES),
+        group(images=torch.randn(2, 3, 2, 2)),
     ],
-    ids=["not scored", "scored", "without a past", "without transitions"],
+    ids=["not scored", "scored", "without a past", "without transitions", "with images"],
 )
 def test_a_group_comes_out_as_it_went_in_with_missing_scores_still_missing(through, item):
     out = through(item)
     assert plain_of(out) == plain_of(item) and isinstance(out.versions, tuple) and isinstance(out.transitions, tuple)
     for name in TENSORS:
         one, other = getattr(out, name), getattr(item, name)
+        if other is None:
+            assert one is None and name == "images"
+            continue
         assert one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other), name
     assert out.scores.keys() == item.scores.keys()
     for name, scores in item.scores.items():

@@ -111,6 +111,7 @@ def half_made():
         (lambda w: {"versions": w.versions[1:]}, "version"),
         (lambda w: {"versions": tuple(range(len(w.versions)))}, "version"),
         (lambda w: {"latents": w.latents + 1}, "splice"),
+        (lambda w: {"image": w.latents[0]}, "image"),
         (lambda w: {"start": w.start + 3}, "plan"),
         (lambda w: {"role": "ode"}, "plan"),
         (lambda w: {"index": 77}, "plan"),

@@ -42,7 +42,8 @@ def distiller(folder: Path, teacher: str = "teacher", **learner) -> Distiller:
         SHAPE, DmdConfig(batch_size=2, student_lr=1e-3), LearnerConfig(**learner),
         init=Source(folder / "init.safetensors", "init"), base=Source(folder / "base.safetensors", "base"),
         teacher=Source(folder / f"{teacher}.safetensors", "teacher"),
-        teacher_wan=CONFIGS["tiny_wide" if teacher == "wide" else "tiny"], encode_text=encode_text, seed=5, device=CPU,
+        teacher_wan=CONFIGS["tiny_wide" if teacher == "wide" else "tiny"], encode_text=encode_text, negative_prompt="",
+        seed=5, device=CPU,
     )  # fmt: skip
 
 

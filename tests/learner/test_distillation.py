@@ -16,6 +16,7 @@ from learner.replay import collate, masked_x0
 from models.config import StudentConfig
 from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 from tests.learner.networks import network
 
@@ -36,7 +37,7 @@ def windows() -> list[Window]:
     """Windows of version 0, made by a real actor: one without history and two with all that the cache ever saw."""
     plans = tuple(WindowPlan(STUDENT, start, 3, index) for index, start in enumerate((0, 12, 18)))
     window = WindowConfig(frames=6, burn_in_frames=FULL)
-    actor = RolloutActor(SHAPE, window, encode_text, Shelf())
+    actor = RolloutActor(SHAPE, window, encode_text, TinyCodec(), Shelf())
     made = actor.windows([Rollout(0, 0, PROMPTS[3], 11, 24, plans)])
     return [item for item in made if isinstance(item, Window)]
 
@@ -102,6 +103,24 @@ def test_the_student_stands_still_when_the_critic_equals_the_teacher_without_gui
     step = max((p - old).abs().max().item() for p, old in zip(trained.student.parameters(), before, strict=True))
     assert (step > 0.5 * CONFIG.student_lr) if moves else (step < 1e-6 * CONFIG.student_lr)
     assert (metrics["student/dmd_gradient"] > 1e-3) if moves else (metrics["student/dmd_gradient"] < 1e-12)
+
+
+def test_guidance_away_from_the_prompt_itself_leads_nowhere_and_from_another_it_leads_elsewhere(windows):
+    """Conditional and unconditional branch are then one: any guidance gives what none gives."""
+
+    def updated(guidance: float, negative_prompt: str) -> list[Tensor]:
+        config = replace(CONFIG, guidance=guidance)
+        trained = Distiller(
+            network(0), network(1), network(2), encode_text, SHAPE, config, LearnerConfig(), 5, negative_prompt
+        )
+        trained.update_student(windows)
+        return list(trained.weights().values())
+
+    unguided = updated(1.0, "")
+    assert same(unguided, updated(1.0, PROMPTS[5])), "without guidance nothing is led away from"
+    for a, b in zip(updated(4.0, PROMPTS[3]), unguided, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert not same(updated(4.0, ""), unguided) and not same(updated(4.0, PROMPTS[5]), updated(4.0, ""))
 
 
 def always(velocity: float) -> Wan:

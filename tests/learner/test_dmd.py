@@ -9,6 +9,8 @@ from learner.dmd import dmd_gradient, dmd_loss, flow_loss, regression_loss, scor
 
 many = settings(max_examples=50, deadline=None)
 seeds = st.integers(0, 999)
+ALL = torch.ones(2, 3, dtype=torch.float64)
+"""Every frame of two samples is judged."""
 
 
 def latents(count: int, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
@@ -64,7 +66,7 @@ def test_no_gradient_flows_through_the_gradient():
 def test_the_loss_backpropagates_exactly_the_gradient_over_the_number_of_elements_of_a_sample(seed, scale):
     x0, gradient = latents(2, seed)
     x0.requires_grad_()
-    dmd_loss(x0, scale * gradient).sum().backward()
+    dmd_loss(x0, scale * gradient, ALL).sum().backward()
     elements = x0[0].numel()
     rounding = 4e-15 / elements  # of x0 - (x0 - gradient) in float64
     torch.testing.assert_close(x0.grad, scale * gradient / elements, rtol=1e-6, atol=rounding)
@@ -73,13 +75,31 @@ def test_the_loss_backpropagates_exactly_the_gradient_over_the_number_of_element
 def test_the_loss_has_the_value_of_half_the_mean_square_of_the_gradient():
     x0, gradient = latents(2, 0)
     slowly = [0.5 * np.mean(sample.double().numpy() ** 2) for sample in gradient]
-    assert dmd_loss(x0, gradient).tolist() == pytest.approx(slowly)
+    assert dmd_loss(x0, gradient, ALL).tolist() == pytest.approx(slowly)
+
+
+@many
+@given(seed=seeds, judged=st.lists(st.integers(0, 1), min_size=6, max_size=6))
+def test_frames_that_are_not_judged_count_in_no_way(seed, judged):
+    """The loss of the judged frames alone, whatever the gradient is elsewhere."""
+    x0, gradient = latents(2, seed)
+    counts = torch.tensor(judged, dtype=torch.float64).view(2, 3)
+    counts[counts.sum(dim=1) == 0] = 1
+    x0.requires_grad_()
+    loss = dmd_loss(x0, gradient, counts)
+    slowly = [0.5 * np.mean(gradient[i, counts[i] == 1].double().numpy() ** 2) for i in range(2)]
+    assert loss.tolist() == pytest.approx(slowly)
+    loss.sum().backward()
+    assert not x0.grad[counts == 0].any() and x0.grad[counts == 1].all()
+    elements = counts.sum(dim=1) * x0[0, 0].numel()
+    expected = gradient * (counts / elements[:, None])[..., None, None, None]
+    torch.testing.assert_close(x0.grad, expected.float(), rtol=1e-5, atol=1e-8)
 
 
 def test_the_loss_backpropagates_nothing_where_the_critic_equals_the_teacher():
     x0, real = latents(2, 1)
     x0.requires_grad_()
-    loss = dmd_loss(x0, dmd_gradient(x0, real, real))
+    loss = dmd_loss(x0, dmd_gradient(x0, real, real), ALL)
     loss.sum().backward()
     assert not loss.any() and not x0.grad.any()
 

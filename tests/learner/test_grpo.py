@@ -17,6 +17,7 @@ from models.config import StudentConfig
 from models.frequencies import coarse_part
 from models.rollout import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
 from tests.learner.networks import network
 
@@ -38,7 +39,7 @@ class Shelf:
 
 def rolled(burn_in_frames: int, starts: Sequence[int], coarse: float = 1.0) -> list[Group]:
     """Groups of version 0 by a real actor, one video each; random scores of two windows."""
-    actor = GroupActor(SHAPE, WindowConfig(frames=6, burn_in_frames=burn_in_frames), encode_text, Shelf())
+    actor = GroupActor(SHAPE, WindowConfig(frames=6, burn_in_frames=burn_in_frames), encode_text, TinyCodec(), Shelf())
     rollouts = [
         Rollout(
             i,

@@ -26,6 +26,7 @@ from models.config import CONFIGS, StudentConfig
 from models.files import load_weights, save_weights
 from models.rollout import GRPO, STUDENT, Group, GroupPlan, Rollout, Weights, Window
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 from rewards.sentinels import SentinelConfig
 from tests.learner.networks import network
@@ -66,7 +67,8 @@ def distiller(folder: Path, learner: LearnerConfig, wide: bool = False, **change
         SHAPE, config, learner, init=Source(folder / "init.safetensors", "init"),
         base=Source(folder / "base.safetensors", "base"),
         teacher=Source(folder / ("wide.safetensors" if wide else "teacher.safetensors"), "teacher"),
-        teacher_wan=CONFIGS["tiny_wide" if wide else "tiny"], encode_text=encode_text, seed=5, device=CPU,
+        teacher_wan=CONFIGS["tiny_wide" if wide else "tiny"], encode_text=encode_text, negative_prompt="",
+        seed=5, device=CPU,
     )  # fmt: skip
 
 
@@ -132,7 +134,7 @@ def groups(folder: Path) -> list[Group]:
     student = Wan(SHAPE.wan).eval()
     load_weights(student, folder / "init.safetensors", "init")
     actor = GroupActor(
-        SHAPE, WindowConfig(frames=6, burn_in_frames=18), encode_text, FixedWeights(Weights.of(0, student))
+        SHAPE, WindowConfig(frames=6, burn_in_frames=18), encode_text, TinyCodec(), FixedWeights(Weights.of(0, student))
     )
     rollouts = [
         Rollout(i, 0, PROMPTS[i], 11 + i, 24, (GroupPlan(GRPO, start, 3, 0, 2, 6, (1,), (0,), 0.5, False),))
@@ -149,7 +151,8 @@ def reward(folder: Path) -> Results:
         SHAPE, config, DmdConfig(), LearnerConfig(micro_batch=1), rewards={"r": 1.0}, sentinel=SentinelConfig(),
         window_frames=6, coarse=0.5, init=Source(folder / "init.safetensors", "init"),
         critic=Source(folder / "base.safetensors", "base"), teacher=Source(folder / "teacher.safetensors", "teacher"),
-        teacher_wan=CONFIGS["tiny"], encode_text=encode_text, seed=5, device=CPU,
+        teacher_wan=CONFIGS["tiny"], encode_text=encode_text, negative_prompt="",
+        seed=5, device=CPU,
     )  # fmt: skip
     given, log = groups(folder), {}
     for update in range(2):

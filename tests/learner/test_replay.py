@@ -14,6 +14,7 @@ from models.flow import warped_sigmas
 from models.noise import BlockNoise
 from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
+from models.video_codec import TinyCodec
 from models.wan import Wan
 
 SHAPE = StudentConfig(height=8, width=4, attention_frames=9)
@@ -54,7 +55,7 @@ def roll_out(student) -> Callable[..., list[Window]]:
         plans = tuple(WindowPlan(STUDENT, start, step, index) for index, (start, step) in drawn)
         rollouts = [Rollout(i, 0, PROMPTS[5 * i], 40 + i, 39, plans) for i in range(2)]
         window = WindowConfig(frames=6, burn_in_frames=FULL)
-        made = RolloutActor(SHAPE, window, encode_text, Shelf(student)).windows(rollouts)
+        made = RolloutActor(SHAPE, window, encode_text, TinyCodec(), Shelf(student)).windows(rollouts)
         return [item for item in made if isinstance(item, Window)]
 
     return make

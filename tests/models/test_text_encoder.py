@@ -67,6 +67,35 @@ def test_what_is_cached_is_read_without_the_encoder(folder, tmp_path):
     assert torch.equal(again.flip(0), first) and "_network" not in vars(idle)
 
 
+def test_prepared_prompts_are_read_without_the_encoder_and_nothing_of_it_stays_in_memory(folder, tmp_path, capsys):
+    prompts, long = ["a cat", "a  cat", "a dog walks"], " ".join(["cat"] * 20)
+    ready = CachedText(encoder(folder), tmp_path / "ready", LENGTH)
+    ready.prepare([*prompts, long])
+    assert "has 21 tokens; the first 12 are read" in capsys.readouterr().err
+    assert len(list((tmp_path / "ready").iterdir())) == 3 and "_network" not in vars(ready.encoder)
+    asked = []
+    ready.encoder.encode = asked.append
+    ready.prepare(prompts)
+    one_by_one = CachedText(encoder(folder), tmp_path / "other", LENGTH)
+    assert torch.equal(ready([*prompts, long]), one_by_one([*prompts, long])) and not asked
+    assert "_network" not in vars(one_by_one.encoder)
+
+
+def test_a_killed_preparation_keeps_what_it_had_encoded(folder, tmp_path):
+    text = CachedText(encoder(folder), tmp_path, LENGTH)
+    encode = text.encoder.encode
+
+    def killed(prompts):
+        if prompts == ["dog"]:
+            raise KeyboardInterrupt
+        return encode(prompts)
+
+    text.encoder.encode = killed
+    with pytest.raises(KeyboardInterrupt):
+        text.prepare(["cat", "a cat", "dog", "a dog"])
+    assert {text.path("cat"), text.path("a cat")} == set(tmp_path.iterdir())
+
+
 def test_embeddings_of_another_encoder_are_not_taken(folder, tmp_path):
     other = save_text_encoder(tmp_path / "other", seed=1)
     texts = [CachedText(encoder(path), tmp_path / "cache", LENGTH)(["a cat"]) for path in (folder, other)]
@@ -88,6 +117,9 @@ class Slow:
     def encode(self, prompts):
         self.meeting.wait()
         return [Embedding(torch.full((3, TEXT_DIM), 2.0), 3) for _ in prompts]
+
+    def unload(self):
+        pass
 
 
 def test_writers_of_one_prompt_at_the_same_time_leave_it_whole(tmp_path):

@@ -4,24 +4,13 @@ import json
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from models.video_codec import image_latent, video_frames
+from models.video_codec import TinyCodec, image_latent, opening_images, video_frames
 from models.wan_codec import WanCodec, open_wan_codec
-
-
-def small_vae() -> AutoencoderKLWan:
-    """Random, with all of Wan2.1's parts and uneven normalisation."""
-    torch.manual_seed(0)
-    vae = AutoencoderKLWan(
-        base_dim=4, z_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1,
-        latents_mean=[-0.7, 0.1, 0.9, 0.0], latents_std=[2.8, 1.4, 0.6, 1.0],
-    )  # fmt: skip
-    return vae.eval()
-
+from tests.small_world import small_vae
 
 VAE = small_vae()
 CODEC = WanCodec(VAE)
@@ -79,6 +68,24 @@ def test_the_image_latent_of_a_video_is_its_last_frame_encoded_as_a_first_one():
     torch.testing.assert_close(image_latent(CODEC, LATENTS[:, :6]), expected, rtol=1e-4, atol=1e-5)
     _, past = CODEC.decode(LATENTS[:, :4])
     torch.testing.assert_close(image_latent(CODEC, LATENTS[:, 4:6], past), expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=8)
+@given(start=st.integers(1, 7), carried=st.integers(1, 7))
+def test_a_window_opens_with_its_own_first_frame_shown_at_once_and_encoded_as_an_image(start, carried):
+    """Both videos go on from the first's frames; the decoder knows no more of the past than the window carries."""
+    before = LATENTS[0, max(0, start - carried) : start]
+    made = opening_images(CODEC, before, LATENTS[:, start])
+    for member in range(2):
+        shown = slowly(torch.cat([before, LATENTS[member, start : start + 1]])[None])
+        expected = CODEC.encode(shown[:, -1:])[0, 0]
+        torch.testing.assert_close(made[member], expected, rtol=1e-4, atol=1e-5)
+    assert (made - LATENTS[:, start]).abs().max() > 0.1 and (made[0] - made[1]).abs().max() > 1e-3
+
+
+def test_a_video_and_all_frames_of_the_tiny_world_open_with_themselves():
+    assert opening_images(CODEC, LATENTS[0, :0], LATENTS[:, 0]) is None
+    assert opening_images(TinyCodec(), LATENTS[0, :3], LATENTS[:, 3]) is None
 
 
 def test_frames_that_are_no_first_frame_and_groups_of_four_are_refused():
