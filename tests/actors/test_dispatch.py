@@ -112,7 +112,7 @@ def test_every_prompt_of_a_file_comes_once_in_each_epoch_of_rollouts_in_a_seeded
     rollout = RolloutConfig(frames=48, batch=batch, windows=1)
     sources = (
         StudentDispatcher(StudentConfig(), rollout, WindowConfig(frames=12), 3, texts, seed),
-        TeacherDispatcher(StudentConfig(), rollout, 10_000, texts, seed),
+        TeacherDispatcher(StudentConfig(), rollout, range(10_000), texts, seed),
     )
     for source in sources:
         asked = [r.prompt for first in range(0, epochs * count, batch) for r in source.rollouts(first)]

@@ -146,7 +146,7 @@ def test_one_transition_is_drawn_evenly_or_as_often_as_asked_and_all_are_all():
 def test_where_a_video_is_forked_does_not_depend_on_what_its_group_shares_or_trains():
     plans = [
         forks(dispatcher(noise=noise, transitions=transitions, members=members), 100)
-        for noise, transitions, members in (("one", "one", 8), ("first", "all", 3), ("fresh", "one", 2))
+        for noise, transitions, members in (("one", "one", 8), ("first", "all", 4), ("fresh", "one", 2))
     ]
     assert [p.start for p in plans[0]] == [p.start for p in plans[1]] == [p.start for p in plans[2]]
 

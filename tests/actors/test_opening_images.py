@@ -72,7 +72,7 @@ def test_in_the_tiny_world_no_window_has_one(shape):
 
 
 def test_each_member_of_a_group_has_the_image_of_its_own_first_frame(shape):
-    plans = tuple(GroupPlan(GRPO, start, 3, i, 2, 6, (1,), (0,), False) for i, start in enumerate((0, 9)))
+    plans = tuple(GroupPlan(GRPO, start, 3, i, 2, 6, (1,), (0,), 1.0, False) for i, start in enumerate((0, 9)))
     asked = [Rollout(0, 0, PROMPTS[0], 1, 15, plans)]
     made = list(GroupActor(shape, WINDOW, encode_text, CODEC, Shelf()).windows(asked))
     groups = [item for item in made if isinstance(item, Group)]

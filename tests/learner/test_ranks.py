@@ -156,7 +156,7 @@ def reward(folder: Path) -> Results:
     )  # fmt: skip
     given, log = groups(folder), {}
     for update in range(2):
-        metrics = trained.update([given[place] for place in own_places(4)])
+        metrics = trained.update([replace(given[place], age=update) for place in own_places(4)])
         log |= {f"{name} {update}": torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
     return log | {f"raw {name}": t for name, t in trained.weights().items()}
 

@@ -47,7 +47,7 @@ def test_a_block_sends_its_noise_to_the_device_without_waiting_and_nothing_else(
     device, config = torch.device("meta"), replace(TINY, num_layers=2)
     with device:
         student = Wan(config)
-    noise = MemberNoise(3, 0, 2, (1,), False, SHAPE, device) if of_a_group else BlockNoise([1, 2], SHAPE, device)
+    noise = MemberNoise(3, 0, 2, (1,), 1.0, False, SHAPE, device) if of_a_group else BlockNoise([1, 2], SHAPE, device)
     blocks = stream_blocks(
         student, torch.zeros(2, 5, TINY.text_dim, device=device), noise, SIGMAS, KVCache(config, 3, sink)
     )

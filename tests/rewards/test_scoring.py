@@ -1,3 +1,4 @@
+import logging
 import math
 import re
 import sys
@@ -121,6 +122,7 @@ def missing(values):
     ],
 )
 def test_a_reward_that_fails_is_missing_and_says_why_and_the_others_are_unharmed(plugin, reason, caplog):
+    caplog.set_level(logging.WARNING, "rewards.attempt")
     alone = score(["exposure_drift"], group(3, 12))
     both = score([path(plugin), "exposure_drift"], group(3, 12))
     assert missing(both.values[path(plugin)])
