@@ -106,7 +106,11 @@ def _word(prompt: str) -> str:
 
 
 def _check_writable(path: Path) -> None:
-    if path.exists():
+    try:
+        taken = path.exists()
+    except OSError as error:
+        raise ValueError(f"out={path} cannot be written ({error.strerror}); give another name") from error
+    if taken:
         raise ValueError(f"out={path} is there already and is never written over; move it or give another name")
     folder = path.parent
     while not folder.exists():

@@ -101,8 +101,8 @@ def main() -> None:
         fps_with_vae=None if streamed_s is None else round(frames / streamed_s, 3),
         block_ms=round(1000 * block_s, 3),
         vae_block_ms=None if decoded_s is None else round(1000 * decoded_s, 3),
-        tflop_per_s=round(flops / block_s / 1e12, 4),
-        matmul_tflop_per_s=round(peak / 1e12, 4),
+        tflop_per_s=round(flops / block_s / 1e12, 6),
+        matmul_tflop_per_s=round(peak / 1e12, 6),
         block_tflop=round(flops / 1e12, 6),
         peak_memory_gb=round(peak_bytes / 1e9, 3),
     )

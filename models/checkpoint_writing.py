@@ -70,7 +70,11 @@ def write_checkpoint(
 def require_free(out: Path, *beside: Path) -> None:
     """Refuse to overwrite anything. Raises ValueError."""
     for path in (out, *beside):
-        if path.exists():
+        try:
+            taken = path.exists()
+        except OSError as error:
+            raise ValueError(f"out={out} cannot be written ({error.strerror}); change out") from error
+        if taken:
             raise ValueError(f"out={out}: {path} exists and is never overwritten; move it away, or change out")
 
 

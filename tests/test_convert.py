@@ -1,4 +1,5 @@
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,7 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
         ([f"source={STUDENT}", "out=/tmp/never", "model=/nowhere.json"], "model: /nowhere.json cannot be read"),
         ([f"source={STUDENT}", f"out={ROOT}"], "exists and is never overwritten"),
         ([f"source={STUDENT}", f"out={STUDENT}/x"], "cannot be written"),
+        ([f"source={STUDENT}", f"out=/tmp/never/{'n' * 300}"], "cannot be written (File name too long); change out"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_the_key(capsys, arguments, said):
@@ -120,6 +122,30 @@ def test_a_network_that_nobody_knows_is_refused_by_how_it_differs_from_the_neare
     assert "fits none of tiny, " in said and "as tiny it lacks proj_out.bias; set model to its config.json" in said
 
 
+class Code:
+    """What a pickle can carry: a call."""
+
+    def __reduce__(self):
+        return os.mkdir, ("/tmp/never",)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("w.safetensors", lambda path: path.write_bytes(STUDENT.read_bytes()[:-1000]), "copy or download it again"),
+        ("w.safetensors", lambda path: path.write_text("404: not found"), "is no whole safetensors file"),
+        ("w.pt", lambda path: torch.save({"generator": Code()}, path), "mkdir), which could run code, and was not"),
+        ("w.pt", lambda path: path.write_bytes(b"PK\3\4"), "cannot be read"),
+    ],
+)
+def test_a_source_that_is_damaged_or_holds_code_is_refused_and_nothing_of_it_is_run(
+    name, write, said, capsys, tmp_path
+):
+    write(tmp_path / name)
+    assert said in refusal(capsys, f"source={tmp_path}/{name}", f"out={tmp_path}/out")
+    assert not Path("/tmp/never").exists() and not (tmp_path / "out").exists()
+
+
 def test_the_config_beside_the_source_decides_which_network_it_is(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert convert.main([f"source={STUDENT}", f"out={first}", "format=original"]) == 0
@@ -133,6 +159,17 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(capsys, tmp
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((1, 1, 1, 1, 1, 1, 1, 1, 1, 1)))
     said = refusal(capsys, f"source={STUDENT}", f"out={tmp_path}/out")
     assert "needs 0.00277 GB, and 1e-09 GB are free there; change out" in said and not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_on_the_way_is_said_with_the_cure_and_left_as_it_was(capsys, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        said = refusal(capsys, f"source={STUDENT}", f"out={tmp_path}/out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "/out cannot be written (File too large), nothing was left; make room, or change out" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path):

@@ -187,7 +187,12 @@ def test_a_mistake_is_one_line_and_status_2_before_a_file_is_made(arguments, sai
 
 @pytest.mark.parametrize(
     ("out", "said"),
-    [("there.mp4", "never written over"), ("x.avi", "end it in .mp4"), ("there.mp4/x.mp4", "cannot be")],
+    [
+        ("there.mp4", "never written over"),
+        ("x.avi", "end it in .mp4"),
+        ("there.mp4/x.mp4", "cannot be written"),
+        (f"{'n' * 300}.mp4", "cannot be written (File name too long); give another name"),
+    ],
 )
 def test_a_file_that_is_there_is_not_written_over(out, said, tmp_path, capsys):
     (tmp_path / "there.mp4").write_text("precious")
