@@ -9,6 +9,7 @@ import numpy
 
 from actors.window_law import parse_law, window_starts
 from learner.config import check_batch
+from rewards.registry import check_name
 
 if TYPE_CHECKING:
     from cluster.config import Config
@@ -27,6 +28,7 @@ def check(config: Config) -> None:
 
 def _check_rewards(config: Config) -> None:
     for name in config.sentinel.metrics:
+        check_name(name, "sentinel.metrics")
         if config.reward.terms.get(name):
             raise ValueError(
                 f"{name} is rewarded (reward.terms) and a sentinel (sentinel.metrics); what is rewarded cannot show "

@@ -33,12 +33,12 @@ def knows_only_the_tiny_world(name: str) -> bool:
     return SHIPPED.get(name, name).startswith(_TINY_WORLD)
 
 
-def check_name(name: str) -> None:
-    """Refuse what is neither the name of a shipped reward nor a dotted path; imports nothing."""
+def check_name(name: str, key: str = "reward.terms") -> None:
+    """Refuse, under the name of its key, what is neither a shipped reward nor a dotted path; imports nothing."""
     parts = name.split(".")
     if name not in SHIPPED and (len(parts) < 2 or not all(part.isidentifier() for part in parts)):
         raise ValueError(
-            f'no reward is called "{name}"; reward.terms takes {", ".join(SHIPPED)}, or the dotted path of your own '
+            f'no reward is called "{name}"; {key} takes {", ".join(SHIPPED)}, or the dotted path of your own '
             "(my_package.my_module.MyReward)"
         )
 

@@ -90,3 +90,9 @@ def test_in_a_world_of_image_latents_members_are_judged_from_the_fork_on_or_not_
     group_rules.check(config)
     config.grpo, config.window.frames = GrpoConfig(dmd_weight=0.1), 24
     group_rules.check(config)
+
+
+def test_a_sentinel_that_nobody_knows_is_refused_under_its_own_key():
+    config = Config(sentinel=SentinelConfig(metrics=["exposure_drif"]))
+    with pytest.raises(ValueError, match=r'no reward is called "exposure_drif"; sentinel.metrics takes '):
+        group_rules.check(config)
