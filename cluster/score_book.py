@@ -11,6 +11,8 @@ from rewards.config import RewardConfig
 
 SCORES_AT_LEAST = 50
 """Scores of a reward before the share that failed is looked at."""
+NONE_AT_LEAST = 16
+"""Scores of a reward, all of them failed, that are enough to say that it does not work."""
 LAST_SCORES = 200
 """Scores that the share is taken over: a reward that dies late must stop the run as one that never worked."""
 
@@ -38,10 +40,11 @@ class ScoreBook:
             last.extend(missing)
             self.failed[name] += sum(missing)
             share = sum(last) / len(last)
-            if len(last) >= SCORES_AT_LEAST and share > self.config.max_failure_rate:
+            enough = NONE_AT_LEAST if share == 1 else SCORES_AT_LEAST
+            if len(last) >= enough and share > self.config.max_failure_rate:
                 raise RewardFails(
                     f"reward {name} failed for {share:.0%} of the last {len(last)} windows (reward.max_failure_rate = "
-                    f"{self.config.max_failure_rate}); the log says why, and the last checkpoint is good"
+                    f"{self.config.max_failure_rate}); the lines above say why; checkpoints are good"
                 )
 
     def metrics(self) -> dict[str, Any]:

@@ -77,8 +77,8 @@ class GrpoConfig:
         _require_choice("grpo", self, "schedule", SCHEDULES)
         if self.groups % self.minibatches:
             raise ValueError(
-                f"grpo.groups = {self.groups} does not divide into grpo.minibatches = {self.minibatches}; change "
-                "grpo.minibatches"
+                f"grpo.groups = {self.groups} does not divide into grpo.minibatches = {self.minibatches}; change one "
+                "of them"
             )
         if self.correction_mask < self.correction_cap:
             raise ValueError(
@@ -86,6 +86,11 @@ class GrpoConfig:
                 "which would never act; change grpo.correction_mask"
             )
         self._check_transition_weights()
+        if self.dmd_weight and self.critic_warmup >= self.steps:
+            raise ValueError(
+                f"grpo.critic_warmup is {self.critic_warmup}, all of grpo.steps = {self.steps}: the student would "
+                "never learn; lower it"
+            )
 
     @property
     def updates(self) -> int:
@@ -101,7 +106,7 @@ class GrpoConfig:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"grpo.{name} is {getattr(self, name)}; it must be 0 or above, and finite")
         if not 0 < self.clip < 1:
-            raise ValueError(f"grpo.clip is {self.clip}; it must lie between 0 and 1")
+            raise ValueError(f"grpo.clip is {self.clip}; it must be above 0 and below 1")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"grpo.gamma is {self.gamma}; it must lie in [0, 1]")
         if not 1 <= self.correction_cap < math.inf:

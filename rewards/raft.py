@@ -63,8 +63,11 @@ def _read(path: str | None, wanted: str, state: dict[str, Tensor]) -> dict[str, 
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (  # what torch.load raises for files that are none of its own
+        SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, AttributeError, LookupError,
+        TypeError, ValueError,
+    ) as error:  # fmt: skip
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"reward.raft_weights={path} is no whole file of weights ({reason}); give {wanted}") from error
     if difference := misfit({name: tuple(tensor.shape) for name, tensor in state.items()}, found):
         raise ValueError(f"reward.raft_weights={path} does not fit: it {difference}; give {wanted}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.score_book import SCORES_AT_LEAST, RewardFails, ScoreBook
+from cluster.score_book import NONE_AT_LEAST, SCORES_AT_LEAST, RewardFails, ScoreBook
 from models.rollout import GRPO, Group
 from rewards.config import RewardConfig
 
@@ -27,7 +27,8 @@ def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_hav
     book = ScoreBook(RewardConfig(max_failure_rate=allowed))
     for groups, failed in enumerate(failures, start=1):
         share, asked = sum(failures[:groups]) / (8 * groups), 8 * groups
-        if asked >= SCORES_AT_LEAST and share > allowed:
+        enough = NONE_AT_LEAST if share == 1 else SCORES_AT_LEAST
+        if asked >= enough and share > allowed:
             with pytest.raises(RewardFails, match=f"reward judge failed for .* of the last {asked} windows"):
                 book.note(told(failed, 8))
             return

@@ -29,8 +29,8 @@ def test_missing_weights_are_named_with_the_key(size, wanted):
 def test_weights_of_the_other_network_and_files_that_are_none_are_refused(weights, tmp_path):
     with pytest.raises(ValueError, match=r"does not fit: it lacks .*raft_large"):
         RaftFlow(weights, "large", 1, CPU)
-    for name in ("broken.pth", "broken.safetensors"):
-        (tmp_path / name).write_bytes(b"not weights")
+    for name, content in (("broken.pth", b"not weights"), ("text.pth", b"hi"), ("broken.safetensors", b"not weights")):
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} is no whole file of weights"):
             RaftFlow(str(tmp_path / name), "small", 1, CPU)
 
