@@ -81,7 +81,7 @@ def test_the_students_loss_is_that_of_its_blocks_behind_the_image_which_the_teac
         expected.append(0.5 * float((counted.double() ** 2).mean()))
     parts, _ = trained.parts(windows(), Draw.STUDENT_UPDATE, 0)
     (loss,) = (trained.student_loss(part, []) for part in parts)
-    assert loss.item() == pytest.approx(sum(expected) / 3, rel=1e-4)
+    assert loss.detach().item() == pytest.approx(sum(expected) / 3, rel=1e-4)
 
 
 def test_the_critic_learns_all_of_what_it_is_shown(shape):
@@ -100,7 +100,7 @@ def test_an_image_changes_what_is_learnt_and_only_of_its_own_window(shape):
         alone = [replace(window, weight=float(i == place)) for i, window in enumerate(given)]
         trained = scores(shape)
         parts, _ = trained.parts(alone, Draw.STUDENT_UPDATE, 0)
-        return float(sum(trained.student_loss(part, []) for part in parts))
+        return float(sum(trained.student_loss(part, []).detach() for part in parts))
 
     other = windows()
     other[1] = replace(other[1], image=other[1].image + 1)
