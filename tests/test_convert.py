@@ -2,6 +2,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from models.wan import Wan
 from models.wan_names import to_original
 from settings import ROOT
 
+NEVER = Path(tempfile.mkdtemp()) / "never"
+"""A place at which nothing may ever be written."""
 STUDENT = ROOT / "assets/tiny/student_uniform.safetensors"
 
 
@@ -99,11 +102,11 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
         (["source=x", "out=y", "shard_gb=0"], "shard_gb is 0.0"),
         (["source=x", "out=y", "shard_gb=nan"], "shard_gb is nan"),
         (["source=x", "out=y", "lora_strength=inf"], "lora_strength is inf"),
-        (["source=/nowhere.safetensors", "out=/tmp/never"], "source=/nowhere.safetensors does not exist"),
-        ([f"source={STUDENT}", "out=/tmp/never", "part=critic"], "leave part=critic out"),
-        ([f"source={STUDENT}", "out=/tmp/never", "lora=/nowhere.safetensors"], "lora=/nowhere.safetensors does not"),
-        ([f"source={STUDENT}", "out=/tmp/never", "model=wan_1_3b"], "does not fit the network: it lacks"),
-        ([f"source={STUDENT}", "out=/tmp/never", "model=/nowhere.json"], "model: /nowhere.json cannot be read"),
+        (["source=/nowhere.safetensors", f"out={NEVER}"], "source=/nowhere.safetensors does not exist"),
+        ([f"source={STUDENT}", f"out={NEVER}", "part=critic"], "leave part=critic out"),
+        ([f"source={STUDENT}", f"out={NEVER}", "lora=/nowhere.safetensors"], "lora=/nowhere.safetensors does not"),
+        ([f"source={STUDENT}", f"out={NEVER}", "model=wan_1_3b"], "does not fit the network: it lacks"),
+        ([f"source={STUDENT}", f"out={NEVER}", "model=/nowhere.json"], "model: /nowhere.json cannot be read"),
         ([f"source={STUDENT}", f"out={ROOT}"], "exists and is never overwritten"),
         ([f"source={STUDENT}", f"out={STUDENT}/x"], "cannot be written"),
         ([f"source={STUDENT}", f"out=/tmp/{'n' * 300}"], "cannot be written (File name too long); change out"),
@@ -111,7 +114,7 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_the_key(capsys, arguments, said):
     assert said in refusal(capsys, *arguments)
-    assert not Path("/tmp/never").exists()
+    assert not NEVER.exists()
 
 
 def test_a_network_that_nobody_knows_is_refused_by_how_it_differs_from_the_nearest(capsys, tmp_path):
@@ -126,7 +129,7 @@ class Code:
     """What a pickle can carry: a call."""
 
     def __reduce__(self):
-        return os.mkdir, ("/tmp/never",)
+        return os.mkdir, (str(NEVER),)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_a_source_that_is_damaged_or_holds_code_is_refused_and_nothing_of_it_is_
 ):
     write(tmp_path / name)
     assert said in refusal(capsys, f"source={tmp_path}/{name}", f"out={tmp_path}/out")
-    assert not Path("/tmp/never").exists() and not (tmp_path / "out").exists()
+    assert not NEVER.exists() and not (tmp_path / "out").exists()
 
 
 def test_the_config_beside_the_source_decides_which_network_it_is(tmp_path):

@@ -16,7 +16,7 @@ WINDOW = WindowConfig(frames=6, burn_in_frames=0)
 PLANS = (
     WindowPlan(STUDENT, 0, 3, 0),
     WindowPlan(STUDENT, 3, 3, 1),
-    GroupPlan(GRPO, 3, 3, 2, 2, 6, (), (), False),
+    GroupPlan(GRPO, 3, 3, 2, 2, 6, (), (), 1.0, False),
 )
 ROLLOUT = Rollout(0, 0, "a cat", 1, 9, PLANS)
 

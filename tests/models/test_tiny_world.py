@@ -2,7 +2,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -115,7 +115,7 @@ def test_away_from_the_edges_a_sprite_moves_at_exactly_its_speed(seed, speed):
     margin = RADIUS + SPEEDS[speed]
     inside = ((centre > margin) & (centre < SIZE - margin)).all(1)
     moved = centre.diff(dim=0).norm(dim=1)[inside[:-1] & inside[1:]]
-    assert len(moved) > 20
+    assume(len(moved) > 20)  # one that runs along an edge never is away from it
     torch.testing.assert_close(moved, torch.full_like(moved, SPEEDS[speed]), rtol=0, atol=1e-3)
 
 
