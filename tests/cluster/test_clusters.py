@@ -61,6 +61,7 @@ def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_
 
 
 @pytest.mark.ray
+@pytest.mark.proof
 def test_windows_taken_from_ray_start_uniformly_too(on_ray, small_config):
     config = small_config(cluster__rollout_actors=2)
     cluster = on_ray(config)
@@ -156,6 +157,7 @@ def test_the_videos_of_an_actor_that_must_end_or_hangs_are_continued_by_another(
 
 
 @pytest.mark.ray
+@pytest.mark.proof
 def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(on_ray, small_config):
     config = small_config(ode__pairs=8)
     cluster = on_ray(config)

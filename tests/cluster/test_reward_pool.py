@@ -121,7 +121,7 @@ def test_a_group_that_kills_three_processes_is_scored_by_nobody_counted_and_the_
     book = ScoreBook(RewardConfig())
     book.note(scored)
     assert book.metrics() == {f"reward/{OWN}/failed": 2, "reward/continuity/failed": 2}
-    with pytest.raises(RewardFails, match=r"failed for 100% of the last 50 windows"):
+    with pytest.raises(RewardFails, match=r"failed for 100% of the last 16 windows"):
         for _ in range(24):
             book.note(scored)
     assert not missing(judge(replace(scored, prompt=PROMPTS[0], scores={})).scores[OWN])
