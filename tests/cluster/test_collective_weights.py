@@ -9,6 +9,9 @@ from cluster.weights import pack, unpack
 from models.rollout import Weights
 
 TIMEOUT_S = 8.0
+"""Where a process dies: what the others may take to notice."""
+PATIENT_S = 100.0
+"""Where none dies: how long a busy machine may take to let two processes meet."""
 
 
 def weights(version):
@@ -25,8 +28,13 @@ def weights(version):
 
 
 @pytest.fixture
-def pool(local_ray):
-    """A coordinator, a relay and two actors."""
+def timeout_s():
+    return TIMEOUT_S
+
+
+@pytest.fixture
+def pool(local_ray, timeout_s):
+    """A coordinator, a relay and two actors, which wait `timeout_s` for each other."""
     ray = local_ray
 
     @ray.remote(num_cpus=0)
@@ -55,7 +63,7 @@ def pool(local_ray):
                 self.fell_back.append(than)
                 return store(than)
 
-            self.fetch = collective_fetch(relay, member, "cpu", TIMEOUT_S, fallback)
+            self.fetch = collective_fetch(relay, member, "cpu", timeout_s, fallback)
 
         def receive(self, than):
             while (found := self.fetch(than)) is None:
@@ -69,17 +77,17 @@ def pool(local_ray):
         def meet(self, relay, member):
             from cluster.collective_weights import _meet
 
-            self.group = _meet(relay, member, torch.device("cpu"), TIMEOUT_S)
+            self.group = _meet(relay, member, torch.device("cpu"), timeout_s)
 
         def receive_what_is_never_sent(self):
             from cluster.collective_weights import _finish
 
-            _finish(self.group.recv, torch.empty(100, dtype=torch.uint8), 0, time.monotonic() + TIMEOUT_S)
+            _finish(self.group.recv, torch.empty(100, dtype=torch.uint8), 0, time.monotonic() + timeout_s)
 
     from cluster.collective_weights import WeightRelay
 
     coordinator = Coordinator.remote()
-    relay = WeightRelay.remote(coordinator, 0, "cpu", TIMEOUT_S)
+    relay = WeightRelay.remote(coordinator, 0, "cpu", timeout_s)
 
     def new_actor(member):
         return Actor.remote(relay, member, coordinator)
@@ -110,12 +118,13 @@ def fell_back(ray, actor):
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("timeout_s", [PATIENT_S], ids=["patient"])
 def test_both_actors_receive_every_version_bit_equal_without_the_store(local_ray, pool):
     coordinator, _, actors, _ = pool
     than = None
     for version in (0, 3, 4):
         publish(coordinator, version)
-        received = local_ray.get([actor.receive.remote(than) for actor in actors], timeout=60)
+        received = local_ray.get([actor.receive.remote(than) for actor in actors], timeout=2 * PATIENT_S)
         for packed in received:
             assert_equal(packed, version)
         than = version
@@ -124,6 +133,7 @@ def test_both_actors_receive_every_version_bit_equal_without_the_store(local_ray
 
 @pytest.mark.proof
 @pytest.mark.ray
+@pytest.mark.parametrize("timeout_s", [PATIENT_S], ids=["patient"])
 def test_an_actor_that_waits_receives_what_is_published_meanwhile(local_ray, pool):
     coordinator, _, actors, _ = pool
     publish(coordinator, 0)
