@@ -18,7 +18,6 @@ video at a time, a fork leaves (134 - 7) / 2 blocks before it on average. Decodi
 left out.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,15 +28,16 @@ import settings
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.dispatch import GroupDispatcher
 from actors.group_actor import GroupActor
+from benchmarks.command import run
 from benchmarks.fixed_weights import FixedWeights
 from benchmarks.line import print_line
+from cluster.scoring import GroupScorer
 from models.config import StudentConfig
 from models.files import load_weights
-from models.rollout import Group, MadeBlock, Rollout, Weights
-from models.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS, decode, encode_text
+from models.rollout import Group, MadeBlock, Rollout, Weights, opening
+from models.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS, encode_text
 from models.video_codec import TinyCodec
 from models.wan import Wan
-from rewards.scoring import Scorer
 from rewards.sentinels import SentinelConfig
 
 MEMBERS, HORIZONS, BATCH, REPEATS = 8, 16, 8, 5
@@ -62,28 +62,20 @@ def dispatch(shape: StudentConfig, group_frames: int, batch: int, number: int) -
     return dispatcher.rollouts(1 + number * batch)
 
 
-def costs(actor: GroupActor, scorer: Scorer, rollouts: Sequence[Rollout]) -> tuple[float, float]:
+def costs(actor: GroupActor, scorer: GroupScorer, rollouts: Sequence[Rollout]) -> tuple[float, float]:
     """CPU seconds per group: of making it, and of scoring all its windows."""
     made_s, items = timed(lambda: list(actor.windows(rollouts)))
     blocks = [item for item in items if isinstance(item, MadeBlock)]
     groups = [item for item in items if isinstance(item, Group)]
     assert len(groups) == len(rollouts) and all(group.members == MEMBERS for group in groups)
-    opening = actor.config.horizon_frames // actor.config.block_frames
+    horizon = actor.config.horizon_frames
     rows = {rollout.id: row for row, rollout in enumerate(rollouts)}
 
     def score() -> list:
-        return [
-            _score(scorer, group, [block.x0[rows[group.rollout]] for block in blocks[:opening]]) for group in groups
-        ]
+        return [scorer(group, opening(blocks, rows[group.rollout], group.start, horizon)) for group in groups]
 
     scored_s, _ = timed(score)
     return made_s / len(groups), scored_s / len(groups)
-
-
-def _score(scorer: Scorer, group: Group, opening: Sequence[torch.Tensor]) -> None:
-    before = group.context[-1] if len(group.context) else None
-    reference = torch.cat([*opening])[: group.start] if group.start else None
-    scorer.score(group.prompt, group.latents, before, reference)
 
 
 def on_paper() -> dict[str, float]:
@@ -100,15 +92,15 @@ def on_paper() -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else settings.ROOT / "assets/tiny/student_uniform.safetensors"
-    shape, config = StudentConfig(), settings.load([]).reward
+    path = Path(arguments[0]) if arguments else settings.ROOT / "assets/tiny/student_uniform.safetensors"
+    shape, config = StudentConfig(), settings.load([])
     student = Wan(shape.wan).eval()
     load_weights(student, path, "student")
     window = WindowConfig(burn_in_frames=GroupConfig().burn_in_frames)
     actor = GroupActor(shape, window, encode_text, TinyCodec(), FixedWeights(Weights.of(0, student)))
-    scorer = Scorer(config, list(config.terms), decode)
+    scorer = GroupScorer(config)
     horizon = shape.horizon_frames
     costs(actor, scorer, dispatch(shape, horizon, 1, 0))  # what is slow only once
     forked, whole = [], []
@@ -120,7 +112,7 @@ def main() -> None:
         "horizons": HORIZONS,
         "group_frames": horizon,
         "videos_side_by_side": BATCH,
-        "rewards": list(config.terms),
+        "rewards": list(config.reward.terms),
     }
     for name, parts in (("group_cost", 1), ("group_cost_with_rewards", 2)):
         ratios = [sum(one[:parts]) / sum(other[:parts]) for one, other in zip(forked, whole, strict=True)]
@@ -140,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("benchmarks.group_cost", __doc__, main)

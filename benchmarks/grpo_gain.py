@@ -7,7 +7,6 @@ noise, four videos of each prompt.
 """
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 import settings
 from actors.videos import make_videos
+from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.config import Config
 from models.files import load_weights
@@ -101,6 +101,8 @@ def main(arguments: Sequence[str]) -> None:
     if not students:
         raise ValueError("no student is given; name at least one as after=<student.safetensors>")
     config = settings.load([a for a in arguments if not a.startswith(("before=", "after="))])
+    for path in [before, *students]:  # a wrong one is found before minutes are spent
+        load_weights(Wan(config.student.wan), Path(path), "before" if path == before else "after")
     found = {REAL: measured(real_videos(config), config)}
     for path in [before, *students]:
         found[path] = measured(videos_of(Path(path), config), config)
@@ -124,7 +126,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"benchmarks.grpo_gain: {error}")
+    run("benchmarks.grpo_gain", __doc__, main)

@@ -5,7 +5,6 @@ One row per student, all with the same prompts and noise: consecutive frames aft
 displacement from frame to frame, and the numbers of grpo_gain. Real videos stand in the last row.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 import settings
+from benchmarks.command import run
 from benchmarks.grpo_gain import measured, real_videos, videos_of
 from models.tiny_judge import judge
 from models.tiny_world import HELD_OUT_PROMPTS, decode
@@ -66,7 +66,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"benchmarks.grpo_picture: {error}")
+    run("benchmarks.grpo_picture", __doc__, main)

@@ -5,7 +5,7 @@ python -m benchmarks.ratio_error [student.safetensors]   one JSON line for each 
 of grpo.clip: with more, training refuses the burn-in.
 """
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ import torch
 import settings
 from actors.config import WindowConfig
 from actors.group_actor import GroupActor
+from benchmarks.command import run
 from benchmarks.fixed_weights import FixedWeights
 from benchmarks.line import print_line
 from learner.config import LearnerConfig
@@ -51,9 +52,9 @@ def errors(student: Wan, shape: StudentConfig, made: list[Group], loss: str) -> 
     return torch.cat([part.replay[:, 0] for part in batches.remember(made, values, values.bool())])
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else settings.ROOT / "assets/tiny/student_uniform.safetensors"
+    path = Path(arguments[0]) if arguments else settings.ROOT / "assets/tiny/student_uniform.safetensors"
     shape, config = StudentConfig(), GrpoConfig()
     student = Wan(shape.wan).eval()
     load_weights(student, path, "student")
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("benchmarks.ratio_error", __doc__, main)

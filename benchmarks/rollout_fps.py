@@ -13,7 +13,6 @@ of decoding alone. The paper's line: 17 frames per second on an H100, not said w
 
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -23,6 +22,7 @@ from torch import Tensor
 
 import settings
 from actors.video_decoder import decode_blocks
+from benchmarks.command import run
 from benchmarks.line import print_line
 from models import costs
 from models.command_line import read_value
@@ -65,8 +65,8 @@ class DrawnNoise:
         return self.steps[step]
 
 
-def main() -> None:
-    options = parse(sys.argv[1:])
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     student = settings.load([f"preset={options.model}"]).student
@@ -224,7 +224,4 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, repeats: int) -
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"rollout_fps: {error}")
+    run("benchmarks.rollout_fps", __doc__, main)

@@ -11,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from cluster.config import Config
+from cluster.errors import RunFailed
 from cluster.packing import PackedTensors, pack_tensors, unpack_tensors
 from cluster.parcels import Parcel, unwrap
 from cluster.scoring import GroupScorer
@@ -102,8 +103,11 @@ class RewardPool:
         except TimeoutError:
             self.say("a reward process did not start, or gave no scores, in time; another takes its place")
             return None
-        except RayTaskError:
-            raise  # the scorer's own exception is a mistake of ours: rewards' are caught in there
+        except RayTaskError as error:  # a mistake of ours: what rewards raise is caught in there
+            why = f"{type(error.cause).__name__}: {error.cause}"
+            raise RunFailed(
+                f"scoring window {group.index} of rollout {group.rollout} failed ({why}); checkpoints are good"
+            ) from error
         except RayError as error:
             said = (str(error).strip().splitlines() or [""])[-1].strip()  # of a constructor's error, the error itself
             self.say(f"a reward process was lost ({type(error).__name__}: {said}); another takes its place")

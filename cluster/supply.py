@@ -9,7 +9,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from actors.student_actor import blocks_kept
@@ -22,7 +21,7 @@ from cluster.inspection import BadWindow, inspect, inspect_block, inspect_origin
 from cluster.lineage import Lineage
 from cluster.parcels import Item, put_together, rollout_of, take_apart
 from cluster.score_book import ScoreBook
-from models.rollout import Group, GroupPlan, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan
+from models.rollout import Group, GroupPlan, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan, opening
 
 BAD_AT_LEAST = 5
 """Refused windows before their share is looked at."""
@@ -201,9 +200,7 @@ class Supply:
 
     def reference(self, dispatch: Dispatch, group: Group) -> Tensor | None:
         """How the group's own video began, [R C H W]; None for a group that begins with it."""
-        row, frames = self._row(dispatch, group), self.config.student.horizon_frames
-        opening = [block.x0[row] for block in dispatch.opening if block.index * block.x0.shape[1] < group.start]
-        return torch.cat(opening)[:frames] if opening else None
+        return opening(dispatch.opening, self._row(dispatch, group), group.start, self.config.student.horizon_frames)
 
     def refuse(self, bad: BadWindow) -> None:
         """Count a refused window. Raises TooManyBad when they are no accident any more."""

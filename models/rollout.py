@@ -188,6 +188,15 @@ class MadeBlock:
         return MadeBlock(self.index, self.version, self.x0[rows], {s: x[rows] for s, x in self.inputs.items()})
 
 
+def opening(blocks: Sequence[MadeBlock], row: int, before: int, frames: int) -> Tensor | None:
+    """The first `frames` latent frames [R C H W] of video `row` of those that `blocks` are of, or fewer.
+
+    Only blocks that begin before frame `before` count; None where there are none.
+    """
+    shown = [block.x0[row] for block in blocks if block.index * block.x0.shape[1] < before]
+    return torch.cat(shown)[:frames] if shown else None
+
+
 @dataclass(frozen=True)
 class Progress:
     """A sign of life from a sampler that has no block to show yet."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from models.command_line import read_value
@@ -31,13 +32,18 @@ def parse(arguments: Sequence[str]) -> tuple[TryOptions, RewardConfig]:
         group, values = (RewardConfig, keys) if name.startswith(_PREFIX) else (TryOptions, options)
         field = name.removeprefix(_PREFIX)
         hints = get_type_hints(group)
+        if field.startswith("terms."):
+            reward = field.removeprefix("terms.")
+            raise ValueError(f"{argument} cannot be read; write reward.terms={{{reward}: {text or 1}}}")
         if field not in hints:
             raise ValueError(f"there is no key {name}; --help lists every key")
         hint = hints[field]
         values[field] = _terms(name, text) if get_origin(hint) is dict else read_value(name, text, hint)
     chosen = TryOptions(**options)
-    if chosen.videos is None and not chosen.clips:
+    if not chosen.videos and not chosen.clips:
         raise ValueError("nothing to score; give videos=FOLDER, or clips=true")
+    if chosen.out is not None and Path(chosen.out).exists() and not Path(chosen.out).is_dir():
+        raise ValueError(f"out={chosen.out} is a file; give a folder for the pictures of the flow")
     return chosen, RewardConfig(**keys)
 
 

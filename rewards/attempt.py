@@ -53,8 +53,8 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
         failure = said if isinstance(errors[0], BadAnswer) else f"{type(errors[0]).__name__}: {said}"
     else:
         scores = answers[0]
-        missing = int(scores.isnan().sum())
-        failure = f"no score for {missing} of {len(clips)} clips" if missing else None
+        missing, why = int(scores.isnan().sum()), getattr(reward, "unscored", None)
+        failure = f"no score for {missing} of {len(clips)} clips{f': {why}' if why else ''}" if missing else None
     if failure is not None:
         _log.warning("reward %s: %s", name, failure)
     return Attempt(scores, failure, hung)

@@ -47,7 +47,7 @@ class _Failed(Exception):
 
 
 class Remote:
-    """The score that reward.url gives a clip; NaN, with the reason in the log, where no try succeeded.
+    """The score that reward.url gives a clip; NaN, with the reason in `unscored`, where no try succeeded.
 
     Where no clip has a score the call fails, with the reason of the last one.
     """
@@ -64,6 +64,7 @@ class Remote:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         address = urlsplit(config.url)
         self._place = address.hostname + (f":{address.port}" if address.port else "")
+        self.unscored: str | None = None
         pauses = sum(_pause(number) for number in range(1, self._tries))
         self._try_s = max(_OWN_SHARE * config.timeout_s - pauses, 0.1 * config.timeout_s) / self._tries
 
@@ -75,6 +76,7 @@ class Remote:
             raise ConnectionError(f"{self._place} scored none of {len(clips)} clips: {failed[-1]}")
         for reason in failed:
             _log.warning("remote reward at %s: %s", self._place, reason)
+        self.unscored = f"{self._place}: {failed[-1]}" if failed else None
         scores = [math.nan if isinstance(answer, _Failed) else answer for answer in answers]
         return torch.tensor(scores, dtype=torch.float64)
 

@@ -20,6 +20,7 @@ class Reward(Protocol):
     """Out of NEEDS."""
     scope: str
     """Out of SCOPES."""
+    # Optional, `unscored: str | None`: why the last call left a clip without a score. People see it.
 
     def __call__(self, clips: Sequence[Clip]) -> Tensor:
         """Scores [n] of n clips: higher is better, NaN where the reward cannot tell."""

@@ -40,29 +40,33 @@ _COLUMNS = 170
 def main(arguments: list[str]) -> None:
     """Score and draw what the arguments name. Raises ValueError, in one line, for a mistake of the user's."""
     options, config = parse(arguments)
-    files = [] if options.videos is None else video_files(options.videos)
+    files = video_files(options.videos) if options.videos else []
     names = [name for name in SHIPPED if name != "remote" or config.url is not None]
     names += [name for name in config.terms if name not in SHIPPED]
     panel = Panel(make_rewards(names, config), config)
     flow = flow_engine(config)
-    # Failures stand below the table, once.
-    logging.getLogger("rewards.attempt").setLevel(logging.ERROR)
     if options.clips:
         _show("adversarial clips", _adversarial(panel, flow), panel)
     if not files:
         return
-    out, rows = Path(options.out or options.videos), {}
+    out, rows, bad = Path(options.out or options.videos), {}, []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(files))
         for path in files:
-            for video in read_videos(path):
-                progress.update(task, description=video.name)
-                rows[video.name], strip = _try(video, panel, flow)
-                if strip is not None:
-                    draw_strip(out / f"{video.name}.flow.png", video.name, strip)
+            try:
+                for video in read_videos(path):
+                    progress.update(task, description=video.name)
+                    rows[video.name], strip = _try(video, panel, flow)
+                    if strip is not None:
+                        draw_strip(out / f"{video.name}.flow.png", video.name, strip)
+            except ValueError as error:  # the other files are as good as before
+                bad.append(str(error))
             progress.advance(task)
-    _show(f"mean over windows of {config.window_frames} frames", rows, panel)
-    print(f"pictures of the flow: {out}")
+    if rows:
+        _show(f"mean over windows of {config.window_frames} frames", rows, panel)
+        print(f"pictures of the flow: {out}")
+    if bad:
+        raise ValueError("; ".join(bad))
 
 
 @dataclass
@@ -134,6 +138,7 @@ def _show(title: str, rows: dict[str, Row], panel: Panel) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("rewards.attempt").setLevel(logging.ERROR)  # failures stand below the table, once
     try:
         main(sys.argv[1:])
     except ValueError as error:

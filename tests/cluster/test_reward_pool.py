@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cluster.errors import RunFailed
 from cluster.parcels import wrap
 from cluster.score_book import RewardFails, ScoreBook
 from cluster.scoring import GroupScorer
@@ -99,6 +100,13 @@ def test_a_reward_that_raises_costs_its_own_scores_only_and_its_reason_is_told_o
     assert OWN in line and "RuntimeError: the judge has no weights" in line
     judge(group("raises"))
     assert not judge.said
+
+
+def test_what_no_reward_is_to_blame_for_stops_the_run_under_its_own_name(judge):
+    whole = group()
+    broken = replace(whole, latents=whole.latents[:, :11], noisy=whole.noisy[:, :11])
+    with pytest.raises(RunFailed, match=r"scoring window 0 of rollout 3 failed .ValueError: .*no whole number of windows"):
+        judge(broken)
 
 
 def test_a_reward_that_hangs_is_masked_and_its_process_replaced_before_the_next_group_is_scored(judge):

@@ -13,6 +13,7 @@ import torch
 from aiohttp import web
 from safetensors.torch import load, save
 
+from rewards.attempt import attempt
 from rewards.clip import Clip
 from rewards.config import RewardConfig
 from rewards.registry import make_reward
@@ -130,6 +131,19 @@ def test_an_endpoint_that_is_down_leaves_every_clip_missing_and_logs_no_token(ca
     assert said in scores.failures["remote"] and said in caplog.text and "secret" not in caplog.text
 
 
+def test_why_some_clips_have_no_score_is_told_with_the_address_but_not_the_rest_of_the_url():
+    async def handler(request: web.Request) -> web.Response:
+        prompt, _ = await read(request)
+        return web.Response(status=403) if prompt == "clip 1" else web.json_response({"score": 1})
+
+    with served(handler) as url:
+        reward = make_reward("remote", RewardConfig(url=f"{url}?token=secret"))
+        partly = attempt("remote", reward, clips(3), 30)
+        whole = attempt("remote", reward, clips(1), 30)
+    assert "no score for 1 of 3 clips: 127.0.0.1:" in partly.failure and "status 403" in partly.failure
+    assert "secret" not in partly.failure and whole.failure is None
+
+
 def test_a_token_in_the_environment_is_sent_and_never_logged(caplog, monkeypatch):
     monkeypatch.setenv("LONGTAKE_REWARD_TOKEN", "secret")
     sent = []
@@ -226,7 +240,7 @@ def test_the_scorer_asks_a_remote_reward_and_counts_what_is_missing():
         scores = scorer.score("a prompt", torch.rand(2, 12, 3, 12, 12), None, None)
     assert [member[1] for member in scores.values["remote"]] == [7, 7]
     assert all(math.isnan(member[0]) for member in scores.values["remote"])
-    assert scores.failures["remote"] == "no score for 2 of 4 clips" and not scores.hung
+    assert scores.failures["remote"] .startswith("no score for 2 of 4 clips: 127.0.0.1:") and not scores.hung
 
 
 def test_without_an_address_the_reward_is_refused_with_the_key():

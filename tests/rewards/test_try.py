@@ -94,11 +94,15 @@ def test_help_is_answered_without_torch_and_lists_every_key():
         (["videos=a", "reward.speed=3"], "there is no key reward.speed"),
         (["videos=a", "reward.upsample=big"], "reward.upsample=big cannot be read; write a number (int)"),
         (["clips=yes"], "clips=yes cannot be read; write true or false"),
+        (["videos="], "nothing to score"),
+        (["videos=a", "out=pyproject.toml"], "out=pyproject.toml is a file; give a folder"),
+        (["clips=true", "reward.terms.no_cut=0.5"], "write reward.terms={no_cut: 0.5}"),
         (["clips=true", "reward.terms={no_cut}"], "write {reward: weight, reward: weight}"),
         (["clips=true", "reward.top_share=2"], "reward.top_share is 2.0"),
     ],
 )
-def test_a_command_line_that_cannot_be_read_is_refused_in_one_line(arguments, message):
+def test_a_command_line_that_cannot_be_read_is_refused_in_one_line(arguments, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         parse(arguments)
     assert "\n" not in str(caught.value)
@@ -133,6 +137,14 @@ def test_folders_without_videos_and_files_that_are_none_are_refused(tmp_path):
     save_file({"video": torch.zeros(2, 3)}, tmp_path / "flat.safetensors")
     with pytest.raises(ValueError, match=r"video is torch.float32 \[2, 3\]; it must be uint8"):
         list(read_videos(tmp_path / "flat.safetensors"))
+
+
+def test_a_file_that_is_no_video_costs_the_others_nothing_and_is_named_at_the_end(folder, capsys):
+    (folder / "broken.mp4").write_bytes(b"not a video at all")
+    with pytest.raises(ValueError, match=r"broken\.mp4 is no video") as caught:
+        try_rewards.main([f"videos={folder}", f"out={folder / 'pictures'}", "reward.upsample=2"])
+    assert "\n" not in str(caught.value)
+    assert float(cells(capsys.readouterr().out, "pan")[0]) > 0.5
 
 
 def test_a_video_shorter_than_a_window_and_prompts_for_other_videos_are_refused(folder):

@@ -1,0 +1,36 @@
+"""What stage grpo gained, as it is told."""
+
+import pytest
+
+from benchmarks import grpo_gain, ratio_error
+from models.config import StudentConfig
+from models.wan import Wan
+
+
+def test_a_gap_is_closed_by_the_share_of_the_way_to_real_videos_and_the_rest_is_held_against_the_start():
+    before = {"reward": 0.4, "flow": 2.0, "dynamic_degree": 0.5, "validity": 0.9}
+    after = {"reward": 0.45, "flow": 1.8, "dynamic_degree": 0.6, "validity": 0.88}
+    told = grpo_gain.compared(after, before, {"reward": 0.6})
+    assert told == pytest.approx(
+        {"gap_closed": 0.25, "flow_kept": 0.9, "dynamic_degree_kept": 1.2, "validity_change": -0.02}
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "no student is given"), (["after=nowhere.safetensors"], "nowhere.safetensors")],
+)
+def test_a_student_that_is_not_there_is_refused_before_anything_is_measured(arguments, message, monkeypatch):
+    monkeypatch.setattr(grpo_gain, "measured", lambda *_: pytest.fail("minutes were spent first"))
+    with pytest.raises(ValueError, match=message):
+        grpo_gain.main(arguments)
+
+
+def test_the_replay_comes_nearer_to_the_record_with_burn_in_until_it_is_exact():
+    shape = StudentConfig()
+    student = Wan(shape.wan).eval()
+    short, full = (
+        ratio_error.errors(student, shape, ratio_error.groups(student, shape, burn_in), "ppo").max()
+        for burn_in in (0, ratio_error.BURN_IN[-1])
+    )
+    assert full <= 1e-6 < short
