@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from models.keys import key, require_positive
+from models.keys import DTYPES, key, require_choice, require_positive
 
 
 @dataclass(kw_only=True)
@@ -17,12 +17,14 @@ class RolloutConfig:
     curriculum: list[list[int]] = key(
         [], "horizons by student update, as [[0,24],[50,48]]; empty: `frames` from the start"
     )
+    dtype: str = key("float32", "what student and, in stage ode, teacher compute in: float32 or bfloat16")
+    compile: bool = key(False, "torch.compile of the blocks (GPUs; the first videos wait some minutes for it)")
     continued: bool = key(True, "a video whose actor was lost is continued from its streamed latents, not made again")
 
     def __post_init__(self):
         require_positive("rollout", self, "frames", "batch", "windows")
-        if self.horizon not in ("fixed", "sampled"):
-            raise ValueError(f'rollout.horizon is "{self.horizon}"; set it to fixed or sampled')
+        require_choice("rollout", self, "horizon", ("fixed", "sampled"))
+        require_choice("rollout", self, "dtype", DTYPES)
         steps = self.curriculum
         if any(len(step) != 2 or step[1] > self.frames for step in steps) or (
             steps and (steps[0][0] != 0 or [s[0] for s in steps] != sorted({s[0] for s in steps}))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from actors.config import WindowConfig
 from models.causal import write_block
+from models.computing import Computing
 from models.config import StudentConfig
 from models.fingerprint import PublishedWeights
 from models.flow import warped_sigmas
@@ -16,7 +17,8 @@ from models.noise import BlockNoise
 from models.rollout import MadeBlock, Rollout, Weights
 from models.sampler import Block
 from models.video_codec import VideoCodec, opening_images
-from models.wan import Wan
+
+_ON_CPU = Computing()
 
 
 class WeightSource(Protocol):
@@ -28,7 +30,7 @@ class WeightSource(Protocol):
 
 
 class StudentActor:
-    """A student on a device, with the newest weights that it has pulled."""
+    """A student on a device, with the newest weights that it has pulled: it computes in their dtype."""
 
     def __init__(
         self,
@@ -37,12 +39,12 @@ class StudentActor:
         encode_text: Callable[[Sequence[str]], Tensor],
         codec: VideoCodec,
         weights: WeightSource,
-        device: str = "cpu",
+        computing: Computing = _ON_CPU,
     ):
         self.config, self.window, self.encode_text, self.weights = student, window, encode_text, weights
         self.codec = codec
-        self.device = torch.device(device)
-        self.student = Wan(student.wan).to(self.device).eval().requires_grad_(False)
+        self.device = computing.device
+        self.student = computing.outline(student.wan)
         self.version: int | None = None
         self.sigmas = warped_sigmas(student.timesteps, student.shift)
 
@@ -50,7 +52,7 @@ class StudentActor:
         """Load newer weights if there are any: no drain, no barrier. Called at block boundaries."""
         weights = self.weights.newer(self.version)
         if weights is not None:
-            self.student.load_state_dict(weights.tensors, assign=True)  # a pointer flip, no copy
+            self.student.load_state_dict(weights.tensors, assign=True)  # a pointer flip: no copy, and no cast
             self.version = weights.version
             if isinstance(weights, PublishedWeights):
                 weights.check(self.student.state_dict())

@@ -12,6 +12,8 @@ from models.rollout import ODE, Progress, Rollout, Trajectory
 from models.sampler import teacher_states
 from models.wan import Wan
 
+_CPU = torch.device("cpu")
+
 
 def solver_sigmas(student_sigmas: Sequence[float], steps: int, shift: float) -> list[float]:
     """Levels of the teacher's solver, from 1 down: evenly spaced, shifted, and the student's own levels among them.
@@ -33,13 +35,13 @@ class TeacherActor:
         encode_text: Callable[[Sequence[str]], Tensor],
         solver_steps: int,
         guidance: float,
-        device: str = "cpu",
+        device: torch.device = _CPU,
         negative_prompt: str = "",
     ):
-        """`guidance` leads away from `negative_prompt`."""
-        self.teacher = teacher.to(device).eval().requires_grad_(False)
+        """`teacher` is on `device`; `guidance` leads away from `negative_prompt`."""
+        self.teacher = teacher
         self.config, self.encode_text, self.guidance = student, encode_text, guidance
-        self.device, self.negative_prompt = torch.device(device), negative_prompt
+        self.device, self.negative_prompt = device, negative_prompt
         self.student_sigmas = warped_sigmas(student.timesteps, student.shift)
         self.sigmas = solver_sigmas(self.student_sigmas, solver_steps, student.shift)
 

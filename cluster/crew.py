@@ -12,8 +12,8 @@ from actors.teacher_actor import TeacherActor
 from cluster.config import Config
 from cluster.prompts import group_prompts, training_prompts
 from cluster.world import codec_of, text_of
+from models.computing import Computing
 from models.files import load_weights
-from models.wan import Wan
 
 
 def make_dispatcher(
@@ -49,14 +49,21 @@ def make_actor(
     stage: str, config: Config, weights: WeightSource, device: str = "cpu"
 ) -> RolloutActor | TeacherActor | GroupActor:
     """An actor for `stage`, not yet remote."""
-    encode_text = text_of(config, torch.device(device))
+    computing = computing_of(config, device)
+    encode_text = text_of(config, computing.device)
     if stage == "ode":
         ode = config.ode
-        teacher = Wan(config.teacher_wan)
+        teacher = computing.outline(config.teacher_wan).to_empty(device=computing.device)
         load_weights(teacher, config.teacher_path, "teacher")
         return TeacherActor(
-            teacher, config.student, encode_text, ode.solver_steps, ode.guidance, device, config.negative_prompt
-        )
+            teacher, config.student, encode_text, ode.solver_steps, ode.guidance, computing.device,
+            config.negative_prompt,
+        )  # fmt: skip
     actor = GroupActor if stage == "grpo" else RolloutActor
-    codec = codec_of(config, torch.device(device))
-    return actor(config.student, config.window_of(stage), encode_text, codec, weights, device)
+    codec = codec_of(config, computing.device)
+    return actor(config.student, config.window_of(stage), encode_text, codec, weights, computing)
+
+
+def computing_of(config: Config, device: str = "cpu") -> Computing:
+    """How actors compute; what is published for them is published in this dtype."""
+    return Computing(torch.device(device), getattr(torch, config.rollout.dtype), config.rollout.compile)

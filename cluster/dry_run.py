@@ -36,9 +36,10 @@ def report(config: Config) -> str:
         lines = memory.rank_memory(config, stage)
         text += _section(f"Memory of one learner rank of {cluster.learner_ranks}, stage {stage}", lines, True)
         text += _room(memory.total(lines), device.memory_bytes)
-    lines = memory.actor_memory(config)
-    text += _section(f"Memory of one rollout process of {cluster.rollout_actors}", lines, True)
-    text += _room(memory.total(lines), device.memory_bytes)
+    for stage in (stage for stage in config.stages if stage != "teacher"):
+        lines = memory.actor_memory(config, stage)
+        text += _section(f"Memory of one rollout process of {cluster.rollout_actors}, stage {stage}", lines, True)
+        text += _room(memory.total(lines), device.memory_bytes)
     text += _section("Memory of the machines", memory.shared_memory(config))
     if kept := memory.disk(config):
         text += _section("Disk of the run folder", kept)
@@ -76,14 +77,16 @@ def _room(needed: float, there: float | None) -> list[str]:
 
 
 def _stages(config: Config, stages: Sequence[StageCost]) -> list[str]:
-    """Actors and learner work side by side, so the slower of them is what a stage takes."""
+    """What each stage takes, and who sets it."""
     cluster = config.cluster
     text = ["", f"Stages on {cluster.rollout_actors} rollout processes and {cluster.learner_ranks} learner ranks"]
     for cost in stages:
         made = operations.seconds(config, cost.actors, cluster.rollout_actors)
         learnt = operations.seconds(config, cost.learner, cluster.learner_ranks)
         slower = "the rollout processes" if made > learnt else "the learner"
-        text.append(f"  {cost.stage:<8}{shown(max(made, learnt), 's'):>12}, set by {slower}")
+        ahead = f"; the learner begins when {cost.ahead / cost.actors:.0%} are made" if cost.ahead else ""
+        taken = operations.stage_seconds(config, cost)
+        text.append(f"  {cost.stage:<8}{shown(taken, 's'):>12}, set by {slower}{ahead}")
         text += [
             f"  {'':<8}{shown(taken, 's'):>12}  {who}: {shown(flops, 'FLOP')}"
             for who, flops, taken in (("rollouts", cost.actors, made), ("learner", cost.learner, learnt))

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from cluster.config import Config
-from cluster.crew import make_actor
+from cluster.crew import computing_of, make_actor
 from cluster.inspection import BadWindow
 from cluster.run_folder import RunFolder
 from cluster.scoring import GroupScorer
@@ -28,7 +28,7 @@ class InlineCluster:
         """Start supplying a stage: what is left of the one before is cancelled."""
         self.tracer.settle()
         self.supply = Supply(stage, config, state, kept)
-        self.actor = make_actor(stage, config, self)
+        self.actor, self.computing = make_actor(stage, config, self), computing_of(config)
         self.scorer = GroupScorer(config) if stage == "grpo" else None
         self.published = None
         self.number = 0
@@ -38,7 +38,8 @@ class InlineCluster:
         self.tracer.settle()
         version = self.folder.next_version()
         self.supply.lineage.publish(version, update)
-        self.published = Weights(version, {name: tensor.clone() for name, tensor in tensors.items()})
+        stored = self.computing.as_stored(tensors)
+        self.published = Weights(version, {name: tensor.clone() for name, tensor in stored.items()})
 
     def newer(self, than: int | None) -> Weights | None:
         """The published weights if they are newer than version `than` (the actor's side)."""

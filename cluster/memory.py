@@ -68,17 +68,40 @@ def _pass_memory(config: Config, stage: str) -> list[Line]:
     ]
 
 
-def actor_memory(config: Config) -> list[Line]:
-    """Bytes of one rollout process."""
+def actor_memory(config: Config, stage: str) -> list[Line]:
+    """Bytes of one rollout process; a kernel's own workspace and fragmentation are not in it."""
+    return _teacher_actor_memory(config) if stage == "ode" else _student_actor_memory(config, stage)
+
+
+def _teacher_actor_memory(config: Config) -> list[Line]:
+    student, teacher, batch = config.student, config.teacher_wan, config.rollout.batch
+    element, frames = costs.BYTES[config.rollout.dtype], student.horizon_frames
+    tokens = 2 * batch * frames * teacher.tokens_per_frame(student.height, student.width)
+    states = (len(student.timesteps) + 1) * frames
+    return [
+        Line("weights", costs.parameters(teacher) * element, "B", f"{config.rollout.dtype}, of the teacher"),
+        Line("one block at work", costs.working_bytes(teacher, tokens, element), "B", f"2 x {batch} x {frames} frames"),
+        Line("latents", batch * costs.latent_bytes(student, states, _LATENT), "B", "at the levels that are kept"),
+    ]
+
+
+def _student_actor_memory(config: Config, stage: str) -> list[Line]:
     student, batch = config.student, config.rollout.batch
-    element = costs.BYTES[config.learner.dtype]
+    element = costs.BYTES[config.rollout.dtype]
     lines = [
-        Line("weights", costs.parameters(student.wan) * element, "B", config.learner.dtype),
+        Line("weights", costs.parameters(student.wan) * element, "B", config.rollout.dtype),
+        Line("weights that stand by", costs.parameters(student.wan) * element, "B", "the next version, fetched ahead"),
         Line(
             "keys and values",
             batch * costs.cache_bytes(student, student.attention_frames, element),
             "B",
             f"{batch} x {student.attention_frames} frames",
+        ),
+        Line(
+            "keys and values of the last block",
+            batch * costs.cache_bytes(student, student.context_frames, element),
+            "B",
+            f"{batch} x {student.context_frames} frames: the cache before it, while it is appended",
         ),
         Line("keys and values of the text", batch * costs.kv_bytes(student.wan, student.wan.text_len, element), "B"),
         Line(
@@ -88,7 +111,7 @@ def actor_memory(config: Config) -> list[Line]:
             f"{batch} x {config.rollout.frames} frames at most",
         ),
     ]
-    if "grpo" in config.stages:
+    if stage == "grpo":
         members, frames = config.group.members, min(config.group.frames, student.attention_frames)
         own = members * costs.cache_bytes(student, frames, element)
         lines.append(Line("keys and values of a group", own, "B", f"{members} x {frames} frames of their own"))
@@ -104,11 +127,11 @@ def shared_memory(config: Config) -> list[Line]:
     frames = history_frames(config, stage) + 2 * window_frames(config, stage) + config.in_wan_world
     window = costs.latent_bytes(student, frames, _LATENT)
     held = "context, clean, noisy, image" if config.in_wan_world else "context, clean, noisy"
-    weights = costs.parameters(student.wan) * costs.BYTES["float32"]
+    weights = costs.parameters(student.wan) * costs.BYTES[config.rollout.dtype]
     lines = [
         Line("one window", window, "B", f"{frames} latent frames: {held}"),
         Line("the buffer", config.buffer.windows * window, "B", f"buffer.windows = {config.buffer.windows}"),
-        Line("one version of the weights", weights, "B", "float32, from the learner to every actor"),
+        Line("one version of the weights", weights, "B", f"{config.rollout.dtype}, from the learner to every actor"),
     ]
     if "ode" in config.stages and config.ode.pairs_dir is None:
         pair, waiting = _pair_bytes(config, "float32"), min(config.buffer.windows, config.ode.pairs)

@@ -32,6 +32,8 @@ class StageCost:
     stage: str
     actors: float
     learner: float
+    ahead: float = 0.0
+    """Of the actors' operations, those that are over before the learner begins."""
 
 
 def operations(config: Config) -> list[Line]:
@@ -90,6 +92,13 @@ def seconds(config: Config, flops: float, processes: int) -> float:
     return flops / (processes * per_process * device.peak_flops * device.sustained)
 
 
+def stage_seconds(config: Config, cost: StageCost) -> float:
+    """Expected time of a stage: actors and learner work side by side, but for what is made ahead."""
+    actors, ranks = config.cluster.rollout_actors, config.cluster.learner_ranks
+    beside = max(seconds(config, cost.actors - cost.ahead, actors), seconds(config, cost.learner, ranks))
+    return seconds(config, cost.ahead, actors) + beside
+
+
 def judged_stage(config: Config) -> str:
     """The stage whose windows are spoken of where only one is: dmd, unless grpo runs alone."""
     return "grpo" if config.stages == ["grpo"] else "dmd"
@@ -121,7 +130,8 @@ def _ode_cost(config: Config) -> StageCost:
     made = pairs * steps * 2 * costs.score_flops(config.teacher_wan, student, student.horizon_frames)
     gradient = costs.gradient_passes(config.learner.checkpoint_activations)
     window = costs.replay_flops(student, student.horizon_frames, 0, "masked", gradient)
-    return StageCost("ode", made, ode.steps * ode.batch_size * window)
+    ahead = made * ode.pairs_at(0) / ode.pairs
+    return StageCost("ode", made, ode.steps * ode.batch_size * window, ahead)
 
 
 def _dmd_cost(config: Config) -> StageCost:

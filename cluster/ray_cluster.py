@@ -8,6 +8,7 @@ import ray
 from torch import Tensor
 
 from cluster.config import Config
+from cluster.crew import computing_of
 from cluster.parcels import unwrap
 from cluster.publication import Publisher
 from cluster.run_folder import RunFolder
@@ -43,7 +44,8 @@ class RayCluster:
         if ranks.rank() > 0:
             return
         with self.tracer.waiting("publish"):
-            self.publisher.publish(pack(Weights(self.folder.next_version(), tensors), update))
+            stored = computing_of(self.config).as_stored(tensors)
+            self.publisher.publish(pack(Weights(self.folder.next_version(), stored), update))
 
     def take(self, role: str, n: int) -> Sequence[Window]:
         """This rank's share of the next `n` windows of a role."""

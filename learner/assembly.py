@@ -125,7 +125,7 @@ def _frozen(wan: WanConfig, source: Source, learner: LearnerConfig, device: torc
         raise ValueError("learner.teacher_offload=true needs learner ranks on GPUs; set learner.teacher_offload=false")
     network = _outline(wan, source).to(getattr(torch, learner.teacher_dtype)).requires_grad_(False)
     if learner.compile:
-        _compile(network)
+        network.compile_blocks()
     shard(network, device, offload=learner.teacher_offload)
     return _filled(network, source, torch.device("cpu") if learner.teacher_offload else device)
 
@@ -154,15 +154,7 @@ def _filled(network: Wan, source: Source, device: torch.device, seed: int = 0) -
 def _equip(network: Wan, learner: LearnerConfig) -> None:
     network.checkpoint_activations = learner.checkpoint_activations
     if learner.compile:
-        _compile(network)
-
-
-def _compile(network: Wan) -> None:
-    # Student, critic and teacher are one code with 7 graphs (with and without gradient, cache, mask) per length of
-    # history; past the default of 8 torch would go on uncompiled.
-    torch._dynamo.config.recompile_limit = 64
-    for block in network.blocks:
-        block.compile()
+        network.compile_blocks()
 
 
 def _compute(learner: LearnerConfig) -> torch.dtype | None:

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.keys import key, require_positive, require_share
-
-DTYPES = ("float32", "bfloat16")
+from models.keys import DTYPES, key, require_choice, require_positive, require_share
 
 
 @dataclass(kw_only=True)
@@ -46,8 +44,7 @@ class OdeConfig:
     def __post_init__(self):
         names = ("steps", "pairs", "first_pairs", "batch_size", "lr", "adamw_lr", "solver_steps", "shard_mb")
         require_positive("ode", self, *names)
-        if self.dtype not in DTYPES:
-            raise ValueError(f'ode.dtype is "{self.dtype}"; set it to {" or ".join(DTYPES)}')
+        require_choice("ode", self, "dtype", DTYPES)
 
     def pairs_at(self, step: int) -> int:
         """Trajectories that must have arrived before update `step`: the first ones, then one more each update."""
@@ -119,8 +116,7 @@ class LearnerConfig:
 
     def __post_init__(self):
         for name in ("dtype", "teacher_dtype"):
-            if getattr(self, name) not in DTYPES:
-                raise ValueError(f'learner.{name} is "{getattr(self, name)}"; set it to {" or ".join(DTYPES)}')
+            require_choice("learner", self, name, DTYPES)
         for name in ("micro_batch", "lora_rank"):
             if getattr(self, name) is not None:
                 require_positive("learner", self, name)

@@ -5,10 +5,9 @@ default here is our choice; the line of its key says whose value it is or what i
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.keys import key, require_positive, require_share
+from models.keys import key, require_choice, require_positive, require_share
 
 LOSSES = ("ppo", "ratio_norm", "x0_ratio", "regression")
 SCOPES = ("group", "batch", "max")
@@ -72,9 +71,9 @@ class GrpoConfig:
 
     def __post_init__(self) -> None:
         self._check_numbers()
-        _require_choice("grpo", self, "loss", LOSSES)
-        _require_choice("grpo", self, "std_scope", SCOPES)
-        _require_choice("grpo", self, "schedule", SCHEDULES)
+        require_choice("grpo", self, "loss", LOSSES)
+        require_choice("grpo", self, "std_scope", SCOPES)
+        require_choice("grpo", self, "schedule", SCHEDULES)
         if self.groups % self.minibatches:
             raise ValueError(
                 f"grpo.groups = {self.groups} does not divide into grpo.minibatches = {self.minibatches}; change one "
@@ -118,9 +117,3 @@ class GrpoConfig:
             raise ValueError(
                 f"grpo.transition_weights is {weights}; they must be 0 or above and finite, and one of them above 0"
             )
-
-
-def _require_choice(group: str, config: GrpoConfig, name: str, choices: Sequence[str]) -> None:
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(f'{group}.{name} is "{value}"; set it to {", ".join(choices[:-1])} or {choices[-1]}')

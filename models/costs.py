@@ -158,6 +158,11 @@ def text_bytes(wan: WanConfig, element: int = 2) -> int:
     return wan.text_len * wan.text_dim * element
 
 
+def working_bytes(wan: WanConfig, tokens: int, element: int) -> int:
+    """What one block holds at work without gradient: its input and its widest product, gates in float32."""
+    return tokens * (wan.dim * (4 * element + 2 * 4) + 2 * wan.ffn_dim * element)
+
+
 def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
     """What a pass with gradient over `tokens` tokens keeps until it goes back.
 

@@ -1,9 +1,13 @@
 """One documented configuration key: its default and the line that `--help` prints."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 from urllib.parse import urlsplit
+
+DTYPES = ("float32", "bfloat16")
+"""What networks compute in."""
 
 
 def key(default: Any, doc: str) -> Any:
@@ -27,6 +31,14 @@ def require_positive(group: str, config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not 0 < value < math.inf:
             raise ValueError(f"{group}.{name} is {value}; it must be above 0 and finite")
+
+
+def require_choice(group: str, config: Any, name: str, choices: Sequence[str]) -> None:
+    """Refuse what is none of `choices`, by the full name of the key."""
+    value = getattr(config, name)
+    if value not in choices:
+        others = ", ".join(choices[:-1])
+        raise ValueError(f'{group}.{name} is "{value}"; set it to {others} or {choices[-1]}')
 
 
 def require_address(name: str, url: str) -> None:

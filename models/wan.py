@@ -42,7 +42,8 @@ class Wan(nn.Module):
 
         Each length of the past is a graph of its own, with static shapes: a cache that is full needs no more of them.
         """
-        # Seven lengths in Wan, more with a sink or an image; past the default of 8 torch would go on uncompiled.
+        # Seven lengths in Wan, more with a sink or an image, each with and without gradient and mask; past the default
+        # of 8 torch would go on uncompiled.
         torch._dynamo.config.recompile_limit = 64
         for block in self.blocks:
             block.compile(backend=backend, dynamic=False)

@@ -18,7 +18,7 @@ def end(guidance: float, negative_prompt: str) -> torch.Tensor:
         teacher = Wan(SHAPE.wan)
         for p in teacher.parameters():
             p.data.add_(torch.randn_like(p), alpha=0.3)
-    actor = TeacherActor(teacher, SHAPE, encode_text, 4, guidance, "cpu", negative_prompt)
+    actor = TeacherActor(teacher, SHAPE, encode_text, 4, guidance, negative_prompt=negative_prompt)
     (made,) = (
         item
         for item in actor.windows([Rollout(0, 0, PROMPTS[3], 1, 6, (WindowPlan(ODE, 0, 0, 0),))])

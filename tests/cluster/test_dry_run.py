@@ -10,10 +10,12 @@ import settings
 from actors.rollout_actor import RolloutActor
 from benchmarks.fixed_weights import FixedWeights
 from cluster import memory, operations
-from cluster.crew import make_dispatcher
+from cluster.crew import computing_of, make_actor, make_dispatcher
 from cluster.dry_run import report, shown
 from cluster.pairs import open_pairs
 from models import costs
+from models.causal import write_block
+from models.kv_cache import KVCache
 from models.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.rollout import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan
 from models.tiny_world import PROMPTS, encode_text
@@ -47,12 +49,32 @@ def test_a_rank_of_eight_holds_what_the_published_table_says():
     assert f"{rank['activations'].value / 1e9 - 4.6:.1f}" == "3.0", "inputs of 30 layers, beside one layer's own"
 
 
-def test_an_actor_holds_what_the_published_table_says():
-    actor = printed(memory.actor_memory(settings.load(ON_EIGHT)))
+def test_an_actor_holds_what_the_published_table_says_and_twice_the_cache_while_a_block_is_appended():
+    actor = printed(memory.actor_memory(settings.load(ON_EIGHT), "dmd"))
     assert actor["weights"] == "2.84 GB"
     assert actor["keys and values"] == "6.04 GB"
     assert actor["keys and values of the text"] == "94.37 MB"
-    assert shown(memory.total(memory.actor_memory(settings.load(ON_EIGHT))), "B") == "9.39 GB", "the table: 10 to 12"
+    assert actor["keys and values of the last block"] == "5.18 GB"
+    together = memory.total(memory.actor_memory(settings.load(ON_EIGHT), "dmd"))
+    assert shown(together, "B") == "17.40 GB", "9.39 without the version that stands by and the second cache"
+
+
+def test_an_actor_of_stage_ode_holds_its_teacher():
+    small, large = (
+        by_name(memory.actor_memory(settings.load([*ON_EIGHT, "stage=ode", "teacher=x", *more]), "ode"))
+        for more in ([], ["teacher_model=wan_14b", "base=x"])
+    )
+    assert shown(small["weights"].value, "B") == "2.84 GB" and shown(large["weights"].value, "B") == "28.58 GB"
+    assert large["one block at work"].value > small["one block at work"].value > 0
+
+
+def test_stage_ode_takes_the_time_of_the_pairs_made_ahead_and_then_of_the_slower_half():
+    config = settings.load([*ON_EIGHT, "stage=ode"])
+    cost = operations.stage_cost(config, "ode")
+    made, learnt = operations.seconds(config, cost.actors, 24), operations.seconds(config, cost.learner, 8)
+    assert operations.stage_seconds(config, cost) == pytest.approx(made * 15 / 16 + max(made / 16, learnt))
+    without = operations.StageCost("dmd", cost.actors, cost.learner)
+    assert operations.stage_seconds(config, without) == max(made, learnt)
 
 
 def test_operations_are_those_of_the_published_table():
@@ -86,6 +108,39 @@ def test_a_window_is_as_large_as_a_real_one():
     (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
     made = sum(x.nbytes for x in (window.context, window.latents, window.noisy))
     assert by_name(memory.shared_memory(config))["one window"].value == made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_actors_hold_and_compute_in_the_dtype_that_is_asked_for_and_hand_over_float32(dtype):
+    config = settings.load(["preset=tiny", "stage=[ode,dmd]", f"rollout.dtype={str(dtype).removeprefix('torch.')}"])
+    published = Weights(0, computing_of(config).as_stored(Wan(config.student.wan).state_dict()))
+    actor = make_actor("dmd", config, FixedWeights(published))
+    rollout = Rollout(0, 0, PROMPTS[0], 1, 36, (WindowPlan(STUDENT, 24, 3, 0),))
+    (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
+    assert window.latents.dtype == window.noisy.dtype == torch.float32 and window.latents.isfinite().all()
+    teacher = make_actor("ode", config, None)
+    for stage, network in (("dmd", actor.student), ("ode", teacher.teacher)):
+        assert {p.dtype for p in network.parameters()} == {dtype}
+        told = by_name(memory.actor_memory(config, stage))["weights"].value
+        assert told == sum(p.nbytes for p in network.parameters())
+
+
+def test_while_a_block_is_appended_two_caches_and_the_block_are_held():
+    config = settings.load(["preset=tiny"])
+    student, network = config.student, Wan(config.student.wan)
+    text = network.text_keys_values(encode_text([PROMPTS[0]]))
+    block, cache = (
+        torch.zeros(1, student.block_frames, *student.frame_shape),
+        KVCache(student.wan, student.context_frames),
+    )
+    while cache.window_frames < student.context_frames:
+        cache = write_block(network, block, text, cache)
+    own = network.keys_values(block, text, start=cache.frames, past=cache.past())
+    after = cache.append(student.block_frames, own)
+    held = sum(x.nbytes for layers in (cache.window, after.window, own) for layer in layers for x in layer)
+    config.rollout.batch = 1
+    told = by_name(memory.actor_memory(config, "dmd"))
+    assert held == told["keys and values"].value + told["keys and values of the last block"].value
 
 
 def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depend_on_their_number(tmp_path):

@@ -240,7 +240,7 @@ def test_the_scorer_asks_a_remote_reward_and_counts_what_is_missing():
         scores = scorer.score("a prompt", torch.rand(2, 12, 3, 12, 12), None, None)
     assert [member[1] for member in scores.values["remote"]] == [7, 7]
     assert all(math.isnan(member[0]) for member in scores.values["remote"])
-    assert scores.failures["remote"] .startswith("no score for 2 of 4 clips: 127.0.0.1:") and not scores.hung
+    assert scores.failures["remote"].startswith("no score for 2 of 4 clips: 127.0.0.1:") and not scores.hung
 
 
 def test_without_an_address_the_reward_is_refused_with_the_key():
