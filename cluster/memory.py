@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from cluster.config import Config
 from cluster.operations import Line, history_frames, judged_stage, window_frames
+from cluster.pairs import planned_bytes
 from models import costs
 from models.config import WanConfig
 
@@ -134,7 +135,7 @@ def shared_memory(config: Config) -> list[Line]:
         Line("one version of the weights", weights, "B", f"{config.rollout.dtype}, from the learner to every actor"),
     ]
     if "ode" in config.stages and config.ode.pairs_dir is None:
-        pair, waiting = _pair_bytes(config, "float32"), min(config.buffer.windows, config.ode.pairs)
+        pair, waiting = planned_bytes(config, "float32"), min(config.buffer.windows, config.ode.pairs)
         ranks, shard = config.cluster.learner_ranks, config.ode.shard_mb * 1e6
         lines += [
             Line("one trajectory of the teacher", pair, "B", "float32, from an actor to every rank"),
@@ -148,14 +149,9 @@ def disk(config: Config) -> list[Line]:
     """Bytes that stages leave in the run folder, beside checkpoints."""
     if "ode" not in config.stages or config.ode.pairs_dir is not None:
         return []
-    pairs, pair = config.ode.pairs, _pair_bytes(config, config.ode.dtype)
+    pairs, pair = config.ode.pairs, planned_bytes(config, config.ode.dtype)
     note = f"{pairs} of {pair / 1e6:.1f} MB, {config.ode.dtype}, in files of {config.ode.shard_mb} MB"
     return [Line("trajectories of the teacher", pairs * pair, "B", note)]
-
-
-def _pair_bytes(config: Config, dtype: str) -> float:
-    student = config.student
-    return costs.latent_bytes(student, (len(student.timesteps) + 1) * student.horizon_frames, costs.BYTES[dtype])
 
 
 def total(lines: Sequence[Line]) -> float:

@@ -1,6 +1,7 @@
 """Teacher trajectories of a run: where they are kept, what makes them, and in which order updates come to know them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from actors.teacher_actor import solver_sigmas
@@ -57,6 +58,18 @@ def pair_order(config: Config) -> list[int]:
     return [number for numbers in dispatches for number in order_of_leaving(numbers, config.seed, numbers[0])]
 
 
+def given_prompts(config: Config) -> list[str]:
+    """Prompts of the trajectories in ode.pairs_dir that this run trains on. Raises ValueError as `check_pairs`."""
+    numbers = set(_needed(config, pair_order(config)))
+    entries = _given(config, pair_order(config)).entries()
+    return [entry.prompt for entry in entries if entry.number in numbers]
+
+
+def planned_bytes(config: Config, dtype: str) -> int:
+    """Bytes of one trajectory in `dtype`."""
+    return pair_bytes(replace(_origin(config, ""), dtype=dtype))
+
+
 def pair_origin(config: Config) -> PairOrigin:
     """What this run's trajectories come from. Reads all of the teacher's weights."""
     return _origin(config, f"{fingerprint(dict(stored_tensors(config.teacher_path))):016x}")
@@ -84,13 +97,16 @@ def _path(config: Config) -> Path:
 
 
 def _given(config: Config, order: list[int]) -> PairIndex:
-    needed = order[: config.ode.pairs_at(config.ode.steps - 1)]
-    return find_given(_path(config), pair_origin(config), needed, "ode.pairs_dir")
+    return find_given(_path(config), pair_origin(config), _needed(config, order), "ode.pairs_dir")
+
+
+def _needed(config: Config, order: list[int]) -> list[int]:
+    return order[: config.ode.pairs_at(config.ode.steps - 1)]
 
 
 def _check_room(config: Config) -> None:
     path = _path(config)
-    needed = config.ode.pairs * pair_bytes(_origin(config, ""))
+    needed = config.ode.pairs * planned_bytes(config, config.ode.dtype)
     there = sum(file.stat().st_size for file in path.glob("shard_*.safetensors"))
     disk = next(folder for folder in path.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(disk).free

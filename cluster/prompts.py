@@ -6,6 +6,7 @@ from pathlib import Path
 from actors.prompt_extension import extend
 from actors.prompts import TrainingPrompts, read_prompts
 from cluster.config import Config
+from cluster.pairs import given_prompts
 from models import tiny_world
 from models.files import write_whole
 
@@ -72,7 +73,9 @@ def stage_texts(stage: str, config: Config) -> list[str]:
     Of a file, the prompts that the stage comes to; where the buffer drops windows by age it may come to a few more.
     """
     watched: Sequence[str] = ()
-    if stage == "grpo":
+    if stage == "ode" and config.ode.pairs_dir is not None:
+        prompts: Sequence[str] = given_prompts(config)
+    elif stage == "grpo":
         prompts, watched = group_prompts(config)
     else:
         prompts = training_prompts(config)

@@ -10,6 +10,7 @@ import settings
 from cluster.crew import make_dispatcher
 from cluster.launch import preflight
 from cluster.pairs import open_pairs, pair_order, pair_origin
+from cluster.prompts import stage_texts
 from cluster.supply import Supply
 from models.files import save_weights, stored_tensors
 from models.rollout import ODE, Trajectory
@@ -74,6 +75,22 @@ def test_whatever_is_on_disk_already_updates_draw_from_the_same_trajectories_and
             assert [pairs[place].rollout for place in range(arrived)] == pair_order(config)[:arrived]
         assert all((pair.states == pair.rollout).all() for pair in pairs)
         assert supply.buffer.counts["dispatched"] == 27 - len(kept)
+
+
+def test_a_run_on_given_trajectories_prepares_their_prompts_and_not_those_of_its_own_rollouts(tmp_path):
+    made, teacher = config_of(27), str(settings.ROOT / "assets/tiny/teacher.safetensors")
+    made.run_dir, made.teacher, made.seed = str(tmp_path / "made"), teacher, 5
+    with open_pairs(made) as pairs:
+        pairs.add(list(taken_from(made, Supply("ode", made))))
+    given = config_of(27, pairs_dir=str(tmp_path / "made/ode_pairs"))
+    given.run_dir, given.teacher = str(tmp_path / "given"), teacher
+    assert prompts_of(made) <= set(stage_texts("ode", given))
+    given.ode = replace(given.ode, steps=3)  # comes to know 7 of them
+    assert len(set(stage_texts("ode", given)) - {given.negative_prompt}) <= 7
+
+
+def prompts_of(config):
+    return {trajectory.prompt for trajectory in taken_from(config, Supply("ode", config))}
 
 
 def test_a_trajectory_is_asked_for_with_its_own_prompt_and_seed_whatever_else_is_missing():
