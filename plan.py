@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
-import settings
 from cluster.plan_config import PlanConfig
 
 USAGE = """python plan.py preset=wan_1_3b plan.learner_gpus=8 [key=value ...]
@@ -17,7 +17,9 @@ All keys of train.py describe the run that is planned; train.py --help lists the
 
 def explain() -> str:
     """The text of --help."""
-    keys = list(settings.all_keys(PlanConfig, "plan."))
+    keys = [
+        (f"plan.{field.name}", getattr(PlanConfig(), field.name), field.metadata["doc"]) for field in fields(PlanConfig)
+    ]
     width = max(len(name) for name, _, _ in keys)
     return "\n".join([USAGE, "", *(f"  {n:<{width}}  {doc} [{'none' if v is None else v}]" for n, v, doc in keys)])
 
@@ -27,13 +29,13 @@ if __name__ == "__main__" and {"--help", "-h"} & set(sys.argv[1:]):
     sys.exit(0)
 
 # ruff: noqa: E402  (help should not wait for what takes seconds to import)
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import settings
 from cluster.config import Config
 from cluster.cost_table import find_costs, pace
 from cluster.fitting import check_fit
@@ -72,12 +74,15 @@ def read_arguments(arguments: Sequence[str]) -> tuple[PlanConfig, Config]:
 def main(arguments: Sequence[str]) -> None:
     """Print the plan, and draw it where asked. Raises ValueError, in one line with the key to change."""
     plan, config = read_arguments(arguments)
+    picture = None if plan.plot is None else Path(plan.plot).expanduser()
+    if picture is not None and not picture.parent.is_dir():
+        raise ValueError(f"plan.plot={plan.plot}: there is no folder {picture.parent}; make it, or give another file")
     check_fit(config)
     found = find_costs(plan, config)
     tried = sizes(config, pace(found, config), plan, lambda what: print(f"playing through: {what}", file=sys.stderr))
     print(report(config, plan, found, tried))
-    if plan.plot is not None:
-        draw(tried, Path(plan.plot).expanduser())
+    if picture is not None:
+        draw(tried, picture)
         print(f"\npicture: {plan.plot}")
 
 

@@ -1,8 +1,8 @@
 """Which rollout pool to rent for a learner: what each size would do, and the cheapest of them."""
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cluster.config import Config
@@ -13,6 +13,8 @@ from cluster.rehearsal import Pace, Rehearsal, rehearse
 _DAY_S = 86400
 _AROUND = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 """Shares of the balanced pool that are looked at where none are named."""
+_AT_ONCE = 8
+"""Sizes beside the cheapest that are looked at before it is asked again which that is."""
 _SETTLED = 2.0
 """Dispatches of an actor after which rollouts no longer begin together."""
 
@@ -52,9 +54,11 @@ class Size:
     def mean_age(self) -> float:
         return self.seen.mean_age(self.warm_up)
 
-    def seconds_of(self, updates: float) -> float:
-        """From the first published weights to the end of update number `updates`."""
+    def seconds_of(self, updates: int) -> float:
+        """From the first published weights to the end of update number `updates`, counted from 1."""
         ended_s = self.seen.ended_s
+        if updates <= len(ended_s):
+            return ended_s[updates - 1]
         return ended_s[-1] + (updates - len(ended_s)) / self.updates_per_s
 
     @property
@@ -69,8 +73,10 @@ class Size:
 
     def updates_in(self, gpu_days: float) -> int:
         """Updates that so many GPU-days buy, from the first published weights on."""
-        seconds = gpu_days * _DAY_S / self.gpus
-        return max(0, int(len(self.seen.ended_s) + (seconds - self.seen.ended_s[-1]) * self.updates_per_s))
+        seconds, ended_s = gpu_days * _DAY_S / self.gpus, self.seen.ended_s
+        if seconds < ended_s[-1]:
+            return bisect_right(ended_s, seconds)
+        return len(ended_s) + int((seconds - ended_s[-1]) * self.updates_per_s)
 
 
 def dispatch_s(config: Config, pace: Pace) -> float:
@@ -110,31 +116,34 @@ def size_up(config: Config, pace: Pace, plan: PlanConfig, rollout_gpus: int) -> 
 
 
 def sizes(config: Config, pace: Pace, plan: PlanConfig, progress: Callable[[str], None]) -> list[Size]:
-    """The pools that are asked for, else some around the balance and all beside the cheapest; smallest first.
+    """The pools that are asked for, else some around the balance and ever more around the cheapest; smallest first.
 
     `progress` is told of each before it is played through.
     """
     known: dict[int, Size] = {}
 
-    def look(gpus: int) -> float:
-        if gpus not in known:
+    def look(wanted: Iterable[int]) -> None:
+        for gpus in sorted(set(wanted) - known.keys()):
             progress(f"{gpus} rollout GPUs")
             known[gpus] = size_up(config, pace, plan, gpus)
-        return known[gpus].gpu_days
 
-    balanced = balanced_gpus(config, pace)
-    smallest = max(1, math.ceil(config.cluster.actor_gpus))
-    around = {max(smallest, round(share * balanced)) for share in _AROUND}
-    for gpus in plan.rollout_gpus or sorted(around):
-        look(gpus)
-    while not plan.rollout_gpus:
-        best = cheapest(list(known.values())).rollout_gpus
-        beside = [gpus for gpus in (best - 1, best + 1) if gpus >= smallest and gpus not in known]
-        if not beside:
-            break
-        for gpus in beside:
-            look(gpus)
+    if plan.rollout_gpus:
+        look(plan.rollout_gpus)
+    else:
+        balanced, smallest = balanced_gpus(config, pace), max(1, math.ceil(config.cluster.actor_gpus))
+        look(max(smallest, round(share * balanced)) for share in _AROUND)
+        while between := _around_best(list(known.values()), smallest):
+            look(between)
     return [known[gpus] for gpus in sorted(known)]
+
+
+def _around_best(found: list[Size], smallest: int) -> list[int]:
+    """Sizes between the cheapest and its neighbours, a few at a time; none where there are none left."""
+    best, gpus = cheapest(found).rollout_gpus, sorted(size.rollout_gpus for size in found)
+    below = max((other for other in gpus if other < best), default=smallest - 1)
+    above = min((other for other in gpus if other > best), default=best + 2)
+    between = [*range(below + 1, best), *range(best + 1, above)]
+    return between[:: math.ceil(len(between) / _AT_ONCE)] if between else []
 
 
 def cheapest(found: list[Size]) -> Size:
