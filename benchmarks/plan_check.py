@@ -1,6 +1,6 @@
 """How well plan.py's rehearsal predicts the windows per second of real runs with simulated compute.
 
-python -m benchmarks.plan_check   a local Ray, sleeping rollout processes and a sleeping learner; about nine minutes
+python -m benchmarks.plan_check   a local Ray, sleeping rollout processes and a sleeping learner; about ten minutes
 
 Processes, coordinator, object store, weights and the learner's verbs are those of a run. What sleeps is scaled down to
 rollouts of 20 blocks, two videos each, and updates of twelve windows: a pool that starves the learner, one near

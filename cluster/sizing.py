@@ -109,7 +109,9 @@ def size_up(config: Config, pace: Pace, plan: PlanConfig, rollout_gpus: int) -> 
             f"plan.rollout_gpus holds {rollout_gpus}, and one rollout process takes cluster.actor_gpus = "
             f"{config.cluster.actor_gpus:g}; raise it"
         )
-    seen = rehearse(config, pace, actors, min(plan.updates, config.dmd.steps))
+    # A horizon that is still to grow would make the rest of the stage slower than what was seen.
+    played = config.dmd.steps if config.rollout.curriculum else min(plan.updates, config.dmd.steps)
+    seen = rehearse(config, pace, actors, played)
     settled = bisect_left(seen.ended_s, _SETTLED * dispatch_s(config, pace)) + 1
     warm_up = min(settled, len(seen.ended_s) // 2)
     return Size(rollout_gpus, config.cluster.learner_ranks, seen, warm_up, config.dmd.steps)

@@ -41,6 +41,14 @@ def test_what_is_not_played_through_goes_on_as_what_was():
     assert part.stage_s == pytest.approx(whole.stage_s, rel=0.05)
 
 
+def test_a_growing_horizon_is_played_through_to_the_end():
+    grows = wan("rollout.curriculum=[[0,42],[40,402]]")
+    seen = size_up(grows, PACE, PlanConfig(updates=5), 10).seen
+    assert len(seen.ended_s) == 60
+    short, long = seen.ended_s[30] - seen.ended_s[10], seen.ended_s[59] - seen.ended_s[49]
+    assert long / 10 > 1.5 * short / 20
+
+
 @pytest.mark.parametrize("gpus", [4, 40])
 def test_a_budget_buys_the_updates_that_cost_it(gpus):
     size = size_up(wan(), PACE, PlanConfig(updates=30), gpus)
