@@ -46,7 +46,9 @@ def read_costs(path: Path, config: Config) -> tuple[Seconds, str]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a run that is killed, or still writes, may leave half a line
+        found = [json.loads(line) for line in whole.splitlines() if line.strip()]
     except OSError as error:
         raise ValueError(f"plan.costs={path} cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -60,7 +62,11 @@ def _from_run(path: Path, lines: list[dict[str, Any]], config: Config) -> tuple[
     _check_alike(path, run, asdict(config), (*_SHAPING, *(f"learner.{name}" for name in _LEARNING)))
     if "rollout/busy_share" not in lines[-1]:
         raise ValueError(f"plan.costs={path} is of an inline run, whose halves take turns; measure with cluster=ray")
-    pairs = [(b, b["time"] - a["time"]) for a, b in pairwise(lines) if b["step"] == a["step"] + 1]
+    pairs = [
+        (line, line["time"] - before["time"])
+        for before, line in pairwise(lines)
+        if line["step"] == before["step"] + 1 and "waited/begin_s" not in line
+    ]
     blocks = sum(line["rollout/blocks"] for line, _ in pairs)
     if len(pairs) < LEAST_UPDATES or not blocks:
         raise ValueError(f"plan.costs={path} has {len(pairs)} updates behind the first; {LEAST_UPDATES} are needed")

@@ -48,9 +48,10 @@ def report(config: Config, plan: PlanConfig, found: dict[str, Cost], sizes: Sequ
 
 def answer(config: Config, plan: PlanConfig, best: Size) -> str:
     """How many rollout GPUs, in one sentence."""
+    want = "want" if not plan.rollout_gpus else f"do best, of plan.rollout_gpus={plan.rollout_gpus}, with"
     return (
         f"For horizons of {video_s(config):.0f} s ({config.rollout.frames} latent frames) {best.learner_gpus} learner "
-        f"GPUs want {best.rollout_gpus} rollout GPUs, {best.rollout_gpus / best.learner_gpus:.2f} for each: the "
+        f"GPUs {want} {best.rollout_gpus} rollout GPUs, {best.rollout_gpus / best.learner_gpus:.2f} for each: the "
         f"learner waits {best.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
         f"{shown(best.stage_s, 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
         f"{plan.gpu_hour_price:g} an hour."

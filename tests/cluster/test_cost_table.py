@@ -82,8 +82,10 @@ def test_costs_read_from_a_run_are_those_it_was_made_with(tmp_path):
     seen = rehearse(config, paced, 5, 30)
     lines = list(lines_of(config, paced, seen))
     restarted = [*lines[:12], *({**line, "time": line["time"] + 500} for line in lines[9:])]
+    resumed = [*lines[:12], lines[12] | {"waited/begin_s": 4.0}, *lines[13:]]
+    resumed = [*resumed[:12], *(line | {"time": line["time"] + 500} for line in resumed[12:])]
     planned = settings.load([*TINY[:-1], "cluster.learner_ranks=4", "rollout.frames=120", "cluster.rollout_actors=9"])
-    for measured in (lines, restarted):
+    for measured in (lines, restarted, resumed):
         found, source = read_costs(written(tmp_path, [{"stage": "ode", "step": 1}, *measured], config), planned)
         assert found["block_s"] == pytest.approx(0.8) and found["publish_s"] == pytest.approx(0.2)
         update_s = found["student_window_s"] + config.dmd.critic_updates * found["critic_window_s"]
@@ -120,9 +122,9 @@ def test_a_cost_that_is_given_and_measured_is_refused(tmp_path):
     ("text", "said"),
     [
         (None, "cannot be read"),
-        ("no json", "is no file of JSON lines"),
-        ('{"name": "burn_in"}', "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
-        ('{"stage": "dmd", "step": 1, "time": 1.0}', "needs the run's config.yaml beside it"),
+        ("no json\n", "is no file of JSON lines"),
+        ('{"name": "burn_in"}\n', "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
+        ('{"stage": "dmd", "step": 1, "time": 1.0}\n', "needs the run's config.yaml beside it"),
     ],
 )
 def test_a_file_without_costs_is_refused(tmp_path, text, said):
@@ -131,6 +133,13 @@ def test_a_file_without_costs_is_refused(tmp_path, text, said):
         file.write_text(text)
     with pytest.raises(ValueError, match=said):
         read_costs(file, settings.load(TINY))
+
+
+def test_half_a_line_at_the_end_is_left_out(tmp_path):
+    shape = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21}
+    file = written(tmp_path, [{"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": shape}])
+    file.write_text(file.read_text() + '{"name": "rollout_fps", "blo')
+    assert read_costs(file, wan())[0] == {"block_s": 0.7}
 
 
 def test_a_run_of_another_shape_an_inline_one_and_a_short_one_are_refused(tmp_path):

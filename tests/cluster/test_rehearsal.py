@@ -129,14 +129,14 @@ def not_before(some, others):
     return all(a >= b - 1e-6 * abs(b) for a, b in zip(some, others, strict=True))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(stages, paces, st.integers(1, 12), st.integers(1, 4))
 def test_more_actors_never_make_an_update_later(config, paced, actors, more):
     few, many = (rehearse(config, paced, n, 12) for n in (actors, actors + more))
     assert not_before(few.ended_s, many.ended_s)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(stages, paces, st.integers(1, 12))
 def test_neither_half_goes_faster_than_it_would_alone_and_shares_are_shares(config, paced, actors):
     seen = rehearse(config, paced, actors, 12)
