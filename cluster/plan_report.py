@@ -48,14 +48,19 @@ def report(config: Config, plan: PlanConfig, found: dict[str, Cost], sizes: Sequ
 
 def answer(config: Config, plan: PlanConfig, best: Size) -> str:
     """How many rollout GPUs, in one sentence."""
-    want = "want" if not plan.rollout_gpus else f"do best, of plan.rollout_gpus={plan.rollout_gpus}, with"
+    among = f" (of plan.rollout_gpus={plan.rollout_gpus})" if plan.rollout_gpus else ""
+    ratio = best.rollout_gpus / best.learner_gpus
     return (
-        f"For horizons of {video_s(config):.0f} s ({config.rollout.frames} latent frames) {best.learner_gpus} learner "
-        f"GPUs {want} {best.rollout_gpus} rollout GPUs, {best.rollout_gpus / best.learner_gpus:.2f} for each: the "
-        f"learner waits {best.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
+        f"Horizons of {video_s(config):.0f} s ({config.rollout.frames} latent frames) on {_gpus(best.learner_gpus)} "
+        f"for the learner want {_gpus(best.rollout_gpus)} for rollouts{among}, {ratio:.2f} for each: the learner waits "
+        f"{best.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
         f"{shown(best.stage_s, 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
         f"{plan.gpu_hour_price:g} an hour."
     )
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"
 
 
 def video_s(config: Config) -> float:

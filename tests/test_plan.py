@@ -27,9 +27,11 @@ def test_it_answers_how_many_rollout_gpus_in_a_sentence_marks_the_row_and_draws_
     text = capsys.readouterr().out
     settled, config = plan.read_arguments([*EIGHT, "rollout.frames=402"])
     best = cheapest(sizes(config, pace(find_costs(settled, config), config), settled, lambda what: None))
-    assert text.startswith(
-        f"For horizons of 100 s (402 latent frames) 8 learner GPUs want {best.rollout_gpus} rollout GPUs"
+    asked, found = (
+        "Horizons of 100 s (402 latent frames) on 8 GPUs for the learner",
+        f"want {best.rollout_gpus} GPUs for",
     )
+    assert text.startswith(f"{asked} {found} rollouts, ")
     (row,) = (line for line in text.splitlines() if line.strip().startswith("* "))
     assert row.split()[1] == str(best.rollout_gpus) and row.split()[-2] == f"{best.gpu_days:.2f}"
     assert f"48 GPU-days, the paper's, buy {best.updates_in(48):,} updates of the student" in text
