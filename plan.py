@@ -38,6 +38,7 @@ from omegaconf.errors import OmegaConfBaseException
 import settings
 from cluster.config import Config
 from cluster.cost_table import find_costs, pace
+from cluster.errors import RunFailed
 from cluster.fitting import check_fit
 from cluster.plan_picture import draw
 from cluster.plan_report import report
@@ -89,6 +90,6 @@ def main(arguments: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, RunFailed) as error:  # the second is what the stage itself would stop for
         print(f"plan.py: {error}", file=sys.stderr)
         sys.exit(2)

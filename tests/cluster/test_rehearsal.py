@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from actors.config import RolloutConfig, WindowConfig
 from actors.student_actor import blocks_kept
 from benchmarks.simulated_pool import SimulatedCoordinator, SimulatedPool, no_weights
-from cluster.buffer import BufferConfig
+from cluster.buffer import BufferConfig, TooOld
 from cluster.cluster_config import ClusterConfig
 from cluster.config import Config
 from cluster.crew import make_dispatcher
@@ -198,3 +198,10 @@ def test_a_late_window_is_as_old_as_its_oldest_block():
     seen = rehearse(config, paced, 12, 60)
     span_s = blocks_kept(config.student, config.window) * paced.block_s
     assert seen.mean_age(20) > 0.5 * span_s * seen.updates_per_s(20)
+
+
+def test_an_age_that_no_window_can_keep_stops_the_rehearsal_as_it_would_the_run():
+    """Thirty actors feed an update a second or so, and a window's blocks take ten."""
+    config = stage(policy="drop", max_age=1, windows=400)
+    with pytest.raises(TooOld, match=r"raise buffer\.max_age"):
+        rehearse(config, pace(block_s=1.0, student_s=0.5, critic_s=0.1, publish_s=0.0), 30, 400)
