@@ -1,0 +1,119 @@
+"""A rollout pool on Ray whose processes sleep where they would compute: all else is the run's own."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+import torch
+
+from actors.student_actor import blocks_kept
+from cluster.config import Config
+from cluster.coordinator import Coordinator
+from cluster.parcels import Parcel, wrap
+from cluster.pool import RayPool
+from cluster.publication import store_fetch
+from cluster.rollout_process import Delivery, RemoteWeights
+from cluster.trace import Span
+from models.rollout import MadeBlock, Rollout, Window, WindowPlan
+
+
+class SleepingActor:
+    """Has RolloutActor's `windows`. A block is due `block_s` after the one before, so handing it over costs nothing."""
+
+    def __init__(self, config: Config, weights: RemoteWeights, block_s: float):
+        self.student, self.window, self.weights, self.block_s = config.student, config.window, weights, block_s
+        self.version: int | None = None
+
+    def windows(self, rollouts: Sequence[Rollout]) -> Iterator[Window | MadeBlock]:
+        """Every block when it is due, and behind it the windows that it ends, all frames zero."""
+        block, frames, due = self.student.block_frames, self.window.frames, time.perf_counter()
+        recent: deque[int] = deque(maxlen=blocks_kept(self.student, self.window))
+        self._pull()
+        for index in range(max(plan.start + frames for r in rollouts for plan in r.windows) // block):
+            due += self.block_s
+            time.sleep(max(0.0, due - time.perf_counter()))
+            recent.append(self.version)
+            yield MadeBlock(index, self.version, torch.zeros(len(rollouts), block, *self.student.frame_shape), {})
+            for rollout in rollouts:
+                for plan in rollout.windows:
+                    if plan.start + frames == (index + 1) * block:
+                        yield self._cut(rollout, plan, recent)
+            self._pull()
+
+    def _pull(self) -> None:
+        newer = self.weights.newer(self.version)
+        self.version = self.version if newer is None else newer.version
+
+    def _cut(self, rollout: Rollout, plan: WindowPlan, recent: Sequence[int]) -> Window:
+        frames, shape = self.window.frames, self.student.frame_shape
+        return Window(
+            rollout=rollout.id,
+            attempt=rollout.attempt,
+            index=plan.index,
+            role=plan.role,
+            prompt=rollout.prompt,
+            seed=rollout.seed,
+            start=plan.start,
+            step=plan.step,
+            versions=tuple(recent),
+            context=torch.zeros(len(recent) * self.student.block_frames - frames, *shape),
+            latents=torch.zeros(frames, *shape),
+            noisy=torch.zeros(frames, *shape),
+        )
+
+
+@ray.remote(num_cpus=0)
+class SleepingProcess:
+    """Stands where a RolloutProcess would, and fetches its weights as one does."""
+
+    def __init__(self, coordinator: ray.actor.ActorHandle, slot: int, block_s: float):
+        self.coordinator, self.slot, self.block_s = coordinator, slot, block_s
+
+    def begin(self, stage: str, config: Config, epoch: int, relay: None) -> str:
+        """As RolloutProcess.begin."""
+        weights = RemoteWeights(store_fetch(self.coordinator, epoch, self.slot), "cpu", threading.Event())
+        self.actor = SleepingActor(config, weights, self.block_s)
+        return ray.get_runtime_context().get_node_id()
+
+    def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:
+        """As RolloutProcess.windows, of whole rollouts."""
+        assert not made, "a sleeping process was lost"
+        for item in self.actor.windows(rollouts):
+            spans = [Span(f"rollout {self.slot}", "block", time.time(), self.block_s)]
+            yield Delivery(wrap(item), spans if isinstance(item, MadeBlock) else [])
+
+    def ready(self) -> None:
+        """Answers when the process is there."""
+
+
+class SleepingPool(RayPool):
+    """The run's pool of sleeping processes."""
+
+    def __init__(self, config: Config, coordinator: ray.actor.ActorHandle, block_s: float):
+        self.block_s = block_s
+        super().__init__(config, coordinator)
+
+    def _new(self, slot: int) -> ray.actor.ActorHandle:
+        return SleepingProcess.remote(self.coordinator, slot, self.block_s)
+
+
+class SleepingCoordinator(Coordinator):
+    """The run's coordinator over a sleeping pool."""
+
+    def __init__(self, config: Config, block_s: float):
+        super().__init__(config, SleepingPool(config, ray.get_runtime_context().current_actor, block_s))
+
+    async def ready(self) -> None:
+        """Answers when every process is there: how long they take to start is not what is measured."""
+        for actor in self.pool.actors.values():
+            await actor.ready.remote()
+
+
+def start_sleeping(config: Config, block_s: float) -> Any:
+    """A coordinator with its processes, all of them there. Raises GetTimeoutError."""
+    coordinator = ray.remote(SleepingCoordinator).options(num_cpus=0, max_concurrency=1000).remote(config, block_s)
+    ray.get(coordinator.ready.remote(), timeout=config.cluster.start_timeout_s)
+    return coordinator

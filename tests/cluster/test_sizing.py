@@ -1,0 +1,71 @@
+"""Which pool is looked at, and which is the cheapest."""
+
+import pytest
+
+import settings
+from cluster.plan_config import PlanConfig
+from cluster.rehearsal import Pace, rehearse
+from cluster.sizing import cheapest, size_up, sizes
+
+PACE = Pace(block_s=0.5, cut_s=0.1, student_s=3.0, critic_s=1.5, publish_s=0.1)
+
+
+def wan(*arguments):
+    return settings.load(["preset=wan_1_3b", "cluster.learner_ranks=8", "dmd.steps=60", *arguments])
+
+
+def silent(what):
+    return None
+
+
+def test_no_pool_is_cheaper_than_the_one_that_is_marked():
+    config, plan = wan("dmd.steps=30"), PlanConfig(updates=15)
+    found = sizes(config, PACE, plan, silent)
+    best, gpus = cheapest(found), [size.rollout_gpus for size in found]
+    assert gpus == sorted(set(gpus)) and {best.rollout_gpus - 1, best.rollout_gpus + 1} <= set(gpus)
+    every = [size_up(config, PACE, plan, n).gpu_days for n in range(best.rollout_gpus - 5, best.rollout_gpus + 6)]
+    assert best.gpu_days <= 1.01 * min(every)
+    assert best.learner_idle_share < 0.15 and best.rollout_idle_share < 0.15
+
+
+def test_only_the_pools_that_are_asked_for_are_looked_at():
+    told = []
+    found = sizes(wan(), PACE, PlanConfig(updates=5, rollout_gpus=[30, 3]), told.append)
+    assert [size.rollout_gpus for size in found] == [3, 30] and len(told) == 2
+
+
+def test_what_is_not_played_through_goes_on_as_what_was():
+    config = wan()
+    whole, part = (size_up(config, PACE, PlanConfig(updates=n), 10) for n in (60, 30))
+    assert whole.stage_s == rehearse(config, PACE, 10, 60).ended_s[-1]
+    assert part.stage_s == pytest.approx(whole.stage_s, rel=0.05)
+
+
+def test_a_growing_horizon_is_played_through_to_the_end():
+    grows = wan("rollout.curriculum=[[0,42],[40,402]]")
+    seen = size_up(grows, PACE, PlanConfig(updates=5), 10).seen
+    assert len(seen.ended_s) == 60
+    short, long = seen.ended_s[30] - seen.ended_s[10], seen.ended_s[59] - seen.ended_s[49]
+    assert long / 10 > 1.5 * short / 20
+
+
+@pytest.mark.parametrize("gpus", [4, 40])
+def test_a_budget_buys_the_updates_that_cost_it(gpus):
+    size = size_up(wan(), PACE, PlanConfig(updates=30), gpus)
+    assert size.gpu_days == pytest.approx((8 + gpus) * size.stage_s / 86400)
+    assert size.updates_in(size.gpu_days + 1e-9) == 60 and size.updates_in(0.0) == 0
+    for days in (0.1 * size.gpu_days, 0.7 * size.gpu_days, 9 * size.gpu_days):
+        bought, seconds = size.updates_in(days), days * 86400 / size.gpus
+        assert bought == 0 or size.seconds_of(bought) <= seconds
+        assert size.seconds_of(bought + 1) > seconds
+
+
+def test_gpus_hold_whole_actors_only():
+    half, three = wan("cluster.actor_gpus=0.5"), wan("cluster.actor_gpus=3")
+    assert size_up(half, PACE, PlanConfig(updates=5), 3).seen.actors == 6
+    assert size_up(three, PACE, PlanConfig(updates=5), 8).seen.actors == 2
+    with pytest.raises(
+        ValueError, match=r"plan.rollout_gpus holds 2, and one rollout process takes cluster.actor_gpus = 3"
+    ):
+        size_up(three, PACE, PlanConfig(updates=5), 2)
+    assert min(size.rollout_gpus for size in sizes(three, PACE, PlanConfig(updates=5), silent)) >= 3

@@ -1,0 +1,108 @@
+"""plan.py as a user types it."""
+
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import plan
+import settings
+from cluster.cost_table import find_costs, pace
+from cluster.plan_config import PlanConfig
+from cluster.plan_report import assumptions, report, video_s
+from cluster.sizing import cheapest, sizes
+
+EIGHT = ["preset=wan_1_3b", "plan.learner_gpus=8", "plan.updates=20", "dmd.steps=40"]
+NOTED = "import atexit, sys; atexit.register(lambda: print('{}' in sys.modules)); "
+
+
+def typed(*arguments, code=""):
+    command = [sys.executable, "-c", code + "import runpy; runpy.run_path('plan.py', run_name='__main__')"]
+    return subprocess.run([*command, *arguments], cwd=settings.ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_it_answers_how_many_rollout_gpus_in_a_sentence_marks_the_row_and_draws_it(tmp_path, capsys):
+    plan.main([*EIGHT, "rollout.frames=402", f"plan.plot={tmp_path}/plan.png"])
+    text = capsys.readouterr().out
+    settled, config = plan.read_arguments([*EIGHT, "rollout.frames=402"])
+    best = cheapest(sizes(config, pace(find_costs(settled, config), config), settled, lambda what: None))
+    asked, found = (
+        "Horizons of 100 s (402 latent frames) on 8 GPUs for the learner",
+        f"want {best.rollout_gpus} GPUs for",
+    )
+    assert text.startswith(f"{asked} {found} rollouts, ")
+    (row,) = (line for line in text.splitlines() if line.strip().startswith("* "))
+    assert row.split()[1] == str(best.rollout_gpus) and row.split()[-2] == f"{best.gpu_days:.2f}"
+    assert f"48 GPU-days, the paper's, buy {best.updates_in(48):,} updates of the student" in text
+    with Image.open(tmp_path / "plan.png") as picture:
+        assert picture.format == "PNG" and len(picture.convert("RGB").getcolors(2**20)) > 20
+
+
+def test_every_number_it_rests_on_is_a_printed_line():
+    config = settings.load(["preset=wan_1_3b", "cluster.learner_ranks=8"])
+    said = "\n".join(assumptions(config, find_costs(PlanConfig(), config)))
+    for part in (
+        "sustains 40% of its peak", "5 passes that see 21 frames", "two passes of the teacher", "counts 4",
+        "5 critic updates for each of the student", "48 windows an update", "86% of 402 frames", "buffer.windows",
+    ):  # fmt: skip
+        assert part in said
+    given = PlanConfig(block_s=1.0, cut_s=0.0, student_window_s=1.0, critic_window_s=1.0)
+    assert "sustains" not in "\n".join(assumptions(config, find_costs(given, config)))
+
+
+def test_the_report_names_memory_wires_and_where_each_cost_comes_from():
+    config = settings.load(["preset=wan_1_3b", "cluster.learner_ranks=8", "dmd.steps=20"])
+    asked = PlanConfig(block_s=0.71, rollout_gpus=[8], updates=20)
+    found = find_costs(asked, config)
+    tried = sizes(config, pace(found, config), asked, lambda what: None)
+    lines = {line[2:44].strip(): line[44:].split() for line in report(config, asked, found, tried).splitlines()}
+    assert lines["one block of 1 video(s), by an actor"] == ["710.00", "ms", "plan.block_s"]
+    assert lines["one learner rank"][:2] == ["27.67", "GB"] and lines["the rollout processes of one GPU"][0] == "9.39"
+    pulled = float(lines["weights, to all actors"][0])
+    assert pulled == pytest.approx(8 * 5676 * tried[0].updates_per_s, rel=0.01), "MB/s: every version, by every actor"
+    taken = float(lines["windows, from there to the learner"][0])
+    assert taken == pytest.approx(70 * 16 * 60 * 104 * 4 / 1e6 * tried[0].windows_per_s, rel=0.01)
+
+
+def test_a_horizon_is_as_long_as_its_video():
+    assert video_s(settings.load(["preset=wan_1_3b"])) == (402 * 4 - 3) / 16
+    assert video_s(settings.load(["preset=tiny"])) == 96 / 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan.learner_gpus=0"], "plan.learner_gpus is 0"),
+        (["plan.learner_gpus=5"], "does not divide over 5 learner ranks"),
+        (["plan.learner_gpus=4", "cluster.learner_ranks=8"], "plan.learner_gpus=4 and cluster.learner_ranks=8 differ"),
+        (["plan.rollout_gpus=7"], "plan.rollout_gpus: "),
+        (["plan.blocks=3"], "plan.blocks: Key 'blocks' not in 'PlanConfig'; --help lists every key"),
+        (["plan.block_s=fast"], "plan.block_s: Value 'fast'"),
+        (["plan.block_s"], '"plan.block_s" cannot be read; write key=value'),
+        (["rollout.frame=9"], "--help lists every key"),
+        (["device_name=b300"], 'device_name is "b300"; set it to one of h100'),
+        (["learner.checkpoint_activations=false"], "set learner.checkpoint_activations=true"),
+        (["stage=ode"], "stage is ['ode'], and it is stage dmd that has two halves to plan"),
+        (["plan.costs=/not/here.jsonl"], "plan.costs=/not/here.jsonl cannot be read"),
+        (["plan.plot=/not/here/plan.png"], "plan.plot=/not/here/plan.png: there is no folder /not/here; make it"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line_with_the_key(arguments, said):
+    with pytest.raises(ValueError) as found:
+        plan.main(["preset=wan_1_3b", *arguments])
+    assert said in str(found.value) and "\n" not in str(found.value)
+
+
+def test_a_mistake_ends_with_status_2_in_one_line_and_ray_is_not_imported():
+    shown = typed("preset=tiny", "plan.learner_gpus=0", code=NOTED.format("ray"))
+    assert shown.returncode == 2 and shown.stdout == "False\n"
+    assert shown.stderr == "plan.py: plan.learner_gpus is 0; it must be above 0 and finite\n"
+
+
+def test_help_names_every_key_and_waits_for_no_torch():
+    shown = typed("--help", code=NOTED.format("torch"))
+    assert shown.returncode == 0 and all(
+        f"  {name} " in shown.stdout for name, _, _ in settings.all_keys(PlanConfig, "plan.")
+    )
+    assert "rollout.frames=402" in shown.stdout and shown.stdout.endswith("False\n")
