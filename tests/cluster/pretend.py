@@ -1,5 +1,8 @@
 """Actors that only pretend: what a real one would stream, without a network."""
 
+import asyncio
+from collections import Counter
+
 import torch
 
 from actors.config import GroupConfig, RolloutConfig
@@ -9,6 +12,37 @@ from cluster.config import Config
 from learner.policy_config import GrpoConfig
 from models.rollout import Group, MadeBlock, Progress, Window
 from rewards.sentinels import SentinelConfig
+
+
+class StandingPool:
+    """Processes that are there at once, and never fail by themselves; what they stream is left to others."""
+
+    def __init__(self, slots):
+        self.slots, self.following, self.replaced = list(range(slots)), slots, Counter()
+        self.dead_with_nothing_to_do = set()
+
+    async def begin(self, slot, stage, config, epoch):
+        await asyncio.sleep(0)
+
+    def replace(self, slot):
+        self.replaced[slot] += 1
+
+    def grow(self, count):
+        added = list(range(self.following, self.following + count))
+        self.following += count
+        self.slots += added
+        return added
+
+    def shrink(self, slot):
+        self.slots.remove(slot)
+
+    async def dead(self, slots):
+        found = self.dead_with_nothing_to_do & set(slots)
+        self.dead_with_nothing_to_do -= found
+        return found
+
+    def draining(self):
+        return set()
 
 
 def small(**buffer):
