@@ -10,6 +10,8 @@ _OTHER_COSTS = 1.25
 """Costs whose ratio moved by this factor are others: what was learnt about sizes does not hold for them."""
 _ROLLOUTS_SEEN = 2
 """Rollouts' times until a size has shown what it gives: new actors' windows come late in their first rollout."""
+_PATIENCE = 3
+"""Cool-downs until a growth is not judged any more: where actors are lost all the time no size is ever complete."""
 _ADDED = 0.5
 """Actors more on average from which their effect is told from chance."""
 _QUIET = ("hold", "measure", "cool")
@@ -149,7 +151,9 @@ class Controller:
         return (self.learner_cost + actors) / actors
 
     def _grown(self, now: float, m: Measurements, needed: int, told: str, settled: bool) -> Decision:
-        if now - self.changed_s < max(self.config.grow_after_s, _ROLLOUTS_SEEN * m.dispatch_s):
+        cool_s, quiet_s = max(self.config.grow_after_s, _ROLLOUTS_SEEN * m.dispatch_s), now - self.changed_s
+        unjudged = self.before is not None and not settled
+        if quiet_s < cool_s or (unjudged and quiet_s < _PATIENCE * cool_s):
             return Decision(m.size, told, "cool", needed)
         if settled and (brought := self._brought(m)) is not None:
             if brought < self.config.gain:
@@ -157,7 +161,7 @@ class Controller:
             self.before = None
             self._forget(m.actor_s / m.learner_s, judging=False)
         wanted = needed
-        unforeseen = settled and m.actor_s <= m.size * m.learner_s
+        unforeseen = settled and m.windows_per_s > 0 and m.actor_s <= m.size * m.learner_s
         if unforeseen:  # the formula finds the pool large enough, and the learner does not
             wanted = m.size + 1
         bounds = {

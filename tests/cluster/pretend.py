@@ -53,7 +53,10 @@ def small(**buffer):
 
 
 def pretended(config, dispatch, version):
-    """What a real actor would stream of `dispatch` from here on, all frames zero but for their attempt."""
+    """What a real actor would stream of `dispatch` from here on, all frames zero but for their attempt.
+
+    `version` is that of all blocks, or what tells each block's.
+    """
     block, length = config.student.block_frames, config.window.frames
     first = dispatch.made[-1].index + 1 if dispatch.made else 0
     last = max(plan.start + length for r in dispatch.rollouts for plan in r.windows) // block
@@ -61,7 +64,7 @@ def pretended(config, dispatch, version):
     shape = config.student.frame_shape
     for index in range(first, last):
         marks = torch.stack([torch.full((block, *shape), float(r.attempt)) for r in dispatch.rollouts])
-        made.append(MadeBlock(index, version, marks, {3: marks}))
+        made.append(MadeBlock(index, version() if callable(version) else version, marks, {3: marks}))
         yield made[-1]
         for row, rollout in enumerate(dispatch.rollouts):
             for plan in rollout.windows:
