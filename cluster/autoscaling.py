@@ -1,6 +1,7 @@
 """The pool's size while a run goes on: what is measured, what the controller makes of it, and who is told."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ class Autoscaling:
         """`clock` gives seconds since the epoch, for what is written down."""
         self.config, self.pace, self.clock = config, pace, clock
         self.file = Path(config.run_dir, FILE)
+        _mend(self.file)
         self.spent_before = hours_spent(self.file)
         self.metrics: dict[str, float] = {}
         self.begin()
@@ -78,7 +80,7 @@ class Autoscaling:
         return Look(
             decision.size,
             told,
-            entry | {"capacity": buffer.capacity} | asdict(measured) | {"decision": asdict(decision)},
+            entry | asdict(measured) | {"decision": asdict(decision)},
             self._readings(measured, decision, buffer.depth),
         )
 
@@ -108,7 +110,14 @@ def looks(file: Path) -> list[dict[str, Any]]:
     """Every look that a run has written down, without a last line that a kill cut off."""
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _mend(file: Path) -> None:
+    """Take away a last line that a kill cut off, before another is appended to it."""
+    if file.exists():
+        written = file.read_bytes()
+        os.truncate(file, written.rfind(b"\n") + 1)
 
 
 def hours_spent(file: Path) -> float:

@@ -134,6 +134,7 @@ class Pace:
     @property
     def actor_hours(self) -> float:
         """Hours of all processes that were there, since this was made."""
+        self._advance()
         return self.sums["running"] / 3600
 
     def measure(self, size: int, capacity: int, gpu_hours: float) -> Measurements:
