@@ -39,6 +39,8 @@ class Measurements:
     """An actor's seconds per window; None before one has finished a dispatch."""
     learner_s: float | None
     """The learner's seconds per window, its waits not counted; None before its first window."""
+    learnt_s: float
+    """Seconds that the learner's numbers are of: a whole update at least, where those are long."""
     dispatch_s: float
     """An actor's seconds from the begin of a dispatch to its last window."""
     fits: int
@@ -76,6 +78,7 @@ class _Before:
     size: int
     running: float
     windows_per_s: float
+    learner_s: float
 
 
 class Controller:
@@ -118,7 +121,7 @@ class Controller:
             return Decision(min(max(m.size, low), high), f"autoscale allows {low} to {high} actors", "bounds")
         if not m.whole or m.actor_s is None or m.learner_s is None:
             return Decision(m.size, "not enough was measured yet", "measure")
-        settled = now - self.unsettled_s >= max(self.config.measured_s, _ROLLOUTS_SEEN * m.dispatch_s)
+        settled = now - self.unsettled_s >= max(self.config.measured_s, m.learnt_s, _ROLLOUTS_SEEN * m.dispatch_s)
         starves = m.waiting_share > self.config.waiting_share
         if settled:
             self._forget(m.actor_s / m.learner_s, judging=starves)
@@ -161,7 +164,7 @@ class Controller:
             self.before = None
             self._forget(m.actor_s / m.learner_s, judging=False)
         wanted = needed
-        unforeseen = settled and m.windows_per_s > 0 and m.actor_s <= m.size * m.learner_s
+        unforeseen = settled and m.warm and m.windows_per_s > 0 and m.actor_s <= m.size * m.learner_s
         if unforeseen:  # the formula finds the pool large enough, and the learner does not
             wanted = m.size + 1
         bounds = {
@@ -175,17 +178,20 @@ class Controller:
             return Decision(m.size, told, "hold", needed)
         if size <= m.size:
             return Decision(m.size, f"{told}; more actors are kept back by {bound}", "bounds", needed)
-        self.before = _Before(m.size, m.running, m.windows_per_s)
+        self.before = _Before(m.size, m.running, m.windows_per_s, m.learner_s)
         if unforeseen:
             self.floor = size
         return Decision(size, told, "grow", needed)
 
     def _brought(self, m: Measurements) -> float | None:
         """Updates per GPU-hour of the actors added last, as a share of those there were; None if not known."""
-        if self.before is None or m.running - self.before.running < _ADDED or not self.before.windows_per_s:
+        before = self.before
+        if before is None or m.running - before.running < _ADDED or not before.windows_per_s:
             return None
-        added = (m.windows_per_s - self.before.windows_per_s) / (m.running - self.before.running)
-        return added / self.before.windows_per_s * self.before.running * self._price(self.before.running)
+        if max(m.learner_s / before.learner_s, before.learner_s / m.learner_s) > _OTHER_COSTS:
+            return None  # it is not the actors whom the change comes from
+        added = (m.windows_per_s - before.windows_per_s) / (m.running - before.running)
+        return added / before.windows_per_s * before.running * self._price(before.running)
 
     def _undone(self, m: Measurements, brought: float, needed: int) -> Decision:
         """Back to where a growth came from, and no further than that as long as the costs are the same."""

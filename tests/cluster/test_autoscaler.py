@@ -15,7 +15,7 @@ from cluster.planning import pool_size
 
 SEEN = Measurements(
     size=4, starting=0, running=4.0, idle=0.0, replacing=0.0, waiting_share=0.0, windows_per_s=1.0, actor_s=4.0,
-    learner_s=1.0, dispatch_s=10.0, fits=1000, gpu_hours=0.0, whole=True, warm=True,
+    learner_s=1.0, learnt_s=20.0, dispatch_s=10.0, fits=1000, gpu_hours=0.0, whole=True, warm=True,
 )  # fmt: skip
 
 
@@ -137,7 +137,8 @@ def test_the_pool_is_never_outside_its_bounds_and_for_the_loss_of_half_of_it_not
 measurements = st.builds(
     Measurements, size=st.integers(1, 40), starting=st.integers(0, 10), running=st.floats(0, 40), idle=st.floats(0, 9),
     replacing=st.floats(0, 9), waiting_share=st.floats(0, 1), windows_per_s=st.floats(0, 100),
-    actor_s=st.none() | st.floats(1e-3, 1e3), learner_s=st.none() | st.floats(1e-3, 1e3), dispatch_s=st.floats(0, 500),
+    actor_s=st.none() | st.floats(1e-3, 1e3), learner_s=st.none() | st.floats(1e-3, 1e3), learnt_s=st.floats(0, 500),
+    dispatch_s=st.floats(0, 500),
     fits=st.integers(1, 100), gpu_hours=st.floats(0, 20), whole=st.booleans(), warm=st.booleans(),
 )  # fmt: skip
 
@@ -175,6 +176,15 @@ def test_where_something_else_holds_the_run_back_a_growth_that_brings_nothing_is
     assert world.changes == 2
     undone = next(decision for decision in world.told if decision.kind == "gain")
     assert "growing from 2 to 4 actors brought 0%" in undone.reason and "autoscale.gain" in undone.reason
+
+
+def test_a_learner_that_slows_down_is_no_sign_that_the_last_actors_brought_nothing():
+    world = World(config(), 2, actor_s=40.0, learner_s=1.0)
+    while world.size == 2:
+        world.run(10)
+    world.learner_s, world.actor_s = 8.0, 400.0  # fewer windows than before, and the learner still waits
+    world.run(1000)
+    assert "gain" not in {decision.kind for decision in world.told} and world.size > 2
 
 
 def test_when_the_costs_change_what_was_learnt_about_sizes_is_forgotten():
