@@ -46,13 +46,15 @@ def draw(seen: Sequence[dict[str, Any]], path: Path) -> None:
     buffer.fill_between(seconds, held, step="post", alpha=0.25, label="and being made", color="#4d9221")
     buffer.fill_between(seconds, depth, step="post", alpha=0.6, label="wait to be taken", color="#4d9221")
     buffer.plot(seconds, [look["capacity"] for look in seen], color="grey", linewidth=0.8, label="the buffer holds")
+    buffer.set_ylim(0, 1.45 * max(look["capacity"] for look in seen))
     buffer.set_ylabel("windows")
     buffer.legend(loc="upper right", fontsize=8, ncols=3)
     shares = [look["waiting_share"] for look in seen]
     waiting.step(seconds, shares, where="post", color="#762a83", label="learner waits")
     idle = [look["idle"] / max(look["running"], 1e-9) for look in seen]
     waiting.step(seconds, idle, where="post", color="#2166ac", alpha=0.6, label="actors wait for room")
-    waiting.set_ylim(0, 1)
+    waiting.set_ylim(0, 1.45)
+    waiting.set_yticks([0, 0.5, 1])
     waiting.set_ylabel("share of time")
     waiting.set_xlabel("seconds since the first look")
     waiting.legend(loc="upper right", fontsize=8, ncols=2)

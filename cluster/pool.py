@@ -14,7 +14,8 @@ from cluster.rollout_process import Delivery, RolloutProcess
 from cluster.supply import Dispatch
 
 _SEND_TIMEOUT_S = 60.0
-_ANSWER_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 2.0
+"""Short, because drains are asked for behind it: who does not answer is asked again."""
 
 
 class ActorLost(Exception):

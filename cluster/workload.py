@@ -106,7 +106,9 @@ class Workload:
     def state(self) -> str:
         """For people."""
         silent_s = self.clock() - self.last_sign
-        return f"{len(self.doing)} of {len(self.slots)} actors busy, last sign of life {silent_s:.0f} s ago"
+        doing = Counter(what for what, _ in self.doing.values())
+        said = f"{doing[BUSY]} of {len(self.slots)} actors busy, {doing[STARTING]} starting or waiting for a place"
+        return f"{said}, last sign of life {silent_s:.0f} s ago"
 
     def metrics(self) -> dict[str, Any]:
         """Shares, rates and bytes of the interval that ends now; docs/metrics.md explains each."""

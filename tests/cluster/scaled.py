@@ -100,7 +100,7 @@ def lawful(learner: Learner) -> dict[str, int]:
     state = learner.cluster.state()[1]["buffer"]
     held = counts["delivered"] - counts["taken"]
     assert counts["dispatched"] == counts["taken"] + held + len(state["pending"]) and counts["refused"] == 0
-    return {"taken": len(taken), "rollouts_whole": closed, "attempts": max(window.attempt for window in taken)}
+    return {"taken": len(taken), "rollouts_whole": closed}
 
 
 def main(run_dir: Path) -> None:

@@ -64,7 +64,6 @@ def test_on_rays_autoscaler_the_pool_grows_replaces_half_of_itself_and_shrinks_e
     assert found["shrunk_to"] == 1
     took = {name: found[name] for name in ("grown_s", "replaced_s", "shrunk_s")}
     assert max(took.values()) <= WITHIN_S, took
-    assert found["attempts"] == 0, "a video was begun again"
     seen = looks(run_dir / FILE)
     assert all(1 <= look["decision"]["size"] <= 6 for look in seen)
     assert all(before["decision"]["size"] == after["size"] for before, after in pairwise(seen)), (
