@@ -68,14 +68,8 @@ class Autoscaling:
             "autoscale/actors_idle": measured.idle,
             "autoscale/gpu_hours": measured.gpu_hours,
         } | ({} if decision.needed is None else {"autoscale/needed": decision.needed})
-        pending = len(buffer.pending)
-        entry = {
-            "time": self.clock(),
-            "stage": stage,
-            "now_running": running,
-            "depth": buffer.depth,
-            "pending": pending,
-        }
+        entry = {"time": self.clock(), "stage": stage, "now_running": running}
+        entry |= {"depth": buffer.depth, "pending": len(buffer.pending), "capacity": buffer.capacity}
         told = self._told(size, decision)
         return Look(
             decision.size,
