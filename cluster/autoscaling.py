@@ -49,7 +49,8 @@ class Autoscaling:
         cluster = self.config.cluster
         learner = cluster.learner_ranks * cluster.rank_gpus / cluster.actor_gpus if cluster.actor_gpus else 0
         self.controller = Controller(self.config.autoscale, learner or cluster.learner_ranks)
-        self.kind: str | None = None
+        self.bounds_told: set[str] = set()
+        """Of the size there is now: once is enough, though the learner's waiting may come and go."""
 
     @property
     def gpu_hours(self) -> float:
@@ -79,10 +80,11 @@ class Autoscaling:
         )
 
     def _told(self, size: int, decision: Decision) -> str | None:
-        before, self.kind = self.kind, decision.kind
         if decision.size != size:
+            self.bounds_told = {decision.kind}
             return f"rollout pool: from {size} to {decision.size} actors: {decision.reason}"
-        if decision.worth_telling and decision.kind != before:
+        if decision.worth_telling and decision.kind not in self.bounds_told:
+            self.bounds_told.add(decision.kind)
             return f"rollout pool: stays at {size} actors: {decision.reason}"
         return None
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -67,7 +67,13 @@ def fake_autoscaler(
     node: dict[str, float], labels: dict[str, str], most: int, idle_s: float = 10.0
 ) -> Iterator[tuple[str, Path]]:
     """The address of a head without CPUs, and its log folder; nodes like `node` come when something waits for them."""
-    folder = Path(tempfile.mkdtemp(prefix="fake"))
+    with tempfile.TemporaryDirectory(prefix="fake", ignore_cleanup_errors=True) as folder:
+        yield from _head(Path(folder), node, labels, most, idle_s)
+
+
+def _head(
+    folder: Path, node: dict[str, float], labels: dict[str, str], most: int, idle_s: float
+) -> Iterator[tuple[str, Path]]:
     address = f"127.0.0.1:{free_port()}"
     config = folder / "autoscaling.json"
     config.write_text(json.dumps(cluster_config(address, node, labels, most, idle_s)))
@@ -83,7 +89,6 @@ def fake_autoscaler(
         "RAY_AUTH_MODE": "disabled",
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
         "RAY_CLOUD_INSTANCE_ID": _HEAD_ID,
-        "RAY_OVERRIDE_RESOURCES": json.dumps({"head": 1}),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     with (folder / "head.log").open("w") as log:
@@ -95,7 +100,7 @@ def fake_autoscaler(
     finally:
         ended = [*ours.children(recursive=True), ours]
         for process in ended:
-            with _gone_already():
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(ended, timeout=30)
         head.wait(timeout=30)
@@ -108,11 +113,3 @@ def _wait_until_up(head: subprocess.Popen, address: str, folder: Path) -> None:
             return
         time.sleep(0.2)  # polling a file of another process
     raise TimeoutError(f"no head at {address}: {(folder / 'head.log').read_text()[-2000:]}")
-
-
-@contextmanager
-def _gone_already() -> Iterator[None]:
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        return

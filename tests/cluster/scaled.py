@@ -32,6 +32,8 @@ BLOCK_S = 0.4
 FAST_S, SLOW_S = 0.055, 0.4
 """The learner's seconds per window."""
 MOST_S = 240.0
+FOUND = "found.json"
+"""In the run folder: what happened."""
 SLOT = {"num_cpus": 1, "resources": {"rollout_slot": 1}, "label_selector": {"role": "rollout"}}
 
 
@@ -145,7 +147,8 @@ def scene(config: Config, needed: int) -> None:
     found["grown_again_s"] = learner.until(lambda wanted, there: there >= needed - 1)
     learner.log.close()
     _, news, _ = ray.get(coordinator.look.remote(), timeout=60)
-    print(json.dumps({key: round(value, 1) for key, value in found.items()} | lawful(learner) | {"news": news}))
+    told = {key: round(value, 1) for key, value in found.items()} | lawful(learner) | {"news": news}
+    Path(config.run_dir, FOUND).write_text(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":
