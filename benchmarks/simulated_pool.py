@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from cluster.config import Config
@@ -51,6 +51,9 @@ class SimulatedPool:
         """By rollout and window: when its last block was due."""
         self.tensors: dict[tuple[int, ...], Tensor] = {}
         self.packed: dict[tuple[int, ...], PackedTensors] = {}
+
+    async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
+        """Always ready."""
 
     async def stream(
         self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch
@@ -132,6 +135,19 @@ class SimulatedPool:
     def replace(self, slot: int) -> None:
         """Nothing here is ever lost."""
         raise AssertionError(f"slot {slot} was replaced, though nothing failed")
+
+    def grow(self, count: int) -> list[int]:
+        """The size is what is compared."""
+        assert not count, "the pool is as large as it was made"
+        return []
+
+    def shrink(self, slot: int) -> None:
+        """The size is what is compared."""
+        raise AssertionError("the pool is as large as it was made")
+
+    async def dead(self, slots: Collection[int]) -> set[int]:
+        """None."""
+        return set()
 
     def draining(self) -> set[int]:
         """None."""

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 
-from cluster.trace import Span
+from cluster.trace import Reading, Span
 
 _log = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ class Bulletin:
         self.reason: Exception | None = None
         self.shown: tuple[str, int, int, str] | None = None
         self.news: deque[str] = deque(maxlen=1000)
-        self.spans: list[Span] = []
+        self.spans: list[Span | Reading] = []
 
     def situation(self) -> str:
         """For people, in a line."""
@@ -27,7 +27,7 @@ class Bulletin:
         _log.warning(line)
         self.news.append(line)
 
-    async def drain_spans(self) -> list[Span]:
+    async def drain_spans(self) -> list[Span | Reading]:
         """What was done elsewhere since this was last asked."""
         spans, self.spans = self.spans, []
         return spans

@@ -11,6 +11,7 @@ from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.prompt_config import PromptConfig
 from actors.window_law import parse_law, window_starts
 from cluster import group_rules
+from cluster.autoscaler_config import AutoscaleConfig, check_pool
 from cluster.buffer import BufferConfig
 from cluster.cluster_config import ClusterConfig, DebugConfig, WandbConfig
 from learner.checkpoint_config import CheckpointConfig
@@ -58,6 +59,7 @@ class Config(WorldConfig):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)
 
@@ -67,6 +69,7 @@ class Config(WorldConfig):
         self._check_frames()
         self._check_batches()
         self._check_buffer()
+        check_pool(self.autoscale, self.cluster, self.debug.half)
         if "grpo" in self.stages:
             group_rules.check(self)
         if self.seed < 0:

@@ -1,12 +1,11 @@
 """The rollout pool on Ray: one process per slot, replaced when it is lost."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster.collective_weights import WeightRelay
 from cluster.config import Config
@@ -15,36 +14,54 @@ from cluster.rollout_process import Delivery, RolloutProcess
 from cluster.supply import Dispatch
 
 _SEND_TIMEOUT_S = 60.0
-_log = logging.getLogger(__name__)
+_ANSWER_TIMEOUT_S = 2.0
+"""Short, because drains are asked for behind it: who does not answer is asked again."""
 
 
 class ActorLost(Exception):
     """A rollout process is gone, or as good as gone; the message says how."""
 
 
+class NotStarted(ActorLost):
+    """A rollout process has not started in time: it may still wait for a node."""
+
+
 class Pool(Protocol):
-    """Processes that roll out, by slot."""
+    """Processes that roll out, by slot. Starting one is only asked for here: `begin` waits for it."""
 
     slots: list[int]
+    """Those asked for, the same list as long as the pool exists."""
+
+    async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
+        """Have the process in `slot` supply a stage, as soon as it runs. Raises ActorLost, or what it raised."""
 
     def stream(self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch) -> AsyncIterator[Delivery]:
-        """What the process in `slot` makes of `dispatch`. Raises ActorLost."""
+        """What the process in `slot`, which has begun, makes of `dispatch`. Raises ActorLost."""
 
     def replace(self, slot: int) -> None:
-        """End the process in `slot` and start another."""
+        """End the process in `slot` and ask for another."""
+
+    def grow(self, count: int) -> list[int]:
+        """Ask for more processes; returns their slots, which no process had before."""
+
+    def shrink(self, slot: int) -> None:
+        """End the process in `slot`, or ask for it no more: the slot is gone."""
+
+    async def dead(self, slots: Collection[int]) -> set[int]:
+        """Which of these slots, whose processes have nothing to do, have lost them."""
 
     def draining(self) -> set[int]:
         """Slots whose node is about to go away."""
 
 
 class RayPool:
-    """Actors that the coordinator owns: they end with it."""
+    """Actors that the coordinator owns: they end with it. Those that wait for a node ask Ray's autoscaler for one."""
 
     def __init__(self, config: Config, coordinator: ray.actor.ActorHandle):
         self.cluster, self.coordinator = config.cluster, coordinator
         self.slots = list(range(config.cluster.rollout_actors))
+        self.following = len(self.slots)
         self.actors = {slot: self._new(slot) for slot in self.slots}
-        self.begun: dict[int, int] = {}
         self.nodes: dict[int, str] = {}
         self.relay: tuple[int, ray.actor.ActorHandle] | None = None
         """With cluster.weight_transport=collective: what sends the weights of an epoch."""
@@ -65,12 +82,39 @@ class RayPool:
         options = {"num_gpus": self.cluster.actor_gpus} if self.cluster.actor_gpus else {}
         return RolloutProcess.options(**options).remote(self.coordinator, slot, self.cluster)
 
+    def grow(self, count: int) -> list[int]:
+        """Ask Ray for more; they come when there is a place for them, and the others go on meanwhile."""
+        added = list(range(self.following, self.following + count))
+        self.following += count
+        self.actors |= {slot: self._new(slot) for slot in added}
+        self.slots += added
+        return added
+
+    def shrink(self, slot: int) -> None:
+        """Kill; one that still waits for a node is given up, and Ray asks for that node no more."""
+        self.slots.remove(slot)
+        self.nodes.pop(slot, None)
+        ray.kill(self.actors.pop(slot))
+
     def replace(self, slot: int) -> None:
         """Kill without asking first (a hung process would not answer) and start another."""
         ray.kill(self.actors[slot])
         self.actors[slot] = self._new(slot)
-        self.begun.pop(slot, None)
         self.nodes.pop(slot, None)
+
+    async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
+        """Tell an actor which stage it supplies, and wait until it does."""
+        try:
+            async with asyncio.timeout(self.cluster.start_timeout_s):
+                self.nodes[slot] = await self.actors[slot].begin.remote(stage, config, epoch, self._relay_of(epoch))
+        except TimeoutError as error:
+            raise NotStarted(
+                f"did not start within cluster.start_timeout_s = {self.cluster.start_timeout_s} s"
+            ) from error
+        except RayTaskError:
+            raise  # the actor's own exception is no loss of it
+        except RayError as error:
+            raise ActorLost(f"{type(error).__name__}") from error
 
     async def stream(
         self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch
@@ -78,7 +122,6 @@ class RayPool:
         """Deliveries as they are made. A value that an actor returns is owned here and survives its process."""
         actor = self.actors[slot]
         try:
-            await self._begin(slot, stage, config, epoch)
             made: list[Parcel] = [wrap(block) for block in dispatch.made]
             items = actor.windows.options(num_returns="streaming").remote(dispatch.rollouts, made)
             while True:
@@ -98,18 +141,16 @@ class RayPool:
         except RayError as error:
             raise ActorLost(f"{type(error).__name__}") from error
 
-    async def _begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
-        """Tell an actor which stage it supplies, once."""
-        if self.begun.get(slot) == epoch:
-            return
-        try:
-            async with asyncio.timeout(self.cluster.start_timeout_s):
-                self.nodes[slot] = await self.actors[slot].begin.remote(stage, config, epoch, self._relay_of(epoch))
-        except TimeoutError as error:
-            raise ActorLost(
-                f"did not start within cluster.start_timeout_s = {self.cluster.start_timeout_s} s"
-            ) from error
-        self.begun[slot] = epoch
+    async def dead(self, slots: Collection[int]) -> set[int]:
+        """Ask them for a sign of life. No answer in time is no sign of death: an actor may have begun to work."""
+        asked = {asyncio.ensure_future(_answer(self.actors[slot])): (slot, self.actors[slot]) for slot in slots}
+        if not asked:
+            return set()
+        done, late = await asyncio.wait(asked, timeout=_ANSWER_TIMEOUT_S)
+        for task in late:
+            task.cancel()
+        found = {asked[task] for task in done if not task.result()}
+        return {slot for slot, actor in found if self.actors.get(slot) is actor}
 
     def draining(self) -> set[int]:
         """Slots on nodes that Ray is draining (preemption, scale-down)."""
@@ -117,3 +158,12 @@ class RayPool:
 
         leaving = state.get_draining_nodes()
         return {slot for slot, node in list(self.nodes.items()) if node in leaving}  # called in a thread
+
+
+async def _answer(actor: ray.actor.ActorHandle) -> bool:
+    """Whether an actor lives."""
+    try:
+        await actor.__ray_ready__.remote()
+    except RayActorError:
+        return False
+    return True

@@ -20,7 +20,8 @@ from models.files import write_whole
 _HAND_OVER_S = 60.0
 
 _FREE = (
-    "cluster", "wandb", "checkpoint", "stage", "debug", "dry_run", "device_name", "ode.shard_mb", "text_cache",
+    "cluster", "autoscale", "wandb", "checkpoint", "stage", "debug", "dry_run", "device_name", "ode.shard_mb",
+    "text_cache",
     "prompt.url", "prompt.cache", "prompt.parallel", "prompt.retries", "prompt.timeout_s",
     "reward.url", "reward.remote_format", "reward.timeout_s", "reward.retries", "reward.max_failure_rate",
 )  # fmt: skip

@@ -19,6 +19,16 @@ class Span(NamedTuple):
     duration_s: float
 
 
+class Reading(NamedTuple):
+    """Numbers as they stood at one time, which Perfetto draws as curves."""
+
+    process: str
+    name: str
+    at_s: float
+    """Seconds since the epoch, on the coordinator's clock."""
+    values: dict[str, float]
+
+
 class Tracer:
     """Collects the spans of one process, one after the other. Cheap: two clock readings and one append."""
 
@@ -117,11 +127,15 @@ class TraceFile:
             self.file.write("[" + json.dumps(self._row("command")) + "\n")
         self._write({"name": "begins", "ph": "i", "s": "g", "pid": 0, "tid": 0, "ts": round(time.time() * 1e6)})
 
-    def write(self, spans: Sequence[Span]) -> None:
-        """Append spans; a process that is new gets a row of its own."""
+    def write(self, spans: Sequence[Span | Reading]) -> None:
+        """Append spans and readings; a process that is new gets a row of its own."""
         for span in spans:
             if span.process not in self.numbers:
                 self._write(self._row(span.process))
+            if isinstance(span, Reading):
+                event = {"name": span.name, "ph": "C", "pid": self.numbers[span.process], "tid": 0}
+                self._write(event | {"ts": round(span.at_s * 1e6), "args": span.values})
+                continue
             # Both ends are rounded, not the duration: spans that touch must not overlap by a microsecond.
             started, ended = round(span.started_s * 1e6), round((span.started_s + span.duration_s) * 1e6)
             event = {"name": span.name, "ph": "X", "pid": self.numbers[span.process], "tid": 0}

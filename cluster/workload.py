@@ -29,7 +29,7 @@ class Workload:
         self.running: set[int] = set()
         """Slots whose process has delivered something."""
         self.doing: dict[int, tuple[str, float]] = {}
-        """What a slot with a dispatch does, and since when; the others are idle."""
+        """What a slot does that starts or has a dispatch, and since when; the others are idle."""
         self.lost_in_all = 0
         self.last_sign = clock()
         self.weight_bytes = 0
@@ -41,6 +41,10 @@ class Workload:
         self.bytes_in: Counter[str] = Counter()
         self.versions, self.pulls, self.bytes_out = 0, 0, 0
 
+    def starting(self, slot: int) -> None:
+        """The process of a slot is asked for, or told what to supply."""
+        self.doing[slot] = (STARTING, self.clock())
+
     def busy(self, slot: int) -> None:
         """An actor begins with a dispatch."""
         self.doing[slot] = (BUSY if slot in self.running else STARTING, self.clock())
@@ -51,7 +55,7 @@ class Workload:
         del self.doing[slot]
 
     def at_work(self, slot: int) -> bool:
-        """Whether an actor has a dispatch."""
+        """Whether an actor starts or has a dispatch."""
         return slot in self.doing
 
     def received(self, slot: int, delivery: Delivery) -> None:
@@ -83,6 +87,10 @@ class Workload:
     def lost(self, slot: int, why: str) -> None:
         """An actor is gone, and another takes its place."""
         self.lost_in_all += 1
+        self.retired(slot)
+
+    def retired(self, slot: int) -> None:
+        """An actor is gone."""
         self.made_s.pop(slot, None)
         self.running.discard(slot)
         self.median_s.pop(slot, None)
@@ -98,7 +106,9 @@ class Workload:
     def state(self) -> str:
         """For people."""
         silent_s = self.clock() - self.last_sign
-        return f"{len(self.doing)} of {len(self.slots)} actors busy, last sign of life {silent_s:.0f} s ago"
+        doing = Counter(what for what, _ in self.doing.values())
+        said = f"{doing[BUSY]} of {len(self.slots)} actors busy, {doing[STARTING]} starting or waiting for a place"
+        return f"{said}, last sign of life {silent_s:.0f} s ago"
 
     def metrics(self) -> dict[str, Any]:
         """Shares, rates and bytes of the interval that ends now; docs/metrics.md explains each."""

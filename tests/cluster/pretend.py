@@ -1,5 +1,8 @@
 """Actors that only pretend: what a real one would stream, without a network."""
 
+import asyncio
+from collections import Counter
+
 import torch
 
 from actors.config import GroupConfig, RolloutConfig
@@ -11,6 +14,37 @@ from models.rollout import Group, MadeBlock, Progress, Window
 from rewards.sentinels import SentinelConfig
 
 
+class StandingPool:
+    """Processes that are there at once, and never fail by themselves; what they stream is left to others."""
+
+    def __init__(self, slots):
+        self.slots, self.following, self.replaced = list(range(slots)), slots, Counter()
+        self.dead_with_nothing_to_do = set()
+
+    async def begin(self, slot, stage, config, epoch):
+        await asyncio.sleep(0)
+
+    def replace(self, slot):
+        self.replaced[slot] += 1
+
+    def grow(self, count):
+        added = list(range(self.following, self.following + count))
+        self.following += count
+        self.slots += added
+        return added
+
+    def shrink(self, slot):
+        self.slots.remove(slot)
+
+    async def dead(self, slots):
+        found = self.dead_with_nothing_to_do & set(slots)
+        self.dead_with_nothing_to_do -= found
+        return found
+
+    def draining(self):
+        return set()
+
+
 def small(**buffer):
     config = Config(run_dir="unused", rollout=RolloutConfig(frames=30, batch=3, windows=4))
     config.buffer = BufferConfig(**{"windows": 64} | buffer)
@@ -19,7 +53,10 @@ def small(**buffer):
 
 
 def pretended(config, dispatch, version):
-    """What a real actor would stream of `dispatch` from here on, all frames zero but for their attempt."""
+    """What a real actor would stream of `dispatch` from here on, all frames zero but for their attempt.
+
+    `version` is that of all blocks, or what tells each block's.
+    """
     block, length = config.student.block_frames, config.window.frames
     first = dispatch.made[-1].index + 1 if dispatch.made else 0
     last = max(plan.start + length for r in dispatch.rollouts for plan in r.windows) // block
@@ -27,7 +64,7 @@ def pretended(config, dispatch, version):
     shape = config.student.frame_shape
     for index in range(first, last):
         marks = torch.stack([torch.full((block, *shape), float(r.attempt)) for r in dispatch.rollouts])
-        made.append(MadeBlock(index, version, marks, {3: marks}))
+        made.append(MadeBlock(index, version() if callable(version) else version, marks, {3: marks}))
         yield made[-1]
         for row, rollout in enumerate(dispatch.rollouts):
             for plan in rollout.windows:

@@ -1,7 +1,7 @@
 """The coordinator without Ray, over a pool that fails on command."""
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 
 import pytest
@@ -16,19 +16,19 @@ from cluster.publication import LEAVE
 from cluster.rollout_process import Delivery
 from cluster.trace import Span
 from models.rollout import CRITIC, STUDENT, MadeBlock, Window
-from tests.cluster.pretend import pretended, small
+from tests.cluster.pretend import StandingPool, pretended, small
 
 
-class PretendPool:
+class PretendPool(StandingPool):
     """Streams without pause, except where `troubles` say otherwise: one is taken up at every block of any slot."""
 
     def __init__(self, config, slots=2):
-        self.config, self.slots = config, list(range(slots))
+        super().__init__(slots)
+        self.config = config
         self.troubles = deque()
-        self.replaced = Counter()
         self.on_draining_nodes = set()
         self.version = 0
-        self.block_s = dict.fromkeys(self.slots, 0.01)
+        self.block_s = defaultdict(lambda: 0.01)
 
     async def stream(self, slot, stage, config, epoch, dispatch):
         for item in pretended(config, dispatch, version=self.version):
@@ -47,7 +47,7 @@ class PretendPool:
             )
 
     def replace(self, slot):
-        self.replaced[slot] += 1
+        super().replace(slot)
         self.block_s[slot] = 0.01
 
     def draining(self):

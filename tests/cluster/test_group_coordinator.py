@@ -12,14 +12,15 @@ from cluster.parcels import unwrap, wrap
 from cluster.rollout_process import Delivery
 from cluster.trace import Span
 from models.rollout import GRPO, SENTINEL, Group
-from tests.cluster.pretend import pretended_groups, small_grpo
+from tests.cluster.pretend import StandingPool, pretended_groups, small_grpo
 
 
-class PretendPool:
+class PretendPool(StandingPool):
     """Streams without pause; the first group goes through `spoil`."""
 
     def __init__(self, config, spoil):
-        self.config, self.spoil, self.slots, self.replaced = config, spoil, [0, 1], Counter()
+        super().__init__(slots=2)
+        self.config, self.spoil = config, spoil
 
     async def stream(self, slot, stage, config, epoch, dispatch):
         for item in pretended_groups(config, dispatch, 0):
@@ -28,12 +29,6 @@ class PretendPool:
                 spoil, self.spoil = self.spoil, None
                 item = spoil(item)
             yield Delivery(wrap(item), [])
-
-    def replace(self, slot):
-        self.replaced[slot] += 1
-
-    def draining(self):
-        return set()
 
 
 class Judge:

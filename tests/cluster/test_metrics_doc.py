@@ -1,16 +1,21 @@
 """docs/metrics.md names every key that a run logs, and no other."""
 
+import itertools
 import json
 import re
 import time
 import urllib.request
+from dataclasses import replace
 
 import pytest
 
 import settings
 import train
+from cluster.autoscaler_config import AutoscaleConfig
+from cluster.autoscaling import Autoscaling
 from cluster.inspection import BadWindow
 from cluster.launch import launch, preflight
+from cluster.pace import Pace
 from cluster.supply import Supply
 from cluster.workload import Workload
 
@@ -48,6 +53,18 @@ def refused(config):
     return supply.metrics().keys()
 
 
+def scaled(config):
+    """What a pool that sizes itself tells, once a window was made and taken."""
+    config, seconds = replace(config, autoscale=AutoscaleConfig(measured_s=1.0)), itertools.count(step=10.0)
+    autoscaling = Autoscaling(config, Pace(1.0, clock=lambda: next(seconds)))
+    autoscaling.pace.taken(1)
+    autoscaling.pace.begins(0, windows=1, warm=True)
+    autoscaling.pace.delivers(0, "Window")
+    autoscaling.pace.ends(0)
+    autoscaling.look(1, Supply("dmd", config).buffer, "dmd")
+    return autoscaling.metrics.keys()
+
+
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
     """By source: inline runs of every stage, both halves of stage dmd alone, and what only the Ray pool tells."""
@@ -61,6 +78,7 @@ def logged(tmp_path_factory):
         "learner_only": logged_by(run(*alone, "debug.learner_only=true")),
         "refused": set(refused(config)),
         "pool": set(Workload([0]).metrics()),
+        "autoscale": set(scaled(config)),
     }
 
 

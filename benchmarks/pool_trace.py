@@ -1,0 +1,87 @@
+"""The size of an autoscaled rollout pool against time, with what it was decided by: a picture.
+
+python -m benchmarks.pool_trace <run folder> [out=<picture.png>]
+Reads the run's autoscale.jsonl and writes pool_trace.png into its folder: actors wanted, there and needed; windows that
+wait in the buffer; the learner's share of waiting. Every change of size carries its kind.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from cluster.autoscaling import FILE, looks
+
+matplotlib.use("Agg")
+
+_COLOURS = {"grow": "#1b7837", "shrink": "#b2182b", "budget": "#b2182b", "gain": "#b2182b", "bounds": "#666666"}
+
+
+def draw(seen: Sequence[dict[str, Any]], path: Path) -> None:
+    """`seen`: the lines of autoscale.jsonl, at least one."""
+    from matplotlib import pyplot
+
+    seconds = [look["time"] - seen[0]["time"] for look in seen]
+    figure, (size, buffer, waiting) = pyplot.subplots(3, 1, figsize=(11, 7), sharex=True, height_ratios=(2, 1, 1))
+    size.step(seconds, [look["decision"]["size"] for look in seen], where="post", label="wanted", color="black")
+    size.fill_between(
+        seconds, [look["now_running"] for look in seen], step="post", alpha=0.35, label="there", color="#2166ac"
+    )
+    needed = [look["decision"]["needed"] or float("nan") for look in seen]
+    size.step(seconds, needed, where="post", label="needed, by measured costs", color="#e08214", linestyle=":")
+    highest = max(max(look["decision"]["size"], look["now_running"]) for look in seen)
+    size.set_ylim(0, 1.5 * highest + 1)
+    for at, look in zip(seconds, seen, strict=True):
+        decision = look["decision"]
+        if decision["size"] != look["size"]:
+            said = f"{decision['kind']}\n{look['size']} to {decision['size']}"
+            size.annotate(said, (at, decision["size"]), (at, 1.2 * highest + 0.5), color=_COLOURS[decision["kind"]],
+                          arrowprops={"arrowstyle": "->", "alpha": 0.5}, ha="center", fontsize=8)  # fmt: skip
+    size.set_ylabel("rollout actors")
+    size.legend(loc="upper right", fontsize=8, ncols=3)
+    depth = [look["depth"] for look in seen]
+    held = [look["depth"] + look["pending"] for look in seen]
+    buffer.fill_between(seconds, held, step="post", alpha=0.25, label="and being made", color="#4d9221")
+    buffer.fill_between(seconds, depth, step="post", alpha=0.6, label="wait to be taken", color="#4d9221")
+    buffer.plot(seconds, [look["capacity"] for look in seen], color="grey", linewidth=0.8, label="the buffer holds")
+    buffer.set_ylim(0, 1.45 * max(look["capacity"] for look in seen))
+    buffer.set_ylabel("windows")
+    buffer.legend(loc="upper right", fontsize=8, ncols=3)
+    shares = [look["waiting_share"] for look in seen]
+    waiting.step(seconds, shares, where="post", color="#762a83", label="learner waits")
+    idle = [look["idle"] / max(look["running"], 1e-9) for look in seen]
+    waiting.step(seconds, idle, where="post", color="#2166ac", alpha=0.6, label="actors wait for room")
+    waiting.set_ylim(0, 1.45)
+    waiting.set_yticks([0, 0.5, 1])
+    waiting.set_ylabel("share of time")
+    waiting.set_xlabel("seconds since the first look")
+    waiting.legend(loc="upper right", fontsize=8, ncols=2)
+    for axes in (size, buffer, waiting):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+def main(arguments: Sequence[str]) -> None:
+    folders = [argument for argument in arguments if not argument.startswith("out=")]
+    outs = [argument.removeprefix("out=") for argument in arguments if argument.startswith("out=")]
+    if len(folders) != 1 or len(outs) > 1:
+        raise ValueError("give the folder of one run, and out=<picture.png> if the picture should not lie in it")
+    file = Path(folders[0], FILE)
+    seen = looks(file)
+    if not seen:
+        raise ValueError(f"{file} has no look at a pool; give the folder of a run with autoscale.enabled=true")
+    out = Path(outs[0]) if outs else Path(folders[0], "pool_trace.png")
+    draw(seen, out)
+    print(out)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"benchmarks.pool_trace: {error}")

@@ -1,0 +1,25 @@
+"""The picture of a pool is drawn from what a run has written down."""
+
+import pytest
+
+from benchmarks.pool_trace import main
+from cluster.autoscaler_config import AutoscaleConfig
+from cluster.autoscaling import Autoscaling
+from cluster.pace import Pace
+from cluster.supply import Supply
+from tests.cluster.pretend import small
+
+
+def test_a_picture_is_drawn_of_every_run_that_looked_at_its_pool_and_of_no_other(tmp_path):
+    config = small()
+    config.run_dir, config.autoscale = str(tmp_path), AutoscaleConfig(enabled=True)
+    for arguments in ([str(tmp_path)], [], [str(tmp_path), "out=a.png", "out=b.png"]):
+        with pytest.raises(ValueError, match=r"autoscale\.enabled|folder of one run"):
+            main(arguments)
+    autoscaling = Autoscaling(config, Pace(60.0))
+    for size in (1, 20, 4):  # 20 is more than is allowed: a change
+        autoscaling.write(autoscaling.look(size, Supply("dmd", config).buffer, "dmd").entry)
+    main([str(tmp_path)])
+    main([str(tmp_path), f"out={tmp_path / 'other.png'}"])
+    for name in ("pool_trace.png", "other.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,155 @@
+"""A learner that starves, loses half of its actors, and saturates, on nodes of Ray's autoscaler.
+
+A script of its own, because it brings a cluster of its own: python -m tests.cluster.scaled <new run folder>
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
+import ray
+import torch
+
+from cluster.autoscaler_config import AutoscaleConfig
+from cluster.config import Config
+from cluster.crew import make_dispatcher
+from cluster.planning import made_share, pool_size
+from cluster.ray_cluster import RayCluster
+from cluster.run_log import RunLog
+from models.rollout import CRITIC, STUDENT
+from tests.cluster.fake_autoscaler import fake_autoscaler
+from tests.cluster.pretend import small
+from tests.cluster.processes import own_processes
+from tests.cluster.sleeping import SleepingCoordinator
+
+BLOCK_S = 0.4
+FAST_S, SLOW_S = 0.055, 0.4
+"""The learner's seconds per window."""
+MOST_S = 240.0
+FOUND = "found.json"
+"""In the run folder: what happened."""
+SLOT = {"num_cpus": 1, "resources": {"rollout_slot": 1}, "label_selector": {"role": "rollout"}}
+
+
+def run_config(run_dir: Path) -> Config:
+    config = small(windows=192, max_age=12)
+    config.dmd.batch_size = 8
+    config.run_dir, config.wandb.mode = str(run_dir), "disabled"
+    config.cluster.rollout_actors, config.cluster.timeout_s = 1, 400.0
+    config.autoscale = AutoscaleConfig(
+        enabled=True, maximum=6, growth=8.0, every_s=1.0, measured_s=8.0, grow_after_s=8.0, shrink_after_s=12.0
+    )
+    return config
+
+
+class Learner:
+    """Takes as train.py does, and sleeps where it would compute."""
+
+    def __init__(self, config: Config, cluster: RayCluster):
+        self.config, self.cluster, self.window_s, self.update = config, cluster, FAST_S, 0
+        self.taken, self.requests = [], 0
+        self.log = RunLog(config, cluster, lambda *_: None)
+        cluster.begin("dmd", config)
+        self.publish()
+
+    def publish(self) -> None:
+        self.cluster.publish({"w": torch.zeros(4)}, self.update)
+
+    def learn(self) -> None:
+        """One update of the student, and the critic's before it."""
+        for role in [CRITIC] * self.config.dmd.critic_updates + [STUDENT]:
+            self.taken += self.cluster.take(role, self.config.dmd.batch_size)
+            time.sleep(self.window_s * self.config.dmd.batch_size)
+        self.update += 1
+        self.publish()
+        self.log("dmd", self.update, 1000, self.cluster.metrics())
+
+    def sizes(self) -> tuple[int, int]:
+        """Actors wanted, and there."""
+        return ray.get(self.cluster.coordinator.pool_size.remote(), timeout=60)
+
+    def until(self, reached) -> float:
+        """Learn until `reached(wanted, there)`; seconds that took."""
+        began = time.monotonic()
+        while not reached(*self.sizes()):
+            if time.monotonic() - began > MOST_S:
+                raise TimeoutError(f"the pool has {self.sizes()} actors (wanted, there) after {MOST_S} s")
+            self.learn()
+        return time.monotonic() - began
+
+
+def lawful(learner: Learner) -> dict[str, int]:
+    """That every window came exactly once, as it was drawn at dispatch, up to the first rollout that is not done."""
+    config, taken = learner.config, learner.taken
+    came = Counter((window.rollout, window.index) for window in taken)
+    assert set(came.values()) == {1}, "a window came twice"
+    per_rollout = Counter(window.rollout for window in taken)
+    closed = next(i for i in range(10**6) if per_rollout[i] < config.rollout.windows)
+    drawn = {
+        (rollout.id, plan.index): (plan.role, plan.start)
+        for first in range(0, max(per_rollout) + 1, config.rollout.batch)
+        for rollout in make_dispatcher("dmd", config).rollouts(first)
+        for plan in rollout.windows
+    }
+    assert all(drawn[window.rollout, window.index] == (window.role, window.start) for window in taken)
+    counts = {key.partition("/")[2]: n for key, n in learner.cluster.metrics().items() if key.startswith("windows/")}
+    state = learner.cluster.state()[1]["buffer"]
+    held = counts["delivered"] - counts["taken"]
+    assert counts["dispatched"] == counts["taken"] + held + len(state["pending"]) and counts["refused"] == 0
+    return {"taken": len(taken), "rollouts_whole": closed}
+
+
+def main(run_dir: Path) -> None:
+    run_dir.mkdir(parents=True)
+    config = run_config(run_dir)
+    dispatch_s = made_share(config) * config.rollout.frames / config.student.block_frames * BLOCK_S
+    needed = pool_size(dispatch_s, config.rollout.batch * config.rollout.windows, FAST_S, 1)
+    with fake_autoscaler({"CPU": 2, "rollout_slot": 2, "object_store_memory": 80 * 2**20}, {"role": "rollout"}, 3) as (
+        address,
+        _,
+    ):
+        ray.init(address=address, log_to_driver=False)
+        try:
+            scene(config, needed)
+        finally:
+            ray.shutdown()
+
+
+def scene(config: Config, needed: int) -> None:
+    coordinator = ray.remote(SleepingCoordinator).options(
+        num_cpus=0, resources={"head": 0.001}, max_concurrency=1000
+    ).remote(config, BLOCK_S, SLOT)  # fmt: skip
+    learner = Learner(config, RayCluster(coordinator, config))
+    found = {"needed": needed, "first_actor_s": learner.until(lambda wanted, there: there >= 1 and learner.update > 1)}
+    print(found, file=sys.stderr, flush=True)
+    found["grown_s"] = learner.until(lambda wanted, there: there >= needed - 1 and there == wanted)
+    found["grown_to"] = learner.sizes()[1]
+    print(found, file=sys.stderr, flush=True)
+    victims = own_processes("ray::SleepingProcess")[: found["grown_to"] // 2]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    learner.until(lambda wanted, there: there < found["grown_to"])
+    learner.until(lambda wanted, there: there >= found["grown_to"])
+    found |= {"killed": len(victims), "replaced_s": time.monotonic() - killed}
+    print(found, file=sys.stderr, flush=True)
+    learner.window_s = SLOW_S
+    found["shrunk_s"] = learner.until(lambda wanted, there: wanted <= 1 and there <= 1)
+    found["shrunk_to"] = learner.sizes()[1]
+    print(found, file=sys.stderr, flush=True)
+    learner.window_s = FAST_S
+    found["grown_again_s"] = learner.until(lambda wanted, there: there >= needed - 1)
+    learner.log.close()
+    _, news, _ = ray.get(coordinator.look.remote(), timeout=60)
+    told = {key: round(value, 1) for key, value in found.items()} | lawful(learner) | {"news": news}
+    Path(config.run_dir, FOUND).write_text(json.dumps(told, indent=1))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

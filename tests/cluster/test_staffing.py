@@ -1,0 +1,287 @@
+"""A pool that changes its size while it works: no window is lost or doubled, nobody waits for who is not there."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+
+import pytest
+
+from cluster.autoscaler_config import AutoscaleConfig
+from cluster.autoscaling import FILE, Autoscaling, hours_spent, looks
+from cluster.coordinator import Coordinator
+from cluster.crew import make_dispatcher
+from cluster.errors import RunFailed
+from cluster.pace import Pace
+from cluster.parcels import unwrap, wrap
+from cluster.pool import ActorLost, NotStarted
+from cluster.rollout_process import Delivery
+from cluster.supply import Supply
+from cluster.trace import Reading, TraceFile
+from models.rollout import CRITIC, STUDENT, MadeBlock
+from tests.cluster.pretend import StandingPool, pretended, small
+
+
+class Pool(StandingPool):
+    """Leaves at a block boundary when asked to, as the weights would ask it; `nodes` are there for so many slots."""
+
+    def __init__(self, config, slots=2, nodes=None):
+        super().__init__(slots)
+        self.config, self.nodes, self.placed = config, nodes, set()
+        self.came, self.coordinator, self.troubles = asyncio.Condition(), None, []
+
+    async def begin(self, slot, stage, config, epoch):
+        if self.troubles:
+            raise self.troubles.pop(0)
+        async with self.came:
+            await self.came.wait_for(lambda: self.nodes is None or len(self.placed | {slot}) <= self.nodes)
+        self.placed.add(slot)
+
+    def shrink(self, slot):
+        super().shrink(slot)
+        self.placed.discard(slot)
+
+    async def stream(self, slot, stage, config, epoch, dispatch):
+        for item in pretended(self.config, dispatch, version=0):
+            await asyncio.sleep(0)
+            yield Delivery(wrap(item), [])
+            if isinstance(item, MadeBlock) and slot in self.coordinator.leaving:
+                return
+
+
+async def begun(config, **given):
+    pool = Pool(config, **given)
+    coordinator = Coordinator(config, pool)
+    pool.coordinator = coordinator
+    epoch = await coordinator.begin("dmd", config)
+    coordinator.supply.lineage.publish(0, 0)
+    coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
+    await coordinator._wake_one(coordinator.room)
+    return coordinator, pool, epoch
+
+
+async def learn(coordinator, epoch, config, requests, first=0):
+    taken = []
+    for number in range(first, first + requests):
+        role = STUDENT if number % 4 == 3 else CRITIC
+        parcels = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
+        taken += [unwrap(parcel) for parcel in parcels]
+    return taken
+
+
+def run(test):
+    asyncio.run(asyncio.wait_for(test, 60))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_come_exactly_once_as_they_were_drawn_however_the_pool_grows_and_shrinks(seed):
+    async def test():
+        config, chance, taken = small(), random.Random(seed), []
+        coordinator, pool, epoch = await begun(config)
+        for number in range(60):
+            if chance.random() < 0.5:
+                await coordinator.resize(chance.randrange(1, 7))
+            for _ in range(chance.randrange(30)):
+                await asyncio.sleep(0)
+            taken += await learn(coordinator, epoch, config, 1, first=number)
+        keys = Counter((w.rollout, w.index) for w in taken)
+        assert len(keys) == 120 and set(keys.values()) == {1}
+        assert {w.attempt for w in taken} == {0}, "a video was begun again"
+        drawn = {
+            (rollout.id, plan.index): (plan.role, plan.start)
+            for first in range(0, max(w.rollout for w in taken) + 1, config.rollout.batch)
+            for rollout in make_dispatcher("dmd", config).rollouts(first)
+            for plan in rollout.windows
+        }
+        assert all(drawn[w.rollout, w.index] == (w.role, w.start) for w in taken)
+        metrics = await coordinator.metrics()
+        assert metrics["rollout/actors_lost"] == 0 and not pool.replaced, "a size is no loss"
+        assert metrics["windows/asked_again"] == metrics["windows/refused"] == 0
+
+    run(test())
+
+
+def test_the_pool_has_the_size_that_was_asked_for_as_soon_as_those_who_leave_have_ended_their_block():
+    async def test():
+        config = small()
+        coordinator, pool, epoch = await begun(config, slots=6)
+        await learn(coordinator, epoch, config, 4)
+        await coordinator.resize(2)
+        assert len(pool.slots) - len(coordinator.retiring) == 2
+        await learn(coordinator, epoch, config, 12, first=4)
+        assert len(pool.slots) == 2 and not coordinator.retiring and not coordinator.leaving
+        await coordinator.resize(5)
+        assert len(pool.slots) == 5 and len(set(pool.slots)) == 5
+        await learn(coordinator, epoch, config, 12, first=16)
+        while coordinator.pace.running != set(pool.slots):
+            await asyncio.sleep(0)
+
+    run(test())
+
+
+def test_an_actor_that_waits_for_a_node_holds_up_nobody_and_is_given_up_first():
+    async def test():
+        config = small()
+        coordinator, pool, epoch = await begun(config, slots=1, nodes=1)
+        await coordinator.resize(4)
+        assert len(await learn(coordinator, epoch, config, 40)) == 80
+        assert coordinator.pace.running == {0} and len(pool.slots) == 4
+        assert coordinator.pace.measure(4, 64, 0.0).starting == 3
+        await coordinator.resize(1)
+        assert pool.slots == [0], "the one that works stays"
+        assert len(await learn(coordinator, epoch, config, 20, first=40)) == 40
+        pool.nodes = 3
+        await coordinator.resize(3)
+        await learn(coordinator, epoch, config, 20, first=60)
+        assert len(coordinator.pace.running) == 3
+
+    run(test())
+
+
+def test_an_actor_that_dies_with_nothing_to_do_is_replaced_before_there_is_something():
+    async def test():
+        config = small()
+        coordinator, pool, _ = await begun(config, slots=3)
+        while coordinator.pace.working or len(coordinator.pace.running) < 3:  # until the buffer is full
+            await asyncio.sleep(0)
+        pool.dead_with_nothing_to_do = {1}
+        while coordinator.workload.lost_in_all < 1 or len(coordinator.pace.running) < 3:
+            await asyncio.sleep(0.01)  # for the next poll of the watch
+        assert pool.replaced == {1: 1}
+        assert any("actor 1 died with nothing to do" in line for line in coordinator.news)
+
+    run(test())
+
+
+def test_processes_that_die_again_and_again_as_they_start_stop_the_run():
+    async def test():
+        config = small()
+        pool = Pool(config, slots=1)
+        pool.troubles = [ActorLost("ActorDiedError")] * 5
+        coordinator = Coordinator(config, pool)
+        epoch = await coordinator.begin("dmd", config)
+        with pytest.raises(RunFailed, match=r"5 processes in a row were lost as they started.*ActorDiedError"):
+            await coordinator.take(epoch, 0, CRITIC, 2, 0, 1)
+
+    run(test())
+
+
+def test_while_others_work_one_may_wait_for_its_node_for_ever():
+    async def test():
+        config = small()
+        coordinator, pool, epoch = await begun(config, slots=1)
+        await learn(coordinator, epoch, config, 4)
+        pool.troubles = [NotStarted("did not start")] * 12
+        await coordinator.resize(2)
+        await learn(coordinator, epoch, config, 40, first=4)
+        assert pool.replaced[1] == 12 and len(coordinator.pace.running) == 2
+
+    run(test())
+
+
+def test_a_stage_that_begins_has_only_the_actors_that_are_wanted():
+    async def test():
+        config = small()
+        coordinator, pool, epoch = await begun(config, slots=5)
+        await learn(coordinator, epoch, config, 3)
+        await coordinator.resize(2)
+        epoch = await coordinator.begin("dmd", config)
+        assert len(pool.slots) == 2 and not coordinator.retiring
+        coordinator.supply.lineage.publish(0, 0)
+        coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
+        await coordinator._wake_one(coordinator.room)
+        assert len(await learn(coordinator, epoch, config, 20)) == 40
+
+    run(test())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def scaled(tmp_path, **keys):
+    config = small()
+    config.run_dir = str(tmp_path)
+    config.autoscale = AutoscaleConfig(enabled=True, measured_s=20.0, grow_after_s=20.0, **keys)
+    clock = Clock()
+    pace = Pace(20.0, clock)
+    autoscaling = Autoscaling(config, pace, clock=lambda: 1e9 + clock.now)
+    return config, clock, pace, autoscaling
+
+
+def starve(pace, clock, seconds, size):
+    """Actors need 2 s for a window and the learner half a second; they work as many as are there."""
+    for slot in range(size):
+        pace.there(slot)
+    for _ in range(seconds // 4):
+        for slot in range(size):
+            pace.begins(slot, windows=2, warm=True)
+        with pace.learner_waits():
+            clock.now += 4.0 - size
+        pace.taken(2 * size)
+        for slot in range(size):
+            pace.delivers(slot, "Window"), pace.delivers(slot, "Window")
+        clock.now += size
+        for slot in range(size):
+            pace.ends(slot)
+
+
+def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):
+    config, clock, pace, autoscaling = scaled(tmp_path)
+    buffer, trace = Supply("dmd", config).buffer, TraceFile(tmp_path / "trace.json")
+    told = []
+    for _ in range(6):
+        starve(pace, clock, 8, size=1)
+        look = autoscaling.look(1, buffer, "dmd")
+        autoscaling.write(look.entry)
+        trace.write(look.readings)
+        told += [look.told] if look.told else []
+        if look.size > 1:
+            break
+    trace.close()
+    assert told == [
+        "rollout pool: from 1 to 2 actors: the learner waits 75% of its time, 0.0 of 1.0 actors wait for room; "
+        "a window takes an actor 2 s and the learner 0.5 s"
+    ]
+    seen = looks(tmp_path / FILE)
+    assert seen[-1]["decision"] == {
+        "size": 2, "reason": told[0].partition("actors: ")[2], "kind": "grow", "needed": 4,
+    }  # fmt: skip
+    assert autoscaling.metrics["autoscale/wanted"] == 2 and autoscaling.metrics["autoscale/needed"] == 4
+    events = json.loads((tmp_path / "trace.json").read_text() + "]")
+    curves = [event for event in events if event["ph"] == "C" and event["name"] == "actors"]
+    assert [event["args"] for event in curves][-1] == {"running": 1, "wanted": 2}
+    assert len(curves) == len(seen) and all(isinstance(reading, Reading) for reading in look.readings)
+
+
+def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
+    config, clock, pace, autoscaling = scaled(tmp_path, maximum=1)
+    told = []
+    for _ in range(20):
+        starve(pace, clock, 8, size=1)
+        told.append(autoscaling.look(1, Supply("dmd", config).buffer, "dmd").told)
+    (line,) = [line for line in told if line is not None]
+    assert line.startswith("rollout pool: stays at 1 actors: the learner waits 75%")
+    assert line.endswith("more actors are kept back by autoscale.maximum")
+
+
+def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_cut_off_does_not_count(tmp_path):
+    config, clock, pace, autoscaling = scaled(tmp_path)
+    pace.there(0), pace.there(1)
+    clock.now += 7200.0
+    autoscaling.write(autoscaling.look(2, Supply("dmd", config).buffer, "dmd").entry)
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"gpu_hours": 99, "decis')
+    assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
+    again = Autoscaling(config, Pace(20.0, clock))
+    assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
+    again.config.cluster.actor_gpus = 0.5
+    again.pace.there(0)
+    clock.now += 3600.0
+    look = again.look(1, Supply("dmd", config).buffer, "dmd")
+    assert look.entry["gpu_hours"] == pytest.approx(4.5)
+    again.write(look.entry)
+    assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 4.5])
