@@ -16,7 +16,7 @@ _RANK_CURES = (
     ("learner.lora_rank", 64),
 )
 """From what costs least to what changes most."""
-_ACTOR_CURES = (("rollout.batch", 1), ("learner.dtype", "bfloat16"))
+_ACTOR_CURES = (("rollout.batch", 1), ("rollout.dtype", "bfloat16"))
 
 
 def rank_bytes(config: Config) -> float:
@@ -27,7 +27,7 @@ def rank_bytes(config: Config) -> float:
 def actor_bytes(config: Config) -> float:
     """Bytes of the rollout processes that share a device."""
     sharing = int(1 / config.cluster.actor_gpus) if 0 < config.cluster.actor_gpus < 1 else 1
-    return sharing * memory.total(memory.actor_memory(config))
+    return sharing * memory.total(memory.actor_memory(config, "dmd"))
 
 
 def check_fit(config: Config) -> None:

@@ -52,6 +52,6 @@ def test_where_no_key_helps_other_devices_are_named():
 
 def test_rollout_processes_that_share_a_gpu_share_its_memory():
     alone, shared = settings.load(EIGHT), settings.load([*EIGHT, "cluster.actor_gpus=0.25"])
-    assert actor_bytes(shared) == 4 * actor_bytes(alone) == 4 * memory.total(memory.actor_memory(alone))
+    assert actor_bytes(shared) == 4 * actor_bytes(alone) == 4 * memory.total(memory.actor_memory(alone, "dmd"))
     said = refused("cluster.actor_gpus=0.1")
-    assert said.startswith("the rollout processes of one GPU would hold 93.9 GB")
+    assert said.startswith("the rollout processes of one GPU would hold 174.0 GB")
