@@ -1,7 +1,6 @@
 """A Ray to run on: the one that is there, or a local one that ends with the command."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from cluster.config import Config
 from cluster.errors import CannotStart
 from cluster.nodes import require_room, require_shared_folder, wait_for_nodes
 from cluster.ray_environment import cluster_address
+from cluster.ray_head import require_head
 from cluster.upload import upload_of
 
 _STORE_BYTES = 512 * 2**20
@@ -44,23 +44,8 @@ def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         ray.shutdown()
 
 
-def _probe(address: str) -> None:
-    """Ray itself tries for minutes; a closed port is known at once."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise CannotStart(
-            f"nothing answers at cluster.address={address} ({error}); start a cluster or check it"
-        ) from error
-
-
 def _join(address: str, quiet: dict[str, object]) -> None:
-    if address.startswith("http"):
-        raise CannotStart(f"cluster.address={address} is a dashboard's; give the cluster's, like host:6379")
-    _probe(address)
+    require_head(address)
     # A submitted job brings the code along; a driver from outside must send it.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if not submitted and (refused := upload_of(_CHECKOUT).too_large):
@@ -69,6 +54,6 @@ def _join(address: str, quiet: dict[str, object]) -> None:
         ray.init(address=address, runtime_env=None if submitted else {"working_dir": str(_CHECKOUT)}, **quiet)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise CannotStart(
-            f"no Ray could be joined at {address} ({' '.join(str(error).split())[:160]}); check cluster.address, "
-            f"RAY_ADDRESS and RAY_AUTH_MODE, which is {os.environ['RAY_AUTH_MODE']} here"
+            f"no Ray could be joined at {address} ({' '.join(str(error).split())[:160]}); check cluster.address "
+            "and RAY_ADDRESS"
         ) from error

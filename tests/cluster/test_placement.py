@@ -98,10 +98,7 @@ def fits_somehow(wanted, there):
 
 def drawn(seed, rollout_labels):
     draw = random.Random(seed)
-    there = [
-        Node(draw.randint(1, 3), draw.randint(0, 2), {"role": draw.choice(["learner", "rollout"])})
-        for _ in range(draw.randint(1, 2))
-    ]
+    there = [Node(draw.randint(1, 4), draw.randint(1, 2), {"role": role}) for role in ("learner", "rollout")]
     wanted = [
         Role("learner", draw.randint(1, 2), 1, draw.choice([0.0, 1.0]), {"role": "learner"}),
         Role("rollout", draw.randint(1, 2), 1, draw.choice([0.0, 0.5, 0.75, 1.0]), rollout_labels),
