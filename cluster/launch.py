@@ -67,9 +67,9 @@ def _launch(loop: Callable, config: Config) -> None:
 def preflight(config: Config) -> None:
     """Check what a user can get wrong before anything starts, then claim the run folder.
 
-    Raises ValueError: more than the cluster can have, what the run's world cannot honour, missing, damaged or foreign weights and checkpoints, a run
-    folder of another config, wandb without a login, saved windows that are missing or in the way, trajectories of
-    another teacher.
+    Raises ValueError: more than the cluster can ever have, what the run's world cannot honour, missing, damaged or
+    foreign weights and checkpoints, a run folder of another config, wandb without a login, saved windows that are
+    missing or in the way, trajectories of another teacher.
     """
     placement.check(config)
     check_login(config)

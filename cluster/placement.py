@@ -69,7 +69,9 @@ def at_start(config: Config) -> list[Role]:
     if first is None:
         return roles(config)
     pool = ("rollout", "reward")
-    return [replace(role, processes=min(role.processes, first)) if role.name in pool else role for role in roles(config)]
+    return [
+        replace(role, processes=min(role.processes, first)) if role.name in pool else role for role in roles(config)
+    ]
 
 
 def options(role: Role) -> dict[str, Any]:
@@ -121,7 +123,9 @@ def missing(wanted: Sequence[Role], nodes: Sequence[Node]) -> str | None:
     of_gpus = any(role.gpus for role in wanted)
     there = sum(node.gpus if of_gpus else node.cpus for node in nodes)
     needed = sum(devices(group) for group in groups(wanted)) if of_gpus else sum(r.cpus * r.processes for r in wanted)
-    waits = [f"{said(role.labels) or 'any node'} ({found[role.name]} of {role.processes} {role.name})" for role in short]
+    waits = [
+        f"{said(role.labels) or 'any node'} ({found[role.name]} of {role.processes} {role.name})" for role in short
+    ]
     what = "GPUs" if of_gpus else "CPUs"
     return f"{there:g} of {needed:g} {what} registered, waiting for {', '.join(waits)}"
 

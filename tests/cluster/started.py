@@ -1,6 +1,7 @@
 """A Ray of several nodes as people start one: `ray start` on each, here all on this machine."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -18,12 +19,19 @@ STARTING_S = 180
 
 
 class StartedNodes:
-    """A head and nodes, ended with the block. `auth` is open, or token: then the head demands the machine's token."""
+    """A head and nodes, ended with the block. `head` and what is added are commands as people give them.
 
-    def __init__(self, folder, auth, head=("--num-cpus=3",), bin=BIN):
+    `auth` is open, or token: then the head demands the token of a home folder of their own.
+    """
+
+    def __init__(self, folder, auth, head, bin=BIN):
         self.folder, self.bin, self.processes, self.folders = folder, bin, [], []
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.env |= {"HOME": str(folder / "home"), "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{bin}:{os.environ['PATH']}"}
+        self.env |= {
+            "HOME": str(folder / "home"),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{bin}:{os.environ['PATH']}",
+        }
         (folder / "home/.ray").mkdir(parents=True)
         self.env["RAY_AUTH_MODE"] = "disabled"
         if auth == "token":
@@ -34,7 +42,7 @@ class StartedNodes:
 
     def __enter__(self):
         head = ["--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--include-dashboard=true"]
-        process = self._start([*head, f"--ray-client-server-port={self.client}", *self.head])
+        process = self._start([*head, f"--ray-client-server-port={self.client}", *own_options(self.head)])
         self._wait_for(process, lambda: socket.create_connection(("127.0.0.1", self.dashboard), timeout=1).close())
         return self
 
@@ -53,9 +61,9 @@ class StartedNodes:
     def address(self):
         return f"127.0.0.1:{self.port}"
 
-    def add(self, *options):
+    def add(self, command):
         """Start another node; returns at once."""
-        self._start([f"--address={self.address}", *options])
+        self._start([f"--address={self.address}", *own_options(command)])
 
     def run(self, command, timeout=400, cwd=None, **env):
         """A command of a user's shell on this cluster."""
@@ -87,6 +95,11 @@ class StartedNodes:
             except OSError:
                 time.sleep(0.2)
         pytest.fail(log.read_text())
+
+
+def own_options(command):
+    """Those of `ray start` that this machine, with all nodes on it, does not settle otherwise."""
+    return [word for word in shlex.split(command)[2:] if not word.startswith(("--head", "--address", "--block"))]
 
 
 def free_ports(n):

@@ -15,7 +15,6 @@ from cluster.nodes import folder_fault
 from cluster.ray_head import require_head
 from tests.cluster.started import free_ports
 
-
 # -- the address ------------------------------------------------------------------------------------------------------
 
 

@@ -214,7 +214,9 @@ def test_every_pod_mounts_the_shared_folder_that_run_and_teacher_lie_in(document
     claim = documents[0]["metadata"]["name"]
     for group in (job["rayClusterSpec"]["headGroupSpec"], *groups.values()):
         spec = group["template"]["spec"]
-        claims = [volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"] if volume["name"] == "shared"]
+        claims = [
+            volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"] if volume["name"] == "shared"
+        ]
         assert claims == [claim]
         (mount,) = (m["mountPath"] for m in container(group)["volumeMounts"] if m["name"] == "shared")
         for path in (config.run_dir, config.teacher, config.prompts, config.text_cache):
@@ -258,8 +260,8 @@ def test_the_slurm_script_is_bash_and_asks_for_the_nodes_of_its_preset():
 def test_the_slurm_script_runs_the_entry_point_that_ray_would(tmp_path):
     """With a scheduler of three lines in place of Slurm's, and a `ray` that only says what it was given."""
     tools = {
-        "scontrol": 'echo node0; echo node1',
-        "openssl": 'echo 00ff',
+        "scontrol": "echo node0; echo node1",
+        "openssl": "echo 00ff",
         "srun": 'case "$*" in *hostname*) echo "10.0.0.7 fe80::1";; '
         '*) shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done;; esac',
         "ray": 'echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN $*"',

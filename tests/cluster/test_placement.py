@@ -133,7 +133,10 @@ def test_what_is_waited_for_is_said_in_gpus_and_by_label():
 
 def test_processes_without_gpus_are_counted_in_cpus():
     wanted = placement.roles(settings.load(["cluster.rollout_actors=3"]))
-    assert placement.missing(wanted, nodes(1, 0, cpus=2)) == "2 of 4 CPUs registered, waiting for any node (1 of 3 rollout)"
+    assert (
+        placement.missing(wanted, nodes(1, 0, cpus=2))
+        == "2 of 4 CPUs registered, waiting for any node (1 of 3 rollout)"
+    )
     assert "lower cluster.rollout_actors" in placement.cure(wanted, nodes(1, 0, cpus=2))
 
 
@@ -176,7 +179,9 @@ def test_more_than_a_cluster_can_ever_have_is_refused_before_anything_starts(tmp
     from cluster.dry_run import report
 
     config = settings.load([*WAN, "cluster=h100_32", "cluster.rollout_actors=25", f"run_dir={tmp_path}/run"])
-    said = r"^cluster\.gpus is 32, and 8 learner, 25 rollout processes need 40 \(5 nodes of 8\); lower cluster\.rollout_"
+    said = (
+        r"^cluster\.gpus is 32, and 8 learner, 25 rollout processes need 40 \(5 nodes of 8\); lower cluster\.rollout_"
+    )
     for refuse in (report, preflight):
         with pytest.raises(ValueError, match=said):
             refuse(config)
