@@ -124,7 +124,10 @@ def missing(wanted: Sequence[Role], nodes: Sequence[Node]) -> str | None:
     there = sum(node.gpus if of_gpus else node.cpus for node in nodes)
     needed = sum(devices(group) for group in groups(wanted)) if of_gpus else sum(r.cpus * r.processes for r in wanted)
     waits = [
-        f"{said(role.labels) or 'any node'} ({found[role.name]} of {role.processes} {role.name})" for role in short
+        f"{said(group[0].labels) or 'any node'} ("
+        + ", ".join(f"{found[role.name]} of {role.processes} {role.name}" for role in group)
+        + ")"
+        for group in groups(short)
     ]
     what = "GPUs" if of_gpus else "CPUs"
     return f"{there:g} of {needed:g} {what} registered, waiting for {', '.join(waits)}"

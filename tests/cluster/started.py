@@ -63,7 +63,9 @@ class StartedNodes:
 
     def add(self, command):
         """Start another node; returns at once."""
-        self._start([f"--address={self.address}", *own_options(command)])
+        # An address of its own: a driver attaches to whatever node it finds at the head's address.
+        here = f"--node-ip-address=127.0.0.{len(self.processes) + 1}"
+        self._start([f"--address={self.address}", here, *own_options(command)])
 
     def run(self, command, timeout=400, cwd=None, **env):
         """A command of a user's shell on this cluster."""

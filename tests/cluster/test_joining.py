@@ -13,6 +13,7 @@ import settings
 from cluster.errors import CannotStart
 from cluster.nodes import folder_fault
 from cluster.ray_head import require_head
+from cluster.run_folder import RunFolder
 from tests.cluster.started import free_ports
 
 # -- the address ------------------------------------------------------------------------------------------------------
@@ -56,6 +57,16 @@ def test_a_folder_is_at_fault_when_the_run_is_not_seen_in_it_or_nothing_can_be_w
     monkeypatch.setattr("pathlib.Path.is_file", lambda path: True)
     # Nobody may write there, root included.
     assert folder_fault("/proc") == "not writable there: No such file or directory"
+
+
+def test_a_run_goes_on_only_in_a_folder_that_can_still_be_written(tmp_path):
+    (tmp_path / ".lock").mkdir()  # what stands for a file system that has become read-only: root may write anywhere
+    folder = RunFolder(settings.load([f"run_dir={tmp_path}"]))
+    with (
+        pytest.raises(CannotStart, match=r"run_dir=.* cannot be written \(Is a directory\); make it so"),
+        folder.locked(),
+    ):
+        pytest.fail("the folder was taken")
 
 
 # -- a cluster of three nodes -----------------------------------------------------------------------------------------
