@@ -61,10 +61,10 @@ def _wait(wanted: list[placement.Role], timeout_s: float, say: Callable[[str], N
 def require_room(config: Config) -> None:
     """Raise CannotStart at once if the nodes have no room for the run: nobody adds some to a Ray of our own."""
     wanted, nodes = placement.roles(config), registered()
-    if (lacking := placement.missing(wanted, nodes)) is not None:
+    if placement.missing(wanted, nodes) is not None:
         raise CannotStart(
-            f"{lacking}: this machine is all there is, for neither cluster.address nor RAY_ADDRESS names a cluster; "
-            f"{placement.cure(wanted, nodes)}"
+            f"{placement.cure(wanted, nodes)}; this machine is all there is, for neither cluster.address nor "
+            "RAY_ADDRESS names a cluster"
         )
 
 

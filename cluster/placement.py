@@ -8,6 +8,13 @@ from typing import Any
 from cluster.config import Config
 
 _ROUNDING = 1e-9
+_KEYS = {
+    "learner": ("learner_ranks", "rank_gpus"),
+    "rollout": ("rollout_actors", "actor_gpus"),
+    "reward": ("reward_actors", "reward_gpus"),
+    "relay": ("relay_gpus", "actor_gpus"),
+}
+"""What makes a role need less: fewer processes, or less of a GPU for each."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +149,10 @@ def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
     if role.labels and not matching:
         started = ",".join(f"{name}={value}" for name, value in role.labels.items())
         return f"no node is labelled {said(role.labels)}; start some with ray start --labels {started}"
-    key = {"learner": "learner_ranks", "rollout": "rollout_actors", "reward": "reward_actors", "relay": "relay_gpus"}
+    keys = " or ".join(f"cluster.{key}" for key in _KEYS[role.name][: 2 if role.gpus else 1])
     return (
-        f"each {role.name} process needs {each}, and the {len(matching)} nodes that may serve hold {found[role.name]}; "
-        f"add nodes, or lower cluster.{key[role.name]}"
+        f"each {role.name} process needs {each}, and nodes that may serve ({len(matching)}) have room for "
+        f"{found[role.name]} of {role.processes}; add nodes, or lower {keys}"
     )
 
 

@@ -88,8 +88,8 @@ def test_what_a_cluster_lacks_is_said_in_one_line_with_the_cure(seen):
     for lacking, said in {
         "label": "no node is labelled role=trainer; start some with ray start --labels role=trainer",
         "gpu": "0 of 1 GPUs registered, waiting for any node (0 of 1 learner): not there within "
-        "cluster.nodes_timeout_s = 1 s; each learner process needs 1 CPU and 1 GPU, and the 3 nodes that may serve "
-        "hold 0; add nodes, or lower cluster.learner_ranks",
+        "cluster.nodes_timeout_s = 1 s; each learner process needs 1 CPU and 1 GPU, and nodes that may serve (3) have "
+        "room for 0 of 1; add nodes, or lower cluster.learner_ranks or cluster.rank_gpus",
         "room": "3 of 5 CPUs registered, waiting for any node (2 of 4 rollout)",
         "folder": "(the run's config.yaml is not seen there); give a folder on storage that all nodes share",
     }.items():

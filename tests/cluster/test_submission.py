@@ -80,7 +80,7 @@ def test_a_submission_waits_for_its_nodes_runs_where_the_labels_are_and_the_next
     )
     assert first.returncode == 0, first.stderr[-3000:]
     logs = documented("ray job logs", here)
-    waited = r"2 of 3 CPUs registered, waiting for role=rollout \(0 of 1 rollout\)"
+    waited = r"2 of 3 CPUs registered, waiting for role=rollout \(0 of 1 rollout, 0 of 1 reward\)"
     until(lambda: re.search(waited, nodes.run(logs).stdout), 180, "the command says what it waits for")
     nodes.add(documented("ray start --address=HEAD:6379 --num-cpus=2 --labels role=rollout"))
     until(lambda: len(dmd_lines(run_dir)) >= 3, 400, "the first submission trains")
