@@ -25,7 +25,7 @@ class StartedNodes:
     """
 
     def __init__(self, folder, auth, head, bin=BIN):
-        self.folder, self.bin, self.processes, self.folders = folder, bin, [], []
+        self.folder, self.bin, self.processes, self.folders, self.agents = folder, bin, [], [], []
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.env |= {
             "HOME": str(folder / "home"),
@@ -79,7 +79,8 @@ class StartedNodes:
         self.folders.append(folder)
         log = self.folder / f"node_{len(self.processes)}.log"
         command = [self.bin / "ray", "start", "--block", *options, f"--temp-dir={folder}", "--disable-usage-stats"]
-        command += ["--object-store-memory=268435456", f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
+        self.agents += free_ports(1)
+        command += ["--object-store-memory=268435456", f"--dashboard-agent-listen-port={self.agents[-1]}"]
         with log.open("w") as output:
             process = subprocess.Popen(
                 command, env=self.env, cwd=self.folder, stdout=output, stderr=output, start_new_session=True

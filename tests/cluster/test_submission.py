@@ -9,6 +9,7 @@ from collections import Counter
 
 import psutil
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from settings import ROOT
@@ -52,22 +53,26 @@ def driver(run_dir):
     return found
 
 
-def watch(nodes, shared):
-    """Every command under Watch, while the run is at work."""
-    here, seen = placeholders(nodes, shared), {}
-    seen["list"] = nodes.run(documented("ray job list", here))
-    seen["status"] = nodes.run(documented("ray job status", here))
-    seen["logs"] = nodes.run(documented("ray job logs", here))
-    seen["nodes"] = nodes.run(documented("ray list nodes", here) + " --format json")
-    seen["actors"] = nodes.run(documented("ray list actors", here) + " --format json")
-    seen["cluster"] = nodes.run(documented("ray status", here))
-    seen["metrics"] = nodes.run(documented("tail -n 1", here))
-    for name, answer in seen.items():
-        assert answer.returncode == 0, f"{name}: {answer.stderr[-2000:]}"
-    assert "RUNNING" in seen["list"].stdout and "RUNNING" in seen["status"].stdout
-    assert "dmd: " in seen["logs"].stdout and "4 CPU" in seen["cluster"].stdout.replace(".0", "")
-    assert json.loads(seen["metrics"].stdout)["stage"] == "dmd"
-    return json.loads(seen["nodes"].stdout), json.loads(seen["actors"].stdout)
+def answer(nodes, command):
+    shown = nodes.run(command)
+    assert shown.returncode == 0, f"{command}: {shown.stderr[-2000:]}"
+    return shown.stdout
+
+
+def look_while_it_waits(nodes, here):
+    """The commands under Watch that need no actor: at this time the run goes nowhere, however slow they are."""
+    assert "RUNNING" in answer(nodes, documented("ray job list", here))
+    assert "RUNNING" in answer(nodes, documented("ray job status", here))
+    assert "learner" in answer(nodes, documented("ray list nodes", here) + " --format json")
+    assert "/2.0 CPU" in answer(nodes, documented("ray status", here))
+
+
+def places_of_actors(nodes, here):
+    """By class, the label of the node that an actor lives on."""
+    actors = json.loads(answer(nodes, documented("ray list actors", here) + " --format json"))
+    known = json.loads(answer(nodes, documented("ray list nodes", here) + " --format json"))
+    role_of = {node["node_id"]: node["labels"].get("role", "head") for node in known}
+    return {actor["class_name"].split(".")[-1]: role_of[actor["node_id"]] for actor in actors}
 
 
 @pytest.mark.ray
@@ -82,20 +87,21 @@ def test_a_submission_waits_for_its_nodes_runs_where_the_labels_are_and_the_next
     logs = documented("ray job logs", here)
     waited = r"2 of 3 CPUs registered, waiting for role=rollout \(0 of 1 rollout, 0 of 1 reward\)"
     until(lambda: re.search(waited, nodes.run(logs).stdout), 180, "the command says what it waits for")
+    look_while_it_waits(nodes, here)
     nodes.add(documented("ray start --address=HEAD:6379 --num-cpus=2 --labels role=rollout"))
     until(lambda: len(dmd_lines(run_dir)) >= 3, 400, "the first submission trains")
-    labels, actors = watch(nodes, shared)
-    role_of = {node["node_id"]: node["labels"].get("role", "head") for node in labels}
-    places = {actor["class_name"].split(".")[-1]: role_of[actor["node_id"]] for actor in actors}
+    places = places_of_actors(nodes, here)
     assert places["RolloutProcess"] == "rollout" and places["Coordinator"] == "head"
     assert {place for name, place in places.items() if "TrainWorker" in name} == {"learner"}
+    assert json.loads(answer(nodes, documented("tail -n 1", here)))["stage"] == "dmd"
     if nodes.env["RAY_AUTH_MODE"] == "token":
         stopped = nodes.run(documented("ray job stop", here))
         assert stopped.returncode == 0, stopped.stderr
     else:
         driver(run_dir).kill()
     status = documented("ray job status", here)
-    until(lambda: re.search("STOPPED|FAILED", nodes.run(status).stdout), 120, "the first submission ends")
+    until(lambda: "RUNNING" not in nodes.run(status).stdout, 180, "the first submission ends")
+    assert re.search("STOPPED|FAILED", nodes.run(status).stdout)
     before = dmd_lines(run_dir)
     assert len(before) < STEPS, "it was ended in the middle"
     second = nodes.run(
@@ -124,6 +130,20 @@ def test_a_driver_from_outside_trains_on_the_cluster_and_without_the_token_is_re
         shown = nodes.run(f"{command} 'stage=[teacher,ode,dmd]'", cwd=ROOT)
         assert shown.returncode == 0, shown.stderr[-3000:]
         assert len(dmd_lines(tmp_path / "shared/runs/d")) == 4
+
+
+@pytest.mark.ray
+@pytest.mark.proof
+@pytest.mark.parametrize("auth", ["open", "token"])
+def test_the_probe_of_the_manifest_finds_a_node_that_is_well_and_one_that_is_not(auth, tmp_path):
+    _, job = yaml.safe_load_all((ROOT / "cluster/kuberay/rayjob.yaml").read_text())
+    pod = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    *_, probe = pod["livenessProbe"]["exec"]["command"]
+    assert ":52365/" in probe, "where the agent of a node listens unless told otherwise"
+    with StartedNodes(tmp_path, auth, "ray start --head --num-cpus=0") as nodes:
+        here = probe.replace(":52365/", f":{nodes.agents[0]}/")
+        until(lambda: nodes.run(here, RAY_AUTH_MODE="").returncode == 0, 120, "the node is well")
+    assert nodes.run(here).returncode != 0
 
 
 @pytest.mark.ray
