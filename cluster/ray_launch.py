@@ -72,8 +72,9 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
 
 def start_coordinator(config: Config) -> ray.actor.ActorHandle:
     """The run's coordinator, and with it the rollout pool."""
-    # Beside the driver: that node is on-demand, and its end is the run's end anyway.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Beside the driver: that node is on-demand, and its end is the run's end anyway. Not soft: Ray would then put it on
+    # any node, one that may be preempted included.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {
         "scheduling_strategy": here,
         "num_cpus": 0,
