@@ -11,7 +11,7 @@ from typing import Any
 from cluster.config import Config
 
 ROOT = Path(__file__).resolve().parent
-_REWARDS = "reward.terms="
+_WHOLE = ("reward.terms=", "cluster.learner_labels=", "cluster.rollout_labels=", "cluster.rollout_prefers=")
 _CALL = re.compile(r"^([\w.]+)=(\w+\([-+\w., ]*\))$")
 
 
@@ -33,8 +33,8 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     overrides = [_CALL.sub(r"\1='\2'", argument) for argument in arguments]
     if not any(argument.startswith("preset=") for argument in arguments):
         overrides = [f"preset={preset}", *overrides]
-    # Hydra would add to the default's rewards, and knows no others: who names rewards means these and no more.
-    named = [override for override in overrides if override.startswith(_REWARDS)]
+    # Hydra would add to the mapping that is there: who names rewards or labels means these and no more.
+    named = [override for override in overrides if override.startswith(_WHOLE)]
     overrides = [override for override in overrides if override not in named]
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -157,7 +157,7 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
         return launch(loop, config)
     except RunFailed as error:
         print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         saved = any(Path(config.run_dir).glob("*/checkpoints/step_*"))
         following = "goes on from the last checkpoint" if saved else "begins again: no checkpoint was reached"

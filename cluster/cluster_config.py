@@ -1,8 +1,12 @@
 """Keys of who runs where, and of what is logged and tried beside training. Imports no torch: help must be quick."""
 
+import re
 from dataclasses import dataclass
 
 from models.keys import key, require_positive
+
+_NAME = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+_LABEL = re.compile(rf"([a-z0-9.-]+/)?{_NAME}")
 
 
 @dataclass(kw_only=True)
@@ -30,6 +34,17 @@ class ClusterConfig:
     slow_factor: float = key(10.0, "a rollout process this many times slower than the pool's median is replaced")
     weight_transport: str = key("object_store", "object_store (any pool) or collective (NCCL or Gloo, fixed pools)")
     relay_gpus: float = key(0.1, "GPU share of the process that sends weights, with collective and actor_gpus")
+    learner_labels: dict[str, str] = key({}, "labels of the nodes for learner ranks, as {role: learner}; {}: any node")
+    rollout_labels: dict[str, str] = key({}, "labels of the nodes for rollout and reward processes; {}: any node")
+    rollout_prefers: dict[str, str] = key(
+        {}, "labels that are filled first among those nodes, as {ray.io/market-type: spot}"
+    )
+    gpus: int | None = key(None, "GPUs that the cluster can ever have; a run that needs more is refused at once")
+    node_gpus: int | None = key(None, "GPUs of each of its nodes; nodes with a label serve no other label")
+    nodes_timeout_s: float = key(600.0, "longest wait for the nodes of a joined cluster to register")
+    first_actors: int | None = key(
+        None, "rollout processes that the start waits to have room for, the others come later; without, all"
+    )
     restarts: int = key(3, "times that lost learner ranks or a lost coordinator are started again")
 
     def __post_init__(self):
@@ -40,7 +55,9 @@ class ClusterConfig:
         if self.kind not in ("ray", "inline"):
             raise ValueError(f'cluster.kind is "{self.kind}"; set cluster to ray or inline')
         counts = ("rollout_actors", "reward_actors", "learner_ranks", "threads")
-        require_positive("cluster", self, *counts, "timeout_s", "start_timeout_s", "progress_timeout_s")
+        given = [name for name in ("gpus", "node_gpus", "first_actors") if getattr(self, name) is not None]
+        waits = ("timeout_s", "start_timeout_s", "progress_timeout_s", "nodes_timeout_s")
+        require_positive("cluster", self, *counts, *given, *waits)
         if self.kind == "inline" and self.learner_ranks > 1:
             raise ValueError(
                 f"cluster.learner_ranks is {self.learner_ranks}, but inline is one process; set cluster=ray"
@@ -54,6 +71,33 @@ class ClusterConfig:
         for name in ("restarts", "actor_gpus", "reward_gpus", "rank_gpus", "relay_gpus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be 0 or above")
+        self._check_shares()
+        self._check_labels()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the keys speak of a cluster of others, where a submission goes."""
+        return bool(self.address or self.gpus or self.learner_labels or self.rollout_labels)
+
+    def _check_shares(self) -> None:
+        for name in ("actor_gpus", "reward_gpus", "relay_gpus"):
+            share = getattr(self, name)
+            if share > 1 and share % 1:
+                raise ValueError(f"cluster.{name} is {share}; Ray gives a share of one GPU, or whole ones")
+        if self.first_actors is not None and self.first_actors > self.rollout_actors:
+            raise ValueError(
+                f"cluster.first_actors is {self.first_actors}, more than cluster.rollout_actors = "
+                f"{self.rollout_actors}; lower it"
+            )
+
+    def _check_labels(self) -> None:
+        for name in ("learner_labels", "rollout_labels", "rollout_prefers"):
+            for label, value in getattr(self, name).items():
+                if not _LABEL.fullmatch(label) or not re.fullmatch(_NAME, value):
+                    raise ValueError(
+                        f'cluster.{name} has "{label}: {value}"; write it as {{role: learner}}, letters, digits and '
+                        "-_. only"
+                    )
 
 
 @dataclass(kw_only=True)

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.prompts import read_prompts
-from cluster import memory, operations
+from cluster import memory, operations, placement
 from cluster.config import Config
 from cluster.operations import Line, StageCost
+from cluster.placement import Role
+from cluster.upload import upload_of
 from models.devices import DEVICES
 
+_CHECKOUT = Path(__file__).resolve().parent.parent
 _STEPS = {
     "parameters": ((1, ""),),
     "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")),
@@ -18,10 +21,11 @@ _STEPS = {
 
 
 def report(config: Config) -> str:
-    """The whole report as text. Needs no weights, no GPU and no Ray: networks are looked at on the "meta" device.
+    """The whole report as text. Needs no weights, no GPU and no cluster: networks are looked at on the "meta" device.
 
-    Raises ValueError for prompts that cannot be read.
+    Raises ValueError for prompts that cannot be read, and for what the cluster could never hold or take.
     """
+    placement.check(config)
     device, cluster = DEVICES[config.device_name], config.cluster
     size = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
     text = [
@@ -31,6 +35,9 @@ def report(config: Config) -> str:
     ]
     if config.prompts is not None:
         text.append(f"prompts={config.prompts}: {read_prompts(Path(config.prompts), config.prompt)}")
+    text += _placement(config)
+    if config.cluster.kind == "ray":
+        text += _upload(config)
     text += _section("Networks", memory.networks(config))
     for stage in config.stages:
         lines = memory.rank_memory(config, stage)
@@ -74,6 +81,44 @@ def _room(needed: float, there: float | None) -> list[str]:
     if there is None or needed <= there:
         return []
     return [f"  warning: more than the {there / 1e9:.0f} GB of the device"]
+
+
+def _placement(config: Config) -> list[str]:
+    """Who would run where."""
+    text = ["", "Placement"]
+    if config.cluster.kind == "inline":
+        return [*text, "  everything in one process"]
+    taken = placement.roles(config)
+    text += [_place(role) for role in taken]
+    text.append("  coordinator     1 x 0 CPU, beside the entry point: keep that node on-demand")
+    for group in placement.groups(taken):
+        text.append(f"  {_needs(config, group)}")
+    return text
+
+
+def _place(role: Role) -> str:
+    each = f"{role.cpus:g} CPU" + (f", {role.gpus:g} GPU" if role.gpus else "")
+    where = f"on {placement.said(role.labels)}" if role.labels else "on any node"
+    first = f", first on {placement.said(role.prefers)}" if role.prefers else ""
+    return f"  {role.name:<12}{role.processes:>5} x {each}, {where}{first}"
+
+
+def _needs(config: Config, group: Sequence[Role]) -> str:
+    cpus, gpus = sum(role.processes * role.cpus for role in group), placement.devices(group)
+    of = config.cluster.node_gpus
+    nodes = f", nodes: {placement.nodes_of(group, of)} x {of} GPUs" if of is not None and gpus else ""
+    where = placement.said(group[0].labels) or "together"
+    return f"{where}: {cpus:g} CPUs, {gpus} GPUs{nodes}"
+
+
+def _upload(config: Config) -> list[str]:
+    """A line; one that Ray would refuse is an error where the keys speak of a cluster, and a warning elsewhere."""
+    upload = upload_of(_CHECKOUT)
+    if upload.too_large and config.cluster.elsewhere:
+        raise ValueError(upload.too_large)
+    text = ["", "Upload of ray job submit --working-dir ."]
+    text.append(f"  {upload.files} files, {shown(upload.size, 'B')}, of {shown(upload.limit, 'B')} that Ray takes")
+    return text + ([f"  warning: {upload.too_large}"] if upload.too_large else [])
 
 
 def _stages(config: Config, stages: Sequence[StageCost]) -> list[str]:

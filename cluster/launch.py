@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from cluster import placement
 from cluster.config import Config
 from cluster.display import Display
 from cluster.errors import RunFailed
@@ -66,10 +67,11 @@ def _launch(loop: Callable, config: Config) -> None:
 def preflight(config: Config) -> None:
     """Check what a user can get wrong before anything starts, then claim the run folder.
 
-    Raises ValueError: what the run's world cannot honour, missing, damaged or foreign weights and checkpoints, a run
-    folder of another config, wandb without a login, saved windows that are missing or in the way, trajectories of
-    another teacher.
+    Raises ValueError: more than the cluster can ever have, what the run's world cannot honour, missing, damaged or
+    foreign weights and checkpoints, a run folder of another config, wandb without a login, saved windows that are
+    missing or in the way, trajectories of another teacher.
     """
+    placement.check(config)
     check_login(config)
     folder, stages = RunFolder(config), config.stages
     with torch.device("meta"):

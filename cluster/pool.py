@@ -7,6 +7,7 @@ from typing import Protocol
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from cluster import placement
 from cluster.collective_weights import WeightRelay
 from cluster.config import Config
 from cluster.parcels import Parcel, wrap
@@ -58,7 +59,7 @@ class RayPool:
     """Actors that the coordinator owns: they end with it. Those that wait for a node ask Ray's autoscaler for one."""
 
     def __init__(self, config: Config, coordinator: ray.actor.ActorHandle):
-        self.cluster, self.coordinator = config.cluster, coordinator
+        self.config, self.cluster, self.coordinator = config, config.cluster, coordinator
         self.slots = list(range(config.cluster.rollout_actors))
         self.following = len(self.slots)
         self.actors = {slot: self._new(slot) for slot in self.slots}
@@ -73,13 +74,13 @@ class RayPool:
             if self.relay is not None:
                 ray.kill(self.relay[1])
             device = "cuda" if self.cluster.actor_gpus else "cpu"
-            options = {"num_gpus": self.cluster.relay_gpus} if self.cluster.actor_gpus else {}
+            options = placement.options(placement.relay(self.config))
             made = WeightRelay.options(**options).remote(self.coordinator, epoch, device, _SEND_TIMEOUT_S)
             self.relay = (epoch, made)
         return self.relay[1]
 
     def _new(self, slot: int) -> ray.actor.ActorHandle:
-        options = {"num_gpus": self.cluster.actor_gpus} if self.cluster.actor_gpus else {}
+        options = placement.options(placement.rollout(self.config))
         return RolloutProcess.options(**options).remote(self.coordinator, slot, self.cluster)
 
     def grow(self, count: int) -> list[int]:

@@ -16,6 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster import placement
 from cluster.config import Config
 from cluster.coordinator import Coordinator
 from cluster.display import Display
@@ -55,7 +56,7 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
     """
     with Display() as display:
         display("starting Ray", 0, 1, "")
-        with ray_session(config):
+        with ray_session(config, display.say):
             display("starting Ray", 1, 1, "")
             coordinator = start_coordinator(config)
             ended = threading.Event()
@@ -71,8 +72,9 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
 
 def start_coordinator(config: Config) -> ray.actor.ActorHandle:
     """The run's coordinator, and with it the rollout pool."""
-    # Beside the driver: that node is on-demand, and its end is the run's end anyway.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Beside the driver: that node is on-demand, and its end is the run's end anyway. Not soft: Ray would then put it on
+    # any node, one that may be preempted included.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {
         "scheduling_strategy": here,
         "num_cpus": 0,
@@ -85,7 +87,7 @@ def start_coordinator(config: Config) -> ray.actor.ActorHandle:
 
 def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    cluster = config.cluster
+    cluster, ranks_of = config.cluster, placement.learner(config)
     trainer = TorchTrainer(
         _learn,
         train_loop_config={"loop": loop, "config": config, "coordinator": coordinator},
@@ -93,9 +95,10 @@ def _fit(loop: Callable, config: Config, coordinator: ray.actor.ActorHandle) -> 
             backend="nccl" if cluster.rank_gpus else "gloo", timeout_s=int(cluster.timeout_s + _CALL_TIMEOUT_S)
         ),
         scaling_config=ScalingConfig(
-            num_workers=cluster.learner_ranks,
-            use_gpu=cluster.rank_gpus > 0,
-            resources_per_worker={"CPU": 1} | ({"GPU": cluster.rank_gpus} if cluster.rank_gpus else {}),
+            num_workers=ranks_of.processes,
+            use_gpu=ranks_of.gpus > 0,
+            resources_per_worker={"CPU": ranks_of.cpus} | ({"GPU": ranks_of.gpus} if ranks_of.gpus else {}),
+            label_selector=dict(ranks_of.labels) or None,
         ),
         # Train resumes a run of an equal name by itself; we resume from our own checkpoints.
         run_config=RunConfig(

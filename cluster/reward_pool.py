@@ -10,6 +10,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
+from cluster import placement
 from cluster.config import Config
 from cluster.errors import RunFailed
 from cluster.packing import PackedTensors, pack_tensors, unpack_tensors
@@ -120,9 +121,7 @@ class RewardPool:
             self.idle.put_nowait((place, process))
 
     def _new(self) -> ray.actor.ActorHandle:
-        gpus = self.config.cluster.reward_gpus
-        options = {"num_gpus": gpus} if gpus else {}
-        return RewardProcess.options(**options).remote(self.config)
+        return RewardProcess.options(**placement.options(placement.reward(self.config))).remote(self.config)
 
     def _tell(self, failures: Mapping[str, str]) -> None:
         for name, why in failures.items():

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.config import Config
-from cluster.errors import RunFailed
+from cluster.errors import CannotStart, RunFailed
 from cluster.provenance import commit
 from learner.stage_folder import StageFolder
 from models.files import write_whole
@@ -70,8 +70,17 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other commands out of the folder. Raises RunFailed if one is at work in it."""
-        with (self.path / ".lock").open("w") as lock:
+        """Keep other commands out of the folder.
+
+        Raises RunFailed if one is at work in it, CannotStart if nothing can be written there (any more).
+        """
+        try:
+            opened = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise CannotStart(
+                f"run_dir={self.path} cannot be written ({error.strerror}); make it so, or give another run_dir"
+            ) from error
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -1,5 +1,6 @@
 """What `dry_run=true` says before anything is made, against the published table and against what is really made."""
 
+import re
 import subprocess
 import sys
 
@@ -188,6 +189,21 @@ def test_every_stage_of_every_preset_has_a_report_with_its_name(preset, stage):
     assert f"one learner rank of 1, stage {stage}" in text and f"\n  {stage:<8}" in text
 
 
+def test_the_report_says_who_would_run_where_and_what_a_submission_would_send():
+    text = report(settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", "cluster=h100_64_spot"]))
+    for line in (
+        "  learner         8 x 1 CPU, 1 GPU, on role=learner, ray.io/accelerator-type=H100",
+        "  rollout        56 x 1 CPU, 0.75 GPU, on role=rollout, ray.io/accelerator-type=H100, first on "
+        "ray.io/market-type=spot",
+        "  role=learner, ray.io/accelerator-type=H100: 8 CPUs, 8 GPUs, nodes: 1 x 8 GPUs",
+        "  role=rollout, ray.io/accelerator-type=H100: 56 CPUs, 56 GPUs, nodes: 7 x 8 GPUs",
+    ):
+        assert f"\n{line}\n" in text
+    assert re.search(r"\nUpload of ray job submit --working-dir \.\n  \d+ files, \d+\.\d+ MB, of 104\.86 MB", text)
+    inline = report(settings.load(["cluster=inline"]))
+    assert "everything in one process" in inline and "Upload" not in inline
+
+
 def test_what_does_not_fit_is_said():
     fits = [*ON_EIGHT, "stage=dmd"]
     assert "warning" not in report(settings.load(fits))
@@ -206,7 +222,7 @@ def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path)
         "import resource, sys, settings\n"
         "try:\n    settings.run(None, 'tiny')\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
-        "assert 'ray' not in sys.modules\n"
+        "import ray\nassert not ray.is_initialized()\n"
         "print('KB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     arguments = [*ON_EIGHT, "dry_run=true", f"run_dir={tmp_path}/run", f"teacher={tmp_path}/not/here"]

@@ -1,0 +1,115 @@
+"""The nodes of a Ray that is joined: waiting for them aloud, and asking them for the run's folder."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster import placement
+from cluster.config import Config
+from cluster.errors import CannotStart
+from cluster.placement import Node
+
+_POLL_S = 0.5
+
+
+def registered() -> list[Node]:
+    """The nodes that are alive."""
+    return [
+        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0), node["Labels"])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def wait_for_nodes(config: Config, say: Callable[[str], None]) -> None:
+    """Return when the nodes have room for what the run begins with; until then `say` what is missing, once per change.
+
+    Ray's autoscaler, where there is one, is asked for the same. Raises CannotStart after cluster.nodes_timeout_s.
+    """
+    wanted = placement.at_start(config)
+    if placement.missing(wanted, registered()) is None:
+        return
+    resources, labels = placement.bundles(wanted)
+    request_resources(bundles=resources, bundle_label_selectors=labels)
+    try:
+        _wait(wanted, config.cluster.nodes_timeout_s, say)
+    finally:
+        request_resources(bundles=[])  # from now on the processes themselves are the demand
+
+
+def _wait(wanted: list[placement.Role], timeout_s: float, say: Callable[[str], None]) -> None:
+    deadline, before = time.monotonic() + timeout_s, None
+    while (lacking := placement.missing(wanted, nodes := registered())) is not None:
+        if time.monotonic() > deadline:
+            raise CannotStart(
+                f"{lacking}: not there within cluster.nodes_timeout_s = {timeout_s:g} s; "
+                f"{placement.cure(wanted, nodes)}"
+            )
+        if lacking != before:
+            say(lacking)
+            before = lacking
+        time.sleep(_POLL_S)
+
+
+def require_room(config: Config) -> None:
+    """Raise CannotStart at once if the nodes have no room for the run: nobody adds some to a Ray of our own."""
+    wanted, nodes = placement.roles(config), registered()
+    if placement.missing(wanted, nodes) is not None:
+        raise CannotStart(
+            f"{placement.cure(wanted, nodes)}; this machine is all there is, for neither cluster.address nor "
+            "RAY_ADDRESS names a cluster"
+        )
+
+
+def require_shared_folder(config: Config) -> None:
+    """Have every node that may hold a learner rank write into the run's folder, which this process has claimed.
+
+    Raises CannotStart with the first node that cannot.
+    """
+    labels = config.cluster.learner_labels
+    places = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    asked = {
+        node["NodeManagerAddress"]: _probe.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(config.run_dir)
+        for node in places
+        if placement.carries(node["Labels"], labels)
+    }
+    for address, answer in asked.items():
+        try:
+            fault = ray.get(answer, timeout=config.cluster.start_timeout_s)
+        except GetTimeoutError:
+            fault = f"no answer within cluster.start_timeout_s = {config.cluster.start_timeout_s:g} s"
+        except RayError as error:
+            fault = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        if fault is not None:
+            raise CannotStart(
+                f"run_dir={config.run_dir} cannot be used on node {address} ({fault}); give a folder on storage that "
+                "all nodes share and may write to"
+            )
+
+
+def folder_fault(run_dir: str) -> str | None:
+    """Why this machine cannot write into the folder of a run that was claimed elsewhere; None when it can."""
+    folder = Path(run_dir)
+    if not (folder / "config.yaml").is_file():
+        return "the run's config.yaml is not seen there"
+    trial = folder / f".written_{os.getpid()}_{uuid.uuid4().hex}"
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        return f"not writable there: {error.strerror}"
+    return None
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _probe(run_dir: str) -> str | None:
+    return folder_fault(run_dir)

@@ -1,0 +1,54 @@
+"""What `ray job submit --working-dir` would send, measured as Ray packs it."""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+_LARGEST = 3
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Files of a folder that Ray would send, without zip's own few bytes for each: Ray does not compress."""
+
+    files: int
+    size: int
+    """Bytes."""
+    parts: dict[str, int]
+    """Bytes by file or folder at the top."""
+    limit: int
+    """Bytes that Ray's job server takes at most."""
+
+    @property
+    def too_large(self) -> str | None:
+        """The largest parts and the cure, in a line, if Ray would refuse it."""
+        if self.size <= self.limit:
+            return None
+        largest = sorted(self.parts, key=self.parts.__getitem__, reverse=True)[:_LARGEST]
+        named = ", ".join(f"{name} ({self.parts[name] / 2**20:.0f} MiB)" for name in largest)
+        return (
+            f"the upload of this folder has {self.size / 2**20:.0f} MiB, and Ray takes {self.limit / 2**20:.0f}; move "
+            f"away or name in .rayignore: {named}"
+        )
+
+
+def upload_of(folder: Path) -> Upload:
+    """Measure `folder` by Ray's own rules: .gitignore and .rayignore, at every depth."""
+    # Private, but any second reading of these rules would be a guess; only now, because ray takes seconds to import.
+    from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
+    from ray._private.runtime_env.packaging import _dir_travel
+
+    sizes: Counter[str] = Counter()
+    counted = 0
+
+    def count(path: Path) -> None:
+        nonlocal counted
+        if path.is_file():
+            counted += 1
+            sizes[path.relative_to(folder).parts[0]] += path.stat().st_size
+
+    quiet = logging.getLogger(f"{__name__}.ray")
+    quiet.setLevel(logging.WARNING)
+    _dir_travel(folder, [], count, include_gitignore=True, logger=quiet)
+    return Upload(counted, sizes.total(), dict(sizes), DASHBOARD_CLIENT_MAX_SIZE)

@@ -1,0 +1,99 @@
+"""Runs that join a cluster of three labelled nodes, and two more. A script of its own: it brings that cluster."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
+import ray
+from ray.cluster_utils import Cluster
+
+import settings
+from cluster import placement
+from cluster.config import Config
+from cluster.errors import CannotStart
+from cluster.launch import preflight
+from cluster.ray_session import ray_session
+
+SMALL = {"object_store_memory": 100 * 2**20}
+LABELS = ["cluster.learner_labels={role:learner}", "cluster.rollout_labels={role:rollout}"]
+FOLDERS = Path(tempfile.mkdtemp())
+
+
+def main() -> None:
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False} | SMALL)
+    nodes.add_node(num_cpus=2, labels={"role": "learner"}, **SMALL)
+    nodes.add_node(num_cpus=1, labels={"role": "rollout", "ray.io/market-type": "spot"}, **SMALL)
+    seen = {"refused": refusals(nodes)}
+    on_demand = {"role": "rollout", "ray.io/market-type": "on-demand"}
+    heard: list[str] = []
+
+    def say(line: str) -> None:
+        """Each complaint brings one more node."""
+        heard.append(line)
+        nodes.add_node(num_cpus=1, labels=on_demand, **SMALL)
+
+    prefers = "cluster.rollout_prefers={ray.io/market-type:spot}"
+    config = made(nodes, "run", *LABELS, prefers, "cluster.rollout_actors=3", "stage=[teacher,ode,dmd]")
+    with ray_session(config, say):
+        seen |= {"heard": heard} | places(config)
+    print(json.dumps(seen))
+    nodes.shutdown()
+
+
+def made(nodes: Cluster, name: str, *arguments: str) -> Config:
+    keys = [f"cluster.address={nodes.address}", f"run_dir={FOLDERS / name}", "cluster.nodes_timeout_s=60"]
+    config = settings.load(["preset=smoke", "stage=[teacher,ode,dmd]", *keys, *arguments])
+    preflight(config)
+    return config
+
+
+def refusals(nodes: Cluster) -> dict[str, str]:
+    """By what is lacking, what is said."""
+    now, said = "cluster.nodes_timeout_s=1", {}
+    for name, arguments in {
+        "label": [now, "cluster.learner_labels={role:trainer}"],
+        "gpu": [now, "cluster.rank_gpus=1"],
+        "room": [now, "cluster.rollout_actors=4"],
+        "folder": LABELS,
+    }.items():
+        config = made(nodes, name, *arguments)
+        if name == "folder":
+            (FOLDERS / name / "config.yaml").unlink()
+        try:
+            with ray_session(config, lambda line: None):
+                said[name] = "let in"
+        except CannotStart as error:
+            said[name] = str(error)
+    return said
+
+
+@ray.remote
+class Place:
+    """What runs of each role are reduced to here."""
+
+    def labels(self) -> dict[str, str]:
+        return ray.get_runtime_context().get_node_labels()
+
+
+def places(config: Config) -> dict[str, object]:
+    """By role, the labels of the nodes that its processes got."""
+    ranks, pool = placement.options(placement.learner(config)), placement.options(placement.rollout(config))
+    learner = [Place.options(**ranks).remote() for _ in range(2)]
+    rollout = {}
+    for _ in range(3):
+        actor = Place.options(**pool).remote()
+        rollout[actor] = ray.get(actor.labels.remote(), timeout=120)["ray.io/market-type"]
+    found = {
+        "learner": [labels["role"] for labels in ray.get([actor.labels.remote() for actor in learner], timeout=120)],
+        "rollout": sorted(rollout.values()),
+    }
+    ray.kill(next(actor for actor, market in rollout.items() if market == "spot"))
+    another = Place.options(**pool).remote()
+    again = ray.get(another.labels.remote(), timeout=120)["ray.io/market-type"]
+    return found | {"after one on the spot node was lost": again}
+
+
+main()

@@ -1,0 +1,113 @@
+"""What a command says, and how soon, about a cluster that is not there, not ours, too small, or without the folder."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import settings
+from cluster.errors import CannotStart
+from cluster.nodes import folder_fault
+from cluster.ray_head import require_head
+from cluster.run_folder import RunFolder
+from tests.cluster.started import free_ports
+
+# -- the address ------------------------------------------------------------------------------------------------------
+
+
+def test_an_address_where_nobody_answers_is_refused_at_once():
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(CannotStart, match=f"nothing answers at cluster.address={address} .*start a cluster or check"):
+        require_head(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:8265", "is a dashboard's; give the cluster's, like host:6379"),
+        ("ray://127.0.0.1:10001", "is Ray Client's; give the cluster's, like host:6379"),
+        ("127.0.0.1:99999999", "nothing answers at cluster.address=127.0.0.1:99999999"),
+    ],
+)
+def test_an_address_of_another_kind_is_refused_with_the_right_one(address, said):
+    with pytest.raises(CannotStart, match=said):
+        require_head(address)
+
+
+def test_a_port_of_something_else_is_no_ray_head():
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(CannotStart, match=r"is no Ray head \(UNAVAILABLE\); give the head's port, 6379"):
+            require_head(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+# -- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_at_fault_when_the_run_is_not_seen_in_it_or_nothing_can_be_written(tmp_path, monkeypatch):
+    assert folder_fault(str(tmp_path)) == "the run's config.yaml is not seen there"
+    (tmp_path / "config.yaml").touch()
+    assert folder_fault(str(tmp_path)) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"], "nothing of the trial is left"
+    monkeypatch.setattr("pathlib.Path.is_file", lambda path: True)
+    # Nobody may write there, root included.
+    assert folder_fault("/proc") == "not writable there: No such file or directory"
+
+
+def test_a_run_goes_on_only_in_a_folder_that_can_still_be_written(tmp_path):
+    (tmp_path / ".lock").mkdir()  # what stands for a file system that has become read-only: root may write anywhere
+    folder = RunFolder(settings.load([f"run_dir={tmp_path}"]))
+    with (
+        pytest.raises(CannotStart, match=r"run_dir=.* cannot be written \(Is a directory\); make it so"),
+        folder.locked(),
+    ):
+        pytest.fail("the folder was taken")
+
+
+# -- a cluster of three nodes -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """What `tests.cluster.placed` sees on a cluster of its own."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    script = [sys.executable, "-m", "tests.cluster.placed"]
+    shown = subprocess.run(script, cwd=settings.ROOT, env=env, capture_output=True, text=True, timeout=500)
+    assert shown.returncode == 0, shown.stdout[-2000:] + shown.stderr[-3000:]
+    return json.loads(shown.stdout.splitlines()[-1])
+
+
+@pytest.mark.ray
+@pytest.mark.proof
+def test_what_a_cluster_lacks_is_said_in_one_line_with_the_cure(seen):
+    for lacking, said in {
+        "label": "no node is labelled role=trainer; start some with ray start --labels role=trainer",
+        "gpu": "0 of 1 GPUs registered, waiting for any node (0 of 1 learner): not there within "
+        "cluster.nodes_timeout_s = 1 s; each learner process needs 1 CPU and 1 GPU, and nodes that may serve (3) have "
+        "room for 0 of 1; add nodes, or lower cluster.learner_ranks or cluster.rank_gpus",
+        "room": "3 of 5 CPUs registered, waiting for any node (2 of 4 rollout)",
+        "folder": "(the run's config.yaml is not seen there); give a folder on storage that all nodes share",
+    }.items():
+        assert said in seen["refused"][lacking] and "\n" not in seen["refused"][lacking]
+
+
+@pytest.mark.ray
+@pytest.mark.proof
+def test_nodes_that_come_late_are_waited_for_aloud_once_per_change(seen):
+    assert seen["heard"] == [
+        "3 of 4 CPUs registered, waiting for role=rollout (1 of 3 rollout)",
+        "4 of 4 CPUs registered, waiting for role=rollout (2 of 3 rollout)",
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.proof
+def test_processes_go_where_their_labels_are_and_to_spot_nodes_while_there_is_room(seen):
+    assert seen["learner"] == ["learner", "learner"]
+    assert seen["rollout"] == ["on-demand", "on-demand", "spot"]
+    assert seen["after one on the spot node was lost"] == "spot"
