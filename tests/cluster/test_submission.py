@@ -16,7 +16,7 @@ from settings import ROOT
 from tests.cluster.documented import documented
 from tests.cluster.started import BIN, StartedNodes, until
 
-STEPS = 60
+STEPS = 40
 LONGER = f" checkpoint.every=1 dmd.steps={STEPS}"
 """Of the documented command, so that there is a middle to look at it and to kill it in."""
 
