@@ -45,9 +45,11 @@ def learner(config: Config) -> Role:
 
 
 def rollout(config: Config) -> Role:
-    """The rollout pool; nobody rolls out where only the learner is tried."""
-    cluster = config.cluster
-    actors = 0 if config.debug.learner_only else cluster.rollout_actors
+    """The rollout pool at its largest; nobody rolls out where only the learner is tried."""
+    cluster, autoscale = config.cluster, config.autoscale
+    actors = autoscale.maximum if autoscale.enabled else cluster.rollout_actors
+    if config.debug.learner_only:
+        actors = 0
     return Role("rollout", actors, 1, cluster.actor_gpus, cluster.rollout_labels, cluster.rollout_prefers)
 
 
@@ -71,8 +73,13 @@ def roles(config: Config) -> list[Role]:
 
 
 def at_start(config: Config) -> list[Role]:
-    """The processes that a run cannot begin without: of the rollout pool, cluster.first_actors."""
+    """The processes that a run cannot begin without: of the rollout pool, cluster.first_actors.
+
+    Of a pool that sizes itself the fewest that it may have: nodes for more come when it asks for them.
+    """
     first = config.cluster.first_actors
+    if first is None and config.autoscale.enabled:
+        first = config.autoscale.minimum
     if first is None:
         return roles(config)
     pool = ("rollout", "reward")
