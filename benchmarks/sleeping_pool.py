@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -12,7 +12,8 @@ import torch
 from actors.student_actor import blocks_kept
 from cluster.config import Config
 from cluster.coordinator import Coordinator
-from cluster.parcels import Parcel, wrap
+from cluster.errors import Leaving, StageEnded
+from cluster.parcels import Parcel, unwrap, wrap
 from cluster.pool import RayPool
 from cluster.publication import store_fetch
 from cluster.rollout_process import Delivery, RemoteWeights
@@ -27,12 +28,13 @@ class SleepingActor:
         self.student, self.window, self.weights, self.block_s = config.student, config.window, weights, block_s
         self.version: int | None = None
 
-    def windows(self, rollouts: Sequence[Rollout]) -> Iterator[Window | MadeBlock]:
-        """Every block when it is due, and behind it the windows that it ends, all frames zero."""
+    def windows(self, rollouts: Sequence[Rollout], made: Sequence[MadeBlock]) -> Iterator[Window | MadeBlock]:
+        """Every block behind those `made` when it is due, and behind it the windows that it ends, all frames zero."""
         block, frames, due = self.student.block_frames, self.window.frames, time.perf_counter()
-        recent: deque[int] = deque(maxlen=blocks_kept(self.student, self.window))
+        recent = deque((one.version for one in made), maxlen=blocks_kept(self.student, self.window))
+        first = made[-1].index + 1 if made else 0
         self._pull()
-        for index in range(max(plan.start + frames for r in rollouts for plan in r.windows) // block):
+        for index in range(first, max(plan.start + frames for r in rollouts for plan in r.windows) // block):
             due += self.block_s
             time.sleep(max(0.0, due - time.perf_counter()))
             recent.append(self.version)
@@ -65,46 +67,51 @@ class SleepingActor:
         )
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class SleepingProcess:
-    """Stands where a RolloutProcess would, and fetches its weights as one does."""
+    """Stands where a RolloutProcess would: fetches its weights as one does, may be killed, and leaves when it must."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle, slot: int, block_s: float):
         self.coordinator, self.slot, self.block_s = coordinator, slot, block_s
+        self.weights: RemoteWeights | None = None
 
     def begin(self, stage: str, config: Config, epoch: int, relay: None) -> str:
         """As RolloutProcess.begin."""
-        weights = RemoteWeights(store_fetch(self.coordinator, epoch, self.slot), "cpu", threading.Event())
-        self.actor = SleepingActor(config, weights, self.block_s)
+        if self.weights is not None:
+            self.weights.close()
+        self.weights = RemoteWeights(store_fetch(self.coordinator, epoch, self.slot), "cpu", threading.Event())
+        self.actor = SleepingActor(config, self.weights, self.block_s)
         return ray.get_runtime_context().get_node_id()
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:
-        """As RolloutProcess.windows, of whole rollouts."""
-        assert not made, "a sleeping process was lost"
-        for item in self.actor.windows(rollouts):
-            spans = [Span(f"rollout {self.slot}", "block", time.time(), self.block_s)]
-            yield Delivery(wrap(item), spans if isinstance(item, MadeBlock) else [])
+        """As RolloutProcess.windows."""
+        try:
+            for item in self.actor.windows(rollouts, [unwrap(parcel) for parcel in made]):
+                spans = [Span(f"rollout {self.slot}", "block", time.time(), self.block_s)]
+                yield Delivery(wrap(item), spans if isinstance(item, MadeBlock) else [])
+        except (Leaving, StageEnded):
+            return
 
     def ready(self) -> None:
         """Answers when the process is there."""
 
 
 class SleepingPool(RayPool):
-    """The run's pool of sleeping processes."""
+    """The run's pool of sleeping processes, each with these `options` of Ray."""
 
-    def __init__(self, config: Config, coordinator: ray.actor.ActorHandle, block_s: float):
-        self.block_s = block_s
+    def __init__(self, config: Config, coordinator: ray.actor.ActorHandle, block_s: float, options: Mapping[str, Any]):
+        self.block_s, self.options = block_s, options
         super().__init__(config, coordinator)
 
     def _new(self, slot: int) -> ray.actor.ActorHandle:
-        return SleepingProcess.remote(self.coordinator, slot, self.block_s)
+        return SleepingProcess.options(**self.options).remote(self.coordinator, slot, self.block_s)
 
 
 class SleepingCoordinator(Coordinator):
     """The run's coordinator over a sleeping pool."""
 
-    def __init__(self, config: Config, block_s: float):
-        super().__init__(config, SleepingPool(config, ray.get_runtime_context().current_actor, block_s))
+    def __init__(self, config: Config, block_s: float, options: Mapping[str, Any]):
+        super().__init__(config, SleepingPool(config, ray.get_runtime_context().current_actor, block_s, options))
 
     async def ready(self) -> None:
         """Answers when every process is there: how long they take to start is not what is measured."""
@@ -114,6 +121,6 @@ class SleepingCoordinator(Coordinator):
 
 def start_sleeping(config: Config, block_s: float) -> Any:
     """A coordinator with its processes, all of them there. Raises GetTimeoutError."""
-    coordinator = ray.remote(SleepingCoordinator).options(num_cpus=0, max_concurrency=1000).remote(config, block_s)
+    coordinator = ray.remote(SleepingCoordinator).options(num_cpus=0, max_concurrency=1000).remote(config, block_s, {})
     ray.get(coordinator.ready.remote(), timeout=config.cluster.start_timeout_s)
     return coordinator

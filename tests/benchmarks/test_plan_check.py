@@ -34,7 +34,7 @@ def test_a_sleeping_actor_makes_what_was_asked_for_in_the_time_that_it_should_ta
     config = run_config(1, 60, "unused")
     rollouts = make_dispatcher("dmd", config).rollouts(0)
     began = time.perf_counter()
-    items = list(SleepingActor(config, Published(), BLOCK_S).windows(rollouts))
+    items = list(SleepingActor(config, Published(), BLOCK_S).windows(rollouts, []))
     elapsed_s = time.perf_counter() - began
     blocks = [item for item in items if isinstance(item, MadeBlock)]
     windows = [item for item in items if not isinstance(item, MadeBlock)]

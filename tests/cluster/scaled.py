@@ -16,6 +16,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 import ray
 import torch
 
+from benchmarks.sleeping_pool import SleepingCoordinator
 from cluster.autoscaler_config import AutoscaleConfig
 from cluster.config import Config
 from cluster.crew import make_dispatcher
@@ -26,7 +27,6 @@ from models.rollout import CRITIC, STUDENT
 from tests.cluster.fake_autoscaler import fake_autoscaler
 from tests.cluster.pretend import small
 from tests.cluster.processes import own_processes
-from tests.cluster.sleeping import SleepingCoordinator
 
 BLOCK_S = 0.4
 FAST_S, SLOW_S = 0.055, 0.4
@@ -35,6 +35,14 @@ MOST_S = 240.0
 FOUND = "found.json"
 """In the run folder: what happened."""
 SLOT = {"num_cpus": 1, "resources": {"rollout_slot": 1}, "label_selector": {"role": "rollout"}}
+
+
+class WatchedCoordinator(SleepingCoordinator):
+    """Says how large its pool is."""
+
+    async def pool_size(self):
+        """Actors wanted, and there."""
+        return len(self.pool.slots) - len(self.retiring), len(self.pace.running)
 
 
 def run_config(run_dir: Path) -> Config:
@@ -122,7 +130,7 @@ def main(run_dir: Path) -> None:
 
 
 def scene(config: Config, needed: int) -> None:
-    coordinator = ray.remote(SleepingCoordinator).options(
+    coordinator = ray.remote(WatchedCoordinator).options(
         num_cpus=0, resources={"head": 0.001}, max_concurrency=1000
     ).remote(config, BLOCK_S, SLOT)  # fmt: skip
     learner = Learner(config, RayCluster(coordinator, config))
