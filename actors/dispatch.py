@@ -6,7 +6,7 @@ import numpy
 
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.prompts import TrainingPrompts
-from actors.window_law import draw_start, parse_law, window_starts
+from actors.window_law import WindowLaw, draw_start, laws_of_rollout, parse_law, window_starts
 from models.config import StudentConfig
 from models.noise import Draw
 from models.rollout import CRITIC, GRPO, ODE, SENTINEL, STUDENT, GroupPlan, Rollout, WindowPlan
@@ -37,13 +37,14 @@ class StudentDispatcher:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         frames = _horizon(self.rollout, self.window.frames, self.student.block_frames, update, generator)
         starts = window_starts(frames, self.window.frames, self.student.block_frames)
-        windows = tuple(self._window(i, j, starts, generator) for j in range(self.rollout.windows))
+        laws = laws_of_rollout(self.law, self.rollout.windows, generator)
+        windows = tuple(self._window(i, j, law, starts, generator) for j, law in enumerate(laws))
         return _video(i, i, self.prompts, frames, windows, generator)
 
-    def _window(self, i: int, j: int, starts: range, generator: numpy.random.Generator) -> WindowPlan:
+    def _window(self, i: int, j: int, law: WindowLaw, starts: range, generator: numpy.random.Generator) -> WindowPlan:
         turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
         window, horizon = self.window.frames, self.student.horizon_frames
-        start = draw_start(self.law, self.window.law, starts, window, horizon, generator)
+        start = draw_start(law, self.window.law, starts, window, horizon, generator)
         last = len(self.student.timesteps) - 1
         step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
         return WindowPlan(CRITIC if turn else STUDENT, start, step, j)
@@ -103,15 +104,16 @@ class GroupDispatcher:
     def _forked(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         frames = _horizon(self.rollout, self.group.frames, self.student.block_frames, update, generator)
-        plans = tuple(self._fork(j, frames, generator) for j in range(self.group.forks))
+        laws = laws_of_rollout(self.law, self.group.forks, generator)
+        plans = tuple(self._fork(j, law, frames, generator) for j, law in enumerate(laws))
         period, place = divmod(i, self.sentinel.prompts + self.between)
         number = period * self.between + place - self.sentinel.prompts
         return _video(i, number, self.prompts, frames, plans, generator)
 
-    def _fork(self, j: int, frames: int, generator: numpy.random.Generator) -> GroupPlan:
+    def _fork(self, j: int, law: WindowLaw, frames: int, generator: numpy.random.Generator) -> GroupPlan:
         group, last = self.group, len(self.student.timesteps) - 1
         starts = window_starts(frames, group.frames, self.student.block_frames)
-        start = draw_start(self.law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
+        start = draw_start(law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
         drawn = self._transition(last, generator)
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
         shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]
