@@ -18,17 +18,30 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def ray_session(config: Config) -> Iterator[None]:
-    """Connected to Ray inside the block. Only what was started here is stopped."""
+def connected(config: Config, own_cpus: int) -> Iterator[None]:
+    """Connected to Ray inside the block, to one of `own_cpus` where none is there to join.
+
+    Only what was started here is stopped.
+    """
     address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
-    scoring = config.cluster.reward_actors if "grpo" in config.stages else 0
-    needed = config.cluster.rollout_actors + config.cluster.learner_ranks + scoring
     if address is None:
-        ray.init(address="local", num_cpus=needed, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        ray.init(address="local", num_cpus=own_cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
     else:
         _join(address, quiet)
     try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def ray_session(config: Config) -> Iterator[None]:
+    """Connected inside the block to a Ray that has room for the run."""
+    address = cluster_address(config)
+    scoring = config.cluster.reward_actors if "grpo" in config.stages else 0
+    needed = config.cluster.rollout_actors + config.cluster.learner_ranks + scoring
+    with connected(config, needed):
         found = int(ray.cluster_resources().get("CPU", 0))
         if found < needed:
             raise RunFailed(
@@ -49,8 +62,6 @@ def ray_session(config: Config) -> Iterator[None]:
                 f"{config.cluster.reward_gpus:g} need {gpus:g}; add nodes or lower them"
             )
         yield
-    finally:
-        ray.shutdown()
 
 
 def _probe(address: str) -> None:
