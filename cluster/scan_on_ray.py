@@ -5,6 +5,7 @@ its own, of the trials that are unfinished, and tells ASHA what all of them have
 """
 
 import logging
+import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -37,35 +38,40 @@ def tune_trials(loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequen
 
     Raises RunFailed on a Ray that has no room for a single trial.
     """
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    by_name = {trial.name: trial for trial in waiting}
     with Display() as display:
         display("starting Ray", 0, 1, "")
-        with connected(scan, max(os.cpu_count() or 1, int(-(-scan.scan.cpus // 1)))):
+        with connected(scan, max(os.cpu_count() or 1, math.ceil(scan.scan.cpus))):
             display("starting Ray", 1, 1, "")
-            _check_room(scan.scan)
-            watcher = Watcher(by_name, scan.scan, display)
-            tuner = Tuner(
-                tune.with_resources(
-                    tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan),
-                    PlacementGroupFactory([{"CPU": scan.scan.cpus}]),
-                ),
-                param_space={"trial": tune.grid_search(list(by_name))},
-                tune_config=TuneConfig(
-                    scheduler=make_scheduler(scan.scan, trials),
-                    reuse_actors=True,
-                    trial_name_creator=_name_of,
-                    trial_dirname_creator=lambda tuned: tuned.trial_id,
-                ),
-                run_config=RunConfig(
-                    name=f"longtake-{uuid.uuid4().hex[:12]}",
-                    storage_path=str(Path(scan.run_dir, "ray")),
-                    failure_config=FailureConfig(max_failures=scan.scan.retries),
-                    callbacks=[watcher],
-                    verbose=0,
-                ),
-            )
-            tuner.fit()
+            return tune_in_session(loop, scan, trials, waiting, display)
+
+
+def tune_in_session(
+    loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequence[Trial], display: Display
+) -> dict[str, str]:
+    """As `tune_trials`, on the Ray that this process is connected to."""
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    _check_room(scan.scan)
+    by_name = {trial.name: trial for trial in waiting}
+    watcher = Watcher(by_name, scan.scan, display)
+    trainable = tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan)
+    tuner = Tuner(
+        tune.with_resources(trainable, PlacementGroupFactory([{"CPU": scan.scan.cpus}])),
+        param_space={"trial": tune.grid_search(list(by_name))},
+        tune_config=TuneConfig(
+            scheduler=make_scheduler(scan.scan, trials),
+            reuse_actors=True,  # starting a process that imports torch takes seconds
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+        ),
+        run_config=RunConfig(
+            name=f"longtake-{uuid.uuid4().hex[:12]}",
+            storage_path=str(Path(scan.run_dir, "ray")),
+            failure_config=FailureConfig(max_failures=scan.scan.retries),
+            callbacks=[watcher],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
     return watcher.failures
 
 
