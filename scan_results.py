@@ -87,7 +87,8 @@ def arms_of(trials: Sequence[Trial]) -> list[ScannedArm]:
 
 
 def table(arms: Sequence[ScannedArm]) -> str:
-    """Validity and its interval at 1, 2, 4, ... horizons, and what became of the trials, as plain text."""
+    """Validity and its interval at 1, 2, 4, ... horizons, the arms against the first of them seed by seed, and what
+    became of the trials, as plain text."""
     told = [arm for arm in arms if arm.finished]
     width = max(len(arm.title) for arm in arms) + 2
     lines = []
@@ -97,6 +98,10 @@ def table(arms: Sequence[ScannedArm]) -> str:
         lines += [f"{'validity':<{width}}" + "".join(f"{seconds_at(segment):>15}" for segment in segments)]
         for arm in told:
             lines += [f"{arm.title:<{width}}" + "".join(f"{arm.at('validity', s)!s:>15}" for s in segments)]
+        for arm in told[1:]:
+            apart = ", ".join(f"{by:+.2f} on seed {seed}" for seed, by in arm.above(told[0], "validity").items())
+            if apart:
+                lines += [f"{arm.title} against {told[0].title} at {segments[-1]}x: {apart}"]
     for arm in arms:
         states = [trial.folder.state for trial in arm.trials]
         counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

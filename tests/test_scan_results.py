@@ -80,6 +80,7 @@ def test_the_table_says_what_became_of_every_trial(scanned):
     told = table(arms_of(scanned[1]))
     assert re.search(r"^prefix +1 finished, 1 stopped$", told, re.M) and re.search(r"^uniform +2 finished$", told, re.M)
     assert re.search(r"^uniform +1\.00 ± 0\.00", told, re.M)
+    assert re.search(r"^uniform against prefix at 4x: \+\d\.\d\d on seed 0$", told, re.M)
 
 
 def test_the_report_is_one_file_that_compares_every_arm(scanned, capsys):

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,36 +26,74 @@ SMALL = [
 ]  # fmt: skip
 
 
-def dies_once(config, cluster, log):
+def dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs():
+    """As a kernel that never returns: scan.timeout_s is what ends it."""
+    threading.Event().wait()
+
+
+def once(loss, config, cluster, log):
     """Stage dmd in a process that is lost at update 2, the first time."""
 
     def logged(stage, step, steps, metrics):
         log(stage, step, steps, metrics)
-        marker = Path(config.run_dir, "died")
+        marker = Path(config.run_dir, "lost")
         if step == 2 and not marker.exists():
             marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            loss()
 
     dmd(config, cluster, logged)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_asha_stops_the_trial_that_drifts_and_one_whose_process_is_lost_goes_on(local_ray, tmp_path):
-    arms = "scan.over={dmd.student_lr: [1e-6, 0.1]}"
-    scan, (good, bad) = plan([*SMALL, arms, "scan.seeds=[0]", "dmd.steps=3", "scan.keep=0.5", "scan.first_rung=1",
-                              f"run_dir={tmp_path}"])  # fmt: skip
-    before = Trial("before", {}, replace(plain_config(scan), run_dir=f"{tmp_path}/before"))
+def tuned(loop, folder, *keys):
+    """Two trials, one of which learns so fast that it drifts at once, beside one that was measured before."""
+    scan, (good, bad) = plan([*SMALL, "scan.over={dmd.student_lr: [1e-6, 0.1]}", "scan.seeds=[0]", "scan.keep=0.5",
+                              "scan.first_rung=1", f"run_dir={folder}", *keys])  # fmt: skip
+    before = Trial("before", {}, replace(plain_config(scan), run_dir=f"{folder}/before"))
     before.folder.path.mkdir()
     for step in (1, 2):
         before.folder.keep_measurement({"step": step, "drift": 0.5, "time": 0.0})
     with Display() as display:
-        assert tune_in_session(dies_once, scan, [before, good, bad], [good, bad], display) == {}
-    assert good.folder.state == "finished" and (good.folder.path / "died").exists()
-    steps = [json.loads(line)["step"] for line in (good.folder.path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 2, 3], "from its own checkpoint"
-    assert bad.folder.state == "stopped" and bad.folder.measurements[-1]["step"] < 3
-    assert not (bad.folder.path / "dmd/student.safetensors").exists()
+        assert tune_in_session(loop, scan, [before, good, bad], [good, bad], display) == {}
+    return good.folder, bad.folder
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_asha_stops_the_trial_that_drifts_and_lets_the_other_finish(local_ray, tmp_path):
+    good, bad = tuned(dmd, tmp_path, "dmd.steps=3")
+    assert good.state == "finished" and [m["step"] for m in good.measurements] == [1, 2, 3]
+    assert bad.state == "stopped" and bad.measurements[-1]["step"] < 3
+    assert not (bad.path / "dmd/student.safetensors").exists()
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [dies, hangs])
+def test_a_trial_whose_process_is_lost_goes_on_from_its_own_checkpoint(local_ray, tmp_path, loss):
+    good, _ = tuned(partial(once, loss), tmp_path, "dmd.steps=4", "scan.timeout_s=45")
+    assert good.state == "finished" and (good.path / "lost").exists()
+    steps = [json.loads(line)["step"] for line in (good.path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 2, 3, 4]
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_trial_that_fails_every_time_is_told_with_its_reason_and_tried_again_by_the_next_command(local_ray, tmp_path):
+    def fails(config, cluster, log):
+        raise RuntimeError("no such luck")
+
+    scan, trials = plan([*SMALL, "window=uniform,prefix", "scan.seeds=[0]", "scan.retries=0", f"run_dir={tmp_path}"])
+    with Display() as display:
+        failures = tune_in_session(fails, scan, trials, trials, display)
+    assert set(failures) == {"uniform, seed 0", "prefix, seed 0"}
+    assert all("no such luck" in reason for reason in failures.values())
+    assert [trial.folder.state for trial in trials] == ["unfinished", "unfinished"]
 
 
 @pytest.mark.proof
