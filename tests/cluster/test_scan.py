@@ -17,7 +17,8 @@ from train import dmd
 
 SMALL = [
     "preset=smoke", "init=assets/tiny/student_uniform.safetensors", "scan.measured_videos=1",
-    "scan.measured_horizons=1", "scan.videos=2", "scan.horizons=2", "scan.every=1", "checkpoint.every=1", "dmd.steps=3",
+    "scan.measured_horizons=1", "scan.videos=2", "scan.horizons=1", "scan.every=1", "checkpoint.every=1", "dmd.steps=3",
+    "dmd.critic_updates=1", "rollout.frames=15", "rollout.windows=4",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from train import dmd
 SMALL = [
     "preset=smoke", "init=assets/tiny/student_uniform.safetensors", "scan.measured_videos=2",
     "scan.measured_horizons=1", "scan.videos=2", "scan.horizons=1", "scan.every=1", "checkpoint.every=1",
+    "dmd.critic_updates=1", "rollout.frames=15", "rollout.windows=4",
 ]  # fmt: skip
 
 
@@ -61,6 +62,7 @@ def tuned(loop, folder, *keys):
     return good.folder, bad.folder
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.slow
 def test_asha_stops_the_trial_that_drifts_and_lets_the_other_finish(local_ray, tmp_path):
