@@ -35,7 +35,8 @@ CURVES = (
 TONES = {"uniform": 0, "prefix_1": 1, "ode": 2}
 """Each method's number in INKS, in LINES and among the template's colours; any other takes 3 or 4."""
 INKS = ("#0b62b8", "#c2410c", "#5c636e", "#7a3fb0", "#1f7a4d")
-LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ("-.", "v"), ("-", "P"), ("--", "X"), (":", "*"))
+_DASH_DOT_DOT = (0, (6, 1.5, 1, 1.5, 1, 1.5))
+LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), (_DASH_DOT_DOT, "v"), ("-", "P"), ("--", "X"), (":", "*"))
 """A line's dashes and markers: methods are told apart without colour, too."""
 PICTURED = 4
 """Videos in the README's picture: the first ones."""

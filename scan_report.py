@@ -18,7 +18,7 @@ from scan_results import ScannedArm, arms_of, table, write_csv
 
 SHOWN = 4
 """Videos in the report: the first ones."""
-_DASHES = ("none", "8 4", "3 3", "10 4 2 4", "10 4 2 4", "none", "8 4", "3 3")
+_DASHES = ("none", "8 4", "3 3", "10 4 2 4", "10 2 2 2 2 2", "none", "8 4", "3 3")
 """Of the legend, as in `report_figures.LINES`."""
 
 
@@ -43,9 +43,8 @@ def headline(told: Sequence[ScannedArm]) -> str:
     """What is left at the end, arm by arm, in the scan's order: which of them is better is for the reader to say."""
     segments = len(told[0].means("validity"))
     shares = [f"{percent(arm.at('validity', segments).mean)} with {arm.title}" for arm in told]
-    return (
-        f"After {seconds_at(segments)}, {segments}x the teacher's horizon, of all frames are valid: {', '.join(shares)}"
-    )
+    when = f"{seconds_at(segments)}, {segments}\u00d7 the teacher's horizon"
+    return f"Valid frames after {when}: {', '.join(shares)}"
 
 
 def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScannedArm]) -> str:
