@@ -137,7 +137,46 @@ class Weighted:
         return Stratum(part, len(shares))(starts, window_frames, horizon_frames, generator)
 
 
-_LAWS = {"uniform": Uniform, "beta": Beta, "prefix": Prefix, "stratified": Stratified}
+@dataclass(frozen=True)
+class Shares:
+    """Each start as often as its share says."""
+
+    shares: tuple[float, ...]
+
+    def __call__(
+        self,
+        starts: Sequence[int],
+        window_frames: int,
+        horizon_frames: int,
+        generator: numpy.random.Generator,
+    ) -> int:
+        return starts[int(generator.choice(len(starts), p=self.shares))]
+
+
+@dataclass(frozen=True)
+class Priority(Uniform):
+    """A share `even` of the windows uniform, the others in proportion to how far videos were seen to stray there.
+
+    Uniform until something was measured.
+    """
+
+    even: float
+
+    def __post_init__(self):
+        if not 0 < self.even <= 1:
+            raise ValueError(
+                f"priority({self.even}): the share of even windows must be above 0, and at most 1; change window.law"
+            )
+
+    def after(self, strayed: numpy.ndarray) -> WindowLaw:
+        """The law once it is known how far each start has `strayed`."""
+        if not strayed.sum():
+            return Uniform()
+        shares = self.even / len(strayed) + (1 - self.even) * strayed / strayed.sum()
+        return Shares(tuple(shares / shares.sum()))
+
+
+_LAWS = {"priority": Priority, "uniform": Uniform, "beta": Beta, "prefix": Prefix, "stratified": Stratified}
 
 
 def parse_law(text: str) -> WindowLaw:
@@ -167,7 +206,7 @@ def _load(path: str, numbers: list[str], text: str) -> WindowLaw:
     if not module or numbers:
         raise ValueError(
             f'window.law="{text}" is unknown; choose uniform, stratified, beta(a, b), prefix(h), weighted(w, ...), '
-            "or a dotted path without numbers"
+            "priority(share), or a dotted path without numbers"
         )
     try:
         law = getattr(importlib.import_module(module), attribute)

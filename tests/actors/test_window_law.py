@@ -10,7 +10,7 @@ many = settings(max_examples=50, deadline=None)
 laws = st.sampled_from(
     [
         "uniform", "stratified", "beta(1, 4)", "beta(4, 1)", "beta(0.5,0.5)", "prefix(1)", "prefix(2)", "prefix(2.5)",
-        "weighted(1)", "weighted(1, 0, 2.5)",
+        "weighted(1)", "weighted(1, 0, 2.5)", "priority(0.5)",
     ]
 )  # fmt: skip
 
@@ -91,6 +91,19 @@ def test_weighted_draws_each_position_as_often_as_the_parts_that_it_lies_in(weig
     assert p_value(torch.tensor(counts)[kept].tolist(), shares[kept].tolist()) > 1e-4
 
 
+@pytest.mark.parametrize("even", [0.25, 1.0])
+def test_priority_draws_a_share_evenly_and_the_rest_where_videos_stray(even):
+    starts, strayed = window_starts(96, 12, 3), numpy.arange(29.0) ** 2
+    law, generator = parse_law(f"priority({even})").after(strayed), numpy.random.default_rng(0)
+    drawn = [law(starts, 12, 12, generator) for _ in range(6000)]
+    shares = even / 29 + (1 - even) * strayed / strayed.sum()
+    assert p_value([drawn.count(start) for start in starts], shares.tolist()) > 1e-4
+
+
+def test_priority_is_uniform_where_nothing_has_strayed():
+    assert parse_law("priority(0.5)").after(numpy.zeros(29)) == Uniform()
+
+
 @many
 @given(windows=st.integers(1, 12), seed=st.integers(0, 99))
 def test_stratified_windows_of_a_rollout_come_one_from_each_part(windows, seed):
@@ -152,7 +165,7 @@ def test_a_dotted_path_loads_a_callable_of_the_users_own():
 
 REFUSED = [
     "nonsense", "uniform(3)", "beta(1)", "beta(1, 2, 3)", "beta(1, 4", "beta 1 4", "", "prefix()",
-    "no.such.module", "math.no_such_name", "stratified(4)", "weighted()", "weighted",
+    "no.such.module", "math.no_such_name", "stratified(4)", "priority", "weighted()", "weighted",
 ]  # fmt: skip
 
 
@@ -164,7 +177,17 @@ def test_a_law_that_cannot_be_read_is_refused_with_its_text_and_its_key(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["beta(0, 1)", "beta(1, -2)", "prefix(0)", "prefix(-1)", "weighted(0)", "weighted(1, -1)"]
+    "text",
+    [
+        "beta(0, 1)",
+        "beta(1, -2)",
+        "prefix(0)",
+        "prefix(-1)",
+        "weighted(0)",
+        "weighted(1, -1)",
+        "priority(0)",
+        "priority(1.5)",
+    ],
 )
 def test_numbers_that_make_no_distribution_are_refused_when_the_law_is_read(text):
     with pytest.raises(ValueError, match=rf"{text.partition('(')[0]}\(.*window\.law"):
