@@ -35,7 +35,8 @@ CURVES = (
 TONES = {"uniform": 0, "prefix_1": 1, "ode": 2}
 """Each method's number in INKS, in LINES and among the template's colours; any other takes 3 or 4."""
 INKS = ("#0b62b8", "#c2410c", "#5c636e", "#7a3fb0", "#1f7a4d")
-LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ("-.", "v"))
+_DASH_DOT_DOT = (0, (6, 1.5, 1, 1.5, 1, 1.5))
+LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), (_DASH_DOT_DOT, "v"), ("-", "P"), ("--", "X"), (":", "*"))
 """A line's dashes and markers: methods are told apart without colour, too."""
 PICTURED = 4
 """Videos in the README's picture: the first ones."""
@@ -110,28 +111,43 @@ def percent(share: float) -> str:
     return f"{min(max(100 * share, 0.1), 99.9):.1f} %" if close else f"{100 * share:.0f} %"
 
 
+class Line(NamedTuple):
+    """A metric by horizon, the number of its colour, and where there is a band around it, its lower and upper edge."""
+
+    values: Sequence[float]
+    tone: int
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+
+
 def chart(curve: Curve, arms: Sequence[Arm], training_frames: int | None) -> str:
-    """SVG of a metric over time. Its colours are the page's, so that it follows light and dark."""
+    """SVG of a metric of all methods over time."""
+    return draw(curve, [Line(arm.metrics[curve.key], arm.tone) for arm in arms], training_frames)
+
+
+def draw(curve: Curve, lines: Sequence[Line], training_frames: int | None) -> str:
+    """SVG of lines over time. Its colours are the page's, so that it follows light and dark."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    ink, segments, horizon = "#010101", arms[0].segments, HORIZON / FPS
+    ink, segments, horizon = "#010101", len(lines[0].values), HORIZON / FPS
     style = {"svg.fonttype": "none", "svg.hashsalt": curve.key, "font.size": 10, "axes.edgecolor": ink}
     style |= {"text.color": ink, "xtick.color": ink, "ytick.color": ink}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.6, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        for arm in arms:
-            dashes, marker = LINES[arm.tone]
+        for line in lines:
+            dashes, marker = LINES[line.tone % len(LINES)]
             times = [horizon * segment for segment in range(1, segments + 1)]
-            looks = {"color": f"#0a0a{arm.tone:02x}", "linestyle": dashes, "marker": marker}
-            axes.plot(times, arm.metrics[curve.key], linewidth=2, markersize=4.5, clip_on=False, **looks)
+            looks = {"color": f"#0a0a{line.tone:02x}", "linestyle": dashes, "marker": marker}
+            axes.plot(times, line.values, linewidth=2, markersize=4.5, clip_on=False, **looks)
+            if line.band is not None:
+                axes.fill_between(times, *line.band, color=looks["color"], alpha=0.14, linewidth=0)
         for frames, text in ((HORIZON, "teacher"), (training_frames, "training")):
             if frames is not None and frames <= segments * HORIZON:
                 axes.axvline(frames / FPS, color=ink, linewidth=1, linestyle=(0, (1, 2)))
                 axes.text(frames / FPS, 1.03, f" {text}", transform=axes.get_xaxis_transform(), fontsize=9)
-        highest = max(max(arm.metrics[curve.key]) for arm in arms)
+        highest = max(max(line.values if line.band is None else line.band[1]) for line in lines)
         axes.set_ylim(0, max(0.05, 1.1 * highest) if curve.key == "exposure_drift" else 1.03)
         axes.set_xlim(0, horizon * segments)
         ticks = [segment for segment in milestones(segments) if segment >= segments / 8]

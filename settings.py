@@ -4,20 +4,25 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.config import Config
 
+C = TypeVar("C", bound=Config)
 ROOT = Path(__file__).resolve().parent
-_WHOLE = ("reward.terms=", "cluster.learner_labels=", "cluster.rollout_labels=", "cluster.rollout_prefers=")
-_CALL = re.compile(r"^([\w.]+)=(\w+\([-+\w., ]*\))$")
+_WHOLE = (
+    "reward.terms=", "cluster.learner_labels=", "cluster.rollout_labels=", "cluster.rollout_prefers=", "scan.over=",
+    "scan.along=",
+)  # fmt: skip
+_CALL = re.compile(r"(?<=[=,:\[{])(\s*)(\w+\([-+\w., ]*\))(?=\s*(?:[,\]}]|$))")
 
 
-def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
-    """The configuration that `arguments` (`key=value`) ask for. Raises ValueError, in
-    one line with the key to change."""
+def load(arguments: Sequence[str], preset: str = "tiny", schema: type[C] = Config) -> C:
+    """The configuration that `arguments` (`key=value`) ask for, checked. Raises ValueError, in one line with the key
+    to change."""
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,9 +33,8 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     for argument in arguments:
         if "=" not in argument or argument.startswith(("+", "~", "-")):
             raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
-    ConfigStore.instance().store(name="schema", node=Config)
-    # Hydra would read beta(1, 2) as a call to a function of its own.
-    overrides = [_CALL.sub(r"\1='\2'", argument) for argument in arguments]
+    ConfigStore.instance().store(name="schema", node=schema)
+    overrides = [_quoted(argument) for argument in arguments]
     if not any(argument.startswith("preset=") for argument in arguments):
         overrides = [f"preset={preset}", *overrides]
     # Hydra would add to the mapping that is there: who names rewards or labels means these and no more.
@@ -68,6 +72,29 @@ def load(arguments: Sequence[str], preset: str = "tiny") -> Config:
     return config
 
 
+def values_of(argument: str) -> list[Any] | None:
+    """The values of `key=value,value`; None for an argument with one value. Raises ValueError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(_quoted(argument))
+    except HydraException as error:
+        raise ValueError(f'"{argument}": {_one_line(error)}') from error
+    if not override.is_sweep_override():
+        return None
+    sweep = override.value()
+    if not isinstance(sweep, ChoiceSweep):
+        raise ValueError(f'"{argument}" is no list of values; write them out, as in {override.key_or_group}=1,2')
+    return [value.text if isinstance(value, QuotedString) else value for value in sweep.list]
+
+
+def _quoted(argument: str) -> str:
+    """Hydra would read beta(1, 2) as a call to a function of its own."""
+    return _CALL.sub(r"\1'\2'", argument)
+
+
 def _absolute(path: str) -> Path:
     """Relative to where the command was given; shipped assets are found from anywhere."""
     here = Path(path).expanduser()
@@ -100,14 +127,14 @@ def all_keys(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any,
             yield f"{prefix}{field.name}", value, field.metadata["doc"]
 
 
-def explain(usage: str) -> str:
+def explain(usage: str, schema: type[Config] = Config) -> str:
     """The text of --help."""
     choices = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in _groups()}
     lines = [usage, "", "Choices:"]
     lines += [f"  {group}={'|'.join(names)}" for group, names in choices.items()]
     lines += ["", "Keys, with their defaults before a preset changes them:"]
-    width = max(len(name) for name, _, _ in all_keys())
-    lines += [f"  {name:<{width}}  {doc} [{_shown(default)}]" for name, default, doc in all_keys()]
+    width = max(len(name) for name, _, _ in all_keys(schema))
+    lines += [f"  {name:<{width}}  {doc} [{_shown(default)}]" for name, default, doc in all_keys(schema)]
     return "\n".join(lines)
 
 
@@ -119,10 +146,10 @@ def _groups() -> list[str]:
     return sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
 
 
-def answer_help(usage: str) -> None:
+def answer_help(usage: str, schema: type[Config] = Config) -> None:
     """Print --help and leave. Called before torch is imported, so that the answer comes at once."""
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
-        print(explain(usage))
+        print(explain(usage, schema))
         sys.exit(0)
 
 
@@ -131,12 +158,10 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
 
     `fixed` are keys that the script sets itself.
     """
-    from cluster.errors import RunFailed
     from cluster.launch import launch, preflight
     from cluster.prompts import check_prompts, prepare_prompts
 
-    name = Path(sys.argv[0]).name
-    try:
+    with refusing():
         for argument in sys.argv[1:]:
             if argument.partition("=")[0] in fixed:
                 raise ValueError(f"{argument}: this script sets that key itself; use train.py to choose it")
@@ -150,16 +175,33 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
         preflight(config)
         for line in prepare_prompts(config):
             print(line, file=sys.stderr)
-    except ValueError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
-    try:
+    with stopping(config.run_dir):
         return launch(loop, config)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """What is wrong with a command line is said in one line, and ends the script with status 2."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def stopping(run_dir: str) -> Iterator[None]:
+    """A run that stops itself ends the script with status 1, Ctrl-C with 130: in one line, with what comes next."""
+    from cluster.errors import RunFailed
+
+    name = Path(sys.argv[0]).name
+    try:
+        yield
     except RunFailed as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:
-        saved = any(Path(config.run_dir).glob("*/checkpoints/step_*"))
+        saved = any(Path(run_dir).rglob("checkpoints/step_*"))
         following = "goes on from the last checkpoint" if saved else "begins again: no checkpoint was reached"
-        print(f"{name}: stopped; the same command {following} in {config.run_dir}", file=sys.stderr)
+        print(f"{name}: stopped; the same command {following} in {run_dir}", file=sys.stderr)
         sys.exit(130)

@@ -44,7 +44,12 @@ class RolloutConfig:
 class WindowConfig:
     """Which windows of a rollout are trained on."""
 
-    law: str = key("uniform", "distribution of window starts: uniform, beta(a, b), prefix(h) or a dotted path")
+    law: str = key(
+        "uniform",
+        "distribution of window starts: uniform, stratified (a rollout's windows spread over it), beta(a, b), "
+        "prefix(h), weighted(w, ...) (of equal parts of the rollout), priority(share) (that share uniform, the rest "
+        "where videos stray most) or a dotted path",
+    )
     frames: int = key(12, "window length K in latent frames: one teacher horizon")
     burn_in_frames: int = key(9, "clean frames before the context that warm the rebuilt cache")
     gradient_step: str = key("last", "denoising step that carries the gradient: last, or drawn for each window")

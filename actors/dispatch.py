@@ -6,7 +6,8 @@ import numpy
 
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.prompts import TrainingPrompts
-from actors.window_law import draw_start, parse_law, window_starts
+from actors.straying import Straying
+from actors.window_law import Priority, WindowLaw, draw_start, laws_of_rollout, parse_law, window_starts
 from models.config import StudentConfig
 from models.noise import Draw
 from models.rollout import CRITIC, GRPO, ODE, SENTINEL, STUDENT, GroupPlan, Rollout, WindowPlan
@@ -14,7 +15,10 @@ from rewards.sentinels import SentinelConfig
 
 
 class StudentDispatcher:
-    """Rollouts of the student. Everything about rollout i is a function of (seed, i): asking again gives it again."""
+    """Rollouts of the student. Everything about rollout i is a function of (seed, i): asking again gives it again.
+
+    But for law `priority`, whose starts are a function of what was measured before, too.
+    """
 
     def __init__(
         self,
@@ -24,10 +28,12 @@ class StudentDispatcher:
         critic_updates: int,
         prompts: Sequence[str],
         seed: int,
+        straying: Straying | None = None,
     ):
+        """Law `priority` goes by `straying` as it is when a rollout is asked for; without, it is uniform."""
         self.student, self.rollout, self.window = student, rollout, window
         self.critic_updates, self.prompts, self.seed = critic_updates, prompts, seed
-        self.law = parse_law(window.law)
+        self.law, self.straying = parse_law(window.law), straying
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
         """The batch of rollouts with ids `first`, `first` + 1, ..., asked for after student update `update`."""
@@ -37,13 +43,19 @@ class StudentDispatcher:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         frames = _horizon(self.rollout, self.window.frames, self.student.block_frames, update, generator)
         starts = window_starts(frames, self.window.frames, self.student.block_frames)
-        windows = tuple(self._window(i, j, starts, generator) for j in range(self.rollout.windows))
+        laws = laws_of_rollout(self._law(starts), self.rollout.windows, generator)
+        windows = tuple(self._window(i, j, law, starts, generator) for j, law in enumerate(laws))
         return _video(i, i, self.prompts, frames, windows, generator)
 
-    def _window(self, i: int, j: int, starts: range, generator: numpy.random.Generator) -> WindowPlan:
+    def _law(self, starts: range) -> WindowLaw:
+        if self.straying is None or not isinstance(self.law, Priority):
+            return self.law
+        return self.law.after(self.straying.of_windows(starts, self.window.frames, self.student.block_frames))
+
+    def _window(self, i: int, j: int, law: WindowLaw, starts: range, generator: numpy.random.Generator) -> WindowPlan:
         turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
         window, horizon = self.window.frames, self.student.horizon_frames
-        start = draw_start(self.law, self.window.law, starts, window, horizon, generator)
+        start = draw_start(law, self.window.law, starts, window, horizon, generator)
         last = len(self.student.timesteps) - 1
         step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
         return WindowPlan(CRITIC if turn else STUDENT, start, step, j)
@@ -103,15 +115,16 @@ class GroupDispatcher:
     def _forked(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         frames = _horizon(self.rollout, self.group.frames, self.student.block_frames, update, generator)
-        plans = tuple(self._fork(j, frames, generator) for j in range(self.group.forks))
+        laws = laws_of_rollout(self.law, self.group.forks, generator)
+        plans = tuple(self._fork(j, law, frames, generator) for j, law in enumerate(laws))
         period, place = divmod(i, self.sentinel.prompts + self.between)
         number = period * self.between + place - self.sentinel.prompts
         return _video(i, number, self.prompts, frames, plans, generator)
 
-    def _fork(self, j: int, frames: int, generator: numpy.random.Generator) -> GroupPlan:
+    def _fork(self, j: int, law: WindowLaw, frames: int, generator: numpy.random.Generator) -> GroupPlan:
         group, last = self.group, len(self.student.timesteps) - 1
         starts = window_starts(frames, group.frames, self.student.block_frames)
-        start = draw_start(self.law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
+        start = draw_start(law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
         drawn = self._transition(last, generator)
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
         shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]

@@ -87,7 +87,96 @@ class Prefix:
         return inside[generator.integers(len(inside))]
 
 
-_LAWS = {"uniform": Uniform, "beta": Beta, "prefix": Prefix}
+@dataclass(frozen=True)
+class Stratum(Uniform):
+    """Uniform in one of `parts` equal parts of the starts; a start on a border belongs to each by its share."""
+
+    part: int
+    parts: int
+
+    def __call__(
+        self,
+        starts: Sequence[int],
+        window_frames: int,
+        horizon_frames: int,
+        generator: numpy.random.Generator,
+    ) -> int:
+        place = (self.part + generator.random()) / self.parts
+        return starts[min(int(place * len(starts)), len(starts) - 1)]
+
+
+@dataclass(frozen=True)
+class Stratified(Uniform):
+    """Uniform, and spread: of the windows of one rollout each comes from a part of its own (see `laws_of_rollout`)."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The starts are cut into equal parts, one for each weight, and a part is drawn in proportion to its weight.
+
+    What is measured to fail more can be drawn more: 1 - validity, position by position.
+    """
+
+    weights: tuple[float, ...]
+
+    def __post_init__(self):
+        if not all(weight >= 0 for weight in self.weights) or not any(self.weights):
+            raise ValueError(
+                f"weighted{self.weights}: weights must be 0 or above, and one of them above 0; change window.law"
+            )
+
+    def __call__(
+        self,
+        starts: Sequence[int],
+        window_frames: int,
+        horizon_frames: int,
+        generator: numpy.random.Generator,
+    ) -> int:
+        shares = numpy.array(self.weights)
+        part = int(generator.choice(len(shares), p=shares / shares.sum()))
+        return Stratum(part, len(shares))(starts, window_frames, horizon_frames, generator)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Each start as often as its share says."""
+
+    shares: tuple[float, ...]
+
+    def __call__(
+        self,
+        starts: Sequence[int],
+        window_frames: int,
+        horizon_frames: int,
+        generator: numpy.random.Generator,
+    ) -> int:
+        return starts[int(generator.choice(len(starts), p=self.shares))]
+
+
+@dataclass(frozen=True)
+class Priority(Uniform):
+    """A share `even` of the windows uniform, the others in proportion to how far videos were seen to stray there.
+
+    Uniform until something was measured.
+    """
+
+    even: float
+
+    def __post_init__(self):
+        if not 0 < self.even <= 1:
+            raise ValueError(
+                f"priority({self.even}): the share of even windows must be above 0, and at most 1; change window.law"
+            )
+
+    def after(self, strayed: numpy.ndarray) -> WindowLaw:
+        """The law once it is known how far each start has `strayed`."""
+        if not strayed.sum():
+            return Uniform()
+        shares = self.even / len(strayed) + (1 - self.even) * strayed / strayed.sum()
+        return Shares(tuple(shares / shares.sum()))
+
+
+_LAWS = {"priority": Priority, "uniform": Uniform, "beta": Beta, "prefix": Prefix, "stratified": Stratified}
 
 
 def parse_law(text: str) -> WindowLaw:
@@ -96,13 +185,17 @@ def parse_law(text: str) -> WindowLaw:
     if match is None:
         raise ValueError(f'window.law="{text}" cannot be read; write uniform, beta(1, 4), prefix(1) or a dotted path')
     name, numbers = match[1], [part for part in (match[2] or "").split(",") if part.strip()]
-    if name not in _LAWS:
+    if name not in (*_LAWS, "weighted"):
         return _load(name, numbers, text)
-    law = _LAWS[name]
     try:
         values = [float(number) for number in numbers]
     except ValueError as error:
         raise ValueError(f'window.law="{text}" needs numbers, as in beta(1, 4)') from error
+    if name == "weighted":
+        if not values or not all(math.isfinite(value) for value in values):
+            raise ValueError(f'window.law="{text}" needs finite weights, as in weighted(1, 2, 4)')
+        return Weighted(tuple(values))
+    law = _LAWS[name]
     if len(values) != len(fields(law)) or not all(math.isfinite(value) for value in values):
         raise ValueError(f'window.law="{text}" needs {len(fields(law))} finite numbers, as in uniform or beta(1, 4)')
     return law(*values)
@@ -112,7 +205,8 @@ def _load(path: str, numbers: list[str], text: str) -> WindowLaw:
     module, _, attribute = path.rpartition(".")
     if not module or numbers:
         raise ValueError(
-            f'window.law="{text}" is unknown; choose uniform, beta(a, b), prefix(h), or a dotted path without numbers'
+            f'window.law="{text}" is unknown; choose uniform, stratified, beta(a, b), prefix(h), weighted(w, ...), '
+            "priority(share), or a dotted path without numbers"
         )
     try:
         law = getattr(importlib.import_module(module), attribute)
@@ -121,6 +215,16 @@ def _load(path: str, numbers: list[str], text: str) -> WindowLaw:
     if not callable(law):
         raise ValueError(f'window.law="{text}" names {law!r}, which cannot be called; name a law')
     return law
+
+
+def laws_of_rollout(law: WindowLaw, windows: int, generator: numpy.random.Generator) -> list[WindowLaw]:
+    """The law of each window of one rollout: `law` itself, or its parts in an order that is drawn.
+
+    An order that is not drawn would tie parts to roles, which alternate by the window's number, too.
+    """
+    if not isinstance(law, Stratified):
+        return [law] * windows
+    return [Stratum(int(part), windows) for part in generator.permutation(windows)]
 
 
 def window_starts(frames: int, window_frames: int, block_frames: int) -> range:

@@ -9,7 +9,7 @@ import torch
 
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.prompt_config import PromptConfig
-from actors.window_law import parse_law, window_starts
+from actors.window_law import Priority, parse_law, window_starts
 from cluster import group_rules
 from cluster.autoscaler_config import AutoscaleConfig, check_pool
 from cluster.buffer import BufferConfig
@@ -249,6 +249,10 @@ class Config(WorldConfig):
                     f"student.block_frames = {block} that holds window.frames = {self.window.frames}"
                 )
         law = parse_law(self.window.law)
+        if isinstance(law, Priority) and "grpo" in self.stages:
+            raise ValueError(
+                f"window.law={self.window.law} is for stage dmd, and stage is {self.stages}; run grpo with another law"
+            )
         for frames in {self.rollout.frames, *(step[1] for step in self.rollout.curriculum)}:
             starts = window_starts(frames, self.window.frames, block)
             law(starts, self.window.frames, student.horizon_frames, numpy.random.default_rng(0))

@@ -7,6 +7,7 @@ import torch
 from actors.dispatch import GroupDispatcher, StudentDispatcher, TeacherDispatcher
 from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
+from actors.straying import Straying
 from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
 from cluster.config import Config
@@ -17,7 +18,7 @@ from models.files import load_weights
 
 
 def make_dispatcher(
-    stage: str, config: Config, kept: Collection[int] = ()
+    stage: str, config: Config, kept: Collection[int] = (), straying: Straying | None = None
 ) -> StudentDispatcher | TeacherDispatcher | GroupDispatcher:
     """What the pool is asked to make for `stage`; of stage ode all trajectories but the `kept` numbers."""
     if stage == "ode":
@@ -42,6 +43,7 @@ def make_dispatcher(
         config.dmd.critic_updates,
         training_prompts(config),
         config.seed,
+        straying,
     )
 
 

@@ -21,27 +21,36 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
-    """Connected to Ray inside the block, with room for the run. Only what was started here is stopped.
+def connected(config: Config, own_cpus: float) -> Iterator[bool]:
+    """Connected to Ray inside the block, to one of `own_cpus` where none is there to join; whether one was joined.
 
-    `say` hears what is waited for. Raises CannotStart for what the cluster cannot take.
+    Only what was started here is stopped. Raises CannotStart.
     """
     address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is None:
-        cpus = sum(role.processes * role.cpus for role in placement.roles(config))
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        ray.init(address="local", num_cpus=own_cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
     else:
         _join(address, quiet)
     try:
-        if address is None:
-            require_room(config)
-        else:
-            wait_for_nodes(config, say)
-            require_shared_folder(config)
-        yield
+        yield address is not None
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+    """Connected inside the block to a Ray that has room for the run.
+
+    `say` hears what is waited for. Raises CannotStart for what the cluster cannot take.
+    """
+    with connected(config, sum(role.processes * role.cpus for role in placement.roles(config))) as joined:
+        if joined:
+            wait_for_nodes(config, say)
+            require_shared_folder(config)
+        else:
+            require_room(config)
+        yield
 
 
 def _join(address: str, quiet: dict[str, object]) -> None:

@@ -9,9 +9,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from actors.straying import Straying, strayed
 from actors.student_actor import blocks_kept
+from actors.window_law import Priority, parse_law
 from cluster.buffer import WindowBuffer
 from cluster.config import Config
 from cluster.consumption import Consumption
@@ -43,7 +46,8 @@ class Dispatch:
     rollouts: list[Rollout]
     made: deque[MadeBlock] = field(default_factory=deque)
     opening: list[MadeBlock] = field(default_factory=list)
-    """Stage grpo: the first blocks of the videos, one horizon, which groups are compared with."""
+    """The first blocks of the videos, one horizon: groups are compared with them (stage grpo), and later blocks (law
+    priority)."""
     lost: int = 0
     """How often its actor was lost without a block made in between."""
 
@@ -53,7 +57,8 @@ class Supply:
 
     def __init__(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()):
         self.stage, self.config, self.window = stage, config, config.window_of(stage)
-        self.dispatcher = make_dispatcher(stage, config, kept)
+        self.straying = Straying() if isinstance(parse_law(config.window.law), Priority) and stage == "dmd" else None
+        self.dispatcher = make_dispatcher(stage, config, kept, self.straying)
         self.buffer = WindowBuffer(config.buffer, config.seed, config.samples_per_update(stage))
         self.lineage = Lineage()
         self.next_rollout = 0
@@ -186,8 +191,12 @@ class Supply:
     def _keep_block(self, dispatch: Dispatch, block: MadeBlock) -> None:
         self.blocks += len(block.x0)
         dispatch.made.append(block)
-        if self.stage == "grpo" and block.index * self.config.student.block_frames < self.config.student.horizon_frames:
+        first = block.index * self.config.student.block_frames < self.config.student.horizon_frames
+        if first and (self.stage == "grpo" or self.straying is not None):
             dispatch.opening.append(block)
+        if self.straying is not None:
+            began = torch.cat([entry.x0 for entry in dispatch.opening], dim=1)
+            self.straying.note(block.index, strayed(began, block.x0))
         while len(dispatch.made) > blocks_kept(self.config.student, self.window):
             dispatch.made.popleft()
 
@@ -270,7 +279,7 @@ class Supply:
             "scores": self.score_book.state(),
             "buffer": self.buffer.state(),
             "waiting": waiting,
-        }
+        } | ({} if self.straying is None else {"straying": self.straying.state()})
         return tensors, plain
 
     def _restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -287,6 +296,8 @@ class Supply:
         self.attempts = dict(tuple(pair) for pair in plain["attempts"])
         self.consumption = Consumption(plain["starts"])
         self.score_book = ScoreBook(self.config.reward, plain["scores"])
+        if self.straying is not None:
+            self.straying.by_block = Straying(plain["straying"]).by_block
         self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
         missing = [r for r in (self._in_flight(rollout) for rollout in self.open.values()) if r.windows]
         for first in range(0, len(missing), self.config.rollout.batch):

@@ -11,9 +11,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import settings
+from cluster.config import Config
 from cluster.errors import RunFailed
 from cluster.launch import preflight
 from cluster.run_folder import RunFolder
+from cluster.scan_config import Scan
 from learner.config import Source
 from models.files import save_weights
 
@@ -32,9 +34,15 @@ def test_what_is_given_on_the_command_line_beats_the_preset():
     assert settings.load(["preset=smoke", "rollout.frames=48"]).rollout.frames == 48
 
 
+def test_priority_is_a_law_of_stage_dmd_alone():
+    assert settings.load(["window=priority"]).window.law == "priority(0.5)"
+    with pytest.raises(ValueError, match=r"window\.law=priority\(0\.5\) is for stage dmd"):
+        settings.load(["window=priority", "stage=[dmd,grpo]"])
+
+
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (settings.ROOT / "conf/preset").glob("*.yaml")))
 def test_every_shipped_preset_is_valid(preset):
-    settings.load([f"preset={preset}"])
+    settings.load([f"preset={preset}"], schema=Scan if preset == "scan" else Config)
 
 
 @pytest.mark.parametrize(

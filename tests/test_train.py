@@ -31,6 +31,7 @@ def train(run_dir, *keys, until=None):
         (),
         pytest.param(("buffer.policy=drop", "buffer.max_age=2"), marks=pytest.mark.proof),
         ("rollout.horizon=sampled", "rollout.curriculum=[[0,12],[3,24]]", "window.gradient_step=drawn"),
+        pytest.param(("window.law=priority(0.2)", "rollout.frames=48"), marks=pytest.mark.proof),
         pytest.param(("learner.lora_rank=2", "learner.micro_batch=1"), marks=pytest.mark.proof),
     ],
 )

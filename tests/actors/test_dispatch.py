@@ -52,7 +52,7 @@ def test_other_seeds_and_numbers_ask_for_other_videos():
 
 
 @many
-@given(shape=shapes, seed=st.integers(0, 99), law=st.sampled_from(["uniform", "beta(1, 4)", "prefix(1)"]))
+@given(shape=shapes, seed=st.integers(0, 99), law=st.sampled_from(["uniform", "beta(1, 4)", "prefix(1)", "stratified"]))
 def test_every_start_is_block_aligned_and_every_window_inside_the_rollout(shape, seed, law):
     source = dispatcher(shape, seed=seed, law=law)
     for rollout in source.rollouts(0):
@@ -178,3 +178,10 @@ def test_a_curriculum_lengthens_the_horizon_with_the_students_updates():
 def test_a_curriculum_that_cannot_be_followed_is_refused(curriculum):
     with pytest.raises(ValueError, match=r"rollout\.curriculum is"):
         RolloutConfig(frames=48, curriculum=curriculum)
+
+
+def test_stratified_trains_the_student_on_every_position_equally_often():
+    source = dispatcher({"frames": 96, "batch": 1, "windows": 8}, law="stratified")
+    found = [plan.start for plan in plans(source, 1500) if plan.role == STUDENT]
+    counts = torch.tensor([found.count(start) for start in range(0, 85, 3)], dtype=torch.float64)
+    assert p_value(counts, torch.full((29,), len(found) / 29, dtype=torch.float64), 28) > 1e-4

@@ -4,12 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.window_law import Uniform, parse_law, window_starts
+from actors.window_law import Stratum, Uniform, laws_of_rollout, parse_law, window_starts
 
 many = settings(max_examples=50, deadline=None)
 laws = st.sampled_from(
-    ["uniform", "beta(1, 4)", "beta(4, 1)", "beta(0.5,0.5)", "prefix(1)", "prefix(2)", "prefix(2.5)"]
-)
+    [
+        "uniform", "stratified", "beta(1, 4)", "beta(4, 1)", "beta(0.5,0.5)", "prefix(1)", "prefix(2)", "prefix(2.5)",
+        "weighted(1)", "weighted(1, 0, 2.5)", "priority(0.5)",
+    ]
+)  # fmt: skip
 
 
 def p_value(counts: list[int], shares: list[float]) -> float:
@@ -76,6 +79,60 @@ def test_prefix_is_uniform_over_the_windows_that_end_within_its_horizons(text, h
     assert p_value(counts[: len(inside)], [1] * len(inside)) > 1e-4
 
 
+@pytest.mark.parametrize("weights", [(1, 2, 4, 8), (0, 1, 0), (3,)])
+def test_weighted_draws_each_position_as_often_as_the_parts_that_it_lies_in(weights):
+    starts = window_starts(96, 12, 3)
+    fine = 1000 * torch.arange(29_000, dtype=torch.float64) + 500
+    part = (fine / 29e6 * len(weights)).long()
+    shares = torch.tensor(weights, dtype=torch.float64)[part].view(29, 1000).sum(1)
+    counts = counts_of(f"weighted({', '.join(map(str, weights))})", starts, 12, 12, seed=0)
+    kept = shares > 0
+    assert not torch.tensor(counts)[~kept].any()
+    assert p_value(torch.tensor(counts)[kept].tolist(), shares[kept].tolist()) > 1e-4
+
+
+@pytest.mark.parametrize("even", [0.25, 1.0])
+def test_priority_draws_a_share_evenly_and_the_rest_where_videos_stray(even):
+    starts, strayed = window_starts(96, 12, 3), numpy.arange(29.0) ** 2
+    law, generator = parse_law(f"priority({even})").after(strayed), numpy.random.default_rng(0)
+    drawn = [law(starts, 12, 12, generator) for _ in range(6000)]
+    shares = even / 29 + (1 - even) * strayed / strayed.sum()
+    assert p_value([drawn.count(start) for start in starts], shares.tolist()) > 1e-4
+
+
+def test_priority_is_uniform_where_nothing_has_strayed():
+    assert parse_law("priority(0.5)").after(numpy.zeros(29)) == Uniform()
+
+
+@many
+@given(windows=st.integers(1, 12), seed=st.integers(0, 99))
+def test_stratified_windows_of_a_rollout_come_one_from_each_part(windows, seed):
+    starts, generator = window_starts(3 * 1200, 3, 3), numpy.random.default_rng(seed)
+    laws = laws_of_rollout(parse_law("stratified"), windows, generator)
+    drawn = sorted(starts.index(law(starts, 3, 12, generator)) for law in laws)
+    assert all(i * 1200 // windows <= place <= (i + 1) * 1200 // windows for i, place in enumerate(drawn))
+
+
+def test_stratified_draws_every_position_equally_often_whichever_the_window():
+    """The fourth window too: roles alternate by the window's number."""
+    starts, generator, law = window_starts(96, 12, 3), numpy.random.default_rng(0), parse_law("stratified")
+    drawn = [laws_of_rollout(law, 8, generator)[3](starts, 12, 12, generator) for _ in range(6000)]
+    assert p_value([drawn.count(start) for start in starts], [1] * 29) > 1e-4
+
+
+@pytest.mark.parametrize("text", ["uniform", "beta(1, 4)", "weighted(1, 2)"])
+def test_other_laws_draw_each_window_alike_and_nothing_beforehand(text):
+    law, generator, untouched = parse_law(text), numpy.random.default_rng(0), numpy.random.default_rng(0)
+    assert laws_of_rollout(law, 3, generator) == [law] * 3
+    assert generator.random() == untouched.random()
+
+
+def test_the_parts_of_a_stratum_are_whole_starts_where_they_divide():
+    starts = window_starts(3 * 12, 3, 3)
+    drawn = {Stratum(2, 4)(starts, 3, 12, numpy.random.default_rng(seed)) for seed in range(200)}
+    assert drawn == set(starts[6:9])
+
+
 @many
 @given(
     text=laws, block=st.integers(1, 4), window=st.integers(1, 4), more=st.integers(0, 30), seed=st.integers(0, 2**32)
@@ -108,7 +165,7 @@ def test_a_dotted_path_loads_a_callable_of_the_users_own():
 
 REFUSED = [
     "nonsense", "uniform(3)", "beta(1)", "beta(1, 2, 3)", "beta(1, 4", "beta 1 4", "", "prefix()",
-    "no.such.module", "math.no_such_name",
+    "no.such.module", "math.no_such_name", "stratified(4)", "priority", "weighted()", "weighted",
 ]  # fmt: skip
 
 
@@ -119,13 +176,27 @@ def test_a_law_that_cannot_be_read_is_refused_with_its_text_and_its_key(text):
     assert "window.law" in str(caught.value) and f'"{text}"' in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["beta(0, 1)", "beta(1, -2)", "prefix(0)", "prefix(-1)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "beta(0, 1)",
+        "beta(1, -2)",
+        "prefix(0)",
+        "prefix(-1)",
+        "weighted(0)",
+        "weighted(1, -1)",
+        "priority(0)",
+        "priority(1.5)",
+    ],
+)
 def test_numbers_that_make_no_distribution_are_refused_when_the_law_is_read(text):
     with pytest.raises(ValueError, match=rf"{text.partition('(')[0]}\(.*window\.law"):
         parse_law(text)
 
 
-@pytest.mark.parametrize("text", ["beta(a, b)", "prefix(one)", "beta(1, nan)", "prefix(nan)", "beta(inf, 1)"])
+@pytest.mark.parametrize(
+    "text", ["beta(a, b)", "prefix(one)", "beta(1, nan)", "prefix(nan)", "beta(inf, 1)", "weighted(1, inf)"]
+)
 def test_numbers_that_are_none_are_refused_with_the_text_of_the_law_and_its_key(text):
     with pytest.raises(ValueError) as caught:
         parse_law(text)

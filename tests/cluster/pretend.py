@@ -52,19 +52,16 @@ def small(**buffer):
     return config
 
 
-def pretended(config, dispatch, version):
-    """What a real actor would stream of `dispatch` from here on, all frames zero but for their attempt.
-
-    `version` is that of all blocks, or what tells each block's.
-    """
+def pretended(config, dispatch, version, stray=lambda index: 0.0):
+    """What a real actor would stream of `dispatch` from here on, all frames zero but for attempt and straying."""
     block, length = config.student.block_frames, config.window.frames
     first = dispatch.made[-1].index + 1 if dispatch.made else 0
     last = max(plan.start + length for r in dispatch.rollouts for plan in r.windows) // block
     made = list(dispatch.made)
     shape = config.student.frame_shape
     for index in range(first, last):
-        marks = torch.stack([torch.full((block, *shape), float(r.attempt)) for r in dispatch.rollouts])
-        made.append(MadeBlock(index, version() if callable(version) else version, marks, {3: marks}))
+        marks = torch.stack([torch.full((block, *shape), r.attempt + stray(index)) for r in dispatch.rollouts])
+        made.append(MadeBlock(index, version, marks, {3: marks}))
         yield made[-1]
         for row, rollout in enumerate(dispatch.rollouts):
             for plan in rollout.windows:

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import msgpack
 import pytest
@@ -60,6 +61,17 @@ def test_positions_stay_uniform_for_each_role_under_streaming_drops_and_kills():
         starts = Counter(w.start for w in world.taken if w.role == role)
         assert set(starts) == set(range(0, 19, 3))
         assert chisquare([starts[start] for start in range(0, 19, 3)]).pvalue > 1e-4, starts
+
+
+def test_by_priority_more_windows_come_from_where_videos_stray_and_none_is_lost_to_kills():
+    config = small(policy="drop", max_age=3)
+    config.window.law = "priority(0.3)"
+    world = World(config, random.Random(0), make=partial(pretended, stray=lambda index: float(index >= 8)))
+    while len(world.taken) < 3000:
+        world.act()
+        world.account()
+    starts = Counter(w.start for w in world.taken[1500:])
+    assert starts[18] > 4 * starts[0] > 0 and set(starts) == set(range(0, 19, 3))
 
 
 def test_a_request_is_answered_with_the_same_windows_however_often_it_is_made():

@@ -1,0 +1,158 @@
+"""The trials of a scan on Ray Tune: resources are declared, ASHA stops the worse ones, lost processes start again.
+
+Tune keeps the state of an experiment as pickles. They are written and never read: every command makes an experiment of
+its own, of the trials that are unfinished, and tells ASHA what all of them have measured before.
+"""
+
+import logging
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ |= {  # read by tune when it is imported
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # what they would write stands in the trials' own folders
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command at once: trials have their checkpoints
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+import ray
+from ray import tune
+from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment import Trial as TunedTrial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from cluster.display import Display
+from cluster.errors import RunFailed
+from cluster.ray_session import connected
+from cluster.scan import Loop, Trial
+from cluster.scan_config import Scan, ScanConfig
+from cluster.scan_trial import run_trial
+
+
+def tune_trials(loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequence[Trial]) -> dict[str, str]:
+    """Run `waiting`, as many at a time as the CPUs allow; returns the last line of each failure, by trial.
+
+    Raises RunFailed on a Ray that has no room for a single trial.
+    """
+    with Display() as display:
+        display("starting Ray", 0, 1, "")
+        with connected(scan, max(os.cpu_count() or 1, math.ceil(scan.scan.cpus))):
+            display("starting Ray", 1, 1, "")
+            return tune_in_session(loop, scan, trials, waiting, display)
+
+
+def tune_in_session(
+    loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequence[Trial], display: Display
+) -> dict[str, str]:
+    """As `tune_trials`, on the Ray that this process is connected to."""
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    _check_room(scan.scan)
+    by_name = {trial.name: trial for trial in waiting}
+    watcher = Watcher(by_name, scan.scan, display)
+    trainable = tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan)
+    tuner = Tuner(
+        tune.with_resources(trainable, PlacementGroupFactory([{"CPU": scan.scan.cpus}])),
+        param_space={"trial": tune.grid_search(list(by_name))},
+        tune_config=TuneConfig(
+            scheduler=make_scheduler(scan.scan, trials),
+            reuse_actors=True,  # starting a process that imports torch takes seconds
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+        ),
+        run_config=RunConfig(
+            name=f"longtake-{uuid.uuid4().hex[:12]}",
+            storage_path=str(Path(scan.run_dir, "ray")),
+            failure_config=FailureConfig(max_failures=scan.scan.retries),
+            callbacks=[watcher],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    return watcher.failures
+
+
+def make_scheduler(scan: ScanConfig, trials: Sequence[Trial]) -> TrialScheduler:
+    """ASHA on drift, which knows what was measured in commands before this one."""
+    if scan.keep == 1:
+        return FIFOScheduler()
+    steps = max(trial.config.dmd.steps for trial in trials)
+    scheduler = ASHAScheduler(
+        time_attr="step", metric="drift", mode="min", max_t=max(steps + 1, scan.first_rung),
+        grace_period=scan.first_rung, reduction_factor=1 / scan.keep, stop_last_trials=False,
+    )  # fmt: skip
+    known = [(measured, trial) for trial in trials for measured in trial.folder.measurements]
+    for trial in trials:
+        scheduler.on_trial_add(None, _known(trial))
+    for measured, trial in sorted(known, key=lambda pair: pair[0]["time"]):
+        scheduler.on_trial_result(None, _known(trial), measured)
+    return scheduler
+
+
+def _known(trial: Trial) -> Any:
+    """A trial as ASHA sees it: under a name that Tune gives no trial."""
+    return SimpleNamespace(trial_id=f"before {trial.name}")
+
+
+class Watcher(Callback):
+    """In the driver: tells how far the scan is, and notes which trials ASHA has stopped."""
+
+    def __init__(self, waiting: Mapping[str, Trial], scan: ScanConfig, display: Display):
+        self.waiting, self.scan, self.display = waiting, scan, display
+        self.failures: dict[str, str] = {}
+        self.steps = {name: 0 for name in waiting}
+        for name, trial in waiting.items():
+            if measured := trial.folder.measurements:
+                self.steps[name] = int(measured[-1]["step"])
+        self.all_steps = sum(trial.config.dmd.steps for trial in waiting.values())
+        self._show("")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "drift" in result:
+            name = trial.config["trial"]
+            self.steps[name] = int(result["step"])
+            self._show(f"{name}: drift {result['drift']:.2f} after {result['step']:.0f} updates")
+
+    def on_trial_complete(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
+        name, folder = trial.config["trial"], self.waiting[trial.config["trial"]].folder
+        if folder.state == "unfinished":
+            folder.stop(folder.measurements[-1])
+            self.all_steps -= self.waiting[name].config.dmd.steps - self.steps[name]
+            self.display.say(f"{name}: stopped by ASHA after {self.steps[name]} updates")
+        else:
+            self.steps[name] = self.waiting[name].config.dmd.steps
+        self._show("")
+
+    def on_trial_error(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
+        """Tune tries again by itself; of a trial that it gives up, the last line of the error is kept."""
+        name = trial.config["trial"]
+        reason = Path(trial.error_file).read_text().strip().splitlines()[-1]
+        if trial.num_failures > self.scan.retries:
+            self.failures[name] = reason
+        self.display.say(f"{name}: {reason}" + ("" if name in self.failures else "; it is started again"))
+
+    def _show(self, line: str) -> None:
+        states = [trial.folder.state for trial in self.waiting.values()]
+        ended = len(states) - states.count("unfinished")
+        told = f"{ended}/{len(states)} trials ended" + (f"; {line}" if line else "")
+        self.display("scan", sum(self.steps.values()), self.all_steps, told)
+
+
+def _run(parameters: dict[str, str], loop: Loop, trials: Mapping[str, Trial], scan: ScanConfig) -> None:
+    """In the trial's process."""
+    run_trial(loop, trials[parameters["trial"]], scan, tune.report)
+
+
+def _name_of(tuned: TunedTrial) -> str:
+    return tuned.trial_id
+
+
+def _check_room(scan: ScanConfig) -> None:
+    most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    if most < scan.cpus:
+        raise RunFailed(f"scan.cpus = {scan.cpus:g}, and no node has more than {most:g} CPUs; lower scan.cpus")

@@ -1,0 +1,42 @@
+"""The ablation of Self-Forcing++, as numbers: `make proofs` trains it."""
+
+import csv
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+
+from settings import ROOT
+
+
+def command(*arguments, timeout):
+    return subprocess.run(
+        [sys.executable, "tune.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def test_a_key_that_does_not_exist_is_refused_in_one_line_and_nothing_is_made(tmp_path):
+    refused = command("dmd.lr=1e-4,2e-4", f"run_dir={tmp_path}/scan", timeout=300)
+    assert refused.returncode == 2 and refused.stdout == "" and not (tmp_path / "scan").exists()
+    assert refused.stderr.startswith("tune.py: Could not override 'dmd.lr'") and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_default_scan_shows_that_uniform_windows_hold_where_a_prefix_does_not_on_every_seed(tmp_path):
+    shown = command(f"run_dir={tmp_path}/scan", timeout=3 * 3600)
+    assert shown.returncode == 0, shown.stderr
+    print(shown.stdout)
+    with (tmp_path / "scan/scan.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["state"] for row in rows} == {"finished"}, "nothing is stopped before it can be compared"
+    ends = defaultdict(dict)
+    for row in rows:
+        if row["horizon"] == "16":
+            ends[row["trial"]][row["seed"]] = float(row["validity"])
+    assert list(ends) == ["prefix(1)", "prefix(2)", "beta(1, 4)", "beta(1, 2)", "uniform"]
+    assert all(sorted(by_seed) == ["0", "1", "2"] for by_seed in ends.values())
+    assert all(ends["uniform"][seed] - ends["prefix(1)"][seed] >= 0.25 for seed in ("0", "1", "2"))
+    assert (tmp_path / "scan/report.html").is_file()
