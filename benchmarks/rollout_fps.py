@@ -24,7 +24,7 @@ import settings
 from actors.video_decoder import decode_blocks
 from benchmarks.command import run
 from benchmarks.line import print_line
-from models import costs
+from models import costs, flash_attention
 from models.command_line import read_value
 from models.config import StudentConfig
 from models.flow import warped_sigmas
@@ -95,6 +95,7 @@ def main(arguments: Sequence[str]) -> None:
             "attention_frames": student.attention_frames,
             "dtype": str(dtype).removeprefix("torch."),
             "compile": options.compile,
+            "attention": (gpu and flash_attention.chosen()) or "torch",
             "torch": torch.__version__,
         },
         limit=frames * peak / flops,
