@@ -7,7 +7,7 @@ from actors.prompt_extension import extend
 from actors.prompts import TrainingPrompts, read_prompts
 from cluster.config import Config
 from models import tiny_world
-from models.files import write_whole
+from models.whole_files import write_whole
 
 
 def check_prompts(config: Config) -> None:

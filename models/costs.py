@@ -153,11 +153,6 @@ def latent_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
     return frames * channels * height * width * element
 
 
-def text_bytes(wan: WanConfig, element: int = 2) -> int:
-    """The embedding of one prompt."""
-    return wan.text_len * wan.text_dim * element
-
-
 def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
     """What a pass with gradient over `tokens` tokens keeps until it goes back.
 
