@@ -44,7 +44,7 @@ from torch import Tensor
 from actors.generation_config import PIPE
 from actors.generation_plan import PlannedVideo, plan_videos, read_image
 from actors.streaming import Scene, stream_latents
-from actors.video_decoder import decode_blocks
+from actors.video_decoder import show_blocks
 from actors.video_meter import VideoMeter
 from actors.video_writer import FramePipe, Mp4File, VideoWriter
 from cluster.config import SHIPPED_STUDENT
@@ -63,8 +63,8 @@ class Ended(Exception):
     """The video is shorter than was asked for: why, and where the part that was made lies."""
 
     def __init__(self, reason: str, writers: Sequence[VideoWriter], status: int):
-        kept = ", ".join(f"{writer.frames} frames are in {writer.name}" for writer in writers)
-        super().__init__(f"{reason}; {kept}" if kept else reason)
+        kept = ", ".join(f"{writer.frames} frames are in {writer.name}" for writer in writers if writer.frames)
+        super().__init__(f"{reason}; {kept or 'no whole frame was written'}")
         self.status = status
 
 
@@ -176,44 +176,58 @@ def _sized(config: GenerationConfig, shape: StudentConfig, stride: int) -> Stude
 def generate(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int | None) -> None:
     """Make `videos` at the same time. Raises Ended where they end early; what was made of them stays."""
     config, shape = job.config, job.shape
-    scenes = [
-        Scene(round(planned.begins_s * config.fps), _texts(job, videos, number))
-        for number, planned in enumerate(videos[0].scenes)
-    ]
     noise = BlockNoise([v.seed for v in videos], (shape.block_frames, *shape.frame_shape), job.device)
     image = None if job.image is None else job.image.to(job.device).expand(len(videos), *job.image.shape)
-    writers: list[VideoWriter] = []
+    writers = [_writer(job, video, pipe) for video in videos]
+    left = config.frames
     try:
         with ExitStack() as opened, VideoMeter(len(videos) * config.frames) as meter:
-            for video in videos:
-                writers.append(_writer(job, video, pipe))
-                opened.callback(writers[-1].close)
-            left, codec = config.frames, job.world.codec
-            latents = stream_latents(student, shape, scenes, noise, codec, left, image, config.recache)
-            for frames in decode_blocks(latents, codec, job.device):
+            for writer in writers:
+                opened.callback(writer.close)
+
+            def show(frames: Tensor) -> None:
+                nonlocal left
                 taken = frames[:, : int(min(left, frames.shape[1]))]
                 for writer, video in zip(writers, taken.numpy(), strict=True):
                     writer.write(video.repeat(job.enlarge, axis=1).repeat(job.enlarge, axis=2))
                 left -= taken.shape[1]
                 meter.add(len(videos) * taken.shape[1])
+
+            codec, scenes = job.world.codec, _scenes(job, videos)
+            latents = stream_latents(student, shape, scenes, noise, codec, left, image, config.recache)
+            show_blocks(latents, codec, job.device, show)
     except BrokenPipeError as error:
         raise Ended("nobody reads the pipe any more", writers, 1) from error
     except OSError as error:
         reason = f"out={config.out} cannot be written ({error.strerror or error}); make room, or change out"
         raise Ended(reason, writers, 1) from error
+    except torch.OutOfMemoryError as error:
+        raise Ended(_no_memory(job), writers, 1) from error
     except KeyboardInterrupt as error:
         raise Ended("stopped", writers, 130) from error
     print(f"{', '.join(writer.name for writer in writers)}: {meter.line()}", file=sys.stderr)
 
 
-def _texts(job: Job, videos: Sequence[PlannedVideo], scene: int) -> Tensor:
-    return job.world.encode_text([video.scenes[scene].prompt for video in videos]).to(job.device)
+def _scenes(job: Job, videos: Sequence[PlannedVideo]) -> list[Scene]:
+    """The texts of a batch, which `prepare` left in the cache. Raises Ended where they cannot be read again."""
+    scenes = []
+    try:
+        for together in zip(*(video.scenes for video in videos), strict=True):
+            text = job.world.encode_text([planned.prompt for planned in together])
+            scenes.append(Scene(round(together[0].begins_s * job.config.fps), text.to(job.device)))
+    except ValueError as error:
+        raise Ended(str(error), (), 2) from error
+    return scenes
+
+
+def _no_memory(job: Job) -> str:
+    smaller = f"lower batch={job.config.batch}" if job.config.batch > 1 else "lower height and width"
+    return f"the memory of device={job.device} is full; {smaller}"
 
 
 def _writer(job: Job, video: PlannedVideo, pipe: int | None) -> VideoWriter:
     if video.path is None:
         return FramePipe(pipe)
-    video.path.parent.mkdir(parents=True, exist_ok=True)
     rows, columns = (size * job.world.codec.space_stride * job.enlarge for size in (job.shape.height, job.shape.width))
     return Mp4File(video.path, job.config.fps, rows, columns)
 

@@ -1,6 +1,5 @@
 """Which videos generate.py makes and where each goes: everything that can be refused before a network is loaded."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from actors.generation_config import PIPE, GenerationConfig
+from models.whole_files import partial_of, require_writable
 
 _NAME_LENGTH = 40
 
@@ -107,13 +107,16 @@ def _word(prompt: str) -> str:
 
 def _check_writable(path: Path) -> None:
     try:
-        taken = path.exists()
+        taken = path.exists() or partial_of(path).is_dir()  # the longer name, which may be too long
     except OSError as error:
         raise ValueError(f"out={path} cannot be written ({error.strerror}); give another name") from error
     if taken:
         raise ValueError(f"out={path} is there already and is never written over; move it or give another name")
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"out={path} cannot be written: {folder} is not a folder that you may write in")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        require_writable(folder)
+    except OSError as error:
+        raise ValueError(
+            f"out={path} cannot be written: {folder} is not a folder that you may write in ({error.strerror}); "
+            "change out"
+        ) from error

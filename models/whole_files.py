@@ -21,7 +21,7 @@ def beside(path: Path, writer: str = "") -> Iterator[Path]:
     same file at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{writer}.partial")
+    partial = partial_of(path, writer)
     try:
         yield partial
         flush(partial)
@@ -30,6 +30,11 @@ def beside(path: Path, writer: str = "") -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def partial_of(path: Path, writer: str = "") -> Path:
+    """What `beside` writes to."""
+    return path.with_name(f".{path.name}{writer}.partial")
 
 
 def flush(path: Path) -> None:

@@ -1,10 +1,13 @@
 """generate.py as a person runs it: what it leaves behind, however it ends."""
 
+import contextlib
+import random
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -13,6 +16,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
+from torch import Tensor
 
 import generate
 from models.config import CONFIGS, WanConfig
@@ -51,24 +55,91 @@ def test_a_prompt_becomes_a_video_of_the_asked_length(tmp_path):
     assert shown.stdout == b"" and b"40/40 frames" in shown.stderr
 
 
+MANY = pytest.param(range(10), marks=pytest.mark.proof, id="ten times")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[list[numpy.ndarray], int, float]:
+    """A video that nobody stopped: its frames, bytes, and the seconds that its process took."""
+    path = tmp_path_factory.mktemp("whole") / "x.mp4"
+    started = time.monotonic()
+    assert run(f"prompt={PROMPT}", "seconds=30", f"out={path}").returncode == 0
+    return frames_of(path), path.stat().st_size, time.monotonic() - started
+
+
+def killed(path: Path, wait: Callable[[subprocess.Popen], None]) -> list[numpy.ndarray]:
+    """What a process that is killed behind `wait` leaves of the same video."""
+    arguments = (f"prompt={PROMPT}", "seconds=30", f"out={path}")
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE)
+    wait(process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return frames_of(path) if path.exists() else []
+
+
+def begin(frames: list[numpy.ndarray], expected: list[numpy.ndarray]) -> bool:
+    return all(numpy.array_equal(frame, same) for frame, same in zip(frames, expected, strict=False))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("moments", [[4], pytest.param(range(10), marks=pytest.mark.proof)], ids=["once", "ten times"])
-def test_a_video_killed_at_any_moment_plays_and_is_the_beginning_of_the_whole(moments, tmp_path):
-    whole = tmp_path / "whole.mp4"
-    assert run(f"prompt={PROMPT}", "seconds=30", f"out={whole}").returncode == 0
-    expected, size = frames_of(whole), whole.stat().st_size
+@pytest.mark.parametrize("moments", [pytest.param([4], id="once"), MANY])
+def test_a_video_killed_in_the_middle_plays_and_is_the_beginning_of_the_whole(moments, whole, tmp_path):
+    expected, size, _ = whole
     for moment in moments:
-        path = tmp_path / f"killed_{moment}.mp4"
-        arguments = (f"prompt={PROMPT}", "seconds=30", f"out={path}")
-        process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE)
+        path = tmp_path / f"{moment}.mp4"
         # Odd sizes, so that the kill does not wait for the end of a block or a fragment.
-        wait_for_bytes(process, path, 4000 + moment * size // 11)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        frames = frames_of(path)
-        assert 0 < len(frames) < len(expected)
-        assert all(numpy.array_equal(frame, same) for frame, same in zip(frames, expected, strict=False))
+        frames = killed(path, lambda process, path=path, moment=moment: wait_for_bytes(
+            process, path, 4000 + moment * size // 11
+        ))  # fmt: skip
+        assert 0 < len(frames) < len(expected) and begin(frames, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [pytest.param([1, 8], id="twice"), MANY])
+def test_whenever_a_process_is_killed_there_is_no_video_or_one_that_plays(moments, whole, tmp_path):
+    """From its start on: before it has read its arguments, while it loads, at its first frames."""
+    expected, _, seconds = whole
+    for moment in moments:
+        chosen = random.Random(moment)
+
+        def some_time(process: subprocess.Popen, chosen=chosen, moment=moment) -> None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait((moment + chosen.random()) / 10 * seconds)
+
+        path = tmp_path / f"{moment}.mp4"
+        frames = killed(path, some_time)
+        assert begin(frames, expected) and (frames or not path.exists())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [pytest.param([0], id="once"), MANY])
+def test_a_process_killed_while_its_video_appears_leaves_none_or_one_that_plays(moments, whole, tmp_path):
+    """The kill follows the first file in the folder by up to a hundredth of a second."""
+    for moment in moments:
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+
+        def a_file(process: subprocess.Popen, folder=folder, moment=moment) -> None:
+            while not any(folder.iterdir()):
+                assert process.poll() is None, process.stderr.read()
+            time.sleep(random.Random(moment).random() / 100)  # this is the moment, and waits for nothing
+
+        frames = killed(folder / "x.mp4", a_file)
+        assert begin(frames, whole[0]) and (frames or not (folder / "x.mp4").exists())
+        assert run(f"prompt={PROMPT}", "seconds=0.1", f"out={folder}/{'y' if frames else 'x'}.mp4").returncode == 0
+
+
+def test_control_c_before_the_first_frame_leaves_no_file_and_says_so(tmp_path, monkeypatch, capsys):
+    """While the networks go to their device, say: nothing was opened that the next run would find."""
+    monkeypatch.setattr(generate, "stream_latents", interrupted)
+    assert generate.main([f"prompt={PROMPT}", f"out={tmp_path}/new/x.mp4"]) == 130
+    assert capsys.readouterr().err == "generate.py: stopped; no whole frame was written\n"
+    assert not list(tmp_path.iterdir())
+
+
+def interrupted(*_: object) -> Iterator[Tensor]:
+    raise KeyboardInterrupt
+    yield
 
 
 def test_control_c_says_one_line_and_leaves_a_video_that_plays(tmp_path):
@@ -111,7 +182,7 @@ def test_a_reader_that_leaves_ends_the_video_in_one_line():
     process = subprocess.Popen(
         command(f"prompt={PROMPT}", "seconds=inf", "out=-"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    process.stdout.read(10_000)
+    process.stdout.read(200_000)  # the first frame and a part of the second
     process.stdout.close()
     said = process.stderr.read().decode()
     assert process.wait(60) == 1
