@@ -3,10 +3,13 @@
 import shutil
 from pathlib import Path
 
+import torch
+
 from actors.teacher_actor import solver_sigmas
 from cluster.buffer import order_of_leaving
 from cluster.config import Config
 from cluster.run_folder import RunFolder
+from cluster.world import text_of
 from learner.pair_folder import PairFolder, check_own, find_given, find_own, pair_bytes
 from learner.pair_index import PairIndex, PairOrigin
 from models.files import stored_tensors
@@ -59,10 +62,11 @@ def pair_order(config: Config) -> list[int]:
 
 def pair_origin(config: Config) -> PairOrigin:
     """What this run's trajectories come from. Reads all of the teacher's weights."""
-    return _origin(config, f"{fingerprint(dict(stored_tensors(config.teacher_path))):016x}")
+    teacher = f"{fingerprint(dict(stored_tensors(config.teacher_path))):016x}"
+    return _origin(config, teacher, text_of(config, torch.device("cpu")).identity)
 
 
-def _origin(config: Config, teacher: str) -> PairOrigin:
+def _origin(config: Config, teacher: str, text_encoder: str) -> PairOrigin:
     student, ode = config.student, config.ode
     own = warped_sigmas(student.timesteps, student.shift)
     sigmas = solver_sigmas(own, ode.solver_steps, student.shift)
@@ -76,6 +80,7 @@ def _origin(config: Config, teacher: str) -> PairOrigin:
         negative_prompt=config.negative_prompt,
         shape=[student.horizon_frames, *student.frame_shape],
         dtype=ode.dtype,
+        text_encoder=text_encoder,
     )
 
 
@@ -90,7 +95,7 @@ def _given(config: Config, order: list[int]) -> PairIndex:
 
 def _check_room(config: Config) -> None:
     path = _path(config)
-    needed = config.ode.pairs * pair_bytes(_origin(config, ""))
+    needed = config.ode.pairs * pair_bytes(_origin(config, "", ""))
     there = sum(file.stat().st_size for file in path.glob("shard_*.safetensors"))
     disk = next(folder for folder in path.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(disk).free

@@ -45,6 +45,11 @@ class CachedText:
         self.encoder, self.folder, self.length = encoder, folder, length
         self.warned: set[str] = set()
 
+    @property
+    def identity(self) -> str:
+        """That of the encoder."""
+        return self.encoder.identity
+
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """The embeddings of `prompts`; a prompt that is too long is cut, and that is said on standard error."""
         cleaned = [clean_prompt(prompt) for prompt in prompts]
