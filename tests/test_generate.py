@@ -1,6 +1,8 @@
 """generate.py as a person runs it: what it leaves behind, however it ends."""
 
 import contextlib
+import itertools
+import json
 import random
 import resource
 import signal
@@ -230,7 +232,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         ([f"prompt={PROMPT}", "seconds=0.01"], "less than one frame"),
         ([f"prompt={PROMPT}", "height=10"], "height is 10, no multiple of 4 pixels"),
         ([f"prompt={PROMPT}", "batch=0"], "batch is 0"),
-        ([f"prompt={PROMPT}", "sink=4"], "student.sink_frames is 4, no multiple"),
+        ([f"prompt={PROMPT}", "sink=4"], "sink=4 is no multiple of 3"),
         ([f"prompt={PROMPT}", "checkpoint=none.safetensors"], "checkpoint=none.safetensors does not exist"),
         ([f"prompt={PROMPT}", "student.model=wan_1_3b"], "give checkpoint="),
         ([f"prompt={PROMPT}", "device=cuda:77"], "give device=cpu"),
@@ -243,10 +245,24 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         ([f"prompt={PROMPT}", "student.foo=3"], "student.foo"),
         ([f"prompt={PROMPT}", "prompts=x.txt"], "prompt and prompts are given"),
         ([], "no prompt is given"),
-        (["prompts=none.txt"], "prompts=none.txt cannot be read"),
+        (["prompts=none.txt"], "prompts=none.txt does not exist"),
         (['prompt_schedule=[[1,"a"]]'], "they must rise from 0"),
         (['prompt_schedule=[["a",0]]'], "must be pairs"),
         (["prompt"], "write key=value"),
+        ([f"prompt={PROMPT}", "checkpoint="], "checkpoint= is empty"),
+        ([f"prompt={PROMPT}", "checkpoint=~nouser/x"], "checkpoint=~nouser/x begins with the home folder of nobody"),
+        ([f"prompt={PROMPT}", "checkpoint=README.md"], "checkpoint=README.md is no checkpoint"),
+        ([f"prompt={PROMPT}", "seconds="], "seconds= is empty"),
+        ([f"prompt={PROMPT}", "seconds=1e9999"], "seconds=1e9999 is too many"),
+        ([f"prompt={PROMPT}", "seeds=3"], "write seeds=[3]"),
+        ([f"prompt={PROMPT}", "preset=foo"], "preset=foo is none of "),
+        ([f"prompt={PROMPT}", "student.height=13"], "student.height is 13, no multiple of 4"),
+        ([f"prompt={PROMPT}", "enlarge=2000"], "H.264 cannot hold frames of 24000x24000"),
+        ([f"prompt={PROMPT}", "height=4", "width=4", "enlarge=1", "fps=2147483648"], "fps"),
+        ([f"prompt={PROMPT}", "vae=none"], "vae=none, but the tiny world has none"),
+        ([f"prompt={PROMPT}", "lora_strength=2"], "give lora=FILE"),
+        ([f"prompt={PROMPT}", "recache=true"], "give prompt_schedule"),
+        ([f"prompt={60 * 'a very long prompt '}"], 'a very long prompt a v..."'),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2_before_a_file_is_made(arguments, said, tmp_path, capsys):
@@ -274,9 +290,11 @@ def test_a_file_that_is_there_is_not_written_over(out, said, tmp_path, capsys):
 
 def test_a_folder_that_nobody_can_write_in_is_one_line_with_the_cure(capsys):
     """For root every folder looks writable until a file is made in it."""
-    assert generate.main([f"prompt={PROMPT}", "seconds=0.1", "out=/proc/longtake/x.mp4"]) in (1, 2)
-    said = capsys.readouterr().err
-    assert said.startswith("generate.py: out=/proc/longtake/x.mp4 cannot be written") and said.count("\n") == 1, said
+    for out in ("/proc/longtake/x.mp4", "/proc/x.mp4", "/proc/longtake"):
+        assert generate.main([f"prompt={PROMPT}", "seconds=0.1", f"out={out}"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"generate.py: out={out}") and "cannot be written" in said
+        assert said.count("\n") == 1
 
 
 def test_several_videos_are_the_same_in_any_batch(tmp_path):
@@ -289,6 +307,57 @@ def test_several_videos_are_the_same_in_any_batch(tmp_path):
     for name in names:
         alone, together = (numpy.stack(frames_of(tmp_path / batch / name)).astype(int) for batch in ("1", "3"))
         assert alone.shape == (8, 192, 192, 3) and numpy.abs(alone - together).max() <= 3
+
+
+def test_prompts_come_from_every_kind_of_file_that_training_reads(tmp_path):
+    (tmp_path / "marked.txt").write_text(f"{PROMPT}\n", encoding="utf-8-sig")
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"prompt": PROMPT}) + "\n", encoding="utf-8-sig")
+    made = []
+    for name in ("marked.txt", "lines.jsonl"):
+        out = tmp_path / f"{name}.mp4"
+        assert generate.main([f"prompts={tmp_path}/{name}", "seconds=0.1", f"out={out}"]) == 0
+        made.append(out.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_a_shape_that_could_not_be_trained_is_generated_with(tmp_path):
+    arguments = [f"prompt={PROMPT}", "student.horizon_frames=6", "seconds=0.1", f"out={tmp_path}/x.mp4"]
+    assert generate.main(arguments) == 0
+
+
+def test_a_picture_too_large_to_open_is_refused(tmp_path, capsys, monkeypatch):
+    Image.new("1", (1000, 1000)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert generate.main([f"prompt={PROMPT}", f"image={tmp_path}/x.png", f"out={tmp_path}/x.mp4"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"generate.py: image={tmp_path}/x.png cannot be read (Image size") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_that_end_a_process_are_answered_like_control_c(number, tmp_path):
+    path = tmp_path / "x.mp4"
+    process = subprocess.Popen(
+        command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_bytes(process, path, 4_000)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said == f"generate.py: stopped; {len(frames_of(path))} frames are in {path}\n"
+
+
+def test_a_full_gpu_names_what_was_kept_and_the_cure(tmp_path, monkeypatch, capsys):
+    streamed = generate.stream_latents
+
+    def full(*arguments, **options) -> Iterator[Tensor]:
+        yield from itertools.islice(streamed(*arguments, **options), 2)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generate, "stream_latents", full)
+    assert generate.main([f"prompt={PROMPT}", "seeds=[1,2]", "batch=2", f"out={tmp_path}"]) == 1
+    said = capsys.readouterr().err
+    assert "is full; lower batch=2; 6 frames are in " in said and said.count("\n") == 1
+    assert [len(frames_of(path)) for path in tmp_path.iterdir()] == [6, 6]
 
 
 def test_a_picture_begins_the_video(tmp_path):
