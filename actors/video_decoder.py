@@ -1,7 +1,6 @@
 """From latents to the bytes of a video, block by block, beside the next block's denoising."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Any
@@ -13,6 +12,8 @@ from models.video_codec import VideoCodec
 
 _IN_FLIGHT = 2
 """Blocks that are decoded and not yet shown, or being made: one of each."""
+_PATIENCE_S = 10.0
+"""How long an end waits until what was decoded is shown: who reads a pipe may have stopped reading."""
 Decoded = tuple[Tensor, Callable[[], None]]
 """Frames, and what returns when they are on the CPU."""
 
@@ -24,7 +25,7 @@ def show_blocks(
 
     `show` is called in a thread of its own, as soon as the frames are there. On a GPU what makes the blocks must not
     wait for the device: then it works on the next block while this one is decoded, copied and shown. Raises what
-    `latents` or `show` raises, an interrupt too; but first all that was decoded before is shown.
+    `latents` or `show` raises, an interrupt too; but first all that was decoded before is shown, if that takes seconds.
     """
     decoded = _beside(latents, codec, device) if device.type == "cuda" else _in_turn(latents, codec)
     waiting: SimpleQueue[Decoded | None] = SimpleQueue()
@@ -34,11 +35,12 @@ def show_blocks(
     try:
         while room.acquire() and not failures and (block := next(decoded, None)) is not None:
             waiting.put(block)
-    finally:
         waiting.put(None)
-        while thread.is_alive():  # a second Ctrl-C would close the file under it
-            with suppress(KeyboardInterrupt):
-                thread.join()
+        thread.join()
+    except BaseException:
+        waiting.put(None)
+        thread.join(_PATIENCE_S)
+        raise
     if failures:
         raise failures[0]
 

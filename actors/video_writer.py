@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import av
@@ -41,6 +42,7 @@ class Mp4File:
     def __init__(self, path: Path, fps: int, height: int, width: int):
         """The file itself is made with the first frame that reaches it."""
         self.name, self.file = str(path), _FragmentFile(path)
+        self.lock = Lock()  # a second Ctrl-C closes the file while another thread writes, which PyAV would not survive
         layout = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
         # More than any fragment, so that each reaches the disk in one write: one of two could be torn by a kill.
         buffer_size = 3 * height * width + _HEADERS_BYTES
@@ -57,17 +59,19 @@ class Mp4File:
     def write(self, video: numpy.ndarray) -> None:
         """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them, or `path` exists."""
         for picture in video:
-            for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                self.container.mux(packet)
+            with self.lock:
+                for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                    self.container.mux(packet)
 
     def close(self) -> None:
         """Write the newest frame and the index. Raises OSError where there is no room for them."""
-        try:
-            for packet in self.stream.encode(None):
-                self.container.mux(packet)
-            self.container.close()
-        finally:
-            self.file.close()
+        with self.lock:
+            try:
+                for packet in self.stream.encode(None):
+                    self.container.mux(packet)
+                self.container.close()
+            finally:
+                self.file.close()
 
 
 def check_encoder(fps: int, height: int, width: int) -> None:

@@ -91,6 +91,19 @@ def test_what_was_decoded_is_shown_before_an_exception_rises(error):
     assert len(frames) == 1
 
 
+def test_who_does_not_read_delays_an_end_but_does_not_prevent_it(monkeypatch):
+    monkeypatch.setattr("actors.video_decoder._PATIENCE_S", 0.01)
+    read = Event()
+
+    def made() -> Iterator[Tensor]:
+        yield LATENTS[:, :1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        show_blocks(made(), codec(), CPU, lambda _: read.wait(60))
+    read.set()
+
+
 def test_where_a_block_cannot_be_shown_no_more_are_made_and_the_reason_rises():
     asked = []
 
