@@ -69,9 +69,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from models.checkpoint_formats import Checkpoint, open_checkpoint
 from models.checkpoint_writing import planned, require_free, write_checkpoint
 from models.files import check_fit, misfit
+from models.known_networks import recognised, shapes_of
 from models.lora_files import Adapter, check_adapters, read_adapters
+from models.user_paths import user_path
 from models.wan import Wan
 from models.wan_config_files import read_config
+from models.whole_files import require_writable
 
 
 def parse(arguments: Sequence[str]) -> ConvertOptions:
@@ -80,8 +83,10 @@ def parse(arguments: Sequence[str]) -> ConvertOptions:
     given = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
-        if not equals or name not in kinds:
+        if not equals:
             raise ValueError(f'"{argument}" cannot be read; write key=value; --help lists every key')
+        if name not in kinds:
+            raise ValueError(f"{name} is no key of convert.py; --help lists every key")
         given[name] = read_value(name, text, kinds[name])
     return ConvertOptions(**given)
 
@@ -94,15 +99,19 @@ def describe(checkpoint: Checkpoint, model: str | None) -> WanConfig:
     if model in CONFIGS:
         return CONFIGS[model]
     if model is not None:
-        return read_config(Path(model).expanduser(), "model")
+        path = user_path(model, "model")
+        if not path.is_file():
+            raise ValueError(f"model={model} is none of {', '.join(CONFIGS)} and no config.json; set model to one")
+        return read_config(path, "model")
     if checkpoint.config is not None:
         return checkpoint.config
+    known = recognised(checkpoint)
+    if known is not None:
+        return CONFIGS[known]
     found = {name: stored.shape for name, stored in checkpoint.stored.items()}
     apart = {}
-    for name, config in CONFIGS.items():
-        wanted = _shapes(config)
-        if wanted == found:
-            return config
+    for name in CONFIGS:
+        wanted = shapes_of(name)
         apart[name] = (len(wanted.items() ^ found.items()), misfit(wanted, found))
     nearest = min(apart, key=lambda name: apart[name][0])
     raise ValueError(
@@ -113,17 +122,21 @@ def describe(checkpoint: Checkpoint, model: str | None) -> WanConfig:
 
 def convert(options: ConvertOptions) -> Path:
     """Do what the options ask for; the path that was written. Raises ValueError before anything is written."""
-    source, out = Path(options.source).expanduser(), Path(options.out).expanduser().absolute()
+    source, out = user_path(options.source, "source"), user_path(options.out, "out").absolute()
     require_free(out)
     checkpoint = open_checkpoint(source, "source", options.part)
     config = describe(checkpoint, options.model)
     with torch.device("meta"):
-        check_fit(checkpoint, "source", Wan(config))
+        check_fit(checkpoint, "source" if options.model is None else "model or source", Wan(config))
     original = options.format == "original"
     dtype = getattr(torch, options.dtype) if options.dtype else None
     size = sum(stored.size for stored in planned(checkpoint, original, dtype).values())
     adapters = _adapters(options, checkpoint)
     existing = next(parent for parent in out.parents if parent.exists())
+    try:
+        require_writable(existing)
+    except OSError as error:
+        raise ValueError(f"out={out} cannot be written ({error.strerror}); change out") from error
     if (free := shutil.disk_usage(existing).free) < size:
         raise ValueError(f"out={out} needs {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free there; change out")
     columns = (
@@ -150,14 +163,9 @@ def convert(options: ConvertOptions) -> Path:
 def _adapters(options: ConvertOptions, checkpoint: Checkpoint) -> dict[str, Adapter]:
     if options.lora is None:
         return {}
-    adapters = read_adapters(Path(options.lora).expanduser(), "lora", options.lora_strength)
-    check_adapters(adapters, {name: stored.shape for name, stored in checkpoint.stored.items()})
+    adapters = read_adapters(user_path(options.lora, "lora"), "lora", options.lora_strength)
+    check_adapters(adapters, {name: stored.shape for name, stored in checkpoint.stored.items()}, f"lora={options.lora}")
     return adapters
-
-
-def _shapes(config: WanConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Wan(config).state_dict().items()}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -24,10 +24,11 @@ from cluster.config import Config
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from cluster.verbs import Cluster
-from models.files import load_weights, write_whole
+from models.files import load_weights
 from models.noise import Draw, generator_for
 from models.tiny_world import PROMPTS, decode, encode_text
 from models.wan import Wan
+from models.whole_files import write_whole
 from rewards.segments import segment_metrics
 from train import dmd, ode
 

@@ -1,7 +1,7 @@
 """A video from a prompt, of any length, block by block: the student as it rolls out in training."""
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 
 import settings
 from actors.generation_config import GenerationConfig
@@ -29,191 +29,91 @@ if __name__ == "__main__" and {"--help", "-h"} & set(sys.argv[1:]):
     sys.exit(0)
 
 # ruff: noqa: E402  (help should not wait for what takes seconds to import)
-import math
 import os
+import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from actors.generation_config import PIPE
-from actors.generation_plan import PlannedVideo, plan_videos, read_image
+from actors.generation_plan import PlannedVideo
 from actors.streaming import Scene, stream_latents
-from actors.video_decoder import decode_blocks
+from actors.video_decoder import show_blocks
 from actors.video_meter import VideoMeter
 from actors.video_writer import FramePipe, Mp4File, VideoWriter
-from cluster.config import SHIPPED_STUDENT
-from models.files import check_weights, load_weights
-from models.lora_files import Adapter, check_adapters, read_adapters
+from generation_job import Job, prepare
+from models.files import load_weights
+from models.lora_files import attach
 from models.noise import BlockNoise
 from models.wan import Wan
-from models.world import World, open_world
-
-_LITERAL = ("checkpoint", "vae", "text_encoder", "text_cache", "prompt", "prompts", "image", "out", "device", "dtype")
-_FILE_ROWS = 192
-"""Rows that a video of fewer is enlarged to: players show 12 rows as a speck, and H.264 blurs their colours."""
 
 
 class Ended(Exception):
     """The video is shorter than was asked for: why, and where the part that was made lies."""
 
-    def __init__(self, reason: str, writers: Sequence[VideoWriter], status: int):
-        kept = ", ".join(f"{writer.frames} frames are in {writer.name}" for writer in writers)
-        super().__init__(f"{reason}; {kept}" if kept else reason)
+    def __init__(self, reason: str, writers: Sequence[VideoWriter], status: int = 1):
+        kept = ", ".join(f"{writer.frames} frames are in {writer.name}" for writer in writers if writer.frames)
+        super().__init__(f"{reason}; {kept or 'no whole frame was written'}")
         self.status = status
-
-
-@dataclass(frozen=True)
-class Job:
-    """What was asked for, checked as far as it can be before the student is loaded."""
-
-    config: GenerationConfig
-    shape: StudentConfig
-    videos: list[PlannedVideo]
-    world: World
-    image: Tensor | None
-    """[3 H W]."""
-    checkpoint: Path
-    adapters: dict[str, Adapter]
-    device: torch.device
-    dtype: torch.dtype
-    enlarge: int
-
-    @property
-    def compiled(self) -> bool:
-        """Whether compiling is asked for, or worth its time."""
-        return self.device.type == "cuda" if self.config.compile is None else self.config.compile
-
-
-def read_arguments(arguments: Sequence[str]) -> tuple[GenerationConfig, StudentConfig]:
-    """The keys of this script, and the student's shape. Raises ValueError, in one line with the key to change."""
-    own = {field.name for field in fields(GenerationConfig)}
-    given, shape = {}, []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not equals:
-            raise ValueError(f'"{argument}" cannot be read; write key=value; --help lists every key')
-        if name in own:
-            # Prompts and paths are taken as they are: Hydra's grammar refuses commas and quotes, YAML colons.
-            given[name] = value.replace("${", r"\${") if name in _LITERAL else _parsed(name, value)
-        elif name == "preset" or name.startswith("student."):
-            shape.append(argument)
-        else:
-            raise ValueError(f"{name} is no key of generate.py; --help lists every key")
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GenerationConfig), given))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}; --help lists every key") from error
-    student = settings.load(shape).student
-    return config, student if config.sink is None else replace(student, sink_frames=config.sink)
-
-
-def _parsed(name: str, value: str) -> object:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}={value} cannot be read ({' '.join(str(error).split())})") from error
-
-
-def prepare(arguments: Sequence[str]) -> Job:
-    """Check everything that needs no network. Raises ValueError, in one line with the key to change."""
-    config, shape = read_arguments(arguments)
-    videos = plan_videos(config)
-    device = _device(config)
-    dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    if config.checkpoint is None and shape.model != "tiny":
-        raise ValueError(f"student.model={shape.model} needs weights; give checkpoint=")
-    checkpoint = SHIPPED_STUDENT if config.checkpoint is None else Path(config.checkpoint).expanduser()
-    with torch.device("meta"):
-        outline = Wan(shape.wan)
-    check_weights(checkpoint, "checkpoint", outline)
-    adapters = {} if config.lora is None else _adapters(config, outline)
-    vae, text_encoder = config.vae_folder(checkpoint), config.text_encoder_folder(checkpoint)
-    world = open_world(shape.wan, vae, text_encoder, config.text_cache_folder, device, dtype)
-    shape = _sized(config, shape, world.codec.space_stride)
-    rows, columns = (size * world.codec.space_stride for size in (shape.height, shape.width))
-    enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
-    if rows * enlarge % 2 or columns * enlarge % 2:
-        raise ValueError(f"frames of {rows * enlarge}x{columns * enlarge} are odd, which H.264 cannot hold; enlarge=2")
-    image = None if config.image is None else read_image(config.image, rows, columns)
-    # Refused, or cut and said, or put into the cache, before the student takes memory.
-    world.encode_text.prepare([scene.prompt for video in videos for scene in video.scenes])
-    return Job(config, shape, videos, world, image, checkpoint, adapters, device, dtype, enlarge)
-
-
-def _adapters(config: GenerationConfig, outline: Wan) -> dict[str, Adapter]:
-    adapters = read_adapters(Path(config.lora).expanduser(), "lora", config.lora_strength)
-    check_adapters(adapters, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()})
-    return adapters
-
-
-def _device(config: GenerationConfig) -> torch.device:
-    try:
-        device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"device={config.device} is no device; give cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={config.device}, but {torch.cuda.device_count()} GPUs are here; give device=cpu")
-    return device
-
-
-def _sized(config: GenerationConfig, shape: StudentConfig, stride: int) -> StudentConfig:
-    """The shape with `height` and `width`, given in pixels."""
-    sizes = {}
-    for name, patch in zip(("height", "width"), shape.wan.patch_size[1:], strict=True):
-        pixels = getattr(config, name) or getattr(shape, name) * stride
-        if pixels % (stride * patch):
-            raise ValueError(f"{name} is {pixels}, no multiple of {stride * patch} pixels")
-        sizes[name] = pixels // stride
-    return replace(shape, **sizes)
 
 
 def generate(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int | None) -> None:
     """Make `videos` at the same time. Raises Ended where they end early; what was made of them stays."""
     config, shape = job.config, job.shape
-    scenes = [
-        Scene(round(planned.begins_s * config.fps), _texts(job, videos, number))
-        for number, planned in enumerate(videos[0].scenes)
-    ]
     noise = BlockNoise([v.seed for v in videos], (shape.block_frames, *shape.frame_shape), job.device)
     image = None if job.image is None else job.image.to(job.device).expand(len(videos), *job.image.shape)
-    writers: list[VideoWriter] = []
+    writers = [_writer(job, video, pipe) for video in videos]
+    left = config.frames
     try:
         with ExitStack() as opened, VideoMeter(len(videos) * config.frames) as meter:
-            for video in videos:
-                writers.append(_writer(job, video, pipe))
-                opened.callback(writers[-1].close)
-            left, codec = config.frames, job.world.codec
-            latents = stream_latents(student, shape, scenes, noise, codec, left, image, config.recache)
-            for frames in decode_blocks(latents, codec, job.device):
+            for writer in writers:
+                opened.callback(writer.close)
+
+            def show(frames: Tensor) -> None:
+                nonlocal left
                 taken = frames[:, : int(min(left, frames.shape[1]))]
                 for writer, video in zip(writers, taken.numpy(), strict=True):
                     writer.write(video.repeat(job.enlarge, axis=1).repeat(job.enlarge, axis=2))
                 left -= taken.shape[1]
                 meter.add(len(videos) * taken.shape[1])
+
+            codec, scenes = job.world.codec, _scenes(job, videos)
+            latents = stream_latents(student, shape, scenes, noise, codec, left, image, config.recache)
+            show_blocks(latents, codec, job.device, show)
     except BrokenPipeError as error:
-        raise Ended("nobody reads the pipe any more", writers, 1) from error
+        raise Ended("nobody reads the pipe any more", writers) from error
     except OSError as error:
         reason = f"out={config.out} cannot be written ({error.strerror or error}); make room, or change out"
-        raise Ended(reason, writers, 1) from error
+        raise Ended(reason, writers) from error
+    except torch.OutOfMemoryError as error:
+        raise Ended(_no_memory(job), writers) from error
     except KeyboardInterrupt as error:
-        raise Ended("stopped", writers, 130) from error
-    print(f"{', '.join(writer.name for writer in writers)}: {meter.line()}", file=sys.stderr)
+        raise Ended("stopped", writers, _status(error)) from error
+    print("\n".join(writer.name for writer in writers) + f": {meter.line()}", file=sys.stderr)
 
 
-def _texts(job: Job, videos: Sequence[PlannedVideo], scene: int) -> Tensor:
-    return job.world.encode_text([video.scenes[scene].prompt for video in videos]).to(job.device)
+def _scenes(job: Job, videos: Sequence[PlannedVideo]) -> list[Scene]:
+    """The texts of a batch, which `prepare` left in the cache. Raises Ended where they cannot be read again."""
+    scenes = []
+    try:
+        for together in zip(*(video.scenes for video in videos), strict=True):
+            text = job.world.encode_text([planned.prompt for planned in together])
+            scenes.append(Scene(round(together[0].begins_s * job.config.fps), text.to(job.device)))
+    except ValueError as error:
+        raise Ended(str(error), (), 2) from error
+    return scenes
+
+
+def _no_memory(job: Job) -> str:
+    smaller = f"lower batch={job.config.batch}" if job.config.batch > 1 else "lower height and width"
+    return f"the memory of device={job.device} is full; {smaller}"
 
 
 def _writer(job: Job, video: PlannedVideo, pipe: int | None) -> VideoWriter:
     if video.path is None:
         return FramePipe(pipe)
-    video.path.parent.mkdir(parents=True, exist_ok=True)
     rows, columns = (size * job.world.codec.space_stride * job.enlarge for size in (job.shape.height, job.shape.width))
     return Mp4File(video.path, job.config.fps, rows, columns)
 
@@ -224,11 +124,19 @@ def main(arguments: Sequence[str]) -> int:
         try:
             job = prepare(arguments)
             student = Wan(job.shape.wan)
-            load_weights(student, job.checkpoint, "checkpoint", adapters=job.adapters)
+            live = job.config.lora_live
+            load_weights(student, job.checkpoint, "checkpoint", adapters=None if live else job.adapters)
+            if live:
+                attach(student, job.adapters)
         except ValueError as error:
             print(f"generate.py: {error}", file=sys.stderr)
             return 2
-        student = student.to(job.device, job.dtype).eval()
+        try:
+            student = student.to(job.device, job.dtype).eval()
+        except torch.OutOfMemoryError as error:
+            raise Ended(
+                f"device={job.device} has too little memory for the student; give another device", ()
+            ) from error
         if job.compiled:
             student.compile_blocks()
         pipe = _free_output() if job.config.out == PIPE else None
@@ -237,10 +145,23 @@ def main(arguments: Sequence[str]) -> int:
     except Ended as error:
         print(f"generate.py: {error}", file=sys.stderr)
         return error.status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("generate.py: stopped before the first frame", file=sys.stderr)
-        return 130
+        return _status(error)
     return 0
+
+
+class Signalled(KeyboardInterrupt):
+    """Stopped as by Ctrl-C, but by another signal."""
+
+
+def stop(number: int, _: object) -> None:
+    """Handle a signal. Raises Signalled."""
+    raise Signalled(number)
+
+
+def _status(error: KeyboardInterrupt) -> int:
+    return 128 + (error.args[0] if isinstance(error, Signalled) else signal.SIGINT)
 
 
 def _free_output() -> int:
@@ -251,4 +172,7 @@ def _free_output() -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
+            signal.signal(number, stop)
     sys.exit(main(sys.argv[1:]))

@@ -11,9 +11,9 @@ from typing import Any
 
 from einops import rearrange
 
-from models.files import write_whole
 from models.tiny_judge import TOLERANCE
 from models.tiny_world import FPS, HORIZON
+from models.whole_files import write_whole
 from report_figures import (
     CURVES,
     Arm,

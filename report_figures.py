@@ -14,8 +14,8 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from models.files import write_whole
 from models.tiny_world import FPS, HORIZON
+from models.whole_files import write_whole
 
 
 class Curve(NamedTuple):

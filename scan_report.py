@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cluster.provenance import commit
 from cluster.scan import Trial
 from cluster.scan_config import Scan
-from models.files import write_whole
 from models.tiny_world import HORIZON
+from models.whole_files import write_whole
 from report_figures import CURVES, Line, data_address, draw, milestones, percent, seconds_at
 from scan_results import ScannedArm, arms_of, table, write_csv
 

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from cluster.scan import Trial
-from models.files import write_whole
+from models.whole_files import write_whole
 from report_figures import CURVES, LINES, milestones, seconds_at
 
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.config import Config
+from models.config import StudentConfig
+from models.user_paths import user_path
 
 C = TypeVar("C", bound=Config)
 ROOT = Path(__file__).resolve().parent
@@ -23,6 +25,34 @@ _CALL = re.compile(r"(?<=[=,:\[{])(\s*)(\w+\([-+\w., ]*\))(?=\s*(?:[,\]}]|$))")
 def load(arguments: Sequence[str], preset: str = "tiny", schema: type[C] = Config) -> C:
     """The configuration that `arguments` (`key=value`) ask for, checked. Raises ValueError, in one line with the key
     to change."""
+    config = _made(arguments, preset, schema)
+    for owner, prefix, names in (
+        (config, "", ("run_dir", "teacher", "base", "init", "prompts", "vae", "text_encoder", "text_cache")),
+        (config.grpo, "grpo.", ("init", "critic")),
+        (config.prompt, "prompt.", ("cache",)),
+        (config.reward, "reward.", ("raft_weights",)),
+        (config.ode, "ode.", ("pairs_dir",)),
+        (config.debug, "debug.", ("windows",)),
+    ):
+        for name in names:
+            if getattr(owner, name) is not None:
+                setattr(owner, name, str(_absolute(getattr(owner, name), prefix + name)))
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):
+        print(
+            f"warning: run_dir={config.run_dir} lies in this job's own copy of the code and is deleted with it; give "
+            "an absolute path on storage that all nodes share",
+            file=sys.stderr,
+        )
+    return config
+
+
+def load_student(arguments: Sequence[str]) -> StudentConfig:
+    """The student's shape alone: what training asks of a configuration does not concern who only uses one."""
+    return _made(arguments, "tiny", Config, "student")
+
+
+def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None = None) -> Any:
+    """The configuration, or one part of it, as the object that its class makes of it."""
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,6 +63,9 @@ def load(arguments: Sequence[str], preset: str = "tiny", schema: type[C] = Confi
     for argument in arguments:
         if "=" not in argument or argument.startswith(("+", "~", "-")):
             raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
+        choices = _choices().get(argument.partition("=")[0])
+        if choices is not None and argument.partition("=")[2] not in choices:
+            raise ValueError(f"{argument} is none of {', '.join(choices)}; --help lists every key")
     ConfigStore.instance().store(name="schema", node=schema)
     overrides = [_quoted(argument) for argument in arguments]
     if not any(argument.startswith("preset=") for argument in arguments):
@@ -46,30 +79,9 @@ def load(arguments: Sequence[str], preset: str = "tiny", schema: type[C] = Confi
         for override in OverridesParser.create().parse_overrides(named):
             with open_dict(composed):
                 OmegaConf.update(composed, override.key_or_group, override.value(), merge=False)
-        config = OmegaConf.to_object(composed)
+        return OmegaConf.to_object(composed if part is None else composed[part])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_line(error)) from error
-    for name in ("run_dir", "teacher", "base", "init", "prompts", "vae", "text_encoder", "text_cache"):
-        if getattr(config, name) is not None:
-            setattr(config, name, str(_absolute(getattr(config, name))))
-    for name in ("init", "critic"):
-        if getattr(config.grpo, name) is not None:
-            setattr(config.grpo, name, str(_absolute(getattr(config.grpo, name))))
-    if config.prompt.cache is not None:
-        config.prompt.cache = str(_absolute(config.prompt.cache))
-    if config.reward.raft_weights is not None:
-        config.reward.raft_weights = str(_absolute(config.reward.raft_weights))
-    if config.ode.pairs_dir is not None:
-        config.ode.pairs_dir = str(_absolute(config.ode.pairs_dir))
-    if config.debug.windows is not None:
-        config.debug.windows = str(_absolute(config.debug.windows))
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):
-        print(
-            f"warning: run_dir={config.run_dir} lies in this job's own copy of the code and is deleted with it; give "
-            "an absolute path on storage that all nodes share",
-            file=sys.stderr,
-        )
-    return config
 
 
 def values_of(argument: str) -> list[Any] | None:
@@ -95,9 +107,9 @@ def _quoted(argument: str) -> str:
     return _CALL.sub(r"\1'\2'", argument)
 
 
-def _absolute(path: str) -> Path:
+def _absolute(path: str, key: str) -> Path:
     """Relative to where the command was given; shipped assets are found from anywhere."""
-    here = Path(path).expanduser()
+    here = user_path(path, key)
     shipped = ROOT / path
     return shipped if path.startswith("assets/") and not here.exists() else here.absolute()
 
@@ -129,9 +141,8 @@ def all_keys(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any,
 
 def explain(usage: str, schema: type[Config] = Config) -> str:
     """The text of --help."""
-    choices = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in _groups()}
     lines = [usage, "", "Choices:"]
-    lines += [f"  {group}={'|'.join(names)}" for group, names in choices.items()]
+    lines += [f"  {group}={'|'.join(names)}" for group, names in _choices().items()]
     lines += ["", "Keys, with their defaults before a preset changes them:"]
     width = max(len(name) for name, _, _ in all_keys(schema))
     lines += [f"  {name:<{width}}  {doc} [{_shown(default)}]" for name, default, doc in all_keys(schema)]
@@ -142,8 +153,10 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value).replace("'", "")
 
 
-def _groups() -> list[str]:
-    return sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
+def _choices() -> dict[str, list[str]]:
+    """What `group=name` may name, by group."""
+    groups = sorted(path for path in (ROOT / "conf").iterdir() if path.is_dir())
+    return {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in groups}
 
 
 def answer_help(usage: str, schema: type[Config] = Config) -> None:

@@ -35,13 +35,14 @@ class GenerationConfig(WorldConfig):
     enlarge: int | None = key(None, "rows and columns that a pixel takes in the file; without, until 192 rows are full")
     lora: str | None = key(None, "LoRA file, or a folder with one, that is merged into the student")
     lora_strength: float = key(1.0, "what the LoRA is multiplied by")
+    lora_live: bool = key(False, "keep the LoRA beside the weights: slower, and bfloat16 rounds none of it away")
     device: str | None = key(None, "where to compute: cpu, cuda, cuda:1; without, a GPU where there is one")
     dtype: str | None = key(None, f"{' or '.join(DTYPES)}; without, bfloat16 on a GPU and float32 on a CPU")
     compile: bool | None = key(None, "torch.compile of the student's blocks, some minutes once; without, on a GPU")
 
     def __post_init__(self):
         self._check_prompts()
-        if self.out is None:
+        if not self.out:
             raise ValueError("out= is missing; give a file that ends in .mp4, a folder, or - for a pipe")
         if math.isnan(self.seconds) or self.seconds <= 0:
             raise ValueError(f"seconds is {self.seconds}; it must be above 0 (inf goes on until it is stopped)")
@@ -58,8 +59,14 @@ class GenerationConfig(WorldConfig):
             raise ValueError(f'dtype is "{self.dtype}"; it must be {" or ".join(DTYPES)}')
         if not math.isfinite(self.lora_strength):
             raise ValueError(f"lora_strength is {self.lora_strength}; it must be finite")
+        if self.lora is None and (self.lora_live or self.lora_strength != 1):
+            raise ValueError("lora_live or lora_strength is given, but no lora; give lora=FILE, or leave them out")
+        if self.recache and self.prompt_schedule is None:
+            raise ValueError("recache=true, but the prompt never changes; give prompt_schedule, or leave recache out")
         if self.seconds * self.fps < 1:
-            raise ValueError(f"seconds={self.seconds} is less than one frame at fps={self.fps}")
+            raise ValueError(
+                f"seconds={self.seconds} is less than one frame at fps={self.fps}; give at least {1 / self.fps:.3g}"
+            )
 
     def _check_prompts(self) -> None:
         given = [name for name in ("prompt", "prompts", "prompt_schedule") if getattr(self, name) is not None]

@@ -1,6 +1,5 @@
 """Which videos generate.py makes and where each goes: everything that can be refused before a network is loaded."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from actors.generation_config import PIPE, GenerationConfig
+from actors.prompts import prompt_texts
+from models.user_paths import user_path
+from models.whole_files import partial_of, require_writable
 
 _NAME_LENGTH = 40
 
@@ -40,8 +42,7 @@ def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
     if config.prompt_schedule is not None:
         scripts = [tuple(PlannedScene(float(begins), prompt) for begins, prompt in config.prompt_schedule)]
     else:
-        prompts = [config.prompt] if config.prompts is None else _lines(config.prompts)
-        scripts = [(PlannedScene(0.0, prompt),) for prompt in prompts]
+        scripts = [(PlannedScene(0.0, prompt),) for prompt in _prompts(config)]
     seeds = [config.seed] if config.seeds is None else config.seeds
     chosen = [(scenes, seed) for scenes in scripts for seed in seeds]
     paths = _paths(config.out, [(scenes[0].prompt, seed) for scenes, seed in chosen])
@@ -51,23 +52,22 @@ def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
 def read_image(path: str, height: int, width: int) -> Tensor:
     """A picture [3 H W] in [0, 1], scaled and cut in the middle to fill the video. Raises ValueError."""
     try:
-        with Image.open(Path(path).expanduser()) as picture:
+        with Image.open(user_path(path, "image")) as picture:
             fitted = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (width, height))
-    except OSError as error:
-        raise ValueError(f"image={path} cannot be read ({error}); give a PNG or JPEG file") from error
+    except (OSError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"image={path} cannot be read ({reason}); give a PNG or JPEG file") from error
     return (
         torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1) / 255
     )
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts={path} cannot be read ({error}); give a text file with a prompt a line") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+def _prompts(config: GenerationConfig) -> list[str]:
+    if config.prompts is None:
+        return [config.prompt]
+    prompts = [text for text in prompt_texts(user_path(config.prompts, "prompts")) if text]
     if not prompts:
-        raise ValueError(f"prompts={path} holds no prompt; write one a line")
+        raise ValueError(f"prompts={config.prompts} holds no prompt; write one a line")
     return prompts
 
 
@@ -86,7 +86,7 @@ def _paths(out: str, videos: list[tuple[str, int]]) -> list[Path | None]:
         if Path(out).suffix and not Path(out).is_dir():
             raise ValueError(f"out={out} is no kind of video that is written; end it in .mp4, or give a folder")
         names = [f"{out}/{i:04d}_{_word(prompt)}_{seed}.mp4" for i, (prompt, seed) in enumerate(videos)]
-    paths = [Path(name).expanduser() for name in names]
+    paths = [user_path(name, "out") for name in names]
     if len(set(paths)) < len(paths):
         raise ValueError(f"out={out} gives several videos one name; put {{index}} into it")
     for path in paths:
@@ -107,13 +107,16 @@ def _word(prompt: str) -> str:
 
 def _check_writable(path: Path) -> None:
     try:
-        taken = path.exists()
+        taken = path.exists() or partial_of(path).is_dir()  # the longer name, which may be too long
     except OSError as error:
         raise ValueError(f"out={path} cannot be written ({error.strerror}); give another name") from error
     if taken:
         raise ValueError(f"out={path} is there already and is never written over; move it or give another name")
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"out={path} cannot be written: {folder} is not a folder that you may write in")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        require_writable(folder)
+    except OSError as error:
+        raise ValueError(
+            f"out={path} cannot be written: {folder} is not a folder that you may write in ({error.strerror}); "
+            "change out"
+        ) from error

@@ -55,14 +55,23 @@ class _Failed(Exception):
 
 
 def extend(texts: Sequence[str], config: PromptConfig, cache: Path) -> Extended:
-    """Extend `texts` by `config.url`, or by what the file `cache` knows. Raises ValueError for a cache that is none."""
-    known = _known(cache)
-    missing = [text for text in dict.fromkeys(texts) if _key(text, config) not in known]
+    """Extend `texts` by `config.url`, or by what the file `cache` knows.
+
+    Raises ValueError for a cache that is none, or that cannot be read or written.
+    """
     failures: list[str] = []
-    if missing:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with cache.open("a", encoding="utf-8") as file:
-            asyncio.run(_ask_all(missing, config, known, file, failures))
+    try:
+        known = _known(cache)
+        missing = [text for text in dict.fromkeys(texts) if _key(text, config) not in known]
+        if missing:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with cache.open("a", encoding="utf-8") as file:
+                asyncio.run(_ask_all(missing, config, known, file, failures))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"prompt.cache={cache} cannot be used ({reason}); make room, or change prompt.cache"
+        ) from error
     longer = tuple(known.get(_key(text, config), text) for text in texts)
     left = sum(_key(text, config) not in known for text in texts)
     answered = sum(_key(text, config) in known for text in missing)

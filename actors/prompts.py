@@ -63,18 +63,10 @@ class PromptFile:
 
 
 def read_prompts(path: Path, config: PromptConfig) -> PromptFile:
-    """Read txt (a prompt a line), jsonl or parquet (under prompt, text or caption); spaces and line breaks become one.
-
-    Raises ValueError, which names file and line, for what cannot be read, and where no prompt is left.
-    """
-    readers = {".txt": _lines, ".jsonl": _json_lines, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise ValueError(f"prompts={path} is none of {', '.join(readers)}; give such a file")
-    if not path.is_file():
-        raise ValueError(f"prompts={path} does not exist; give a file of prompts")
+    """The prompts of a file that can be trained on, each once. Raises ValueError where none is left, and as below."""
     kept: dict[str, str] = {}
     dropped = Counter({"too short": 0, "too long": 0, "twice": 0})
-    for text in (" ".join(text.split()) for text in readers[path.suffix](path)):
+    for text in prompt_texts(path):
         if len(text) < config.min_characters:
             dropped["too short"] += 1
         elif len(text) > config.max_characters:
@@ -89,9 +81,25 @@ def read_prompts(path: Path, config: PromptConfig) -> PromptFile:
     return found
 
 
+def prompt_texts(path: Path) -> Iterator[str]:
+    """Read txt (a prompt a line), jsonl or parquet (under prompt, text or caption); spaces and line breaks become one.
+
+    Raises ValueError, which names file and line, for what cannot be read.
+    """
+    readers = {".txt": _lines, ".jsonl": _json_lines, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise ValueError(f"prompts={path} is none of {', '.join(readers)}; give such a file")
+    if not path.is_file():
+        raise ValueError(f"prompts={path} does not exist; give a file of prompts")
+    try:
+        yield from (" ".join(text.split()) for text in readers[path.suffix](path))
+    except OSError as error:
+        raise ValueError(f"prompts={path} cannot be read ({error.strerror or error}); change prompts") from error
+
+
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:  # Windows begins its files with a mark
             yield from (line for line in lines if line.strip())
     except UnicodeDecodeError as error:
         raise ValueError(f"prompts={path} is not UTF-8 text (byte {error.start}); convert it") from error

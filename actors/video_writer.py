@@ -2,13 +2,17 @@
 
 import os
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import av
 import numpy
 
-_FRAGMENT_BYTES = 1 << 22
-"""More than any fragment, so that each reaches the disk in one write: one of two could be torn by a kill."""
+from models.whole_files import beside
+
+_QUALITY = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
+_HEADERS_BYTES = 1 << 16
+"""More than all of a fragment but its picture."""
 
 
 class VideoWriter(Protocol):
@@ -36,14 +40,15 @@ class Mp4File:
     """
 
     def __init__(self, path: Path, fps: int, height: int, width: int):
-        """Raises OSError where `path` exists or cannot be written."""
+        """The file itself is made with the first frame that reaches it."""
         self.name, self.file = str(path), _FragmentFile(path)
+        self.lock = Lock()  # a second Ctrl-C closes the file while another thread writes, which PyAV would not survive
         layout = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
-        self.container = av.open(self.file, "w", format="mp4", options=layout, buffer_size=_FRAGMENT_BYTES)
-        quality = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
-        self.stream = self.container.add_stream("libx264", rate=fps, options=quality)
-        self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
-        self.stream.codec_context.thread_count = 1  # more would cut frames into slices: other bytes on other machines
+        # More than any fragment, so that each reaches the disk in one write: one of two could be torn by a kill.
+        buffer_size = 3 * height * width + _HEADERS_BYTES
+        self.container = av.open(self.file, "w", format="mp4", options=layout, buffer_size=buffer_size)
+        self.stream = self.container.add_stream("libx264", rate=fps, options=_QUALITY)
+        _shape(self.stream.codec_context, height, width)
         self.stream.codec_context.gop_size = fps  # a player can start anywhere within a second
 
     @property
@@ -52,43 +57,79 @@ class Mp4File:
         return self.file.fragments
 
     def write(self, video: numpy.ndarray) -> None:
-        """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them."""
+        """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them, or `path` exists."""
         for picture in video:
-            for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                self.container.mux(packet)
+            with self.lock:
+                for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                    self.container.mux(packet)
 
     def close(self) -> None:
         """Write the newest frame and the index. Raises OSError where there is no room for them."""
-        try:
-            for packet in self.stream.encode(None):
-                self.container.mux(packet)
-            self.container.close()
-        finally:
-            self.file.close()
+        with self.lock:
+            try:
+                for packet in self.stream.encode(None):
+                    self.container.mux(packet)
+                self.container.close()
+            finally:
+                self.file.close()
+
+
+def check_encoder(fps: int, height: int, width: int) -> None:
+    """Refuse what H.264 cannot hold, by opening the encoder for it. Raises ValueError."""
+    context = av.CodecContext.create("libx264", "w")
+    _shape(context, height, width)
+    try:
+        context.framerate, context.options = fps, _QUALITY
+        context.open()
+    except (av.FFmpegError, OverflowError) as error:
+        raise ValueError(f"H.264 cannot hold frames of {height}x{width} at fps={fps}") from error
+
+
+def _shape(context: av.VideoCodecContext, height: int, width: int) -> None:
+    context.height, context.width, context.pix_fmt = height, width, "yuv420p"
+    context.thread_count = 1  # more would cut frames into slices: other bytes on other machines
 
 
 class _FragmentFile:
-    """Takes each fragment whole or not at all; after the first that does not fit, none."""
+    """Takes each fragment whole or not at all; after the first that does not fit, none.
+
+    The file appears with its header and its first frame in it: there is none without a frame.
+    """
 
     def __init__(self, path: Path):
-        self.descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        self.path, self.descriptor, self.header = path, None, b""
         self.fragments, self.size, self.full = 0, 0, False
 
     def write(self, piece: bytes) -> int:
         if self.full:  # what follows a missing fragment would not play; the muxer writes on while it is closed
             return len(piece)
+        fragment = piece[4:8] == b"moof"
         try:
-            _write_all(self.descriptor, piece)
-        except OSError:
+            if self.descriptor is not None:
+                _write_all(self.descriptor, piece)
+            elif fragment:
+                self._appear(self.header + piece)
+            else:
+                self.header += piece
+        except BaseException:  # a full disk or a Ctrl-C, which both may leave a part of the piece
             self.full = True
-            os.ftruncate(self.descriptor, self.size)
+            if self.fragments:
+                os.ftruncate(self.descriptor, self.size)
             raise
         self.size += len(piece)
-        self.fragments += piece[4:8] == b"moof"
+        self.fragments += fragment
         return len(piece)
 
+    def _appear(self, content: bytes) -> None:
+        with beside(self.path) as partial:
+            self.descriptor = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
+            _write_all(self.descriptor, content)
+            if self.path.exists():  # made since the command began, perhaps by the same command
+                raise FileExistsError(None, "it is there already", str(self.path))
+
     def close(self) -> None:
-        os.close(self.descriptor)
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
 
 class FramePipe:

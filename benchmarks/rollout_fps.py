@@ -8,7 +8,8 @@ One JSON line. `limit` is the rate at which the GPU would do nothing but the blo
 largest product measured in the same run. Only whole blocks are timed, by events on a GPU: nothing in a block waits for
 the device, and neither does the clock. Noise is drawn before. With the VAE, blocks are made and decoded as generate.py
 does it, on a GPU beside the next block, and timed by a clock until their bytes are on the CPU; `vae_block_ms` is that
-of decoding alone. The paper's line: 17 frames per second on an H100, not said whether with VAE.
+of decoding alone, and `peak_memory_with_vae_gb` counts both. The paper's line: 17 frames per second
+on an H100, not said whether with VAE.
 """
 
 import resource
@@ -16,22 +17,23 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
 
 import settings
-from actors.video_decoder import decode_blocks
+from actors.video_decoder import show_blocks
 from benchmarks.command import run
 from benchmarks.line import print_line
-from models import costs
+from models import costs, flash_attention
 from models.command_line import read_value
 from models.config import StudentConfig
 from models.flow import warped_sigmas
 from models.keys import key
 from models.kv_cache import KVCache
 from models.sampler import Block, stream_blocks
-from models.video_codec import VideoCodec
+from models.video_codec import TinyCodec, VideoCodec, video_frames
 from models.wan import Wan
 
 MODELS = ("tiny", "wan_1_3b")
@@ -76,12 +78,15 @@ def main(arguments: Sequence[str]) -> None:
     for _ in range(student.attention_frames // student.block_frames + _WARM_UP):
         last = next(blocks)
     made_s = [block_seconds(lambda: next(blocks), options.blocks, device) for _ in range(options.repeats)]
-    peak_bytes = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    codec = random_codec(device, dtype) if wants_vae else None
-    decoded_s = None if codec is None else statistics.median(decode_seconds(last, codec, options, device))
-    streamed_s = None if codec is None else statistics.median(stream_seconds(blocks, codec, options, device))
+    peak_bytes = [peak_memory(device)]
+    codec = open_codec(options.model, device if wants_vae else torch.device("meta"), dtype)
+    decoded_s, streamed_s = None, None
+    if wants_vae:
+        decoded_s = statistics.median(decode_seconds(last, codec, options, device))
+        streamed_s = statistics.median(stream_seconds(blocks, codec, options, device))
+        peak_bytes.append(peak_memory(device))
     peak = matmul_flops_per_s(device, dtype, options.repeats)
-    frames, flops = video_frames(student), executed_flops(student)
+    frames, flops = block_video_frames(student, codec), executed_flops(student)
     block_s = statistics.median(made_s)
     print_line(
         "rollout_fps",
@@ -95,6 +100,7 @@ def main(arguments: Sequence[str]) -> None:
             "attention_frames": student.attention_frames,
             "dtype": str(dtype).removeprefix("torch."),
             "compile": options.compile,
+            "attention": (gpu and flash_attention.chosen()) or "torch",
             "torch": torch.__version__,
         },
         limit=frames * peak / flops,
@@ -104,7 +110,8 @@ def main(arguments: Sequence[str]) -> None:
         tflop_per_s=round(flops / block_s / 1e12, 6),
         matmul_tflop_per_s=round(peak / 1e12, 6),
         block_tflop=round(flops / 1e12, 6),
-        peak_memory_gb=round(peak_bytes / 1e9, 3),
+        peak_memory_gb=round(peak_bytes[0] / 1e9, 3),
+        peak_memory_with_vae_gb=round(peak_bytes[1] / 1e9, 3) if wants_vae else None,
     )
 
 
@@ -152,9 +159,9 @@ def executed_flops(student: StudentConfig) -> float:
     return steps + costs.pass_flops(wan, queries, keys, wan.num_layers - 1) + 4.0 * queries * wan.dim**2
 
 
-def video_frames(student: StudentConfig) -> int:
-    """Video frames in a block behind the first: Wan's VAE makes four of a latent frame, the tiny world one."""
-    return student.block_frames * (1 if student.model == "tiny" else 4)
+def block_video_frames(student: StudentConfig, codec: VideoCodec) -> int:
+    """Video frames in a block behind the first."""
+    return video_frames(codec, 1 + student.block_frames) - video_frames(codec, 1)
 
 
 def block_seconds(make: Callable[[], object], count: int, device: torch.device) -> float:
@@ -173,8 +180,17 @@ def block_seconds(make: Callable[[], object], count: int, device: torch.device) 
     return first.elapsed_time(last) / 1000 / count
 
 
-def random_codec(device: torch.device, dtype: torch.dtype) -> VideoCodec:
-    """Wan's VAE with random weights."""
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def open_codec(model: str, device: torch.device, dtype: torch.dtype) -> VideoCodec:
+    """The tiny world's codec, or Wan's VAE with random weights."""
+    if model == "tiny":
+        return TinyCodec()
     from diffusers import AutoencoderKLWan  # seconds to import, as is the codec
 
     from models.wan_codec import WanCodec
@@ -198,16 +214,12 @@ def decode_seconds(block: Block, codec: VideoCodec, options: Options, device: to
 
 def stream_seconds(blocks: Iterator[Block], codec: VideoCodec, options: Options, device: torch.device) -> list[float]:
     """A block of frames after another, from nothing to bytes on the CPU."""
-    frames = decode_blocks((block.x0 for block in blocks), codec, device)
-    for _ in range(_WARM_UP):
-        next(frames)
-    measured = []
-    for _ in range(options.repeats):
-        started = time.perf_counter()
-        for _ in range(options.blocks):
-            next(frames)
-        measured.append((time.perf_counter() - started) / options.blocks)
-    return measured
+    shown_s: list[float] = []
+    count = _WARM_UP + options.repeats * options.blocks
+    latents = (block.x0 for block in islice(blocks, count))
+    show_blocks(latents, codec, device, lambda frames: shown_s.append(time.perf_counter()))
+    marks = shown_s[_WARM_UP - 1 :: options.blocks]
+    return [(later - earlier) / options.blocks for earlier, later in pairwise(marks)]
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, repeats: int) -> float:

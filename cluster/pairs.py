@@ -4,10 +4,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from actors.teacher_actor import solver_sigmas
 from cluster.buffer import order_of_leaving
 from cluster.config import Config
 from cluster.run_folder import RunFolder
+from cluster.world import text_of
 from learner.pair_folder import PairFolder, check_own, find_given, find_own, pair_bytes
 from learner.pair_index import PairIndex, PairOrigin
 from models.files import stored_tensors
@@ -67,15 +70,16 @@ def given_prompts(config: Config) -> list[str]:
 
 def planned_bytes(config: Config, dtype: str) -> int:
     """Bytes of one trajectory in `dtype`."""
-    return pair_bytes(replace(_origin(config, ""), dtype=dtype))
+    return pair_bytes(replace(_origin(config, "", ""), dtype=dtype))
 
 
 def pair_origin(config: Config) -> PairOrigin:
     """What this run's trajectories come from. Reads all of the teacher's weights."""
-    return _origin(config, f"{fingerprint(dict(stored_tensors(config.teacher_path))):016x}")
+    teacher = f"{fingerprint(dict(stored_tensors(config.teacher_path))):016x}"
+    return _origin(config, teacher, text_of(config, torch.device("cpu")).identity)
 
 
-def _origin(config: Config, teacher: str) -> PairOrigin:
+def _origin(config: Config, teacher: str, text_encoder: str) -> PairOrigin:
     student, ode = config.student, config.ode
     own = warped_sigmas(student.timesteps, student.shift)
     sigmas = solver_sigmas(own, ode.solver_steps, student.shift)
@@ -89,6 +93,7 @@ def _origin(config: Config, teacher: str) -> PairOrigin:
         negative_prompt=config.negative_prompt,
         shape=[student.horizon_frames, *student.frame_shape],
         dtype=ode.dtype,
+        text_encoder=text_encoder,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.sizing import Size, cheapest
-from models.files import write_whole
+from models.whole_files import write_whole
 
 _LEARNER, _ACTORS, _COST, _BEST = "#0b62b8", "#c2410c", "#1f7a4d", "#5c636e"
 

@@ -8,7 +8,10 @@ from actors.prompts import TrainingPrompts, read_prompts
 from cluster.config import Config
 from cluster.pairs import given_prompts
 from models import tiny_world
-from models.files import write_whole
+from models.whole_files import write_whole
+
+_FAILED = 0.5
+"""The share of prompts without an answer from which on the endpoint, not the prompts, is to blame."""
 
 
 def check_prompts(config: Config) -> None:
@@ -43,6 +46,11 @@ def prepare_prompts(config: Config) -> list[str]:
     said, texts = [f"prompts={config.prompts}: {found}"], found.texts
     if config.prompt.url is not None:
         extended = extend(texts, config.prompt, config.prompt_cache)
+        if extended.failed > _FAILED * len(texts):
+            raise ValueError(
+                f"prompt.url left {extended.failed:,} of {len(texts):,} prompts as they are ({extended.reason}); the "
+                "same command asks for those again; repair the endpoint, change prompt.url, or leave it out"
+            )
         said.append(f"prompt.url: {extended}")
         texts = extended.texts
     write_whole(_own(config), "".join(f"{text}\n" for text in texts).encode())

@@ -15,7 +15,7 @@ from cluster.config import Config
 from cluster.errors import CannotStart, RunFailed
 from cluster.provenance import commit
 from learner.stage_folder import StageFolder
-from models.files import write_whole
+from models.whole_files import write_whole
 
 _HAND_OVER_S = 60.0
 

@@ -23,9 +23,10 @@ from cluster.trace import Span, Tracer, shares_of
 from cluster.verbs import Cluster
 from cluster.world import prepared_text
 from learner import ranks
-from models.files import load_weights, write_whole
+from models.files import load_weights
 from models.rollout import CRITIC, STUDENT, Trajectory, Window
 from models.wan import Wan
+from models.whole_files import write_whole
 
 _HEADER = "longtake.windows"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from cluster.config import Config
 from cluster.ray_environment import settle_environment
 from cluster.scan_config import Scan
-from models.files import write_whole
+from models.whole_files import write_whole
 
 Loop = Callable[..., None]
 """`train.dmd`: (config, cluster, log)."""

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.files import Shapes, flush, misfit, read_shapes
+from models.files import Shapes, misfit, read_shapes
+from models.whole_files import flush
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.msgpack", ".safetensors"
 _NAME = re.compile(r"step_\d{8,}")

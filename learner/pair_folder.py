@@ -13,9 +13,9 @@ from torch import Tensor
 from learner import ranks
 from learner.checkpoint_writer import Say
 from learner.pair_index import INDEX, PairEntry, PairIndex, PairOrigin, Shard, checksum, decode, encode, shard_path
-from models.files import beside, write_whole
 from models.rollout import ODE, Trajectory
 from models.safetensors_files import Stored, write_tensors
+from models.whole_files import beside, write_whole
 
 _CURE = "remove it, and the same command makes what it held again; another run's (ode.pairs_dir) copy again"
 _OWN = "run_dir", "set it back, remove that folder, or give a new run_dir"

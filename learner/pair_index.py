@@ -15,6 +15,7 @@ INDEX = "index.msgpack"
 _DIGEST_BYTES = 8
 _KEYS = {
     "teacher": "teacher",
+    "text_encoder": "text_encoder",
     "solver_steps": "ode.solver_steps",
     "timesteps": "student.timesteps",
     "shift": "student.shift",
@@ -45,6 +46,8 @@ class PairOrigin:
     """[K C H W]."""
     dtype: str
     """What is on disk: float32 or bfloat16."""
+    text_encoder: str
+    """Its identity: what the teacher read of a prompt."""
 
     def difference(self, here: "PairOrigin") -> str | None:
         """The first configuration key in which `here` differs, with both values; None where nothing does."""

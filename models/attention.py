@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from models import flash_attention
+
 
 @dataclass(frozen=True)
 class Visibility:
@@ -39,6 +41,10 @@ def _gather(x: Tensor, columns: tuple[slice, ...]) -> Tensor:
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None and flash_attention.fits(queries, keys):
+        module = flash_attention.chosen()
+        if module is not None:
+            return flash_attention.attend(module, queries, keys, values)
     out = scaled_dot_product_attention(
         queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
     )

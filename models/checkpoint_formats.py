@@ -58,6 +58,8 @@ def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint
         return _named(path, key, sizes, lambda: iter(chosen.items()), None)
     if part is not None:
         raise ValueError(f"{key}={path} is no .pt and holds one network; leave part={part} out")
+    if path.is_file() and path.suffix not in (".safetensors", ".json"):
+        raise ValueError(f"{key}={path} is no checkpoint; give a .safetensors file, a .pt, or a folder of diffusers")
     files, config = _find(path, key)
     sizes = {name: stored for file, names in files.items() for name, stored in names.items()}
 
@@ -85,11 +87,17 @@ def read_part(path: Path, key: str, part: str | None, usual: tuple[str, ...]) ->
         chosen = held
     else:
         wanted = usual if part is None else (part,)
-        chosen = next((held[name] for name in wanted if _is_plain(held.get(name))), None)
-        if chosen is None:
-            names = ", ".join(str(name) for name, value in held.items() if _is_plain(value)) or "none"
+        name = next((name for name in wanted if name in held), None)
+        names = ", ".join(str(name) for name, value in held.items() if _is_plain(value)) or "none"
+        if name is None:
             raise ValueError(
                 f"{key}={path} has no {' or '.join(wanted)}; networks in it: {names}; change {key} or part"
+            )
+        chosen = held[name]
+        if not _is_plain(chosen):  # the next of the usual would be another network than was meant
+            raise ValueError(
+                f"{key}={path} holds a {name} that is no network of tensors; networks in it: {names}; change {key} or "
+                "part"
             )
     for name, tensor in chosen.items():
         if tensor.dtype not in DTYPES.values() or tensor.layout != torch.strided:

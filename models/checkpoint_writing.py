@@ -11,11 +11,11 @@ from torch import Tensor
 
 from models.checkpoint_formats import Checkpoint
 from models.config import WanConfig
-from models.files import flush
 from models.lora_files import Adapter, merged
 from models.safetensors_files import Stored, write_tensors
 from models.wan_config_files import write_config
 from models.wan_names import to_original
+from models.whole_files import flush
 
 _STEM = "diffusion_pytorch_model"
 

@@ -109,7 +109,9 @@ class StudentConfig:
         steps = list(self.timesteps)
         if not steps or steps[0] != 1000 or steps != sorted(set(steps), reverse=True) or steps[-1] <= 0:
             raise ValueError(f"student.timesteps is {steps}; it must fall from 1000 and stay above 0")
-        self.wan.grid(self.height, self.width)
+        for name, patch in zip(("height", "width"), self.wan.patch_size[1:], strict=True):
+            if getattr(self, name) % patch:
+                raise ValueError(f"student.{name} is {getattr(self, name)}, no multiple of {patch}")
 
     @property
     def wan(self) -> WanConfig:

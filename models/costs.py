@@ -153,11 +153,6 @@ def latent_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
     return frames * channels * height * width * element
 
 
-def text_bytes(wan: WanConfig, element: int = 2) -> int:
-    """The embedding of one prompt."""
-    return wan.text_len * wan.text_dim * element
-
-
 def working_bytes(wan: WanConfig, tokens: int, element: int) -> int:
     """What one block holds at work without gradient: its input and its widest product, gates in float32."""
     return tokens * (wan.dim * (4 * element + 2 * 4) + 2 * wan.ffn_dim * element)

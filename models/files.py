@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -18,6 +15,7 @@ from models.safetensors_files import opened, some
 from models.wan import Wan
 from models.wan_config_files import config_misfit
 from models.wan_names import to_original
+from models.whole_files import write_whole
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Sizes of tensors, by name."""
@@ -63,35 +61,6 @@ def stored_tensors(path: Path, part: str | None = None) -> Iterator[tuple[str, T
     return open_checkpoint(path, "path", part).tensors()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
-    with beside(path) as partial:
-        partial.write_bytes(content)
-
-
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, flushed and renamed at the end of the block.
-
-    A kill or a power cut leaves the old file or the new one, never half.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    flush(partial)
-    partial.replace(path)
-    flush(path.parent)
-
-
-def flush(path: Path) -> None:
-    """Return when the disk has what was written to a file, or what was renamed in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def check_weights(path: Path, key: str, module: nn.Module, part: str | None = None) -> None:
     """Refuse what `load_weights` would, in one sentence. Reads headers only; `module` may be on "meta"."""
     check_fit(open_checkpoint(path, key, part), key, module)
@@ -125,12 +94,6 @@ def verify_weights(path: Path, key: str) -> bool:
     if found != recorded:
         raise ValueError(f"{key}: {path} is damaged (its checksum does not match); copy it again, or remove it")
     return True
-
-
-def read_origin(path: Path) -> dict[str, str]:
-    """The origin that `save_weights` wrote into the header."""
-    with safe_open(path, framework="pt") as file:
-        return {name: value for name, value in (file.metadata() or {}).items() if name != _CHECKSUM}
 
 
 def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:

@@ -24,11 +24,6 @@ def x0_from_velocity(x_t: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
     return (x_t - _like(sigma, x_t) * velocity).type_as(x_t)
 
 
-def velocity_from_x0(x_t: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
-    """velocity = (x_t - x0) / sigma, for sigma > 0."""
-    return ((x_t - x0) / _like(sigma, x_t)).type_as(x_t)
-
-
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     """Move levels towards noise: s sigma / (1 + (s - 1) sigma). Wan uses s = 5, the tiny world 3."""
     return shift * sigma / (1 + (shift - 1) * sigma)

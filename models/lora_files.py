@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ _DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
 _UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight")
 _ALPHA = (".alpha",)
 _METADATA = "lora_adapter_metadata"
-_IN_FOLDER = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_OF_PEFT = "adapter_model.safetensors"
+_IN_FOLDER = ("pytorch_lora_weights.safetensors", _OF_PEFT)
 """What diffusers and peft call the file when they are given a folder."""
 
 
@@ -63,9 +65,9 @@ def check_adapters(adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[i
     for layer, adapter in adapters.items():
         wanted, fits = shapes.get(f"{layer}.weight"), (adapter.up.shape[0], adapter.down.shape[1])
         if wanted is None:
-            raise ValueError(f"{key} adapts {layer}, which the network does not have; change {key}")
+            raise ValueError(f"{key} adapts {layer}, which the network does not have; change lora")
         if wanted != fits:
-            raise ValueError(f"{key} adapts a {layer} of {fits}, and the network's is {wanted}; change {key}")
+            raise ValueError(f"{key} adapts a {layer} of {fits}, and the network's is {wanted}; change lora")
 
 
 def merged(tensors: Iterable[tuple[str, Tensor]], adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, Tensor]]:
@@ -79,7 +81,10 @@ def merged(tensors: Iterable[tuple[str, Tensor]], adapters: Mapping[str, Adapter
 
 
 def attach(network: Module, adapters: Mapping[str, Adapter]) -> None:
-    """Put adapters live beside their layers, in place, by peft; everything else is frozen. Raises ValueError."""
+    """Put adapters live beside their layers, in place, by peft; everything else is frozen. Raises ValueError.
+
+    In bfloat16 an adapter that is small beside its layer is rounded away where it is merged; live it is kept.
+    """
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and only live LoRA needs it
 
     check_adapters(adapters, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
@@ -107,13 +112,18 @@ def _read(path: Path, key: str, part: str | None) -> tuple[dict[str, Tensor], di
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata() or {}
     beside = path.with_name("adapter_config.json")
+    peft = path.name == _OF_PEFT and beside.is_file()  # beside a file of another name it may be of something else
     try:
-        text = metadata.get(_METADATA) or (beside.read_text() if beside.is_file() else "{}")
+        text = metadata.get(_METADATA) or (beside.read_text() if peft else "{}")
         described = {name.removeprefix("transformer."): value for name, value in json.loads(text).items()}
-        if not all(isinstance(alpha, int | float) for alpha in _alphas(described)):
-            raise ValueError("an alpha that is no number")
+        patterns = described.get("alpha_pattern") or {}
+        for alpha in (described.get("lora_alpha", 1), *patterns.values()):
+            if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+                raise ValueError(f"an alpha of {alpha}")
+        for pattern in patterns:
+            re.compile(pattern)
         return tensors, described
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, re.error) as error:
         raise ValueError(f"{key}={path} has metadata that cannot be read ({error}); change {key}") from error
 
 
@@ -132,16 +142,13 @@ def _adapter(
         raise ValueError(f"{key}={path} has an alpha of {list(parts['alpha'].shape)} for {layer}; change {key}")
     rank = down.shape[0]
     alpha = parts["alpha"].item() if "alpha" in parts else _alpha(layer, described, rank)
+    if not math.isfinite(alpha):
+        raise ValueError(f"{key}={path} has an alpha of {alpha} for {layer}; change {key}")
     return Adapter(down, up, strength * alpha / (math.sqrt(rank) if described.get("use_rslora") else rank))
 
 
-def _alphas(described: Mapping[str, Any]) -> list[Any]:
-    return [described.get("lora_alpha", 1), *(described.get("alpha_pattern") or {}).values()]
-
-
 def _alpha(layer: str, described: Mapping[str, Any], rank: int) -> float:
-    patterns = described.get("alpha_pattern") or {}
-    for pattern, alpha in patterns.items():
-        if layer == pattern or layer.endswith(f".{pattern}"):
+    for pattern, alpha in (described.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", layer):  # as peft reads them; ranks are those of the matrices
             return alpha
     return described.get("lora_alpha", rank)

@@ -1,12 +1,12 @@
 """Embeddings of prompts on disk: each prompt is encoded once on a machine, and the encoder need not be loaded."""
 
 import hashlib
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.text_encoder import Embedding, clean_prompt
+from models.whole_files import beside, require_writable
 
 _SHOWN = 60
 
@@ -44,6 +45,11 @@ class CachedText:
         self.encoder, self.folder, self.length = encoder, folder, length
         self.warned: set[str] = set()
 
+    @property
+    def identity(self) -> str:
+        """That of the encoder."""
+        return self.encoder.identity
+
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """The embeddings of `prompts`; a prompt that is too long is cut, and that is said on standard error."""
         cleaned = [clean_prompt(prompt) for prompt in prompts]
@@ -56,17 +62,21 @@ class CachedText:
     def prepare(self, prompts: Sequence[str]) -> None:
         """Encode those of `prompts` that the folder lacks; a killed process keeps those that it had done."""
         cleaned = dict.fromkeys(clean_prompt(prompt) for prompt in prompts)
-        for prompt, embedding in self._made([prompt for prompt in cleaned if not self.path(prompt).is_file()]):
+        for prompt, embedding in self._made([prompt for prompt in cleaned if self._entry(prompt) is None]):
             self._say_cut(prompt, embedding)
 
     def _made(self, missing: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
         """Cleaned prompts and their embeddings, each on disk before the next is made."""
+        if not missing:
+            return
+        with self._named("written"):  # known before the encoder is loaded, which takes minutes
+            self.folder.mkdir(parents=True, exist_ok=True)
+            require_writable(self.folder)
         for prompt in missing:
             (embedding,) = self.encoder.encode([prompt])
             self._write(prompt, embedding)
             yield prompt, embedding
-        if missing:
-            self.encoder.unload()
+        self.encoder.unload()
 
     def path(self, prompt: str) -> Path:
         """Where the embedding of a cleaned prompt is kept."""
@@ -79,22 +89,37 @@ class CachedText:
         return padded
 
     def _read(self, prompt: str) -> Embedding | None:
+        file = self._entry(prompt)
+        return None if file is None else Embedding(file.get_tensor("rows"), int(file.metadata()["tokens"]))
+
+    def _entry(self, prompt: str) -> safe_open | None:
+        """The file of a cleaned prompt; None where there is none, or a damaged one, which is made again."""
         path = self.path(prompt)
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                return Embedding(file.get_tensor("rows"), int(file.metadata()["tokens"]))
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it, it is made again") from error
+        with self._named("read"):
+            if not path.is_file():
+                return None
+            try:
+                file = safe_open(path, framework="pt")
+            except SafetensorError:
+                return None
+        written = set(file.keys()) == {"rows"} and (file.metadata() or {}).get("tokens", "").isdecimal()
+        return file if written else None
 
     def _write(self, prompt: str, embedding: Embedding) -> None:
-        """Whole or not at all, and under a name of its own until then: many processes may write the same one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=self.folder, suffix=".partial")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(save({"rows": embedding.rows.contiguous()}, metadata={"tokens": str(embedding.tokens)}))
-        os.replace(partial, self.path(prompt))
+        """Under a name of its own until it is whole: many processes may write the same one."""
+        content = save({"rows": embedding.rows.contiguous()}, metadata={"tokens": str(embedding.tokens)})
+        with self._named("written"), beside(self.path(prompt), f".{uuid4().hex}") as partial:
+            partial.write_bytes(content)
+
+    @contextmanager
+    def _named(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(
+                f"text_cache={self.folder} cannot be {done} ({reason}); make room, or change text_cache"
+            ) from error
 
     def _say_cut(self, prompt: str, embedding: Embedding) -> None:
         if embedding.tokens <= self.length or prompt in self.warned:

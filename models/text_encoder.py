@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers.utils.logging import disable_progress_bar
 
 _SAMPLE_BYTES = 1 << 20
 _SENTENCEPIECE = "spiece.model"
@@ -42,8 +43,8 @@ class Umt5:
         """`length` is the number of tokens that are read. Raises ValueError where the folder does not fit."""
         self.folder, self.length, self.device, self.dtype = folder, length, device, dtype
         try:
-            config = json.loads((folder / "text_encoder/config.json").read_text())
-        except (OSError, ValueError) as error:
+            config = dict(json.loads((folder / "text_encoder/config.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"text_encoder={folder} holds no readable text_encoder/config.json; give a diffusers folder of Wan2.1"
             ) from error
@@ -93,6 +94,7 @@ class Umt5:
 
     @cached_property
     def _network(self) -> UMT5EncoderModel:
+        disable_progress_bar()  # it would stand among the lines of whoever asked
         try:
             network, found = UMT5EncoderModel.from_pretrained(
                 self.folder / "text_encoder", dtype=self.dtype, use_safetensors=True, output_loading_info=True

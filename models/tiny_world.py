@@ -64,6 +64,7 @@ SCENES = {
 
 PROMPTS = tuple(SCENES)
 
+_SHOWN = 60
 _THIRD = [prompt for i, prompt in enumerate(PROMPTS) if i % 3 == (i // 3 + i // 12) % 3]
 SENTINEL_PROMPTS = tuple(prompt for i, prompt in enumerate(_THIRD) if (i + i // 4) % 4 == 0)
 TRAINING_PROMPTS = tuple(prompt for prompt in _THIRD if prompt not in SENTINEL_PROMPTS)
@@ -74,7 +75,8 @@ HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in _THIRD)
 def scene_of(prompt: str) -> Scene:
     """The scene that `prompt` names; a prompt outside the world is refused."""
     if prompt not in SCENES:
-        raise ValueError(f'the tiny world knows no "{prompt}"; a prompt reads like "{PROMPTS[0]}"')
+        said = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
+        raise ValueError(f'the tiny world knows no "{said}"; a prompt reads like "{PROMPTS[0]}"')
     return SCENES[prompt]
 
 
@@ -161,6 +163,8 @@ def encode_text(prompts: Sequence[str]) -> Tensor:
 
 class TinyText:
     """`encode_text`, which needs no network and so nothing at hand."""
+
+    identity = "tiny"
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B S D]. Raises ValueError for a prompt of another world."""

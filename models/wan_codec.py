@@ -1,6 +1,7 @@
 """Wan2.1's VAE as a stream: the caches of its causal convolutions go on from block to block."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -62,8 +63,8 @@ def open_wan_codec(folder: Path, channels: int, device: torch.device, dtype: tor
     """The codec of a diffusers folder (or of its vae/). Raises ValueError where it is none for `channels` channels."""
     inner = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
-        config = json.loads((inner / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        config = dict(json.loads((inner / "config.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"vae={folder} holds no readable vae/config.json; give a diffusers folder of Wan2.1"
         ) from error
@@ -71,6 +72,10 @@ def open_wan_codec(folder: Path, channels: int, device: torch.device, dtype: tor
         raise ValueError(f"vae={folder} is not the VAE of Wan2.1 (AutoencoderKLWan without patches)")
     if config.get("z_dim", 16) != channels:
         raise ValueError(f"vae={folder} has latents of {config['z_dim']} channels, the network of {channels}")
+    for name in ("latents_mean", "latents_std"):
+        values = config.get(name, [0.0] * channels)
+        if not isinstance(values, list) or len(values) != channels or not all(map(_is_number, values)):
+            raise ValueError(f"vae={folder}: {name} of vae/config.json is not {channels} numbers; download it again")
     try:
         vae, found = AutoencoderKLWan.from_pretrained(
             inner, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
@@ -81,3 +86,7 @@ def open_wan_codec(folder: Path, channels: int, device: torch.device, dtype: tor
         if names:
             raise ValueError(f"vae={folder} {problem} {', '.join(sorted(names)[:4])}; download it again")
     return WanCodec(vae.to(device))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -16,6 +16,9 @@ from models.video_codec import TinyCodec, VideoCodec
 class Text(Protocol):
     """Prompts to what networks read."""
 
+    identity: str
+    """Two encoders that may give different embeddings have different ones."""
+
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """[B S text_dim], padding rows zero. Raises ValueError for a prompt that it does not know."""
         ...

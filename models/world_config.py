@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.keys import key
+from models.user_paths import user_path
 
 
 @dataclass(kw_only=True)
@@ -31,10 +32,10 @@ class WorldConfig:
 
     @property
     def text_cache_folder(self) -> Path:
-        return Path(self.text_cache).expanduser()
+        return user_path(self.text_cache, "text_cache")
 
 
 def _folder(given: str | None, name: str, checkpoints: tuple[Path, ...]) -> Path | None:
     if given is not None:
-        return Path(given).expanduser()
+        return user_path(given, name)
     return next((checkpoint for checkpoint in checkpoints if (checkpoint / name).is_dir()), None)

@@ -1,10 +1,15 @@
 """generate.py as a person runs it: what it leaves behind, however it ends."""
 
+import contextlib
+import itertools
+import json
+import random
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -13,6 +18,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
+from torch import Tensor
 
 import generate
 from models.config import CONFIGS, WanConfig
@@ -51,24 +57,91 @@ def test_a_prompt_becomes_a_video_of_the_asked_length(tmp_path):
     assert shown.stdout == b"" and b"40/40 frames" in shown.stderr
 
 
+MANY = pytest.param(range(10), marks=pytest.mark.proof, id="ten times")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[list[numpy.ndarray], int, float]:
+    """A video that nobody stopped: its frames, bytes, and the seconds that its process took."""
+    path = tmp_path_factory.mktemp("whole") / "x.mp4"
+    started = time.monotonic()
+    assert run(f"prompt={PROMPT}", "seconds=30", f"out={path}").returncode == 0
+    return frames_of(path), path.stat().st_size, time.monotonic() - started
+
+
+def killed(path: Path, wait: Callable[[subprocess.Popen], None]) -> list[numpy.ndarray]:
+    """What a process that is killed behind `wait` leaves of the same video."""
+    arguments = (f"prompt={PROMPT}", "seconds=30", f"out={path}")
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE)
+    wait(process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return frames_of(path) if path.exists() else []
+
+
+def begin(frames: list[numpy.ndarray], expected: list[numpy.ndarray]) -> bool:
+    return all(numpy.array_equal(frame, same) for frame, same in zip(frames, expected, strict=False))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("moments", [[4], pytest.param(range(10), marks=pytest.mark.proof)], ids=["once", "ten times"])
-def test_a_video_killed_at_any_moment_plays_and_is_the_beginning_of_the_whole(moments, tmp_path):
-    whole = tmp_path / "whole.mp4"
-    assert run(f"prompt={PROMPT}", "seconds=30", f"out={whole}").returncode == 0
-    expected, size = frames_of(whole), whole.stat().st_size
+@pytest.mark.parametrize("moments", [pytest.param([4], id="once"), MANY])
+def test_a_video_killed_in_the_middle_plays_and_is_the_beginning_of_the_whole(moments, whole, tmp_path):
+    expected, size, _ = whole
     for moment in moments:
-        path = tmp_path / f"killed_{moment}.mp4"
-        arguments = (f"prompt={PROMPT}", "seconds=30", f"out={path}")
-        process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE)
+        path = tmp_path / f"{moment}.mp4"
         # Odd sizes, so that the kill does not wait for the end of a block or a fragment.
-        wait_for_bytes(process, path, 4000 + moment * size // 11)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        frames = frames_of(path)
-        assert 0 < len(frames) < len(expected)
-        assert all(numpy.array_equal(frame, same) for frame, same in zip(frames, expected, strict=False))
+        frames = killed(path, lambda process, path=path, moment=moment: wait_for_bytes(
+            process, path, 4000 + moment * size // 11
+        ))  # fmt: skip
+        assert 0 < len(frames) < len(expected) and begin(frames, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [pytest.param([1, 8], id="twice"), MANY])
+def test_whenever_a_process_is_killed_there_is_no_video_or_one_that_plays(moments, whole, tmp_path):
+    """From its start on: before it has read its arguments, while it loads, at its first frames."""
+    expected, _, seconds = whole
+    for moment in moments:
+        chosen = random.Random(moment)
+
+        def some_time(process: subprocess.Popen, chosen=chosen, moment=moment) -> None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait((moment + chosen.random()) / 10 * seconds)
+
+        path = tmp_path / f"{moment}.mp4"
+        frames = killed(path, some_time)
+        assert begin(frames, expected) and (frames or not path.exists())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [pytest.param([0], id="once"), MANY])
+def test_a_process_killed_while_its_video_appears_leaves_none_or_one_that_plays(moments, whole, tmp_path):
+    """The kill follows the first file in the folder by up to a hundredth of a second."""
+    for moment in moments:
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+
+        def a_file(process: subprocess.Popen, folder=folder, moment=moment) -> None:
+            while not any(folder.iterdir()):
+                assert process.poll() is None, process.stderr.read()
+            time.sleep(random.Random(moment).random() / 100)  # this is the moment, and waits for nothing
+
+        frames = killed(folder / "x.mp4", a_file)
+        assert begin(frames, whole[0]) and (frames or not (folder / "x.mp4").exists())
+        assert run(f"prompt={PROMPT}", "seconds=0.1", f"out={folder}/{'y' if frames else 'x'}.mp4").returncode == 0
+
+
+def test_control_c_before_the_first_frame_leaves_no_file_and_says_so(tmp_path, monkeypatch, capsys):
+    """While the networks go to their device, say: nothing was opened that the next run would find."""
+    monkeypatch.setattr(generate, "stream_latents", interrupted)
+    assert generate.main([f"prompt={PROMPT}", f"out={tmp_path}/new/x.mp4"]) == 130
+    assert capsys.readouterr().err == "generate.py: stopped; no whole frame was written\n"
+    assert not list(tmp_path.iterdir())
+
+
+def interrupted(*_: object) -> Iterator[Tensor]:
+    raise KeyboardInterrupt
+    yield
 
 
 def test_control_c_says_one_line_and_leaves_a_video_that_plays(tmp_path):
@@ -111,7 +184,7 @@ def test_a_reader_that_leaves_ends_the_video_in_one_line():
     process = subprocess.Popen(
         command(f"prompt={PROMPT}", "seconds=inf", "out=-"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    process.stdout.read(10_000)
+    process.stdout.read(200_000)  # the first frame and a part of the second
     process.stdout.close()
     said = process.stderr.read().decode()
     assert process.wait(60) == 1
@@ -159,7 +232,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         ([f"prompt={PROMPT}", "seconds=0.01"], "less than one frame"),
         ([f"prompt={PROMPT}", "height=10"], "height is 10, no multiple of 4 pixels"),
         ([f"prompt={PROMPT}", "batch=0"], "batch is 0"),
-        ([f"prompt={PROMPT}", "sink=4"], "student.sink_frames is 4, no multiple"),
+        ([f"prompt={PROMPT}", "sink=4"], "sink=4 is no multiple of 3"),
         ([f"prompt={PROMPT}", "checkpoint=none.safetensors"], "checkpoint=none.safetensors does not exist"),
         ([f"prompt={PROMPT}", "student.model=wan_1_3b"], "give checkpoint="),
         ([f"prompt={PROMPT}", "device=cuda:77"], "give device=cpu"),
@@ -172,10 +245,24 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         ([f"prompt={PROMPT}", "student.foo=3"], "student.foo"),
         ([f"prompt={PROMPT}", "prompts=x.txt"], "prompt and prompts are given"),
         ([], "no prompt is given"),
-        (["prompts=none.txt"], "prompts=none.txt cannot be read"),
+        (["prompts=none.txt"], "prompts=none.txt does not exist"),
         (['prompt_schedule=[[1,"a"]]'], "they must rise from 0"),
         (['prompt_schedule=[["a",0]]'], "must be pairs"),
         (["prompt"], "write key=value"),
+        ([f"prompt={PROMPT}", "checkpoint="], "checkpoint= is empty"),
+        ([f"prompt={PROMPT}", "checkpoint=~nouser/x"], "checkpoint=~nouser/x begins with the home folder of nobody"),
+        ([f"prompt={PROMPT}", "checkpoint=README.md"], "checkpoint=README.md is no checkpoint"),
+        ([f"prompt={PROMPT}", "seconds="], "seconds= is empty"),
+        ([f"prompt={PROMPT}", "seconds=1e9999"], "seconds=1e9999 is too many"),
+        ([f"prompt={PROMPT}", "seeds=3"], "write seeds=[3]"),
+        ([f"prompt={PROMPT}", "preset=foo"], "preset=foo is none of "),
+        ([f"prompt={PROMPT}", "student.height=13"], "student.height is 13, no multiple of 4"),
+        ([f"prompt={PROMPT}", "enlarge=2000"], "H.264 cannot hold frames of 24000x24000"),
+        ([f"prompt={PROMPT}", "height=4", "width=4", "enlarge=1", "fps=2147483648"], "fps"),
+        ([f"prompt={PROMPT}", "vae=none"], "vae=none, but the tiny world has none"),
+        ([f"prompt={PROMPT}", "lora_strength=2"], "give lora=FILE"),
+        ([f"prompt={PROMPT}", "recache=true"], "give prompt_schedule"),
+        ([f"prompt={60 * 'a very long prompt '}"], 'a very long prompt a v..."'),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2_before_a_file_is_made(arguments, said, tmp_path, capsys):
@@ -203,9 +290,11 @@ def test_a_file_that_is_there_is_not_written_over(out, said, tmp_path, capsys):
 
 def test_a_folder_that_nobody_can_write_in_is_one_line_with_the_cure(capsys):
     """For root every folder looks writable until a file is made in it."""
-    assert generate.main([f"prompt={PROMPT}", "seconds=0.1", "out=/proc/longtake/x.mp4"]) in (1, 2)
-    said = capsys.readouterr().err
-    assert said.startswith("generate.py: out=/proc/longtake/x.mp4 cannot be written") and said.count("\n") == 1, said
+    for out in ("/proc/longtake/x.mp4", "/proc/x.mp4", "/proc/longtake"):
+        assert generate.main([f"prompt={PROMPT}", "seconds=0.1", f"out={out}"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"generate.py: out={out}") and "cannot be written" in said
+        assert said.count("\n") == 1
 
 
 def test_several_videos_are_the_same_in_any_batch(tmp_path):
@@ -218,6 +307,57 @@ def test_several_videos_are_the_same_in_any_batch(tmp_path):
     for name in names:
         alone, together = (numpy.stack(frames_of(tmp_path / batch / name)).astype(int) for batch in ("1", "3"))
         assert alone.shape == (8, 192, 192, 3) and numpy.abs(alone - together).max() <= 3
+
+
+def test_prompts_come_from_every_kind_of_file_that_training_reads(tmp_path):
+    (tmp_path / "marked.txt").write_text(f"{PROMPT}\n", encoding="utf-8-sig")
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"prompt": PROMPT}) + "\n", encoding="utf-8-sig")
+    made = []
+    for name in ("marked.txt", "lines.jsonl"):
+        out = tmp_path / f"{name}.mp4"
+        assert generate.main([f"prompts={tmp_path}/{name}", "seconds=0.1", f"out={out}"]) == 0
+        made.append(out.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_a_shape_that_could_not_be_trained_is_generated_with(tmp_path):
+    arguments = [f"prompt={PROMPT}", "student.horizon_frames=6", "seconds=0.1", f"out={tmp_path}/x.mp4"]
+    assert generate.main(arguments) == 0
+
+
+def test_a_picture_too_large_to_open_is_refused(tmp_path, capsys, monkeypatch):
+    Image.new("1", (1000, 1000)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert generate.main([f"prompt={PROMPT}", f"image={tmp_path}/x.png", f"out={tmp_path}/x.mp4"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"generate.py: image={tmp_path}/x.png cannot be read (Image size") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_that_end_a_process_are_answered_like_control_c(number, tmp_path):
+    path = tmp_path / "x.mp4"
+    process = subprocess.Popen(
+        command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_bytes(process, path, 4_000)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said == f"generate.py: stopped; {len(frames_of(path))} frames are in {path}\n"
+
+
+def test_a_full_gpu_names_what_was_kept_and_the_cure(tmp_path, monkeypatch, capsys):
+    streamed = generate.stream_latents
+
+    def full(*arguments, **options) -> Iterator[Tensor]:
+        yield from itertools.islice(streamed(*arguments, **options), 2)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generate, "stream_latents", full)
+    assert generate.main([f"prompt={PROMPT}", "seeds=[1,2]", "batch=2", f"out={tmp_path}"]) == 1
+    said = capsys.readouterr().err
+    assert "is full; lower batch=2; 6 frames are in " in said and said.count("\n") == 1
+    assert [len(frames_of(path)) for path in tmp_path.iterdir()] == [6, 6]
 
 
 def test_a_picture_begins_the_video(tmp_path):

@@ -1,9 +1,12 @@
 """The files that generate.py makes its student from: a LoRA is what its matrices say, what does not fit is refused."""
 
+import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +15,8 @@ import convert
 import generate
 from cluster.config import SHIPPED_STUDENT
 from models.files import save_weights
+from models.known_networks import shapes_of
+from models.wan_names import to_original
 from tests.test_generate import PROMPT, frames_of
 
 LAYERS = ("blocks.0.attn1.to_q", "blocks.2.attn2.to_out.0")
@@ -46,6 +51,34 @@ def test_a_lora_makes_the_video_of_the_student_that_it_is_added_to_by_hand(tmp_p
     plain = made(tmp_path, "plain")
     assert merged != plain
     assert plain == made(tmp_path, "none_of_it", f"lora={path}", "lora_strength=0")
+
+
+def test_a_checkpoint_of_another_known_network_says_which_preset_it_needs(tmp_path, capsys):
+    """Nothing of a network of 2.8 GB is allocated: its file is holes."""
+    path = tmp_path / "wan.safetensors"
+    header, end = {}, 0
+    for name, shape in shapes_of("wan_1_3b").items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[to_original(name)] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    line = refused(tmp_path, capsys, f"checkpoint={path}")
+    assert line.endswith(f"checkpoint={path} is wan_1_3b, and the student tiny; give preset=wan_1_3b\n"), line
+
+
+def test_a_live_lora_makes_the_video_of_the_merged_one(tmp_path):
+    path = lora(tmp_path / "lora.safetensors")
+    live, merged, plain = (
+        numpy.frombuffer(b"".join(made(tmp_path, name, *arguments)), numpy.uint8).astype(int)
+        for name, arguments in (
+            ("live", (f"lora={path}", "lora_live=true")),
+            ("merged", (f"lora={path}",)),
+            ("plain", ()),
+        )
+    )
+    assert numpy.abs(live - merged).mean() < 0.1 < 1 < numpy.abs(plain - merged).mean()
 
 
 class Code:

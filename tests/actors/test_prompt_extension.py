@@ -1,51 +1,12 @@
 """Prompts made longer by an endpoint: what comes back, what is kept, what happens when nothing does."""
 
-import json
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from actors.prompt_config import PromptConfig
 from actors.prompt_extension import INSTRUCTION, TOKEN, extend
-
-Answer = tuple[int, object]
-
-
-@contextmanager
-def served(answer: Callable[[dict, dict], Answer]) -> Iterator[str]:
-    """The address of an endpoint that says what `answer(body, headers)` does; bytes are sent as they are."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            assert self.path == "/v1/chat/completions"
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, content = answer(body, dict(self.headers))
-            sent = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(sent)))
-            self.end_headers()
-            self.wfile.write(sent)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        thread.join(10)
-        server.server_close()
-
-
-def longer(body: dict) -> dict:
-    return {"choices": [{"message": {"content": f"A film of {body['messages'][1]['content']},\nslow and bright."}}]}
+from tests.actors.endpoint import longer, served
 
 
 def test_prompts_come_back_longer_and_in_order(tmp_path):

@@ -127,3 +127,17 @@ def test_a_wrong_key_is_named(keys, named):
     with pytest.raises(ValueError) as caught:
         PromptConfig(**keys)
     assert named in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_the_mark_that_windows_puts_before_a_text_is_no_part_of_a_prompt(tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfa cat on a mat\r\n")
+    (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a cat on a mat"}\r\n')
+    for name in ("p.txt", "p.jsonl"):
+        assert read_prompts(tmp_path / name, PromptConfig()).texts == ("a cat on a mat",)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for name in ("p.txt", "p.jsonl", "p.parquet"):
+        (tmp_path / name).symlink_to("/proc/self/mem")
+        with pytest.raises(ValueError, match=rf"^prompts={tmp_path / name} "):
+            read_prompts(tmp_path / name, PromptConfig())

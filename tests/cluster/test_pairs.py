@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,11 +102,32 @@ def test_a_trajectory_is_asked_for_with_its_own_prompt_and_seed_whatever_else_is
     assert not some.rollouts(4) and len(whole.rollouts(0)) == 4
 
 
-def test_at_wans_size_the_48_steps_of_the_solver_hold_all_four_levels():
+def described_encoder(folder, tokens: bytes = b"") -> Path:
+    """The files that say which encoder it is; nobody loads it."""
+    for name, content in (
+        ("text_encoder/config.json", b'{"model_type": "umt5", "d_model": 4096}'), ("tokenizer/spiece.model", tokens)
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_at_wans_size_the_48_steps_of_the_solver_hold_all_four_levels(tmp_path):
     teacher = settings.ROOT / "assets/tiny/teacher.safetensors"
-    made_by = pair_origin(settings.load(["preset=wan_1_3b", f"teacher={teacher}"]))
+    made_by = pair_origin(
+        settings.load([f"text_encoder={described_encoder(tmp_path)}", "preset=wan_1_3b", f"teacher={teacher}"])
+    )
     assert (made_by.solver_steps, made_by.shift, made_by.indices) == (48, 5.0, [0, 12, 24, 36, -1])
     assert (made_by.guidance, made_by.dtype, made_by.shape) == (6.0, "bfloat16", [21, 16, 60, 104])
+
+
+def test_trajectories_of_another_text_encoder_are_others(tmp_path):
+    common = ["preset=wan_1_3b", f"teacher={settings.ROOT}/assets/tiny/teacher.safetensors"]
+    one, same, other = (
+        pair_origin(settings.load([*common, f"text_encoder={described_encoder(tmp_path / name, tokens)}"]))
+        for name, tokens in (("one", b"1"), ("same", b"1"), ("other", b"2"))
+    )
+    assert one == same and "another text_encoder (" in one.difference(other)
 
 
 # -- before anything starts -------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The prompts of a run: said once, kept for as long as it lives."""
 
+import socket
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import settings
 from cluster.crew import make_dispatcher
 from cluster.prompts import check_prompts, group_prompts, prepare_prompts, training_prompts
 from models import tiny_world
+from tests.actors.endpoint import longer, served
 
 
 def run(tmp_path, *arguments):
@@ -74,9 +76,40 @@ def test_without_a_file_the_prompts_are_the_tiny_worlds():
     assert group_prompts(config) == (tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS)
 
 
-def test_an_endpoint_that_is_down_is_said_and_leaves_the_prompts(tmp_path):
+def extending(tmp_path, url: str):
+    return run(tmp_path, "preset=wan_1_3b", f"prompt.url={url}", "prompt.retries=0", "prompt.parallel=1")
+
+
+def test_an_endpoint_that_answers_less_than_half_is_refused_and_what_it_answered_is_kept(tmp_path):
+    """A run would train on the short prompts for good: it keeps its prompts."""
+    given(tmp_path, *(f"a cat on mat {i}" for i in range(5)))
+    alive = {"a cat on mat 0", "a cat on mat 1"}
+
+    def answer(body, _):
+        return (200, longer(body)) if body["messages"][1]["content"] in alive else (404, {})
+
+    with served(answer) as url:
+        config = extending(tmp_path, url)
+        with pytest.raises(ValueError, match=r"^prompt\.url left 3 of 5 prompts as they are \(status 404, not 200\); "):
+            prepare_prompts(config)
+        assert not (tmp_path / "run/prompts.txt").exists()
+        alive.add("a cat on mat 2")
+        assert "3 prompts extended, 1 of them asked for now; 2 stay as they are" in prepare_prompts(config)[1]
+    assert sum("A film of" in text for text in training_prompts(config)) == 3
+
+
+def test_an_endpoint_that_is_dead_is_refused_with_its_key_and_the_reason(tmp_path):
     given(tmp_path, "a cat on a mat")
-    config = run(tmp_path, "prompt.url=http://127.0.0.1:9/v1", "prompt.retries=0")
-    said = prepare_prompts(config)
-    assert "1 stay as they are (ClientConnectorError)" in said[1]
-    assert list(training_prompts(config)) == ["a cat on a mat"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        config = extending(tmp_path, f"http://127.0.0.1:{free.getsockname()[1]}/v1")
+    with pytest.raises(ValueError, match=r"^prompt\.url left 1 of 1 prompts .*ClientConnectorError"):
+        prepare_prompts(config)
+
+
+@pytest.mark.parametrize("place", ["/proc/nope/x", "given.txt/x"])
+def test_a_cache_of_prompts_that_cannot_be_written_is_named(place, tmp_path):
+    given(tmp_path, "a cat on a mat")
+    config = run(tmp_path, "preset=wan_1_3b", "prompt.url=http://127.0.0.1:1", f"prompt.cache={tmp_path / place}")
+    with pytest.raises(ValueError, match=rf"^prompt\.cache={tmp_path / place} cannot be used \("):
+        prepare_prompts(config)

@@ -17,7 +17,7 @@ from learner.pair_index import PairOrigin
 from models.rollout import ODE, Trajectory
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
-MADE_BY = PairOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [6, 3, 4, 8], "float32")
+MADE_BY = PairOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [6, 3, 4, 8], "float32", "tiny")
 
 torch.set_num_threads(1)  # a forked child has none of the threads that its parent's pool counts on
 

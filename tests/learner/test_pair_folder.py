@@ -254,7 +254,7 @@ from learner.pair_index import PairOrigin
 from models.rollout import ODE, Trajectory
 
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
-made_by = PairOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [12, 3, 64, 64], "float32")
+made_by = PairOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [12, 3, 64, 64], "float32", "tiny")
 
 def pair(number):
     tensors = torch.full((3, *made_by.shape), float(number))

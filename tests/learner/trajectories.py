@@ -30,7 +30,7 @@ def origin(shape: StudentConfig = SMALL, dtype: str = "float32") -> PairOrigin:
     return PairOrigin(
         teacher="0123456789abcdef", solver_steps=4 * steps, timesteps=list(shape.timesteps), shift=shape.shift,
         indices=[*(4 * step for step in range(steps)), -1], guidance=1.5, negative_prompt="",
-        shape=[shape.horizon_frames, *shape.frame_shape], dtype=dtype,
+        shape=[shape.horizon_frames, *shape.frame_shape], dtype=dtype, text_encoder="tiny",
     )  # fmt: skip
 
 

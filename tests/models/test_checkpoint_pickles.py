@@ -29,6 +29,13 @@ def test_a_part_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     assert "leave part=critic out" in refusal(file, "critic")
 
 
+@pytest.mark.parametrize("averaged", [None, {}, [1], {"model": original(weights())}])
+def test_averaged_weights_that_cannot_be_read_are_refused_and_not_replaced_by_the_raw_ones(tmp_path, averaged):
+    path = saved(tmp_path / "x.pt", self_forcing(weights()) | {"generator_ema": averaged})
+    assert "holds a generator_ema that is no network of tensors; networks in it: generator, critic;" in refusal(path)
+    assert equal(dict(stored_tensors(path, "generator")), weights())
+
+
 class _Code:
     def __reduce__(self):
         return os.mkdir, ("ran",)

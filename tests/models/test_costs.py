@@ -104,7 +104,6 @@ def test_bytes_of_what_travels():
     assert costs.latent_bytes(STUDENT, 1) == 199_680
     assert f"{costs.latent_bytes(STUDENT, 21) / MEGA:.1f}" == "4.2"
     assert f"{costs.latent_bytes(STUDENT, 402) / MEGA:.0f}" == "80"
-    assert f"{costs.text_bytes(WAN_1_3B) / MEGA:.1f}" == "4.2"
     assert costs.cache_bytes(STUDENT, 1) / costs.latent_bytes(STUDENT, 1) == 1440
     assert f"{costs.parameters(WAN_1_3B) * 2 / GIGA:.2f}" == "2.84"
     assert f"{costs.adapter_parameters(WAN_1_3B, 256) * 2 / GIGA:.2f}" == "0.70"

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.config import WanConfig
-from models.files import check_weights, load_weights, misfit, read_origin, save_weights, verify_weights, write_whole
+from models.files import check_weights, load_weights, misfit, save_weights, verify_weights
 from models.wan import Wan
 
 CONFIG = WanConfig(
@@ -28,6 +27,11 @@ def saved(tmp_path) -> Path:
     path = tmp_path / "deep" / "weights.safetensors"
     save_weights(network(0).state_dict(), path, {"seed": 0, "loss": 0.25})
     return path
+
+
+def header(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -60,7 +64,7 @@ def test_weights_come_back_bit_by_bit_under_the_names_of_the_state_dict(saved):
 
 
 def test_the_header_says_where_the_weights_came_from(saved):
-    assert read_origin(saved) == {"seed": "0", "loss": "0.25"}
+    assert {"seed": "0", "loss": "0.25"}.items() <= header(saved).items()
 
 
 def test_saving_leaves_the_module_trainable_and_unchanged(tmp_path):
@@ -138,28 +142,14 @@ def test_a_file_without_a_checksum_passes_and_says_that_it_has_none(saved):
 
 
 def test_tensors_exchanged_between_names_are_noticed(saved):
-    header = {"longtake.sha256": safe_open(saved, "pt").metadata()["longtake.sha256"]} | read_origin(saved)
-    tensors = load_file(saved)
-    save_file(tensors, saved, header)
+    tensors, written = load_file(saved), header(saved)
+    save_file(tensors, saved, written)
     assert verify_weights(saved, "init")
     one, other = "blocks.0.attn1.to_q.weight", "blocks.0.attn1.to_k.weight"
     tensors[one], tensors[other] = tensors[other], tensors[one]
-    save_file(tensors, saved, header)
+    save_file(tensors, saved, written)
     with pytest.raises(ValueError, match=r"^init: .* is damaged"):
         verify_weights(saved, "init")
-
-
-def test_a_result_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path, monkeypatch):
-    flushed, sync = [], os.fsync
-
-    def seen(descriptor):
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        flushed.append((path.name, (tmp_path / "whole").exists() or path.read_bytes()))
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", seen)
-    write_whole(tmp_path / "whole", b"content")
-    assert flushed == [(".whole.partial", b"content"), (tmp_path.name, True)]
 
 
 def test_a_failed_write_leaves_the_old_file(saved):

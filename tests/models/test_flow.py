@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.flow import add_noise, guide, shift_sigma, velocity_from_x0, warped_sigmas, x0_from_velocity
+from models.flow import add_noise, guide, shift_sigma, warped_sigmas, x0_from_velocity
 
 levels = st.floats(0.02, 1)
 shifts = st.floats(1, 10)
@@ -60,14 +60,11 @@ def test_a_level_per_frame_noises_every_frame_to_its_own():
 
 @many
 @given(seed=st.integers(0, 99), low=levels, high=levels)
-def test_x0_and_velocity_are_two_ways_to_say_the_same(seed, low, high):
+def test_the_velocity_from_x0_to_noise_leads_back_to_x0(seed, low, high):
     x0, noise = pair(seed)
     sigma = torch.tensor([low, high], dtype=torch.float64)
     x_t = add_noise(x0, noise, sigma)
     torch.testing.assert_close(x0_from_velocity(x_t, noise - x0, sigma), x0)
-    torch.testing.assert_close(velocity_from_x0(x_t, x0, sigma), noise - x0)
-    velocity = torch.sin(x_t)
-    torch.testing.assert_close(velocity_from_x0(x_t, x0_from_velocity(x_t, velocity, sigma), sigma), velocity)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,36 @@ def test_a_folder_means_the_file_that_diffusers_or_peft_puts_there(tmp_path):
     assert {adapter.scale for adapter in read_adapters(tmp_path, "lora").values()} == {2.0}
 
 
+def test_the_config_of_peft_belongs_to_the_file_that_peft_writes_and_to_no_other(tmp_path):
+    for name, scale in (("adapter_model.safetensors", 2.0), ("other.safetensors", 1.0)):
+        path = write(tmp_path / name, PEFT, beside={"lora_alpha": 6})
+        assert {adapter.scale for adapter in read_adapters(path, "lora").values()} == {scale}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"blocks\.\d+\.attn[12]\.to_(q|out\.0)", "to_q|to_out.0", "blocks.0.attn1.to_q", "attn1.to_q", "tn1.to_q", "to"],
+)
+def test_alphas_are_chosen_by_patterns_as_peft_chooses_them(pattern, tmp_path):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = {"lora_alpha": 6, "alpha_pattern": {pattern: 12}}
+    adapters = read_adapters(write(tmp_path / "adapter_model.safetensors", PEFT, beside=config), "lora")
+    stock = inject_adapter_in_model(LoraConfig(r=RANK, target_modules=list(LAYERS), **config), network())
+    scales = {layer: stock.get_submodule(layer).scaling["default"] for layer in LAYERS}
+    assert {layer: adapter.scale for layer, adapter in adapters.items()} == scales
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf])
+def test_an_alpha_that_is_not_finite_is_refused(alpha, tmp_path):
+    beside, own = tmp_path / "adapter_model.safetensors", tmp_path / "own.safetensors"
+    write(beside, PEFT, beside={"lora_alpha": alpha})
+    write(own, COMFY | alphas("diffusion_model.{}", alpha, to_original))
+    for path in (beside, own):
+        with pytest.raises(ValueError, match=rf"^lora=.* alpha of {alpha}"):
+            read_adapters(path, "lora")
+
+
 def drop(name: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in DIFFUSERS.items() if key != name}
 
@@ -208,7 +239,9 @@ def test_a_checkpoint_is_no_lora_and_says_which_names_are_unknown(tmp_path):
         read_adapters(tmp_path / "w.safetensors", "lora")
 
 
-@pytest.mark.parametrize("metadata", ["{", "3", '{"transformer.lora_alpha": "six"}'])
+@pytest.mark.parametrize(
+    "metadata", ["{", "3", '{"transformer.alpha_pattern": {"(": 1}}', '{"transformer.lora_alpha": "six"}']
+)
 def test_metadata_that_cannot_be_read_is_refused(tmp_path, metadata):
     save_file(DIFFUSERS, tmp_path / "x.safetensors", {"lora_adapter_metadata": metadata})
     with pytest.raises(ValueError, match="metadata that cannot be read"):

@@ -1,6 +1,7 @@
 """Text through UMT5 as Wan reads it, and its cache."""
 
 import json
+import resource
 import threading
 
 import pytest
@@ -141,11 +142,50 @@ def test_writers_of_one_prompt_at_the_same_time_leave_it_whole(tmp_path):
     assert torch.equal(text(["a cat"])[0, :3], torch.full((3, TEXT_DIM), 2.0))
 
 
-def test_a_damaged_entry_of_the_cache_is_named(folder, tmp_path):
+@pytest.mark.parametrize("damage", ["foreign", "cut", "without tokens"])
+def test_a_damaged_entry_is_made_again(damage, folder, tmp_path):
     text = CachedText(encoder(folder), tmp_path, LENGTH)
-    text(["a cat"])
-    text.path("a cat").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"is damaged .* remove it"):
+    expected, path = text(["a cat"]), text.path("a cat")
+    whole = path.read_bytes()
+
+    def spoil() -> None:
+        path.write_bytes(whole[:-1] if damage == "cut" else b"nothing")
+        if damage == "without tokens":
+            save_file({"rows": torch.zeros(3, TEXT_DIM)}, path)
+
+    spoil()
+    assert torch.equal(text(["a cat"]), expected) and path.read_bytes() == whole
+    spoil()
+    text.prepare(["a cat"])
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("place", ["/proc/nope", "file", "file/below"])
+def test_a_cache_that_cannot_be_written_is_named_before_the_encoder_is_loaded(place, folder, tmp_path):
+    (tmp_path / "file").touch()
+    text = CachedText(encoder(folder), tmp_path / place, LENGTH)
+    for ask in (text, text.prepare):
+        with pytest.raises(ValueError, match=rf"^text_cache={tmp_path / place} cannot be written .*change text_cache$"):
+            ask(["a cat"])
+    assert "_network" not in vars(text.encoder)
+
+
+def test_a_full_disk_is_named_and_leaves_no_part_of_an_entry(folder, tmp_path):
+    text = CachedText(encoder(folder), tmp_path, LENGTH)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+        with pytest.raises(ValueError, match=r"^text_cache=.* cannot be written \(File too large\); make room"):
+            text(["a cat"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_entry_that_cannot_be_read_is_named(folder, tmp_path):
+    text = CachedText(encoder(folder), tmp_path, LENGTH)
+    text.path("a cat").symlink_to("/proc/self/mem")
+    with pytest.raises(ValueError, match=r"^text_cache=.* cannot be read"):
         text(["a cat"])
 
 
@@ -162,6 +202,8 @@ def broken(folder, how):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"d_model": 32}))
     elif how == "garbled":
         config.write_text("{")
+    elif how == "listed":
+        config.write_text("[]")
     elif how == "mute":
         (folder / "tokenizer/tokenizer.json").unlink()
 
@@ -173,6 +215,7 @@ def broken(folder, how):
         ("truncated", "cannot be loaded"),
         ("wide", "umt5 of width 32; the network needs umt5 of width 16"),
         ("garbled", "no readable text_encoder/config.json"),
+        ("listed", "text_encoder=/"),
         ("mute", "has no tokenizer/"),
     ],
 )

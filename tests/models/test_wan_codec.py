@@ -1,6 +1,7 @@
 """The VAE as a stream equals the VAE at once."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -118,6 +119,11 @@ def broken(tmp_path, how):
         config.write_text(json.dumps({"_class_name": "AutoencoderKL"}))
     elif how == "garbled":
         config.write_text("{")
+    elif how == "listed":
+        config.write_text("[]")
+    elif how in ("short", "infinite"):
+        mean = [0.0] * 3 if how == "short" else [0.0] * 3 + [math.inf]
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"latents_mean": mean}))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,9 @@ def broken(tmp_path, how):
         ("resized", "decoder.conv_in.bias"),
         ("foreign", "not the VAE of Wan2.1"),
         ("garbled", "no readable vae/config.json"),
+        ("listed", "not the VAE of Wan2.1"),
+        ("short", "latents_mean of vae/config.json is not 4 numbers"),
+        ("infinite", "latents_mean of vae/config.json is not 4 numbers"),
     ],
 )
 def test_a_folder_that_is_no_whole_vae_is_refused_in_one_line(how, said, tmp_path):
