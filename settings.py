@@ -63,8 +63,9 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
     for argument in arguments:
         if "=" not in argument or argument.startswith(("+", "~", "-")):
             raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
-        choices = _choices().get(argument.partition("=")[0])
-        if choices is not None and argument.partition("=")[2] not in choices:
+        group, _, name = argument.partition("=")
+        choices = _choices().get(group)
+        if choices is not None and name.strip("'\"") not in choices:
             raise ValueError(f"{argument} is none of {', '.join(choices)}; --help lists every key")
     ConfigStore.instance().store(name="schema", node=schema)
     overrides = [_quoted(argument) for argument in arguments]
