@@ -19,8 +19,8 @@ from cluster.config import Config
 from cluster.pairs import open_pairs
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
+from cluster.stage_texts import prepared_text
 from cluster.verbs import Cluster
-from cluster.world import prepared_text
 from learner.assembly import make_distiller, make_ode_initializer, make_policy_learner, make_pretrainer
 from models.rollout import CRITIC, GRPO, ODE, SENTINEL, STUDENT
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from actors.prompt_extension import extend
 from actors.prompts import TrainingPrompts, read_prompts
 from cluster.config import Config
-from cluster.pairs import given_prompts
 from models import tiny_world
 from models.whole_files import write_whole
 
@@ -73,34 +72,6 @@ def group_prompts(config: Config) -> tuple[Sequence[str], Sequence[str]]:
         return tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS
     texts, watched = training_prompts(config), config.sentinel.prompts
     return TrainingPrompts(texts[watched:], config.seed), texts[:watched]
-
-
-def stage_texts(stage: str, config: Config) -> list[str]:
-    """Every text that a stage reads, once: the prompts of its rollouts, and what guidance leads away from.
-
-    Of a file, the prompts that the stage comes to; where the buffer drops windows by age it may come to a few more.
-    """
-    watched: Sequence[str] = ()
-    if stage == "ode" and config.ode.pairs_dir is not None:
-        prompts: Sequence[str] = given_prompts(config)
-    elif stage == "grpo":
-        prompts, watched = group_prompts(config)
-    else:
-        prompts = training_prompts(config)
-    if isinstance(prompts, TrainingPrompts):
-        prompts = [prompts.prompt(i) for i in range(min(len(prompts), _rollouts(stage, config)))]
-    return list(dict.fromkeys([*prompts, *watched, config.negative_prompt]))
-
-
-def _rollouts(stage: str, config: Config) -> int:
-    """The most rollouts that a stage dispatches: what its updates take, a full buffer, and a batch that is cut."""
-    if stage == "ode":
-        return config.ode.pairs
-    steps, each = config.dmd.steps, config.rollout.windows
-    if stage == "grpo":
-        steps, each = config.grpo.steps, config.group.forks
-    windows = steps * config.samples_per_update(stage) + config.buffer.windows
-    return -(-windows // each) + config.rollout.batch
 
 
 def _own(config: Config) -> Path:

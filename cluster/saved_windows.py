@@ -18,10 +18,10 @@ from cluster.config import Config
 from cluster.parcels import put_together, take_apart
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
+from cluster.stage_texts import prepared_text
 from cluster.supply import State
 from cluster.trace import Span, Tracer, shares_of
 from cluster.verbs import Cluster
-from cluster.world import prepared_text
 from learner import ranks
 from models.files import load_weights
 from models.rollout import CRITIC, STUDENT, Trajectory, Window

@@ -3,8 +3,6 @@
 import torch
 
 from cluster.config import Config
-from cluster.prompts import stage_texts
-from learner import ranks
 from models import tiny_world
 from models.video_codec import VideoCodec
 from models.world import Text, open_codec, open_text
@@ -20,17 +18,6 @@ def text_of(config: Config, device: torch.device) -> Text:
     dtype = torch.bfloat16 if config.cluster.rank_gpus else torch.float32
     folder = config.text_encoder_folder(config.teacher_path, config.base_source.path)
     return open_text(config.student.wan, folder, config.text_cache_folder, device, dtype)
-
-
-def prepared_text(config: Config, stage: str) -> Text:
-    """The learner's text encoder, with all that `stage` reads at hand: actors that see the cache never load one.
-
-    Each rank encodes its share, before networks take memory (a collective).
-    """
-    text = text_of(config, config.device)
-    text.prepare(stage_texts(stage, config)[ranks.rank() :: ranks.size()])
-    ranks.largest(0)
-    return text
 
 
 def codec_of(config: Config, device: torch.device) -> VideoCodec:

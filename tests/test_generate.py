@@ -34,6 +34,12 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "generate.py", "preset=tiny", *arguments]
 
 
+def heard() -> None:
+    """What a test is started by may ignore these signals, and children inherit that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, timeout=300, **options)
 
@@ -147,8 +153,9 @@ def interrupted(*_: object) -> Iterator[Tensor]:
 def test_control_c_says_one_line_and_leaves_a_video_that_plays(tmp_path):
     path = tmp_path / "x.mp4"
     process = subprocess.Popen(
-        command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+        command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heard,
+    )  # fmt: skip
     wait_for_bytes(process, path, 20_000)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -337,8 +344,9 @@ def test_a_picture_too_large_to_open_is_refused(tmp_path, capsys, monkeypatch):
 def test_other_signals_that_end_a_process_are_answered_like_control_c(number, tmp_path):
     path = tmp_path / "x.mp4"
     process = subprocess.Popen(
-        command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+        command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heard,
+    )  # fmt: skip
     wait_for_bytes(process, path, 4_000)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

@@ -11,7 +11,7 @@ import settings
 from cluster.crew import make_dispatcher
 from cluster.launch import preflight
 from cluster.pairs import open_pairs, pair_order, pair_origin
-from cluster.prompts import stage_texts
+from cluster.stage_texts import stage_texts
 from cluster.supply import Supply
 from models.files import save_weights, stored_tensors
 from models.rollout import ODE, Trajectory

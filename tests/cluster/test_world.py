@@ -8,9 +8,10 @@ import torch
 
 import settings
 from cluster.launch import preflight
-from cluster.prompts import prepare_prompts, stage_texts
+from cluster.prompts import prepare_prompts
+from cluster.stage_texts import prepared_text, stage_texts
 from cluster.supply import Supply
-from cluster.world import codec_of, prepared_text, text_of
+from cluster.world import codec_of, text_of
 from models.config import CONFIGS
 from models.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.rollout import CRITIC, STUDENT
