@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from cluster.cluster_config import ClusterConfig
 from models.keys import key, require_positive, require_share
 
+_MOST_LOOKS = 500
+
 
 @dataclass(kw_only=True)
 class AutoscaleConfig:
@@ -35,6 +37,11 @@ class AutoscaleConfig:
             raise ValueError(
                 f"autoscale.minimum = {self.minimum} is above autoscale.maximum = {self.maximum}; lower the one or "
                 "raise the other"
+            )
+        if self.measured_s > _MOST_LOOKS * self.every_s:
+            raise ValueError(
+                f"autoscale.every_s = {self.every_s} is too short for autoscale.measured_s = {self.measured_s}: "
+                f"{_MOST_LOOKS} looks are remembered at most; raise it"
             )
         if not self.gain >= 0:
             raise ValueError(f"autoscale.gain is {self.gain}; it must be 0 (any size is worth it) or above")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import placement
 from cluster.config import Config
 from cluster.measured_costs import Seconds, read_costs
 from cluster.operations import critic_window_flops, history_frames, seconds, student_window_flops
@@ -45,8 +46,8 @@ def table_costs(config: Config) -> Seconds:
     """By the operations of every part, at the share of its peak that the device is expected to sustain."""
     student, rollout = config.student, config.rollout
     blocks = rollout.frames // student.block_frames
-    # An actor with a share of a GPU gets that share of its speed; one with several uses one of them.
-    actor = min(1.0, config.cluster.actor_gpus) or 1.0
+    # Actors that share a GPU share its speed, whatever each was promised; one with several GPUs uses one of them.
+    actor = min(1.0, 1 / placement.processes_per_gpu(placement.rollout(config)))
     block = rollout.batch * costs.rollout_flops(student, rollout.frames) / blocks
     cut = costs.image_latent_flops(student, history_frames(config, "dmd")) if config.in_wan_world else 0.0
     weights = costs.parameters(student.wan) * costs.BYTES["float32"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cluster import memory
+from cluster import memory, placement
 from cluster.config import Config
 from models.devices import DEVICES
 
@@ -26,7 +26,7 @@ def rank_bytes(config: Config) -> float:
 
 def actor_bytes(config: Config) -> float:
     """Bytes of the rollout processes that share a device."""
-    sharing = int(1 / config.cluster.actor_gpus) if 0 < config.cluster.actor_gpus < 1 else 1
+    sharing = max(1, int(placement.processes_per_gpu(placement.rollout(config))))
     return sharing * memory.total(memory.actor_memory(config, "dmd"))
 
 

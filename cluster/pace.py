@@ -47,7 +47,7 @@ class Pace:
         self._advance()
         self.windows_per_update, self.left_to_warm, self.warm = windows_per_update, windows_per_update, False
         self.running, self.replaced, self.working = set(), set(), {}
-        self.history = self._fresh()
+        self.began, self.history = Counter(self.sums), self._fresh()
 
     def _fresh(self) -> deque[Counter[str]]:
         return deque([Counter(self.sums)], maxlen=_REMEMBERED)
@@ -144,6 +144,7 @@ class Pace:
         """
         self._advance()
         self.history.append(Counter(self.sums))
+        stage = self.sums - self.began
         lately = self._since(elapsed=self.span_s)
         elapsed = max(lately["elapsed"], 1e-9)
         learnt = self._since(elapsed=self.span_s, taken=self.windows_per_update)
@@ -161,7 +162,7 @@ class Pace:
             learner_s=busy_s / learnt["taken"] if learnt["taken"] and busy_s > 0 else None,
             learnt_s=learnt["elapsed"],
             dispatch_s=made["making"] / made["ended"] if made["ended"] else 0.0,
-            fits=max(1, int(capacity * self.sums["dispatches"] // max(self.sums["asked"], 1))),
+            fits=max(1, int(capacity * stage["dispatches"] // max(stage["asked"], 1))),
             gpu_hours=gpu_hours,
             whole=lately["elapsed"] >= self.span_s,
             warm=self.warm,

@@ -88,6 +88,12 @@ def at_start(config: Config) -> list[Role]:
     ]
 
 
+def processes_per_gpu(role: Role) -> float:
+    """How many a GPU takes: whole ones where they share one, however little is left. Without GPUs, one."""
+    share = role.gpus or 1.0
+    return int(1 / share + _ROUNDING) if share <= 1 else 1 / share
+
+
 def options(role: Role) -> dict[str, Any]:
     """Ray's options of one process of a role. With `prefers`, other nodes serve while the preferred ones are full."""
     made: dict[str, Any] = {"num_cpus": role.cpus}
@@ -200,7 +206,8 @@ def check(config: Config) -> None:
         counts = ", ".join(f"{role.processes} {role.name}" for role in roles(config))
         raise ValueError(
             f"cluster.gpus is {cluster.gpus}, and {counts} processes need {needed}{in_nodes}; lower "
-            "cluster.rollout_actors or cluster.learner_ranks, or choose a larger cluster="
+            f"{'autoscale.maximum' if config.autoscale.enabled else 'cluster.rollout_actors'} or "
+            "cluster.learner_ranks, or choose a larger cluster="
         )
 
 

@@ -27,6 +27,10 @@ class NotStarted(ActorLost):
     """A rollout process has not started in time: it may still wait for a node."""
 
 
+class Superseded(Exception):
+    """The process that was asked is not its slot's any more: what it answers counts for nobody."""
+
+
 class Pool(Protocol):
     """Processes that roll out, by slot. Starting one is only asked for here: `begin` waits for it."""
 
@@ -104,18 +108,32 @@ class RayPool:
         self.nodes.pop(slot, None)
 
     async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
-        """Tell an actor which stage it supplies, and wait until it does."""
+        """Tell an actor which stage it supplies, and wait until it does.
+
+        Raises Superseded where the slot was given to another process meanwhile, or to none.
+        """
+        actor = self.actors[slot]
+        self.nodes.pop(slot, None)
         try:
             async with asyncio.timeout(self.cluster.start_timeout_s):
-                self.nodes[slot] = await self.actors[slot].begin.remote(stage, config, epoch, self._relay_of(epoch))
+                node = await actor.begin.remote(stage, config, epoch, self._relay_of(epoch))
+            self._require(slot, actor)
+            self.nodes[slot] = node
         except TimeoutError as error:
+            self._require(slot, actor)
             raise NotStarted(
                 f"did not start within cluster.start_timeout_s = {self.cluster.start_timeout_s} s"
             ) from error
         except RayTaskError:
+            self._require(slot, actor)
             raise  # the actor's own exception is no loss of it
         except RayError as error:
+            self._require(slot, actor)
             raise ActorLost(f"{type(error).__name__}") from error
+
+    def _require(self, slot: int, actor: ray.actor.ActorHandle) -> None:
+        if self.actors.get(slot) is not actor:  # killing is asynchronous: an answer may be on its way
+            raise Superseded
 
     async def stream(
         self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch

@@ -8,6 +8,7 @@ import ray
 from ray._private.grpc_utils import init_grpc_channel  # sends what Ray's own clients send: the token, and TLS
 from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+from ray.exceptions import AuthenticationError
 
 from cluster.errors import CannotStart
 
@@ -31,7 +32,13 @@ def require_head(address: str) -> None:
         raise CannotStart(
             f"nothing answers at cluster.address={address} ({error}); start a cluster or check it"
         ) from error
-    version = _version(address)
+    try:
+        version = _version(address)
+    except AuthenticationError as error:
+        raise CannotStart(
+            "RAY_AUTH_MODE is token here, and there is no token; put the cluster's into ~/.ray/auth_token or "
+            "RAY_AUTH_TOKEN, or set RAY_AUTH_MODE=disabled for a cluster without"
+        ) from error
     if version != ray.__version__:
         raise CannotStart(
             f"the cluster at {address} runs Ray {version}, and here is {ray.__version__}; install the same on both"
@@ -45,9 +52,10 @@ def _version(address: str) -> str:
             return NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_TIMEOUT_S).ray_version
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                here = "another one is given" if mode == "token" else f"RAY_AUTH_MODE is {mode} here; set it to token"
                 raise CannotStart(
-                    f"the cluster at {address} demands its token, and RAY_AUTH_MODE is {mode} here; set it to token, "
-                    "with the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+                    f"the cluster at {address} demands its token, and {here}, with the cluster's token in "
+                    "~/.ray/auth_token or RAY_AUTH_TOKEN"
                 ) from error
             raise CannotStart(
                 f"what answers at cluster.address={address} is no Ray head ({error.code().name}); give the head's "

@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from cluster import placement
+from cluster import memory, placement
 from cluster.config import Config
 from cluster.errors import CannotStart
 from cluster.nodes import require_room, require_shared_folder, wait_for_nodes
@@ -29,7 +29,13 @@ def connected(config: Config, own_cpus: float) -> Iterator[bool]:
     address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is None:
-        ray.init(address="local", num_cpus=own_cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        ray.init(
+            address="local",
+            num_cpus=own_cpus,
+            include_dashboard=False,
+            object_store_memory=_store_bytes(config),
+            **quiet,
+        )
     else:
         _join(address, quiet)
     try:
@@ -51,6 +57,13 @@ def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         else:
             require_room(config)
         yield
+
+
+def _store_bytes(config: Config) -> int:
+    """For what waits and travels, two versions of the weights, and a quarter more."""
+    lines = {line.name: line.value for line in memory.shared_memory(config)}
+    held = lines["the buffer"] + 2 * lines["one version of the weights"]
+    return max(_STORE_BYTES, int(1.25 * held))
 
 
 def _join(address: str, quiet: dict[str, object]) -> None:

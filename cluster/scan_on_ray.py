@@ -80,7 +80,7 @@ def make_scheduler(scan: ScanConfig, trials: Sequence[Trial]) -> TrialScheduler:
     if scan.keep == 1:
         return FIFOScheduler()
     steps = max(trial.config.dmd.steps for trial in trials)
-    scheduler = ASHAScheduler(
+    scheduler = _Asha(
         time_attr="step", metric="drift", mode="min", max_t=max(steps + 1, scan.first_rung),
         grace_period=scan.first_rung, reduction_factor=1 / scan.keep, stop_last_trials=False,
     )  # fmt: skip
@@ -92,9 +92,24 @@ def make_scheduler(scan: ScanConfig, trials: Sequence[Trial]) -> TrialScheduler:
     return scheduler
 
 
+class _Asha(ASHAScheduler):
+    """Judges a trial once at each rung, in whatever command it came past it."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        before = _name_before(trial.config.get("trial", ""))
+        for _, recorded in self._trial_info[trial.trial_id]._rungs:  # Ray has no public way to go on with a scan
+            if before in recorded:
+                recorded[trial.trial_id] = recorded.pop(before)
+
+
 def _known(trial: Trial) -> Any:
     """A trial as ASHA sees it: under a name that Tune gives no trial."""
-    return SimpleNamespace(trial_id=f"before {trial.name}")
+    return SimpleNamespace(trial_id=_name_before(trial.name), config={})
+
+
+def _name_before(name: str) -> str:
+    return f"before {name}"
 
 
 class Watcher(Callback):

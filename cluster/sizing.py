@@ -5,6 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from cluster import placement
 from cluster.config import Config
 from cluster.plan_config import PlanConfig
 from cluster.planning import made_share, pool_size
@@ -95,7 +96,7 @@ def balanced_gpus(config: Config, pace: Pace) -> int:
         pace.update_s(dmd.critic_updates),
         config.samples_per_update("dmd"),
     )
-    return max(1, round(actors * (config.cluster.actor_gpus or 1)))
+    return max(1, math.ceil(actors / placement.processes_per_gpu(placement.rollout(config)) - 1e-9))
 
 
 def size_up(config: Config, pace: Pace, plan: PlanConfig, rollout_gpus: int) -> Size:
@@ -103,7 +104,7 @@ def size_up(config: Config, pace: Pace, plan: PlanConfig, rollout_gpus: int) -> 
 
     Raises ValueError where that is none.
     """
-    actors = int(rollout_gpus / (config.cluster.actor_gpus or 1) + 1e-9)
+    actors = int(rollout_gpus * placement.processes_per_gpu(placement.rollout(config)) + 1e-9)
     if actors < 1:
         raise ValueError(
             f"plan.rollout_gpus holds {rollout_gpus}, and one rollout process takes cluster.actor_gpus = "

@@ -7,13 +7,13 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from cluster.autoscaling import Autoscaling
+from cluster.autoscaling import FILE, Autoscaling
 from cluster.bulletin import Bulletin
 from cluster.config import Config
 from cluster.errors import RunFailed, StageEnded
 from cluster.inspection import BadWindow
 from cluster.pace import Pace
-from cluster.pool import ActorLost, NotStarted, Pool
+from cluster.pool import ActorLost, NotStarted, Pool, Superseded
 from cluster.publication import WeightShelf
 from cluster.ray_metrics import RayMetrics
 from cluster.rollout_process import Delivery
@@ -109,8 +109,12 @@ class Staffing(Bulletin):
             try:
                 await self.pool.begin(slot, self.stage, self.stage_config, self.epoch)
                 self.pace.there(slot)
+            except Superseded:
+                continue
             except ActorLost as loss:
                 self._replace(slot, str(loss))
+                if slot not in self.pool.slots:
+                    return
                 # While others work, one without a node may wait for it.
                 lost += not (isinstance(loss, NotStarted) and self.pace.running)
                 if lost >= _LOST_IN_A_ROW:
@@ -219,7 +223,10 @@ class Staffing(Bulletin):
             self.ray_metrics.show(autoscaling.metrics)
             if look.size != size:
                 await self.resize(look.size)
-            await asyncio.to_thread(autoscaling.write, look.entry)  # shared storage may hang
+            try:
+                await asyncio.to_thread(autoscaling.write, look.entry)  # shared storage may hang
+            except OSError as error:  # a look that nobody can read later is no reason to stop a run
+                self.say(f"{FILE} of the run cannot be written ({error.strerror or error}); the pool goes on")
 
     async def _watch(self) -> None:
         """Ask actors on draining nodes to leave at their next block; replace those that died with nothing to do."""
@@ -229,7 +236,7 @@ class Staffing(Bulletin):
             except (RayError, RuntimeError, OSError) as error:  # the head is busy or away: the next answer counts
                 self.say(f"cannot ask which nodes are draining: {error}")
                 draining = set()
-            for slot in draining.intersection(self.pool.slots) - self.leaving:
+            for slot in (draining & self.pace.running) - self.leaving:  # who is beginning is looked at when it is there
                 self.say(f"the node of rollout actor {slot} is draining")
                 self.leaving.add(slot)
                 if slot not in self.pace.working:

@@ -131,3 +131,17 @@ def test_a_stage_begins_without_what_was_measured_of_another_and_hours_go_on():
     after = pace.measure(2, 100, 0.0)
     assert after.actor_s is None and after.learner_s is None and not after.whole and not after.warm
     assert pace.actor_hours == pytest.approx(2.0)
+
+
+def test_how_many_dispatches_fit_is_a_matter_of_this_stage_alone():
+    clock = Machine()
+    pace = Pace(SPAN, clock)
+    pace.there(0)
+    for windows, times in ((8, 50), (64, 4)):
+        pace.begin(32)
+        pace.there(0)
+        for _ in range(times):
+            clock.now += 1
+            pace.begins(0, windows, warm=True)
+            pace.ends(0)
+    assert pace.measure(1, 256, 0.0).fits == 4

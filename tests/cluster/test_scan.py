@@ -73,19 +73,31 @@ def test_asha_decides_as_if_it_had_seen_what_was_measured_in_commands_before(mea
     live = make_scheduler(scan, trials)
     drift = {trial.name: number / 10 for number, trial in enumerate(trials)}
     for number, trial in enumerate(trials[:6]):
-        live.on_trial_add(None, SimpleNamespace(trial_id=trial.name))
+        live.on_trial_add(None, SimpleNamespace(trial_id=trial.name, config={}))
         found = {"step": 10, "drift": drift[trial.name], "time": float(number)}
-        live.on_trial_result(None, SimpleNamespace(trial_id=trial.name), found)
+        live.on_trial_result(None, SimpleNamespace(trial_id=trial.name, config={}), found)
         trial.folder.keep_measurement(found)
     resumed = make_scheduler(scan, trials)
-    late = SimpleNamespace(trial_id="late")
+    late = SimpleNamespace(trial_id="late", config={})
     for value, expected in ((0.01, TrialScheduler.CONTINUE), (0.45, TrialScheduler.STOP)):
         decided = []
         for scheduler in (live, resumed):
             scheduler.on_trial_add(None, late)
             decided.append(scheduler.on_trial_result(None, late, {"step": 10, "drift": value}))
-            late = SimpleNamespace(trial_id=f"{late.trial_id}+")
+            late = SimpleNamespace(trial_id=f"{late.trial_id}+", config={})
         assert decided == [expected, expected]
+
+
+def test_a_trial_that_came_past_a_rung_before_is_not_judged_there_again(measured):
+    scan, trials = measured
+    for number, trial in enumerate(trials):
+        trial.folder.keep_measurement({"step": 10, "drift": number / 10, "time": float(number)})
+    resumed = make_scheduler(scan, trials)
+    for trial in trials:  # each goes on from its checkpoint and measures there once more
+        tuned = SimpleNamespace(trial_id=f"new {trial.name}", config={"trial": trial.name})
+        resumed.on_trial_add(None, tuned)
+        again = {"step": 10, "drift": trial.folder.measurements[0]["drift"]}
+        assert resumed.on_trial_result(None, tuned, again) == TrialScheduler.CONTINUE
 
 
 def test_where_every_trial_is_kept_none_can_be_stopped(measured):

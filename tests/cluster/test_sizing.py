@@ -3,6 +3,7 @@
 import pytest
 
 import settings
+from cluster import placement
 from cluster.plan_config import PlanConfig
 from cluster.rehearsal import Pace, rehearse
 from cluster.sizing import cheapest, size_up, sizes
@@ -69,3 +70,11 @@ def test_gpus_hold_whole_actors_only():
     ):
         size_up(three, PACE, PlanConfig(updates=5), 2)
     assert min(size.rollout_gpus for size in sizes(three, PACE, PlanConfig(updates=5), silent)) >= 3
+
+
+@pytest.mark.parametrize(("share", "each"), [(1.0, 1), (0.75, 1), (0.5, 2), (0.3, 3), (2.0, 0.5), (0.0, 1)])
+def test_a_gpu_takes_whole_processes_as_ray_places_them(share, each):
+    role = placement.Role("rollout", 9, 1, share)
+    assert placement.processes_per_gpu(role) == each
+    if 0 < share <= 1:
+        assert placement.placed([role], [placement.Node(64, 1, {})]) == {"rollout": each}

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 
 import pytest
+from ray.exceptions import RayError
 
 from cluster.autoscaler_config import AutoscaleConfig
 from cluster.autoscaling import FILE, Autoscaling, hours_spent, looks
@@ -14,7 +15,7 @@ from cluster.crew import make_dispatcher
 from cluster.errors import RunFailed
 from cluster.pace import Pace
 from cluster.parcels import unwrap, wrap
-from cluster.pool import ActorLost, NotStarted
+from cluster.pool import ActorLost, NotStarted, RayPool, Superseded
 from cluster.rollout_process import Delivery
 from cluster.supply import Supply
 from cluster.trace import Reading, TraceFile
@@ -285,3 +286,59 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     assert look.entry["gpu_hours"] == pytest.approx(4.5)
     again.write(look.entry)
     assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 4.5])
+
+
+class Handle:
+    """An actor's handle whose `begin` answers when it is told to."""
+
+    def __init__(self):
+        self.answer = asyncio.get_running_loop().create_future()
+        self.begin = self
+
+    def remote(self, *_):
+        return self.answer
+
+
+@pytest.mark.parametrize("removed", [True, False])
+@pytest.mark.parametrize("raises", [True, False])
+def test_what_a_process_answers_that_has_lost_its_slot_meanwhile_counts_for_nobody(removed, raises):
+    async def test():
+        pool, handle = RayPool.__new__(RayPool), Handle()
+        pool.cluster, pool.nodes, pool.actors, pool.relay = small().cluster, {1: "of the stage before"}, {1: handle}, None
+        beginning = asyncio.create_task(pool.begin(1, "dmd", None, 1))
+        await asyncio.sleep(0)
+        assert 1 not in pool.nodes
+        if removed:
+            pool.actors.pop(1)
+        else:
+            pool.actors[1] = Handle()
+        handle.answer.set_exception(RayError("killed")) if raises else handle.answer.set_result("node")
+        with pytest.raises(Superseded):
+            await beginning
+        assert 1 not in pool.nodes
+
+    run(test())
+
+
+def test_a_slot_that_is_given_up_while_its_process_keeps_failing_to_start_stops_nothing():
+    async def test():
+        config = small()
+        pool = Pool(config, slots=2)
+        pool.coordinator = coordinator = Coordinator(config, pool)
+        given_up = asyncio.Event()
+
+        async def begin(slot, stage, config, epoch):
+            if slot == 0:
+                return
+            if pool.replaced[1] == 4:
+                await coordinator.resize(1)
+                given_up.set()
+            raise ActorLost("died as it started")
+
+        pool.begin = begin
+        await coordinator.begin("dmd", config)
+        await given_up.wait()
+        await asyncio.sleep(0)
+        assert coordinator.failure is None and pool.slots == [0]
+
+    run(test())
