@@ -63,10 +63,10 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
     for argument in arguments:
         if "=" not in argument or argument.startswith(("+", "~", "-")):
             raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
-        group, _, name = argument.partition("=")
+        group, _, name = (part.strip("'\"") for part in argument.partition("="))
         choices = _choices().get(group)
-        if choices is not None and name.strip("'\"") not in choices:
-            raise ValueError(f"{argument} is none of {', '.join(choices)}; --help lists every key")
+        if choices is not None and name not in choices:
+            raise ValueError(f"{group}={name} is none of {', '.join(choices)}; --help lists every key")
     ConfigStore.instance().store(name="schema", node=schema)
     overrides = [_quoted(argument) for argument in arguments]
     if not any(argument.startswith("preset=") for argument in arguments):

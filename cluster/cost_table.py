@@ -50,7 +50,7 @@ def table_costs(config: Config) -> Seconds:
     actor = min(1.0, 1 / placement.processes_per_gpu(placement.rollout(config)))
     block = rollout.batch * costs.rollout_flops(student, rollout.frames) / blocks
     cut = costs.image_latent_flops(student, history_frames(config, "dmd")) if config.in_wan_world else 0.0
-    weights = costs.parameters(student.wan) * costs.BYTES["float32"]
+    weights = costs.parameters(student.wan) * costs.BYTES[config.rollout.dtype]
     return {
         "block_s": seconds(config, block, 1) / actor,
         "cut_s": seconds(config, cut, 1) / actor,

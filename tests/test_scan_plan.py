@@ -65,7 +65,7 @@ def test_with_a_student_given_no_stage_ode_is_run():
         (["dmd.lr=1,2"], "Could not override 'dmd.lr'"),
         (["scan.over={dmd.lr: [1e-4]}"], "Could not override 'dmd.lr'"),
         (["scan.nope=1"], "scan.nope"),
-        (["window=uniform,nope"], "window/nope"),
+        (["window=uniform,nope"], "window=nope is none of beta_early"),
         (["window.law=uniform,gauss(1)"], 'window.law="gauss(1)" is unknown'),
         (["dmd.steps=4,0"], "dmd.steps is 0"),
         (["dmd.steps=4,many"], "dmd.steps"),
