@@ -304,7 +304,12 @@ class Handle:
 def test_what_a_process_answers_that_has_lost_its_slot_meanwhile_counts_for_nobody(removed, raises):
     async def test():
         pool, handle = RayPool.__new__(RayPool), Handle()
-        pool.cluster, pool.nodes, pool.actors, pool.relay = small().cluster, {1: "of the stage before"}, {1: handle}, None
+        pool.cluster, pool.nodes, pool.actors, pool.relay = (
+            small().cluster,
+            {1: "of the stage before"},
+            {1: handle},
+            None,
+        )
         beginning = asyncio.create_task(pool.begin(1, "dmd", None, 1))
         await asyncio.sleep(0)
         assert 1 not in pool.nodes
