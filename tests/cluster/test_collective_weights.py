@@ -117,6 +117,7 @@ def fell_back(ray, actor):
     return ray.get(actor.times_fallen_back.remote(), timeout=60)
 
 
+@pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.parametrize("timeout_s", [PATIENT_S], ids=["patient"])
 def test_both_actors_receive_every_version_bit_equal_without_the_store(local_ray, pool):
