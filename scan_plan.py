@@ -13,11 +13,7 @@ from cluster.scan import Trial, plain_config
 from cluster.scan_config import Scan, check_values
 
 PRESET = "scan"
-_FIXED = {
-    "stage": "trials run stage dmd, from one student of stage ode",
-    "cluster": "a trial is one process",
-    "cluster.kind": "a trial is one process",
-}
+_FIXED = {"stage": "trials run stage dmd, from one student of stage ode"}
 
 
 def plan(arguments: Sequence[str]) -> tuple[Scan, list[Trial]]:
@@ -26,7 +22,7 @@ def plan(arguments: Sequence[str]) -> tuple[Scan, list[Trial]]:
     Raises ValueError in one line with the key to change.
     """
     single, over = _split(arguments)
-    common = [*single, "cluster=inline"]
+    common = [*single, *_place(single)]
     scan = settings.load([*common, "stage=ode" if _makes_student(single) else "stage=dmd"], PRESET, Scan)
     if over and any(argument.startswith("scan.over=") for argument in single):
         raise ValueError(f"{', '.join(over)} and scan.over are both given; write all values into scan.over")
@@ -38,6 +34,12 @@ def plan(arguments: Sequence[str]) -> tuple[Scan, list[Trial]]:
     trials = [_trial(scan, arm, config, seed) for seed in scan.scan.seeds for arm, config in configs]
     _check_names(trials)
     return scan, trials
+
+
+def _place(single: Sequence[str]) -> list[str]:
+    """A trial is one process, whatever the preset says of a run, unless a cluster is asked for."""
+    asked = any(argument.startswith(("cluster=", "cluster.kind=")) for argument in single)
+    return [] if asked else ["cluster=inline"]
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:

@@ -8,9 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cluster.dry_run import place
 from cluster.provenance import commit
 from cluster.scan import Trial
 from cluster.scan_config import Scan
+from cluster.scan_room import expected_at_once, trial_roles
 from models.tiny_world import HORIZON
 from models.whole_files import write_whole
 from report_figures import CURVES, Line, data_address, draw, milestones, percent, seconds_at
@@ -25,7 +27,8 @@ _DASHES = ("none", "8 4", "3 3", "10 4 2 4", "10 2 2 2 2 2", "none", "8 4", "3 3
 def overview(scan: Scan, trials: Sequence[Trial]) -> str:
     """What `dry_run` says."""
     arms = arms_of(trials)
-    lines = [f"{len(trials)} trials of {scan.dmd.steps} updates in {scan.run_dir}, {scan.scan.cpus:g} CPUs each"]
+    lines = [f"{len(trials)} trials of {scan.dmd.steps} updates in {scan.run_dir}, each of them"]
+    lines += [place(role) for role in trial_roles(scan)] + [expected_at_once(scan)]
     lines += [f"  {arm.title}: seeds {', '.join(str(trial.config.seed) for trial in arm.trials)}" for arm in arms]
     return "\n".join(lines)
 
@@ -108,7 +111,8 @@ def _row(trial: Trial) -> dict[str, str]:
     last = folder.measurements[-1:]
     row |= {"updates": f"{last[0]['step']:.0f}" if last else "0", "drift": f"{last[0]['drift']:.3f}" if last else ""}
     if folder.state == "finished":
-        row["seconds"] = f"{folder.scores['cpu_seconds']:.0f}"
+        spent = folder.scores["cpu_seconds"]
+        row["seconds"] = "" if spent is None else f"{spent:.0f}"
         row["validity"] = f"{folder.scores['metrics']['validity'][-1]:.3f}"
     return row
 

@@ -111,7 +111,8 @@ def write_csv(path: Path, trials: Sequence[Trial]) -> None:
         folder = trial.folder
         last = folder.measurements[-1] if folder.measurements else {"step": 0, "drift": ""}
         values = [str(value) for value in trial.values.values()]
-        spent = f"{folder.scores['cpu_seconds']:.1f}" if folder.state == "finished" else ""
+        known = folder.scores["cpu_seconds"] if folder.state == "finished" else None
+        spent = "" if known is None else f"{known:.1f}"
         start = [trial.arm, *values, trial.config.seed, folder.state, int(last["step"]), last["drift"], spent]
         if folder.state != "finished":
             rows.writerow([*start, ""] + [""] * len(metrics))

@@ -1,7 +1,7 @@
 """Scan keys of stage dmd with Ray Tune: first of all the law that windows are drawn by.
 
-One student of stage ode, then a trial for every combination of values and every seed, each in a process of its own and
-an ordinary run folder; then scan.csv and a report that compares them.
+One student of stage ode, then a trial for every combination of values and every seed, each in a process of its own, or
+with cluster= as a whole run on Ray, and in an ordinary run folder; then scan.csv and a report that compares them.
 """
 
 import settings
@@ -11,7 +11,8 @@ USAGE = """python tune.py [key=value ...] [key=value,value ...]
 
 Trains every combination of the values on every seed; without any, the ablation of Self-Forcing++ in the tiny world, in
 less than half an hour on two cores. Writes scan.csv and report.html into run_dir (runs/scan).
-The same command again goes on where it stopped; with more values or seeds, only what is new is trained.
+The same command again goes on where it stopped; with more values or seeds, only what is new is trained. A trial is one
+process; with cluster= it is a run on Ray, as many at once as are sure to have room (dry_run=true says how many).
   python tune.py window=uniform,beta_early,prefix
   python tune.py scan.over='{window: [uniform, prefix], dmd.student_lr: [1e-4, 2e-4]}' scan.seeds=[0]"""
 if __name__ == "__main__":

@@ -7,12 +7,26 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 _LINE_EVERY_S = 15.0
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """Counts down to when the stage was said to end; where that was not said, rich's own guess from steady steps."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        if task.fields["ends_s"] is None:
+            return super().render(task)
+        minutes, seconds = divmod(max(0, round(task.fields["ends_s"] - time.monotonic())), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.remaining")
 
 
 class Display:
@@ -29,7 +43,7 @@ class Display:
         if sys.stdout.isatty():
             self.bars = Progress(
                 TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[line]}", markup=False),
+                TextColumn("left"), _TimeLeft(), TextColumn("{task.fields[line]}", markup=False),
             )  # fmt: skip
             self.bars.start()
         return self
@@ -38,17 +52,18 @@ class Display:
         if self.bars is not None:
             self.bars.stop()
 
-    def __call__(self, stage: str, step: int, steps: int, line: str) -> None:
-        """Show that `step` of `steps` of `stage` is done."""
+    def __call__(self, stage: str, step: int, steps: int, line: str, left_s: float | None = None) -> None:
+        """Show that `step` of `steps` of `stage` is done; `left_s` where the caller knows more than the steps tell."""
         if self.shown == (stage, step):
             return
         self.shown = (stage, step)
         if self.bars is None:
-            self._print(stage, step, steps, line)
+            self._print(stage, step, steps, line, left_s)
             return
         if stage not in self.tasks:
-            self.tasks[stage] = self.bars.add_task(stage, total=steps, line="")
-        self.bars.update(self.tasks[stage], completed=step, total=steps, line=line)
+            self.tasks[stage] = self.bars.add_task(stage, total=steps, line="", ends_s=None)
+        ends_s = None if left_s is None else time.monotonic() + left_s
+        self.bars.update(self.tasks[stage], completed=step, total=steps, line=line, ends_s=ends_s)
 
     def say(self, line: str) -> None:
         """A line of its own, above the bars."""
@@ -57,13 +72,14 @@ class Display:
         else:
             print(line, flush=True)
 
-    def _print(self, stage: str, step: int, steps: int, line: str) -> None:
+    def _print(self, stage: str, step: int, steps: int, line: str, left_s: float | None) -> None:
         now = time.monotonic()
         new = stage not in self.started
         first_step, first_s = self.started.setdefault(stage, (step, now))
         if not new and step < steps and now - self.printed_s < _LINE_EVERY_S:
             return
         self.printed_s = now
-        rate = (now - first_s) / (step - first_step) if step > first_step else None
-        left = "" if rate is None or step == steps else f", {rate * (steps - step):.0f} s left"
+        if left_s is None and step > first_step:
+            left_s = (now - first_s) / (step - first_step) * (steps - step)
+        left = "" if left_s is None or step == steps else f", {left_s:.0f} s left"
         print(f"{stage}: {step}/{steps}{left}  {line}", flush=True)

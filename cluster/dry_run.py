@@ -89,14 +89,15 @@ def _placement(config: Config) -> list[str]:
     if config.cluster.kind == "inline":
         return [*text, "  everything in one process"]
     taken = placement.roles(config)
-    text += [_place(role) for role in taken]
+    text += [place(role) for role in taken]
     text.append("  coordinator     1 x 0 CPU, beside the entry point: keep that node on-demand")
     for group in placement.groups(taken):
         text.append(f"  {_needs(config, group)}")
     return text
 
 
-def _place(role: Role) -> str:
+def place(role: Role) -> str:
+    """A line: how many processes, what each takes, where."""
     each = f"{role.cpus:g} CPU" + (f", {role.gpus:g} GPU" if role.gpus else "")
     where = f"on {placement.said(role.labels)}" if role.labels else "on any node"
     first = f", first on {placement.said(role.prefers)}" if role.prefers else ""

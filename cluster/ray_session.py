@@ -24,8 +24,12 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 def connected(config: Config, own_cpus: float) -> Iterator[bool]:
     """Connected to Ray inside the block, to one of `own_cpus` where none is there to join; whether one was joined.
 
-    Only what was started here is stopped. Raises CannotStart.
+    Only what was started here is stopped: a trial of a scan lives in a process that is connected, and goes on so.
+    Raises CannotStart.
     """
+    if ray.is_initialized():
+        yield True
+        return
     address = cluster_address(config)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is None:
@@ -50,13 +54,23 @@ def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
 
     `say` hears what is waited for. Raises CannotStart for what the cluster cannot take.
     """
-    with connected(config, sum(role.processes * role.cpus for role in placement.roles(config))) as joined:
-        if joined:
-            wait_for_nodes(config, say)
-            require_shared_folder(config)
-        else:
-            require_room(config)
+    with connected(config, own_cpus(config)) as joined:
+        require_nodes(config, joined, say)
         yield
+
+
+def own_cpus(config: Config) -> float:
+    """CPUs of a Ray that is started for one run."""
+    return sum(role.processes * role.cpus for role in placement.roles(config))
+
+
+def require_nodes(config: Config, joined: bool, say: Callable[[str], None]) -> None:
+    """Return when the Ray that this process is connected to has room for the run. Raises CannotStart."""
+    if joined:
+        wait_for_nodes(config, say)
+        require_shared_folder(config)
+    else:
+        require_room(config)
 
 
 def _store_bytes(config: Config) -> int:

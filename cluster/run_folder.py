@@ -24,8 +24,8 @@ _FREE = (
     "text_cache",
     "prompt.url", "prompt.cache", "prompt.parallel", "prompt.retries", "prompt.timeout_s",
     "reward.url", "reward.remote_format", "reward.timeout_s", "reward.retries", "reward.max_failure_rate",
-    "scan.over", "scan.along", "scan.seeds", "scan.cpus", "scan.every", "scan.keep", "scan.first_rung",
-    "scan.timeout_s", "scan.retries",
+    "scan.over", "scan.along", "scan.seeds", "scan.cpus", "scan.at_once", "scan.every", "scan.keep",
+    "scan.first_rung", "scan.timeout_s", "scan.retries",
 )  # fmt: skip
 """Keys that do not change what is learnt: the same run may go on with other values."""
 

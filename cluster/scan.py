@@ -76,7 +76,8 @@ class TrialFolder:
 
     @property
     def scores(self) -> dict[str, Any]:
-        """Of a finished trial: `metrics` by name, one number per horizon; `prompts`, `seconds`, `cpu_seconds`."""
+        """Of a finished trial: `metrics` by name, one number per horizon; `prompts`, `seconds`; `cpu_seconds`, where it
+        was one process."""
         return json.loads((self.path / "scores.json").read_text())
 
     @property

@@ -12,7 +12,7 @@ _VARIED = ("window", "rollout", "dmd", "buffer", "learner", "init")
 
 @dataclass(kw_only=True)
 class ScanConfig:
-    """A scan: every combination of values on every seed is one trial, which trains stage dmd in one process."""
+    """A scan: every combination of values on every seed is one trial, which trains stage dmd."""
 
     over: dict[str, list[Any]] = key(
         {}, "values by key, each combined with each: {window: [uniform, prefix], dmd.student_lr: [1e-4, 2e-4]}; "
@@ -22,7 +22,8 @@ class ScanConfig:
         {}, "what else a value is trained with: {window.law: {prefix(1): [rollout.windows=1]}}"
     )
     seeds: list[int] = key([0, 1, 2], "seeds of the trials; seed itself is that of the student that all start from")
-    cpus: float = key(1.0, "CPUs that Ray reserves for a trial")
+    cpus: float = key(1.0, "CPUs that Ray reserves for a trial of one process (cluster=inline)")
+    at_once: int | None = key(None, "trials that run together at most; without, as many as are sure to have room")
     every: int = key(25, "updates between two measurements of a trial")
     measured_videos: int = key(4, "short videos of a measurement")
     measured_horizons: int = key(4, "their length in teacher horizons; drift is the share of frames lost in the last")
@@ -35,7 +36,8 @@ class ScanConfig:
 
     def __post_init__(self):
         names = ("cpus", "every", "measured_videos", "measured_horizons", "first_rung", "videos", "horizons")
-        require_positive("scan", self, *names, "timeout_s")
+        given = () if self.at_once is None else ("at_once",)
+        require_positive("scan", self, *names, *given, "timeout_s")
         if not 0 < self.keep <= 1:
             raise ValueError(f"scan.keep is {self.keep}; it must be above 0 and at most 1")
         if self.retries < 0:

@@ -1,4 +1,6 @@
-"""The trials of a scan on Ray Tune: resources are declared, ASHA stops the worse ones, lost processes start again.
+"""The trials of a scan on Ray Tune: room is declared, ASHA stops the worse ones, what is lost starts again.
+
+A trial is one process (cluster=inline), or a driver in one that makes a whole run on the same Ray.
 
 Tune keeps the state of an experiment as pickles. They are written and never read: every command makes an experiment of
 its own, of the trials that are unfinished, and tells ASHA what all of them have measured before.
@@ -9,6 +11,7 @@ import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,23 +28,32 @@ from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, 
 from ray.tune.experiment import Trial as TunedTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from cluster.cores import usable_cpus
 from cluster.display import Display
 from cluster.errors import RunFailed
-from cluster.ray_session import connected
+from cluster.nodes import registered
+from cluster.ray_environment import cluster_address
+from cluster.ray_session import connected, own_cpus, require_nodes
 from cluster.scan import Loop, Trial
+from cluster.scan_clock import ScanClock
 from cluster.scan_config import Scan, ScanConfig
+from cluster.scan_room import at_once, trial_roles
 from cluster.scan_trial import run_trial
 
 
 def tune_trials(loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequence[Trial]) -> dict[str, str]:
-    """Run `waiting`, as many at a time as the CPUs allow; returns the last line of each failure, by trial.
+    """Run `waiting`, as many at a time as have room; returns the last line of each failure, by trial.
 
     Raises RunFailed on a Ray that has no room for a single trial.
     """
+    inline = scan.cluster.kind == "inline"
+    one = math.ceil(scan.scan.cpus if inline else own_cpus(scan))
     with Display() as display:
         display("starting Ray", 0, 1, "")
-        with connected(scan, max(os.cpu_count() or 1, math.ceil(scan.scan.cpus))):
+        with connected(scan, max(usable_cpus(), one)) as joined:
             display("starting Ray", 1, 1, "")
+            if not inline:
+                require_nodes(scan, joined, display.say)
             return tune_in_session(loop, scan, trials, waiting, display)
 
 
@@ -50,16 +62,23 @@ def tune_in_session(
 ) -> dict[str, str]:
     """As `tune_trials`, on the Ray that this process is connected to."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    _check_room(scan.scan)
-    by_name = {trial.name: trial for trial in waiting}
-    watcher = Watcher(by_name, scan.scan, display)
+    inline = scan.cluster.kind == "inline"
+    if inline:
+        _check_room(scan.scan)
+    together = _together(scan)
+    display.say(f"{min(together, len(waiting))} of {len(waiting)} trials at once")
+    by_name = {trial.name: trial if inline else _joining(trial, cluster_address(scan)) for trial in waiting}
+    watcher = Watcher(by_name, scan.scan, display, together)
     trainable = tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan)
     tuner = Tuner(
-        tune.with_resources(trainable, PlacementGroupFactory([{"CPU": scan.scan.cpus}])),
+        tune.with_resources(trainable, PlacementGroupFactory([{"CPU": scan.scan.cpus}]) if inline else _beside_us()),
         param_space={"trial": tune.grid_search(list(by_name))},
         tune_config=TuneConfig(
             scheduler=make_scheduler(scan.scan, trials),
-            reuse_actors=True,  # starting a process that imports torch takes seconds
+            # What a trial of one process declares is all that it takes, on nodes that come later, too.
+            max_concurrent_trials=scan.scan.at_once if inline else together,
+            # Starting a process that imports torch takes seconds; what ends with a driver is a whole run.
+            reuse_actors=inline,
             trial_name_creator=_name_of,
             trial_dirname_creator=_name_of,
         ),
@@ -73,6 +92,28 @@ def tune_in_session(
     )
     tuner.fit()
     return watcher.failures
+
+
+def _together(scan: Scan) -> int:
+    """Trials that run at once, on the nodes that are there now."""
+    most = at_once(trial_roles(scan), registered())
+    return most if scan.scan.at_once is None else min(most, scan.scan.at_once)
+
+
+def _joining(trial: Trial, address: str | None) -> Trial:
+    """Its driver is no driver of ours, and does not know of RAY_ADDRESS: it is told where it is."""
+    config = trial.config
+    return replace(trial, config=replace(config, cluster=replace(config.cluster, address=address)))
+
+
+def _beside_us() -> PlacementGroupFactory:
+    """The driver of a trial: on the node of this one, which stays, and without a CPU, as every driver."""
+    here = ray.get_runtime_context().get_node_id()
+    (address,) = (node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == here)
+    return PlacementGroupFactory(
+        [{f"node:{address}": 0.001}],  # every node has 1; Ray reserves nothing where nothing is asked for
+        bundle_label_selector=[{"ray.io/node-id": here}],
+    )
 
 
 def make_scheduler(scan: ScanConfig, trials: Sequence[Trial]) -> TrialScheduler:
@@ -115,7 +156,7 @@ def _name_before(name: str) -> str:
 class Watcher(Callback):
     """In the driver: tells how far the scan is, and notes which trials ASHA has stopped."""
 
-    def __init__(self, waiting: Mapping[str, Trial], scan: ScanConfig, display: Display):
+    def __init__(self, waiting: Mapping[str, Trial], scan: ScanConfig, display: Display, together: int):
         self.waiting, self.scan, self.display = waiting, scan, display
         self.failures: dict[str, str] = {}
         self.steps = {name: 0 for name in waiting}
@@ -123,7 +164,11 @@ class Watcher(Callback):
             if measured := trial.folder.measurements:
                 self.steps[name] = int(measured[-1]["step"])
         self.all_steps = sum(trial.config.dmd.steps for trial in waiting.values())
+        self.clock = ScanClock({name: self._left(name) for name in waiting}, together)
         self._show("")
+
+    def on_trial_start(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
+        self.clock.begins(trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, result: dict[str, Any], **info: Any
@@ -131,10 +176,12 @@ class Watcher(Callback):
         if "drift" in result:
             name = trial.config["trial"]
             self.steps[name] = int(result["step"])
+            self.clock.measured(name, self._left(name))
             self._show(f"{name}: drift {result['drift']:.2f} after {result['step']:.0f} updates")
 
     def on_trial_complete(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
         name, folder = trial.config["trial"], self.waiting[trial.config["trial"]].folder
+        self.clock.ends(name, judged=folder.state == "finished")
         if folder.state == "unfinished":
             folder.stop(folder.measurements[-1])
             self.all_steps -= self.waiting[name].config.dmd.steps - self.steps[name]
@@ -149,13 +196,17 @@ class Watcher(Callback):
         reason = Path(trial.error_file).read_text().strip().splitlines()[-1]
         if trial.num_failures > self.scan.retries:
             self.failures[name] = reason
+            self.clock.ends(name, judged=False)
         self.display.say(f"{name}: {reason}" + ("" if name in self.failures else "; it is started again"))
 
     def _show(self, line: str) -> None:
         states = [trial.folder.state for trial in self.waiting.values()]
         ended = len(states) - states.count("unfinished")
         told = f"{ended}/{len(states)} trials ended" + (f"; {line}" if line else "")
-        self.display("scan", sum(self.steps.values()), self.all_steps, told)
+        self.display("scan", sum(self.steps.values()), self.all_steps, told, self.clock.left_s())
+
+    def _left(self, name: str) -> int:
+        return self.waiting[name].config.dmd.steps - self.steps[name]
 
 
 def _run(parameters: dict[str, str], loop: Loop, trials: Mapping[str, Trial], scan: ScanConfig) -> None:

@@ -1,8 +1,10 @@
-"""What one trial does in its process: train, be measured on the way, be judged at the end."""
+"""What one trial does: train, here or as a run on Ray, be measured on the way, be judged at the end."""
 
 import faulthandler
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,12 +13,14 @@ from torch import Tensor
 
 from actors.videos import make_videos
 from cluster.config import Config
-from cluster.inline import InlineCluster
+from cluster.crew import computing_of
 from cluster.launch import launch, preflight
 from cluster.run_folder import RunFolder
-from cluster.run_log import RunLog
-from cluster.scan import Loop, Trial
+from cluster.run_log import Progress
+from cluster.scan import Loop, Trial, TrialFolder
 from cluster.scan_config import ScanConfig
+from cluster.verbs import Cluster
+from learner import ranks
 from models.files import load_weights
 from models.noise import Draw, generator_for
 from models.tiny_world import PROMPTS, decode, encode_text
@@ -26,28 +30,33 @@ from rewards.segments import segment_metrics
 Tell = Callable[[dict[str, float]], None]
 """Takes a measurement; does not return if the trial is to be stopped."""
 _STAGE = "dmd"
+_POLL_S = 1.0
 
 
 def run_trial(loop: Loop, trial: Trial, scan: ScanConfig, tell: Tell) -> None:
     """Go on with `trial` from where it is; each measurement is kept, then told.
 
-    A trial that is silent for scan.timeout_s ends its process.
+    A process that trains and is silent for scan.timeout_s is ended.
     """
     config, began, began_cpu = trial.config, time.monotonic(), time.process_time()
-    _watch(scan)
-    try:
-        preflight(config)
-        launch(partial(_train, loop=loop, trial=trial, scan=scan, tell=tell), config)
-        _watch(scan)
+    torch.set_num_threads(config.cluster.threads)
+    preflight(config)
+    measuring = partial(_train, loop=loop, trial=trial, scan=scan)
+    if config.cluster.kind == "inline":
+        launch(partial(measuring, tell=tell), config)
+    else:
+        with told_from(trial.folder, tell):
+            launch(partial(measuring, tell=_nobody), config)
+    with _watched(scan):
         metrics, video, prompts = judge(_student(config), config, scan.videos, scan.horizons)
-        spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - began_cpu}
+        spent = {"seconds": time.monotonic() - began, "cpu_seconds": None}
+        if config.cluster.kind == "inline":
+            spent["cpu_seconds"] = time.process_time() - began_cpu
         measured = _measurement(
             config.dmd.steps, 1 - metrics["validity"][min(scan.measured_horizons, scan.horizons) - 1]
         )
         trial.folder.keep_measurement(measured)
         trial.folder.keep_scores({"metrics": metrics, "prompts": prompts} | spent, video)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
     tell(measured)
 
 
@@ -64,22 +73,81 @@ def judge(student: Wan, config: Config, videos: int, horizons: int) -> tuple[dic
     return segment_metrics(video, prompts, config.student.horizon_frames), video, prompts
 
 
+@contextmanager
+def told_from(folder: TrialFolder, tell: Tell) -> Iterator[None]:
+    """Inside the block, tell what another process measures, as it comes to be in `folder`.
+
+    The folder is what they share in any case; a message would have to survive the same losses.
+    """
+    known = {measured["time"] for measured in folder.measurements}
+    ended, errors = threading.Event(), []
+
+    def follow() -> None:
+        try:
+            while True:
+                last = ended.is_set()
+                for measured in folder.measurements:
+                    if measured["time"] not in known:
+                        known.add(measured["time"])
+                        tell(measured)
+                if last:
+                    return
+                ended.wait(_POLL_S)
+        except Exception as error:  # raised below, in the thread of the trial
+            errors.append(error)
+
+    thread = threading.Thread(target=follow, daemon=True)  # it may be held while Tune ends this process
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    for error in errors:
+        raise error
+
+
+class _Overheard:
+    """A cluster, and the weights that were last published to it for a measurement."""
+
+    def __init__(self, cluster: Cluster, config: Config, every: int):
+        self.cluster, self.computing, self.every = cluster, computing_of(config), every
+        self.published: Mapping[str, Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cluster, name)
+
+    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
+        """As actors get them. No clone: they are measured before the next update."""
+        self.published = self.computing.as_stored(tensors) if update % self.every == 0 else {}
+        self.cluster.publish(tensors, update)
+
+
 def _train(
-    config: Config, cluster: InlineCluster, log: RunLog, loop: Loop, trial: Trial, scan: ScanConfig, tell: Tell
+    config: Config, cluster: Cluster, log: Progress, loop: Loop, trial: Trial, scan: ScanConfig, tell: Tell
 ) -> None:
-    student = Wan(config.student.wan).eval()
+    """In the learner's process, or in each of its ranks: the first one measures."""
+    if ranks.rank() > 0:
+        loop(config, cluster, log)
+        return
+    student, overheard = Wan(config.student.wan).eval(), _Overheard(cluster, config, scan.every)
 
     def measured(stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
         log(stage, step, steps, metrics)
         _watch(scan)
         if step % scan.every == 0 and step < steps:
-            student.load_state_dict(cluster.published.tensors)
+            student.load_state_dict(overheard.published)
             found = judge(student, config, scan.measured_videos, scan.measured_horizons)[0]
             measurement = _measurement(step, 1 - found["validity"][-1])
             trial.folder.keep_measurement(measurement)
             tell(measurement)
 
-    loop(config, cluster, measured)
+    with _watched(scan):
+        loop(config, overheard, measured)
+
+
+def _nobody(measured: dict[str, float]) -> None:
+    """The process that speaks with Tune is another one: see `told_from`."""
 
 
 def _measurement(step: int, drift: float) -> dict[str, float]:
@@ -90,6 +158,15 @@ def _student(config: Config) -> Wan:
     student = Wan(config.student.wan).eval()
     load_weights(student, RunFolder(config).stage(_STAGE).result, "run_dir")
     return student
+
+
+@contextmanager
+def _watched(scan: ScanConfig) -> Iterator[None]:
+    _watch(scan)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _watch(scan: ScanConfig) -> None:

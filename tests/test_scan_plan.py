@@ -32,6 +32,16 @@ def test_choices_values_and_scan_over_ask_for_the_same_trials(arguments):
     assert [(t.config.rollout.batch, t.config.rollout.windows) for t in trials] == [(8, 8), (8, 8), (32, 1)]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "ranks"),
+    [(["preset=smoke"], "inline", 1), (["cluster.kind=ray"], "ray", 1), (["cluster=h100_8"], "ray", 2)],
+)
+def test_a_trial_is_one_process_unless_a_cluster_is_asked_for(arguments, kind, ranks):
+    scan, (trial,) = plan([*arguments, "scan.over={window: [uniform]}", "scan.seeds=[0]"])
+    for config in (scan, trial.config):
+        assert (config.cluster.kind, config.cluster.learner_ranks) == (kind, ranks)
+
+
 def test_several_keys_are_combined_each_value_with_each():
     _, trials = plan(["scan.over={window: [uniform, prefix], dmd.student_lr: [1e-4, 2e-4]}", "scan.seeds=[0]"])
     found = [(trial.config.window.law, trial.config.dmd.student_lr) for trial in trials]
@@ -85,7 +95,10 @@ def test_with_a_student_given_no_stage_ode_is_run():
         (["ode.steps=1,2"], "ode.steps cannot be scanned"),
         (["run_dir=a,b"], "run_dir cannot be scanned"),
         (["stage=dmd"], "stage=dmd: trials run stage dmd"),
-        (["cluster=ray"], "cluster=ray: a trial is one process"),
+        (["cluster=ray,inline"], "cluster cannot be scanned: trials differ in stage dmd only"),
+        (["cluster=nope"], "cluster=nope is none of h100_32"),
+        (["cluster.kind=somewhere"], 'cluster.kind is "somewhere"'),
+        (["scan.at_once=0"], "scan.at_once is 0"),
         (["scan.keep=0"], "scan.keep is 0.0"),
         (["scan.every=0"], "scan.every is 0"),
         (["scan.retries=-1"], "scan.retries is -1"),

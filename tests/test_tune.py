@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import time
 from collections import defaultdict
 
 import pytest
@@ -26,9 +27,11 @@ def test_a_key_that_does_not_exist_is_refused_in_one_line_and_nothing_is_made(tm
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_default_scan_shows_that_uniform_windows_hold_where_a_prefix_does_not_on_every_seed(tmp_path):
+    began = time.monotonic()
     shown = command(f"run_dir={tmp_path}/scan", timeout=3 * 3600)
+    minutes = (time.monotonic() - began) / 60
     assert shown.returncode == 0, shown.stderr
-    print(shown.stdout)
+    print(f"{minutes:.1f} minutes\n{shown.stdout}")
     with (tmp_path / "scan/scan.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["state"] for row in rows} == {"finished"}, "nothing is stopped before it can be compared"
@@ -40,3 +43,4 @@ def test_the_default_scan_shows_that_uniform_windows_hold_where_a_prefix_does_no
     assert all(sorted(by_seed) == ["0", "1", "2"] for by_seed in ends.values())
     assert all(ends["uniform"][seed] - ends["prefix(1)"][seed] >= 0.25 for seed in ("0", "1", "2"))
     assert (tmp_path / "scan/report.html").is_file()
+    assert minutes < 30, "on two free cores, as --help promises"
