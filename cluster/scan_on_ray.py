@@ -12,6 +12,7 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from cluster.cores import usable_cpus
 from cluster.display import Display
 from cluster.errors import RunFailed
+from cluster.learner_places import guarded, start_places
 from cluster.nodes import registered
 from cluster.ray_environment import cluster_address
 from cluster.ray_session import connected, own_cpus, require_nodes
@@ -65,6 +67,8 @@ def tune_in_session(
     inline = scan.cluster.kind == "inline"
     if inline:
         _check_room(scan.scan)
+    else:
+        loop = partial(guarded, loop=loop, places=start_places())
     together = _together(scan)
     display.say(f"{min(together, len(waiting))} of {len(waiting)} trials at once")
     by_name = {trial.name: trial if inline else _joining(trial, cluster_address(scan)) for trial in waiting}

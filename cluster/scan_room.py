@@ -27,17 +27,19 @@ def trial_roles(scan: Scan) -> list[Role]:
 def at_once(trial: Sequence[Role], nodes: Sequence[Node]) -> int:
     """Trials whose processes all find a place in whatever order, and on whatever fitting nodes, Ray puts them.
 
-    So no trial waits for another's end while it holds something. At least one: alone it waits for nobody. A bound by
-    counting: every process is taken for as large as the largest that may share its node, so of GPUs that are shared
-    unequally some may stay free.
+    So no trial waits for another's end while it holds something; of one that has ended, what is still there only
+    leaves. At least one: alone it waits for nobody. A bound by counting: every process is taken for as large as the
+    largest that may share its node, so of GPUs that are shared unequally some may stay free.
     """
     taking = [role for role in trial if role.cpus or role.gpus]
     places = {role.name: {i for i, node in enumerate(nodes) if _may_hold(node, role)} for role in taking}
     found = []
     for role in taking:
         rivals = [other for other in taking if places[other.name] & places[role.name]]
-        there = [[other for other in taking if i in places[other.name]] for i in places[role.name]]
-        room = sum(_surely(nodes[i], role, near) for i, near in zip(places[role.name], there, strict=True))
+        room = 0
+        for i in places[role.name]:
+            near = [other for other in taking if i in places[other.name]]
+            room += _surely(nodes[i], role, near)
         found.append(room // sum(rival.processes for rival in rivals) if rivals else 0)
     return max(1, min(found))
 

@@ -17,7 +17,7 @@ from cluster.crew import computing_of
 from cluster.launch import launch, preflight
 from cluster.run_folder import RunFolder
 from cluster.run_log import Progress
-from cluster.scan import Loop, Trial, TrialFolder
+from cluster.scan import Loop, Trial
 from cluster.scan_config import ScanConfig
 from cluster.verbs import Cluster
 from learner import ranks
@@ -36,7 +36,8 @@ _POLL_S = 1.0
 def run_trial(loop: Loop, trial: Trial, scan: ScanConfig, tell: Tell) -> None:
     """Go on with `trial` from where it is; each measurement is kept, then told.
 
-    A process that trains and is silent for scan.timeout_s is ended.
+    A process that trains and is silent for scan.timeout_s is ended, and so is the driver of a run that, beyond what it
+    may take to begin, does not get on for so long: nothing is held for ever.
     """
     config, began, began_cpu = trial.config, time.monotonic(), time.process_time()
     torch.set_num_threads(config.cluster.threads)
@@ -45,9 +46,9 @@ def run_trial(loop: Loop, trial: Trial, scan: ScanConfig, tell: Tell) -> None:
     if config.cluster.kind == "inline":
         launch(partial(measuring, tell=tell), config)
     else:
-        with told_from(trial.folder, tell):
+        with followed(trial, scan, tell):
             launch(partial(measuring, tell=_nobody), config)
-    with _watched(scan):
+    with _watched(scan.timeout_s):
         metrics, video, prompts = judge(_student(config), config, scan.videos, scan.horizons)
         spent = {"seconds": time.monotonic() - began, "cpu_seconds": None}
         if config.cluster.kind == "inline":
@@ -74,15 +75,19 @@ def judge(student: Wan, config: Config, videos: int, horizons: int) -> tuple[dic
 
 
 @contextmanager
-def told_from(folder: TrialFolder, tell: Tell) -> Iterator[None]:
-    """Inside the block, tell what another process measures, as it comes to be in `folder`.
+def followed(trial: Trial, scan: ScanConfig, tell: Tell) -> Iterator[None]:
+    """Inside the block, tell what another process measures, as it comes to be in the trial's folder.
 
     The folder is what they share in any case; a message would have to survive the same losses.
     """
+    folder, cluster = trial.folder, trial.config.cluster
+    patience_s = cluster.nodes_timeout_s + cluster.start_timeout_s + scan.timeout_s
     known = {measured["time"] for measured in folder.measurements}
     ended, errors = threading.Event(), []
 
     def follow() -> None:
+        updates = folder.path / "metrics.jsonl"
+        written = updates.stat().st_size if updates.exists() else 0
         try:
             while True:
                 last = ended.is_set()
@@ -92,17 +97,21 @@ def told_from(folder: TrialFolder, tell: Tell) -> Iterator[None]:
                         tell(measured)
                 if last:
                     return
+                if updates.exists() and (size := updates.stat().st_size) > written:
+                    written = size
+                    _watch(patience_s)
                 ended.wait(_POLL_S)
         except Exception as error:  # raised below, in the thread of the trial
             errors.append(error)
 
     thread = threading.Thread(target=follow, daemon=True)  # it may be held while Tune ends this process
     thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with _watched(patience_s):
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
     for error in errors:
         raise error
 
@@ -134,7 +143,7 @@ def _train(
 
     def measured(stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
         log(stage, step, steps, metrics)
-        _watch(scan)
+        _watch(scan.timeout_s)
         if step % scan.every == 0 and step < steps:
             student.load_state_dict(overheard.published)
             found = judge(student, config, scan.measured_videos, scan.measured_horizons)[0]
@@ -142,7 +151,7 @@ def _train(
             trial.folder.keep_measurement(measurement)
             tell(measurement)
 
-    with _watched(scan):
+    with _watched(scan.timeout_s):
         loop(config, overheard, measured)
 
 
@@ -161,14 +170,14 @@ def _student(config: Config) -> Wan:
 
 
 @contextmanager
-def _watched(scan: ScanConfig) -> Iterator[None]:
-    _watch(scan)
+def _watched(silence_s: float) -> Iterator[None]:
+    _watch(silence_s)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _watch(scan: ScanConfig) -> None:
+def _watch(silence_s: float) -> None:
     """From now on. The watchdog is a thread outside Python: it ends what hangs in a kernel, too."""
-    faulthandler.dump_traceback_later(scan.timeout_s, exit=True)
+    faulthandler.dump_traceback_later(silence_s, exit=True)

@@ -45,6 +45,12 @@ def scanned(tmp_path_factory):
     return scan, trials
 
 
+def test_a_dry_run_says_what_a_trial_takes_and_which_there_are(scanned):
+    first, takes, _, *arms = scan_report.overview(*scanned).splitlines()
+    assert first.startswith("4 trials of 80 updates in ") and takes.endswith(" 1 x 1 CPU, on any node")
+    assert arms == ["  prefix: seeds 0, 1", "  uniform: seeds 0, 1"]
+
+
 def test_an_arm_is_told_by_the_seeds_that_it_has_finished(scanned):
     prefix, uniform = arms_of(scanned[1])
     assert list(prefix.finished) == [0] and list(uniform.finished) == [0, 1]
