@@ -180,7 +180,8 @@ class Watcher(Callback):
         if "drift" in result:
             name = trial.config["trial"]
             self.steps[name] = int(result["step"])
-            self.clock.measured(name, self._left(name))
+            if left := self._left(name):  # the last is told when the trial is judged, just before it ends
+                self.clock.measured(name, left)
             self._show(f"{name}: drift {result['drift']:.2f} after {result['step']:.0f} updates")
 
     def on_trial_complete(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
