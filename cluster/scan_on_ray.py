@@ -72,7 +72,7 @@ def tune_in_session(
     together = _together(scan)
     display.say(f"{min(together, len(waiting))} of {len(waiting)} trials at once")
     by_name = {trial.name: trial if inline else _joining(trial, cluster_address(scan)) for trial in waiting}
-    watcher = Watcher(by_name, scan.scan, display, together)
+    watcher = Watcher(by_name, display, together)
     trainable = tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan)
     tuner = Tuner(
         tune.with_resources(trainable, PlacementGroupFactory([{"CPU": scan.scan.cpus}]) if inline else _beside_us()),
@@ -160,8 +160,8 @@ def _name_before(name: str) -> str:
 class Watcher(Callback):
     """In the driver: tells how far the scan is, and notes which trials ASHA has stopped."""
 
-    def __init__(self, waiting: Mapping[str, Trial], scan: ScanConfig, display: Display, together: int):
-        self.waiting, self.scan, self.display = waiting, scan, display
+    def __init__(self, waiting: Mapping[str, Trial], display: Display, together: int):
+        self.waiting, self.display = waiting, display
         self.failures: dict[str, str] = {}
         self.steps = {name: 0 for name in waiting}
         for name, trial in waiting.items():
@@ -195,14 +195,16 @@ class Watcher(Callback):
             self.steps[name] = self.waiting[name].config.dmd.steps
         self._show("")
 
+    def on_trial_recover(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
+        """Tune tries again by itself."""
+        self.display.say(f"{trial.config['trial']}: {_reason(trial)}; it is started again")
+
     def on_trial_error(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
-        """Tune tries again by itself; of a trial that it gives up, the last line of the error is kept."""
+        """It is given up."""
         name = trial.config["trial"]
-        reason = Path(trial.error_file).read_text().strip().splitlines()[-1]
-        if trial.num_failures > self.scan.retries:
-            self.failures[name] = reason
-            self.clock.ends(name, judged=False)
-        self.display.say(f"{name}: {reason}" + ("" if name in self.failures else "; it is started again"))
+        self.failures[name] = _reason(trial)
+        self.clock.ends(name, judged=False)
+        self.display.say(f"{name}: {self.failures[name]}")
 
     def _show(self, line: str) -> None:
         states = [trial.folder.state for trial in self.waiting.values()]
@@ -217,6 +219,11 @@ class Watcher(Callback):
 def _run(parameters: dict[str, str], loop: Loop, trials: Mapping[str, Trial], scan: ScanConfig) -> None:
     """In the trial's process."""
     run_trial(loop, trials[parameters["trial"]], scan, tune.report)
+
+
+def _reason(trial: TunedTrial) -> str:
+    """The last line of its last error."""
+    return Path(trial.error_file).read_text().strip().splitlines()[-1]
 
 
 def _name_of(tuned: TunedTrial) -> str:
