@@ -15,6 +15,7 @@ from cluster import placement
 from cluster.config import Config
 from cluster.errors import CannotStart
 from cluster.launch import preflight
+from cluster.nodes import note_unshared_texts
 from cluster.ray_session import ray_session
 
 SMALL = {"object_store_memory": 100 * 2**20}
@@ -38,7 +39,8 @@ def main() -> None:
     prefers = "cluster.rollout_prefers={ray.io/market-type:spot}"
     config = made(nodes, "run", *LABELS, prefers, "cluster.rollout_actors=3", "stage=[teacher,ode,dmd]")
     with ray_session(config, say):
-        seen |= {"heard": heard} | places(config)
+        seen |= {"heard": heard, "texts": notes()} | places(config)
+    seen["left in text_cache"] = [path.name for path in FOLDERS.glob("*texts/*")]
     print(json.dumps(seen))
     nodes.shutdown()
 
@@ -67,6 +69,16 @@ def refusals(nodes: Cluster) -> dict[str, str]:
                 said[name] = "let in"
         except CannotStart as error:
             said[name] = str(error)
+    return said
+
+
+def notes() -> dict[str, list[str]]:
+    """By where texts are kept, what is said of it."""
+    os.chdir(FOLDERS)  # which is no other process's
+    said: dict[str, list[str]] = {"shared": [], "texts": [], "/proc/texts": []}
+    for name, heard in said.items():
+        folder = f"{FOLDERS}/shared_texts" if name == "shared" else name
+        note_unshared_texts(settings.load(["preset=wan_1_3b", *LABELS, f"text_cache={folder}"]), heard.append)
     return said
 
 
