@@ -98,7 +98,7 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
         (["source=x", "out=y", "--force"], '"--force" cannot be read'),
         (["source=x", "out=y", "name=z"], 'name is no key of convert.py'),
         (["source=x", "out=y", "format=gguf"], "format=gguf is not known; set format to diffusers or original"),
-        (["source=x", "out=y.pt", "format=original"], "out=y.pt is no kind of file that is written; end it in .safetens"),
+        (["source=x", "out=y.pt", "format=original"], "out=y.pt is no kind of file that is written; end it in .sa"),
         (["source=x", "out=y", "dtype=int8"], "dtype=int8 is not known"),
         (["source=x", "out=y", "shard_gb=big"], "shard_gb=big cannot be read; write a number"),
         (["source=x", "out=y", "shard_gb=0"], "shard_gb is 0.0"),
