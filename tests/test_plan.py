@@ -91,7 +91,7 @@ def test_a_horizon_is_as_long_as_its_video():
             ["cluster=h100_8", "cluster.learner_ranks=8"],
             "need 16 (2 nodes of 8); lower plan.learner_gpus, or choose a la",
         ),
-        (["plan.costs=~nobody/m.jsonl"], "plan.costs=~nobody/m.jsonl begins with the home folder of nobody here"),
+        (["plan.costs=~nouser/m.jsonl"], "plan.costs=~nouser/m.jsonl begins with the home folder of nobody here"),
         (["plan.costs=/not/here.jsonl"], "plan.costs=/not/here.jsonl cannot be read"),
         (["plan.plot=/not/here/plan.png"], "plan.plot=/not/here/plan.png: there is no folder /not/here; make it"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import cache
 
 import pytest
 import yaml
@@ -23,8 +24,21 @@ BLOCK = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_fr
 TINY = ["preset=tiny", "device_name=cpu", "rollout.batch=2", "cluster.learner_ranks=2"]
 
 
+@cache
 def wan():
     return settings.load(WAN)
+
+
+@cache
+def tiny():
+    return settings.load(TINY)
+
+
+@cache
+def lines_of_nine():
+    """Of a run of the tiny world."""
+    paced = pace(find_costs(PlanConfig(), tiny()), tiny())
+    return list(lines_of(tiny(), paced, rehearse(tiny(), paced, 5, 9)))
 
 
 def written(folder, lines, config=None):
@@ -81,7 +95,7 @@ def test_a_given_cost_goes_before_the_table_and_says_so():
 
 
 def test_costs_read_from_a_run_are_those_it_was_made_with(tmp_path):
-    config = settings.load(TINY)
+    config = tiny()
     known = find_costs(PlanConfig(block_s=0.8, student_window_s=2.1, critic_window_s=1.4, publish_s=0.2), config)
     paced = pace(known, config)
     seen = rehearse(config, paced, 5, 30)
@@ -139,7 +153,7 @@ def test_a_file_without_costs_is_refused(tmp_path, text, said):
     if text is not None:
         file.write_text(text)
     with pytest.raises(ValueError, match=said):
-        read_costs(file, settings.load(TINY))
+        read_costs(file, tiny())
 
 
 def test_half_a_line_at_the_end_is_left_out(tmp_path):
@@ -149,9 +163,7 @@ def test_half_a_line_at_the_end_is_left_out(tmp_path):
 
 
 def test_a_run_of_another_shape_an_inline_one_and_a_short_one_are_refused(tmp_path):
-    config = settings.load(TINY)
-    paced = pace(find_costs(PlanConfig(), config), config)
-    lines = list(lines_of(config, paced, rehearse(config, paced, 5, 9)))
+    config, lines = tiny(), lines_of_nine()
     file = written(tmp_path, lines, config)
     for other, said in (
         ("rollout.batch=4", "was measured with rollout.batch = 2, and 4 is planned; measure again"),
@@ -193,18 +205,14 @@ def changed(lines, number, **values):
     ],
 )
 def test_metrics_of_another_version_are_answered_with_the_line_and_its_key(tmp_path, change, said):
-    config = settings.load(TINY)
-    paced = pace(find_costs(PlanConfig(), config), config)
-    lines = list(lines_of(config, paced, rehearse(config, paced, 5, 9)))
+    config, lines = tiny(), lines_of_nine()
     with pytest.raises(ValueError, match=said) as found:
         read_costs(written(tmp_path, changed(lines, 4, **change), config), config)
     assert "\n" not in str(found.value)
 
 
 def test_a_run_in_which_nobody_worked_is_refused(tmp_path):
-    config = settings.load(TINY)
-    paced = pace(find_costs(PlanConfig(), config), config)
-    lines = list(lines_of(config, paced, rehearse(config, paced, 5, 9)))
+    config, lines = tiny(), lines_of_nine()
     for name in ("rollout/blocks", "rollout/busy_share", "learner/busy_share"):
         with pytest.raises(ValueError, match=f"has no update with {name} above 0; measure again"):
             read_costs(written(tmp_path, [line | {name: 0} for line in lines], config), config)
@@ -225,7 +233,7 @@ def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, said)
     file = written(tmp_path, [{"stage": "dmd", "step": 1, "time": 1.0}])
     (tmp_path / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=said) as found:
-        read_costs(file, settings.load(TINY))
+        read_costs(file, tiny())
     assert "\n" not in str(found.value)
 
 
@@ -238,9 +246,7 @@ def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, said)
     ],
 )
 def test_a_config_of_another_version_is_refused_by_the_key(tmp_path, name, value, said):
-    config = settings.load(TINY)
-    paced = pace(find_costs(PlanConfig(), config), config)
-    file = written(tmp_path, list(lines_of(config, paced, rehearse(config, paced, 5, 9))))
+    config, file = tiny(), written(tmp_path, lines_of_nine())
     group, _, key = name.partition(".")
     tree = asdict(config)
     tree[group].pop(key)
