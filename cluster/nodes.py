@@ -15,7 +15,6 @@ from cluster import placement
 from cluster.config import Config
 from cluster.errors import CannotStart
 from cluster.placement import Node
-from models.user_paths import user_path
 
 _POLL_S = 0.5
 
@@ -146,8 +145,8 @@ def folder_fault(run_dir: str) -> str | None:
 
 
 def mark_fault(folder: str, name: str) -> str | None:
-    """Why `folder`, as this machine understands it, is not the one that was marked elsewhere; None when it is."""
-    return None if (user_path(folder, "text_cache") / name).is_file() else "another folder"
+    """Why `folder` is not on this machine the one that was marked elsewhere; None when it is."""
+    return None if Path(folder, name).is_file() else "another folder"
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -74,11 +75,11 @@ def refusals(nodes: Cluster) -> dict[str, str]:
 
 def notes() -> dict[str, list[str]]:
     """By where texts are kept, what is said of it."""
-    os.chdir(FOLDERS)  # which is no other process's
-    said: dict[str, list[str]] = {"shared": [], "texts": [], "/proc/texts": []}
-    for name, heard in said.items():
-        folder = f"{FOLDERS}/shared_texts" if name == "shared" else name
-        note_unshared_texts(settings.load(["preset=wan_1_3b", *LABELS, f"text_cache={folder}"]), heard.append)
+    said: dict[str, list[str]] = {"shared": [], "/proc/self/cwd/texts": [], "/proc/texts": []}
+    with chdir(FOLDERS):  # where no other process is: under this name each has a folder of its own
+        for name, heard in said.items():
+            folder = f"{FOLDERS}/shared_texts" if name == "shared" else name
+            note_unshared_texts(settings.load(["preset=wan_1_3b", *LABELS, f"text_cache={folder}"]), heard.append)
     return said
 
 
