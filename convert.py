@@ -12,6 +12,8 @@ from models.keys import key
 
 FORMATS = ("diffusers", "original")
 DTYPES = ("float32", "bfloat16", "float16")
+_OTHER_FILES = (".pt", ".pth", ".bin", ".ckpt", ".gguf", ".sft", ".safetensor")
+"""Endings of files that are not written: who gives one does not expect a folder."""
 
 
 @dataclass(kw_only=True)
@@ -20,7 +22,9 @@ class ConvertOptions:
 
     source: str | None = key(None, "a folder of diffusers, .safetensors (one, or the index of shards), or a .pt")
     format: str = key("diffusers", "names and config.json of what is written: " + ", ".join(FORMATS))
-    out: str | None = key(None, "a new folder of shards with config.json, or a new .safetensors file")
+    out: str | None = key(
+        None, "a new folder of shards with config.json, in both formats; or, ending in .safetensors, one new file"
+    )
     part: str | None = key(None, "which network of a .pt; without it generator_ema, else generator, else model")
     lora: str | None = key(None, "LoRA file to merge into the weights")
     lora_strength: float = key(1.0, "what the LoRA is multiplied by")
@@ -34,6 +38,10 @@ class ConvertOptions:
         for name in ("source", "out"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing; give {name}=PATH")
+        if self.out.endswith(_OTHER_FILES):
+            raise ValueError(
+                f"out={self.out} is no kind of file that is written; end it in .safetensors, or name a folder"
+            )
         if self.format not in FORMATS:
             raise ValueError(f"format={self.format} is not known; set format to {' or '.join(FORMATS)}")
         if self.dtype not in (None, *DTYPES):
@@ -171,7 +179,10 @@ def _adapters(options: ConvertOptions, checkpoint: Checkpoint) -> dict[str, Adap
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0, 2 after a user's mistake said in one line, or 130 when stopped."""
     try:
-        print(f"wrote {convert(parse(arguments))}")
+        out = convert(parse(arguments))
+        print(
+            f"wrote {out}" + (", a folder with config.json (one file: end out in .safetensors)" if out.is_dir() else "")
+        )
     except ValueError as error:
         print(f"convert.py: {error}", file=sys.stderr)
         return 2

@@ -29,8 +29,6 @@ if __name__ == "__main__" and {"--help", "-h"} & set(sys.argv[1:]):
     sys.exit(0)
 
 # ruff: noqa: E402  (help should not wait for what takes seconds to import)
-from pathlib import Path
-
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,6 +41,7 @@ from cluster.fitting import check_fit
 from cluster.plan_picture import draw
 from cluster.plan_report import report
 from cluster.sizing import sizes
+from models.user_paths import user_path
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[PlanConfig, Config]:
@@ -75,7 +74,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[PlanConfig, Config]:
 def main(arguments: Sequence[str]) -> None:
     """Print the plan, and draw it where asked. Raises ValueError, in one line with the key to change."""
     plan, config = read_arguments(arguments)
-    picture = None if plan.plot is None else Path(plan.plot).expanduser()
+    picture = None if plan.plot is None else user_path(plan.plot, "plan.plot")
     if picture is not None and not picture.parent.is_dir():
         raise ValueError(f"plan.plot={plan.plot}: there is no folder {picture.parent}; make it, or give another file")
     check_fit(config)

@@ -48,7 +48,7 @@ class WindowConfig:
         "uniform",
         "distribution of window starts: uniform, stratified (a rollout's windows spread over it), beta(a, b), "
         "prefix(h), weighted(w, ...) (of equal parts of the rollout), priority(share) (that share uniform, the rest "
-        "where videos stray most) or a dotted path",
+        "where videos were seen to stray most; in that two runs on Ray differ) or a dotted path",
     )
     frames: int = key(12, "window length K in latent frames: one teacher horizon")
     burn_in_frames: int = key(9, "clean frames before the context that warm the rebuilt cache")

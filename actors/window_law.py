@@ -157,7 +157,8 @@ class Shares:
 class Priority(Uniform):
     """A share `even` of the windows uniform, the others in proportion to how far videos were seen to stray there.
 
-    Uniform until something was measured.
+    Uniform until something was measured. In one process starts are a function of the seed, over restarts too; on Ray
+    what has been measured by a dispatch, and in which order, depends on which actor was quicker.
     """
 
     even: float

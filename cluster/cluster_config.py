@@ -84,6 +84,11 @@ class ClusterConfig:
             share = getattr(self, name)
             if share > 1 and share % 1:
                 raise ValueError(f"cluster.{name} is {share}; Ray gives a share of one GPU, or whole ones")
+            if self.node_gpus is not None and share > self.node_gpus:
+                raise ValueError(
+                    f"cluster.{name} is {share:g}, and a process is on one node, of cluster.node_gpus = "
+                    f"{self.node_gpus}; lower it"
+                )
         if self.first_actors is not None and self.first_actors > self.rollout_actors:
             raise ValueError(
                 f"cluster.first_actors is {self.first_actors}, more than cluster.rollout_actors = "

@@ -1,7 +1,6 @@
 """What a block and a window are expected to cost: given, measured, or by the operations that a device can do."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cluster import placement
 from cluster.config import Config
@@ -11,6 +10,7 @@ from cluster.plan_config import COSTS, PlanConfig
 from cluster.rehearsal import Pace
 from models import costs
 from models.devices import DEVICES
+from models.user_paths import user_path
 
 PUBLISH_S_PER_BYTE = 0.13e-9
 """What handing over takes from the learner: benchmarks/weight_sync, 65 ms for 500 MB on two CPU cores."""
@@ -31,7 +31,7 @@ def find_costs(plan: PlanConfig, config: Config) -> dict[str, Cost]:
     """
     found = {name: Cost(value, _table_of(config, name)) for name, value in table_costs(config).items()}
     if plan.costs is not None:
-        measured, source = read_costs(Path(plan.costs).expanduser(), config)
+        measured, source = read_costs(user_path(plan.costs, "plan.costs"), config)
         for name in (name for name in measured if getattr(plan, name) is not None):
             raise ValueError(
                 f"plan.{name}={getattr(plan, name)} is given, and plan.costs={plan.costs} says {measured[name]:.4g}; "

@@ -7,7 +7,7 @@ from actors.prompts import read_prompts
 from cluster import memory, operations, placement
 from cluster.config import Config
 from cluster.operations import Line, StageCost
-from cluster.placement import Role
+from cluster.placement import Node, Role
 from cluster.upload import upload_of
 from models.devices import DEVICES
 
@@ -91,8 +91,9 @@ def _placement(config: Config) -> list[str]:
     taken = placement.roles(config)
     text += [place(role) for role in taken]
     text.append("  coordinator     1 x 0 CPU, beside the entry point: keep that node on-demand")
-    for group in placement.groups(taken):
-        text.append(f"  {_needs(config, group)}")
+    of = config.cluster.node_gpus
+    nodes = [] if of is None else placement.nodes_for(taken, of)
+    text += [f"  {_needs(group, nodes, of)}" for group in placement.groups(taken)]
     return text
 
 
@@ -104,12 +105,13 @@ def place(role: Role) -> str:
     return f"  {role.name:<12}{role.processes:>5} x {each}, {where}{first}"
 
 
-def _needs(config: Config, group: Sequence[Role]) -> str:
+def _needs(group: Sequence[Role], nodes: Sequence[Node], node_gpus: int | None) -> str:
+    """CPUs and GPUs of roles of equal labels, and those of `nodes` that carry exactly these labels."""
     cpus, gpus = sum(role.processes * role.cpus for role in group), placement.devices(group)
-    of = config.cluster.node_gpus
-    nodes = f", nodes: {placement.nodes_of(group, of)} x {of} GPUs" if of is not None and gpus else ""
+    own = sum(node.labels == group[0].labels for node in nodes)
+    said = f", nodes: {own} x {node_gpus} GPUs" if own else ""
     where = placement.said(group[0].labels) or "together"
-    return f"{where}: {cpus:g} CPUs, {gpus} GPUs{nodes}"
+    return f"{where}: {cpus:g} CPUs, {gpus} GPUs{said}"
 
 
 def _upload(config: Config) -> list[str]:

@@ -1,9 +1,9 @@
-"""The nodes of a Ray that is joined: waiting for them aloud, and asking them for the run's folder."""
+"""The nodes of a Ray that is joined: waiting for them aloud, and asking them for the run's folders."""
 
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -73,14 +73,51 @@ def require_shared_folder(config: Config) -> None:
 
     Raises CannotStart with the first node that cannot.
     """
-    labels = config.cluster.learner_labels
-    places = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    for address, fault in _faults(config, [config.cluster.learner_labels], folder_fault, config.run_dir):
+        raise CannotStart(
+            f"run_dir={config.run_dir} cannot be used on node {address} ({fault}); give a folder on storage that "
+            "all nodes share and may write to"
+        )
+
+
+def note_unshared_texts(config: Config, say: Callable[[str], None]) -> None:
+    """Have every node that may hold a rank or an actor look into text_cache, and `say` where it is another folder.
+
+    There the text encoder is loaded again, and every prompt encoded once more.
+    """
+    if not config.in_wan_world:
+        return
+    folder, labels = config.text_cache_folder, (config.cluster.learner_labels, config.cluster.rollout_labels)
+    mark = folder / f".seen_{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        say(f"note: text_cache={folder} cannot be written here ({error.strerror}); give a folder that all nodes share")
+        return
+    try:
+        others = list(_faults(config, labels, mark_fault, config.text_cache, mark.name))
+    finally:
+        mark.unlink(missing_ok=True)
+    if others:
+        (address, fault), more = others[0], f" and {len(others) - 1} more" if len(others) > 1 else ""
+        say(
+            f"note: text_cache={config.text_cache} is not shared by node {address} ({fault}){more}: prompts are "
+            "encoded there again; give a folder that all nodes share"
+        )
+
+
+def _faults(
+    config: Config, labels: Sequence[Mapping[str, str]], look: Callable[..., str | None], *arguments: str
+) -> Iterator[tuple[str, str]]:
+    """Addresses of nodes with any of `labels` where `look` finds a fault, or nobody answers, and which."""
     asked = {
         node["NodeManagerAddress"]: _probe.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(config.run_dir)
-        for node in places
-        if placement.carries(node["Labels"], labels)
+        ).remote(look, *arguments)
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        if any(placement.carries(node["Labels"], wanted) for wanted in labels)
     }
     for address, answer in asked.items():
         try:
@@ -90,10 +127,7 @@ def require_shared_folder(config: Config) -> None:
         except RayError as error:
             fault = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
         if fault is not None:
-            raise CannotStart(
-                f"run_dir={config.run_dir} cannot be used on node {address} ({fault}); give a folder on storage that "
-                "all nodes share and may write to"
-            )
+            yield address, fault
 
 
 def folder_fault(run_dir: str) -> str | None:
@@ -110,6 +144,11 @@ def folder_fault(run_dir: str) -> str | None:
     return None
 
 
+def mark_fault(folder: str, name: str) -> str | None:
+    """Why `folder` is not on this machine the one that was marked elsewhere; None when it is."""
+    return None if Path(folder, name).is_file() else "another folder"
+
+
 @ray.remote(num_cpus=0, max_retries=0)
-def _probe(run_dir: str) -> str | None:
-    return folder_fault(run_dir)
+def _probe(look: Callable[..., str | None], *arguments: str) -> str | None:
+    return look(*arguments)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from cluster.config import Config
@@ -187,28 +188,48 @@ def devices(group: Sequence[Role]) -> int:
     return sum(share < 1 - _ROUNDING for share in free.gpus)
 
 
-def nodes_of(group: Sequence[Role], node_gpus: int) -> int:
-    """Nodes that roles of equal labels take."""
-    return math.ceil(devices(group) / node_gpus)
+def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
+    """The fewest nodes of `node_gpus` GPUs, as `placed` fills them, in which everything that takes GPUs has room.
+
+    Each carries the labels of one group and serves those whose labels are among them. Their CPUs are not looked at.
+    No process needs more than `node_gpus` (ClusterConfig sees to it).
+    """
+    nodes: list[Node] = []
+    looked_at: list[Role] = []
+    for group in sorted(groups(role for role in wanted if role.gpus), key=lambda group: -len(group[0].labels)):
+        looked_at += group
+        nodes += [Node(math.inf, node_gpus, group[0].labels)] * _lacking(looked_at, nodes, node_gpus, group[0].labels)
+    return nodes
+
+
+def _lacking(wanted: Sequence[Role], nodes: Sequence[Node], node_gpus: int, labels: Mapping[str, str]) -> int:
+    gpus = sum(role.gpus * role.processes for role in wanted)
+    least = max(0, math.ceil(gpus / node_gpus - _ROUNDING) - len(nodes))
+    return next(
+        more for more in count(least) if missing(wanted, [*nodes, *[Node(math.inf, node_gpus, labels)] * more]) is None
+    )
+
+
+def overfull(config: Config) -> str | None:
+    """Why the cluster could never hold the run, as far as the keys say; None where it could."""
+    cluster, wanted, of = config.cluster, roles(config), config.cluster.node_gpus
+    if cluster.gpus is None:
+        return None
+    needed, in_nodes = sum(devices(group) for group in groups(wanted)), ""
+    if of is not None:
+        nodes = len(nodes_for(wanted, of))
+        needed, in_nodes = nodes * of, f" ({nodes} nodes of {of})"
+    if needed <= cluster.gpus:
+        return None
+    counts = ", ".join(f"{role.processes} {role.name}" for role in wanted)
+    return f"cluster.gpus is {cluster.gpus}, and {counts} processes need {needed}{in_nodes}"
 
 
 def check(config: Config) -> None:
     """Refuse what the cluster could never hold, as far as the keys say. Raises ValueError."""
-    cluster = config.cluster
-    if cluster.gpus is None:
-        return
-    taken = groups(roles(config))
-    needed, in_nodes = sum(devices(group) for group in taken), ""
-    if cluster.node_gpus is not None:
-        nodes = sum(nodes_of(group, cluster.node_gpus) for group in taken)
-        needed, in_nodes = nodes * cluster.node_gpus, f" ({nodes} nodes of {cluster.node_gpus})"
-    if needed > cluster.gpus:
-        counts = ", ".join(f"{role.processes} {role.name}" for role in roles(config))
-        raise ValueError(
-            f"cluster.gpus is {cluster.gpus}, and {counts} processes need {needed}{in_nodes}; lower "
-            f"{'autoscale.maximum' if config.autoscale.enabled else 'cluster.rollout_actors'} or "
-            "cluster.learner_ranks, or choose a larger cluster="
-        )
+    if (why := overfull(config)) is not None:
+        pool = "autoscale.maximum" if config.autoscale.enabled else "cluster.rollout_actors"
+        raise ValueError(f"{why}; lower {pool} or cluster.learner_ranks, or choose a larger cluster=")
 
 
 def said(labels: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from cluster.fitting import actor_bytes, rank_bytes
 from cluster.operations import seconds, stage_cost
 from cluster.plan_config import PlanConfig
 from cluster.planning import made_share
-from cluster.sizing import Size, cheapest
+from cluster.sizing import Size, cheapest, largest_pool
 from models import costs
 from models.devices import DEVICES
 from models.tiny_world import FPS
@@ -49,6 +49,8 @@ def report(config: Config, plan: PlanConfig, found: dict[str, Cost], sizes: Sequ
 def answer(config: Config, plan: PlanConfig, best: Size) -> str:
     """How many rollout GPUs, in one sentence."""
     among = f" (of plan.rollout_gpus={plan.rollout_gpus})" if plan.rollout_gpus else ""
+    if best.rollout_gpus == largest_pool(config):
+        among += f" (all that cluster.gpus={config.cluster.gpus} leaves)"
     ratio = best.rollout_gpus / best.learner_gpus
     return (
         f"Horizons of {video_s(config):.0f} s ({config.rollout.frames} latent frames) on {_gpus(best.learner_gpus)} "
@@ -180,5 +182,7 @@ def assumptions(config: Config, found: dict[str, Cost]) -> list[str]:
         lines.append(
             "a window from the middle of a video costs its actor an image latent: context decoded, one encoded"
         )
+    if (largest := largest_pool(config)) is not None:
+        lines.append(f"cluster.gpus={config.cluster.gpus} has room for {largest} rollout GPUs beside the learner")
     lines.append("nothing is lost, started, saved or evaluated meanwhile, and what travels takes no time")
     return lines

@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from cluster import memory, placement
 from cluster.config import Config
 from cluster.errors import CannotStart
-from cluster.nodes import require_room, require_shared_folder, wait_for_nodes
+from cluster.nodes import note_unshared_texts, require_room, require_shared_folder, wait_for_nodes
 from cluster.ray_environment import cluster_address
 from cluster.ray_head import require_head
 from cluster.upload import upload_of
@@ -69,6 +69,7 @@ def require_nodes(config: Config, joined: bool, say: Callable[[str], None]) -> N
     if joined:
         wait_for_nodes(config, say)
         require_shared_folder(config)
+        note_unshared_texts(config, say)
     else:
         require_room(config)
 

@@ -3,9 +3,10 @@
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster import placement
+from cluster.autoscaler_config import AutoscaleConfig
 from cluster.config import Config
 from cluster.plan_config import PlanConfig
 from cluster.planning import made_share, pool_size
@@ -99,17 +100,53 @@ def balanced_gpus(config: Config, pace: Pace) -> int:
     return max(1, math.ceil(actors / placement.processes_per_gpu(placement.rollout(config)) - 1e-9))
 
 
-def size_up(config: Config, pace: Pace, plan: PlanConfig, rollout_gpus: int) -> Size:
-    """Play the stage through with the actors that `rollout_gpus` hold.
-
-    Raises ValueError where that is none.
-    """
+def actors_of(config: Config, rollout_gpus: int) -> int:
+    """Rollout processes that `rollout_gpus` hold. Raises ValueError where that is none."""
     actors = int(rollout_gpus * placement.processes_per_gpu(placement.rollout(config)) + 1e-9)
     if actors < 1:
         raise ValueError(
             f"plan.rollout_gpus holds {rollout_gpus}, and one rollout process takes cluster.actor_gpus = "
             f"{config.cluster.actor_gpus:g}; raise it"
         )
+    return actors
+
+
+def overfull(config: Config, rollout_gpus: int) -> str | None:
+    """Why the cluster of the run could never hold such a pool, as far as the keys say; None where it could.
+
+    Processes that score are never more than actors: the others would not be busy.
+    """
+    cluster, actors = config.cluster, actors_of(config, rollout_gpus)
+    pool = replace(cluster, rollout_actors=actors, reward_actors=min(actors, cluster.reward_actors), first_actors=None)
+    return placement.overfull(replace(config, cluster=pool, autoscale=AutoscaleConfig()))
+
+
+def largest_pool(config: Config) -> int | None:
+    """The most rollout GPUs that the cluster can have beside the learner; None where the keys set no bound.
+
+    Raises ValueError where it has no room for a single actor.
+    """
+    if config.cluster.gpus is None:
+        return None
+    smallest = _smallest(config)
+    if (why := overfull(config, smallest)) is not None:
+        raise ValueError(f"{why}; lower plan.learner_gpus, or choose a larger cluster=")
+    if not config.cluster.actor_gpus:
+        return None
+    pools = range(smallest, max(smallest, config.cluster.gpus) + 1)
+    return smallest - 1 + bisect_left(pools, True, key=lambda gpus: overfull(config, gpus) is not None)
+
+
+def _smallest(config: Config) -> int:
+    return max(1, math.ceil(config.cluster.actor_gpus))
+
+
+def size_up(config: Config, pace: Pace, plan: PlanConfig, rollout_gpus: int) -> Size:
+    """Play the stage through with the actors that `rollout_gpus` hold.
+
+    Raises ValueError where that is none.
+    """
+    actors = actors_of(config, rollout_gpus)
     # A horizon that is still to grow would make the rest of the stage slower than what was seen.
     played = config.dmd.steps if config.rollout.curriculum else min(plan.updates, config.dmd.steps)
     seen = rehearse(config, pace, actors, played)
@@ -121,7 +158,8 @@ def size_up(config: Config, pace: Pace, plan: PlanConfig, rollout_gpus: int) -> 
 def sizes(config: Config, pace: Pace, plan: PlanConfig, progress: Callable[[str], None]) -> list[Size]:
     """The pools that are asked for, else some around the balance and ever more around the cheapest; smallest first.
 
-    `progress` is told of each before it is played through.
+    `progress` is told of each before it is played through. Raises ValueError, before the first, where the cluster could
+    not hold a pool that is asked for, or none at all.
     """
     known: dict[int, Size] = {}
 
@@ -130,21 +168,27 @@ def sizes(config: Config, pace: Pace, plan: PlanConfig, progress: Callable[[str]
             progress(f"{gpus} rollout GPUs")
             known[gpus] = size_up(config, pace, plan, gpus)
 
+    largest = largest_pool(config)
     if plan.rollout_gpus:
+        for gpus in (gpus for gpus in plan.rollout_gpus if largest is not None and gpus > largest):
+            raise ValueError(
+                f"plan.rollout_gpus holds {gpus}, and {overfull(config, gpus)}; lower it, or choose a larger cluster="
+            )
         look(plan.rollout_gpus)
     else:
-        balanced, smallest = balanced_gpus(config, pace), max(1, math.ceil(config.cluster.actor_gpus))
-        look(max(smallest, round(share * balanced)) for share in _AROUND)
-        while between := _around_best(list(known.values()), smallest):
+        balanced, smallest = balanced_gpus(config, pace), _smallest(config)
+        top = math.inf if largest is None else largest
+        look(min(max(smallest, round(share * balanced)), top) for share in _AROUND)
+        while between := _around_best(list(known.values()), smallest, top):
             look(between)
     return [known[gpus] for gpus in sorted(known)]
 
 
-def _around_best(found: list[Size], smallest: int) -> list[int]:
+def _around_best(found: list[Size], smallest: int, largest: float) -> list[int]:
     """Sizes between the cheapest and its neighbours, a few at a time; none where there are none left."""
     best, gpus = cheapest(found).rollout_gpus, sorted(size.rollout_gpus for size in found)
     below = max((other for other in gpus if other < best), default=smallest - 1)
-    above = min((other for other in gpus if other > best), default=best + 2)
+    above = min((other for other in gpus if other > best), default=min(best + 1, largest) + 1)
     between = [*range(below + 1, best), *range(best + 1, above)]
     return between[:: math.ceil(len(between) / _AT_ONCE)] if between else []
 

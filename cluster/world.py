@@ -1,5 +1,7 @@
 """The world that a run trains in: what each of its processes opens of it, and what it cannot honour."""
 
+import sys
+
 import torch
 
 from cluster.config import Config
@@ -12,12 +14,13 @@ from rewards.registry import knows_only_the_tiny_world
 def text_of(config: Config, device: torch.device) -> Text:
     """The run's text encoder, which takes memory on `device` while it encodes a prompt that nobody has encoded yet.
 
-    Raises ValueError where its folder is missing or does not fit.
+    That the negative prompt is cut is not for it to say: `check_world` does, once for all processes. Raises ValueError
+    where its folder is missing or does not fit.
     """
     # One type in all processes, with GPUs and without: embeddings of another would be other entries of the cache.
     dtype = torch.bfloat16 if config.cluster.rank_gpus else torch.float32
     folder = config.text_encoder_folder(config.teacher_path, config.base_source.path)
-    return open_text(config.student.wan, folder, config.text_cache_folder, device, dtype)
+    return open_text(config.student.wan, folder, config.text_cache_folder, device, dtype, said=[config.negative_prompt])
 
 
 def codec_of(config: Config, device: torch.device) -> VideoCodec:
@@ -44,9 +47,15 @@ def check_world(config: Config) -> None:
     if "grpo" in config.stages:
         _check_rewards(config)
     cpu = torch.device("cpu")
-    text_of(config, cpu)
+    _say_cut(config, text_of(config, cpu))
     if {"dmd", "grpo"} & set(config.stages):
         codec_of(config, cpu)
+
+
+def _say_cut(config: Config, text: Text) -> None:
+    read = config.student.wan.text_len
+    if surplus := text.surplus(config.negative_prompt):
+        print(f"note: prompt.negative has {read + surplus} tokens; the first {read} are read", file=sys.stderr)
 
 
 def _check_tiny_world(config: Config) -> None:

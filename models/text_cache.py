@@ -29,6 +29,10 @@ class TextEncoder(Protocol):
         """Embeddings of cleaned prompts."""
         ...
 
+    def tokens(self, prompt: str) -> int:
+        """Of a whole cleaned prompt, those that are cut too."""
+        ...
+
     def unload(self) -> None:
         """Give memory back."""
         ...
@@ -41,9 +45,10 @@ class CachedText:
     Wan attends to all `length` rows: masking the zeroed ones would be another function (algorithm.md 8.12).
     """
 
-    def __init__(self, encoder: TextEncoder, folder: Path, length: int):
+    def __init__(self, encoder: TextEncoder, folder: Path, length: int, said: Sequence[str] = ()):
+        """Where one of the prompts `said` is cut, somebody else says it."""
         self.encoder, self.folder, self.length = encoder, folder, length
-        self.warned: set[str] = set()
+        self.warned = {clean_prompt(prompt) for prompt in said}
 
     @property
     def identity(self) -> str:
@@ -64,6 +69,13 @@ class CachedText:
         cleaned = dict.fromkeys(clean_prompt(prompt) for prompt in prompts)
         for prompt, embedding in self._made([prompt for prompt in cleaned if self._entry(prompt) is None]):
             self._say_cut(prompt, embedding)
+
+    def surplus(self, prompt: str) -> int:
+        """Tokens of `prompt` behind the last one that is read."""
+        cleaned = clean_prompt(prompt)
+        embedding = self._read(cleaned)
+        tokens = self.encoder.tokens(cleaned) if embedding is None else embedding.tokens
+        return max(0, tokens - self.length)
 
     def _made(self, missing: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
         """Cleaned prompts and their embeddings, each on disk before the next is made."""

@@ -75,11 +75,14 @@ class Umt5:
         """Embeddings of cleaned prompts, each by itself: what is masked as padding changes nothing, but takes time."""
         made = []
         for prompt in prompts:
-            ids = self._tokenizer(prompt, verbose=False).input_ids
             read = self._tokenizer(prompt, truncation=True, max_length=self.length, return_tensors="pt").input_ids
             rows = self._network(read.to(self.device)).last_hidden_state[0]
-            made.append(Embedding(rows.cpu(), len(ids)))
+            made.append(Embedding(rows.cpu(), self.tokens(prompt)))
         return made
+
+    def tokens(self, prompt: str) -> int:
+        """Of a whole cleaned prompt, those that are cut too. Needs no network."""
+        return len(self._tokenizer(prompt, verbose=False).input_ids)
 
     def unload(self) -> None:
         """Give the network's memory back (11 GB in bfloat16); the next prompt loads it again."""

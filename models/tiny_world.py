@@ -173,3 +173,7 @@ class TinyText:
     def prepare(self, prompts: Sequence[str]) -> None:
         """Refuse a prompt of another world: ValueError."""
         encode_text(prompts)
+
+    def surplus(self, prompt: str) -> int:
+        """None: this world's prompts are short."""
+        return 0

@@ -27,6 +27,10 @@ class Text(Protocol):
         """Have all of `prompts` at hand from now on, without the memory that encoding takes. Raises ValueError."""
         ...
 
+    def surplus(self, prompt: str) -> int:
+        """Tokens of `prompt` behind the last one that is read: it is cut there. Raises ValueError."""
+        ...
+
 
 @dataclass(frozen=True)
 class World:
@@ -66,13 +70,23 @@ def open_codec(wan: WanConfig, vae: Path | None, device: torch.device, dtype: to
     return TinyCodec()
 
 
-def open_text(wan: WanConfig, folder: Path | None, cache: Path, device: torch.device, dtype: torch.dtype) -> Text:
-    """The text encoder alone; its network is loaded when it is needed. Raises ValueError as `open_world` does."""
+def open_text(
+    wan: WanConfig,
+    folder: Path | None,
+    cache: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    said: Sequence[str] = (),
+) -> Text:
+    """The text encoder alone; its network is loaded when it is needed. Raises ValueError as `open_world` does.
+
+    It says which prompts are cut, but of those in `said`.
+    """
     if folder is not None:
         from models.text_cache import CachedText
         from models.text_encoder import Umt5
 
-        return CachedText(Umt5(folder, wan.text_dim, wan.text_len, device, dtype), cache, wan.text_len)
+        return CachedText(Umt5(folder, wan.text_dim, wan.text_len, device, dtype), cache, wan.text_len, said)
     if wan.text_dim != TINY.text_dim:
         raise ValueError(f"texts of width {wan.text_dim} need an encoder; give text_encoder=<diffusers folder>")
     return TinyText()

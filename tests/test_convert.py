@@ -57,9 +57,10 @@ def test_the_command_makes_of_a_pt_a_folder_that_diffusers_reads(self_forcing, t
         assert torch.equal(network.state_dict()[name], tensor.half().float())
 
 
-def test_the_part_that_is_asked_for_is_written(self_forcing, tmp_path):
+def test_the_part_that_is_asked_for_is_written(self_forcing, tmp_path, capsys):
     out = tmp_path / "generator.safetensors"
     assert convert.main([f"source={self_forcing}", "part=generator", f"out={out}", "format=diffusers"]) == 0
+    assert out.is_file() and capsys.readouterr().out.endswith(f"wrote {out}\n")
     student = load_file(STUDENT)
     assert all(torch.equal(tensor, student[name] + 1) for name, tensor in load_file(out).items())
     with torch.device("meta"):
@@ -97,6 +98,7 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
         (["source=x", "out=y", "--force"], '"--force" cannot be read'),
         (["source=x", "out=y", "name=z"], 'name is no key of convert.py'),
         (["source=x", "out=y", "format=gguf"], "format=gguf is not known; set format to diffusers or original"),
+        (["source=x", "out=y.pt", "format=original"], "out=y.pt is no kind of file that is written; end it in .sa"),
         (["source=x", "out=y", "dtype=int8"], "dtype=int8 is not known"),
         (["source=x", "out=y", "shard_gb=big"], "shard_gb=big cannot be read; write a number"),
         (["source=x", "out=y", "shard_gb=0"], "shard_gb is 0.0"),
@@ -152,9 +154,14 @@ def test_a_source_that_is_damaged_or_holds_code_is_refused_and_nothing_of_it_is_
     assert not NEVER.exists() and not (tmp_path / "out").exists()
 
 
-def test_the_config_beside_the_source_decides_which_network_it_is(tmp_path):
+def test_the_config_beside_the_source_decides_which_network_it_is(tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     assert convert.main([f"source={STUDENT}", f"out={first}", "format=original"]) == 0
+    assert load_file(first / "diffusion_pytorch_model.safetensors").keys() == {
+        to_original(n) for n in load_file(STUDENT)
+    }
+    said = f"wrote {first}, a folder with config.json (one file: end out in .safetensors)\n"
+    assert capsys.readouterr().out.endswith(said)
     text = (first / "config.json").read_text().replace('"num_heads": 4', '"num_heads": 8')
     (first / "config.json").write_text(text)
     assert convert.main([f"source={first}", f"out={second}"]) == 0

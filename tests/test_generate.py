@@ -130,6 +130,7 @@ def test_a_process_killed_while_its_video_appears_leaves_none_or_one_that_plays(
         def a_file(process: subprocess.Popen, folder=folder, moment=moment) -> None:
             while not any(folder.iterdir()):
                 assert process.poll() is None, process.stderr.read()
+                time.sleep(0.0005)  # leaves the processor to the process
             time.sleep(random.Random(moment).random() / 100)  # this is the moment, and waits for nothing
 
         frames = killed(folder / "x.mp4", a_file)

@@ -47,6 +47,9 @@ def test_every_number_it_rests_on_is_a_printed_line():
         "5 critic updates for each of the student", "48 windows an update", "86% of 402 frames", "buffer.windows",
     ):  # fmt: skip
         assert part in said
+    bounded = settings.load(["preset=wan_1_3b", "cluster=h100_32"])
+    room = "cluster.gpus=32 has room for 24 rollout GPUs beside the learner"
+    assert room in "\n".join(assumptions(bounded, find_costs(PlanConfig(), bounded))) and "has room" not in said
     given = PlanConfig(block_s=1.0, cut_s=0.0, student_window_s=1.0, critic_window_s=1.0)
     assert "sustains" not in "\n".join(assumptions(config, find_costs(given, config)))
 
@@ -84,6 +87,11 @@ def test_a_horizon_is_as_long_as_its_video():
         (["device_name=b300"], 'device_name is "b300"; set it to one of h100'),
         (["learner.checkpoint_activations=false"], "set learner.checkpoint_activations=true"),
         (["stage=ode"], "stage is ['ode'], and it is stage dmd that has two halves to plan"),
+        (
+            ["cluster=h100_8", "cluster.learner_ranks=8"],
+            "need 16 (2 nodes of 8); lower plan.learner_gpus, or choose a la",
+        ),
+        (["plan.costs=~nouser/m.jsonl"], "plan.costs=~nouser/m.jsonl begins with the home folder of nobody here"),
         (["plan.costs=/not/here.jsonl"], "plan.costs=/not/here.jsonl cannot be read"),
         (["plan.plot=/not/here/plan.png"], "plan.plot=/not/here/plan.png: there is no folder /not/here; make it"),
     ],

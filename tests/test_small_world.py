@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def test_on_ray_every_stage_trains_and_a_killed_run_goes_on(world, tmp_path, env
             if (metrics.read_text() if metrics.exists() else "").count('"dmd"') >= 3:
                 killed.send_signal(signal.SIGKILL)
                 break
+            time.sleep(0.05)  # leaves the processor to the run
         killed.wait(timeout=60)
     assert killed.returncode == -signal.SIGKILL
     again = subprocess.run(

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -15,6 +16,7 @@ from cluster import placement
 from cluster.config import Config
 from cluster.errors import CannotStart
 from cluster.launch import preflight
+from cluster.nodes import note_unshared_texts
 from cluster.ray_session import ray_session
 
 SMALL = {"object_store_memory": 100 * 2**20}
@@ -38,7 +40,8 @@ def main() -> None:
     prefers = "cluster.rollout_prefers={ray.io/market-type:spot}"
     config = made(nodes, "run", *LABELS, prefers, "cluster.rollout_actors=3", "stage=[teacher,ode,dmd]")
     with ray_session(config, say):
-        seen |= {"heard": heard} | places(config)
+        seen |= {"heard": heard, "texts": notes()} | places(config)
+    seen["left in text_cache"] = [path.name for path in FOLDERS.glob("*texts/*")]
     print(json.dumps(seen))
     nodes.shutdown()
 
@@ -67,6 +70,16 @@ def refusals(nodes: Cluster) -> dict[str, str]:
                 said[name] = "let in"
         except CannotStart as error:
             said[name] = str(error)
+    return said
+
+
+def notes() -> dict[str, list[str]]:
+    """By where texts are kept, what is said of it."""
+    said: dict[str, list[str]] = {"shared": [], "/proc/self/cwd/texts": [], "/proc/texts": []}
+    with chdir(FOLDERS):  # where no other process is: under this name each has a folder of its own
+        for name, heard in said.items():
+            folder = f"{FOLDERS}/shared_texts" if name == "shared" else name
+            note_unshared_texts(settings.load(["preset=wan_1_3b", *LABELS, f"text_cache={folder}"]), heard.append)
     return said
 
 

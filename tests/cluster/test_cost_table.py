@@ -1,7 +1,8 @@
 """Where costs come from: keys, a run, a benchmark, or the operations that a device can do."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 
 import pytest
 import yaml
@@ -15,11 +16,29 @@ from cluster.rehearsal import rehearse
 from models.devices import DEVICES
 
 WAN = ["preset=wan_1_3b", "cluster.learner_ranks=8"]
+BLOCK = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21} | {
+    "dtype": "bfloat16",
+    "compile": True,
+}
+"""What benchmarks/rollout_fps says that it measured."""
 TINY = ["preset=tiny", "device_name=cpu", "rollout.batch=2", "cluster.learner_ranks=2"]
 
 
+@cache
 def wan():
     return settings.load(WAN)
+
+
+@cache
+def tiny():
+    return settings.load(TINY)
+
+
+@cache
+def lines_of_nine():
+    """Of a run of the tiny world."""
+    paced = pace(find_costs(PlanConfig(), tiny()), tiny())
+    return list(lines_of(tiny(), paced, rehearse(tiny(), paced, 5, 9)))
 
 
 def written(folder, lines, config=None):
@@ -76,7 +95,7 @@ def test_a_given_cost_goes_before_the_table_and_says_so():
 
 
 def test_costs_read_from_a_run_are_those_it_was_made_with(tmp_path):
-    config = settings.load(TINY)
+    config = tiny()
     known = find_costs(PlanConfig(block_s=0.8, student_window_s=2.1, critic_window_s=1.4, publish_s=0.2), config)
     paced = pace(known, config)
     seen = rehearse(config, paced, 5, 30)
@@ -97,21 +116,21 @@ def test_costs_read_from_a_run_are_those_it_was_made_with(tmp_path):
 
 
 def test_a_line_of_the_rollout_benchmark_gives_the_block_of_one_video(tmp_path):
-    shape = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21, "dtype": "bfloat16"}
-    line = {"name": "rollout_fps", "block_ms": 700.0, "device": "NVIDIA H100", "config": shape}
+    line = {"name": "rollout_fps", "block_ms": 700.0, "device": "NVIDIA H100", "config": BLOCK}
     file = written(tmp_path, [line | {"block_ms": 1.0}, {"name": "burn_in"}, line])
     found = find_costs(PlanConfig(costs=str(file)), wan())
     assert found["block_s"].seconds == 0.7 and "NVIDIA H100" in found["block_s"].source
     assert found["cut_s"].source.startswith("table")
     two = settings.load([*WAN, "rollout.batch=2", "buffer.windows=400"])
     assert find_costs(PlanConfig(costs=str(file)), two)["block_s"].seconds == 1.4
-    with pytest.raises(ValueError, match=r"was measured with latent = \[16, 60, 104\], and \[16, 90, 160\] is planned"):
+    with pytest.raises(
+        ValueError, match=r"was measured with config.latent = \[16, 60, 104\], and \[16, 90, 160\] is planned"
+    ):
         read_costs(file, settings.load([*WAN, "student.height=90", "student.width=160"]))
 
 
 def test_a_cost_that_is_given_and_measured_is_refused(tmp_path):
-    shape = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21}
-    file = written(tmp_path, [{"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": shape}])
+    file = written(tmp_path, [{"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": BLOCK}])
     with pytest.raises(
         ValueError, match=r"plan.block_s=0.5 is given, and plan.costs=.* says 0.7; leave one of them out"
     ):
@@ -122,7 +141,9 @@ def test_a_cost_that_is_given_and_measured_is_refused(tmp_path):
     ("text", "said"),
     [
         (None, "cannot be read"),
+        ("", "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
         ("no json\n", "is no file of JSON lines"),
+        ("[1, 2]\n3\n", "holds neither metrics of stage dmd"),
         ('{"name": "burn_in"}\n', "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
         ('{"stage": "dmd", "step": 1, "time": 1.0}\n', "needs the run's config.yaml beside it"),
     ],
@@ -132,32 +153,127 @@ def test_a_file_without_costs_is_refused(tmp_path, text, said):
     if text is not None:
         file.write_text(text)
     with pytest.raises(ValueError, match=said):
-        read_costs(file, settings.load(TINY))
+        read_costs(file, tiny())
 
 
 def test_half_a_line_at_the_end_is_left_out(tmp_path):
-    shape = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21}
-    file = written(tmp_path, [{"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": shape}])
+    file = written(tmp_path, [{"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": BLOCK}])
     file.write_text(file.read_text() + '{"name": "rollout_fps", "blo')
     assert read_costs(file, wan())[0] == {"block_s": 0.7}
 
 
 def test_a_run_of_another_shape_an_inline_one_and_a_short_one_are_refused(tmp_path):
-    config = settings.load(TINY)
-    paced = pace(find_costs(PlanConfig(), config), config)
-    lines = list(lines_of(config, paced, rehearse(config, paced, 5, 9)))
+    config, lines = tiny(), lines_of_nine()
     file = written(tmp_path, lines, config)
     for other, said in (
         ("rollout.batch=4", "was measured with rollout.batch = 2, and 4 is planned; measure again"),
         ("learner.checkpoint_activations=true", "measured with learner.checkpoint_activations = False, and True"),
+        ("rollout.dtype=bfloat16", "measured with rollout.dtype = 'float32', and 'bfloat16' is planned"),
+        ("rollout.compile=true", "measured with rollout.compile = False, and True is planned"),
+        ("student.attention_frames=9", "measured with student.attention_frames = 12, and 9 is planned"),
     ):
         with pytest.raises(ValueError, match=said):
             read_costs(file, settings.load([*TINY, other]))
     with pytest.raises(ValueError, match="has 4 updates behind the first; 5 are needed"):
         read_costs(written(tmp_path, lines[:5]), config)
     inline = [{name: value for name, value in line.items() if "rollout" not in name} for line in lines]
+    kind = replace(config, cluster=replace(config.cluster, learner_ranks=1, kind="inline"))
     with pytest.raises(ValueError, match="is of an inline run, whose halves take turns"):
-        read_costs(written(tmp_path, inline), config)
+        read_costs(written(tmp_path, inline, kind), config)
+
+
+def changed(lines, number, **values):
+    """`lines` with `values` in the one that is counted from 1; None takes a key out."""
+    line = lines[number - 1] | {name.replace("__", "/"): value for name, value in values.items()}
+    kept = {name: value for name, value in line.items() if value is not None}
+    return [*lines[: number - 1], kept, *lines[number:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"rollout__busy_share": None},
+            r"line 4 of plan.costs=\S+metrics.jsonl has no rollout/busy_share: another ver",
+        ),
+        ({"rollout__blocks": "many"}, "line 4 of plan.costs=.* has rollout/blocks = 'many', and not a number of 0"),
+        ({"rollout__actors": True}, "has rollout/actors = True, and not a number"),
+        ({"learner__busy_share": float("nan")}, "has learner/busy_share = nan, and not a number"),
+        ({"waited__publish_s": [1]}, r"has waited/publish_s = \[1\], and not a number"),
+        ({"step": None}, "line 4 of plan.costs=.* has no step"),
+        ({"time": {}}, "has time = {}, and not a number"),
+    ],
+)
+def test_metrics_of_another_version_are_answered_with_the_line_and_its_key(tmp_path, change, said):
+    config, lines = tiny(), lines_of_nine()
+    with pytest.raises(ValueError, match=said) as found:
+        read_costs(written(tmp_path, changed(lines, 4, **change), config), config)
+    assert "\n" not in str(found.value)
+
+
+def test_a_run_in_which_nobody_worked_is_refused(tmp_path):
+    config, lines = tiny(), lines_of_nine()
+    for name in ("rollout/blocks", "rollout/busy_share", "learner/busy_share"):
+        with pytest.raises(ValueError, match=f"has no update with {name} above 0; measure again"):
+            read_costs(written(tmp_path, [line | {name: 0} for line in lines], config), config)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "config.yaml beside plan.costs=.* holds no configuration"),
+        ("- a list", "holds no configuration"),
+        ("cluster: ray", "has no cluster.kind: another version may have written it"),
+        ("cluster: {kind: ray}", "has no student.model"),
+        ("a: [", r"needs the run's config.yaml beside it \(ParserError\)"),
+        (b"\xff\xfe", "needs the run's config.yaml beside it"),
+    ],
+)
+def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, said):
+    file = written(tmp_path, [{"stage": "dmd", "step": 1, "time": 1.0}])
+    (tmp_path / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=said) as found:
+        read_costs(file, tiny())
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("learner.teacher_offload", None, "has no learner.teacher_offload: another version"),
+        ("cluster.learner_ranks", "two", "has cluster.learner_ranks = 'two', and not a number"),
+        ("dmd.batch_size", 0, "has dmd.batch_size = 0; measure again"),
+    ],
+)
+def test_a_config_of_another_version_is_refused_by_the_key(tmp_path, name, value, said):
+    config, file = tiny(), written(tmp_path, lines_of_nine())
+    group, _, key = name.partition(".")
+    tree = asdict(config)
+    tree[group].pop(key)
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(tree if value is None else tree | {group: tree[group] | {key: value}})
+    )
+    with pytest.raises(ValueError, match=said):
+        read_costs(file, config)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": "a string"}, "line 1 of plan.costs=.* has no config.model"),
+        ({"config": BLOCK | {"compile": False}}, "was measured with config.compile = False, and True is planned"),
+        (
+            {"config": BLOCK | {"dtype": "float32"}},
+            "was measured with config.dtype = 'float32', and 'bfloat16' is planned",
+        ),
+        ({"block_ms": None}, "line 1 of plan.costs=.* has block_ms = None"),
+        ({"block_ms": 0}, "has block_ms = 0; measure again"),
+    ],
+)
+def test_a_benchmark_of_another_version_or_speed_is_refused_by_the_key(tmp_path, change, said):
+    line = {"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": BLOCK} | change
+    with pytest.raises(ValueError, match=said):
+        read_costs(written(tmp_path, [line]), wan())
 
 
 @pytest.mark.parametrize(

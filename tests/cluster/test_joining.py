@@ -11,7 +11,7 @@ import pytest
 
 import settings
 from cluster.errors import CannotStart
-from cluster.nodes import folder_fault
+from cluster.nodes import folder_fault, mark_fault
 from cluster.ray_head import require_head
 from cluster.run_folder import RunFolder
 from tests.cluster.started import free_ports
@@ -59,6 +59,12 @@ def test_a_folder_is_at_fault_when_the_run_is_not_seen_in_it_or_nothing_can_be_w
     assert folder_fault("/proc") == "not writable there: No such file or directory"
 
 
+def test_a_folder_is_another_one_where_the_mark_is_not_seen(tmp_path):
+    (tmp_path / ".seen").touch()
+    assert mark_fault(str(tmp_path), ".seen") is None
+    assert mark_fault(str(tmp_path), ".other") == mark_fault(str(tmp_path / "no"), ".seen") == "another folder"
+
+
 def test_a_run_goes_on_only_in_a_folder_that_can_still_be_written(tmp_path):
     (tmp_path / ".lock").mkdir()  # what stands for a file system that has become read-only: root may write anywhere
     folder = RunFolder(settings.load([f"run_dir={tmp_path}"]))
@@ -94,6 +100,16 @@ def test_what_a_cluster_lacks_is_said_in_one_line_with_the_cure(seen):
         "folder": "(the run's config.yaml is not seen there); give a folder on storage that all nodes share",
     }.items():
         assert said in seen["refused"][lacking] and "\n" not in seen["refused"][lacking]
+
+
+@pytest.mark.ray
+@pytest.mark.proof
+def test_a_cache_of_texts_that_nodes_do_not_share_is_noted_in_one_line(seen):
+    (note,) = seen["texts"]["/proc/self/cwd/texts"]
+    assert note.startswith("note: text_cache=/proc/self/cwd/texts is not shared by node ") and "\n" not in note
+    assert seen["texts"]["shared"] == [] and seen["left in text_cache"] == []
+    (note,) = seen["texts"]["/proc/texts"]
+    assert note.startswith("note: text_cache=/proc/texts cannot be written here (")
 
 
 @pytest.mark.ray

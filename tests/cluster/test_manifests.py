@@ -7,121 +7,10 @@ import pytest
 import yaml
 
 import settings
+from tests.cluster.kuberay_fields import CLAIM, RAY_JOB, faults
 
 KUBERAY = settings.ROOT / "cluster/kuberay"
 SLURM = settings.ROOT / "cluster/slurm/longtake.sbatch"
-
-# The fields of KubeRay 1.6's ray.io/v1 that a manifest may use, by hand from its Go types. A set lists the values.
-TEXTS = {str: str}
-RESOURCES = {"requests": TEXTS, "limits": TEXTS}
-PROBE = {
-    "exec": {"command": [str]},
-    "initialDelaySeconds": int,
-    "periodSeconds": int,
-    "timeoutSeconds": int,
-    "failureThreshold": int,
-}
-CONTAINER = {
-    "name": str,
-    "image": str,
-    "env": [{"name": str, "value": str}],
-    "ports": [{"containerPort": int, "name": str}],
-    "resources": RESOURCES,
-    "livenessProbe": PROBE,
-    "readinessProbe": PROBE,
-    "lifecycle": {"preStop": {"exec": {"command": [str]}}},
-    "volumeMounts": [{"name": str, "mountPath": str}],
-}
-POD = {
-    "spec": {
-        "terminationGracePeriodSeconds": int,
-        "containers": [CONTAINER],
-        "nodeSelector": TEXTS,
-        "tolerations": [
-            {"key": str, "operator": {"Exists", "Equal"}, "value": str, "effect": {"NoSchedule", "NoExecute"}}
-        ],
-        "volumes": [
-            {
-                "name": str,
-                "persistentVolumeClaim": {"claimName": str},
-                "emptyDir": {"medium": {"Memory"}, "sizeLimit": str},
-            }
-        ],
-    }
-}
-WORKERS = {
-    "groupName": str,
-    "replicas": int,
-    "minReplicas": int,
-    "maxReplicas": int,
-    "numOfHosts": int,
-    "idleTimeoutSeconds": int,
-    "priority": int,
-    "labels": TEXTS,
-    "resources": TEXTS,
-    "rayStartParams": TEXTS,
-    "template": POD,
-    "suspend": bool,
-}
-CLUSTER = {
-    "rayVersion": str,
-    "enableInTreeAutoscaling": bool,
-    "authOptions": {"mode": {"token", "disabled"}, "secretName": str},
-    "autoscalerOptions": {
-        "version": {"v1", "v2"},
-        "idleTimeoutSeconds": int,
-        "upscalingMode": {"Default", "Conservative", "Aggressive"},
-        "resources": RESOURCES,
-    },
-    "headGroupSpec": {"rayStartParams": TEXTS, "labels": TEXTS, "resources": TEXTS, "template": POD},
-    "workerGroupSpecs": [WORKERS],
-}
-RAY_JOB = {
-    "apiVersion": {"ray.io/v1"},
-    "kind": {"RayJob"},
-    "metadata": {"name": str, "namespace": str, "labels": TEXTS},
-    "spec": {
-        "entrypoint": str,
-        "runtimeEnvYAML": str,
-        "submissionMode": {"K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"},
-        "backoffLimit": int,
-        "activeDeadlineSeconds": int,
-        "preRunningDeadlineSeconds": int,
-        "shutdownAfterJobFinishes": bool,
-        "ttlSecondsAfterFinished": int,
-        "rayClusterSpec": CLUSTER,
-    },
-}
-CLAIM = {
-    "apiVersion": {"v1"},
-    "kind": {"PersistentVolumeClaim"},
-    "metadata": {"name": str},
-    "spec": {
-        "accessModes": [{"ReadWriteMany"}],
-        "storageClassName": str,
-        "resources": {"requests": TEXTS},
-    },
-}
-
-
-def faults(value, wanted, path):
-    """Where `value` differs from the table."""
-    if isinstance(wanted, set):
-        return [] if value in wanted else [f"{path} is {value}, not one of {sorted(wanted)}"]
-    if isinstance(wanted, type):
-        return [] if type(value) is wanted else [f"{path} is {value!r}, no {wanted.__name__}"]
-    if isinstance(wanted, list):
-        if not isinstance(value, list):
-            return [f"{path} is no list"]
-        return [fault for i, item in enumerate(value) for fault in faults(item, wanted[0], f"{path}[{i}]")]
-    if not isinstance(value, dict):
-        return [f"{path} is no mapping"]
-    if wanted is TEXTS:
-        return [f"{path}.{name} is {text!r}, no str" for name, text in value.items() if type(text) is not str]
-    unknown = [f"{path} has no field {name}" for name in value.keys() - wanted.keys()]
-    return unknown + [
-        fault for name in value.keys() & wanted.keys() for fault in faults(value[name], wanted[name], f"{path}.{name}")
-    ]
 
 
 @pytest.fixture
@@ -145,6 +34,10 @@ def config(job):
     return settings.load(job["entrypoint"].split()[2:])
 
 
+def learner_pod(job):
+    return job["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
+
+
 def container(group):
     (only,) = group["template"]["spec"]["containers"]
     return only
@@ -162,6 +55,11 @@ def test_every_field_is_one_of_the_published_ones_and_of_its_type(documents):
         (lambda job: job.update(backoffLimit="3"), "job.spec.backoffLimit is '3', no int"),
         (lambda job: job["rayClusterSpec"]["authOptions"].update(mode="none"), "mode is none, not one of"),
         (lambda job: job["rayClusterSpec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}), "is 0, no str"),
+        (lambda job: job["rayClusterSpec"].pop("headGroupSpec"), "job.spec.rayClusterSpec lacks headGroupSpec"),
+        (lambda job: job["rayClusterSpec"]["workerGroupSpecs"][2].pop("maxReplicas"), "Specs[2] lacks maxReplicas"),
+        (lambda job: learner_pod(job).update(fsGroup=100), "template.spec has no field fsGroup"),
+        (lambda job: learner_pod(job)["securityContext"].update(fsGroup="100"), "fsGroup is '100', no int"),
+        (lambda job: learner_pod(job)["containers"][0].pop("name"), "containers[0] lacks name"),
     ],
 )
 def test_the_table_finds_what_kuberay_would_refuse(documents, break_it, said):
@@ -193,6 +91,52 @@ def test_nodes_carry_the_labels_that_the_preset_looks_for(groups, config):
     assert preferred == {"learner": False, "rollout-on-demand": False, "rollout-spot": True}
     for group in groups.values():
         assert container(group)["resources"]["limits"]["nvidia.com/gpu"] == str(cluster.node_gpus)
+
+
+def admits(affinity, labels):
+    """Whether a pod may be on a node with these labels, as Kubernetes reads `In` and `NotIn`."""
+    (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    return all(
+        (labels.get(expression["key"]) in expression["values"]) == (expression["operator"] == "In")
+        for expression in term["matchExpressions"]
+    )
+
+
+@pytest.mark.parametrize(
+    "spot",
+    [
+        {"cloud.google.com/gke-spot": "true"},
+        {"eks.amazonaws.com/capacityType": "SPOT"},
+        {"karpenter.sh/capacity-type": "spot"},
+    ],
+)
+def test_what_must_stay_is_on_no_cloud_s_spot_nodes_and_is_not_moved(job, groups, spot):
+    ordinary = {"eks.amazonaws.com/capacityType": "ON_DEMAND", "karpenter.sh/capacity-type": "on-demand"}
+    for group in (job["rayClusterSpec"]["headGroupSpec"], groups["learner"], groups["rollout-on-demand"]):
+        affinity = group["template"]["spec"]["affinity"]
+        assert admits(affinity, {}) and admits(affinity, ordinary) and not admits(affinity, ordinary | spot)
+        annotations = group["template"]["metadata"]["annotations"]
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+        assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+    assert (
+        groups["rollout-spot"]["template"]["spec"]["affinity"] == {}
+        and "metadata" not in groups["rollout-spot"]["template"]
+    )
+
+
+def test_ray_is_told_of_no_other_gpus_than_the_pod_has(job, groups):
+    head = job["rayClusterSpec"]["headGroupSpec"]
+    for group in (head, *groups.values()):
+        held = container(group)["resources"]
+        assert held["requests"] == held["limits"], "one class of service: Guaranteed"
+        assert "num-gpus" not in group["rayStartParams"] and "GPU" not in group.get("resources", {})
+        assert ("nvidia.com/gpu" in held["limits"]) == (group is not head)
+
+
+def test_the_image_s_user_may_write_into_the_shared_folder(job, groups):
+    assert "--chown=ray:users" in (KUBERAY / "Dockerfile").read_text()  # 1000:100 in Ray's images
+    for group in (job["rayClusterSpec"]["headGroupSpec"], *groups.values()):
+        assert group["template"]["spec"]["securityContext"]["fsGroup"] == 100
 
 
 def test_only_spot_pods_may_be_on_spot_nodes(groups):

@@ -162,6 +162,51 @@ def test_a_spot_run_starts_with_the_learner_and_its_first_rollouts_and_asks_an_a
     assert [label["role"] for label in labels] == ["learner"] * 8 + ["rollout"] * 8
 
 
+# -- what the keys describe -------------------------------------------------------------------------------------------
+
+
+def labellings(count, node_gpus, labels):
+    """Every way of giving each of `count` nodes the labels of one role, or none."""
+    for choice in itertools.product([{}, *labels], repeat=count):
+        yield [Node(64, node_gpus, chosen) for chosen in choice]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_run_is_refused_exactly_when_no_labelling_of_the_nodes_has_room_for_it(seed):
+    draw = random.Random(seed)
+    nodes, node_gpus, mine = draw.randint(1, 2), draw.randint(1, 2), [{"role": "learner"}, {"role": "rollout"}, {}]
+    wanted = [
+        Role("learner", 1, 1, 1.0, draw.choice(mine[::2])),
+        Role("rollout", draw.randint(1, 2), 1, draw.choice([0.5, 0.75, 1.0]), draw.choice(mine[1:])),
+        Role("reward", draw.randint(0, 2), 1, 0.25, {}),
+    ]
+    wanted = [role for role in wanted if role.processes]
+    labels = [dict(role.labels) for role in wanted if role.labels]
+    some_way = any(fits_somehow(wanted, there) for there in labellings(nodes, node_gpus, labels))
+    assert (len(placement.nodes_for(wanted, node_gpus)) <= nodes) == some_way
+
+
+def test_processes_of_several_gpus_are_not_cut_in_two_by_the_end_of_a_node():
+    whole = ["cluster.gpus=24", "cluster.node_gpus=8", "cluster.rank_gpus=1", "cluster.actor_gpus=3"]
+    placement.check(settings.load([*WAN, *whole, "cluster.rollout_actors=5", "cluster.learner_ranks=1"]))
+    with pytest.raises(ValueError, match=r"1 learner, 7 rollout processes need 32 \(4 nodes of 8\)"):
+        placement.check(settings.load([*WAN, *whole, "cluster.rollout_actors=7", "cluster.learner_ranks=1"]))
+    with pytest.raises(
+        ValueError, match=r"cluster.actor_gpus is 9, and a process is on one node, of cluster.node_gpus = 8"
+    ):
+        settings.load([*WAN, *whole, "cluster.actor_gpus=9"])
+
+
+def test_who_asks_for_no_label_may_be_on_nodes_of_any_label():
+    labelled = ["cluster.gpus=8", "cluster.node_gpus=8", "cluster.rank_gpus=1", "cluster.rollout_labels={role:rollout}"]
+    config = settings.load([*WAN, *labelled, "cluster.learner_ranks=2", "cluster.rollout_actors=6"])
+    placement.check(config)
+    assert placement.missing(placement.roles(config), nodes(1, 8, role="rollout")) is None
+    apart = settings.load([*WAN, *labelled, "cluster.learner_ranks=2", "cluster.learner_labels={role:learner}"])
+    with pytest.raises(ValueError, match=r"2 learner, 1 rollout processes need 16 \(2 nodes of 8\)"):
+        placement.check(apart)
+
+
 # -- the presets ------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +217,10 @@ def test_a_preset_fills_the_gpus_that_its_name_says_and_never_more(preset, stage
     placement.check(config)
     told = int(preset.split("_")[1])
     assert config.cluster.gpus == told
-    assert sum(placement.devices(group) for group in placement.groups(placement.roles(config))) == told
+    wanted, of = placement.roles(config), config.cluster.node_gpus
+    assert sum(placement.devices(group) for group in placement.groups(wanted)) == told
+    described = placement.nodes_for(wanted, of)
+    assert len(described) * of == told and placement.missing(wanted, described) is None
     assert config.cluster.rank_gpus == 1, "the cluster's keys stand above the preset's"
 
 

@@ -1,12 +1,14 @@
 """Which pool is looked at, and which is the cheapest."""
 
+from dataclasses import replace
+
 import pytest
 
 import settings
 from cluster import placement
 from cluster.plan_config import PlanConfig
 from cluster.rehearsal import Pace, rehearse
-from cluster.sizing import cheapest, size_up, sizes
+from cluster.sizing import balanced_gpus, cheapest, largest_pool, overfull, size_up, sizes
 
 PACE = Pace(block_s=0.5, cut_s=0.1, student_s=3.0, critic_s=1.5, publish_s=0.1)
 
@@ -33,6 +35,34 @@ def test_only_the_pools_that_are_asked_for_are_looked_at():
     told = []
     found = sizes(wan(), PACE, PlanConfig(updates=5, rollout_gpus=[30, 3]), told.append)
     assert [size.rollout_gpus for size in found] == [3, 30] and len(told) == 2
+
+
+@pytest.mark.parametrize(("cluster", "ranks", "most"), [("h100_8", 2, 6), ("h100_32", 8, 24), ("h100_64_spot", 8, 56)])
+def test_a_preset_leaves_its_own_pool_and_not_one_gpu_more(cluster, ranks, most):
+    config = wan(f"cluster={cluster}", f"cluster.learner_ranks={ranks}")
+    assert largest_pool(config) == most == config.cluster.rollout_actors
+    assert placement.overfull(config) is None and overfull(config, most) is None
+    assert f"cluster.gpus is {config.cluster.gpus}, and {ranks} learner, {most + 1} rollout" in overfull(
+        config, most + 1
+    )
+    assert largest_pool(wan()) is None, "without cluster.gpus nobody knows"
+
+
+def test_pools_that_the_cluster_could_never_hold_are_not_looked_at():
+    config, slow = wan("cluster=h100_32", "dmd.steps=10"), replace(PACE, block_s=9.0)
+    found = [size.rollout_gpus for size in sizes(config, slow, PlanConfig(updates=3), silent)]
+    assert max(found) == 24 and balanced_gpus(config, slow) > 24
+    told = []
+    with pytest.raises(
+        ValueError, match=r"plan.rollout_gpus holds 25, and cluster.gpus is 32, and 8 learner, 25 rollou"
+    ):
+        sizes(config, slow, PlanConfig(updates=3, rollout_gpus=[8, 25]), told.append)
+    full = wan("cluster=h100_8")
+    with pytest.raises(
+        ValueError, match=r"8 learner, 1 rollout processes need 16 .*; lower plan.learner_gpus, or choose"
+    ):
+        sizes(full, PACE, PlanConfig(updates=3), told.append)
+    assert told == [], "said before the first is played through"
 
 
 def test_what_is_not_played_through_goes_on_as_what_was():

@@ -108,6 +108,21 @@ def test_an_actor_that_sees_the_cache_never_loads_the_text_encoder_for_what_the_
     actors([*PROMPTS, WAN_NEGATIVE_PROMPT])
 
 
+def test_a_negative_prompt_that_is_cut_is_said_once_by_its_key_and_not_by_every_process(world, tmp_path, capsys):
+    given = [*keys(world, tmp_path / "run"), "stage=dmd", f"init={world}/network.safetensors"]
+    config = settings.load([*given, "prompt.negative=a cat walks on a dog on a dog on grass"])
+    preflight(config)
+    assert capsys.readouterr().err == "note: prompt.negative has 12 tokens; the first 8 are read\n"
+    prepared_text(config, "dmd")
+    for _ in range(2):
+        text_of(config, CPU)([config.negative_prompt])
+    assert "tokens" not in capsys.readouterr().err
+    preflight(config)
+    assert "prompt.negative has 12 tokens" in capsys.readouterr().err, "another command says it again"
+    text_of(config, CPU)(["a cat walks on a cat on a cat"])
+    assert 'the prompt "a cat walks on a cat on a cat..." has 10 tokens' in capsys.readouterr().err
+
+
 def test_no_rollout_of_a_stage_has_a_prompt_that_was_not_prepared_and_no_more_of_a_file_is_prepared(tmp_path):
     (tmp_path / "p.txt").write_text("".join(f"{prompt}\n" for prompt in TINY_PROMPTS))
     config = settings.load([
