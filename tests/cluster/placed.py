@@ -2,7 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -17,6 +21,16 @@ from cluster.errors import CannotStart
 from cluster.launch import preflight
 from cluster.ray_session import ray_session
 
+_ANOTHER = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+@ray.remote(num_cpus=1, label_selector={"role": "rollout"})
+class Theirs:
+    def there(self): return "there"
+theirs = Theirs.remote()
+print(ray.get(theirs.there.remote(), timeout=120), flush=True)
+sys.stdin.read()
+"""
 SMALL = {"object_store_memory": 100 * 2**20}
 LABELS = ["cluster.learner_labels={role:learner}", "cluster.rollout_labels={role:rollout}"]
 FOLDERS = Path(tempfile.mkdtemp())
@@ -57,17 +71,30 @@ def refusals(nodes: Cluster) -> dict[str, str]:
         "label": [now, "cluster.learner_labels={role:trainer}"],
         "gpu": [now, "cluster.rank_gpus=1"],
         "room": [now, "cluster.rollout_actors=4"],
+        "taken": [now, *LABELS, "stage=[teacher,ode,dmd]"],
         "folder": LABELS,
     }.items():
         config = made(nodes, name, *arguments)
         if name == "folder":
             (FOLDERS / name / "config.yaml").unlink()
         try:
-            with ray_session(config, lambda line: None):
+            with another_run(nodes.address) if name == "taken" else nullcontext(), ray_session(config, lambda _: None):
                 said[name] = "let in"
         except CannotStart as error:
             said[name] = str(error)
     return said
+
+
+@contextmanager
+def another_run(address: str) -> Iterator[None]:
+    """A job of somebody else has the one rollout node, until the block ends."""
+    job = subprocess.Popen([sys.executable, "-c", _ANOTHER, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert job.stdout.readline() == b"there\n"
+        yield
+    finally:
+        job.stdin.close()
+        job.wait(timeout=120)
 
 
 @ray.remote
