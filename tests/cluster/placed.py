@@ -20,6 +20,7 @@ from cluster.config import Config
 from cluster.errors import CannotStart
 from cluster.launch import preflight
 from cluster.ray_session import ray_session
+from cluster.rollout_process import here
 
 _ANOTHER = """
 import sys, ray
@@ -53,6 +54,10 @@ def main() -> None:
     config = made(nodes, "run", *LABELS, prefers, "cluster.rollout_actors=3", "stage=[teacher,ode,dmd]")
     with ray_session(config, say):
         seen |= {"heard": heard} | places(config)
+    nodes.add_node(num_cpus=4, num_gpus=2, labels={"role": "gpus"}, **SMALL)
+    ray.init(nodes.address, log_to_driver=False)
+    seen["gpus"] = gpus_of(shares=[0.5, 0.5, 0.75])
+    ray.shutdown()
     print(json.dumps(seen))
     nodes.shutdown()
 
@@ -98,27 +103,36 @@ def another_run(address: str) -> Iterator[None]:
 
 
 @ray.remote
-class Place:
+class Placed:
     """What runs of each role are reduced to here."""
 
     def labels(self) -> dict[str, str]:
-        return ray.get_runtime_context().get_node_labels()
+        return here().labels
+
+    def place(self):
+        return here()
+
+
+def gpus_of(shares: list[float]) -> list[list[str]]:
+    """What processes with these shares of a GPU say that they hold, on a node with two."""
+    own = [Placed.options(num_gpus=share, label_selector={"role": "gpus"}).remote() for share in shares]
+    return [list(place.gpus) for place in ray.get([actor.place.remote() for actor in own], timeout=120)]
 
 
 def places(config: Config) -> dict[str, object]:
     """By role, the labels of the nodes that its processes got."""
     ranks, pool = placement.options(placement.learner(config)), placement.options(placement.rollout(config))
-    learner = [Place.options(**ranks).remote() for _ in range(2)]
+    learner = [Placed.options(**ranks).remote() for _ in range(2)]
     rollout = {}
     for _ in range(3):
-        actor = Place.options(**pool).remote()
+        actor = Placed.options(**pool).remote()
         rollout[actor] = ray.get(actor.labels.remote(), timeout=120)["ray.io/market-type"]
     found = {
         "learner": [labels["role"] for labels in ray.get([actor.labels.remote() for actor in learner], timeout=120)],
         "rollout": sorted(rollout.values()),
     }
     ray.kill(next(actor for actor, market in rollout.items() if market == "spot"))
-    another = Place.options(**pool).remote()
+    another = Placed.options(**pool).remote()
     again = ray.get(another.labels.remote(), timeout=120)["ray.io/market-type"]
     return found | {"after one on the spot node was lost": again}
 

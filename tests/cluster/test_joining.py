@@ -113,3 +113,11 @@ def test_processes_go_where_their_labels_are_and_to_spot_nodes_while_there_is_ro
     assert seen["learner"] == ["learner", "learner"]
     assert seen["rollout"] == ["on-demand", "on-demand", "spot"]
     assert seen["after one on the spot node was lost"] == "spot"
+
+
+@pytest.mark.ray
+@pytest.mark.proof
+def test_processes_that_share_a_gpu_name_the_same_one(seen):
+    halves, others = seen["gpus"][:2], seen["gpus"][2]
+    assert halves[0] == halves[1] != others and len(others) == 1
+    assert len({gpu for gpus in seen["gpus"] for gpu in gpus}) == 2
