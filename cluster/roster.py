@@ -116,7 +116,11 @@ class Roster(Bulletin):
     def _departing(self, slots: Sequence[int], count: int) -> list[int]:
         """Of `slots`, `count` that leave. A node that drains goes away by itself, whoever stays on it."""
         places = {slot: None if self.leaving.get(slot) == DRAINING else self.places.get(slot) for slot in slots}
-        return departing(places, count, self.config.cluster.rollout_prefers, self.meter.working)
+        return departing(places, count, self.config.cluster.rollout_prefers, self._at_stake)
+
+    def _at_stake(self, slot: int) -> int:
+        """Little with a process that still starts, most with one that has a dispatch."""
+        return (slot in self.meter.running) + (slot in self.meter.working)
 
     def _clear(self, nodes: Collection[str]) -> None:
         """Have the actors leave that are on these nodes now: who was replaced while Ray was asked is elsewhere."""

@@ -14,8 +14,8 @@ from cluster.cluster_config import ClusterConfig
 from cluster.planning import pool_size
 
 SEEN = Measurements(
-    size=4, starting=0, running=4.0, idle=0.0, replacing=0.0, scoring=0.0, waiting_share=0.0, windows_per_s=1.0, actor_s=4.0,
-    learner_s=1.0, learnt_s=20.0, dispatch_s=10.0, fits=1000, gpu_hours=0.0, whole=True, warm=True,
+    size=4, starting=0, running=4.0, idle=0.0, replacing=0.0, scoring=0.0, waiting_share=0.0, windows_per_s=1.0,
+    actor_s=4.0, learner_s=1.0, learnt_s=20.0, dispatch_s=10.0, fits=1000, gpu_hours=0.0, whole=True, warm=True,
 )  # fmt: skip
 
 
