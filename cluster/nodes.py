@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import placement
@@ -47,9 +47,13 @@ def wait_for_nodes(config: Config, say: Callable[[str], None]) -> None:
 
 def _wait(room: PlacementGroup, wanted: list[placement.Role], timeout_s: float, say: Callable[[str], None]) -> None:
     deadline, before = time.monotonic() + timeout_s, None
-    while not room.wait(_POLL_S):
-        nodes = registered()
-        lacking = placement.missing(wanted, nodes, in_use(placement.unit(wanted)))
+    while True:
+        # Looked at before the wait: behind it, what the room itself has taken would count as in use by others.
+        nodes, used = registered(), in_use(placement.unit(wanted))
+        time.sleep(_POLL_S)
+        if placement_group_table(room)["state"] == "CREATED":  # its own `wait` takes whole seconds only
+            return
+        lacking = placement.missing(wanted, nodes, used)
         if time.monotonic() > deadline:
             raise CannotStart(
                 f"{lacking or 'no room'}: not there within cluster.nodes_timeout_s = {timeout_s:g} s; "
