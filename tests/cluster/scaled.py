@@ -115,10 +115,11 @@ def lawful(learner: Learner) -> dict[str, int]:
         for plan in rollout.windows
     }
     assert all(drawn[window.rollout, window.index] == (window.role, window.start) for window in taken)
-    counts = {key.partition("/")[2]: n for key, n in learner.cluster.metrics().items() if key.startswith("windows/")}
-    state = learner.cluster.state()[1]["buffer"]
-    held = counts["delivered"] - counts["taken"]
-    assert counts["dispatched"] == counts["taken"] + held + len(state["pending"]) and counts["refused"] == 0
+    state = learner.cluster.state()[1]["buffer"]  # all of one moment: the pool goes on meanwhile
+    counts = Counter(state["counts"])
+    held = sum(map(len, state["order"].values()))
+    assert counts["dispatched"] == counts["taken"] + held + len(state["pending"]), counts
+    assert counts["taken"] == len(taken) and counts["refused"] == 0, counts
     return {"taken": len(taken), "rollouts_whole": closed}
 
 
