@@ -70,6 +70,7 @@ class Autoscaling:
             "autoscale/running": running,
             "autoscale/learner_waiting_share": measured.waiting_share,
             "autoscale/actors_idle": measured.idle,
+            "autoscale/rewards_busy_share": measured.scoring,
             "autoscale/gpu_hours": measured.gpu_hours,
         } | ({} if decision.needed is None else {"autoscale/needed": decision.needed})
         entry = {"time": self.clock(), "stage": stage, "now_running": running}
