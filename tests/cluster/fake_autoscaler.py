@@ -93,7 +93,7 @@ def _head(
         _wait_until_up(head, address, folder)
         yield address, folder
     finally:
-        ended = [*ours.children(recursive=True), ours]
+        ended = [*ours.children(recursive=True), ours] if head.poll() is None else []
         for process in ended:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
