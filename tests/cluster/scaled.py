@@ -115,10 +115,9 @@ def lawful(learner: Learner) -> dict[str, int]:
         for plan in rollout.windows
     }
     assert all(drawn[window.rollout, window.index] == (window.role, window.start) for window in taken)
-    state = learner.cluster.state()[1]["buffer"]  # all of one moment: the pool goes on meanwhile
-    counts = Counter(state["counts"])
-    held = sum(map(len, state["order"].values()))
-    assert counts["dispatched"] == counts["taken"] + held + len(state["pending"]), counts
+    _, state = learner.cluster.state()  # all of one moment: the pool goes on meanwhile
+    counts, pending, held = Counter(state["buffer"]["counts"]), state["buffer"]["pending"], state["waiting"]
+    assert counts["dispatched"] == counts["taken"] + len(held) + len(pending), counts
     assert counts["taken"] == len(taken) and counts["refused"] == 0, counts
     return {"taken": len(taken), "rollouts_whole": closed}
 
