@@ -38,9 +38,9 @@ from cluster.buffer import BufferConfig
 from cluster.cluster_config import ClusterConfig
 from cluster.config import Config
 from cluster.crew import make_dispatcher
+from cluster.dispatch import Dispatch
 from cluster.parcels import unwrap
 from cluster.planning import made_share, pool_size
-from cluster.supply import Dispatch
 from cluster.weights import PackedWeights
 from learner.config import DmdConfig
 from models.config import StudentConfig

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
@@ -11,19 +10,16 @@ from cluster.ray_environment import settle_environment
 
 settle_environment(Config())  # the coordinator imports Ray, which reads its environment then
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from actors.student_actor import blocks_kept  # noqa: E402
+from benchmarks.pretended_videos import PretendedVideos  # noqa: E402
 from cluster.coordinator import Coordinator  # noqa: E402
+from cluster.departures import Place  # noqa: E402
+from cluster.dispatch import Dispatch  # noqa: E402
 from cluster.packing import ByteViews, PackedTensors, pack_tensors  # noqa: E402
 from cluster.parcels import Item, Parcel, take_apart  # noqa: E402
 from cluster.publication import WeightShelf  # noqa: E402
 from cluster.rollout_process import Delivery  # noqa: E402
-from cluster.supply import Dispatch  # noqa: E402
 from cluster.trace import Span  # noqa: E402
 from cluster.weights import PackedWeights  # noqa: E402
-from models.rollout import MadeBlock, Rollout, Window, WindowPlan  # noqa: E402
 
 Newer = Callable[[int, int | None, float, int], Awaitable[Any]]
 """As `Coordinator.newer`: (epoch, than, wait_s, slot) to newer weights in a tuple, or None after `wait_s` without."""
@@ -41,7 +37,7 @@ class SimulatedPool:
     def __init__(self, config: Config, newer: Newer, block_s: float, spread_s: float = 0.0):
         """`spread_s`: over how long the actors begin with their first rollouts, so that blocks are not due at once."""
         self.slots = list(range(config.cluster.rollout_actors))
-        self.student, self.window = config.student, config.window
+        self.config = config
         self.newer, self.block_s, self.spread_s = newer, block_s, spread_s
         self.versions: dict[int, int] = {}
         self.asked: dict[int, asyncio.Task] = {}
@@ -49,8 +45,11 @@ class SimulatedPool:
         """By rollout: the event loop's time at which its actor began with it."""
         self.due: dict[tuple[int, int], float] = {}
         """By rollout and window: when its last block was due."""
-        self.tensors: dict[tuple[int, ...], Tensor] = {}
         self.packed: dict[tuple[int, ...], PackedTensors] = {}
+
+    async def place(self, slot: int) -> Place:
+        """Always there."""
+        return Place("here", {}, ())
 
     async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
         """Always ready."""
@@ -65,18 +64,15 @@ class SimulatedPool:
             await self._first_weights(epoch, slot)
             due += self.spread_s * slot / len(self.slots)
         self.started |= {rollout.id: due for rollout in rollouts}
-        recent: deque[int] = deque(maxlen=blocks_kept(self.student, self.window))
-        last = max(plan.start + self.window.frames for rollout in rollouts for plan in rollout.windows)
-        for index in range(last // self.student.block_frames):
+        videos = PretendedVideos(self.config, rollouts)
+        for index in videos.blocks:
             due += self.block_s
             await asyncio.sleep(due - loop.time() if self.block_s else 0)
-            recent.append(self.versions[slot])
-            yield self._block(slot, index, len(rollouts))
-            for rollout in rollouts:
-                for plan in rollout.windows:
-                    if plan.start + self.window.frames == (index + 1) * self.student.block_frames:
-                        self.due[rollout.id, plan.index] = due if self.block_s else loop.time()
-                        yield self._window(rollout, plan, recent)
+            block, windows = videos.make(index, self.versions[slot])
+            yield self._delivery(block, [Span(f"rollout {slot}", "block", time.time(), self.block_s)])
+            for window in windows:
+                self.due[window.rollout, window.index] = due if self.block_s else loop.time()
+                yield self._delivery(window, ())
             self._pull(epoch, slot)
 
     async def _first_weights(self, epoch: int, slot: int) -> None:
@@ -97,40 +93,12 @@ class SimulatedPool:
     def _ask(self, epoch: int, slot: int) -> None:
         self.asked[slot] = asyncio.ensure_future(self.newer(epoch, self.versions[slot], _WAIT_S, slot))
 
-    def _block(self, slot: int, index: int, videos: int) -> Delivery:
-        x0 = self._tensor(videos, self.student.block_frames)
-        block = MadeBlock(index, self.versions[slot], x0, {})
-        return Delivery(self._parcel(block), [Span(f"rollout {slot}", "block", time.time(), self.block_s)])
-
-    def _window(self, rollout: Rollout, plan: WindowPlan, recent: Sequence[int]) -> Delivery:
-        frames = self.window.frames
-        window = Window(
-            rollout=rollout.id,
-            attempt=rollout.attempt,
-            index=plan.index,
-            role=plan.role,
-            prompt=rollout.prompt,
-            seed=rollout.seed,
-            start=plan.start,
-            step=plan.step,
-            versions=tuple(recent),
-            context=self._tensor(len(recent) * self.student.block_frames - frames),
-            latents=self._tensor(frames),
-            noisy=self._tensor(frames),
-        )
-        return Delivery(self._parcel(window), ())
-
-    def _tensor(self, *frames: int) -> Tensor:
-        if frames not in self.tensors:
-            self.tensors[frames] = torch.zeros(*frames, *self.student.frame_shape)  # windows must be cut from blocks
-        return self.tensors[frames]
-
-    def _parcel(self, item: Item) -> Parcel:
+    def _delivery(self, item: Item, spans: Sequence[Span]) -> Delivery:
         plain, tensors = take_apart(item)
         key = tuple(len(tensor) for tensor in tensors.values())
         if key not in self.packed:
             self.packed[key] = pack_tensors(tensors)
-        return Parcel(plain, self.packed[key])
+        return Delivery(Parcel(plain, self.packed[key]), spans)
 
     def replace(self, slot: int) -> None:
         """Nothing here is ever lost."""
@@ -149,9 +117,9 @@ class SimulatedPool:
         """None."""
         return set()
 
-    def draining(self) -> set[int]:
+    def draining(self) -> Collection[str]:
         """None."""
-        return set()
+        return ()
 
 
 class _Shelf(WeightShelf):

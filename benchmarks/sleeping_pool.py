@@ -2,69 +2,46 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-import torch
 
-from actors.student_actor import blocks_kept
+from benchmarks.pretended_videos import PretendedVideos
 from cluster.config import Config
 from cluster.coordinator import Coordinator
+from cluster.departures import Place
 from cluster.errors import Leaving, StageEnded
 from cluster.parcels import Parcel, unwrap, wrap
 from cluster.pool import RayPool
 from cluster.publication import store_fetch
-from cluster.rollout_process import Delivery, RemoteWeights
+from cluster.rollout_process import Delivery, RemoteWeights, here
 from cluster.trace import Span
-from models.rollout import MadeBlock, Rollout, Window, WindowPlan
+from models.rollout import MadeBlock, Rollout, Window
 
 
 class SleepingActor:
     """Has RolloutActor's `windows`. A block is due `block_s` after the one before, so handing it over costs nothing."""
 
     def __init__(self, config: Config, weights: RemoteWeights, block_s: float):
-        self.student, self.window, self.weights, self.block_s = config.student, config.window, weights, block_s
+        self.config, self.weights, self.block_s = config, weights, block_s
         self.version: int | None = None
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[MadeBlock]) -> Iterator[Window | MadeBlock]:
-        """Every block behind those `made` when it is due, and behind it the windows that it ends, all frames zero."""
-        block, frames, due = self.student.block_frames, self.window.frames, time.perf_counter()
-        recent = deque((one.version for one in made), maxlen=blocks_kept(self.student, self.window))
-        first = made[-1].index + 1 if made else 0
+        """Every block behind those `made` when it is due, and behind it the windows that it ends."""
+        videos, due = PretendedVideos(self.config, rollouts, made), time.perf_counter()
         self._pull()
-        for index in range(first, max(plan.start + frames for r in rollouts for plan in r.windows) // block):
+        for index in videos.blocks:
             due += self.block_s
             time.sleep(max(0.0, due - time.perf_counter()))
-            recent.append(self.version)
-            yield MadeBlock(index, self.version, torch.zeros(len(rollouts), block, *self.student.frame_shape), {})
-            for rollout in rollouts:
-                for plan in rollout.windows:
-                    if plan.start + frames == (index + 1) * block:
-                        yield self._cut(rollout, plan, recent)
+            block, windows = videos.make(index, self.version)
+            yield block
+            yield from windows
             self._pull()
 
     def _pull(self) -> None:
         newer = self.weights.newer(self.version)
         self.version = self.version if newer is None else newer.version
-
-    def _cut(self, rollout: Rollout, plan: WindowPlan, recent: Sequence[int]) -> Window:
-        frames, shape = self.window.frames, self.student.frame_shape
-        return Window(
-            rollout=rollout.id,
-            attempt=rollout.attempt,
-            index=plan.index,
-            role=plan.role,
-            prompt=rollout.prompt,
-            seed=rollout.seed,
-            start=plan.start,
-            step=plan.step,
-            versions=tuple(recent),
-            context=torch.zeros(len(recent) * self.student.block_frames - frames, *shape),
-            latents=torch.zeros(frames, *shape),
-            noisy=torch.zeros(frames, *shape),
-        )
 
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
@@ -75,13 +52,16 @@ class SleepingProcess:
         self.coordinator, self.slot, self.block_s = coordinator, slot, block_s
         self.weights: RemoteWeights | None = None
 
-    def begin(self, stage: str, config: Config, epoch: int, relay: None) -> str:
+    def place(self) -> Place:
+        """As RolloutProcess.place."""
+        return here()
+
+    def begin(self, stage: str, config: Config, epoch: int, relay: None) -> None:
         """As RolloutProcess.begin."""
         if self.weights is not None:
             self.weights.close()
         self.weights = RemoteWeights(store_fetch(self.coordinator, epoch, self.slot), "cpu", threading.Event())
         self.actor = SleepingActor(config, self.weights, self.block_s)
-        return ray.get_runtime_context().get_node_id()
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:
         """As RolloutProcess.windows."""

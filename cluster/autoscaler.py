@@ -14,6 +14,8 @@ _PATIENCE = 3
 """Cool-downs until a growth is not judged any more: where actors are lost all the time no size is ever complete."""
 _ADDED = 0.5
 """Actors more on average from which their effect is told from chance."""
+_SATURATED = 0.9
+"""Of their time that reward processes are at work: from there on more actors would only wait for them."""
 _QUIET = ("hold", "measure", "cool")
 
 
@@ -31,6 +33,8 @@ class Measurements:
     """Of these the ones that found no room in the buffer, on average."""
     replacing: float
     """Lost processes whose successors were not there yet, on average."""
+    scoring: float
+    """Of the reward processes' time: they were at work, on average."""
     waiting_share: float
     """Of the learner's time: it waited for windows."""
     windows_per_s: float
@@ -61,7 +65,7 @@ class Decision:
     reason: str
     """For people, in a line."""
     kind: str
-    """grow, shrink, and what ends in the same size: measure, cool, hold; or which bound holds the pool."""
+    """grow, shrink, and what ends in the same size: measure, cool, hold; or what holds the pool, which is told."""
     needed: int | None = None
     """The fewest actors that keep the learner busy, by what both are measured to take."""
 
@@ -163,6 +167,9 @@ class Controller:
                 return self._undone(m, brought, needed)
             self.before = None
             self._forget(m.actor_s / m.learner_s, judging=False)
+        if m.scoring >= _SATURATED:
+            scorers = f"reward processes are at work {m.scoring:.0%} of their time: raise cluster.reward_actors"
+            return Decision(m.size, f"{told}; more actors would not help, for the {scorers}", "rewards", needed)
         wanted = needed
         unforeseen = settled and m.warm and m.windows_per_s > 0 and m.actor_s <= m.size * m.learner_s
         if unforeseen:  # the formula finds the pool large enough, and the learner does not

@@ -22,7 +22,7 @@ class AutoscaleConfig:
     growth: float = key(2.0, "the pool becomes at most this many times larger at once")
     gpu_hours: float | None = key(
         None,
-        "budget of the rollout pool in GPU-hours (in hours of processes without cluster.actor_gpus); then: minimum",
+        "budget of the rollout pool in hours of whole GPUs (of processes without cluster.actor_gpus); then: minimum",
     )
     every_s: float = key(10.0, "seconds between two looks at the pool")
     measured_s: float = key(60.0, "seconds over which waiting and costs are measured")

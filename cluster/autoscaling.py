@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster import placement
 from cluster.autoscaler import Controller, Decision, Measurements
 from cluster.buffer import WindowBuffer
 from cluster.config import Config
-from cluster.pace import Pace
+from cluster.meter import Meter
 from cluster.trace import Reading
 
 FILE = "autoscale.jsonl"
@@ -35,9 +36,9 @@ class Look:
 class Autoscaling:
     """Of one coordinator, for all its stages. Hours are counted on from what the run folder says was spent."""
 
-    def __init__(self, config: Config, pace: Pace, clock: Callable[[], float] = time.time):
+    def __init__(self, config: Config, meter: Meter, clock: Callable[[], float] = time.time):
         """`clock` gives seconds since the epoch, for what is written down."""
-        self.config, self.pace, self.clock = config, pace, clock
+        self.config, self.meter, self.clock = config, meter, clock
         self.file = Path(config.run_dir, FILE)
         _mend(self.file)
         self.spent_before = hours_spent(self.file)
@@ -47,26 +48,29 @@ class Autoscaling:
     def begin(self) -> None:
         """A stage begins: what was learnt of another does not hold."""
         cluster = self.config.cluster
-        learner = cluster.learner_ranks * cluster.rank_gpus / cluster.actor_gpus if cluster.actor_gpus else 0
+        learner = (
+            cluster.learner_ranks * cluster.rank_gpus * placement.processes_per_gpu(placement.rollout(self.config))
+        )
         self.controller = Controller(self.config.autoscale, learner or cluster.learner_ranks)
         self.bounds_told: set[str] = set()
         """Of the size there is now: once is enough, though the learner's waiting may come and go."""
 
     @property
     def gpu_hours(self) -> float:
-        """What the pool has cost in this run: hours of GPUs, or of processes that have none."""
-        return self.spent_before + self.pace.actor_hours * (self.config.cluster.actor_gpus or 1)
+        """What the pool has cost in this run: hours of whole GPUs, or of processes that have none."""
+        return self.spent_before + self.meter.gpu_hours
 
     def look(self, size: int, buffer: WindowBuffer, stage: str) -> Look:
         """Measure and decide; `size` actors are asked for now."""
-        measured = self.pace.measure(size, buffer.capacity, self.gpu_hours)
-        decision = self.controller.decide(self.pace.clock(), measured)
+        measured = self.meter.measure(size, buffer.capacity, self.gpu_hours)
+        decision = self.controller.decide(self.meter.clock(), measured)
         running = size - measured.starting
         self.metrics = {
             "autoscale/wanted": decision.size,
             "autoscale/running": running,
             "autoscale/learner_waiting_share": measured.waiting_share,
             "autoscale/actors_idle": measured.idle,
+            "autoscale/rewards_busy_share": measured.scoring,
             "autoscale/gpu_hours": measured.gpu_hours,
         } | ({} if decision.needed is None else {"autoscale/needed": decision.needed})
         entry = {"time": self.clock(), "stage": stage, "now_running": running}

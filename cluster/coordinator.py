@@ -8,21 +8,22 @@ from typing import Any
 import ray
 
 from cluster.config import Config
+from cluster.dispatch import Dispatch
 from cluster.errors import RunFailed, StageEnded
-from cluster.inspection import BadWindow
+from cluster.inspection import BadWindow, inspect_values
 from cluster.packing import ChecksumMismatch, PackedTensors
-from cluster.parcels import Parcel, take_apart, unwrap, wrap
+from cluster.parcels import Item, Parcel, take_apart, unwrap, wrap
 from cluster.pool import Pool, RayPool
 from cluster.publication import LEAVE, WeightShelf
 from cluster.reward_pool import RewardPool
 from cluster.rollout_process import Delivery
 from cluster.staffing import Staffing
-from cluster.supply import Dispatch, State, Supply
+from cluster.supply import State, Supply
 from cluster.trace import Reading, Span
 from models.rollout import Group, Trajectory, Window
 
 _INLINE_BYTES = 2**17
-"""Up to here a checksum (about 1 GB/s) takes less than the way to a thread and back (0.1 ms)."""
+"""Up to here reading a delivery (about 1 GB/s) takes less than the way to a thread and back (0.1 ms)."""
 
 
 class Coordinator(Staffing):
@@ -99,13 +100,13 @@ class Coordinator(Staffing):
                 known = number in self.supply.plans
                 plan = self._try(number, role, n)
                 if plan is not None:
-                    self.pace.taken(0 if known else n)
+                    self.meter.taken(0 if known else n)
                     break
                 self.awaited.add((role, n))
                 await self._wake_one(self.room)  # dropped windows are to be made again
                 try:
                     async with asyncio.timeout(deadline - time.monotonic()):
-                        with self.pace.learner_waits():
+                        with self.meter.learner_waits():
                             await self.arrived.wait()
                 except TimeoutError as error:
                     raise RunFailed(
@@ -170,6 +171,7 @@ class Coordinator(Staffing):
         if epoch != self.epoch:
             raise StageEnded
         if slot in self.leaving:
+            self.told.add(slot)
             return LEAVE
         if found is not None:
             self.workload.pulled()
@@ -179,19 +181,27 @@ class Coordinator(Staffing):
 
     async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
         parcel = delivery.parcel
-        try:
-            small = parcel.tensors.nbytes <= _INLINE_BYTES
-            item = unwrap(parcel) if small else await asyncio.to_thread(unwrap, parcel)
-        except ChecksumMismatch as error:
-            raise BadWindow("checksum", str(error)) from error
+        small = parcel.tensors.nbytes <= _INLINE_BYTES
+        item = _opened(parcel) if small else await asyncio.to_thread(_opened, parcel)
         self.spans += delivery.spans
         self.workload.received(slot, delivery)
         self.supply.inspect(dispatch, item)
         if isinstance(item, Group):
-            item = await self.rewards.score(item, parcel, self.supply.reference(dispatch, item))
+            with self.meter.scores():
+                item = await self.rewards.score(item, parcel, self.supply.reference(dispatch, item))
         self.supply.keep(dispatch, item)
         if isinstance(item, Window | Group | Trajectory):
             self.packed[item.rollout, item.index] = parcel.tensors
         if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
             self.awaited.clear()  # who finds another rank's plan says again what it waits for
             await self._notify(self.arrived)
+
+
+def _opened(parcel: Parcel) -> Item:
+    """What is in it: everything that reads all of its bytes. Raises BadWindow."""
+    try:
+        item = unwrap(parcel)
+    except ChecksumMismatch as error:
+        raise BadWindow("checksum", str(error)) from error
+    inspect_values(item)
+    return item

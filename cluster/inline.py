@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cluster.config import Config
 from cluster.crew import computing_of, make_actor
-from cluster.inspection import BadWindow
+from cluster.inspection import BadWindow, inspect_values
 from cluster.run_folder import RunFolder
 from cluster.scoring import GroupScorer
 from cluster.supply import State, Supply
@@ -65,6 +65,7 @@ class InlineCluster:
         assert dispatch is not None, "the learner asks for more than the stage makes"
         try:
             for item in self.actor.windows(dispatch.rollouts):
+                inspect_values(item)
                 self.supply.inspect(dispatch, item)
                 if isinstance(item, Group):
                     item = self.scorer(item, self.supply.reference(dispatch, item)).group

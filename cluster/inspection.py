@@ -6,6 +6,7 @@ import torch
 
 from actors.config import WindowConfig
 from cluster.lineage import Lineage
+from cluster.parcels import Item, take_apart
 from models.config import StudentConfig
 from models.rollout import Group, GroupPlan, MadeBlock, Rollout, Trajectory, Window, WindowPlan
 
@@ -32,13 +33,15 @@ def inspect_block(
     tensors = {"x0": block.x0} | {f"input {step}": x for step, x in block.inputs.items()}
     for name, tensor in tensors.items():
         _inspect_shape(tensor, shape, f"{where}: {name}")
-        _inspect_values(tensor, f"{where}: {name}")
 
 
 def inspect(
     item: Window | Group | Trajectory, rollout: Rollout, student: StudentConfig, window: WindowConfig, known: Lineage
 ) -> None:
-    """Raise BadWindow unless `item` is a window of `rollout` as planned, by weights that were published here."""
+    """Raise BadWindow unless `item` is a window of `rollout` as planned, by weights that were published here.
+
+    Its values are looked at by `inspect_values`.
+    """
     where = f"window {item.index} of rollout {item.rollout}"
     plan = next((plan for plan in rollout.windows if plan.index == item.index), None)
     if item.rollout != rollout.id or plan is None:
@@ -49,19 +52,27 @@ def inspect(
         raise BadWindow("plan", f"{where} has another prompt or seed than was drawn for it")
     if isinstance(item, Window):
         _inspect_window(item, plan, where, student, window, known)
-        tensors = {"context": item.context, "latents": item.latents, "noisy": item.noisy}
-        tensors |= _inspect_image(item, "image", item.image, student.frame_shape, where, student)
+        _inspect_image(item, "image", item.image, student.frame_shape, where, student)
     elif isinstance(item, Group):
-        tensors = _inspect_group(item, plan, where, student, window, known)
+        _inspect_group(item, plan, where, student, window, known)
         images = (plan.members, *student.frame_shape)
-        tensors |= _inspect_image(item, "images", item.images, images, where, student)
+        _inspect_image(item, "images", item.images, images, where, student)
     else:
         shape = (student.horizon_frames, *student.frame_shape)
         _inspect_shape(item.latents, shape, f"{where}: latents")
         _inspect_shape(item.states, (len(student.timesteps), *shape), f"{where}: states")
-        tensors = {"states": item.states, "latents": item.latents}
+
+
+def inspect_values(item: Item) -> None:
+    """Raise BadWindow unless every number of `item` is finite. Reads all of it: too slow for an event loop if large."""
+    plain, tensors = take_apart(item)
+    whole = f" of rollout {plain['rollout']}" if "rollout" in plain else ""
+    where = f"{'window' if whole else 'block'} {plain.get('index')}{whole}"
     for name, tensor in tensors.items():
-        _inspect_values(tensor, f"{where}: {name}")
+        if not tensor.is_floating_point():
+            raise BadWindow("dtype", f"{where}: {name} is {tensor.dtype}, not floating point")
+        if not torch.isfinite(tensor).all():
+            raise BadWindow("not_finite", f"{where}: {name} has NaN or infinite latents")
 
 
 def inspect_origin(sample: Window | Group, row: int, made: Sequence[MadeBlock]) -> None:
@@ -99,8 +110,7 @@ def _inspect_window(
 
 def _inspect_group(
     group: Group, plan: GroupPlan, where: str, student: StudentConfig, config: WindowConfig, known: Lineage
-) -> dict[str, torch.Tensor]:
-    """Returns the group's tensors."""
+) -> None:
     if (group.role, group.start, group.step, group.transitions) != (plan.role, plan.start, plan.step, plan.transitions):
         raise BadWindow("plan", f"{where} has another role, fork or transitions than was drawn for it")
     frames = (plan.frames, *student.frame_shape)
@@ -109,7 +119,6 @@ def _inspect_group(
     for name, shape in wanted.items():
         _inspect_shape(getattr(group, name), shape, f"{where}: {name}")
     _inspect_past(group, plan.frames, where, student, config, known)
-    return {name: getattr(group, name) for name in ("context", *wanted)}
 
 
 def _inspect_image(
@@ -119,15 +128,13 @@ def _inspect_image(
     shape: tuple[int, ...],
     where: str,
     student: StudentConfig,
-) -> dict[str, torch.Tensor]:
-    """The image latents, by name, which a sample has where the teacher would take its first frame for another one."""
+) -> None:
+    """A sample has image latents where the teacher would take its first frame for another one, and only there."""
     expected = student.in_wan_world and sample.start > 0
     if (image is not None) != expected:
         raise BadWindow("image", f"{where} starts at frame {sample.start} and has {'no' if expected else 'an'} image")
-    if image is None:
-        return {}
-    _inspect_shape(image, shape, f"{where}: {name}")
-    return {name: image}
+    if image is not None:
+        _inspect_shape(image, shape, f"{where}: {name}")
 
 
 def _inspect_past(
@@ -146,10 +153,3 @@ def _inspect_past(
 def _inspect_shape(tensor: torch.Tensor, wanted: tuple[int, ...], what: str) -> None:
     if tuple(tensor.shape) != wanted:
         raise BadWindow("shape", f"{what} has shape {list(tensor.shape)}, expected {list(wanted)}")
-
-
-def _inspect_values(tensor: torch.Tensor, what: str) -> None:
-    if not tensor.is_floating_point():
-        raise BadWindow("dtype", f"{what} is {tensor.dtype}, not floating point")
-    if not torch.isfinite(tensor).all():
-        raise BadWindow("not_finite", f"{what} has NaN or infinite latents")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import placement
@@ -29,33 +29,44 @@ def registered() -> list[Node]:
 
 
 def wait_for_nodes(config: Config, say: Callable[[str], None]) -> None:
-    """Return when the nodes have room for what the run begins with; until then `say` what is missing, once per change.
+    """Return when the nodes have free room for what the run begins with; until then `say` what is missing, once per
+    change.
 
-    Ray's autoscaler, where there is one, is asked for the same. Raises CannotStart after cluster.nodes_timeout_s.
+    What waits is a placement group, which takes the room when all of it is there and gives it back at once, to the
+    processes. Ray's autoscaler sees it beside what other runs wait for; of `request_resources` a cluster has only one,
+    and two runs would overrule each other. Raises CannotStart after cluster.nodes_timeout_s.
     """
     wanted = placement.at_start(config)
-    if placement.missing(wanted, registered()) is None:
-        return
     resources, labels = placement.bundles(wanted)
-    request_resources(bundles=resources, bundle_label_selectors=labels)
+    room = placement_group(resources, bundle_label_selector=labels)
     try:
-        _wait(wanted, config.cluster.nodes_timeout_s, say)
+        _wait(room, wanted, config.cluster.nodes_timeout_s, say)
     finally:
-        request_resources(bundles=[])  # from now on the processes themselves are the demand
+        remove_placement_group(room)
 
 
-def _wait(wanted: list[placement.Role], timeout_s: float, say: Callable[[str], None]) -> None:
+def _wait(room: PlacementGroup, wanted: list[placement.Role], timeout_s: float, say: Callable[[str], None]) -> None:
     deadline, before = time.monotonic() + timeout_s, None
-    while (lacking := placement.missing(wanted, nodes := registered())) is not None:
+    while True:
+        # Looked at before the wait: behind it, what the room itself has taken would count as in use by others.
+        nodes, used = registered(), in_use(placement.unit(wanted))
+        time.sleep(_POLL_S)
+        if placement_group_table(room)["state"] == "CREATED":  # its own `wait` takes whole seconds only
+            return
+        lacking = placement.missing(wanted, nodes, used)
         if time.monotonic() > deadline:
             raise CannotStart(
-                f"{lacking}: not there within cluster.nodes_timeout_s = {timeout_s:g} s; "
+                f"{lacking or 'no room'}: not there within cluster.nodes_timeout_s = {timeout_s:g} s; "
                 f"{placement.cure(wanted, nodes)}"
             )
-        if lacking != before:
+        if lacking not in (None, before):
             say(lacking)
             before = lacking
-        time.sleep(_POLL_S)
+
+
+def in_use(unit: str) -> float:
+    """CPUs or GPUs that are in use: those of others, as long as no process of ours is there."""
+    return ray.cluster_resources().get(unit, 0.0) - ray.available_resources().get(unit, 0.0)
 
 
 def require_room(config: Config) -> None:

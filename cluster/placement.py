@@ -108,9 +108,9 @@ def options(role: Role) -> dict[str, Any]:
 
 
 def bundles(wanted: Iterable[Role]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
-    """What an autoscaler is asked for: resources and labels of each process."""
-    each = [role for role in wanted for _ in range(role.processes)]
-    resources = [{"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {}) for role in each]
+    """What each process takes, and the labels of its node; without those that take nothing."""
+    each = [role for role in wanted if role.cpus or role.gpus for _ in range(role.processes)]
+    resources = [{what: amount for what, amount in (("CPU", role.cpus), ("GPU", role.gpus)) if amount} for role in each]
     return resources, [dict(role.labels) for role in each]
 
 
@@ -135,29 +135,42 @@ def carries(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(labels.get(name) == value for name, value in wanted.items())
 
 
-def missing(wanted: Sequence[Role], nodes: Sequence[Node]) -> str | None:
-    """What a cluster lacks, in a line for people; None when everything has room."""
+def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) -> str | None:
+    """What a cluster lacks, in a line for people; None when everything has room.
+
+    `in_use`: GPUs (CPUs, where nobody wants a GPU) that others have taken.
+    """
     found = placed(wanted, nodes)
     short = [role for role in wanted if found[role.name] < role.processes]
-    if not short:
+    if not short and not in_use:
         return None
-    of_gpus = any(role.gpus for role in wanted)
-    there = sum(node.gpus if of_gpus else node.cpus for node in nodes)
-    needed = sum(devices(group) for group in groups(wanted)) if of_gpus else sum(r.cpus * r.processes for r in wanted)
+    what = unit(wanted)
+    there = sum(node.gpus if what == "GPU" else node.cpus for node in nodes)
+    of_all = sum(role.cpus * role.processes for role in wanted)
+    needed = sum(devices(group) for group in groups(wanted)) if what == "GPU" else of_all
     waits = [
         f"{said(group[0].labels) or 'any node'} ("
         + ", ".join(f"{found[role.name]} of {role.processes} {role.name}" for role in group)
         + ")"
         for group in groups(short)
     ]
-    what = "GPUs" if of_gpus else "CPUs"
-    return f"{there:g} of {needed:g} {what} registered, waiting for {', '.join(waits)}"
+    if not short:
+        return f"{there:g} {what}s registered, {in_use:g} of them in use by others, waiting for {needed:g}"
+    taken = f", {in_use:g} of them in use by others" if in_use else ""
+    return f"{there:g} of {needed:g} {what}s registered{taken}, waiting for {', '.join(waits)}"
+
+
+def unit(wanted: Iterable[Role]) -> str:
+    """What is scarce: GPU, or CPU where nobody wants a GPU."""
+    return "GPU" if any(role.gpus for role in wanted) else "CPU"
 
 
 def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
-    """What to do about the first role that has no room."""
+    """What to do about the first role that has no room; all may have, on nodes that others use."""
     found = placed(wanted, nodes)
-    role = next(role for role in wanted if found[role.name] < role.processes)
+    role = next((role for role in wanted if found[role.name] < role.processes), None)
+    if role is None:
+        return "add nodes, wait for whoever uses those that are there, or raise it"
     matching = [node for node in nodes if carries(node.labels, role.labels)]
     each = f"{role.cpus:g} CPU" + (f" and {role.gpus:g} GPU" if role.gpus else "")
     if role.labels and not matching:

@@ -1,8 +1,8 @@
 """The rollout pool on Ray: one process per slot, replaced when it is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Collection
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -10,9 +10,10 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from cluster import placement
 from cluster.collective_weights import WeightRelay
 from cluster.config import Config
+from cluster.departures import Place
+from cluster.dispatch import Dispatch
 from cluster.parcels import Parcel, wrap
 from cluster.rollout_process import Delivery, RolloutProcess
-from cluster.supply import Dispatch
 
 _SEND_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 2.0
@@ -23,8 +24,8 @@ class ActorLost(Exception):
     """A rollout process is gone, or as good as gone; the message says how."""
 
 
-class NotStarted(ActorLost):
-    """A rollout process has not started in time: it may still wait for a node."""
+class NoNode(Exception):
+    """No node has had room for a rollout process in time. Nothing is lost by it."""
 
 
 class Superseded(Exception):
@@ -32,13 +33,19 @@ class Superseded(Exception):
 
 
 class Pool(Protocol):
-    """Processes that roll out, by slot. Starting one is only asked for here: `begin` waits for it."""
+    """Processes that roll out, by slot. Starting one is only asked for here: `place` waits for it.
+
+    Who waits for a process whose slot was given to another meanwhile, or to none, gets Superseded.
+    """
 
     slots: list[int]
     """Those asked for, the same list as long as the pool exists."""
 
+    async def place(self, slot: int) -> Place:
+        """Wait until the process in `slot` has a node. Raises NoNode or ActorLost."""
+
     async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
-        """Have the process in `slot` supply a stage, as soon as it runs. Raises ActorLost, or what it raised."""
+        """Have the process in `slot`, which has a node, supply a stage. Raises ActorLost, or what it raised."""
 
     def stream(self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch) -> AsyncIterator[Delivery]:
         """What the process in `slot`, which has begun, makes of `dispatch`. Raises ActorLost."""
@@ -55,8 +62,8 @@ class Pool(Protocol):
     async def dead(self, slots: Collection[int]) -> set[int]:
         """Which of these slots, whose processes have nothing to do, have lost them."""
 
-    def draining(self) -> set[int]:
-        """Slots whose node is about to go away."""
+    def draining(self) -> Collection[str]:
+        """Nodes that are about to go away. Called in a thread."""
 
 
 class RayPool:
@@ -67,7 +74,6 @@ class RayPool:
         self.slots = list(range(config.cluster.rollout_actors))
         self.following = len(self.slots)
         self.actors = {slot: self._new(slot) for slot in self.slots}
-        self.nodes: dict[int, str] = {}
         self.relay: tuple[int, ray.actor.ActorHandle] | None = None
         """With cluster.weight_transport=collective: what sends the weights of an epoch."""
 
@@ -98,38 +104,42 @@ class RayPool:
     def shrink(self, slot: int) -> None:
         """Kill; one that still waits for a node is given up, and Ray asks for that node no more."""
         self.slots.remove(slot)
-        self.nodes.pop(slot, None)
         ray.kill(self.actors.pop(slot))
 
     def replace(self, slot: int) -> None:
         """Kill without asking first (a hung process would not answer) and start another."""
         ray.kill(self.actors[slot])
         self.actors[slot] = self._new(slot)
-        self.nodes.pop(slot, None)
+
+    async def place(self, slot: int) -> Place:
+        """Wait until an actor answers, which it does as soon as its node has started its process."""
+        timeout_s = self.cluster.start_timeout_s
+        none = NoNode(f"never got a node within cluster.start_timeout_s = {timeout_s:g} s")
+        return await self._answer(slot, self.actors[slot].place.remote(), none)
 
     async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
-        """Tell an actor which stage it supplies, and wait until it does.
+        """Tell an actor which stage it supplies, and wait until it does."""
+        timeout_s = self.cluster.start_timeout_s
+        late = ActorLost(f"did not start within cluster.start_timeout_s = {timeout_s:g} s")
+        await self._answer(slot, self.actors[slot].begin.remote(stage, config, epoch, self._relay_of(epoch)), late)
 
-        Raises Superseded where the slot was given to another process meanwhile, or to none.
-        """
+    async def _answer(self, slot: int, answer: Awaitable[Any], late: Exception) -> Any:
+        """What the actor in `slot` answers. Raises `late` after cluster.start_timeout_s."""
         actor = self.actors[slot]
-        self.nodes.pop(slot, None)
         try:
             async with asyncio.timeout(self.cluster.start_timeout_s):
-                node = await actor.begin.remote(stage, config, epoch, self._relay_of(epoch))
-            self._require(slot, actor)
-            self.nodes[slot] = node
+                found = await answer
         except TimeoutError as error:
             self._require(slot, actor)
-            raise NotStarted(
-                f"did not start within cluster.start_timeout_s = {self.cluster.start_timeout_s} s"
-            ) from error
+            raise late from error
         except RayTaskError:
             self._require(slot, actor)
             raise  # the actor's own exception is no loss of it
         except RayError as error:
             self._require(slot, actor)
             raise ActorLost(f"{type(error).__name__}") from error
+        self._require(slot, actor)
+        return found
 
     def _require(self, slot: int, actor: ray.actor.ActorHandle) -> None:
         if self.actors.get(slot) is not actor:  # killing is asynchronous: an answer may be on its way
@@ -162,7 +172,7 @@ class RayPool:
 
     async def dead(self, slots: Collection[int]) -> set[int]:
         """Ask them for a sign of life. No answer in time is no sign of death: an actor may have begun to work."""
-        asked = {asyncio.ensure_future(_answer(self.actors[slot])): (slot, self.actors[slot]) for slot in slots}
+        asked = {asyncio.ensure_future(_lives(self.actors[slot])): (slot, self.actors[slot]) for slot in slots}
         if not asked:
             return set()
         done, late = await asyncio.wait(asked, timeout=_ANSWER_TIMEOUT_S)
@@ -171,15 +181,14 @@ class RayPool:
         found = {asked[task] for task in done if not task.result()}
         return {slot for slot, actor in found if self.actors.get(slot) is actor}
 
-    def draining(self) -> set[int]:
-        """Slots on nodes that Ray is draining (preemption, scale-down)."""
+    def draining(self) -> Collection[str]:
+        """Nodes that Ray is draining (preemption, scale-down)."""
         from ray._private.state import state  # the call that Ray Train and Serve use; there is no public one in 2.60
 
-        leaving = state.get_draining_nodes()
-        return {slot for slot, node in list(self.nodes.items()) if node in leaving}  # called in a thread
+        return state.get_draining_nodes().keys()
 
 
-async def _answer(actor: ray.actor.ActorHandle) -> bool:
+async def _lives(actor: ray.actor.ActorHandle) -> bool:
     """Whether an actor lives."""
     try:
         await actor.__ray_ready__.remote()

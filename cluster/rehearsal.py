@@ -16,7 +16,8 @@ from typing import Any
 
 from actors.student_actor import blocks_kept
 from cluster.config import Config
-from cluster.supply import Dispatch, Supply
+from cluster.dispatch import Dispatch
+from cluster.supply import Supply
 from models.rollout import CRITIC, STUDENT, Rollout, WindowPlan
 
 _ARRIVAL, _LEARNER, _DONE = range(3)

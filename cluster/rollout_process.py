@@ -16,6 +16,7 @@ from cluster.cluster_config import ClusterConfig
 from cluster.collective_weights import collective_fetch
 from cluster.config import Config
 from cluster.crew import make_actor
+from cluster.departures import Place
 from cluster.errors import Leaving, StageEnded
 from cluster.news import forward_warnings
 from cluster.parcels import Parcel, unwrap, wrap
@@ -61,6 +62,13 @@ class RemoteWeights:
         self.prefetched.close()
 
 
+def here() -> Place:
+    """Where this process is."""
+    context = ray.get_runtime_context()
+    node, gpus = context.get_node_id(), context.get_accelerator_ids()["GPU"]
+    return Place(node, context.get_node_labels(), tuple(f"{node}/{gpu}" for gpu in gpus))
+
+
 @ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)
 class RolloutProcess:
     """One process of the rollout pool. It may die at any time; the coordinator asks for its rollouts again."""
@@ -74,11 +82,12 @@ class RolloutProcess:
         signal.signal(signal.SIGTERM, lambda *_: self.leaving.set())
         self.weights: RemoteWeights | None = None
 
-    def begin(self, stage: str, config: Config, epoch: int, relay: ray.actor.ActorHandle | None) -> str:
-        """Become the actor that supplies `stage`; returns the id of this process's node.
+    def place(self) -> Place:
+        """Where this process is: quick to say, as what takes long to load is loaded in `begin`."""
+        return here()
 
-        Weights come by `relay` if there is one, else through the object store.
-        """
+    def begin(self, stage: str, config: Config, epoch: int, relay: ray.actor.ActorHandle | None) -> None:
+        """Become the actor that supplies `stage`. Weights come by `relay` if there is one, else through the store."""
         if self.weights is not None:
             self.weights.close()
         offset = clock_offset(lambda: ray.get(self.coordinator.clock.remote(), timeout=_CALL_TIMEOUT_S))
@@ -88,7 +97,6 @@ class RolloutProcess:
             fetch = collective_fetch(relay, self.slot, self.device, _CALL_TIMEOUT_S, fallback=fetch)
         self.weights = RemoteWeights(fetch, self.device, self.leaving)
         self.actor = make_actor(stage, config, self.weights, self.device)
-        return ray.get_runtime_context().get_node_id()
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:
         """Stream what `rollouts` become (called with num_returns="streaming"); ends early when the process must go."""

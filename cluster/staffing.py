@@ -8,17 +8,16 @@ from typing import Any
 from ray.exceptions import RayError
 
 from cluster.autoscaling import FILE, Autoscaling
-from cluster.bulletin import Bulletin
 from cluster.config import Config
+from cluster.dispatch import Dispatch
 from cluster.errors import RunFailed, StageEnded
 from cluster.inspection import BadWindow
-from cluster.pace import Pace
-from cluster.pool import ActorLost, NotStarted, Pool, Superseded
+from cluster.pool import ActorLost, NoNode, Pool, Superseded
 from cluster.publication import WeightShelf
 from cluster.ray_metrics import RayMetrics
 from cluster.rollout_process import Delivery
-from cluster.supply import Dispatch, Supply
-from cluster.workload import Workload
+from cluster.roster import RECALLED, Roster
+from cluster.supply import Supply
 
 _LOST_IN_A_ROW = 5
 """Processes that one dispatch, or one start, may lose without a sign of life in between: more are no accident."""
@@ -27,7 +26,7 @@ _POLL_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Staffing(Bulletin):
+class Staffing(Roster):
     """All methods run in the coordinator's event loop.
 
     A slot's driver takes a dispatch only when its process is there: one that waits for a node holds up nobody.
@@ -40,17 +39,10 @@ class Staffing(Bulletin):
     epoch: int
 
     def __init__(self, config: Config, pool: Pool):
-        super().__init__()
-        self.config, self.pool = config, pool
-        self.workload = Workload(pool.slots)
-        self.pace = Pace(config.autoscale.measured_s)
-        self.autoscaling = Autoscaling(config, self.pace) if config.autoscale.enabled else None
+        super().__init__(config, pool)
+        self.autoscaling = Autoscaling(config, self.meter) if config.autoscale.enabled else None
         self.ray_metrics = RayMetrics()
         self.arrived, self.room = asyncio.Condition(), asyncio.Condition()
-        self.leaving: set[int] = set()
-        """Slots whose actor goes at its next block: its node drains, or the slot is not wanted any more."""
-        self.retiring: set[int] = set()
-        """Of these the latter."""
         self.failure: str | None = None
         self.drivers: list[asyncio.Task] = []
 
@@ -66,11 +58,10 @@ class Staffing(Bulletin):
         self.drivers = []
 
     def _start_drivers(self, windows_per_update: int) -> None:
-        self.pace.begin(windows_per_update)
+        self.meter.begin(windows_per_update)
         if self.autoscaling is not None:
             self.autoscaling.begin()
-        for slot in list(self.retiring):
-            self._remove(slot)
+        self._settle()
         for slot in self.pool.slots:
             self._start(f"rollout actor {slot}", self._drive, slot)
         self._start("the watch over the pool", self._watch)
@@ -103,23 +94,33 @@ class Staffing(Bulletin):
 
     async def _have_begun(self, slot: int) -> None:
         """Wait until the slot's process supplies the stage, however often it takes another one."""
-        lost = 0
-        while slot in self.pool.slots and slot not in self.pace.running:
+        in_vain, asked_s = 0, self.meter.clock()
+        while slot in self.pool.slots and slot not in self.meter.running:
             self.workload.starting(slot)
             try:
+                if slot not in self.places:
+                    self._placed(slot, await self.pool.place(slot))
                 await self.pool.begin(slot, self.stage, self.stage_config, self.epoch)
-                self.pace.there(slot)
+                self.meter.there(slot)
             except Superseded:
                 continue
+            except NoNode as none:
+                waited_s = self.meter.clock() - asked_s
+                self._ask_again(slot, f"{none} ({waited_s:.0f} s so far)")
+                in_vain += not self.meter.running  # while others work it may wait
+                if in_vain >= _LOST_IN_A_ROW:
+                    raise RunFailed(
+                        f"rollout actor {slot} {none}, nor in the {waited_s:.0f} s that it has waited, and no other is "
+                        "at work; add nodes, or see who uses those that are there"
+                    ) from none
             except ActorLost as loss:
                 self._replace(slot, str(loss))
                 if slot not in self.pool.slots:
                     return
-                # While others work, one without a node may wait for it.
-                lost += not (isinstance(loss, NotStarted) and self.pace.running)
-                if lost >= _LOST_IN_A_ROW:
+                in_vain, asked_s = in_vain + 1, self.meter.clock()
+                if in_vain >= _LOST_IN_A_ROW:
                     raise RunFailed(
-                        f"{lost} processes in a row were lost as they started: the last one {loss}"
+                        f"{in_vain} processes in a row were lost as they started: the last one {loss}"
                     ) from loss
             finally:
                 self.workload.idle(slot)
@@ -130,7 +131,7 @@ class Staffing(Bulletin):
         None if the slot's process is gone, or has been replaced.
         """
         async with self.room:
-            while slot in self.pace.running:
+            while slot in self.meter.running:
                 if self.stage != "ode" and self.shelf.version is None:
                     await self.room.wait()
                     continue
@@ -138,7 +139,7 @@ class Staffing(Bulletin):
                 if dispatch is not None:
                     self.room.notify()  # there may be more
                     return dispatch
-                with self.pace.finds_no_room():
+                with self.meter.finds_no_room():
                     await self.room.wait()
             self.room.notify()  # what woke this one is for another
         return None
@@ -146,16 +147,18 @@ class Staffing(Bulletin):
     async def _make(self, slot: int, dispatch: Dispatch) -> None:
         """Have one dispatch made; what is missing at the end is given back for another actor to make."""
         windows = sum(len(rollout.windows) for rollout in dispatch.rollouts)
-        self.pace.begins(slot, windows, warm=slot in self.workload.running)
+        self.meter.begins(slot, windows, warm=slot in self.workload.running)
         self.workload.busy(slot)
         afresh = False
         try:
             async for delivery in self.pool.stream(slot, self.stage, self.stage_config, self.epoch, dispatch):
                 await self._receive(slot, dispatch, delivery)
-                self.pace.delivers(slot, delivery.parcel.plain["kind"])
+                self.meter.delivers(slot, delivery.parcel.plain["kind"])
                 if delivery.spans and self.workload.too_slow(slot, self.config.cluster.slow_factor):
                     raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
-            if slot in self.leaving or self.supply.missing(dispatch):
+            if self.leaving.get(slot) == RECALLED:
+                self._begins_anew(slot)
+            elif slot in self.leaving or self.supply.missing(dispatch):
                 self._replace(slot, "left")
         except ActorLost as loss:
             self._replace(slot, str(loss))
@@ -166,50 +169,25 @@ class Staffing(Bulletin):
             afresh = True
         finally:
             self.workload.idle(slot)
-            self.pace.ends(slot)
+            self.meter.ends(slot)
         self.supply.give_back(dispatch, afresh)
         if dispatch.lost >= _LOST_IN_A_ROW:
             raise RunFailed(f"{dispatch.lost} processes in a row were lost on {[r.id for r in dispatch.rollouts]}")
         await self._wake_one(self.room)
-
-    def _replace(self, slot: int, why: str) -> None:
-        """End the slot's process. Another takes its place at once, unless the slot is not wanted any more."""
-        if slot in self.retiring:
-            self._remove(slot)
-        elif slot in self.pool.slots:
-            self.say(f"rollout actor {slot} {why}; another takes its place")
-            self.workload.lost(slot, why)
-            self.pace.gone(slot, replaced=True)
-            self.leaving.discard(slot)
-            self.pool.replace(slot)
 
     # -- the whole pool -------------------------------------------------------------------------------------------
 
     async def resize(self, size: int) -> None:
         """Ask for more actors, or have some leave.
 
-        Who waits for a node is given up first, then who waits for room; who is at work leaves at its next block, and
-        another actor goes on with its videos. No window is lost or made twice by it.
+        Who was to leave is called back before anybody is added: there are never more actors than the larger of both
+        sizes. Who waits for a node is given up first, then whole nodes are left, by `departing`; who is at work leaves
+        at its next block, and another actor goes on with its videos. No window is lost or made twice by it.
         """
-        wanted = [slot for slot in self.pool.slots if slot not in self.retiring]
-        for slot in self.pool.grow(max(0, size - len(wanted))):
+        for slot in self._fit(size):
             self._start(f"rollout actor {slot}", self._drive, slot)
-        wanted.sort(key=lambda slot: (slot in self.pace.running, self.workload.at_work(slot), -slot))
-        for slot in wanted[: max(0, len(wanted) - size)]:
-            if slot in self.pace.working:
-                self.retiring.add(slot)
-                self.leaving.add(slot)
-            else:
-                self._remove(slot)
         self.shelf.wake()
         await self._notify(self.room)
-
-    def _remove(self, slot: int) -> None:
-        self.pace.gone(slot, replaced=False)
-        self.workload.retired(slot)
-        self.leaving.discard(slot)
-        self.retiring.discard(slot)
-        self.pool.shrink(slot)
 
     async def _autoscale(self, autoscaling: Autoscaling) -> None:
         """Look at the pool again and again, and give it the size that its controller decides."""
@@ -232,27 +210,16 @@ class Staffing(Bulletin):
         """Ask actors on draining nodes to leave at their next block; replace those that died with nothing to do."""
         while True:
             try:
-                draining = await asyncio.to_thread(self.pool.draining)
+                self._clear(await asyncio.to_thread(self.pool.draining))
             except (RayError, RuntimeError, OSError) as error:  # the head is busy or away: the next answer counts
                 self.say(f"cannot ask which nodes are draining: {error}")
-                draining = set()
-            for slot in (draining & self.pace.running) - self.leaving:  # who is beginning is looked at when it is there
-                self.say(f"the node of rollout actor {slot} is draining")
-                self.leaving.add(slot)
-                if slot not in self.pace.working:
-                    self._replace(slot, "had nothing to finish there")
             for slot in await self.pool.dead(self._idle):
                 if slot in self._idle:  # still
                     self._replace(slot, "died with nothing to do")
             self.shelf.wake()
-            if self.pace.replaced:  # their drivers may still wait for room
+            if self.meter.replaced:  # their drivers may still wait for room
                 await self._notify(self.room)
             await asyncio.sleep(_POLL_S)
-
-    @property
-    def _idle(self) -> set[int]:
-        """Slots whose actor waits for room, or for the first weights."""
-        return self.pace.running - self.pace.working.keys()
 
     @staticmethod
     async def _notify(condition: asyncio.Condition) -> None:

@@ -5,8 +5,8 @@
 
 import logging
 from collections import deque
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -19,12 +19,13 @@ from cluster.buffer import WindowBuffer
 from cluster.config import Config
 from cluster.consumption import Consumption
 from cluster.crew import make_dispatcher
+from cluster.dispatch import Dispatch
 from cluster.errors import RunFailed
 from cluster.inspection import BadWindow, inspect, inspect_block, inspect_origin
 from cluster.lineage import Lineage
 from cluster.parcels import Item, put_together, rollout_of, take_apart
 from cluster.score_book import ScoreBook
-from models.rollout import Group, GroupPlan, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan, opening
+from models.rollout import Group, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan, opening
 
 BAD_AT_LEAST = 5
 """Refused windows before their share is looked at."""
@@ -37,19 +38,6 @@ _log = logging.getLogger(__name__)
 
 class TooManyBad(RunFailed):
     """More windows were refused than buffer.bad_share allows."""
-
-
-@dataclass
-class Dispatch:
-    """Videos that one actor makes together, and the blocks that it has streamed so far."""
-
-    rollouts: list[Rollout]
-    made: deque[MadeBlock] = field(default_factory=deque)
-    opening: list[MadeBlock] = field(default_factory=list)
-    """The first blocks of the videos, one horizon: groups are compared with them (stage grpo), and later blocks (law
-    priority)."""
-    lost: int = 0
-    """How often its actor was lost without a block made in between."""
 
 
 class Supply:
@@ -107,43 +95,19 @@ class Supply:
         Its videos go on from the blocks that were streamed, as the same attempt; `afresh`, or without any block, they
         are made again as a new attempt. Windows that were delivered stay valid either way.
         """
-        rows, missing = self._missing(dispatch)
+        rows, missing = dispatch.missing(self.buffer)
         if not missing:
             return
-        made = [] if afresh or not self.config.rollout.continued else self._made_before(missing, dispatch.made)
-        if made:
-            opening = [block.rows(rows) for block in dispatch.opening]
-            again = Dispatch(missing, deque(block.rows(rows) for block in made), opening, dispatch.lost + 1)
-        else:
+        again = None
+        if self.config.rollout.continued and not afresh:
+            again = dispatch.continued(rows, missing, self.config.student.block_frames, self.config.window.frames)
+        if again is None:
             again = Dispatch([self._next_attempt(rollout) for rollout in missing], lost=dispatch.lost + 1)
         self.returned.append(again)
 
     def missing(self, dispatch: Dispatch) -> bool:
         """Whether a window of `dispatch` has not come yet."""
-        return bool(self._missing(dispatch)[1])
-
-    def _missing(self, dispatch: Dispatch) -> tuple[list[int], list[Rollout]]:
-        """Rows of the dispatch of which windows are still to come, and those rollouts with these windows only."""
-        rows, missing = [], []
-        for row, rollout in enumerate(dispatch.rollouts):
-            plans = tuple(p for p in rollout.windows if self.buffer.expects(rollout.id, p.index, rollout.attempt))
-            if plans:
-                rows.append(row)
-                missing.append(replace(rollout, windows=plans))
-        return rows, missing
-
-    def _made_before(self, missing: Sequence[Rollout], made: Sequence[MadeBlock]) -> list[MadeBlock]:
-        """Blocks to go on from: none that ends a missing window, or lies behind a missing fork.
-
-        Actors yield windows at their last block, and fork where they stand.
-        """
-        block = self.config.student.block_frames
-
-        def last_call(plan: WindowPlan) -> int:
-            return plan.start if isinstance(plan, GroupPlan) else plan.start + self.config.window.frames - block
-
-        first = min(last_call(plan) for rollout in missing for plan in rollout.windows) // block
-        return [entry for entry in made if entry.index < first]
+        return bool(dispatch.missing(self.buffer)[1])
 
     def _next_attempt(self, rollout: Rollout) -> Rollout:
         self.attempts[rollout.id] = self.attempts.get(rollout.id, 0) + 1
@@ -168,7 +132,7 @@ class Supply:
     # -- what came of it ------------------------------------------------------------------------------------------
 
     def inspect(self, dispatch: Dispatch, item: Item) -> None:
-        """Raise BadWindow for what must not be trained on, scored, or gone on from."""
+        """Raise BadWindow for what must not be trained on, scored, or gone on from; `inspect_values` let it pass."""
         if isinstance(item, MadeBlock):
             inspect_block(item, dispatch.made, len(dispatch.rollouts), self.config.student, self.lineage)
         elif isinstance(item, Window | Group | Trajectory):

@@ -31,6 +31,8 @@ class Workload:
         self.doing: dict[int, tuple[str, float]] = {}
         """What a slot does that starts or has a dispatch, and since when; the others are idle."""
         self.lost_in_all = 0
+        self.unplaced = 0
+        """Times that a process was asked for and got no node in time."""
         self.last_sign = clock()
         self.weight_bytes = 0
         self._begin_interval(clock())
@@ -125,6 +127,7 @@ class Workload:
             "rollout/idle_share": max(0.0, 1 - sum(shares.values())),
             "rollout/actors": len(self.slots),
             "rollout/actors_lost": self.lost_in_all,
+            "rollout/actors_unplaced": self.unplaced,
             "weights/versions_per_s": self.versions / elapsed_s,
             "weights/pulls": self.pulls,
             "bytes/blocks_in": self.bytes_in["MadeBlock"],

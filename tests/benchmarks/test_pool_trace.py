@@ -5,7 +5,7 @@ import pytest
 from benchmarks.pool_trace import main
 from cluster.autoscaler_config import AutoscaleConfig
 from cluster.autoscaling import Autoscaling
-from cluster.pace import Pace
+from cluster.meter import Meter
 from cluster.supply import Supply
 from tests.cluster.pretend import small
 
@@ -16,7 +16,7 @@ def test_a_picture_is_drawn_of_every_run_that_looked_at_its_pool_and_of_no_other
     for arguments in ([str(tmp_path)], [], [str(tmp_path), "out=a.png", "out=b.png"]):
         with pytest.raises(ValueError, match=r"autoscale\.enabled|folder of one run"):
             main(arguments)
-    autoscaling = Autoscaling(config, Pace(60.0))
+    autoscaling = Autoscaling(config, Meter(60.0))
     for size in (1, 20, 4):  # 20 is more than is allowed: a change
         autoscaling.write(autoscaling.look(size, Supply("dmd", config).buffer, "dmd").entry)
     main([str(tmp_path)])

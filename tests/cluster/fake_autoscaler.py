@@ -5,7 +5,6 @@ Ray's AutoscalingCluster would stop every Ray of the machine, and reads a file t
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.cluster.started import free_ports
+
 START_TIMEOUT_S = 180.0
 _COMMANDS = (
     "cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands",
@@ -23,12 +24,6 @@ _COMMANDS = (
 )  # fmt: skip
 """Nothing of that: Ray asks for the keys."""
 _HEAD_ID = "f" * 51 + "00000"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def cluster_config(address: str, node: dict[str, float], labels: dict[str, str], most: int, idle_s: float) -> dict:
@@ -74,7 +69,7 @@ def fake_autoscaler(
 def _head(
     folder: Path, node: dict[str, float], labels: dict[str, str], most: int, idle_s: float
 ) -> Iterator[tuple[str, Path]]:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     config = folder / "autoscaling.json"
     config.write_text(json.dumps(cluster_config(address, node, labels, most, idle_s)))
     command = [
@@ -98,7 +93,7 @@ def _head(
         _wait_until_up(head, address, folder)
         yield address, folder
     finally:
-        ended = [*ours.children(recursive=True), ours]
+        ended = [*ours.children(recursive=True), ours] if head.poll() is None else []
         for process in ended:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -2,8 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
-from contextlib import chdir
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -18,7 +21,18 @@ from cluster.errors import CannotStart
 from cluster.launch import preflight
 from cluster.nodes import note_unshared_texts
 from cluster.ray_session import ray_session
+from cluster.rollout_process import here
 
+_ANOTHER = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+@ray.remote(num_cpus=1, label_selector={"role": "rollout"})
+class Theirs:
+    def there(self): return "there"
+theirs = Theirs.remote()
+print(ray.get(theirs.there.remote(), timeout=120), flush=True)
+sys.stdin.read()
+"""
 SMALL = {"object_store_memory": 100 * 2**20}
 LABELS = ["cluster.learner_labels={role:learner}", "cluster.rollout_labels={role:rollout}"]
 FOLDERS = Path(tempfile.mkdtemp())
@@ -42,6 +56,10 @@ def main() -> None:
     with ray_session(config, say):
         seen |= {"heard": heard, "texts": notes()} | places(config)
     seen["left in text_cache"] = [path.name for path in FOLDERS.glob("*texts/*")]
+    nodes.add_node(num_cpus=4, num_gpus=2, labels={"role": "gpus"}, **SMALL)
+    ray.init(nodes.address, log_to_driver=False)
+    seen["gpus"] = gpus_of(shares=[0.5, 0.5, 0.75])
+    ray.shutdown()
     print(json.dumps(seen))
     nodes.shutdown()
 
@@ -60,13 +78,14 @@ def refusals(nodes: Cluster) -> dict[str, str]:
         "label": [now, "cluster.learner_labels={role:trainer}"],
         "gpu": [now, "cluster.rank_gpus=1"],
         "room": [now, "cluster.rollout_actors=4"],
+        "taken": [now, *LABELS, "stage=[teacher,ode,dmd]"],
         "folder": LABELS,
     }.items():
         config = made(nodes, name, *arguments)
         if name == "folder":
             (FOLDERS / name / "config.yaml").unlink()
         try:
-            with ray_session(config, lambda line: None):
+            with another_run(nodes.address) if name == "taken" else nullcontext(), ray_session(config, lambda _: None):
                 said[name] = "let in"
         except CannotStart as error:
             said[name] = str(error)
@@ -83,28 +102,49 @@ def notes() -> dict[str, list[str]]:
     return said
 
 
+@contextmanager
+def another_run(address: str) -> Iterator[None]:
+    """A job of somebody else has the one rollout node, until the block ends."""
+    job = subprocess.Popen([sys.executable, "-c", _ANOTHER, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert job.stdout.readline() == b"there\n"
+        yield
+    finally:
+        job.stdin.close()
+        job.wait(timeout=120)
+
+
 @ray.remote
-class Place:
+class Placed:
     """What runs of each role are reduced to here."""
 
     def labels(self) -> dict[str, str]:
-        return ray.get_runtime_context().get_node_labels()
+        return here().labels
+
+    def place(self):
+        return here()
+
+
+def gpus_of(shares: list[float]) -> list[list[str]]:
+    """What processes with these shares of a GPU say that they hold, on a node with two."""
+    own = [Placed.options(num_gpus=share, label_selector={"role": "gpus"}).remote() for share in shares]
+    return [list(place.gpus) for place in ray.get([actor.place.remote() for actor in own], timeout=120)]
 
 
 def places(config: Config) -> dict[str, object]:
     """By role, the labels of the nodes that its processes got."""
     ranks, pool = placement.options(placement.learner(config)), placement.options(placement.rollout(config))
-    learner = [Place.options(**ranks).remote() for _ in range(2)]
+    learner = [Placed.options(**ranks).remote() for _ in range(2)]
     rollout = {}
     for _ in range(3):
-        actor = Place.options(**pool).remote()
+        actor = Placed.options(**pool).remote()
         rollout[actor] = ray.get(actor.labels.remote(), timeout=120)["ray.io/market-type"]
     found = {
         "learner": [labels["role"] for labels in ray.get([actor.labels.remote() for actor in learner], timeout=120)],
         "rollout": sorted(rollout.values()),
     }
     ray.kill(next(actor for actor, market in rollout.items() if market == "spot"))
-    another = Place.options(**pool).remote()
+    another = Placed.options(**pool).remote()
     again = ray.get(another.labels.remote(), timeout=120)["ray.io/market-type"]
     return found | {"after one on the spot node was lost": again}
 

@@ -9,6 +9,7 @@ from actors.config import GroupConfig, RolloutConfig
 from actors.student_actor import blocks_kept
 from cluster.buffer import BufferConfig
 from cluster.config import Config
+from cluster.departures import Place
 from learner.policy_config import GrpoConfig
 from models.rollout import Group, MadeBlock, Progress, Window
 from rewards.sentinels import SentinelConfig
@@ -20,6 +21,10 @@ class StandingPool:
     def __init__(self, slots):
         self.slots, self.following, self.replaced = list(range(slots)), slots, Counter()
         self.dead_with_nothing_to_do = set()
+
+    async def place(self, slot):
+        await asyncio.sleep(0)
+        return Place(f"node {slot}", {}, ())
 
     async def begin(self, slot, stage, config, epoch):
         await asyncio.sleep(0)

@@ -32,6 +32,8 @@ BLOCK_S = 0.4
 FAST_S, SLOW_S = 0.055, 0.4
 """The learner's seconds per window."""
 MOST_S = 240.0
+IDLE_S = 5.0
+"""Until the autoscaler takes away a node with nothing on it."""
 FOUND = "found.json"
 """In the run folder: what happened."""
 SLOT = {"num_cpus": 1, "resources": {"rollout_slot": 1}, "label_selector": {"role": "rollout"}}
@@ -41,8 +43,8 @@ class WatchedCoordinator(SleepingCoordinator):
     """Says how large its pool is."""
 
     async def pool_size(self):
-        """Actors wanted, and there."""
-        return len(self.pool.slots) - len(self.retiring), len(self.pace.running)
+        """Actors wanted, and there, and slots of all, those included who are to leave."""
+        return len(self.pool.slots) - len(self.retiring), len(self.meter.running), len(self.pool.slots)
 
 
 def run_config(run_dir: Path) -> Config:
@@ -61,7 +63,7 @@ class Learner:
 
     def __init__(self, config: Config, cluster: RayCluster):
         self.config, self.cluster, self.window_s, self.update = config, cluster, FAST_S, 0
-        self.taken, self.requests = [], 0
+        self.taken, self.requests, self.most = [], 0, 0
         self.log = RunLog(config, cluster, lambda *_: None)
         cluster.begin("dmd", config)
         self.publish()
@@ -80,7 +82,9 @@ class Learner:
 
     def sizes(self) -> tuple[int, int]:
         """Actors wanted, and there."""
-        return ray.get(self.cluster.coordinator.pool_size.remote(), timeout=60)
+        wanted, there, slots = ray.get(self.cluster.coordinator.pool_size.remote(), timeout=60)
+        self.most = max(self.most, slots)
+        return wanted, there
 
     def until(self, reached) -> float:
         """Learn until `reached(wanted, there)`; seconds that took."""
@@ -90,6 +94,11 @@ class Learner:
                 raise TimeoutError(f"the pool has {self.sizes()} actors (wanted, there) after {MOST_S} s")
             self.learn()
         return time.monotonic() - began
+
+
+def rollout_nodes() -> int:
+    """Nodes that Ray's autoscaler has brought and not taken away."""
+    return sum(node["Alive"] and "rollout_slot" in node["Resources"] for node in ray.nodes())
 
 
 def lawful(learner: Learner) -> dict[str, int]:
@@ -106,10 +115,10 @@ def lawful(learner: Learner) -> dict[str, int]:
         for plan in rollout.windows
     }
     assert all(drawn[window.rollout, window.index] == (window.role, window.start) for window in taken)
-    counts = {key.partition("/")[2]: n for key, n in learner.cluster.metrics().items() if key.startswith("windows/")}
-    state = learner.cluster.state()[1]["buffer"]
-    held = counts["delivered"] - counts["taken"]
-    assert counts["dispatched"] == counts["taken"] + held + len(state["pending"]) and counts["refused"] == 0
+    _, state = learner.cluster.state()  # all of one moment: the pool goes on meanwhile
+    counts, pending, held = Counter(state["buffer"]["counts"]), state["buffer"]["pending"], state["waiting"]
+    assert counts["dispatched"] == counts["taken"] + len(held) + len(pending), counts
+    assert counts["taken"] == len(taken) and counts["refused"] == 0, counts
     return {"taken": len(taken), "rollouts_whole": closed}
 
 
@@ -118,10 +127,8 @@ def main(run_dir: Path) -> None:
     config = run_config(run_dir)
     dispatch_s = made_share(config) * config.rollout.frames / config.student.block_frames * BLOCK_S
     needed = pool_size(dispatch_s, config.rollout.batch * config.rollout.windows, FAST_S, 1)
-    with fake_autoscaler({"CPU": 2, "rollout_slot": 2, "object_store_memory": 80 * 2**20}, {"role": "rollout"}, 3) as (
-        address,
-        _,
-    ):
+    node = {"CPU": 2, "rollout_slot": 2, "object_store_memory": 80 * 2**20}
+    with fake_autoscaler(node, {"role": "rollout"}, most=3, idle_s=IDLE_S) as (address, _):
         ray.init(address=address, log_to_driver=False)
         try:
             scene(config, needed)
@@ -147,14 +154,18 @@ def scene(config: Config, needed: int) -> None:
     learner.until(lambda wanted, there: there >= found["grown_to"])
     found |= {"killed": len(victims), "replaced_s": time.monotonic() - killed}
     print(found, file=sys.stderr, flush=True)
+    found["grown_nodes"] = rollout_nodes()
     learner.window_s = SLOW_S
     found["shrunk_s"] = learner.until(lambda wanted, there: wanted <= 1 and there <= 1)
     found["shrunk_to"] = learner.sizes()[1]
+    print(found, file=sys.stderr, flush=True)
+    found["nodes_gone_s"] = learner.until(lambda wanted, there: rollout_nodes() == 1)
     print(found, file=sys.stderr, flush=True)
     learner.window_s = FAST_S
     found["grown_again_s"] = learner.until(lambda wanted, there: there >= needed - 1)
     learner.log.close()
     _, news, _ = ray.get(coordinator.look.remote(), timeout=60)
+    found["most"] = learner.most
     told = {key: round(value, 1) for key, value in found.items()} | lawful(learner) | {"news": news}
     Path(config.run_dir, FOUND).write_text(json.dumps(told, indent=1))
 

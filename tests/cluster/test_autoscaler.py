@@ -14,8 +14,8 @@ from cluster.cluster_config import ClusterConfig
 from cluster.planning import pool_size
 
 SEEN = Measurements(
-    size=4, starting=0, running=4.0, idle=0.0, replacing=0.0, waiting_share=0.0, windows_per_s=1.0, actor_s=4.0,
-    learner_s=1.0, learnt_s=20.0, dispatch_s=10.0, fits=1000, gpu_hours=0.0, whole=True, warm=True,
+    size=4, starting=0, running=4.0, idle=0.0, replacing=0.0, scoring=0.0, waiting_share=0.0, windows_per_s=1.0,
+    actor_s=4.0, learner_s=1.0, learnt_s=20.0, dispatch_s=10.0, fits=1000, gpu_hours=0.0, whole=True, warm=True,
 )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_the_pool_is_never_outside_its_bounds_and_for_the_loss_of_half_of_it_not
 
 measurements = st.builds(
     Measurements, size=st.integers(1, 40), starting=st.integers(0, 10), running=st.floats(0, 40), idle=st.floats(0, 9),
-    replacing=st.floats(0, 9), waiting_share=st.floats(0, 1), windows_per_s=st.floats(0, 100),
+    replacing=st.floats(0, 9), scoring=st.floats(0, 1), waiting_share=st.floats(0, 1), windows_per_s=st.floats(0, 100),
     actor_s=st.none() | st.floats(1e-3, 1e3), learner_s=st.none() | st.floats(1e-3, 1e3), learnt_s=st.floats(0, 500),
     dispatch_s=st.floats(0, 500),
     fits=st.integers(1, 100), gpu_hours=st.floats(0, 20), whole=st.booleans(), warm=st.booleans(),
@@ -249,6 +249,18 @@ def test_a_starving_learner_whose_pool_must_not_grow_is_told_which_key_holds_it(
     decision = controller.decide(200.0, starving)
     assert decision.size == starving.size and decision.worth_telling
     assert decision.reason.endswith(f"kept back by {bound}")
+
+
+def test_where_rewards_hold_a_starving_learner_back_the_pool_does_not_grow_and_says_who():
+    starving = replace(SEEN, waiting_share=0.6, actor_s=40.0, scoring=0.97)
+    controller = Controller(config())
+    decisions = [controller.decide(10.0 * look, starving) for look in range(50)]
+    assert {decision.size for decision in decisions} == {starving.size}
+    assert decisions[-1].worth_telling and decisions[-1].reason.endswith(
+        "more actors would not help, for the reward processes are at work 97% of their time: raise "
+        "cluster.reward_actors"
+    )
+    assert controller.decide(1000.0, replace(starving, scoring=0.5)).size > starving.size
 
 
 @pytest.mark.parametrize("missing", [{"whole": False}, {"actor_s": None}, {"learner_s": None}])

@@ -14,7 +14,7 @@ from cluster.score_book import RewardFails
 from cluster.supply import Supply
 from models.rollout import GRPO, SENTINEL, Group, GroupPlan, MadeBlock
 from tests.cluster.pretend import mark, pretended_groups, small_grpo
-from tests.cluster.world import World, deliver
+from tests.cluster.world import World, deliver, inspect_all
 
 
 class GroupWorld(World):
@@ -180,9 +180,9 @@ def test_a_group_that_is_not_what_was_asked_for_is_refused_by_name_before_anybod
     supply, dispatch = forking(small_grpo())
     group = made_until(supply, dispatch, late_group)
     with pytest.raises(BadWindow) as refused:
-        supply.inspect(dispatch, replace(group, **change(group)))
+        inspect_all(supply, dispatch, replace(group, **change(group)))
     assert refused.value.reason == reason
-    supply.inspect(dispatch, group)
+    inspect_all(supply, dispatch, group)
 
 
 def test_a_group_with_a_past_that_nobody_streamed_is_refused_as_a_splice():

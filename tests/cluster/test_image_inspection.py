@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from actors.config import WindowConfig
-from cluster.inspection import BadWindow, inspect
+from cluster.inspection import BadWindow, inspect, inspect_values
 from cluster.lineage import Lineage
 from models.config import CONFIGS, StudentConfig
 from models.rollout import GRPO, STUDENT, Group, GroupPlan, Rollout, Window, WindowPlan
@@ -41,6 +41,7 @@ def group(images: torch.Tensor | None) -> Group:
 
 
 def look(sample: Window | Group, shape: StudentConfig) -> None:
+    inspect_values(sample)
     inspect(sample, ROLLOUT, shape, WINDOW, Lineage([(0, 0)]))
 
 

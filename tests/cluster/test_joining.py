@@ -97,6 +97,8 @@ def test_what_a_cluster_lacks_is_said_in_one_line_with_the_cure(seen):
         "cluster.nodes_timeout_s = 1 s; each learner process needs 1 CPU and 1 GPU, and nodes that may serve (3) have "
         "room for 0 of 1; add nodes, or lower cluster.learner_ranks or cluster.rank_gpus",
         "room": "3 of 5 CPUs registered, waiting for any node (2 of 4 rollout)",
+        "taken": "3 CPUs registered, 1 of them in use by others, waiting for 2: not there within "
+        "cluster.nodes_timeout_s = 1 s; add nodes, wait for whoever uses those that are there",
         "folder": "(the run's config.yaml is not seen there); give a folder on storage that all nodes share",
     }.items():
         assert said in seen["refused"][lacking] and "\n" not in seen["refused"][lacking]
@@ -127,3 +129,11 @@ def test_processes_go_where_their_labels_are_and_to_spot_nodes_while_there_is_ro
     assert seen["learner"] == ["learner", "learner"]
     assert seen["rollout"] == ["on-demand", "on-demand", "spot"]
     assert seen["after one on the spot node was lost"] == "spot"
+
+
+@pytest.mark.ray
+@pytest.mark.proof
+def test_processes_that_share_a_gpu_name_the_same_one(seen):
+    halves, others = seen["gpus"][:2], seen["gpus"][2]
+    assert halves[0] == halves[1] != others and len(others) == 1
+    assert len({gpu for gpus in seen["gpus"] for gpu in gpus}) == 2

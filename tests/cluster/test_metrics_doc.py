@@ -15,7 +15,7 @@ from cluster.autoscaler_config import AutoscaleConfig
 from cluster.autoscaling import Autoscaling
 from cluster.inspection import BadWindow
 from cluster.launch import launch, preflight
-from cluster.pace import Pace
+from cluster.meter import Meter
 from cluster.supply import Supply
 from cluster.workload import Workload
 
@@ -56,11 +56,11 @@ def refused(config):
 def scaled(config):
     """What a pool that sizes itself tells, once a window was made and taken."""
     config, seconds = replace(config, autoscale=AutoscaleConfig(measured_s=1.0)), itertools.count(step=10.0)
-    autoscaling = Autoscaling(config, Pace(1.0, clock=lambda: next(seconds)))
-    autoscaling.pace.taken(1)
-    autoscaling.pace.begins(0, windows=1, warm=True)
-    autoscaling.pace.delivers(0, "Window")
-    autoscaling.pace.ends(0)
+    autoscaling = Autoscaling(config, Meter(1.0, clock=lambda: next(seconds)))
+    autoscaling.meter.taken(1)
+    autoscaling.meter.begins(0, windows=1, warm=True)
+    autoscaling.meter.delivers(0, "Window")
+    autoscaling.meter.ends(0)
     autoscaling.look(1, Supply("dmd", config).buffer, "dmd")
     return autoscaling.metrics.keys()
 

@@ -152,6 +152,24 @@ def test_processes_without_gpus_are_counted_in_cpus():
     assert "lower cluster.rollout_actors" in placement.cure(wanted, nodes(1, 0, cpus=2))
 
 
+def test_what_others_use_is_no_room_and_is_said():
+    wanted = placement.roles(settings.load([*WAN, "cluster=h100_32"]))
+    all_there = [*h100(1, "learner"), *h100(3, "rollout")]
+    assert placement.missing(wanted, all_there, in_use=3) == (
+        "32 GPUs registered, 3 of them in use by others, waiting for 32"
+    )
+    assert placement.cure(wanted, all_there).startswith("add nodes, wait for whoever uses those that are there")
+    assert placement.missing(wanted, all_there[:-1], in_use=3).startswith(
+        "24 of 32 GPUs registered, 3 of them in use by others, waiting for role=rollout, "
+    )
+
+
+def test_what_takes_nothing_is_not_waited_for():
+    config = settings.load(["cluster.weight_transport=collective", "cluster.rollout_actors=2"])
+    assert any(role.name == "relay" for role in placement.roles(config))
+    assert placement.bundles(placement.roles(config))[0] == [{"CPU": 1}] * 3
+
+
 def test_a_spot_run_starts_with_the_learner_and_its_first_rollouts_and_asks_an_autoscaler_for_no_more():
     config = settings.load([*WAN, "cluster=h100_64_spot"])
     first = [*h100(1, "learner"), *h100(1, "rollout")]

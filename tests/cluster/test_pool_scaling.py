@@ -62,7 +62,8 @@ def test_on_rays_autoscaler_the_pool_grows_replaces_half_of_itself_and_shrinks_e
     print(found)
     assert found["grown_to"] >= 4 and found["killed"] == found["grown_to"] // 2
     assert found["shrunk_to"] == 1
-    took = {name: found[name] for name in ("grown_s", "replaced_s", "shrunk_s")}
+    assert found["grown_nodes"] == -(-found["grown_to"] // 2) and found["most"] <= 6
+    took = {name: found[name] for name in ("grown_s", "replaced_s", "shrunk_s", "nodes_gone_s")}
     assert max(took.values()) <= WITHIN_S, took
     seen = looks(run_dir / FILE)
     assert all(1 <= look["decision"]["size"] <= 6 for look in seen)

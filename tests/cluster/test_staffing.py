@@ -12,11 +12,14 @@ from cluster.autoscaler_config import AutoscaleConfig
 from cluster.autoscaling import FILE, Autoscaling, hours_spent, looks
 from cluster.coordinator import Coordinator
 from cluster.crew import make_dispatcher
+from cluster.departures import Place
 from cluster.errors import RunFailed
-from cluster.pace import Pace
+from cluster.meter import Meter
 from cluster.parcels import unwrap, wrap
-from cluster.pool import ActorLost, NotStarted, RayPool, Superseded
+from cluster.pool import ActorLost, NoNode, RayPool, Superseded
+from cluster.publication import LEAVE
 from cluster.rollout_process import Delivery
+from cluster.roster import DRAINING, RECALLED
 from cluster.supply import Supply
 from cluster.trace import Reading, TraceFile
 from models.rollout import CRITIC, STUDENT, MadeBlock
@@ -24,19 +27,29 @@ from tests.cluster.pretend import StandingPool, pretended, small
 
 
 class Pool(StandingPool):
-    """Leaves at a block boundary when asked to, as the weights would ask it; `nodes` are there for so many slots."""
+    """Leaves a block after it was told to, as the weights tell it; `nodes` are there for so many slots."""
 
     def __init__(self, config, slots=2, nodes=None):
         super().__init__(slots)
         self.config, self.nodes, self.placed = config, nodes, set()
         self.came, self.coordinator, self.troubles = asyncio.Condition(), None, []
+        self.told, self.begun = set(), Counter()
 
-    async def begin(self, slot, stage, config, epoch):
+    async def place(self, slot):
         if self.troubles:
             raise self.troubles.pop(0)
         async with self.came:
             await self.came.wait_for(lambda: self.nodes is None or len(self.placed | {slot}) <= self.nodes)
         self.placed.add(slot)
+        return await super().place(slot)
+
+    async def begin(self, slot, stage, config, epoch):
+        self.begun[slot] += 1
+        self.told.discard(slot)
+
+    def replace(self, slot):
+        super().replace(slot)
+        self.told.discard(slot)
 
     def shrink(self, slot):
         super().shrink(slot)
@@ -46,8 +59,11 @@ class Pool(StandingPool):
         for item in pretended(self.config, dispatch, version=0):
             await asyncio.sleep(0)
             yield Delivery(wrap(item), [])
-            if isinstance(item, MadeBlock) and slot in self.coordinator.leaving:
-                return
+            if isinstance(item, MadeBlock):
+                if slot in self.told:
+                    return
+                if await self.coordinator.newer(epoch, 0, 0.0, slot) == LEAVE:
+                    self.told.add(slot)
 
 
 async def begun(config, **given):
@@ -81,7 +97,10 @@ def test_windows_come_exactly_once_as_they_were_drawn_however_the_pool_grows_and
         coordinator, pool, epoch = await begun(config)
         for number in range(60):
             if chance.random() < 0.5:
-                await coordinator.resize(chance.randrange(1, 7))
+                before, size = len(pool.slots), chance.randrange(1, 7)
+                await coordinator.resize(size)
+                assert len(pool.slots) - len(coordinator.retiring) == size
+                assert len(pool.slots) <= max(before, size), "who leaves is called back before others are made"
             for _ in range(chance.randrange(30)):
                 await asyncio.sleep(0)
             taken += await learn(coordinator, epoch, config, 1, first=number)
@@ -114,10 +133,73 @@ def test_the_pool_has_the_size_that_was_asked_for_as_soon_as_those_who_leave_hav
         await coordinator.resize(5)
         assert len(pool.slots) == 5 and len(set(pool.slots)) == 5
         await learn(coordinator, epoch, config, 12, first=16)
-        while coordinator.pace.running != set(pool.slots):
+        while coordinator.meter.running != set(pool.slots):
             await asyncio.sleep(0)
 
     run(test())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_who_was_to_leave_and_is_wanted_again_goes_on_where_it_is_and_counts_as_no_loss(told):
+    async def test():
+        config = small()
+        coordinator, pool, epoch = await begun(config, slots=4)
+        while len(coordinator.meter.working) < 4:
+            await asyncio.sleep(0)
+        await coordinator.resize(1)
+        retiring = coordinator.retiring
+        assert len(retiring) == 3
+        if told:
+            while coordinator.told != retiring:
+                await asyncio.sleep(0)
+        await coordinator.resize(3)
+        back = retiring - coordinator.retiring
+        assert len(back) == 2 and pool.slots == [0, 1, 2, 3], "nobody new is asked for"
+        assert {coordinator.leaving.get(slot) for slot in back} == ({RECALLED} if told else {None})
+        taken = await learn(coordinator, epoch, config, 40)
+        assert len({(w.rollout, w.index) for w in taken}) == 80 and {w.attempt for w in taken} == {0}
+        assert len(pool.slots) == 3 and not coordinator.leaving and not coordinator.told
+        assert not pool.replaced and coordinator.workload.lost_in_all == 0
+        assert {pool.begun[slot] for slot in back} == {2 if told else 1}
+
+    run(test())
+
+
+def test_an_actor_that_was_replaced_while_ray_was_asked_for_draining_nodes_stays():
+    async def test():
+        config = small()
+        coordinator, pool, _ = await begun(config, slots=2)
+        await until_full(coordinator, 2)
+        old = dict(coordinator.places)
+        coordinator.places[1] = Place("another node", {}, ())  # the process that was on `node 1` is lost meanwhile
+        coordinator._clear({"node 0", "node 1"})
+        assert pool.replaced == {0: 1} and not coordinator.leaving and old[1].node == "node 1"
+        assert 0 not in coordinator.places, "where its successor is nobody knows yet"
+
+    run(test())
+
+
+def test_a_pool_that_shrinks_leaves_whole_nodes_and_lets_one_go_that_drains_before_any_other():
+    async def test():
+        config = small()
+        coordinator, pool, _ = await begun(config, slots=6)
+        await until_full(coordinator, 6)
+        for slot, node in enumerate("abbcca"):
+            coordinator.places[slot] = Place(node, {}, ())
+        coordinator.leaving[3] = DRAINING
+        await coordinator.resize(5)
+        assert pool.slots == [0, 1, 2, 4, 5]
+        await coordinator.resize(2)
+        left = {coordinator.places[slot].node for slot in pool.slots}
+        assert len(pool.slots) == 2 and len(left) == 1 and "c" not in left
+
+    run(test())
+
+
+async def until_full(coordinator, actors):
+    """Until every actor waits for room."""
+    while coordinator.meter.working or len(coordinator.meter.running) < actors:
+        await asyncio.sleep(0)
 
 
 def test_an_actor_that_waits_for_a_node_holds_up_nobody_and_is_given_up_first():
@@ -126,15 +208,15 @@ def test_an_actor_that_waits_for_a_node_holds_up_nobody_and_is_given_up_first():
         coordinator, pool, epoch = await begun(config, slots=1, nodes=1)
         await coordinator.resize(4)
         assert len(await learn(coordinator, epoch, config, 40)) == 80
-        assert coordinator.pace.running == {0} and len(pool.slots) == 4
-        assert coordinator.pace.measure(4, 64, 0.0).starting == 3
+        assert coordinator.meter.running == {0} and len(pool.slots) == 4
+        assert coordinator.meter.measure(4, 64, 0.0).starting == 3
         await coordinator.resize(1)
         assert pool.slots == [0], "the one that works stays"
         assert len(await learn(coordinator, epoch, config, 20, first=40)) == 40
         pool.nodes = 3
         await coordinator.resize(3)
         await learn(coordinator, epoch, config, 20, first=60)
-        assert len(coordinator.pace.running) == 3
+        assert len(coordinator.meter.running) == 3
 
     run(test())
 
@@ -143,10 +225,9 @@ def test_an_actor_that_dies_with_nothing_to_do_is_replaced_before_there_is_somet
     async def test():
         config = small()
         coordinator, pool, _ = await begun(config, slots=3)
-        while coordinator.pace.working or len(coordinator.pace.running) < 3:  # until the buffer is full
-            await asyncio.sleep(0)
+        await until_full(coordinator, 3)
         pool.dead_with_nothing_to_do = {1}
-        while coordinator.workload.lost_in_all < 1 or len(coordinator.pace.running) < 3:
+        while coordinator.workload.lost_in_all < 1 or len(coordinator.meter.running) < 3:
             await asyncio.sleep(0.01)  # for the next poll of the watch
         assert pool.replaced == {1: 1}
         assert any("actor 1 died with nothing to do" in line for line in coordinator.news)
@@ -167,15 +248,33 @@ def test_processes_that_die_again_and_again_as_they_start_stop_the_run():
     run(test())
 
 
-def test_while_others_work_one_may_wait_for_its_node_for_ever():
+def test_while_others_work_one_may_wait_for_its_node_for_ever_and_nothing_is_lost_by_it():
     async def test():
         config = small()
         coordinator, pool, epoch = await begun(config, slots=1)
         await learn(coordinator, epoch, config, 4)
-        pool.troubles = [NotStarted("did not start")] * 12
+        pool.troubles = [NoNode("never got a node within 7 s")] * 12
         await coordinator.resize(2)
         await learn(coordinator, epoch, config, 40, first=4)
-        assert pool.replaced[1] == 12 and len(coordinator.pace.running) == 2
+        assert pool.replaced[1] == 12 and len(coordinator.meter.running) == 2
+        metrics = await coordinator.metrics()
+        assert metrics["rollout/actors_unplaced"] == 12 and metrics["rollout/actors_lost"] == 0
+        assert coordinator.meter.measure(2, 64, 0.0).replacing == 0, "nobody is replaced who never was there"
+        told = "rollout actor 1 never got a node within 7 s (0 s so far), and is asked for again"
+        assert coordinator.news.count(told) == 12
+
+    run(test())
+
+
+def test_a_run_without_a_single_node_stops_and_says_so():
+    async def test():
+        config = small()
+        pool = Pool(config, slots=1)
+        pool.troubles = [NoNode("never got a node within 7 s")] * 5
+        coordinator = Coordinator(config, pool)
+        epoch = await coordinator.begin("dmd", config)
+        with pytest.raises(RunFailed, match=r"rollout actor 0 never got a node .*no other is at work; add nodes"):
+            await coordinator.take(epoch, 0, CRITIC, 2, 0, 1)
 
     run(test())
 
@@ -208,34 +307,34 @@ def scaled(tmp_path, **keys):
     config.run_dir = str(tmp_path)
     config.autoscale = AutoscaleConfig(enabled=True, measured_s=20.0, grow_after_s=20.0, **keys)
     clock = Clock()
-    pace = Pace(20.0, clock)
-    autoscaling = Autoscaling(config, pace, clock=lambda: 1e9 + clock.now)
-    return config, clock, pace, autoscaling
+    meter = Meter(20.0, clock)
+    autoscaling = Autoscaling(config, meter, clock=lambda: 1e9 + clock.now)
+    return config, clock, meter, autoscaling
 
 
-def starve(pace, clock, seconds, size):
+def starve(meter, clock, seconds, size):
     """Actors need 2 s for a window and the learner half a second; they work as many as are there."""
     for slot in range(size):
-        pace.there(slot)
+        meter.there(slot)
     for _ in range(seconds // 4):
         for slot in range(size):
-            pace.begins(slot, windows=2, warm=True)
-        with pace.learner_waits():
+            meter.begins(slot, windows=2, warm=True)
+        with meter.learner_waits():
             clock.now += 4.0 - size
-        pace.taken(2 * size)
+        meter.taken(2 * size)
         for slot in range(size):
-            pace.delivers(slot, "Window"), pace.delivers(slot, "Window")
+            meter.delivers(slot, "Window"), meter.delivers(slot, "Window")
         clock.now += size
         for slot in range(size):
-            pace.ends(slot)
+            meter.ends(slot)
 
 
 def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):
-    config, clock, pace, autoscaling = scaled(tmp_path)
+    config, clock, meter, autoscaling = scaled(tmp_path)
     buffer, trace = Supply("dmd", config).buffer, TraceFile(tmp_path / "trace.json")
     told = []
     for _ in range(6):
-        starve(pace, clock, 8, size=1)
+        starve(meter, clock, 8, size=1)
         look = autoscaling.look(1, buffer, "dmd")
         autoscaling.write(look.entry)
         trace.write(look.readings)
@@ -259,10 +358,10 @@ def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_i
 
 
 def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
-    config, clock, pace, autoscaling = scaled(tmp_path, maximum=1)
+    config, clock, meter, autoscaling = scaled(tmp_path, maximum=1)
     told = []
     for _ in range(20):
-        starve(pace, clock, 8, size=1)
+        starve(meter, clock, 8, size=1)
         told.append(autoscaling.look(1, Supply("dmd", config).buffer, "dmd").told)
     (line,) = [line for line in told if line is not None]
     assert line.startswith("rollout pool: stays at 1 actors: the learner waits 75%")
@@ -270,30 +369,29 @@ def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
 
 
 def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_cut_off_does_not_count(tmp_path):
-    config, clock, pace, autoscaling = scaled(tmp_path)
-    pace.there(0), pace.there(1)
+    config, clock, meter, autoscaling = scaled(tmp_path)
+    meter.placed(0, ()), meter.placed(1, ())
     clock.now += 7200.0
     autoscaling.write(autoscaling.look(2, Supply("dmd", config).buffer, "dmd").entry)
     with (tmp_path / FILE).open("a") as file:
         file.write('{"gpu_hours": 99, "decis')
     assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
-    again = Autoscaling(config, Pace(20.0, clock))
+    again = Autoscaling(config, Meter(20.0, clock))
     assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
-    again.config.cluster.actor_gpus = 0.5
-    again.pace.there(0)
+    again.meter.placed(0, ())
     clock.now += 3600.0
     look = again.look(1, Supply("dmd", config).buffer, "dmd")
-    assert look.entry["gpu_hours"] == pytest.approx(4.5)
+    assert look.entry["gpu_hours"] == pytest.approx(5.0)
     again.write(look.entry)
-    assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 4.5])
+    assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 5.0])
 
 
 class Handle:
-    """An actor's handle whose `begin` answers when it is told to."""
+    """An actor's handle, which answers when it is told to."""
 
     def __init__(self):
         self.answer = asyncio.get_running_loop().create_future()
-        self.begin = self
+        self.begin = self.place = self
 
     def remote(self, *_):
         return self.answer
@@ -301,26 +399,34 @@ class Handle:
 
 @pytest.mark.parametrize("removed", [True, False])
 @pytest.mark.parametrize("raises", [True, False])
-def test_what_a_process_answers_that_has_lost_its_slot_meanwhile_counts_for_nobody(removed, raises):
+@pytest.mark.parametrize("asked", ["place", "begin"])
+def test_what_a_process_answers_that_has_lost_its_slot_meanwhile_counts_for_nobody(asked, raises, removed):
     async def test():
         pool, handle = RayPool.__new__(RayPool), Handle()
-        pool.cluster, pool.nodes, pool.actors, pool.relay = (
-            small().cluster,
-            {1: "of the stage before"},
-            {1: handle},
-            None,
-        )
-        beginning = asyncio.create_task(pool.begin(1, "dmd", None, 1))
+        pool.cluster, pool.actors, pool.relay = small().cluster, {1: handle}, None
+        asking = asyncio.create_task(pool.place(1) if asked == "place" else pool.begin(1, "dmd", None, 1))
         await asyncio.sleep(0)
-        assert 1 not in pool.nodes
         if removed:
             pool.actors.pop(1)
         else:
             pool.actors[1] = Handle()
-        handle.answer.set_exception(RayError("killed")) if raises else handle.answer.set_result("node")
+        handle.answer.set_exception(RayError("killed")) if raises else handle.answer.set_result("here")
         with pytest.raises(Superseded):
-            await beginning
-        assert 1 not in pool.nodes
+            await asking
+
+    run(test())
+
+
+def test_a_process_that_does_not_answer_has_no_node_and_one_that_has_a_node_and_does_not_begin_is_lost():
+    async def test():
+        pool = RayPool.__new__(RayPool)
+        pool.cluster, pool.actors, pool.relay = small().cluster, {1: Handle()}, None
+        pool.cluster.start_timeout_s = 0.01
+        with pytest.raises(NoNode, match=r"never got a node within cluster\.start_timeout_s = 0\.01 s"):
+            await pool.place(1)
+        pool.actors[1] = Handle()
+        with pytest.raises(ActorLost, match=r"did not start within cluster\.start_timeout_s = 0\.01 s"):
+            await pool.begin(1, "dmd", None, 1)
 
     run(test())
 

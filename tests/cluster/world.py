@@ -1,5 +1,6 @@
 """A simulated run: no network, no process, any order of events."""
 
+from cluster.inspection import inspect_values
 from cluster.supply import Supply
 from models.rollout import CRITIC, STUDENT
 from tests.cluster.pretend import pretended
@@ -7,8 +8,14 @@ from tests.cluster.pretend import pretended
 
 def deliver(supply, dispatch, item):
     """As the coordinator does with what needs no scores, or has them."""
-    supply.inspect(dispatch, item)
+    inspect_all(supply, dispatch, item)
     supply.keep(dispatch, item)
+
+
+def inspect_all(supply, dispatch, item):
+    """As the coordinator does with everything that comes."""
+    inspect_values(item)
+    supply.inspect(dispatch, item)
 
 
 class World:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from cluster.pace import Pace
+from cluster.meter import Meter
 
 SPAN = 40
 
@@ -23,33 +23,33 @@ class Machine:
 def test_levels_are_those_of_a_diary_of_the_last_seconds_only(seed):
     """Each second ranks begin or end to wait, actors come, go, wait for room; the learner takes and looks are taken."""
     draw, clock = random.Random(seed), Machine()
-    pace, diary = Pace(SPAN, clock), deque(maxlen=SPAN)
+    meter, diary = Meter(SPAN, clock), deque(maxlen=SPAN)
     ranks, idlers, replaced, running = [], [], set(), set()
     for second in range(1, 400):
         match draw.randrange(8):
             case 0 | 1 if len(ranks) < 3:
-                ranks.append(entered(pace.learner_waits()))
+                ranks.append(entered(meter.learner_waits()))
             case 2 | 3 if ranks:
                 ranks.pop().close()
             case 4:
                 slot = draw.randrange(9)
-                pace.there(slot)
+                meter.there(slot)
                 running.add(slot)
                 replaced.discard(slot)
             case 5:
                 slot = draw.randrange(9)
                 again = draw.random() < 0.5
-                pace.gone(slot, replaced=again)
+                meter.gone(slot, replaced=again)
                 running.discard(slot)
                 replaced = replaced | {slot} if again else replaced - {slot}
             case 6:
-                idlers.append(entered(pace.finds_no_room()))
+                idlers.append(entered(meter.finds_no_room()))
             case 7 if idlers:
                 idlers.pop().close()
         clock.now = float(second)
         levels = {"waited": bool(ranks), "idle": len(idlers), "running": len(running), "replacing": len(replaced)}
         diary.append(Counter(levels))
-        measured = pace.measure(size=9, capacity=100, gpu_hours=0.0)
+        measured = meter.measure(size=9, capacity=100, gpu_hours=0.0)
         if second >= SPAN:
             assert measured.whole
             mean = {name: sum(entry[name] for entry in diary) / SPAN for name in levels}
@@ -68,47 +68,47 @@ def entered(context):
 
 def test_the_learners_seconds_per_window_are_its_time_without_waiting_over_what_it_took():
     clock = Machine()
-    pace = Pace(SPAN, clock)
-    pace.begin(windows_per_update=8)
+    meter = Meter(SPAN, clock)
+    meter.begin(windows_per_update=8)
     for _ in range(50):
-        with pace.learner_waits():
+        with meter.learner_waits():
             clock.now += 3.0
-        pace.taken(4)
+        meter.taken(4)
         clock.now += 2.0
-        measured = pace.measure(1, 100, 0.0)
+        measured = meter.measure(1, 100, 0.0)
     assert measured.learner_s == pytest.approx(0.5) and measured.waiting_share == pytest.approx(0.6)
     assert measured.windows_per_s == pytest.approx(4 / 5)
 
 
 def test_what_the_learner_does_once_in_its_first_update_is_forgotten_with_the_second():
     clock = Machine()
-    pace = Pace(SPAN, clock)
-    pace.begin(windows_per_update=8)
+    meter = Meter(SPAN, clock)
+    meter.begin(windows_per_update=8)
     for taken, seconds in ((6, 500.0), (2, 300.0)):
-        pace.taken(taken)
+        meter.taken(taken)
         clock.now += seconds
-        assert not pace.measure(1, 100, 0.0).warm
+        assert not meter.measure(1, 100, 0.0).warm
     for _ in range(50):
-        pace.taken(2)
+        meter.taken(2)
         clock.now += 1.0
-    measured = pace.measure(1, 100, 0.0)
+    measured = meter.measure(1, 100, 0.0)
     assert measured.warm and measured.learner_s == pytest.approx(0.5)
 
 
 def test_an_actors_seconds_per_window_are_those_of_whole_dispatches_without_its_waits_and_its_start():
     clock = Machine()
-    pace = Pace(SPAN, clock)
-    pace.begin(windows_per_update=8)
+    meter = Meter(SPAN, clock)
+    meter.begin(windows_per_update=8)
     for number in range(20):
-        pace.begins(0, windows=5, warm=number > 0)
+        meter.begins(0, windows=5, warm=number > 0)
         clock.now += 100.0 if number == 0 else 2.0  # the first block of a process comes late, once
-        pace.delivers(0, "MadeBlock")
+        meter.delivers(0, "MadeBlock")
         for _ in range(5):
             clock.now += 1.0
-            pace.delivers(0, "Window")
-        pace.ends(0)
+            meter.delivers(0, "Window")
+        meter.ends(0)
         clock.now += 30.0  # waits for room
-        measured = pace.measure(1, 64, 0.0)
+        measured = meter.measure(1, 64, 0.0)
         assert measured.actor_s == pytest.approx(1.4, abs=0.41 if number < 3 else 0.11)
     assert measured.actor_s == pytest.approx(1.4) and measured.dispatch_s == pytest.approx(7.0)
     assert measured.fits == 64 // 5
@@ -116,32 +116,76 @@ def test_an_actors_seconds_per_window_are_those_of_whole_dispatches_without_its_
 
 def test_a_stage_begins_without_what_was_measured_of_another_and_hours_go_on():
     clock = Machine()
-    pace = Pace(SPAN, clock)
-    pace.begin(windows_per_update=4)
-    pace.there(0), pace.there(1)
+    meter = Meter(SPAN, clock)
+    meter.begin(windows_per_update=4)
+    for slot in (0, 1):
+        meter.placed(slot, ())
+        meter.there(slot)
     for _ in range(3):
-        pace.taken(4)
-        pace.begins(0, windows=4, warm=True)
-        pace.delivers(0, "Window")
+        meter.taken(4)
+        meter.begins(0, windows=4, warm=True)
+        meter.delivers(0, "Window")
         clock.now += 1200.0
-        pace.ends(0)
-    before = pace.measure(2, 100, 0.0)
-    assert before.actor_s and before.learner_s and pace.actor_hours == pytest.approx(2.0)
-    pace.begin(windows_per_update=4)
-    after = pace.measure(2, 100, 0.0)
+        meter.ends(0)
+    before = meter.measure(2, 100, 0.0)
+    assert before.actor_s and before.learner_s and meter.gpu_hours == pytest.approx(2.0)
+    meter.begin(windows_per_update=4)
+    after = meter.measure(2, 100, 0.0)
     assert after.actor_s is None and after.learner_s is None and not after.whole and not after.warm
-    assert pace.actor_hours == pytest.approx(2.0)
+    clock.now += 1800.0
+    assert meter.gpu_hours == pytest.approx(3.0), "who has a node is paid for, also while a stage begins"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_hours_are_those_of_whole_gpus_from_the_node_to_the_end_whoever_shares_them(seed):
+    """Each second a process gets a node, begins, is told to begin anew, or goes; GPUs are shared by up to three."""
+    draw, clock = random.Random(seed), Machine()
+    meter, bill, there = Meter(SPAN, clock), 0, {}
+    for second in range(1, 400):
+        slot = draw.randrange(9)
+        match draw.randrange(5):
+            case 0 | 1 if slot not in there:
+                node, width = draw.randrange(2), draw.choice([0, 1, 1, 2])
+                there[slot] = [f"{node}/{gpu}" for gpu in draw.sample(range(3), width)]
+                meter.placed(slot, there[slot])
+            case 2 if slot in there:
+                meter.there(slot)
+            case 3 if slot in there:
+                meter.stops(slot)
+            case 4:
+                meter.gone(slot, replaced=draw.random() < 0.5)
+                there.pop(slot, None)
+        if second % 50 == 0:
+            meter.begin(4)
+        clock.now = float(second)
+        bill += len({gpu for gpus in there.values() for gpu in gpus}) + sum(not gpus for gpus in there.values())
+        assert meter.gpu_hours == pytest.approx(bill / 3600)
+
+
+def test_reward_processes_are_busy_while_as_many_groups_are_there_and_not_more_than_wholly():
+    clock = Machine()
+    meter = Meter(SPAN, clock, scorers=2)
+    groups = []
+    for count in (0, 1, 2, 5):
+        while len(groups) < count:
+            groups.append(entered(meter.scores()))
+        clock.now += SPAN
+        assert meter.measure(1, 100, 0.0).scoring == min(1.0, count / 2)
+    for group in groups:
+        group.close()
+    clock.now += SPAN
+    assert meter.measure(1, 100, 0.0).scoring == 0
 
 
 def test_how_many_dispatches_fit_is_a_matter_of_this_stage_alone():
     clock = Machine()
-    pace = Pace(SPAN, clock)
-    pace.there(0)
+    meter = Meter(SPAN, clock)
+    meter.there(0)
     for windows, times in ((8, 50), (64, 4)):
-        pace.begin(32)
-        pace.there(0)
+        meter.begin(32)
+        meter.there(0)
         for _ in range(times):
             clock.now += 1
-            pace.begins(0, windows, warm=True)
-            pace.ends(0)
-    assert pace.measure(1, 256, 0.0).fits == 4
+            meter.begins(0, windows, warm=True)
+            meter.ends(0)
+    assert meter.measure(1, 256, 0.0).fits == 4

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,16 +24,22 @@ class _Made:
     windows: int = 0
 
 
-class Pace:
+class Meter:
     """Of the coordinator's event loop. Levels (who waits, who is there) are summed over time, events by number."""
 
-    def __init__(self, span_s: float, clock: Callable[[], float] = time.monotonic):
-        """`span_s`: over which to measure; `clock` gives seconds."""
-        self.span_s, self.clock = span_s, clock
+    def __init__(self, span_s: float, clock: Callable[[], float] = time.monotonic, scorers: int = 1):
+        """`span_s`: over which to measure; `clock` gives seconds; `scorers`: reward processes."""
+        self.span_s, self.clock, self.scorers = span_s, clock, scorers
         self.waiting = 0
         """Learner ranks that wait for windows."""
         self.idle = 0
         """Actors that wait for room."""
+        self.scoring = 0
+        """Groups that are being scored, or wait for a reward process."""
+        self.held: dict[int, frozenset[str]] = {}
+        """By slot whose process has a node: its GPUs. Where some share a GPU, it is held once."""
+        self.cost = 0
+        """GPUs that are held; a process without one counts as one."""
         self.running: set[int] = set()
         self.replaced: set[int] = set()
         """Slots whose process was lost and whose next one is not there yet."""
@@ -67,6 +73,12 @@ class Pace:
             yield
 
     @contextmanager
+    def scores(self) -> Iterator[None]:
+        """Time a block in which a group is scored, the wait for a reward process included."""
+        with self._counted("scoring"):
+            yield
+
+    @contextmanager
     def _counted(self, who: str) -> Iterator[None]:
         self._advance()
         setattr(self, who, getattr(self, who) + 1)
@@ -85,6 +97,15 @@ class Pace:
         self.left_to_warm -= windows
         self.sums["taken"] += windows
 
+    def placed(self, slot: int, gpus: Collection[str]) -> None:
+        """The process of a slot has a node: it is paid for, whether it starts or works. `gpus`: named like no other."""
+        self._advance()
+        self.held[slot] = frozenset(gpus)
+        self._count_cost()
+
+    def _count_cost(self) -> None:
+        self.cost = len(frozenset().union(*self.held.values())) + sum(not gpus for gpus in self.held.values())
+
     def there(self, slot: int) -> None:
         """The process of a slot can work."""
         self._advance()
@@ -93,11 +114,17 @@ class Pace:
 
     def gone(self, slot: int, replaced: bool) -> None:
         """The process of a slot is no more; another was asked for if it is `replaced`."""
-        self._advance()
-        self.running.discard(slot)
+        self.stops(slot)
+        self.held.pop(slot, None)
+        self._count_cost()
         self.replaced.discard(slot)
         if replaced:
             self.replaced.add(slot)
+
+    def stops(self, slot: int) -> None:
+        """The process of a slot works no more until it is `there` again; it keeps its node."""
+        self._advance()
+        self.running.discard(slot)
 
     def begins(self, slot: int, windows: int, warm: bool) -> None:
         """An actor is given a dispatch of so many windows; `warm` if its process has made something before."""
@@ -126,16 +153,18 @@ class Pace:
         self.sums["elapsed"] += seconds
         self.sums["waited"] += seconds * (self.waiting > 0)
         self.sums["idle"] += seconds * self.idle
+        self.sums["scoring"] += seconds * min(self.scoring, self.scorers)
+        self.sums["held"] += seconds * self.cost
         self.sums["running"] += seconds * len(self.running)
         self.sums["replacing"] += seconds * len(self.replaced)
 
     # -- what it amounts to ---------------------------------------------------------------------------------------
 
     @property
-    def actor_hours(self) -> float:
-        """Hours of all processes that were there, since this was made."""
+    def gpu_hours(self) -> float:
+        """Hours of whole GPUs, or of processes without any, that were held since this was made."""
         self._advance()
-        return self.sums["running"] / 3600
+        return self.sums["held"] / 3600
 
     def measure(self, size: int, capacity: int, gpu_hours: float) -> Measurements:
         """The pool and the learner over the last `span_s` seconds, and further back where little has happened.
@@ -156,6 +185,7 @@ class Pace:
             running=lately["running"] / elapsed,
             idle=lately["idle"] / elapsed,
             replacing=lately["replacing"] / elapsed,
+            scoring=lately["scoring"] / elapsed / self.scorers,
             waiting_share=lately["waited"] / elapsed,
             windows_per_s=learnt["taken"] / max(learnt["elapsed"], 1e-9),
             actor_s=made["making"] / made["made"] if made["made"] else None,
