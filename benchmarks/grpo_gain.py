@@ -65,7 +65,7 @@ def measured(latents: Tensor, config: Config) -> dict[str, float]:
     scores: dict[str, list[float]] = {name: [] for name in names}
     moved = []
     for prompt, video in zip(PROMPTS, latents, strict=True):
-        found = scorer.score(prompt, video[None, horizon:], video[horizon - 1], video[:horizon]).values
+        found = scorer.score(prompt, video[None, horizon:], video[:horizon], video[:horizon]).values
         for name in names:
             scores[name] += [score for score in found[name][0] if not math.isnan(score)]
         moved.append(fastest(flow(decode(video[None])[0]), TOP_SHARE)[0].mean())

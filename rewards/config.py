@@ -15,6 +15,9 @@ class RewardConfig:
         {"continuity": 1.0}, "rewards (names or dotted paths) and their weights; with weight 0 a reward is logged only"
     )
     window_frames: int = key(12, "latent frames of one rewarded window")
+    lead_frames: int = key(
+        1, "latent frames before a window that are shown with it; 1 is the least that shows a cut on its border"
+    )
     flow: str = key("dis", "optical flow: dis (OpenCV, CPU) or raft (torchvision, GPU)")
     raft_size: str = key("large", "RAFT network: large or small")
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
@@ -80,7 +83,7 @@ class RewardConfig:
             raise ValueError(f"reward.terms is {self.terms}; at least one weight must be above 0")
 
     def _check_numbers(self) -> None:
-        counts = ("window_frames", "upsample", "floor_pairs", "dynamic_stride", "smooth_pairs")
+        counts = ("window_frames", "lead_frames", "upsample", "floor_pairs", "dynamic_stride", "smooth_pairs")
         scales = ("exposure_scale", "contrast_scale", "clipped_scale", "sharpness_scale", "residual_scale")
         positive = (*scales, "histogram_scale", "least_motion", "motion_offset", "floor_share", "timeout_s")
         require_positive("reward", self, *counts, *positive)

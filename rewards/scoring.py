@@ -46,8 +46,8 @@ class Scorer:
     def score(self, prompt: str, latents: Tensor, before: Tensor | None, reference: Tensor | None) -> Scores:
         """Score the segment `latents` [G K C H W] of a group in windows of reward.window_frames.
 
-        `before` [C H W] is the latent frame that the segment follows, `reference` [R C H W] the prompt's first frames,
-        both shared by the members. Without `reference` every member's own first window is its reference, and the bar of
+        `before` [P C H W] are the latent frames that the segment follows, of which windows show reward.lead_frames;
+        `reference` [R C H W] are the prompt's first frames. Members share both. Without `reference` every member's own first window is its reference, and the bar of
         motion is the mean over all of them. Raises ValueError where K is no whole number of windows.
         """
         frames = self._config.window_frames
@@ -56,8 +56,10 @@ class Scorer:
                 f"a segment of {latents.shape[1]} latent frames has no whole number of windows of "
                 f"reward.window_frames={frames}"
             )
-        decoded = latents.shape[1] + (before is not None)
-        members = [cut_windows(member, decoded, frames) for member in self._whole(prompt, latents, before)]
+        lead = self._config.lead_frames
+        before = None if before is None else before[-lead:]
+        decoded = latents.shape[1] + (0 if before is None else len(before))
+        members = [cut_windows(member, decoded, frames, lead) for member in self._whole(prompt, latents, before)]
         if reference is None:
             members = against_own_beginning(members)
         else:
@@ -65,10 +67,10 @@ class Scorer:
         return self._ask(members)
 
     def _whole(self, prompt: str, latents: Tensor, before: Tensor | None) -> list[Clip]:
-        """Every member's segment as one clip, with the frame before it where there is one."""
+        """Every member's segment as one clip, behind the frames before it."""
         shown = latents
         if before is not None:
-            shown = torch.cat([before.expand(len(latents), 1, *before.shape), latents], dim=1)
+            shown = torch.cat([before.expand(len(latents), *before.shape), latents], dim=1)
         pixels = self._decode(shown).float().cpu()
         flows = [None if self._flow is None else self._flow(video) for video in pixels]
         return [Clip(prompt, *parts) for parts in zip(pixels, latents, flows, strict=True)]

@@ -6,12 +6,13 @@ from dataclasses import replace
 from rewards.clip import Clip
 
 
-def cut_windows(segment: Clip, decoded_frames: int, window_frames: int) -> list[Clip]:
-    """Cut `segment` into windows of `window_frames` latent frames, each with the last video frame before it.
+def cut_windows(segment: Clip, decoded_frames: int, window_frames: int, lead_frames: int = 1) -> list[Clip]:
+    """Cut `segment` into windows of `window_frames` latent frames, each with what lies `lead_frames` before it.
 
     `decoded_frames` are the latent frames that `segment.pixels` [T 3 H W] were decoded from: those of
-    `segment.latents`, and one more where a frame before the segment is known. The first latent frame becomes one
-    video frame, every further one as many as the decoder makes (Wan 4, tiny world 1).
+    `segment.latents`, and more where frames before the segment are known. The first latent frame becomes one video
+    frame, every further one as many as the decoder makes (Wan 4, tiny world 1); of the oldest latent frame that a
+    window shows there is the last video frame only. Windows near the beginning show what there is.
     """
     frames, further = len(segment.pixels), decoded_frames - 1
     if (frames - 1) % max(further, 1) or (further == 0 and frames != 1):
@@ -21,7 +22,7 @@ def cut_windows(segment: Clip, decoded_frames: int, window_frames: int) -> list[
     cut = []
     for start in range(0, len(segment.latents), window_frames):
         latents = segment.latents[start : start + window_frames]
-        first = stride * max(context + start - 1, 0)
+        first = stride * max(context + start - lead_frames, 0)
         last = stride * (context + start + len(latents) - 1)
         flow = None if segment.flow is None else segment.flow.between(first, last)
         cut.append(Clip(segment.prompt, segment.pixels[first : last + 1], latents, flow))
