@@ -10,9 +10,10 @@ from rewards.attempt import attempt
 from rewards.clip import Clip
 from rewards.config import RewardConfig
 from rewards.engines import flow_engine
+from rewards.flow import Flow
 from rewards.registry import make_rewards
 from rewards.reward import Reward
-from rewards.windows import against_one, against_own_beginning, cut_windows
+from rewards.windows import against_one, against_own_beginning, cut_windows, video_frames_per_latent
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,16 @@ class Scorer:
         if before is not None:
             shown = torch.cat([before.expand(len(latents), *before.shape), latents], dim=1)
         pixels = self._decode(shown).float().cpu()
-        flows = [None if self._flow is None else self._flow(video) for video in pixels]
+        last_before = max(shown.shape[1] - latents.shape[1] - 1, 0)
+        flows = self._flows(pixels, last_before * video_frames_per_latent(pixels.shape[1], shown.shape[1]))
         return [Clip(prompt, *parts) for parts in zip(pixels, latents, flows, strict=True)]
+
+    def _flows(self, videos: Tensor, shared: int) -> list[Flow | None]:
+        """Of videos [G T 3 H W] that are the same up to frame `shared`: what they share is looked at once."""
+        if self._flow is None:
+            return [None] * len(videos)
+        before = self._flow(videos[0, : shared + 1])
+        return [before.followed_by(self._flow(video[shared:])) for video in videos]
 
     def _ask(self, members: Sequence[Sequence[Clip]]) -> Scores:
         values, failures, hung = {}, {}, False

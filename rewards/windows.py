@@ -14,10 +14,7 @@ def cut_windows(segment: Clip, decoded_frames: int, window_frames: int, lead_fra
     frame, every further one as many as the decoder makes (Wan 4, tiny world 1); of the oldest latent frame that a
     window shows there is the last video frame only. Windows near the beginning show what there is.
     """
-    frames, further = len(segment.pixels), decoded_frames - 1
-    if (frames - 1) % max(further, 1) or (further == 0 and frames != 1):
-        raise ValueError(f"{decoded_frames} latent frames were decoded to {frames} frames: not one, then equally many")
-    stride = (frames - 1) // max(further, 1)
+    stride = video_frames_per_latent(len(segment.pixels), decoded_frames)
     context = decoded_frames - len(segment.latents)
     cut = []
     for start in range(0, len(segment.latents), window_frames):
@@ -27,6 +24,16 @@ def cut_windows(segment: Clip, decoded_frames: int, window_frames: int, lead_fra
         flow = None if segment.flow is None else segment.flow.between(first, last)
         cut.append(Clip(segment.prompt, segment.pixels[first : last + 1], latents, flow))
     return cut
+
+
+def video_frames_per_latent(video_frames: int, latent_frames: int) -> int:
+    """Video frames of every latent frame but the first, which has one. Raises ValueError for a decoder of others."""
+    further = latent_frames - 1
+    if (video_frames - 1) % max(further, 1) or (further == 0 and video_frames != 1):
+        raise ValueError(
+            f"{latent_frames} latent frames were decoded to {video_frames} frames: not one, then equally many"
+        )
+    return (video_frames - 1) // max(further, 1)
 
 
 def against_one(members: Sequence[Sequence[Clip]], reference: Clip) -> list[list[Clip]]:
