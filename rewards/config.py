@@ -19,6 +19,9 @@ class RewardConfig:
         1, "latent frames before a window that are shown with it; 1 is the least that shows a cut on its border"
     )
     flow: str = key("dis", "optical flow: dis (OpenCV, CPU) or raft (torchvision, GPU)")
+    finest_scale: int = key(
+        2, "finest pyramid level of DIS: 2 computes at a quarter of the frame, 0 at all of it (small frames need it)"
+    )
     raft_size: str = key("large", "RAFT network: large or small")
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
     upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 8)")
@@ -91,7 +94,7 @@ class RewardConfig:
             raise ValueError(
                 f"reward.smooth_pairs is {self.smooth_pairs}; it must be odd, a pair and as many each side"
             )
-        for name in ("spike_free", "jerk_scale", "retries"):
+        for name in ("spike_free", "jerk_scale", "retries", "finest_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"reward.{name} is {getattr(self, name)}; it must be at least 0 and finite")
         for name in ("top_share", "max_failure_rate"):

@@ -44,11 +44,19 @@ class Scorer:
         """Rewards that still run in a thread of this process, and are not asked again in it."""
 
     @torch.no_grad()
-    def score(self, prompt: str, latents: Tensor, before: Tensor | None, reference: Tensor | None) -> Scores:
+    def score(
+        self,
+        prompt: str,
+        latents: Tensor,
+        before: Tensor | None,
+        reference: Tensor | None,
+        bar: Tensor | None = None,
+    ) -> Scores:
         """Score the segment `latents` [G K C H W] of a group in windows of reward.window_frames.
 
         `before` [P C H W] are the latent frames that the segment follows, of which windows show reward.lead_frames;
-        `reference` [R C H W] are the prompt's first frames. Members share both. Without `reference` every member's own first window is its reference, and the bar of
+        `reference` [R C H W] are the prompt's first frames; `bar` [R C H W] those of another model, which set the bar of
+        motion in their place. Members share all three. Without `reference` every member's own first window is its reference, and the bar of
         motion is the mean over all of them. Raises ValueError where K is no whole number of windows.
         """
         frames = self._config.window_frames
@@ -64,7 +72,8 @@ class Scorer:
         if reference is None:
             members = against_own_beginning(members)
         else:
-            members = against_one(members, self._whole(prompt, reference[None], None)[0])
+            held, *bars = (self._whole(prompt, x[None], None)[0] for x in (reference, bar) if x is not None)
+            members = against_one(members, held, bars)
         return self._ask(members)
 
     def _whole(self, prompt: str, latents: Tensor, before: Tensor | None) -> list[Clip]:

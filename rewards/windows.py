@@ -36,9 +36,9 @@ def video_frames_per_latent(video_frames: int, latent_frames: int) -> int:
     return (video_frames - 1) // max(further, 1)
 
 
-def against_one(members: Sequence[Sequence[Clip]], reference: Clip) -> list[list[Clip]]:
-    """The windows [G][W], all held against the `reference` that the members share."""
-    return [[replace(clip, reference=reference) for clip in member] for member in members]
+def against_one(members: Sequence[Sequence[Clip]], reference: Clip, bar: Sequence[Clip] = ()) -> list[list[Clip]]:
+    """The windows [G][W], all held against the `reference` that the members share; `bar` is as `Clip.bar`."""
+    return [[replace(clip, reference=reference, bar=bar) for clip in member] for member in members]
 
 
 def against_own_beginning(members: Sequence[Sequence[Clip]]) -> list[list[Clip]]:
