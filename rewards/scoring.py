@@ -55,9 +55,10 @@ class Scorer:
         """Score the segment `latents` [G K C H W] of a group in windows of reward.window_frames.
 
         `before` [P C H W] are the latent frames that the segment follows, of which windows show reward.lead_frames;
-        `reference` [R C H W] are the prompt's first frames; `bar` [R C H W] those of another model, which set the bar of
-        motion in their place. Members share all three. Without `reference` every member's own first window is its reference, and the bar of
-        motion is the mean over all of them. Raises ValueError where K is no whole number of windows.
+        `reference` [R C H W] are the prompt's first frames, and `bar` [R C H W] those of another model, which set the
+        bar of motion in their place. Members share all three. Without `reference` every member's own first window is
+        its reference, and the bar of motion is the mean over all of them. Raises ValueError where K is no whole number
+        of windows.
         """
         frames = self._config.window_frames
         if latents.shape[1] % frames:
