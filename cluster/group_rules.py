@@ -90,8 +90,8 @@ def _check_members(config: Config) -> None:
     if config.earliest_fork > group.burn_in_frames:
         raise ValueError(
             f"window.frames = {config.window.frames} is more than group.frames = {group.frames} and "
-            f"group.burn_in_frames = {group.burn_in_frames} together, all that a group brings for the extended DMD loss beside its cache; "
-            "raise group.burn_in_frames"
+            f"group.burn_in_frames = {group.burn_in_frames} together, and more a group does not bring for the extended "
+            "DMD loss beside its cache; raise group.burn_in_frames"
         )
     if grpo.dmd_weight and config.in_wan_world and config.window.frames != group.frames:
         raise ValueError(
