@@ -81,10 +81,10 @@ def _check_forks(config: Config) -> None:
 
 def _check_members(config: Config) -> None:
     group, grpo = config.group, config.grpo
-    if config.earliest_fork and config.dmd.noising == "recorded":
+    if config.earliest_fork and grpo.dmd_noising == "recorded":
         raise ValueError(
             f"window.frames = {config.window.frames} is more than group.frames = {group.frames}, so the windows of the "
-            "extended DMD loss begin before the fork, where nobody records inputs; set dmd.noising=fresh, lower "
+            "extended DMD loss begin before the fork, where nobody records inputs; set grpo.dmd_noising=fresh, lower "
             "window.frames, or set grpo.dmd_weight=0"
         )
     if config.earliest_fork > group.burn_in_frames:

@@ -12,7 +12,7 @@ class RewardConfig:
     """What videos are rewarded for. The paper names optical flow and no more: every number here is a choice of ours."""
 
     terms: dict[str, float] = key(
-        {"continuity": 1.0}, "rewards (names or dotted paths) and their weights; with weight 0 a reward is logged only"
+        {}, "rewards (names or dotted paths) and their weights, with weight 0 logged only; none named: continuity alone"
     )
     window_frames: int = key(12, "latent frames of one rewarded window")
     lead_frames: int = key(
@@ -56,6 +56,7 @@ class RewardConfig:
     max_failure_rate: float = key(0.2, "share of missing scores at which a run stops")
 
     def __post_init__(self):
+        self.terms = self.terms or {"continuity": 1.0}
         self._check_terms()
         self._check_numbers()
         choices = {
