@@ -78,8 +78,11 @@ class GroupDispatcher:
         prompts: Sequence[str],
         watched: Sequence[str],
         seed: int,
+        earliest: int = 0,
     ):
+        """No video is forked before frame `earliest`."""
         self.student, self.rollout, self.window, self.group = student, rollout, window, group
+        self.earliest = earliest
         self.sentinel, self.between = sentinel, between
         self.prompts, self.watched, self.seed = prompts, watched, seed
         self.law = parse_law(window.law)
@@ -114,7 +117,8 @@ class GroupDispatcher:
 
     def _forked(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
-        frames = _horizon(self.rollout, self.group.frames, self.student.block_frames, update, generator)
+        shortest = self.earliest + self.group.frames
+        frames = _horizon(self.rollout, shortest, self.student.block_frames, update, generator)
         laws = laws_of_rollout(self.law, self.group.forks, generator)
         plans = tuple(self._fork(j, law, frames, generator) for j, law in enumerate(laws))
         period, place = divmod(i, self.sentinel.prompts + self.between)
@@ -123,7 +127,7 @@ class GroupDispatcher:
 
     def _fork(self, j: int, law: WindowLaw, frames: int, generator: numpy.random.Generator) -> GroupPlan:
         group, last = self.group, len(self.student.timesteps) - 1
-        starts = window_starts(frames, group.frames, self.student.block_frames)
+        starts = window_starts(frames, group.frames, self.student.block_frames, self.earliest)
         start = draw_start(law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
         drawn = self._transition(last, generator)
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))

@@ -228,9 +228,9 @@ def laws_of_rollout(law: WindowLaw, windows: int, generator: numpy.random.Genera
     return [Stratum(int(part), windows) for part in generator.permutation(windows)]
 
 
-def window_starts(frames: int, window_frames: int, block_frames: int) -> range:
-    """All block-aligned starts of a window in a rollout of `frames`."""
-    return range(0, frames - window_frames + 1, block_frames)
+def window_starts(frames: int, window_frames: int, block_frames: int, earliest: int = 0) -> range:
+    """All block-aligned starts of a window in a rollout of `frames`, from frame `earliest` on."""
+    return range(earliest, frames - window_frames + 1, block_frames)
 
 
 def draw_start(

@@ -57,15 +57,19 @@ def real_videos(config: Config) -> Tensor:
     return encode(torch.stack([sample_video(p, frames, g) for p, g in zip(PROMPTS, drawn, strict=True)]))
 
 
-def measured(latents: Tensor, config: Config) -> dict[str, float]:
-    """Rewards after the first horizon, which is the reference; flow, dynamic degree and validity over all of them."""
+def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
+    """Rewards after the first horizon, which is the reference; flow, dynamic degree and validity over all of them.
+
+    The bar of motion is the first horizon of `bar` [B F C H W], the student that the stage began with: one that has
+    slowed is not held to its own beginning.
+    """
     horizon, names = config.student.horizon_frames, list(config.reward.terms)
     scorer = Scorer(config.reward, names, decode)
-    flow = DisFlow(config.reward.upsample)
+    flow = DisFlow(config.reward.upsample, config.reward.finest_scale)
     scores: dict[str, list[float]] = {name: [] for name in names}
     moved = []
-    for prompt, video in zip(PROMPTS, latents, strict=True):
-        found = scorer.score(prompt, video[None, horizon:], video[horizon - 1], video[:horizon]).values
+    for prompt, video, first in zip(PROMPTS, latents, bar[:, :horizon], strict=True):
+        found = scorer.score(prompt, video[None, horizon:], video[:horizon], video[:horizon], first).values
         for name in names:
             scores[name] += [score for score in found[name][0] if not math.isnan(score)]
         moved.append(fastest(flow(decode(video[None])[0]), TOP_SHARE)[0].mean())
@@ -103,9 +107,11 @@ def main(arguments: Sequence[str]) -> None:
     config = settings.load([a for a in arguments if not a.startswith(("before=", "after="))])
     for path in [before, *students]:  # a wrong one is found before minutes are spent
         load_weights(Wan(config.student.wan), Path(path), "before" if path == before else "after")
-    found = {REAL: measured(real_videos(config), config)}
+    began = videos_of(Path(before), config)
+    found = {REAL: measured(real_videos(config), config, began), before: measured(began, config, began)}
     for path in [before, *students]:
-        found[path] = measured(videos_of(Path(path), config), config)
+        if path not in found:
+            found[path] = measured(videos_of(Path(path), config), config, began)
         told = compared(found[path], found[before], found[REAL])
         print_line(
             "grpo_gain",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import settings
 from benchmarks.command import run
-from benchmarks.grpo_gain import measured, real_videos, videos_of
+from benchmarks.grpo_gain import SHIPPED, measured, real_videos, videos_of
 from models.tiny_judge import judge
 from models.tiny_world import HELD_OUT_PROMPTS, decode
 from rewards.motion import displacement, prompted_speed
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(given.pop("out"))
     config = settings.load([])
     videos = {label: videos_of(Path(path), config) for label, path in given.items()} | {"real": real_videos(config)}
-    draw({label: (latents, measured(latents, config)) for label, latents in videos.items()}, out)
+    began = videos_of(settings.ROOT / SHIPPED, config)
+    draw({label: (latents, measured(latents, config, began)) for label, latents in videos.items()}, out)
     print(out)
 
 

@@ -175,6 +175,11 @@ class Config(WorldConfig):
         return self.teacher_source if self.base is None else Source(Path(self.base), "base")
 
     @property
+    def earliest_fork(self) -> int:
+        """Frame from which stage grpo forks: the windows of its extended DMD loss end with the members' last frames."""
+        return max(0, self.window.frames - self.group.frames) if self.grpo.dmd_weight else 0
+
+    @property
     def init_source(self) -> Source:
         return Source(self.init_path, "init")
 

@@ -35,6 +35,7 @@ def make_dispatcher(
             config.grpo.groups * config.sentinel.every // config.group.forks,
             *group_prompts(config),
             config.seed,
+            config.earliest_fork,
         )
     return StudentDispatcher(
         config.student,

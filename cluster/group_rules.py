@@ -67,12 +67,12 @@ def _check_forks(config: Config) -> None:
     group, block = config.group, config.student.block_frames
     law = parse_law(config.window.law)
     for frames in {config.rollout.frames, *(step[1] for step in config.rollout.curriculum)}:
-        if group.frames > frames:
+        if config.earliest_fork + group.frames > frames:
             raise ValueError(
                 f"group.frames = {group.frames} reaches past the end of rollouts of {frames} frames; shorten the "
                 "groups, or lengthen rollout.frames (or rollout.curriculum)"
             )
-        starts = window_starts(frames, group.frames, block)
+        starts = window_starts(frames, group.frames, block, config.earliest_fork)
         try:
             law(starts, group.frames, config.student.horizon_frames, numpy.random.default_rng(0))
         except ValueError as error:
@@ -81,10 +81,17 @@ def _check_forks(config: Config) -> None:
 
 def _check_members(config: Config) -> None:
     group, grpo = config.group, config.grpo
-    if grpo.dmd_weight and config.window.frames > group.frames:
+    if config.earliest_fork and grpo.dmd_noising == "recorded":
         raise ValueError(
-            f"window.frames = {config.window.frames} does not fit into groups of group.frames = {group.frames}, "
-            "where the extended DMD loss finds its windows; lower window.frames, or set grpo.dmd_weight=0"
+            f"window.frames = {config.window.frames} is more than group.frames = {group.frames}, so the windows of the "
+            "extended DMD loss begin before the fork, where nobody records inputs; set grpo.dmd_noising=fresh, lower "
+            "window.frames, or set grpo.dmd_weight=0"
+        )
+    if config.earliest_fork > group.burn_in_frames:
+        raise ValueError(
+            f"window.frames = {config.window.frames} is more than group.frames = {group.frames} and "
+            f"group.burn_in_frames = {group.burn_in_frames} together, and more a group does not bring for the extended "
+            "DMD loss beside its cache; raise group.burn_in_frames"
         )
     if grpo.dmd_weight and config.in_wan_world and config.window.frames != group.frames:
         raise ValueError(

@@ -34,7 +34,7 @@ class GroupScorer:
 
     def __call__(self, group: Group, reference: Tensor | None) -> Scored:
         """`reference` [R C H W] are the first frames of the group's own video, where it does not begin with them."""
-        before = group.context[-1] if len(group.context) else None
+        before = group.context if len(group.context) else None
         scores = self.scorers[group.role].score(group.prompt, group.latents, before, reference)
         return Scored(replace(group, scores=scores.values), scores.failures, scores.hung)
 

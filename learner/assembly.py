@@ -1,6 +1,7 @@
 """Networks on the learner: built, filled, cut over the ranks, and put together for a stage."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -95,7 +96,8 @@ def make_policy_learner(
     if grpo.dmd_weight:
         fake = _trained(shape.wan, critic, learner, device, learner.lora_rank, seed)
         real = _frozen(teacher_wan, teacher, learner, device)
-        scores = ScoreDistillation(student, fake, real, encode_text, shape, dmd, learner, seed, negative_prompt)
+        losses = replace(dmd, noising=grpo.dmd_noising)
+        scores = ScoreDistillation(student, fake, real, encode_text, shape, losses, learner, seed, negative_prompt)
     if grpo.kl:
         reference = _frozen(shape.wan, init, learner, device).eval()
     return PolicyLearner(

@@ -12,6 +12,7 @@ from models.keys import key, require_choice, require_positive, require_share
 LOSSES = ("ppo", "ratio_norm", "x0_ratio", "regression")
 SCOPES = ("group", "batch", "max")
 SCHEDULES = ("constant", "cosine")
+NOISINGS = ("recorded", "fresh")
 
 
 @dataclass(kw_only=True)
@@ -50,6 +51,10 @@ class GrpoConfig:
     dmd_weight: float = key(
         1.0, "weight of the extended DMD loss, which keeps the student on its teacher where a reward would not; 0: none"
     )
+    dmd_noising: str = key(
+        "recorded",
+        "as dmd.noising, for that loss; fresh where its windows are longer than groups: they begin before the fork",
+    )
     dmd_members: int = key(2, "members of each group that the extended DMD loss and the critic see, others every time")
     critic_updates: int = key(3, "critic updates per round, with dmd_weight")
     critic_warmup: int = key(3, "first rounds in which only the critic learns, with dmd_weight")
@@ -74,6 +79,7 @@ class GrpoConfig:
         require_choice("grpo", self, "loss", LOSSES)
         require_choice("grpo", self, "std_scope", SCOPES)
         require_choice("grpo", self, "schedule", SCHEDULES)
+        require_choice("grpo", self, "dmd_noising", NOISINGS)
         if self.groups % self.minibatches:
             raise ValueError(
                 f"grpo.groups = {self.groups} does not divide into grpo.minibatches = {self.minibatches}; change one "

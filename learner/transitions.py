@@ -48,14 +48,19 @@ def transitions_of(group: Group, advantages: Tensor, valid: Tensor) -> Iterator[
 def member_window(group: Group, member: int, first: int, frames: int) -> Window:
     """`frames` frames of a member from its frame `first` on, as a window at the last denoising step.
 
-    What lies before them, in the member and in the shared past, is its context, as long as the group's.
+    What lies before them, in the member and in the shared past, is its context, as long as the group's. Where `first`
+    is below 0 the window begins in the shared past, whose inputs nobody has recorded: `noisy` is NaN there.
     """
     latents, noisy = group.latents[member], group.noisy[member]
     context = group.context  # the same tensor for all members: it is read once for all of them
-    if first:
+    if first < 0:
+        past, context = context[first:], context[:first]
+        latents, noisy = torch.cat([past, latents]), torch.cat([torch.full_like(past, torch.nan), noisy])
+    elif first:
         past = torch.cat([context, latents[:first]])
         wanted = len(context) if group.start > len(context) else len(past)
         context = past[len(past) - wanted :]
+    own = max(first, 0)
     return Window(
         rollout=group.rollout,
         attempt=group.attempt,
@@ -67,8 +72,8 @@ def member_window(group: Group, member: int, first: int, frames: int) -> Window:
         step=group.step,
         versions=group.versions,
         context=context,
-        latents=latents[first : first + frames],
-        noisy=noisy[first : first + frames],
+        latents=latents[own : own + frames],
+        noisy=noisy[own : own + frames],
         age=group.age,
         weight=group.weight,
         image=None if first or group.images is None else group.images[member],
@@ -76,14 +81,18 @@ def member_window(group: Group, member: int, first: int, frames: int) -> Window:
 
 
 def windows_for_scores(groups: Sequence[Group], each: int, frames: int, block: int, turn: int) -> list[Window]:
-    """`each` members of every group, cut to `frames`, for the extended DMD loss; other ones at every `turn`."""
+    """`each` members of every group, cut to `frames`, for the extended DMD loss; other ones at every `turn`.
+
+    Windows that are longer than the members end with them, and begin in what they share.
+    """
     windows = []
     for group in groups:
-        places = (group.latents.shape[1] - frames) // block + 1
+        last = group.latents.shape[1] - frames
+        places = range(min(last, 0), last + 1, block)
         for i in range(each):
             number = turn * each + i
-            place = number // group.members % places
-            windows.append(member_window(group, number % group.members, block * place, frames))
+            place = places[number // group.members % len(places)]
+            windows.append(member_window(group, number % group.members, place, frames))
     return windows
 
 

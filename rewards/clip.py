@@ -25,8 +25,8 @@ class Clip:
     reference: "Clip | None" = None
     """The same prompt's first seconds, by the same model: what brightness, sharpness and motion are held against."""
     bar: "Sequence[Clip]" = ()
-    """Sets the bar of motion in place of the reference, where every member is its own reference: the references of
-    all members. No member lowers its own bar."""
+    """Sets the bar of motion in place of the reference: the references of all members, where every member is its own,
+    or another model's first seconds. Nobody lowers the bar that it is held to."""
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def once(self, statistic: Callable[["Clip"], Statistic]) -> Statistic:

@@ -12,10 +12,16 @@ class RewardConfig:
     """What videos are rewarded for. The paper names optical flow and no more: every number here is a choice of ours."""
 
     terms: dict[str, float] = key(
-        {"continuity": 1.0}, "rewards (names or dotted paths) and their weights; with weight 0 a reward is logged only"
+        {}, "rewards (names or dotted paths) and their weights, with weight 0 logged only; none named: continuity alone"
     )
     window_frames: int = key(12, "latent frames of one rewarded window")
+    lead_frames: int = key(
+        1, "latent frames before a window that are shown with it; 1 is the least that shows a cut on its border"
+    )
     flow: str = key("dis", "optical flow: dis (OpenCV, CPU) or raft (torchvision, GPU)")
+    finest_scale: int = key(
+        2, "finest pyramid level of DIS: 2 computes at a quarter of the frame, 0 at all of it (small frames need it)"
+    )
     raft_size: str = key("large", "RAFT network: large or small")
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
     upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 8)")
@@ -50,6 +56,7 @@ class RewardConfig:
     max_failure_rate: float = key(0.2, "share of missing scores at which a run stops")
 
     def __post_init__(self):
+        self.terms = self.terms or {"continuity": 1.0}
         self._check_terms()
         self._check_numbers()
         choices = {
@@ -80,7 +87,7 @@ class RewardConfig:
             raise ValueError(f"reward.terms is {self.terms}; at least one weight must be above 0")
 
     def _check_numbers(self) -> None:
-        counts = ("window_frames", "upsample", "floor_pairs", "dynamic_stride", "smooth_pairs")
+        counts = ("window_frames", "lead_frames", "upsample", "floor_pairs", "dynamic_stride", "smooth_pairs")
         scales = ("exposure_scale", "contrast_scale", "clipped_scale", "sharpness_scale", "residual_scale")
         positive = (*scales, "histogram_scale", "least_motion", "motion_offset", "floor_share", "timeout_s")
         require_positive("reward", self, *counts, *positive)
@@ -88,7 +95,7 @@ class RewardConfig:
             raise ValueError(
                 f"reward.smooth_pairs is {self.smooth_pairs}; it must be odd, a pair and as many each side"
             )
-        for name in ("spike_free", "jerk_scale", "retries"):
+        for name in ("spike_free", "jerk_scale", "retries", "finest_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"reward.{name} is {getattr(self, name)}; it must be at least 0 and finite")
         for name in ("top_share", "max_failure_rate"):

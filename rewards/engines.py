@@ -9,7 +9,7 @@ from rewards.flow import DisFlow, FlowEngine
 def flow_engine(config: RewardConfig) -> FlowEngine:
     """DIS on the CPU, or RAFT on the GPU where there is one. Raises ValueError where RAFT's weights are not at hand."""
     if config.flow == "dis":
-        return DisFlow(config.upsample)
+        return DisFlow(config.upsample, config.finest_scale)
     from rewards.raft import RaftFlow  # torchvision takes a second to import
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

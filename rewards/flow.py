@@ -4,8 +4,7 @@ A frame is H x W; flow may be computed on a larger copy of it, h x w, and is the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import cv2
@@ -31,14 +30,21 @@ class Flow:
     texture: Tensor
     """[T-1 h w], `squared_gradient` of a pair's first frame: without any, motion cannot be seen."""
 
-    @cached_property
-    def invalid(self) -> Tensor:
-        """[T-1 h w] bool: there and back does not end where it began; occluded, or no motion at all."""
-        return inconsistent(self.forward, self.backward)
+    invalid: Tensor
+    """[T-1 h w] bool: there and back does not end where it began; occluded, or no motion at all."""
+
+    @classmethod
+    def of(cls, forward: Tensor, backward: Tensor, texture: Tensor) -> "Flow":
+        """The flow of pairs that were looked at both ways."""
+        return cls(forward, backward, texture, inconsistent(forward, backward))
 
     def between(self, first: int, last: int) -> "Flow":
         """The pairs from frame `first` to frame `last`, both included."""
-        return Flow(self.forward[first:last], self.backward[first:last], self.texture[first:last])
+        return Flow(*(getattr(self, field.name)[first:last] for field in fields(self)))
+
+    def followed_by(self, later: "Flow") -> "Flow":
+        """These pairs and then those of `later`, which begins with the frame that ends the last of them."""
+        return Flow(*(torch.cat([getattr(self, f.name), getattr(later, f.name)]) for f in fields(self)))
 
 
 FlowEngine = Callable[[Tensor], Flow]
@@ -48,11 +54,13 @@ FlowEngine = Callable[[Tensor], Flow]
 class DisFlow:
     """OpenCV's DIS, preset FAST, on the CPU: 7 ms a pair and direction at 240 x 416. Deterministic."""
 
-    def __init__(self, upsample: int = 1):
+    def __init__(self, upsample: int = 1, finest_scale: int = 2):
+        """`finest_scale` is the finest level of the pyramid; 2, the preset's, computes at a quarter of the size."""
         # OpenCV would otherwise start a thread per core beside torch's.
         cv2.setNumThreads(torch.get_num_threads())
         self._upsample = upsample
         self._engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._engine.setFinestScale(finest_scale)
 
     def __call__(self, pixels: Tensor) -> Flow:
         """Flow of `pixels` [T 3 H W]. Raises ValueError for frames that DIS refuses."""
@@ -81,7 +89,7 @@ def by_pairs(grey: numpy.ndarray, engine: Callable[[numpy.ndarray, numpy.ndarray
         return torch.from_numpy(numpy.stack(flows)).permute(0, 3, 1, 2).contiguous() if flows else empty
 
     forward, backward = stacked([engine(a, b) for a, b in pairs]), stacked([engine(b, a) for a, b in pairs])
-    return Flow(forward, backward, squared_gradient(torch.from_numpy(grey[:-1])))
+    return Flow.of(forward, backward, squared_gradient(torch.from_numpy(grey[:-1])))
 
 
 def squared_gradient(grey: Tensor) -> Tensor:

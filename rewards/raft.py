@@ -51,7 +51,7 @@ class RaftFlow:
             return (found * found.new_tensor([width / fitting[1], height / fitting[0]])[:, None, None]).cpu()
 
         grey = torch.from_numpy(grey_frames(pixels, self._upsample)[:-1])
-        return Flow(flow(frames[:-1], frames[1:]), flow(frames[1:], frames[:-1]), squared_gradient(grey))
+        return Flow.of(flow(frames[:-1], frames[1:]), flow(frames[1:], frames[:-1]), squared_gradient(grey))
 
 
 def _read(path: str | None, wanted: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

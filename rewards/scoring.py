@@ -10,9 +10,10 @@ from rewards.attempt import attempt
 from rewards.clip import Clip
 from rewards.config import RewardConfig
 from rewards.engines import flow_engine
+from rewards.flow import Flow
 from rewards.registry import make_rewards
 from rewards.reward import Reward
-from rewards.windows import against_one, against_own_beginning, cut_windows
+from rewards.windows import against_one, against_own_beginning, cut_windows, video_frames_per_latent
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,21 @@ class Scorer:
         """Rewards that still run in a thread of this process, and are not asked again in it."""
 
     @torch.no_grad()
-    def score(self, prompt: str, latents: Tensor, before: Tensor | None, reference: Tensor | None) -> Scores:
+    def score(
+        self,
+        prompt: str,
+        latents: Tensor,
+        before: Tensor | None,
+        reference: Tensor | None,
+        bar: Tensor | None = None,
+    ) -> Scores:
         """Score the segment `latents` [G K C H W] of a group in windows of reward.window_frames.
 
-        `before` [C H W] is the latent frame that the segment follows, `reference` [R C H W] the prompt's first frames,
-        both shared by the members. Without `reference` every member's own first window is its reference, and the bar of
-        motion is the mean over all of them. Raises ValueError where K is no whole number of windows.
+        `before` [P C H W] are the latent frames that the segment follows, of which windows show reward.lead_frames;
+        `reference` [R C H W] are the prompt's first frames, and `bar` [R C H W] those of another model, which set the
+        bar of motion in their place. Members share all three. Without `reference` every member's own first window is
+        its reference, and the bar of motion is the mean over all of them. Raises ValueError where K is no whole number
+        of windows.
         """
         frames = self._config.window_frames
         if latents.shape[1] % frames:
@@ -56,22 +66,33 @@ class Scorer:
                 f"a segment of {latents.shape[1]} latent frames has no whole number of windows of "
                 f"reward.window_frames={frames}"
             )
-        decoded = latents.shape[1] + (before is not None)
-        members = [cut_windows(member, decoded, frames) for member in self._whole(prompt, latents, before)]
+        lead = self._config.lead_frames
+        before = None if before is None else before[-lead:]
+        decoded = latents.shape[1] + (0 if before is None else len(before))
+        members = [cut_windows(member, decoded, frames, lead) for member in self._whole(prompt, latents, before)]
         if reference is None:
             members = against_own_beginning(members)
         else:
-            members = against_one(members, self._whole(prompt, reference[None], None)[0])
+            held, *bars = (self._whole(prompt, x[None], None)[0] for x in (reference, bar) if x is not None)
+            members = against_one(members, held, bars)
         return self._ask(members)
 
     def _whole(self, prompt: str, latents: Tensor, before: Tensor | None) -> list[Clip]:
-        """Every member's segment as one clip, with the frame before it where there is one."""
+        """Every member's segment as one clip, behind the frames before it."""
         shown = latents
         if before is not None:
-            shown = torch.cat([before.expand(len(latents), 1, *before.shape), latents], dim=1)
+            shown = torch.cat([before.expand(len(latents), *before.shape), latents], dim=1)
         pixels = self._decode(shown).float().cpu()
-        flows = [None if self._flow is None else self._flow(video) for video in pixels]
+        last_before = max(shown.shape[1] - latents.shape[1] - 1, 0)
+        flows = self._flows(pixels, last_before * video_frames_per_latent(pixels.shape[1], shown.shape[1]))
         return [Clip(prompt, *parts) for parts in zip(pixels, latents, flows, strict=True)]
+
+    def _flows(self, videos: Tensor, shared: int) -> list[Flow | None]:
+        """Of videos [G T 3 H W] that are the same up to frame `shared`: what they share is looked at once."""
+        if self._flow is None:
+            return [None] * len(videos)
+        before = self._flow(videos[0, : shared + 1])
+        return [before.followed_by(self._flow(video[shared:])) for video in videos]
 
     def _ask(self, members: Sequence[Sequence[Clip]]) -> Scores:
         values, failures, hung = {}, {}, False

@@ -6,31 +6,39 @@ from dataclasses import replace
 from rewards.clip import Clip
 
 
-def cut_windows(segment: Clip, decoded_frames: int, window_frames: int) -> list[Clip]:
-    """Cut `segment` into windows of `window_frames` latent frames, each with the last video frame before it.
+def cut_windows(segment: Clip, decoded_frames: int, window_frames: int, lead_frames: int = 1) -> list[Clip]:
+    """Cut `segment` into windows of `window_frames` latent frames, each with what lies `lead_frames` before it.
 
     `decoded_frames` are the latent frames that `segment.pixels` [T 3 H W] were decoded from: those of
-    `segment.latents`, and one more where a frame before the segment is known. The first latent frame becomes one
-    video frame, every further one as many as the decoder makes (Wan 4, tiny world 1).
+    `segment.latents`, and more where frames before the segment are known. The first latent frame becomes one video
+    frame, every further one as many as the decoder makes (Wan 4, tiny world 1); of the oldest latent frame that a
+    window shows there is the last video frame only. Windows near the beginning show what there is.
     """
-    frames, further = len(segment.pixels), decoded_frames - 1
-    if (frames - 1) % max(further, 1) or (further == 0 and frames != 1):
-        raise ValueError(f"{decoded_frames} latent frames were decoded to {frames} frames: not one, then equally many")
-    stride = (frames - 1) // max(further, 1)
+    stride = video_frames_per_latent(len(segment.pixels), decoded_frames)
     context = decoded_frames - len(segment.latents)
     cut = []
     for start in range(0, len(segment.latents), window_frames):
         latents = segment.latents[start : start + window_frames]
-        first = stride * max(context + start - 1, 0)
+        first = stride * max(context + start - lead_frames, 0)
         last = stride * (context + start + len(latents) - 1)
         flow = None if segment.flow is None else segment.flow.between(first, last)
         cut.append(Clip(segment.prompt, segment.pixels[first : last + 1], latents, flow))
     return cut
 
 
-def against_one(members: Sequence[Sequence[Clip]], reference: Clip) -> list[list[Clip]]:
-    """The windows [G][W], all held against the `reference` that the members share."""
-    return [[replace(clip, reference=reference) for clip in member] for member in members]
+def video_frames_per_latent(video_frames: int, latent_frames: int) -> int:
+    """Video frames of every latent frame but the first, which has one. Raises ValueError for a decoder of others."""
+    further = latent_frames - 1
+    if (video_frames - 1) % max(further, 1) or (further == 0 and video_frames != 1):
+        raise ValueError(
+            f"{latent_frames} latent frames were decoded to {video_frames} frames: not one, then equally many"
+        )
+    return (video_frames - 1) // max(further, 1)
+
+
+def against_one(members: Sequence[Sequence[Clip]], reference: Clip, bar: Sequence[Clip] = ()) -> list[list[Clip]]:
+    """The windows [G][W], all held against the `reference` that the members share; `bar` is as `Clip.bar`."""
+    return [[replace(clip, reference=reference, bar=bar) for clip in member] for member in members]
 
 
 def against_own_beginning(members: Sequence[Sequence[Clip]]) -> list[list[Clip]]:

@@ -70,9 +70,9 @@ def test_in_the_tiny_world_rewards_rise_and_nothing_that_nobody_rewards_pays_for
     assert sum(clipped) / len(clipped) > 0.01, "the clip acts"
     assert seconds < 480
     config = settings.load([])
-    after = measured(videos_of(tmp_path / "run/grpo/student.safetensors", config), config)
-    before = measured(videos_of(Path(ROOT, SHIPPED), config), config)
-    told = compared(after, before, measured(real_videos(config), config))
+    began = videos_of(Path(ROOT, SHIPPED), config)
+    after = measured(videos_of(tmp_path / "run/grpo/student.safetensors", config), config, began)
+    told = compared(after, measured(began, config, began), measured(real_videos(config), config, began))
     print(told)
     assert told["gap_closed"] >= 0.25
     assert told["flow_kept"] >= 0.9

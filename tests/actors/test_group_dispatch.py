@@ -29,12 +29,13 @@ def dispatcher(
     looks: int = 6,
     rollout: dict | None = None,
     prompts: Sequence[str] = TRAINING_PROMPTS,
+    earliest: int = 0,
     **group,
 ) -> GroupDispatcher:
     rollouts = RolloutConfig(batch=batch, **({"frames": 48} | (rollout or {})))
     return GroupDispatcher(
         StudentConfig(), rollouts, WindowConfig(law=law), GroupConfig(**({"forks": 1} | group)),
-        SentinelConfig(prompts=looks, frames=24), BETWEEN, prompts, SENTINEL_PROMPTS, seed,
+        SentinelConfig(prompts=looks, frames=24), BETWEEN, prompts, SENTINEL_PROMPTS, seed, earliest,
     )  # fmt: skip
 
 
@@ -73,6 +74,13 @@ def test_forks_are_uniform_over_every_place_that_leaves_room_for_a_group():
     starts = Counter(plan.start for plan in forks(dispatcher(), 2000))
     assert set(starts) == set(range(0, 37, 3))
     assert chisquare([starts[start] for start in range(0, 37, 3)]).pvalue > 1e-4
+
+
+def test_forks_leave_room_before_them_for_what_reaches_back_behind_the_members():
+    source = dispatcher(earliest=9, frames=3, rollout={"frames": 24, "horizon": "sampled"})
+    starts = Counter(plan.start for plan in forks(source, 1000))
+    assert set(starts) == set(range(9, 22, 3))
+    assert {plan.start for plan in forks(dispatcher(earliest=9, frames=3, law="prefix(1)"), 100)} == {9}
 
 
 def test_forks_obey_the_law_of_windows():

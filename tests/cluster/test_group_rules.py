@@ -92,6 +92,25 @@ def test_in_a_world_of_image_latents_members_are_judged_from_the_fork_on_or_not_
     group_rules.check(config)
 
 
+def test_distilled_windows_may_begin_before_the_fork_where_inputs_need_no_record_and_frames_are_there():
+    config = Config(rollout=RolloutConfig(frames=24))
+    config.reward.window_frames, config.window.frames = 3, 12
+    config.group, config.grpo = GroupConfig(frames=3, forks=1, burn_in_frames=6), GrpoConfig(dmd_weight=0.1)
+    with pytest.raises(ValueError, match=r"^window\.frames = 12 is more than .* grpo\.dmd_noising=fresh"):
+        group_rules.check(config)
+    config.grpo.dmd_noising = "fresh"
+    with pytest.raises(ValueError, match=r"group\.burn_in_frames = 6 together"):
+        group_rules.check(config)
+    config.group.burn_in_frames = 9
+    group_rules.check(config)
+    assert config.earliest_fork == 9
+    config.rollout.frames = 12
+    group_rules.check(config)
+    config.rollout.frames = 9
+    with pytest.raises(ValueError, match="reaches past the end"):
+        group_rules.check(config)
+
+
 def test_a_sentinel_that_nobody_knows_is_refused_under_its_own_key():
     config = Config(sentinel=SentinelConfig(metrics=["exposure_drif"]))
     with pytest.raises(ValueError, match=r'no reward is called "exposure_drif"; sentinel.metrics takes '):

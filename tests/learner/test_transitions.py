@@ -1,6 +1,7 @@
 """What the extended DMD loss sees of groups."""
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 
@@ -47,3 +48,13 @@ def test_windows_at_the_fork_share_the_context_of_their_group_in_memory():
     whole = group()
     windows = [w for turn in range(4) for w in windows_for_scores([whole], 1, FRAMES, BLOCK, turn)]
     assert all(window.context is whole.context for window in windows)
+
+
+def test_a_window_longer_than_the_members_begins_in_the_past_that_they_share():
+    short = replace(group(), latents=group().latents[:, :3], noisy=group().noisy[:, :3])
+    seen = [w for turn in range(MEMBERS) for w in windows_for_scores([short], 1, 9, BLOCK, turn)]
+    for member, window in enumerate(seen):
+        own = [100.0 * member + frame for frame in range(3)]
+        assert window.latents.flatten().tolist() == [*range(-6, 0), *own]
+        assert window.context.flatten().tolist() == [-9, -8, -7] and window.start == 24
+        assert window.noisy[:6].isnan().all() and window.noisy[6:].flatten().tolist() == own

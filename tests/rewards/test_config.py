@@ -15,7 +15,6 @@ from rewards.config import RewardConfig
         ({"terms": {"continuity": -1.0}}, "reward.terms.continuity is -1.0; a weight is at least 0"),
         ({"terms": {"continuity": float("nan")}}, "reward.terms.continuity is nan"),
         ({"terms": {"continuity": 0.0}}, "at least one weight must be above 0"),
-        ({"terms": {}}, "reward.terms is {}"),
         ({"terms": {"remote": 1.0}}, "reward.terms has remote, but reward.url is not set"),
         ({"window_frames": 0}, "reward.window_frames is 0"),
         ({"flow": "farneback"}, 'reward.flow is "farneback"; set it to dis or raft'),
@@ -53,3 +52,8 @@ def test_terms_of_one_configuration_are_not_those_of_another():
 def test_configuration_is_checked_without_importing_torch():
     code = "import sys; from rewards.config import RewardConfig; RewardConfig(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_where_no_reward_is_named_it_is_the_composite_and_where_one_is_it_is_that_one():
+    assert RewardConfig().terms == {"continuity": 1.0}
+    assert RewardConfig(terms={"flow_continuity": 0.5}).terms == {"flow_continuity": 0.5}

@@ -13,7 +13,7 @@ def mean_of(videos: torch.Tensor) -> float:
     scorer, scores = Scorer(TINY, ["continuity"], decode), []
     for prompt, latents in zip(PROMPTS[::6], encode(videos), strict=True):
         first, later = latents[:WINDOW], latents[None, WINDOW:]
-        scores += scorer.score(prompt, later, first[-1], first).values["continuity"][0]
+        scores += scorer.score(prompt, later, first, first).values["continuity"][0]
     return sum(scores) / len(scores)
 
 

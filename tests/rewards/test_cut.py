@@ -17,7 +17,7 @@ def pixels(seed: int, frames: int = 3) -> torch.Tensor:
 def test_the_residual_of_whole_pixel_flow_equals_the_difference_to_the_shifted_frame():
     video, there = pixels(0), torch.zeros(2, 2, 6, 7)
     there[:, 0] = 2
-    found = residual(video, Flow(there, -there, there[:, 0]))
+    found = residual(video, Flow.of(there, -there, there[:, 0]))
     y = (0.299 * video[:, 0] + 0.587 * video[:, 1] + 0.114 * video[:, 2]).numpy()
     for t in range(2):
         columns = numpy.minimum(numpy.arange(7) + 2, 6)

@@ -78,7 +78,7 @@ def test_consistency_and_motion_equal_the_formula_written_slowly():
     forward = random_flow(0)
     backward = -forward + 0.7 * random_flow(1, 1.0)
     seen = random_flow(2)[:, 0].square()
-    flow = Flow(forward, backward, seen)
+    flow = Flow.of(forward, backward, seen)
     share = 0.25
     for pair in range(2):
         lengths, invalid, vectors = [], [], []
@@ -116,9 +116,9 @@ def test_texture_is_the_squared_gradient_by_central_differences_and_one_sided_on
 def test_things_that_move_apart_are_fast_and_not_coherent_and_a_blank_picture_does_not_move():
     there = torch.ones(1, 2, 4, 6) * torch.tensor([1.0, 0.0]).view(2, 1, 1)
     there[..., :3] *= -1
-    both = Flow(there, -there, torch.ones(1, 4, 6))
-    one_seen = Flow(there, -there, torch.ones(1, 4, 6) * (torch.arange(6) < 3))
-    blank = Flow(there, -there, torch.zeros(1, 4, 6))
+    both = Flow.of(there, -there, torch.ones(1, 4, 6))
+    one_seen = Flow.of(there, -there, torch.ones(1, 4, 6) * (torch.arange(6) < 3))
+    blank = Flow.of(there, -there, torch.zeros(1, 4, 6))
     assert not both.invalid.any()
     assert fastest(both, 1.0)[0].item() == pytest.approx(1)
     assert [coherent(flow)[0].item() for flow in (both, one_seen, blank)] == pytest.approx([0, 1, 0])

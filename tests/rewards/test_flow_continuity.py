@@ -29,7 +29,7 @@ def slowly(moved, invalid, reference, reach):
 def steady(speed: float, pairs: int = 6) -> Flow:
     there = torch.zeros(pairs, 2, 4, 5)
     there[:, 0] = speed
-    return Flow(there, -there, TEXTURE.expand(pairs, -1, -1))
+    return Flow.of(there, -there, TEXTURE.expand(pairs, -1, -1))
 
 
 def clip(flow: Flow, **parts) -> Clip:

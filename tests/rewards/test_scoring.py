@@ -154,9 +154,9 @@ def test_only_the_clips_without_a_finite_score_are_missing():
 
 def test_windows_overlap_by_the_frame_before_them_where_there_is_one():
     latents = group(2, 19)
-    assert score([path(Length)], latents[:, 1:], before=latents[0, 0]).values[path(Length)] == [[7, 7, 7]] * 2
+    assert score([path(Length)], latents[:, 1:], before=latents[0, :1]).values[path(Length)] == [[7, 7, 7]] * 2
     assert score([path(Length)], latents[:, 1:]).values[path(Length)] == [[6, 7, 7]] * 2
-    first = score([path(FirstFrame)], latents[:, 1:], before=latents[0, 0]).values[path(FirstFrame)]
+    first = score([path(FirstFrame)], latents[:, 1:], before=latents[0, :1]).values[path(FirstFrame)]
     seen = decode(latents)
     assert first[1] == pytest.approx(
         [seen[0, 0].mean().item(), seen[1, 6].mean().item(), seen[1, 12].mean().item()], abs=1e-6
@@ -192,7 +192,7 @@ def test_a_given_reference_replaces_the_members_own_beginning():
     latents = group(1, 18).expand(2, -1, -1, -1, -1).clone()
     latents[1, :, :] += 1.0  # bright from its very first frame
     own = score(["exposure_drift"], latents[:, 6:]).values["exposure_drift"]
-    given = score(["exposure_drift"], latents[:, 6:], latents[0, 5], latents[0, :6]).values["exposure_drift"]
+    given = score(["exposure_drift"], latents[:, 6:], latents[0, :6], latents[0, :6]).values["exposure_drift"]
     assert own[1][1] > 0.8 and given[0][1] > 0.8 and given[1][1] < 0.1
 
 
@@ -205,8 +205,28 @@ def test_the_scorer_agrees_with_asking_the_reward_about_windows_cut_by_hand():
         for a in (0, 6, 12)
     ]  # fmt: skip
     slow = make_reward("continuity", config)(clips).tolist()
-    fast = score(["continuity"], latents[:, 1:], latents[0, 0], latents[0, :6]).values["continuity"]
+    fast = score(["continuity"], latents[:, 1:], latents[0, :1], latents[0, :6]).values["continuity"]
     assert fast[0] == pytest.approx(slow, rel=1e-5)
+
+
+def test_what_members_share_before_their_windows_counts_in_each_of_them():
+    config = {"window_frames": 3, "upsample": 4, "top_share": 0.1, "lead_frames": 5}
+    whole = group(3, 18)
+    past, own = whole[0, :9], whole[:, 9:]
+    videos = torch.cat([past.expand(3, -1, -1, -1, -1), own], dim=1)
+    reference, flow = decode(past), DisFlow(4)
+    held = Clip(PROMPTS[3], reference, past, flow(reference))
+    slow = [
+        [
+            Clip(PROMPTS[3], seen := decode(video)[first - 5 : first + 3], video, flow(seen), held)
+            for first in (9, 12, 15)
+        ]
+        for video in videos
+    ]
+    slow = [make_reward("flow_continuity", RewardConfig(**config))(clips).tolist() for clips in slow]
+    scorer = Scorer(RewardConfig(**config), ["flow_continuity"], decode)
+    fast = scorer.score(PROMPTS[3], own, past, past).values["flow_continuity"]
+    assert torch.tensor(fast) == pytest.approx(torch.tensor(slow), rel=1e-5)
 
 
 def test_a_segment_that_is_no_whole_number_of_windows_is_refused_with_the_key():

@@ -12,7 +12,9 @@ def segment(latent_frames: int, frames: int) -> Clip:
     """Pixels and flow that say which frame and pair they are."""
     numbers = torch.arange(frames).float()[:, None, None, None]
     there = torch.arange(frames - 1).float()[:, None, None, None].expand(-1, 2, 1, 1)
-    return Clip("p", numbers.expand(-1, 3, 1, 1), torch.zeros(latent_frames, 1, 1, 1), Flow(there, -there, there[:, 0]))
+    return Clip(
+        "p", numbers.expand(-1, 3, 1, 1), torch.zeros(latent_frames, 1, 1, 1), Flow.of(there, -there, there[:, 0])
+    )
 
 
 def numbers(clip: Clip) -> list[int]:
