@@ -89,11 +89,11 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
 def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> None:
     """Stage 3: fork long rollouts, reward how they go on, make the better ones likelier (Self-Forcing++, Eq. 5-7)."""
     learner = make_policy_learner(
-        config.student, config.grpo, config.dmd, config.learner, rewards=config.reward.terms, sentinel=config.sentinel,
-        window_frames=config.window.frames, coarse=config.group.coarse, init=config.grpo_init_source,
-        critic=config.grpo_critic_source, teacher=config.teacher_source, teacher_wan=config.teacher_wan,
-        encode_text=prepared_text(config, "grpo"), negative_prompt=config.negative_prompt, seed=config.seed,
-        device=config.device,
+        config.student, config.grpo, config.dmd, config.learner, rewards=config.reward.weights,
+        sentinel=config.sentinel, window_frames=config.window.frames, coarse=config.group.coarse,
+        init=config.grpo_init_source, critic=config.grpo_critic_source, teacher=config.teacher_source,
+        teacher_wan=config.teacher_wan, encode_text=prepared_text(config, "grpo"),
+        negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
     )  # fmt: skip
     with RunFolder(config).stage(name) as folder:
         cluster.begin("grpo", config, folder.restore(learner))

@@ -112,7 +112,7 @@ def main(arguments: Sequence[str]) -> None:
         "horizons": HORIZONS,
         "group_frames": horizon,
         "videos_side_by_side": BATCH,
-        "rewards": list(config.reward.terms),
+        "rewards": list(config.reward.weights),
     }
     for name, parts in (("group_cost", 1), ("group_cost_with_rewards", 2)):
         ratios = [sum(one[:parts]) / sum(other[:parts]) for one, other in zip(forked, whole, strict=True)]

@@ -63,7 +63,7 @@ def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
     The bar of motion is the first horizon of `bar` [B F C H W], the student that the stage began with: one that has
     slowed is not held to its own beginning.
     """
-    horizon, names = config.student.horizon_frames, list(config.reward.terms)
+    horizon, names = config.student.horizon_frames, list(config.reward.weights)
     scorer = Scorer(config.reward, names, decode)
     flow = DisFlow(config.reward.upsample, config.reward.finest_scale)
     scores: dict[str, list[float]] = {name: [] for name in names}
@@ -76,7 +76,7 @@ def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
     metrics = segment_metrics(decode(latents), PROMPTS, horizon)
     means = {name: sum(values) / HORIZONS for name, values in metrics.items()}
     reward = sum(
-        weight * sum(scores[name]) / len(scores[name]) for name, weight in config.reward.terms.items() if weight
+        weight * sum(scores[name]) / len(scores[name]) for name, weight in config.reward.weights.items() if weight
     )
     each = {f"reward_{name}": sum(values) / len(values) for name, values in scores.items()}
     return {

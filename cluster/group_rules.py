@@ -29,7 +29,7 @@ def check(config: Config) -> None:
 def _check_rewards(config: Config) -> None:
     for name in config.sentinel.metrics:
         check_name(name, "sentinel.metrics")
-        if config.reward.terms.get(name):
+        if config.reward.weights.get(name):
             raise ValueError(
                 f"{name} is rewarded (reward.terms) and a sentinel (sentinel.metrics); what is rewarded cannot show "
                 "what the rewards cost: take it out of one of them"

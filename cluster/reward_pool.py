@@ -135,7 +135,7 @@ class RewardPool:
         return len(self._names(group)) * self._windows(group) * self.config.reward.timeout_s + _SLACK_S
 
     def _names(self, group: Group) -> list[str]:
-        return list(self.config.reward.terms) if group.role == GRPO else self.config.sentinel.metrics
+        return list(self.config.reward.weights) if group.role == GRPO else self.config.sentinel.metrics
 
     def _windows(self, group: Group) -> int:
         return group.latents.shape[1] // self.config.reward.window_frames

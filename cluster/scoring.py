@@ -29,7 +29,7 @@ class GroupScorer:
         """Decodes on `device`. Raises ValueError where a reward, its flow or the codec cannot be made."""
         self.device = torch.device(device)
         self.codec = codec_of(config, self.device)
-        names = {GRPO: list(config.reward.terms), SENTINEL: config.sentinel.metrics}
+        names = {GRPO: list(config.reward.weights), SENTINEL: config.sentinel.metrics}
         self.scorers = {role: Scorer(config.reward, own, self._decode) for role, own in names.items()}
 
     def __call__(self, group: Group, reference: Tensor | None) -> Scored:

@@ -69,7 +69,7 @@ def _check_tiny_world(config: Config) -> None:
 
 
 def _check_rewards(config: Config) -> None:
-    for key, names in (("reward.terms", config.reward.terms), ("sentinel.metrics", config.sentinel.metrics)):
+    for key, names in (("reward.terms", config.reward.weights), ("sentinel.metrics", config.sentinel.metrics)):
         if tiny := [name for name in names if knows_only_the_tiny_world(name)]:
             raise ValueError(
                 f"{key} has {', '.join(tiny)}, which judges the tiny world only, and student.model="

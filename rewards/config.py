@@ -55,8 +55,12 @@ class RewardConfig:
     timeout_s: float = key(60.0, "longest time of one reward for one batch of clips; then its scores are missing")
     max_failure_rate: float = key(0.2, "share of missing scores at which a run stops")
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """By reward, what it counts: `terms`, or the composite alone where they name none."""
+        return self.terms or {"continuity": 1.0}
+
     def __post_init__(self):
-        self.terms = self.terms or {"continuity": 1.0}
         self._check_terms()
         self._check_numbers()
         choices = {
@@ -75,15 +79,15 @@ class RewardConfig:
             )
         if self.url is not None:
             require_address("reward.url", self.url)
-        if "remote" in self.terms and self.url is None:
+        if "remote" in self.weights and self.url is None:
             raise ValueError("reward.terms has remote, but reward.url is not set; give the endpoint's address")
 
     def _check_terms(self) -> None:
-        for name, weight in self.terms.items():
+        for name, weight in self.weights.items():
             check_name(name)
             if not 0 <= weight < math.inf:
                 raise ValueError(f"reward.terms.{name} is {weight}; a weight is at least 0 and finite")
-        if not any(self.terms.values()):
+        if not any(self.weights.values()):
             raise ValueError(f"reward.terms is {self.terms}; at least one weight must be above 0")
 
     def _check_numbers(self) -> None:

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     options, config = parse(arguments)
     files = video_files(options.videos) if options.videos else []
     names = [name for name in SHIPPED if name != "remote" or config.url is not None]
-    names += [name for name in config.terms if name not in SHIPPED]
+    names += [name for name in config.weights if name not in SHIPPED]
     panel = Panel(make_rewards(names, config), config)
     flow = flow_engine(config)
     if options.clips:

@@ -45,8 +45,8 @@ def test_every_mistake_is_one_line_with_the_value_and_the_key(keys, message):
 
 
 def test_terms_of_one_configuration_are_not_those_of_another():
-    RewardConfig().terms["no_cut"] = 1.0
-    assert RewardConfig().terms == {"continuity": 1.0}
+    RewardConfig().weights["no_cut"] = 1.0
+    assert RewardConfig().weights == {"continuity": 1.0}
 
 
 def test_configuration_is_checked_without_importing_torch():
@@ -55,5 +55,5 @@ def test_configuration_is_checked_without_importing_torch():
 
 
 def test_where_no_reward_is_named_it_is_the_composite_and_where_one_is_it_is_that_one():
-    assert RewardConfig().terms == {"continuity": 1.0}
-    assert RewardConfig(terms={"flow_continuity": 0.5}).terms == {"flow_continuity": 0.5}
+    assert RewardConfig().weights == {"continuity": 1.0}
+    assert RewardConfig(terms={"flow_continuity": 0.5}).weights == {"flow_continuity": 0.5}
