@@ -183,7 +183,7 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
         if config.dry_run:
             from cluster.dry_run import report
 
-            print(report(config))
+            print(report(config), flush=True)
             sys.exit(0)
         check_prompts(config)
         preflight(config)
@@ -195,9 +195,15 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """What is wrong with a command line is said in one line, and ends the script with status 2."""
+    """What is wrong with a command line is said in one line, and ends the script with status 2.
+
+    Who reads the first lines of a report and closes the pipe has what he wanted.
+    """
     try:
         yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
+        sys.exit(0)
     except ValueError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)

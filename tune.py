@@ -55,7 +55,7 @@ def main() -> None:
     with settings.refusing():
         scan, trials = plan(sys.argv[1:])
         if scan.dry_run:
-            print(scan_report.overview(scan, trials))
+            print(scan_report.overview(scan, trials), flush=True)
             return
         prepare(scan, trials)
     with settings.stopping(scan.run_dir):

@@ -11,10 +11,12 @@ counted. `value` is the largest deviation.
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors.config import RolloutConfig, WindowConfig
+from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.buffer import BufferConfig
 from cluster.cluster_config import ClusterConfig
@@ -121,7 +123,9 @@ def compare(name: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    if arguments:
+        raise ValueError(f"{arguments[0]}: this benchmark takes no arguments")
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=2**28)
     runs = [compare(name) for name in POOLS]
     ray.shutdown()
@@ -133,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("benchmarks.plan_check", __doc__, main)

@@ -5,13 +5,13 @@ Reads the run's autoscale.jsonl and writes pool_trace.png into its folder: actor
 wait in the buffer; the learner's share of waiting. Every change of size carries its kind.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
+from benchmarks.command import run
 from cluster.autoscaling import FILE, looks
 
 matplotlib.use("Agg")
@@ -81,7 +81,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"benchmarks.pool_trace: {error}")
+    run("benchmarks.pool_trace", __doc__, main)

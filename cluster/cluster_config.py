@@ -64,8 +64,10 @@ class ClusterConfig:
             )
         if self.rank_gpus not in (0, 1):
             raise ValueError(f"cluster.rank_gpus is {self.rank_gpus}; it must be 0 or 1")
-        if self.kind == "inline" and (self.rank_gpus or self.actor_gpus or self.reward_gpus):
-            raise ValueError("inline computes on the CPU; set cluster=ray, or leave cluster.*_gpus out")
+        gpus = [name for name in ("rank_gpus", "actor_gpus", "reward_gpus") if getattr(self, name)]
+        if self.kind == "inline" and gpus:
+            given = ", ".join(f"cluster.{name} is {getattr(self, name):g}" for name in gpus)
+            raise ValueError(f"{given}, and inline computes on the CPU; set cluster=ray, or each of them to 0")
         if not self.slow_factor > 1:
             raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
         for name in ("restarts", "actor_gpus", "reward_gpus", "rank_gpus", "relay_gpus"):

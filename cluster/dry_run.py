@@ -110,7 +110,7 @@ def _needs(group: Sequence[Role], nodes: Sequence[Node], node_gpus: int | None) 
     cpus, gpus = sum(role.processes * role.cpus for role in group), placement.devices(group)
     own = sum(node.labels == group[0].labels for node in nodes)
     said = f", nodes: {own} x {node_gpus} GPUs" if own else ""
-    where = placement.said(group[0].labels) or "together"
+    where = placement.said(group[0].labels) or "any node"
     return f"{where}: {cpus:g} CPUs, {gpus} GPUs{said}"
 
 

@@ -114,8 +114,9 @@ def _check_room(config: Config) -> None:
     needed = config.ode.pairs * planned_bytes(config, config.ode.dtype)
     there = sum(file.stat().st_size for file in path.glob("shard_*.safetensors"))
     disk = next(folder for folder in path.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(disk).free
-    if needed - there > free:
+    disk_usage = shutil.disk_usage(disk)
+    free = disk_usage.free
+    if disk_usage.total and needed - there > free:  # what has no size, as /proc, is no place to write: `claim` says so
         raise ValueError(
             f"run_dir={config.run_dir} has {free / 1e9:,.0f} GB free, and ode.pairs = {config.ode.pairs} trajectories "
             f"take {needed / 1e9:,.0f} GB; give another run_dir, or lower ode.pairs"

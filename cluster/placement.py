@@ -242,7 +242,9 @@ def check(config: Config) -> None:
     """Refuse what the cluster could never hold, as far as the keys say. Raises ValueError."""
     if (why := overfull(config)) is not None:
         pool = "autoscale.maximum" if config.autoscale.enabled else "cluster.rollout_actors"
-        raise ValueError(f"{why}; lower {pool} or cluster.learner_ranks, or choose a larger cluster=")
+        raise ValueError(
+            f"{why}; lower {pool} or cluster.learner_ranks, raise cluster.gpus, or choose a larger cluster="
+        )
 
 
 def said(labels: Mapping[str, str]) -> str:
