@@ -82,7 +82,7 @@ def test_the_ratio_tells_another_student_from_the_one_that_acted(taken):
 def test_groups_come_scored_and_the_time_of_their_judge_stands_in_the_trace(taken):
     config, groups, spans = taken
     for group in groups:
-        assert list(group.scores) == list(config.reward.terms)
+        assert list(group.scores) == list(config.reward.weights)
         assert [len(windows) for windows in group.scores["continuity"]] == [1] * MEMBERS
     judged = [span for span in spans if span.name == "score"]
     assert {span.process for span in judged} == {"reward 0"} and len(judged) >= GROUPS
