@@ -231,6 +231,6 @@ def _name_of(tuned: TunedTrial) -> str:
 
 
 def _check_room(scan: ScanConfig) -> None:
-    most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    most = max(node.cpus for node in registered())
     if most < scan.cpus:
         raise RunFailed(f"scan.cpus = {scan.cpus:g}, and no node has more than {most:g} CPUs; lower scan.cpus")

@@ -156,7 +156,7 @@ def _train(
 
 
 def _nobody(measured: dict[str, float]) -> None:
-    """The process that speaks with Tune is another one: see `told_from`."""
+    """The process that speaks with Tune is another one: see `followed`."""
 
 
 def _measurement(step: int, drift: float) -> dict[str, float]:

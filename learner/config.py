@@ -5,6 +5,9 @@ from pathlib import Path
 
 from models.keys import DTYPES, key, require_choice, require_positive, require_share
 
+NOISINGS = ("recorded", "fresh")
+"""Backward noise initialisations."""
+
 
 @dataclass(kw_only=True)
 class PretrainConfig:
@@ -74,8 +77,7 @@ class DmdConfig:
     ema_start: int = key(0, "student update at which averaging starts")
 
     def __post_init__(self):
-        if self.noising not in ("recorded", "fresh"):
-            raise ValueError(f'dmd.noising is "{self.noising}"; set it to recorded or fresh')
+        require_choice("dmd", self, "noising", NOISINGS)
         if self.replay not in ("masked", "blockwise"):
             raise ValueError(f'dmd.replay is "{self.replay}"; set it to masked or blockwise')
         if self.replay == "blockwise" and self.noising == "fresh":

@@ -7,12 +7,12 @@ default here is our choice; the line of its key says whose value it is or what i
 import math
 from dataclasses import dataclass
 
+from learner.config import NOISINGS
 from models.keys import key, require_choice, require_positive, require_share
 
 LOSSES = ("ppo", "ratio_norm", "x0_ratio", "regression")
 SCOPES = ("group", "batch", "max")
 SCHEDULES = ("constant", "cosine")
-NOISINGS = ("recorded", "fresh")
 
 
 @dataclass(kw_only=True)

@@ -60,6 +60,7 @@ class Scorer:
         its reference, and the bar of motion is the mean over all of them. Raises ValueError where K is no whole number
         of windows.
         """
+        assert bar is None or reference is not None, "members that are their own references set the bar together"
         frames = self._config.window_frames
         if latents.shape[1] % frames:
             raise ValueError(

@@ -124,3 +124,8 @@ def pretended_group(rollout, plan, row, before, version, shape):
         torch.cat(past) if past else torch.zeros(0, *shape), latents, latents.clone(), at_transitions,
         at_transitions.clone(), at_transitions.clone(),
     )  # fmt: skip
+
+
+def run(test):
+    """Give an asynchronous test a minute."""
+    asyncio.run(asyncio.wait_for(test, 60))

@@ -16,7 +16,7 @@ from cluster.publication import LEAVE
 from cluster.rollout_process import Delivery
 from cluster.trace import Span
 from models.rollout import CRITIC, STUDENT, MadeBlock, Window
-from tests.cluster.pretend import StandingPool, pretended, small
+from tests.cluster.pretend import StandingPool, pretended, run, small
 
 
 class PretendPool(StandingPool):
@@ -75,10 +75,6 @@ def published(coordinator):
     """As after a publish of version 0."""
     coordinator.supply.lineage.publish(0, 0)
     coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
-
-
-def run(test):
-    asyncio.run(asyncio.wait_for(test, 60))
 
 
 @pytest.mark.parametrize("trouble", ["lost", "left"])

@@ -1,29 +1,22 @@
 """A pool that changes its size while it works: no window is lost or doubled, nobody waits for who is not there."""
 
 import asyncio
-import json
 import random
 from collections import Counter
 
 import pytest
-from ray.exceptions import RayError
 
-from cluster.autoscaler_config import AutoscaleConfig
-from cluster.autoscaling import FILE, Autoscaling, hours_spent, looks
 from cluster.coordinator import Coordinator
 from cluster.crew import make_dispatcher
 from cluster.departures import Place
 from cluster.errors import RunFailed
-from cluster.meter import Meter
 from cluster.parcels import unwrap, wrap
-from cluster.pool import ActorLost, NoNode, RayPool, Superseded
+from cluster.pool import ActorLost, NoNode
 from cluster.publication import LEAVE
 from cluster.rollout_process import Delivery
 from cluster.roster import DRAINING, RECALLED
-from cluster.supply import Supply
-from cluster.trace import Reading, TraceFile
 from models.rollout import CRITIC, STUDENT, MadeBlock
-from tests.cluster.pretend import StandingPool, pretended, small
+from tests.cluster.pretend import StandingPool, pretended, run, small
 
 
 class Pool(StandingPool):
@@ -84,10 +77,6 @@ async def learn(coordinator, epoch, config, requests, first=0):
         parcels = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
         taken += [unwrap(parcel) for parcel in parcels]
     return taken
-
-
-def run(test):
-    asyncio.run(asyncio.wait_for(test, 60))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -235,14 +224,22 @@ def test_an_actor_that_dies_with_nothing_to_do_is_replaced_before_there_is_somet
     run(test())
 
 
-def test_processes_that_die_again_and_again_as_they_start_stop_the_run():
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (ActorLost("ActorDiedError"), r"5 processes in a row were lost as they started.*ActorDiedError"),
+        (NoNode("never got a node within 7 s"), r"rollout actor 0 never got a node .*no other is at work; add nodes"),
+    ],
+    ids=["processes that die as they start", "not a single node"],
+)
+def test_a_run_that_never_gets_a_process_stops_and_says_why(trouble, said):
     async def test():
         config = small()
         pool = Pool(config, slots=1)
-        pool.troubles = [ActorLost("ActorDiedError")] * 5
+        pool.troubles = [trouble] * 5
         coordinator = Coordinator(config, pool)
         epoch = await coordinator.begin("dmd", config)
-        with pytest.raises(RunFailed, match=r"5 processes in a row were lost as they started.*ActorDiedError"):
+        with pytest.raises(RunFailed, match=said):
             await coordinator.take(epoch, 0, CRITIC, 2, 0, 1)
 
     run(test())
@@ -266,19 +263,6 @@ def test_while_others_work_one_may_wait_for_its_node_for_ever_and_nothing_is_los
     run(test())
 
 
-def test_a_run_without_a_single_node_stops_and_says_so():
-    async def test():
-        config = small()
-        pool = Pool(config, slots=1)
-        pool.troubles = [NoNode("never got a node within 7 s")] * 5
-        coordinator = Coordinator(config, pool)
-        epoch = await coordinator.begin("dmd", config)
-        with pytest.raises(RunFailed, match=r"rollout actor 0 never got a node .*no other is at work; add nodes"):
-            await coordinator.take(epoch, 0, CRITIC, 2, 0, 1)
-
-    run(test())
-
-
 def test_a_stage_that_begins_has_only_the_actors_that_are_wanted():
     async def test():
         config = small()
@@ -291,142 +275,6 @@ def test_a_stage_that_begins_has_only_the_actors_that_are_wanted():
         coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
         await coordinator._wake_one(coordinator.room)
         assert len(await learn(coordinator, epoch, config, 20)) == 40
-
-    run(test())
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def scaled(tmp_path, **keys):
-    config = small()
-    config.run_dir = str(tmp_path)
-    config.autoscale = AutoscaleConfig(enabled=True, measured_s=20.0, grow_after_s=20.0, **keys)
-    clock = Clock()
-    meter = Meter(20.0, clock)
-    autoscaling = Autoscaling(config, meter, clock=lambda: 1e9 + clock.now)
-    return config, clock, meter, autoscaling
-
-
-def starve(meter, clock, seconds, size):
-    """Actors need 2 s for a window and the learner half a second; they work as many as are there."""
-    for slot in range(size):
-        meter.there(slot)
-    for _ in range(seconds // 4):
-        for slot in range(size):
-            meter.begins(slot, windows=2, warm=True)
-        with meter.learner_waits():
-            clock.now += 4.0 - size
-        meter.taken(2 * size)
-        for slot in range(size):
-            meter.delivers(slot, "Window"), meter.delivers(slot, "Window")
-        clock.now += size
-        for slot in range(size):
-            meter.ends(slot)
-
-
-def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):
-    config, clock, meter, autoscaling = scaled(tmp_path)
-    buffer, trace = Supply("dmd", config).buffer, TraceFile(tmp_path / "trace.json")
-    told = []
-    for _ in range(6):
-        starve(meter, clock, 8, size=1)
-        look = autoscaling.look(1, buffer, "dmd")
-        autoscaling.write(look.entry)
-        trace.write(look.readings)
-        told += [look.told] if look.told else []
-        if look.size > 1:
-            break
-    trace.close()
-    assert told == [
-        "rollout pool: from 1 to 2 actors: the learner waits 75% of its time, 0.0 of 1.0 actors wait for room; "
-        "a window takes an actor 2 s and the learner 0.5 s"
-    ]
-    seen = looks(tmp_path / FILE)
-    assert seen[-1]["decision"] == {
-        "size": 2, "reason": told[0].partition("actors: ")[2], "kind": "grow", "needed": 4,
-    }  # fmt: skip
-    assert autoscaling.metrics["autoscale/wanted"] == 2 and autoscaling.metrics["autoscale/needed"] == 4
-    events = json.loads((tmp_path / "trace.json").read_text() + "]")
-    curves = [event for event in events if event["ph"] == "C" and event["name"] == "actors"]
-    assert [event["args"] for event in curves][-1] == {"running": 1, "wanted": 2}
-    assert len(curves) == len(seen) and all(isinstance(reading, Reading) for reading in look.readings)
-
-
-def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
-    config, clock, meter, autoscaling = scaled(tmp_path, maximum=1)
-    told = []
-    for _ in range(20):
-        starve(meter, clock, 8, size=1)
-        told.append(autoscaling.look(1, Supply("dmd", config).buffer, "dmd").told)
-    (line,) = [line for line in told if line is not None]
-    assert line.startswith("rollout pool: stays at 1 actors: the learner waits 75%")
-    assert line.endswith("more actors are kept back by autoscale.maximum")
-
-
-def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_cut_off_does_not_count(tmp_path):
-    config, clock, meter, autoscaling = scaled(tmp_path)
-    meter.placed(0, ()), meter.placed(1, ())
-    clock.now += 7200.0
-    autoscaling.write(autoscaling.look(2, Supply("dmd", config).buffer, "dmd").entry)
-    with (tmp_path / FILE).open("a") as file:
-        file.write('{"gpu_hours": 99, "decis')
-    assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
-    again = Autoscaling(config, Meter(20.0, clock))
-    assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
-    again.meter.placed(0, ())
-    clock.now += 3600.0
-    look = again.look(1, Supply("dmd", config).buffer, "dmd")
-    assert look.entry["gpu_hours"] == pytest.approx(5.0)
-    again.write(look.entry)
-    assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 5.0])
-
-
-class Handle:
-    """An actor's handle, which answers when it is told to."""
-
-    def __init__(self):
-        self.answer = asyncio.get_running_loop().create_future()
-        self.begin = self.place = self
-
-    def remote(self, *_):
-        return self.answer
-
-
-@pytest.mark.parametrize("removed", [True, False])
-@pytest.mark.parametrize("raises", [True, False])
-@pytest.mark.parametrize("asked", ["place", "begin"])
-def test_what_a_process_answers_that_has_lost_its_slot_meanwhile_counts_for_nobody(asked, raises, removed):
-    async def test():
-        pool, handle = RayPool.__new__(RayPool), Handle()
-        pool.cluster, pool.actors, pool.relay = small().cluster, {1: handle}, None
-        asking = asyncio.create_task(pool.place(1) if asked == "place" else pool.begin(1, "dmd", None, 1))
-        await asyncio.sleep(0)
-        if removed:
-            pool.actors.pop(1)
-        else:
-            pool.actors[1] = Handle()
-        handle.answer.set_exception(RayError("killed")) if raises else handle.answer.set_result("here")
-        with pytest.raises(Superseded):
-            await asking
-
-    run(test())
-
-
-def test_a_process_that_does_not_answer_has_no_node_and_one_that_has_a_node_and_does_not_begin_is_lost():
-    async def test():
-        pool = RayPool.__new__(RayPool)
-        pool.cluster, pool.actors, pool.relay = small().cluster, {1: Handle()}, None
-        pool.cluster.start_timeout_s = 0.01
-        with pytest.raises(NoNode, match=r"never got a node within cluster\.start_timeout_s = 0\.01 s"):
-            await pool.place(1)
-        pool.actors[1] = Handle()
-        with pytest.raises(ActorLost, match=r"did not start within cluster\.start_timeout_s = 0\.01 s"):
-            await pool.begin(1, "dmd", None, 1)
 
     run(test())
 
