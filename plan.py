@@ -63,12 +63,22 @@ def read_arguments(arguments: Sequence[str]) -> tuple[PlanConfig, Config]:
             if argument.startswith("cluster.learner_ranks=") and argument != ranks:
                 raise ValueError(f"plan.learner_gpus={plan.learner_gpus} and {argument} differ; leave one of them out")
         run = [*run, ranks]
-    config = settings.load(run)
+    config = _loaded(run, plan)
     if "dmd" not in config.stages:
         raise ValueError(f"stage is {config.stages}, and it is stage dmd that has two halves to plan; set stage=dmd")
     if config.cluster.kind == "inline":
         raise ValueError("cluster=inline is one process, in which nobody waits for anybody; set cluster=ray")
     return plan, replace(config, prompts=None)  # which prompts they are takes no time
+
+
+def _loaded(run: Sequence[str], plan: PlanConfig) -> Config:
+    """Of the learner's ranks, the key that was typed is named."""
+    try:
+        return settings.load(run)
+    except ValueError as error:
+        if plan.learner_gpus is None:
+            raise
+        raise ValueError(str(error).replace("cluster.learner_ranks", "plan.learner_gpus")) from error
 
 
 def main(arguments: Sequence[str]) -> None:

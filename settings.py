@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.config import Config
+from cluster.errors import CannotStart, RunFailed
 from models.config import StudentConfig
 from models.user_paths import user_path
 
@@ -55,7 +56,6 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
     """The configuration, or one part of it, as the object that its class makes of it."""
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
@@ -64,9 +64,12 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
         if "=" not in argument or argument.startswith(("+", "~", "-")):
             raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
         group, _, name = (part.strip("'\"") for part in argument.partition("="))
+        if argument.endswith("="):
+            raise ValueError(f"{argument} has no value; write {argument}VALUE, or {argument}null for none")
         choices = _choices().get(group)
         if choices is not None and name not in choices:
             raise ValueError(f"{group}={name} is none of {', '.join(choices)}; --help lists every key")
+        _parsed(argument)
     ConfigStore.instance().store(name="schema", node=schema)
     overrides = [_quoted(argument) for argument in arguments]
     if not any(argument.startswith("preset=") for argument in arguments):
@@ -77,7 +80,7 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             composed = compose("config", overrides)
-        for override in OverridesParser.create().parse_overrides(named):
+        for override in map(_parsed, named):
             with open_dict(composed):
                 OmegaConf.update(composed, override.key_or_group, override.value(), merge=False)
         return OmegaConf.to_object(composed if part is None else composed[part])
@@ -87,20 +90,29 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
 
 def values_of(argument: str) -> list[Any] | None:
     """The values of `key=value,value`; None for an argument with one value. Raises ValueError."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep, QuotedString
-    from hydra.errors import HydraException
 
-    try:
-        override = OverridesParser.create().parse_override(_quoted(argument))
-    except HydraException as error:
-        raise ValueError(f'"{argument}": {_one_line(error)}') from error
+    override = _parsed(argument)
     if not override.is_sweep_override():
         return None
     sweep = override.value()
     if not isinstance(sweep, ChoiceSweep):
         raise ValueError(f'"{argument}" is no list of values; write them out, as in {override.key_or_group}=1,2')
     return [value.text if isinstance(value, QuotedString) else value for value in sweep.list]
+
+
+def _parsed(argument: str) -> Any:
+    """Hydra's override. Raises ValueError with the whole argument, of which Hydra's own message has a part."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(_quoted(argument))
+    except HydraException as error:
+        raise ValueError(
+            f'"{argument}" cannot be read; write key=value, a list as [1,2], a mapping as {{role: learner}}, and '
+            "quote them for the shell; --help lists every key"
+        ) from error
 
 
 def _quoted(argument: str) -> str:
@@ -120,6 +132,8 @@ def _one_line(error: Exception) -> str:
     text = re.split(
         r"full_key:|object_type=|Set the environment variable|To append to your config|Config search path", text
     )[0].strip(" .")
+    if key := getattr(error, "full_key", None):
+        text = f"{key}: {text}"
     cause = " ".join(str(error.__cause__ or "").split())
     cause = re.split(r"full_key:|object_type=", cause)[0].strip(" .")
     return (
@@ -172,7 +186,7 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
 
     `fixed` are keys that the script sets itself.
     """
-    from cluster.launch import launch, preflight
+    from cluster.launch import launch, preflight, reach
     from cluster.prompts import check_prompts, prepare_prompts
 
     with refusing():
@@ -186,6 +200,8 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
             print(report(config), flush=True)
             sys.exit(0)
         check_prompts(config)
+        if config.cluster.kind == "ray":
+            reach(config)
         preflight(config)
         for line in prepare_prompts(config):
             print(line, file=sys.stderr)
@@ -204,7 +220,7 @@ def refusing() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
         sys.exit(0)
-    except ValueError as error:
+    except (ValueError, CannotStart) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -212,8 +228,6 @@ def refusing() -> Iterator[None]:
 @contextmanager
 def stopping(run_dir: str) -> Iterator[None]:
     """A run that stops itself ends the script with status 1, Ctrl-C with 130: in one line, with what comes next."""
-    from cluster.errors import RunFailed
-
     name = Path(sys.argv[0]).name
     try:
         yield

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import scan_report
-from cluster.launch import launch, preflight
+from cluster.launch import launch, preflight, reach
 from cluster.prompts import check_prompts, prepare_prompts
 from cluster.run_folder import RunFolder
 from cluster.scan import Trial, run_trials
@@ -33,8 +33,9 @@ from train import dmd, ode
 
 
 def prepare(scan: Scan, trials: Sequence[Trial]) -> None:
-    """Claim the scan's folder and its trials'. Raises ValueError for what a user can get wrong."""
+    """Claim the scan's folder and its trials'. Raises ValueError or CannotStart for what a user can get wrong."""
     check_prompts(scan)
+    reach(scan)
     preflight(scan)
     for line in prepare_prompts(scan):
         print(line, file=sys.stderr)

@@ -28,7 +28,7 @@ from actors.config import RolloutConfig, WindowConfig
 from benchmarks.decoupling import run_alone
 from benchmarks.line import print_line
 from benchmarks.simulated_pool import SimulatedCoordinator, no_weights
-from cluster.buffer import BufferConfig
+from cluster.buffer_config import BufferConfig
 from cluster.cluster_config import ClusterConfig
 from cluster.config import Config
 from learner.config import DmdConfig

@@ -34,7 +34,7 @@ from actors.config import RolloutConfig, WindowConfig
 from actors.window_law import window_starts
 from benchmarks.line import print_line
 from benchmarks.simulated_pool import SimulatedCoordinator, SimulatedPool, no_weights
-from cluster.buffer import BufferConfig
+from cluster.buffer_config import BufferConfig
 from cluster.cluster_config import ClusterConfig
 from cluster.config import Config
 from cluster.crew import make_dispatcher

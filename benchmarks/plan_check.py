@@ -18,7 +18,7 @@ from typing import Any
 from actors.config import RolloutConfig, WindowConfig
 from benchmarks.command import run
 from benchmarks.line import print_line
-from cluster.buffer import BufferConfig
+from cluster.buffer_config import BufferConfig
 from cluster.cluster_config import ClusterConfig
 from cluster.config import Config
 from cluster.ray_environment import settle_environment

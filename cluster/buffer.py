@@ -4,12 +4,12 @@ import math
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from cluster.buffer_config import BufferConfig
 from cluster.errors import RunFailed
-from models.keys import key, require_positive, require_share
 from models.rollout import Rollout
 
 Key = tuple[int, int]
@@ -19,23 +19,6 @@ OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refus
 
 MAX_REFILLS = 8
 """Times one window may come too old. More means that no rollout is ever young enough."""
-
-
-@dataclass(kw_only=True)
-class BufferConfig:
-    """Windows that wait for the learner."""
-
-    windows: int = key(192, "windows dispatched or waiting at most; beyond that actors wait")
-    policy: str = key("wait", "too old windows: wait (none are dispatched so early), drop (made again) or weight")
-    max_age: int = key(8, "student updates between a window's oldest block and its use, from which it is too old")
-    decay: float = key(0.5, "weight of a window per update beyond max_age (policy weight)")
-    bad_share: float = key(0.1, "share of refused windows (NaN, wrong shape or version) above which the run stops")
-
-    def __post_init__(self):
-        if self.policy not in ("wait", "drop", "weight"):
-            raise ValueError(f'buffer.policy is "{self.policy}"; set it to wait, drop or weight')
-        require_positive("buffer", self, "windows", "max_age")
-        require_share("buffer", self, "decay", "bad_share")
 
 
 class Sample(Protocol):

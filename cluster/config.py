@@ -1,30 +1,35 @@
-"""The whole configuration of a run: the keys of every part, and the rules that hold between them."""
+"""The whole configuration of a run: the keys of every part, and the rules that hold between them.
+
+Imports no torch: help must be quick.
+"""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
-import torch
 
 from actors.config import GroupConfig, RolloutConfig, WindowConfig
 from actors.prompt_config import PromptConfig
 from actors.window_law import Priority, parse_law, window_starts
 from cluster import group_rules
 from cluster.autoscaler_config import AutoscaleConfig, check_pool
-from cluster.buffer import BufferConfig
+from cluster.buffer_config import BufferConfig
 from cluster.cluster_config import ClusterConfig, DebugConfig, WandbConfig
 from learner.checkpoint_config import CheckpointConfig
 from learner.config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
 from learner.policy_config import GrpoConfig
-from models.checkpoint_formats import is_pickle
 from models.config import CONFIGS, StudentConfig, WanConfig
 from models.devices import DEVICES
 from models.keys import key
 from models.negative_prompt import WAN_NEGATIVE_PROMPT
+from models.user_paths import is_pickle
 from models.world_config import WorldConfig
 from rewards.config import RewardConfig
 from rewards.sentinels import SentinelConfig
+
+if TYPE_CHECKING:
+    import torch
 
 STAGES = ("teacher", "ode", "dmd", "grpo")
 SHIPPED_STUDENT = Path(__file__).resolve().parent.parent / "assets/tiny/student_uniform.safetensors"
@@ -43,7 +48,9 @@ class Config(WorldConfig):
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
     prompts: str | None = key(None, "training prompts: a txt, jsonl or parquet file; without, the tiny world's")
     dry_run: bool = key(False, "print sizes, memory, operations and expected seconds, and leave: nothing is started")
-    device_name: str = key("h100", "device that dry_run expects: " + ", ".join(DEVICES))
+    device_name: str | None = key(
+        None, f"device that dry_run expects: {', '.join(DEVICES)}; without, h100 for a run that has GPUs, else cpu"
+    )
     student: StudentConfig = field(default_factory=StudentConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -74,7 +81,7 @@ class Config(WorldConfig):
             group_rules.check(self)
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or above")
-        if self.device_name not in DEVICES:
+        if self.expected_device not in DEVICES:
             raise ValueError(f'device_name is "{self.device_name}"; set it to one of {", ".join(DEVICES)}')
 
     @property
@@ -139,9 +146,17 @@ class Config(WorldConfig):
         return Path(self.run_dir, "saved_windows") if self.debug.windows is None else Path(self.debug.windows)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Where a learner rank computes: its GPU if it has one."""
+        import torch
+
         return torch.device("cuda" if self.cluster.rank_gpus else "cpu")
+
+    @property
+    def expected_device(self) -> str:
+        """What `dry_run` and plan.py reckon with: the named device, else what the run's processes compute on."""
+        gpus = self.cluster.rank_gpus or self.cluster.actor_gpus or self.cluster.reward_gpus
+        return self.device_name or ("h100" if gpus else "cpu")
 
     @property
     def teacher_wan(self) -> WanConfig:

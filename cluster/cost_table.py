@@ -25,7 +25,7 @@ class Cost:
 
 
 def find_costs(plan: PlanConfig, config: Config) -> dict[str, Cost]:
-    """Every cost by its key in PlanConfig: given there, else measured, else from the table of `device_name`.
+    """Every cost by its key in PlanConfig: given there, else measured, else from the table of the expected device.
 
     Raises ValueError for a file that cannot be used, and for a cost that is both given and in the file.
     """
@@ -63,8 +63,9 @@ def table_costs(config: Config) -> Seconds:
 def _table_of(config: Config, name: str) -> str:
     if name == "publish_s":
         return f"{PUBLISH_S_PER_BYTE * 1e9:g} s for each GB of weights (benchmarks/weight_sync)"
-    device = DEVICES[config.device_name]
-    return f"table: {device.sustained:.0%} of {device.peak_flops / 1e12:.4g} TFLOP/s (device_name={config.device_name})"
+    device = DEVICES[config.expected_device]
+    name = config.expected_device
+    return f"table: {device.sustained:.0%} of {device.peak_flops / 1e12:.4g} TFLOP/s (device_name={name})"
 
 
 def pace(found: dict[str, Cost], config: Config) -> Pace:

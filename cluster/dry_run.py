@@ -26,11 +26,11 @@ def report(config: Config) -> str:
     Raises ValueError for prompts that cannot be read, and for what the cluster could never hold or take.
     """
     placement.check(config)
-    device, cluster = DEVICES[config.device_name], config.cluster
+    device, cluster = DEVICES[config.expected_device], config.cluster
     size = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
     text = [
         f"dry run of stage {', '.join(config.stages)}: nothing is made, nothing is started",
-        f"device_name={config.device_name}: {device.source}, {device.peak_flops / 1e12:.4g} TFLOP/s{size}; "
+        f"device_name={config.expected_device}: {device.source}, {device.peak_flops / 1e12:.4g} TFLOP/s{size}; "
         f"expected to sustain {device.sustained:.0%} of it",
     ]
     if config.prompts is not None:
@@ -90,6 +90,11 @@ def _placement(config: Config) -> list[str]:
         return [*text, "  everything in one process"]
     taken = placement.roles(config)
     text += [place(role) for role in taken]
+    if config.autoscale.enabled:
+        text.append(
+            f"  the rollout pool begins with {config.cluster.rollout_actors} and sizes itself, between "
+            f"{config.autoscale.minimum} and {config.autoscale.maximum}"
+        )
     text.append("  coordinator     1 x 0 CPU, beside the entry point: keep that node on-demand")
     of = config.cluster.node_gpus
     nodes = [] if of is None else placement.nodes_for(taken, of)

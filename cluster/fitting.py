@@ -31,8 +31,8 @@ def actor_bytes(config: Config) -> float:
 
 
 def check_fit(config: Config) -> None:
-    """Raise ValueError, in one line with bytes and the keys to change, for what does not fit `device_name`."""
-    there = DEVICES[config.device_name].memory_bytes
+    """Raise ValueError, in one line with bytes and the keys to change, for what does not fit the expected device."""
+    there = DEVICES[config.expected_device].memory_bytes
     if there is None:
         return
     for who, needed, cures in (
@@ -41,7 +41,7 @@ def check_fit(config: Config) -> None:
     ):
         if needed(config) > there:
             raise ValueError(
-                f"{who} would hold {needed(config) / 1e9:.1f} GB, and device_name={config.device_name} has "
+                f"{who} would hold {needed(config) / 1e9:.1f} GB, and device_name={config.expected_device} has "
                 f"{there / 1e9:.0f} GB; {_cure(config, needed, there, cures)}"
             )
 

@@ -134,8 +134,8 @@ def _check_rounds(config: Config) -> None:
     grpo, ranks, micro_batch = config.grpo, config.cluster.learner_ranks, config.learner.micro_batch
     if grpo.groups % (ranks * grpo.minibatches):
         raise ValueError(
-            f"grpo.groups = {grpo.groups} does not divide over {ranks} learner ranks and grpo.minibatches = "
-            f"{grpo.minibatches}; make it a multiple of {ranks * grpo.minibatches}"
+            f"grpo.groups = {grpo.groups} does not divide over cluster.learner_ranks = {ranks} and "
+            f"grpo.minibatches = {grpo.minibatches}; make it a multiple of {ranks * grpo.minibatches}"
         )
     groups = grpo.groups // grpo.minibatches
     transitions = 1 if config.group.transitions == "one" else len(config.student.timesteps) - 1

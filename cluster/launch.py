@@ -12,7 +12,7 @@ from cluster.display import Display
 from cluster.errors import RunFailed
 from cluster.inline import InlineCluster
 from cluster.pairs import check_pairs
-from cluster.ray_environment import settle_environment
+from cluster.ray_environment import cluster_address, settle_environment
 from cluster.run_folder import RunFolder
 from cluster.run_log import RunLog
 from cluster.saved_windows import SavedCluster, alone
@@ -62,6 +62,19 @@ def _launch(loop: Callable, config: Config) -> None:
         PairsFailed,
     ) as error:
         raise RunFailed(str(error)) from error
+
+
+def reach(config: Config) -> None:
+    """Return when there is no cluster to join, or its head is there and lets us in: before a folder is claimed for it.
+
+    Raises CannotStart.
+    """
+    address = cluster_address(config)
+    if address is not None:
+        settle_environment(config)
+        from cluster.ray_head import require_head
+
+        require_head(address)
 
 
 def preflight(config: Config) -> None:

@@ -86,9 +86,9 @@ def stage_cost(config: Config, stage: str) -> StageCost:
 
 
 def seconds(config: Config, flops: float, processes: int) -> float:
-    """Expected time of `flops` on `processes` devices of `device_name`, at the share of their peak that it assumes."""
-    device = DEVICES[config.device_name]
-    per_process = config.cluster.threads if config.device_name == "cpu" else 1
+    """Time of `flops` on `processes` of the expected devices, at the share of their peak that the table names."""
+    device = DEVICES[config.expected_device]
+    per_process = config.cluster.threads if config.expected_device == "cpu" else 1
     return flops / (processes * per_process * device.peak_flops * device.sustained)
 
 

@@ -103,7 +103,7 @@ def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
 
 
 def _memory(config: Config) -> list[str]:
-    device = DEVICES[config.device_name]
+    device = DEVICES[config.expected_device]
     there = "" if device.memory_bytes is None else f"of {device.memory_bytes / 1e9:.0f} GB, fits"
     window = {line.name: line for line in memory.shared_memory(config)}["the buffer"]
     return [
@@ -147,13 +147,13 @@ def budget(config: Config, plan: PlanConfig, best: Size) -> list[str]:
 
 def assumptions(config: Config, found: dict[str, Cost]) -> list[str]:
     """What the numbers rest on, one line each."""
-    student, rollout, dmd, device = config.student, config.rollout, config.dmd, DEVICES[config.device_name]
+    student, rollout, dmd, device = config.student, config.rollout, config.dmd, DEVICES[config.expected_device]
     gradient = costs.gradient_passes(config.learner.checkpoint_activations)
     from_table = {name for name, cost in found.items() if cost.source.startswith("table")}
     lines = []
     if from_table:
         lines.append(
-            f"{config.device_name} sustains {device.sustained:.0%} of its peak, {device.source}: an assumption"
+            f"{config.expected_device} sustains {device.sustained:.0%} of its peak, {device.source}: an assumption"
         )
     if "block_s" in from_table:
         lines.append(

@@ -143,7 +143,10 @@ class Source:
 def check_batch(name: str, size: int, ranks: int, micro_batch: int | None) -> None:
     """Refuse a batch that does not divide over the ranks and their forward passes; `name` is its key."""
     if size % ranks:
-        raise ValueError(f"{name} = {size} does not divide over {ranks} learner ranks; make it a multiple of {ranks}")
+        raise ValueError(
+            f"{name} = {size} does not divide over cluster.learner_ranks = {ranks}; make it a multiple of {ranks}, or "
+            "change the ranks"
+        )
     share = size // ranks
     if micro_batch is not None and share % micro_batch:
         raise ValueError(

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from models.config import WanConfig
 from models.safetensors_files import DTYPES, Stored, opened, read_header
+from models.user_paths import is_pickle
 from models.wan_config_files import read_config
 from models.wan_names import bare, is_original, to_diffusers
 
 PARTS = ("generator_ema", "generator", "model")
 """Of a `.pt` that holds several networks, the first of these is read unless another is asked for."""
 
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _STEM = "diffusion_pytorch_model"
 _WHOLE = f"{_STEM}.safetensors"
 _INDEX = ".safetensors.index.json"
@@ -70,11 +70,6 @@ def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint
                     yield name, tensors.get_tensor(name)
 
     return _named(path, key, sizes, read, config)
-
-
-def is_pickle(path: Path) -> bool:
-    """Whether a path names a file of `torch.save`."""
-    return path.suffix in _PICKLES and not path.is_dir()
 
 
 def read_part(path: Path, key: str, part: str | None, usual: tuple[str, ...]) -> dict[str, Tensor]:

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.checkpoint_formats import Checkpoint, is_pickle, open_checkpoint
+from models.checkpoint_formats import Checkpoint, open_checkpoint
 from models.lora_files import Adapter, check_adapters, merged
 from models.safetensors_files import opened, some
+from models.user_paths import is_pickle
 from models.wan import Wan
 from models.wan_config_files import config_misfit
 from models.wan_names import to_original

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from models.checkpoint_formats import is_pickle, read_part
+from models.checkpoint_formats import read_part
 from models.safetensors_files import opened, read_header, some
+from models.user_paths import is_pickle
 from models.wan_names import bare, to_diffusers, with_dots
 
 _DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")

@@ -77,7 +77,7 @@ def test_a_horizon_is_as_long_as_its_video():
     ("arguments", "said"),
     [
         (["plan.learner_gpus=0"], "plan.learner_gpus is 0"),
-        (["plan.learner_gpus=5"], "does not divide over 5 learner ranks"),
+        (["plan.learner_gpus=5"], "ode.batch_size = 64 does not divide over plan.learner_gpus = 5; make it a multiple"),
         (["plan.learner_gpus=4", "cluster.learner_ranks=8"], "plan.learner_gpus=4 and cluster.learner_ranks=8 differ"),
         (["plan.rollout_gpus=7"], "plan.rollout_gpus: "),
         (["plan.blocks=3"], "plan.blocks: Key 'blocks' not in 'PlanConfig'; --help lists every key"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.buffer import BufferConfig
+from cluster.buffer_config import BufferConfig
 from cluster.cluster_config import ClusterConfig
 from cluster.config import Config
 from cluster.ray_environment import settle_environment

@@ -13,7 +13,7 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from cluster.buffer import BufferConfig
+from cluster.buffer_config import BufferConfig
 from cluster.cluster_config import ClusterConfig
 from cluster.config import Config
 from cluster.ray_cluster import RayCluster

@@ -7,7 +7,7 @@ import torch
 
 from actors.config import GroupConfig, RolloutConfig
 from actors.student_actor import blocks_kept
-from cluster.buffer import BufferConfig
+from cluster.buffer_config import BufferConfig
 from cluster.config import Config
 from cluster.departures import Place
 from learner.policy_config import GrpoConfig

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.buffer import MAX_REFILLS, BufferConfig, TooOld, WindowBuffer
+from cluster.buffer import MAX_REFILLS, TooOld, WindowBuffer
+from cluster.buffer_config import BufferConfig
 from models.rollout import Rollout, WindowPlan
 
 

@@ -216,6 +216,25 @@ def test_an_unknown_device_is_answered_with_the_known_ones():
         settings.load(["device_name=b300"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["cluster=laptop"], "cpu"),
+        (["cluster=h100_8"], "h100"),
+        (["preset=wan_1_3b"], "h100"),
+        (["cluster=h100_8", "device_name=a100"], "a100"),
+    ],
+)
+def test_without_a_name_the_device_is_what_the_processes_compute_on(arguments, expected):
+    assert f"\ndevice_name={expected}: " in report(settings.load(arguments))
+
+
+def test_of_a_pool_that_sizes_itself_its_first_size_and_its_bounds_are_said():
+    sized = ["autoscale.enabled=true", "autoscale.minimum=2", "autoscale.maximum=6", "cluster.rollout_actors=3"]
+    said = "\n  the rollout pool begins with 3 and sizes itself, between 2 and 6\n"
+    assert said in report(settings.load(sized)) and "sizes itself" not in report(settings.load([]))
+
+
 def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path):
     """As a user types it. A network of this size would take 5.7 GB."""
     script = (

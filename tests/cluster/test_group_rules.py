@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from actors.config import GroupConfig, RolloutConfig
 from cluster import group_rules
-from cluster.buffer import BufferConfig, WindowBuffer
+from cluster.buffer import WindowBuffer
+from cluster.buffer_config import BufferConfig
 from cluster.config import Config
 from cluster.crew import make_dispatcher
 from learner.policy_config import GrpoConfig

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from actors.config import RolloutConfig, WindowConfig
 from actors.student_actor import blocks_kept
 from benchmarks.simulated_pool import SimulatedCoordinator, SimulatedPool, no_weights
-from cluster.buffer import BufferConfig, TooOld
+from cluster.buffer import TooOld
+from cluster.buffer_config import BufferConfig
 from cluster.cluster_config import ClusterConfig
 from cluster.config import Config
 from cluster.crew import make_dispatcher
