@@ -60,8 +60,18 @@ class Coordinator(Staffing):
         self.rewards = self.reward_pool(config, self.say)
         self.packed, self.parcels = {}, {}
         self._start_drivers(config.samples_per_update(stage))
+        self._fit_rewards()
         await self._notify(self.arrived)  # who waits for windows of the epoch before learns that it is over
         return self.epoch
+
+    async def resize(self, size: int) -> None:
+        """See Staffing; the reward processes follow, in whose stage they are."""
+        await super().resize(size)
+        self._fit_rewards()
+
+    def _fit_rewards(self) -> None:
+        staying = [slot for slot in self.pool.slots if slot not in self.retiring]
+        self.rewards.fit(len(staying), {self.places[slot].node for slot in staying if slot in self.places})
 
     def _new_shelf(self) -> WeightShelf:
         return WeightShelf()

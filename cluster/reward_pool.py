@@ -2,8 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import ray
 import torch
@@ -49,6 +50,10 @@ class RewardProcess:
         torch.set_num_threads(config.cluster.threads)
         self.scorer = GroupScorer(config, "cuda" if config.cluster.reward_gpus else "cpu")
 
+    def node(self) -> str:
+        """Ray's id of the node that this process is on."""
+        return ray.get_runtime_context().get_node_id()
+
     def score(self, parcel: Parcel, reference: PackedTensors | None) -> Answer:
         """Score a group; `reference` holds how its video began."""
         first = None if reference is None else unpack_tensors(reference)["reference"]
@@ -57,14 +62,41 @@ class RewardProcess:
 
 
 class RewardPool:
-    """Processes that the coordinator owns, as many as cluster.reward_actors; started when the first group comes."""
+    """Processes that the coordinator owns, cluster.reward_actors at most; started when the first group comes."""
 
     def __init__(self, config: Config, say: Callable[[str], None]):
         self.config, self.say = config, say
-        self.idle: asyncio.Queue[Process] | None = None
+        self.wanted = config.cluster.reward_actors
+        self.idle: asyncio.PriorityQueue[Process] = asyncio.PriorityQueue()
+        """The first place comes first: who may still wait for a node is asked when nobody else is left."""
+        self.staying: set[int] = set()
+        """Places of the processes that there are, without those of `leaving`."""
+        self.leaving: set[int] = set()
+        """Places whose process is at work and not wanted any more."""
+        self.nodes: dict[int, str] = {}
+        """By place whose process is there."""
         self.tracers = [Tracer(f"reward {place}") for place in range(config.cluster.reward_actors)]
         self.told: set[tuple[str, str]] = set()
         """Failures that the terminal has heard of: a reward may fail in the same way for every group."""
+
+    def fit(self, actors: int, nodes: Collection[str]) -> None:
+        """Have as many processes as rollout actors: more are never busy together.
+
+        Who is on none of `nodes`, those of the rollout actors, leaves before the others, so that its node can be given
+        back; who is at work leaves when it has its scores.
+        """
+        self.wanted = min(self.config.cluster.reward_actors, actors)
+        if not self.staying:  # nobody has been started yet
+            return
+        while self.leaving and len(self.staying) < self.wanted:
+            self.staying.add(self.leaving.pop())
+        self._start()
+        surplus = len(self.staying) - self.wanted
+        going = sorted(self.staying, key=lambda place: (self.nodes.get(place) in nodes, -place))[:surplus]
+        self.staying -= set(going)
+        self.leaving |= set(going)
+        for place, process in [self.idle.get_nowait() for _ in range(self.idle.qsize())]:
+            self._return(place, process)
 
     async def score(self, group: Group, parcel: Parcel, reference: Tensor | None) -> Group:
         """`group` with its scores; `parcel` holds the same group, and `reference` [R C H W] how its video began.
@@ -87,15 +119,13 @@ class RewardPool:
         return [span for tracer in self.tracers for span in tracer.drain()]
 
     async def _try(self, group: Group, parcel: Parcel, packed: PackedTensors | None) -> Answer | None:
-        if self.idle is None:
-            self.idle = asyncio.Queue()
-            for place in range(self.config.cluster.reward_actors):
-                self.idle.put_nowait((place, self._new()))
+        if not self.staying:
+            self._start()
         place, process = await self.idle.get()
         used_up = True
         try:
             async with asyncio.timeout(self.config.cluster.start_timeout_s):
-                await process.__ray_ready__.remote()
+                self.nodes[place] = await process.node.remote()
             self.tracers[place].until_next("score")
             async with asyncio.timeout(self._timeout_s(group)):
                 answer = await process.score.remote(parcel, packed)
@@ -115,9 +145,26 @@ class RewardPool:
             return None
         finally:
             self.tracers[place].settle()
-            if used_up:
+            if used_up and place not in self.leaving:
                 ray.kill(process)
+                self.nodes.pop(place, None)
                 process = self._new()
+            self._return(place, process)
+
+    def _start(self) -> None:
+        """Ask for those that are missing."""
+        while len(self.staying) < self.wanted:
+            place = next(place for place in count() if place not in self.staying)
+            self.staying.add(place)
+            self.idle.put_nowait((place, self._new()))
+
+    def _return(self, place: int, process: ray.actor.ActorHandle) -> None:
+        """Let the next group have the process, or end it where it is to leave."""
+        if place in self.leaving:
+            self.leaving.remove(place)
+            self.nodes.pop(place, None)
+            ray.kill(process)
+        else:
             self.idle.put_nowait((place, process))
 
     def _new(self) -> ray.actor.ActorHandle:

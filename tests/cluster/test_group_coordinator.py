@@ -43,6 +43,9 @@ class Judge:
         await asyncio.sleep(0)
         return replace(group, scores={"exposure_drift": [[0.5]] * group.members})
 
+    def fit(self, actors, nodes):
+        self.fitted = (actors, nodes)
+
     def drain_spans(self):
         return [Span("reward 0", "score", 0.0, 1.0)]
 
@@ -75,6 +78,25 @@ def test_groups_reach_the_learner_with_their_scores_and_each_was_scored_once():
     assert set(asked.values()) == {1} and {group.rollout for group in taken} <= set(asked)
     assert not pool.replaced
     assert asyncio.run(coordinator.drain_spans())[-1] == Span("reward 0", "score", 0.0, 1.0)
+
+
+def test_the_reward_pool_is_told_how_many_rollout_processes_there_are_and_where():
+    async def resized():
+        config = small_grpo()
+        pool, judge = PretendPool(config, None), Judge()
+        actors, coordinator = len(pool.slots), Coordinator(config, pool)
+        coordinator.reward_pool = lambda config, say: judge
+        await coordinator.begin("grpo", config)
+        before = judge.fitted
+        await coordinator.resize(before[0] + 2)
+        while len(coordinator.places) < before[0] + 2:
+            await asyncio.sleep(0)
+        await coordinator.resize(1)
+        return actors, before, judge.fitted, coordinator.places
+
+    actors, before, (left, nodes), places = asyncio.run(asyncio.wait_for(resized(), 60))
+    assert before == (actors, set()) and left == 1
+    assert len(nodes) == 1 and nodes <= {place.node for place in places.values()}
 
 
 @pytest.mark.parametrize(

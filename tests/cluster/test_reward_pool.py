@@ -50,7 +50,7 @@ class Judged:
 
     def process(self):
         """The one process, while it is idle; asking for a group first starts it."""
-        if self.pool.idle is None:
+        if not self.pool.staying:
             self(group())
         place, process = self.pool.idle.get_nowait()
         self.pool.idle.put_nowait((place, process))
@@ -135,3 +135,29 @@ def test_a_group_that_kills_three_processes_is_scored_by_nobody_counted_and_the_
         for _ in range(24):
             book.note(scored)
     assert not missing(judge(replace(scored, prompt=PROMPTS[0], scores={})).scores[OWN])
+
+
+@pytest.mark.proof
+def test_processes_follow_the_rollout_pool_and_who_is_at_work_leaves_when_it_has_its_scores(local_ray, config):
+    config = replace(config, cluster=replace(config.cluster, reward_actors=2))
+    own = Judged(config)
+    own.pool.fit(1, ())
+    own(group())
+    assert own.pool.idle.qsize() == 1
+    (here,) = own.pool.nodes.values()
+    own.pool.fit(3, {here})
+    assert own.pool.idle.qsize() == 2, "cluster.reward_actors at most"
+
+    async def scored_while_one_leaves():
+        scoring = [asyncio.create_task(own.pool.score(group(), wrap(group()), group().context)) for _ in range(2)]
+        while not own.pool.idle.empty():
+            await asyncio.sleep(0)
+        own.pool.fit(1, {here})
+        assert own.pool.leaving == {1}
+        return await asyncio.wait_for(asyncio.gather(*scoring), 120)
+
+    assert not any(missing(scores.scores[OWN]) for scores in own.runner.run(scored_while_one_leaves()))
+    assert own.pool.idle.qsize() == 1 and own.pool.staying == {0} and not own.pool.leaving
+    assert not missing(own(group()).scores[OWN]) and not own.said
+    local_ray.kill(own.process())
+    own.runner.close()
