@@ -9,6 +9,7 @@ from pathlib import Path
 from models.command_line import read_value
 from models.config import CONFIGS, WanConfig
 from models.keys import key
+from models.terminal import answer_help
 
 FORMATS = ("diffusers", "original")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -64,9 +65,8 @@ USAGE = "\n".join(
         *_LINES,
     ]
 )
-if __name__ == "__main__" and {"--help", "-h"} & set(sys.argv[1:]):
-    print(USAGE)
-    sys.exit(0)
+if __name__ == "__main__":
+    answer_help(lambda: USAGE)
 
 # ruff: noqa: E402  (torch takes seconds to import, help should not)
 import shutil

@@ -6,6 +6,7 @@ from dataclasses import fields
 import settings
 from actors.generation_config import GenerationConfig
 from models.config import StudentConfig
+from models.terminal import answer_help
 
 USAGE = """python generate.py prompt="..." out=video.mp4 [key=value ...]
 
@@ -24,9 +25,8 @@ def explain() -> str:
     return "\n".join([USAGE, "", f"  {'preset':<{width}}  {presets} [tiny]", *lines])
 
 
-if __name__ == "__main__" and {"--help", "-h"} & set(sys.argv[1:]):
-    print(explain())
-    sys.exit(0)
+if __name__ == "__main__":
+    answer_help(explain)
 
 # ruff: noqa: E402  (help should not wait for what takes seconds to import)
 import os

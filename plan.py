@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 
 from cluster.plan_config import PlanConfig
+from models.terminal import answer_help, readable_in_part
 
 USAGE = """python plan.py preset=wan_1_3b plan.learner_gpus=8 [key=value ...]
 
@@ -24,9 +25,8 @@ def explain() -> str:
     return "\n".join([USAGE, "", *(f"  {n:<{width}}  {doc} [{'none' if v is None else v}]" for n, v, doc in keys)])
 
 
-if __name__ == "__main__" and {"--help", "-h"} & set(sys.argv[1:]):
-    print(explain())
-    sys.exit(0)
+if __name__ == "__main__":
+    answer_help(explain)
 
 # ruff: noqa: E402  (help should not wait for what takes seconds to import)
 import yaml
@@ -98,7 +98,8 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        with readable_in_part():
+            main(sys.argv[1:])
     except (ValueError, RunFailed) as error:  # the second is what the stage itself would stop for
         print(f"plan.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from cluster.config import Config
 from cluster.errors import CannotStart, RunFailed
+from models import terminal
 from models.config import StudentConfig
 from models.user_paths import user_path
 
@@ -175,10 +176,8 @@ def _choices() -> dict[str, list[str]]:
 
 
 def answer_help(usage: str, schema: type[Config] = Config) -> None:
-    """Print --help and leave. Called before torch is imported, so that the answer comes at once."""
-    if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
-        print(explain(usage, schema))
-        sys.exit(0)
+    """Print --help, with every key, and leave, where it is asked for."""
+    terminal.answer_help(lambda: explain(usage, schema))
 
 
 def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
@@ -211,15 +210,10 @@ def run(loop: Callable, preset: str, fixed: Sequence[str] = ()) -> Config:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """What is wrong with a command line is said in one line, and ends the script with status 2.
-
-    Who reads the first lines of a report and closes the pipe has what he wanted.
-    """
+    """What is wrong with a command line is said in one line, and ends the script with status 2."""
     try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
-        sys.exit(0)
+        with terminal.readable_in_part():
+            yield
     except (ValueError, CannotStart) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)

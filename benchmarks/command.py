@@ -3,15 +3,15 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from models.terminal import answer_help, readable_in_part
+
 
 def run(name: str, page: str | None, main: Callable[[Sequence[str]], None]) -> None:
     """Give `main` the arguments of the command line; it raises ValueError, in one line, for a mistake in them."""
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print(page)
-        return
+    answer_help(lambda: page or "")
     try:
-        main(arguments)
+        with readable_in_part():
+            main(sys.argv[1:])
     except ValueError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)

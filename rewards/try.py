@@ -2,11 +2,11 @@
 
 import sys
 
+from models.terminal import answer_help, readable_in_part
 from rewards.arguments import USAGE, parse
 
-if __name__ == "__main__" and {"--help", "-h"} & set(sys.argv[1:]):
-    print(USAGE)
-    sys.exit(0)
+if __name__ == "__main__":
+    answer_help(lambda: USAGE)
 
 # torch takes seconds to import, help should not.
 import logging
@@ -140,7 +140,8 @@ def _show(title: str, rows: dict[str, Row], panel: Panel) -> None:
 if __name__ == "__main__":
     logging.getLogger("rewards.attempt").setLevel(logging.ERROR)  # failures stand below the table, once
     try:
-        main(sys.argv[1:])
+        with readable_in_part():
+            main(sys.argv[1:])
     except ValueError as error:
         print(f"rewards.try: {error}", file=sys.stderr)
         sys.exit(2)
