@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 def answer_help(page: Callable[[], str]) -> None:
-    """Print --help and leave, where it is asked for. To be called before torch is imported, so that it comes at once."""
+    """Print --help and leave, where it is asked for. Call it before torch is imported, so that it comes at once."""
     if {"--help", "-h"} & set(sys.argv[1:]):
         with readable_in_part():
             print(page())
