@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> None:
             "share of the reward gap to real videos closed",
             "cpu, one thread",
             {
-                "student": Path(path).name,
+                "student": path,
                 "prompts": len(HELD_OUT_PROMPTS),
                 "videos": len(PROMPTS),
                 "horizons": HORIZONS,

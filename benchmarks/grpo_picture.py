@@ -15,8 +15,10 @@ from torch import Tensor
 import settings
 from benchmarks.command import run
 from benchmarks.grpo_gain import SHIPPED, measured, real_videos, videos_of
+from models.files import load_weights
 from models.tiny_judge import judge
 from models.tiny_world import HELD_OUT_PROMPTS, decode
+from models.wan import Wan
 from rewards.motion import displacement, prompted_speed
 
 matplotlib.use("Agg")
@@ -58,8 +60,13 @@ def main(arguments: Sequence[str]) -> None:
     given = dict(argument.partition("=")[::2] for argument in arguments)
     if "out" not in given or len(given) < 2 or not all(given.values()):
         raise ValueError("give out=<picture.png> and at least one <label>=<student.safetensors>")
-    out = Path(given.pop("out"))
-    config = settings.load([])
+    out, config = Path(given.pop("out")), settings.load([])
+    if out.suffix != ".png":
+        raise ValueError(f"out={out}; give a picture, .png")
+    if not out.parent.is_dir():
+        raise ValueError(f"out={out}: there is no folder {out.parent}; make it, or give another file")
+    for label, path in given.items():  # a wrong one is found before minutes are spent
+        load_weights(Wan(config.student.wan), Path(path), label)
     videos = {label: videos_of(Path(path), config) for label, path in given.items()} | {"real": real_videos(config)}
     began = videos_of(settings.ROOT / SHIPPED, config)
     draw({label: (latents, measured(latents, config, began)) for label, latents in videos.items()}, out)

@@ -1,11 +1,13 @@
 """How far the learner's replay of a policy is from the actor's record, by burn-in, in the ratio that the clip bounds.
 
-python -m benchmarks.ratio_error [student.safetensors]   one JSON line for each loss that has a ratio: the largest
-|ratio - 1| over all transitions and blocks of four groups, same weights, float32, before any update. The limit is half
-of grpo.clip: with more, training refuses the burn-in.
+python -m benchmarks.ratio_error [student.safetensors] [key=value ...]   one JSON line for each loss that has a ratio:
+the largest |ratio - 1| over all transitions and blocks of four groups, same weights, float32, before any update. Groups
+and clip are those of the configuration (preset=tiny). The limit is half of grpo.clip: with more, training refuses the
+burn-in.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,53 +18,58 @@ from actors.group_actor import GroupActor
 from benchmarks.command import run
 from benchmarks.fixed_weights import FixedWeights
 from benchmarks.line import print_line
+from cluster.config import Config
 from learner.config import LearnerConfig
 from learner.policy_batches import PolicyBatches
-from learner.policy_config import GrpoConfig
-from models.config import StudentConfig
 from models.files import load_weights
 from models.rollout import GRPO, Group, GroupPlan, Rollout, Weights
 from models.tiny_world import PROMPTS, encode_text
 from models.video_codec import TinyCodec
 from models.wan import Wan
 
-FORKS, MEMBERS, FRAMES = (12, 30, 42, 84), 2, 12
+FORKS, MEMBERS = (12, 30, 42, 84), 2
 """The first behind the first roll of the cache, the last with all that 27 frames of burn-in can see before it."""
 BURN_IN = [0, 3, 6, 9, 12, 18, 24, 27]
 LOSSES = ("ppo", "ratio_norm", "x0_ratio")
 
 
-def groups(student: Wan, shape: StudentConfig, burn_in: int) -> list[Group]:
+def groups(student: Wan, config: Config, burn_in: int) -> list[Group]:
     """One group for each of FORKS, with every transition recorded."""
+    shape, frames, coarse = config.student, config.group.frames, config.group.coarse
     actor = GroupActor(
         shape, WindowConfig(burn_in_frames=burn_in), encode_text, TinyCodec(), FixedWeights(Weights.of(0, student))
     )
     last = len(shape.timesteps) - 1
-    plans = [GroupPlan(GRPO, fork, last, 0, MEMBERS, FRAMES, tuple(range(last)), (0,), 1.0, False) for fork in FORKS]
+    plans = [GroupPlan(GRPO, fork, last, 0, MEMBERS, frames, tuple(range(last)), (0,), coarse, False) for fork in FORKS]
     rollouts = [
-        Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, FORKS[-1] + FRAMES, (plan,)) for i, plan in enumerate(plans)
+        Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, FORKS[-1] + frames, (plan,)) for i, plan in enumerate(plans)
     ]
     return [item for item in actor.windows(rollouts) if isinstance(item, Group)]
 
 
-def errors(student: Wan, shape: StudentConfig, made: list[Group], loss: str) -> torch.Tensor:
+def errors(student: Wan, config: Config, made: list[Group], loss: str) -> torch.Tensor:
     """|ratio - 1| of every term [N], of the learner's replay to what the actor recorded."""
-    batches = PolicyBatches(student, None, encode_text, shape, GrpoConfig(loss=loss), LearnerConfig(micro_batch=6))
+    grpo, learner = replace(config.grpo, loss=loss), LearnerConfig(micro_batch=6)
+    batches = PolicyBatches(student, None, encode_text, config.student, grpo, learner, config.group.coarse)
     values = torch.ones(len(made), MEMBERS, 1, dtype=torch.float64)
     return torch.cat([part.replay[:, 0] for part in batches.remember(made, values, values.bool())])
 
 
 def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    path = Path(arguments[0]) if arguments else settings.ROOT / "assets/tiny/student_uniform.safetensors"
-    shape, config = StudentConfig(), GrpoConfig()
-    student = Wan(shape.wan).eval()
+    keys = [argument for argument in arguments if "=" in argument]
+    paths = [Path(argument) for argument in arguments if argument not in keys]
+    if len(paths) > 1:
+        raise ValueError(f"{', '.join(map(str, paths))} are several students; give one")
+    path = paths[0] if paths else settings.ROOT / "assets/tiny/student_uniform.safetensors"
+    config = settings.load(["stage=grpo", *keys])
+    student = Wan(config.student.wan).eval()
     load_weights(student, path, "student")
     tables: dict[str, dict[int, torch.Tensor]] = {loss: {} for loss in LOSSES}
     for burn_in in BURN_IN:
-        made = groups(student, shape, burn_in)
+        made = groups(student, config, burn_in)
         for loss in LOSSES:
-            tables[loss][burn_in] = errors(student, shape, made, loss)
+            tables[loss][burn_in] = errors(student, config, made, loss)
     for loss, table in tables.items():
         full = table[BURN_IN[-1]]
         print_line(
@@ -70,8 +77,9 @@ def main(arguments: Sequence[str]) -> None:
             full.tolist(),
             f"|ratio - 1| at {BURN_IN[-1]} frames of burn-in",
             "cpu, one thread",
-            {"loss": loss, "student": path.name, "forks": FORKS, "context_frames": shape.context_frames},
-            limit=config.clip / 2,
+            {"loss": loss, "student": path.name, "forks": FORKS, "context_frames": config.student.context_frames}
+            | {"group_frames": config.group.frames, "coarse": config.group.coarse},
+            limit=config.grpo.clip / 2,
             value=float(full.max()),
             by_burn_in_frames={b: {"mean": float(e.mean()), "max": float(e.max())} for b, e in table.items()},
         )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def check(config: Config) -> None:
     """Raise ValueError, in one line with the key to change, for what stage grpo could not do."""
     _check_frames(config)
+    _check_lead(config)
     _check_forks(config)
     _check_members(config)
     _check_transitions(config)
@@ -60,6 +61,15 @@ def _check_frames(config: Config) -> None:
     ):
         if frames % block:
             raise ValueError(f"{name} is {frames}, no multiple of student.block_frames = {block}; change {name}")
+
+
+def _check_lead(config: Config) -> None:
+    brought = config.group.burn_in_frames + config.student.context_frames
+    if config.reward.lead_frames > brought:
+        raise ValueError(
+            f"reward.lead_frames is {config.reward.lead_frames}, and a group brings {brought} frames before its fork: "
+            "those of group.burn_in_frames and of the student's context; lower the one, or raise the other"
+        )
 
 
 def _check_forks(config: Config) -> None:

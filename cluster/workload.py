@@ -56,10 +56,6 @@ class Workload:
         self._account(slot, self.clock())
         del self.doing[slot]
 
-    def at_work(self, slot: int) -> bool:
-        """Whether an actor starts or has a dispatch."""
-        return slot in self.doing
-
     def received(self, slot: int, delivery: Delivery) -> None:
         """A delivery has arrived."""
         self.last_sign = self.clock()

@@ -87,7 +87,7 @@ class PolicyLearner:
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
         """One round: the critic follows the student, then a few steps up the advantages of these groups.
 
-        Raises BurnInTooShort before the first step of a run, and NonFiniteError before a broken one.
+        Raises BurnInTooShort before a step on groups as young as the weights, and NonFiniteError before a broken one.
         """
         advantages = self._advantages(groups)
         minibatches = self._remember(groups, advantages)

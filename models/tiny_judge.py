@@ -89,7 +89,9 @@ def judge(video: Tensor, prompts: Sequence[str]) -> Verdict:
     per video, or when a prompt is unknown.
     """
     if video.ndim != 5 or video.shape[2:] != (3, SIZE, SIZE) or not video.numel():
-        raise ValueError(f"the judge reads video [B T 3 {SIZE} {SIZE}]; got {list(video.shape)}")
+        raise ValueError(
+            f"the judge reads video [B T 3 {SIZE} {SIZE}]; got {list(video.shape)} (generate.py enlarge=1)"
+        )
     if not video.is_floating_point():
         raise ValueError(f"the judge reads floats in [0, 1]; got {video.dtype}")
     if len(prompts) != len(video):

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from models.keys import key, require_address, require_positive
 from rewards.registry import check_name
 
+_COARSEST = 5
+"""Level of DIS' pyramid at which 832 pixels are 26: fewer tell no motion."""
+
 
 @dataclass(kw_only=True)
 class RewardConfig:
@@ -24,11 +27,11 @@ class RewardConfig:
     )
     raft_size: str = key("large", "RAFT network: large or small")
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
-    upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 8)")
+    upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 4)")
     motion: str = key(
         "fastest",
         "what a frame's motion is: fastest (mean length of flow over its fastest pixels) or coherent (length of the "
-        "mean vector over its textured pixels: for one thing that moves, as in the tiny world)",
+        "mean vector over its textured pixels: for one thing that moves)",
     )
     top_share: float = key(1.0, "with motion=fastest: share of a frame, the fastest, whose flow counts")
     floor_share: float = key(0.5, "motion below this share of the reference's is too little")
@@ -99,7 +102,9 @@ class RewardConfig:
             raise ValueError(
                 f"reward.smooth_pairs is {self.smooth_pairs}; it must be odd, a pair and as many each side"
             )
-        for name in ("spike_free", "jerk_scale", "retries", "finest_scale"):
+        if not 0 <= self.finest_scale <= _COARSEST:
+            raise ValueError(f"reward.finest_scale is {self.finest_scale}; it must be 0 to {_COARSEST}")
+        for name in ("spike_free", "jerk_scale", "retries"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"reward.{name} is {getattr(self, name)}; it must be at least 0 and finite")
         for name in ("top_share", "max_failure_rate"):

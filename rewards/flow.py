@@ -17,6 +17,8 @@ from rewards.exposure import luma
 
 SMALLEST = 12
 """OpenCV's DIS refuses smaller frames."""
+_LARGEST_ENLARGED = 1024
+"""A larger side takes seconds a pair, and shows nothing that the frame itself does not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,11 @@ def grey_frames(pixels: Tensor, upsample: int) -> numpy.ndarray:
         raise ValueError(
             f"flow needs frames of at least {SMALLEST}x{SMALLEST} pixels; got {grey.shape[1]}x{grey.shape[2]} "
             f"and reward.upsample={upsample}; raise reward.upsample"
+        )
+    if upsample > 1 and max(grey.shape[1:]) * upsample > _LARGEST_ENLARGED:
+        raise ValueError(
+            f"frames of {grey.shape[1]}x{grey.shape[2]} pixels would be enlarged {upsample} times for flow; lower "
+            "reward.upsample"
         )
     if upsample > 1:
         grey = functional.interpolate(grey[:, None], scale_factor=upsample, mode="bicubic", align_corners=False)[:, 0]

@@ -25,9 +25,8 @@ def fastest(flow: Flow, top_share: float) -> Motion:
 def coherent(flow: Flow) -> Motion:
     """Length of the mean vector of flow, where pixels count by their texture and invalid ones as standing still.
 
-    What boils or moves apart cancels, and so does most of the noise of flow on small frames: on students' videos of the
-    tiny world it follows the sprite where the fastest pixels follow the noise (docs/decisions.md). A picture without
-    texture does not move.
+    What boils or moves apart cancels, and so does most of the noise of flow that was computed too coarsely for its
+    frames (docs/decisions.md compares both). A picture without texture does not move.
     """
     seen = flow.texture.flatten(1)
     valid = ~flow.invalid.flatten(1)

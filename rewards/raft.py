@@ -67,8 +67,9 @@ def _read(path: str | None, wanted: str, state: dict[str, Tensor]) -> dict[str, 
         SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, AttributeError, LookupError,
         TypeError, ValueError,
     ) as error:  # fmt: skip
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"reward.raft_weights={path} is no whole file of weights ({reason}); give {wanted}") from error
+        # Not torch's own words: they advise to read the file with its code.
+        why = type(error).__name__
+        raise ValueError(f"reward.raft_weights={path} is no whole file of weights ({why}); give {wanted}") from error
     if difference := misfit({name: tuple(tensor.shape) for name, tensor in state.items()}, found):
         raise ValueError(f"reward.raft_weights={path} does not fit: it {difference}; give {wanted}")
     return tensors

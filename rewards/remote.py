@@ -27,9 +27,9 @@ TOKEN = "LONGTAKE_REWARD_TOKEN"
 """Environment variable with the endpoint's token, sent as `Authorization: Bearer`."""
 _BINARY = "application/octet-stream"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+"""Before the first further try; each pause after it is twice as long."""
 _AT_ONCE = 16
 """Requests under way: their bodies are held in memory, and a time-out counts from the start of a request."""
-"""Before the first further try; each pause after it is twice as long."""
 _OWN_SHARE = 0.9
 """Of reward.timeout_s: what is left lets this reward answer for its other clips before it is given up as a whole."""
 _MOST_BYTES = 1 << 20

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from rewards.attempt import attempt
 from rewards.clip import Clip
@@ -33,8 +33,8 @@ from rewards.video_files import Video, read_videos, video_files
 
 Row = dict[str, float]
 """Score by reward."""
-_COLUMNS = 170
-"""Width of a table that goes to a file."""
+_COLUMNS = 40
+"""Of a table that goes to a file: beside the rewards' names."""
 
 
 def main(arguments: list[str]) -> None:
@@ -105,13 +105,13 @@ def _try(video: Video, panel: Panel, flow: FlowEngine) -> tuple[Row, Strip | Non
     shown = torch.linspace(0, starts[-1] + frames - 2, SHOWN).round().long().unique()
     scores, strip, reference = [], Strip([], [], [], list(starts[1:])), None
     for start in starts:
-        first = max(start - 1, 0)
+        first, own = max(start - panel.config.lead_frames, 0), max(start - 1, 0)
         pixels = video.frames[first : start + frames].float() / 255
         clip = Clip(video.prompt, pixels, torch.zeros(0), flow(pixels))
         reference = reference or clip
         scores.append(panel.ask(replace(clip, reference=reference)))
-        strip.motion.extend(motion(clip.flow, panel.config)[0].tolist())
-        here = shown[(shown >= first) & (shown < start + frames - 1)] - first
+        strip.motion.extend(motion(clip.flow, panel.config)[0][own - first :].tolist())
+        here = shown[(shown >= own) & (shown < start + frames - 1)] - first
         strip.frames.extend(pixels[here])
         strip.flow.extend(clip.flow.forward[here])
     means = torch.tensor(scores, dtype=torch.float64).nanmean(0).tolist()
@@ -128,10 +128,11 @@ def _adversarial(panel: Panel, flow: FlowEngine) -> dict[str, Row]:
 
 
 def _show(title: str, rows: dict[str, Row], panel: Panel) -> None:
-    table = Table("", *panel.rewards, title=title)
+    table = Table("", *(Column(name, overflow="fold") for name in panel.rewards), title=title)
     for name, row in rows.items():
         table.add_row(name, *("-" if math.isnan(score) else f"{score:.3f}" for score in row.values()))
-    console = Console() if sys.stdout.isatty() else Console(width=_COLUMNS)
+    width = None if sys.stdout.isatty() else _COLUMNS + sum(len(name) + 3 for name in panel.rewards)
+    console = Console(width=width)
     console.print(table)
     for name, failure in panel.failures.items():
         console.print(f"- {name}: {failure}", markup=False)

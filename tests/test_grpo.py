@@ -1,6 +1,7 @@
 """Stage grpo as a whole: what a resumed run is, and (`make proofs`) what it gains in the tiny world."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -12,7 +13,10 @@ from safetensors.torch import load_file
 
 import settings
 from benchmarks.grpo_gain import SHIPPED, compared, measured, real_videos, videos_of
+from cluster.inline import InlineCluster
 from cluster.run_folder import RunFolder
+from learner.assembly import make_policy_learner
+from models.rollout import GRPO
 from settings import ROOT
 from tests.cut_off import run
 from train import grpo
@@ -54,6 +58,39 @@ def test_a_run_that_was_killed_behind_its_last_checkpoint_finishes_when_it_is_ru
     folder.result.unlink()  # as if the process had ended before it was written
     again, student = train(tmp_path / "run", *keys)
     assert again == {} and all(torch.equal(whole[name], student[name]) for name in whole)
+
+
+def test_the_preset_trains_on_what_it_names_coarse_groups_of_a_block_and_windows_that_begin_before_their_fork(
+    tmp_path, monkeypatch
+):
+    """Two rounds of preset=tiny, with fewer groups: what reaches the learner, and what it makes of it."""
+    keys = (
+        "grpo.steps=2", "grpo.groups=4", "rollout.batch=2", "rollout.frames=24", "group.forks=2", "group.members=4",
+        "grpo.critic_warmup=0", "sentinel.every=4", "sentinel.prompts=2", "sentinel.frames=6",
+    )  # fmt: skip
+    config = settings.load(
+        ["preset=tiny", "cluster=inline", "stage=grpo", "grpo.init=assets/tiny/student_uniform.safetensors",
+         f"run_dir={tmp_path}", *keys]
+    )  # fmt: skip
+    taken, told, learners = [], [], []
+
+    class Watched(InlineCluster):
+        def take(self, role, n):
+            taken.extend(found := super().take(role, n))
+            return found
+
+    def made(*arguments, **keywords):
+        learners.append(make_policy_learner(*arguments, **keywords))
+        return learners[-1]
+
+    monkeypatch.setattr("train.make_policy_learner", made)
+    grpo(config, Watched(config), lambda stage, step, steps, metrics: told.append(metrics))
+    groups = [group for group in taken if group.role == GRPO]
+    assert len(groups) == 8 and {group.latents.shape[:2] for group in groups} == {(4, 3)}
+    assert min(group.start for group in groups) >= config.earliest_fork == 9
+    assert learners[0].policy.coarse == config.group.coarse == 0.33
+    assert len(told) == 2 and all(math.isfinite(found["policy/ratio_max"] + found["critic/loss"]) for found in told)
+    assert told[0]["policy/replay_error_max"] < config.grpo.clip / 2
 
 
 @pytest.mark.proof

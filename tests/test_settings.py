@@ -152,6 +152,8 @@ def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
             ["buffer.max_age=1", "sentinel.prompts=16", "grpo.groups=4", "group.forks=1"],
             "buffer.max_age = 1 updates of grpo.groups = 4 never hold sentinel.prompts = 16",
         ),
+        (["reward.lead_frames=28"], "reward.lead_frames is 28, and a group brings 27 frames before its fork"),
+        (["reward.finest_scale=6"], "reward.finest_scale is 6; it must be 0 to 5"),
         (["reward.flow=raft"], "reward.flow is raft, but reward.raft_weights is not set"),
         (["window.law=prefix(1)", "group.frames=24"], "group.frames = 24 and window.law=prefix(1)"),
         (["window.law=prefix(1)", "group.frames=24"], "no window of 24 frames ends within 1.0 horizons"),

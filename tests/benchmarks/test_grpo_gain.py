@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import grpo_gain, ratio_error
-from models.config import StudentConfig
+import settings
+from benchmarks import grpo_gain, grpo_picture, ratio_error
 from models.wan import Wan
 
 
@@ -26,11 +26,26 @@ def test_a_student_that_is_not_there_is_refused_before_anything_is_measured(argu
         grpo_gain.main(arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a=x.safetensors"], "give out=<picture.png>"),
+        (["out=x.txt", "a=x.safetensors"], "out=x.txt; give a picture, .png"),
+        (["out=/no/such/folder/x.png", "a=x.safetensors"], "there is no folder /no/such/folder"),
+        (["out=x.png", "a=nowhere.safetensors"], "a=nowhere.safetensors does not exist"),
+    ],
+)
+def test_a_picture_that_cannot_be_made_is_refused_before_anything_is_measured(arguments, message, monkeypatch):
+    monkeypatch.setattr(grpo_picture, "videos_of", lambda *_: pytest.fail("minutes were spent first"))
+    with pytest.raises(ValueError, match=message):
+        grpo_picture.main(arguments)
+
+
 def test_the_replay_comes_nearer_to_the_record_with_burn_in_until_it_is_exact():
-    shape = StudentConfig()
-    student = Wan(shape.wan).eval()
+    config = settings.load(["stage=grpo"])
+    student = Wan(config.student.wan).eval()
     short, full = (
-        ratio_error.errors(student, shape, ratio_error.groups(student, shape, burn_in), "ppo").max()
+        ratio_error.errors(student, config, ratio_error.groups(student, config, burn_in), "ppo").max()
         for burn_in in (0, ratio_error.BURN_IN[-1])
     )
     assert full <= 1e-6 < short

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.score_book import NONE_AT_LEAST, SCORES_AT_LEAST, RewardFails, ScoreBook
+from cluster.score_book import GROUPS_AT_LEAST, NONE_AT_LEAST, SCORES_AT_LEAST, RewardFails, ScoreBook
 from models.rollout import GRPO, Group
 from rewards.config import RewardConfig
 
@@ -27,8 +27,8 @@ def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_hav
     book = ScoreBook(RewardConfig(max_failure_rate=allowed))
     for groups, failed in enumerate(failures, start=1):
         share, asked = sum(failures[:groups]) / (8 * groups), 8 * groups
-        enough = NONE_AT_LEAST if share == 1 else SCORES_AT_LEAST
-        if asked >= enough and share > allowed:
+        dead = share == 1 and asked >= NONE_AT_LEAST and groups >= GROUPS_AT_LEAST
+        if (dead or asked >= SCORES_AT_LEAST) and share > allowed:
             with pytest.raises(RewardFails, match=f"reward judge failed for .* of the last {asked} windows"):
                 book.note(told(failed, 8))
             return
@@ -40,6 +40,23 @@ def test_a_score_of_nought_is_no_failure():
     book = ScoreBook(RewardConfig(max_failure_rate=0.01))
     book.note(scored(judge=[[0.0] * 100]))
     assert book.metrics() == {"reward/judge/failed": 0}
+
+
+def test_a_group_that_nobody_could_score_ends_no_run_and_a_third_one_does():
+    book = ScoreBook(RewardConfig())
+    for groups in (1, 2):
+        book.note(told(16, 16))
+        assert book.metrics() == {"reward/judge/failed": 16 * groups}
+        book = ScoreBook(RewardConfig(), book.state())
+    with pytest.raises(RewardFails, match="reward judge failed for 100% of the last 48 windows"):
+        book.note(told(16, 16))
+
+
+def test_a_reward_that_is_only_logged_may_fail_for_ever():
+    book = ScoreBook(RewardConfig(terms={"no_cut": 0.0, "continuity": 1.0}))
+    for _ in range(20):
+        book.note(scored(no_cut=[[math.nan]] * 16))
+    assert book.metrics() == {"reward/no_cut/failed": 320}
 
 
 def test_each_reward_is_counted_apart():

@@ -4,9 +4,11 @@ import numpy
 import pytest
 import torch
 
+from models.tiny_world import PROMPTS, sample_video
 from rewards.clips import texture
 from rewards.flow import DisFlow, Flow, displaced, inconsistent, squared_gradient
 from rewards.flow_motion import coherent, fastest
+from rewards.motion import prompted_speed
 
 HEIGHT, WIDTH = 9, 11
 
@@ -135,3 +137,14 @@ def test_pairs_between_two_frames_are_those_of_the_frames_alone():
 def test_frames_too_small_for_flow_are_refused_with_the_key():
     with pytest.raises(ValueError, match=r"got 8x16 and reward.upsample=1; raise reward.upsample"):
         DisFlow()(torch.zeros(2, 3, 8, 16))
+
+
+def test_at_the_finest_level_more_is_seen_of_what_is_small_in_its_frame():
+    videos = [sample_video(prompt, 12, torch.Generator().manual_seed(7)) for prompt in PROMPTS[::18]]
+
+    def seen(finest_scale: int) -> float:
+        engine = DisFlow(8, finest_scale)
+        return torch.cat([fastest(engine(video), 0.2)[0] for video in videos]).mean().item()
+
+    true = 8 * prompted_speed(PROMPTS[::18]).mean().item()
+    assert seen(2) < 0.9 * seen(0) < 0.9 * true

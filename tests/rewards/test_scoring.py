@@ -103,9 +103,9 @@ def group(members: int, frames: int, seed: int = 0) -> torch.Tensor:
     return encode(torch.stack([sample_video(PROMPTS[3], frames, generator) for _ in range(members)]))
 
 
-def score(names, latents, before=None, reference=None, **keys):
+def score(names, latents, before=None, reference=None, bar=None, **keys):
     config = RewardConfig(window_frames=6, upsample=4, top_share=0.1, **keys)
-    return Scorer(config, names, decode).score(PROMPTS[3], latents, before, reference)
+    return Scorer(config, names, decode).score(PROMPTS[3], latents, before, reference, bar)
 
 
 def missing(values):
@@ -232,3 +232,12 @@ def test_what_members_share_before_their_windows_counts_in_each_of_them():
 def test_a_segment_that_is_no_whole_number_of_windows_is_refused_with_the_key():
     with pytest.raises(ValueError, match=r"13 latent frames .* reward.window_frames=6"):
         score(["exposure_drift"], group(1, 13))
+
+
+def test_a_bar_of_another_model_that_moved_more_asks_for_more_motion():
+    latents, names = group(1, 18), ["flow_continuity"]
+    own, raised = (
+        score(names, latents[:, 6:], latents[0, :6], latents[0, :6], bar, floor_share=1.0).values[names[0]][0]
+        for bar in (None, latents[0, :18:3])  # the same path, every third frame of it
+    )
+    assert all(high < low for high, low in zip(raised, own, strict=True))
