@@ -65,6 +65,9 @@ def main(arguments: list[str]) -> None:
     if rows:
         _show(f"mean over windows of {config.window_frames} frames", rows, panel)
         print(f"pictures of the flow: {out}")
+        for name in config.terms:
+            if all(math.isnan(row[name]) for row in rows.values()):
+                bad.append(f"reward.terms has {name}, and it scored nothing: {panel.failures.get(name, 'all NaN')}")
     if bad:
         raise ValueError("; ".join(bad))
 

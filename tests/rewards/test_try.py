@@ -147,6 +147,15 @@ def test_a_file_that_is_no_video_costs_the_others_nothing_and_is_named_at_the_en
     assert float(cells(capsys.readouterr().out, "pan")[0]) > 0.5
 
 
+def test_a_named_reward_that_scores_nothing_is_named_at_the_end_and_a_shipped_one_is_not(folder, capsys):
+    (folder / "tiny.safetensors").unlink()
+    keys = [f"videos={folder}", f"out={folder / 'pictures'}", "reward.terms={no_cut: 1}"]
+    try_rewards.main(keys)
+    with pytest.raises(ValueError, match="reward.terms has tiny_judge, and it scored nothing: ValueError: the judge"):
+        try_rewards.main([*keys[:2], "reward.terms={tiny_judge: 1}"])
+    assert capsys.readouterr().out.count("pictures of the flow") == 2
+
+
 def test_a_video_shorter_than_a_window_and_prompts_for_other_videos_are_refused(folder):
     with pytest.raises(ValueError, match=r"pan has 24 frames, fewer than reward.window_frames=25; lower that key"):
         try_rewards.main([f"videos={folder}", "reward.window_frames=25"])
