@@ -151,7 +151,7 @@ def test_a_named_reward_that_scores_nothing_is_named_at_the_end_and_a_shipped_on
     (folder / "tiny.safetensors").unlink()
     keys = [f"videos={folder}", f"out={folder / 'pictures'}", "reward.terms={no_cut: 1}"]
     try_rewards.main(keys)
-    with pytest.raises(ValueError, match="reward.terms has tiny_judge, and it scored nothing: ValueError: the judge"):
+    with pytest.raises(ValueError, match=r"reward\.terms has tiny_judge, and it scored nothing: ValueError: the judge"):
         try_rewards.main([*keys[:2], "reward.terms={tiny_judge: 1}"])
     assert capsys.readouterr().out.count("pictures of the flow") == 2
 
