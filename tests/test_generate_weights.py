@@ -17,7 +17,7 @@ from cluster.config import SHIPPED_STUDENT
 from models.files import save_weights
 from models.known_networks import shapes_of
 from models.wan_names import to_original
-from tests.test_generate import PROMPT, frames_of
+from tests.generating import PROMPT, frames_of
 
 LAYERS = ("blocks.0.attn1.to_q", "blocks.2.attn2.to_out.0")
 
