@@ -66,11 +66,13 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
             raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
         group, _, name = (part.strip("'\"") for part in argument.partition("="))
         if argument.endswith("="):
-            raise ValueError(f"{argument} has no value; write {argument}VALUE, or {argument}null for none")
+            raise ValueError(f"{argument} has no value; write {argument}VALUE, or leave it out")
         choices = _choices().get(group)
         if choices is not None and name not in choices:
             raise ValueError(f"{group}={name} is none of {', '.join(choices)}; --help lists every key")
-        _parsed(argument)
+        if _parsed(argument).is_sweep_override():
+            values = argument.partition("=")[2]
+            raise ValueError(f"{argument} has several values; write '{group}=[{values}]' (tune.py trains each of them)")
     ConfigStore.instance().store(name="schema", node=schema)
     overrides = [_quoted(argument) for argument in arguments]
     if not any(argument.startswith("preset=") for argument in arguments):
@@ -82,6 +84,8 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             composed = compose("config", overrides)
         for override in map(_parsed, named):
+            if not isinstance(override.value(), dict):
+                raise ValueError(f"{override.input_line} is no mapping; write {override.key_or_group}={{name: value}}")
             with open_dict(composed):
                 OmegaConf.update(composed, override.key_or_group, override.value(), merge=False)
         return OmegaConf.to_object(composed if part is None else composed[part])

@@ -63,24 +63,25 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"{', '.join(map(str, paths))} are several students; give one")
     path = paths[0] if paths else settings.ROOT / "assets/tiny/student_uniform.safetensors"
     config = settings.load(["stage=grpo", *keys])
+    own = config.group.burn_in_frames
     student = Wan(config.student.wan).eval()
     load_weights(student, path, "student")
     tables: dict[str, dict[int, torch.Tensor]] = {loss: {} for loss in LOSSES}
-    for burn_in in BURN_IN:
+    for burn_in in sorted({*BURN_IN, own}):
         made = groups(student, config, burn_in)
         for loss in LOSSES:
             tables[loss][burn_in] = errors(student, config, made, loss)
     for loss, table in tables.items():
-        full = table[BURN_IN[-1]]
+        found = table[own]
         print_line(
             "ratio_error",
-            full.tolist(),
-            f"|ratio - 1| at {BURN_IN[-1]} frames of burn-in",
+            found.tolist(),
+            f"|ratio - 1| at {own} frames of burn-in",
             "cpu, one thread",
             {"loss": loss, "student": path.name, "forks": FORKS, "context_frames": config.student.context_frames}
             | {"group_frames": config.group.frames, "coarse": config.group.coarse},
             limit=config.grpo.clip / 2,
-            value=float(full.max()),
+            value=float(found.max()),
             by_burn_in_frames={b: {"mean": float(e.mean()), "max": float(e.max())} for b, e in table.items()},
         )
 

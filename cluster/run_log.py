@@ -1,6 +1,7 @@
 """What a run measures: metrics.jsonl, windows.jsonl, trace.json, Weights & Biases, and the line beside the bar."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ _SHOWN = {
     "rollout/busy_share": "rollout busy {:.0%}",
     "buffer/depth": "{} windows wait",
 }
+_REWARD = re.compile("reward/[^/]+/mean")
 
 
 class RunLog:
@@ -68,6 +70,9 @@ class SilentLog:
 def line_of(metrics: dict[str, Any]) -> str:
     """What a person wants to see at once: losses, who is busy, what waits, what was lost."""
     parts = [f"{name.split('/')[0]} {value:.4f}" for name, value in metrics.items() if name.endswith("/loss")]
+    parts += [f"{name.split('/')[1]} {value:.3f}" for name, value in metrics.items() if _REWARD.fullmatch(name)]
+    if metrics.get("policy/masked"):
+        parts.append(f"{metrics['policy/masked']:.0%} without a score")
     debug = {name.removeprefix("debug/"): value for name, value in metrics.items() if name.startswith("debug/")}
     parts += [f"{value:.2f} {name.removesuffix('_per_s')}/s" for name, value in debug.items()]
     for name, shown in _SHOWN.items():

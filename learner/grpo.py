@@ -36,7 +36,7 @@ class BurnInTooShort(RuntimeError):
 
 
 class SentinelFell(RuntimeError):
-    """A held-out metric paid for the rewards."""
+    """A held-out metric paid for the rewards, or cannot tell whether it does."""
 
 
 class PolicyLearner:
@@ -167,13 +167,19 @@ class PolicyLearner:
     def watch(self, looks: Sequence[Group]) -> dict[str, float]:
         """Compare what the sentinels see now with what they saw first; `looks` are all of them, on every rank.
 
-        Raises SentinelFell, or lowers the rate, when one has fallen by more than sentinel.tolerance.
+        Raises SentinelFell when one has never had a score, and when one has fallen by more than sentinel.tolerance,
+        or then lowers the rate.
         """
         now = {}
         for name in self.sentinel.metrics:
             seen = torch.tensor([look.scores[name] for look in looks], dtype=torch.float64)
             now[name] = float(seen.nanmean())
         self.watched = {name: value for name, value in now.items() if not math.isnan(value)} | self.watched
+        if blind := sorted(now.keys() - self.watched.keys()):
+            raise SentinelFell(
+                f"nothing could be scored by {', '.join(blind)} of sentinel.metrics, the guard over rewards; the lines "
+                "above say why: mend it, or leave it out of sentinel.metrics"
+            )
         lost = fallen(self.watched, now, self.sentinel.tolerance)
         if lost and self.sentinel.action == "stop":
             told = ", ".join(f"{name} from {self.watched[name]:.3f} to {now[name]:.3f}" for name in lost)
@@ -186,7 +192,8 @@ class PolicyLearner:
             self.last_good = self.step
         else:
             self.optimizer.rate *= self.sentinel.rate_factor
-        return {f"sentinel/{name}": value for name, value in now.items()} | {"student/rate": self.optimizer.rate}
+        told = {f"sentinel/{name}": value for name, value in now.items() if not math.isnan(value)}
+        return told | {"student/rate": self.optimizer.rate}
 
     # -- weights and checkpoints --------------------------------------------------------------------------------
 

@@ -21,8 +21,12 @@ class Attempt:
     scores: Tensor
     """[n] float64; NaN is missing, which is never 0."""
     failure: str | None = None
-    hung: bool = False
-    """The reward still runs, in a thread that nobody can stop; only the end of the process does."""
+    running: threading.Thread | None = None
+    """Where the reward still runs: nobody can stop it but the end of the process."""
+
+    @property
+    def hung(self) -> bool:
+        return self.running is not None
 
 
 class BadAnswer(ValueError):
@@ -44,7 +48,7 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
     thread = threading.Thread(target=ask, name=f"reward {name}", daemon=True)
     thread.start()
     thread.join(timeout_s)
-    hung = thread.is_alive()
+    hung = thread.is_alive()  # asked once: it may end at any moment
     scores = torch.full((len(clips),), torch.nan, dtype=torch.float64)
     if hung:
         failure = f"no answer within reward.timeout_s={timeout_s:g} s"
@@ -57,7 +61,7 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
         failure = f"no score for {missing} of {len(clips)} clips{f': {why}' if why else ''}" if missing else None
     if failure is not None:
         _log.warning("reward %s: %s", name, failure)
-    return Attempt(scores, failure, hung)
+    return Attempt(scores, failure, thread if hung else None)
 
 
 def _checked(answer: object, clips: int) -> Tensor:

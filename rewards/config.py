@@ -56,7 +56,7 @@ class RewardConfig:
     remote_format: str = key("safetensors", "body of a request to it: safetensors or json")
     retries: int = key(2, "further tries of a failed request to it")
     timeout_s: float = key(60.0, "longest time of one reward for one batch of clips; then its scores are missing")
-    max_failure_rate: float = key(0.2, "share of missing scores at which a run stops")
+    max_failure_rate: float = key(0.2, "share of missing scores, of at least 50, at which a run stops")
 
     @property
     def weights(self) -> dict[str, float]:

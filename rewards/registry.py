@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,25 +51,40 @@ def make_reward(name: str, config: RewardConfig) -> Reward:
     module, _, attribute = SHIPPED.get(name, name).rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ValueError(f"reward.terms: {name} cannot be imported ({error}); check the dotted path") from error
+    except (Exception, SystemExit) as error:  # somebody else's code, before anything has started
+        raise ValueError(f"reward.terms: {name} cannot be imported ({_said(error)}); check it, and its path") from error
     if not callable(factory):
         raise ValueError(f"reward.terms: {name} is {type(factory).__name__}; it must be a callable of a RewardConfig")
     try:
         reward = factory(config)
     except TypeError as error:
-        raise ValueError(f"reward.terms: {name} is no factory of a reward ({error}); see rewards/reward.py") from error
-    except ValueError:
-        raise  # says itself what is to be changed
-    except Exception as error:  # somebody else's code, before anything has started
-        raise ValueError(f"reward.terms: {name} cannot be made ({type(error).__name__}: {error})") from error
-    needs, scope = getattr(reward, "needs", None), getattr(reward, "scope", None)
-    if not callable(reward) or not isinstance(needs, frozenset) or not needs <= NEEDS or scope not in SCOPES:
         raise ValueError(
-            f"reward.terms: {name} makes no reward: needs is {needs} (a frozenset out of {sorted(NEEDS)}), "
-            f"scope is {scope} ({' or '.join(SCOPES)}); see rewards/reward.py"
-        )
+            f"reward.terms: {name} is no factory of a reward ({_said(error)}); see rewards/reward.py"
+        ) from error
+    except (Exception, SystemExit) as error:
+        if name in SHIPPED and isinstance(error, ValueError):
+            raise  # says itself what is to be changed
+        raise ValueError(f"reward.terms: {name} cannot be made ({_said(error)})") from error
+    if flaw := _flaw(reward, NEEDS, SCOPES):
+        raise ValueError(f"reward.terms: {name} makes no reward: {flaw}; see rewards/reward.py")
     return reward
+
+
+def _said(error: BaseException) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _flaw(reward: object, known: frozenset[str], scopes: Sequence[str]) -> str | None:
+    """Why `reward` is none; None where it is one."""
+    needs, scope = getattr(reward, "needs", None), getattr(reward, "scope", None)
+    if not callable(reward):
+        return "it cannot be called with clips"
+    if not isinstance(needs, frozenset) or not needs <= known:
+        return f"needs is {needs}; it must be a frozenset out of {', '.join(sorted(known))}"
+    if scope not in scopes:
+        return f"scope is {scope}; it must be {' or '.join(scopes)}"
+    return None
 
 
 def make_rewards(names: Iterable[str], config: RewardConfig) -> dict[str, Reward]:

@@ -1,5 +1,6 @@
 """All rewards of a group's segment: latents in, one number per reward, member and window out."""
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ class Scorer:
         self._rewards = make_rewards(names, config)
         needed = frozenset().union(*(reward.needs for reward in self._rewards.values()))
         self._flow = flow_engine(config) if "flow" in needed else None
-        self._hung: set[str] = set()
-        """Rewards that still run in a thread of this process, and are not asked again in it."""
+        self._running: dict[str, threading.Thread] = {}
+        """Where rewards still run that did not answer in time; they are asked again when that has ended."""
 
     @torch.no_grad()
     def score(
@@ -100,17 +101,16 @@ class Scorer:
         for name, reward in self._rewards.items():
             scores = torch.full((len(members), len(members[0])), torch.nan, dtype=torch.float64)
             for rows, columns in calls(reward, *scores.shape):
-                if name in self._hung:
-                    failures[name] = "it hung before in this process"
+                if name in self._running and self._running[name].is_alive():
+                    failures[name] = "it still runs, from a call that had no answer in time"
                     break
                 clips = [members[row][column] for row, column in zip(rows, columns, strict=True)]
                 answer = attempt(name, reward, clips, self._config.timeout_s)
                 scores[rows, columns] = answer.scores
                 if answer.failure is not None:
                     failures[name] = answer.failure
-                if answer.hung:
-                    self._hung.add(name)
-                    hung = True
+                if answer.running is not None:
+                    self._running[name], hung = answer.running, True
                     break
             values[name] = scores.tolist()
         return Scores(values, failures, hung)

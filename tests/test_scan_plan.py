@@ -82,7 +82,7 @@ def test_with_a_student_given_no_stage_ode_is_run():
         (["window.frames=12,120"], "window.frames = 120 is longer than rollout.frames"),
         (["scan.over={window: []}"], "scan.over has no values for window"),
         (["scan.over={}"], "nothing is scanned"),
-        (["scan.over=3"], "int"),
+        (["scan.over=3"], "scan.over=3 is no mapping"),
         (["scan.over={window: uniform}"], "str is not a ListConfig"),
         (["window=uniform,uniform"], "has a value of window twice"),
         (["window.law=beta(1,4),beta(1, 4)"], "two trials would share the folder"),

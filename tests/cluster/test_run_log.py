@@ -79,6 +79,12 @@ def test_the_line_beside_the_bar_tells_losses_who_is_busy_what_waits_and_what_wa
     }  # fmt: skip
     line = line_of(metrics)
     assert line == "critic 1.2500, student 0.5000, learner busy 98%, rollout busy 50%, 12 windows wait, 2 actors lost"
+
+
+def test_the_line_of_stage_grpo_has_the_rewards_and_what_has_none():
+    metrics = {"reward/continuity/mean": 0.25, "reward/continuity/std": 0.1, "policy/masked": 0.0}
+    assert line_of(metrics) == "continuity 0.250"
+    assert line_of(metrics | {"policy/masked": 0.125}) == "continuity 0.250, 12% without a score"
     assert "lost" not in line_of(metrics | {"rollout/actors_lost": 0})
 
 

@@ -274,3 +274,8 @@ def test_a_sentinel_that_could_not_be_measured_has_not_fallen():
     trained.watch([look(0.5)])
     trained.watch([look(math.nan)])
     assert trained.optimizer.rate == 1
+
+
+def test_a_sentinel_that_never_had_a_score_stops_the_run_at_the_first_look():
+    with pytest.raises(SentinelFell, match=r"nothing could be scored by .* of sentinel\.metrics"):
+        learner().watch([look(math.nan)])

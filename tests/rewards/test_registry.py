@@ -40,6 +40,25 @@ def importable(monkeypatch):
     monkeypatch.setitem(sys.modules, "plugins", sys.modules[__name__])
 
 
+def says_two_lines(config):
+    raise ValueError("could not convert\nstring to float: 'x'")
+
+
+def exits(config):
+    raise SystemExit(0)
+
+
+def makes_no_call(config):
+    return object()
+
+
+def test_a_module_that_fails_while_it_is_imported_is_refused_under_its_name(tmp_path, monkeypatch):
+    (tmp_path / "broken_rewards.py").write_text("raise RuntimeError('no gpu')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"broken_rewards\.X cannot be imported \(RuntimeError: no gpu\)"):
+        make_reward("broken_rewards.X", RewardConfig())
+
+
 def test_every_shipped_reward_can_be_made():
     rewards = make_rewards(SHIPPED, RewardConfig(url="http://127.0.0.1:1"))
     assert rewards.keys() == SHIPPED.keys()
@@ -60,6 +79,12 @@ def test_a_dotted_path_makes_a_reward_of_the_configuration():
         ("plugins.of_videos", "scope is video"),
         ("plugins.takes_nothing", "plugins.takes_nothing is no factory of a reward"),
         ("plugins.makes_nothing", "plugins.makes_nothing makes no reward"),
+        (
+            "plugins.says_two_lines",
+            "plugins.says_two_lines cannot be made .ValueError: could not convert string to float",
+        ),
+        ("plugins.exits", "plugins.exits cannot be made .SystemExit: 0"),
+        ("plugins.makes_no_call", "plugins.makes_no_call makes no reward: it cannot be called"),
         ("brightness", 'no reward is called "brightness"; reward.terms takes continuity'),
     ],
 )

@@ -145,6 +145,25 @@ def test_a_reward_that_hangs_is_given_up_in_time_and_the_caller_is_told():
         RELEASED.set()
 
 
+def test_a_reward_that_was_late_is_asked_again_when_it_has_ended_and_not_before():
+    RELEASED.clear()
+    scorer = Scorer(RewardConfig(window_frames=6, timeout_s=0.2), [path(Hangs)], decode)
+
+    def scored():
+        return scorer.score(PROMPTS[3], group(2, 12), None, None)
+
+    try:
+        assert scored().hung
+        (late,) = (thread for thread in threading.enumerate() if thread.name == f"reward {path(Hangs)}")
+        again = scored()
+        assert "it still runs" in again.failures[path(Hangs)] and not again.hung
+    finally:
+        RELEASED.set()
+    late.join(10)
+    after = scored()
+    assert not after.failures and not missing(after.values[path(Hangs)])
+
+
 def test_only_the_clips_without_a_finite_score_are_missing():
     scores = score([path(Undecided)], group(2, 12))
     (first, second), rest = scores.values[path(Undecided)]
