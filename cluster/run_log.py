@@ -29,6 +29,8 @@ class RunLog:
 
     def __init__(self, config: Config, cluster: Cluster, progress: Progress):
         self.cluster, self.progress = cluster, progress
+        self.begun: set[str] = set()
+        """Stages of which this command has logged a step."""
         folder = Path(config.run_dir)
         self.metrics_file = (folder / "metrics.jsonl").open("a", buffering=1)
         self.windows_file = (folder / "windows.jsonl").open("a", buffering=1)
@@ -44,7 +46,9 @@ class RunLog:
         if self.wandb is not None:
             self.wandb(stage, step, metrics)
         self.cluster.expose(metrics)
-        self.progress(stage, step, steps, line_of(metrics))
+        resumed = f"goes on from step {step - 1}; " if step > 1 and stage not in self.begun else ""
+        self.begun.add(stage)
+        self.progress(stage, step, steps, resumed + line_of(metrics))
 
     def close(self) -> None:
         """Flush everything."""

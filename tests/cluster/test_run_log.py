@@ -7,12 +7,13 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import settings
 from cluster.launch import preflight
-from cluster.run_log import line_of
+from cluster.run_log import RunLog, line_of
 from cluster.wandb_log import bars, by_start, logged_in
 
 
@@ -79,13 +80,24 @@ def test_the_line_beside_the_bar_tells_losses_who_is_busy_what_waits_and_what_wa
     }  # fmt: skip
     line = line_of(metrics)
     assert line == "critic 1.2500, student 0.5000, learner busy 98%, rollout busy 50%, 12 windows wait, 2 actors lost"
+    assert "lost" not in line_of(metrics | {"rollout/actors_lost": 0})
 
 
 def test_the_line_of_stage_grpo_has_the_rewards_and_what_has_none():
     metrics = {"reward/continuity/mean": 0.25, "reward/continuity/std": 0.1, "policy/masked": 0.0}
     assert line_of(metrics) == "continuity 0.250"
     assert line_of(metrics | {"policy/masked": 0.125}) == "continuity 0.250, 12% without a score"
-    assert "lost" not in line_of(metrics | {"rollout/actors_lost": 0})
+
+
+def test_the_first_line_of_a_resumed_stage_says_from_where(tmp_path):
+    shown = []
+    silent = SimpleNamespace(ledger=list, spans=list, expose=lambda metrics: None)
+    config = settings.load([f"run_dir={tmp_path}", "wandb.mode=disabled"])
+    log = RunLog(config, silent, lambda stage, step, steps, line: shown.append(line))
+    for stage, step in (("ode", 1), ("ode", 2), ("dmd", 7), ("dmd", 8)):
+        log(stage, step, 9, {"student/loss": 0.5})
+    log.close()
+    assert shown == ["student 0.5000"] * 2 + ["goes on from step 6; student 0.5000", "student 0.5000"]
 
 
 SHOW = """
