@@ -61,29 +61,18 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    for argument in arguments:
-        if "=" not in argument or argument.startswith(("+", "~", "-")):
-            raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
-        group, _, name = (part.strip("'\"") for part in argument.partition("="))
-        if argument.endswith("="):
-            raise ValueError(f"{argument} has no value; write {argument}VALUE, or leave it out")
-        choices = _choices().get(group)
-        if choices is not None and name not in choices:
-            raise ValueError(f"{group}={name} is none of {', '.join(choices)}; --help lists every key")
-        if _parsed(argument).is_sweep_override():
-            values = argument.partition("=")[2]
-            raise ValueError(f"{argument} has several values; write '{group}=[{values}]' (tune.py trains each of them)")
+    parsed = [_checked(argument) for argument in arguments]
     ConfigStore.instance().store(name="schema", node=schema)
     overrides = [_quoted(argument) for argument in arguments]
     if not any(argument.startswith("preset=") for argument in arguments):
         overrides = [f"preset={preset}", *overrides]
     # Hydra would add to the mapping that is there: who names rewards or labels means these and no more.
-    named = [override for override in overrides if override.startswith(_WHOLE)]
-    overrides = [override for override in overrides if override not in named]
+    named = [override for override in parsed if override.input_line.startswith(_WHOLE)]
+    overrides = [override for override in overrides if not override.startswith(_WHOLE)]
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             composed = compose("config", overrides)
-        for override in map(_parsed, named):
+        for override in named:
             if not isinstance(override.value(), dict):
                 raise ValueError(f"{override.input_line} is no mapping; write {override.key_or_group}={{name: value}}")
             with open_dict(composed):
@@ -91,6 +80,23 @@ def _made(arguments: Sequence[str], preset: str, schema: type, part: str | None 
         return OmegaConf.to_object(composed if part is None else composed[part])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_line(error)) from error
+
+
+def _checked(argument: str) -> Any:
+    """Hydra's override of an argument that has one value. Raises ValueError in one line with the cure."""
+    if "=" not in argument or argument.startswith(("+", "~", "-")):
+        raise ValueError(f'"{argument}" cannot be read; write key=value, without + or ~; --help lists every key')
+    if argument.endswith("="):
+        raise ValueError(f"{argument} has no value; write {argument}VALUE, or leave it out")
+    group, _, name = (part.strip("'\"") for part in argument.partition("="))
+    choices = _choices().get(group)
+    if choices is not None and name not in choices:
+        raise ValueError(f"{group}={name} is none of {', '.join(choices)}; --help lists every key")
+    override = _parsed(argument)
+    if override.is_sweep_override():
+        values = argument.partition("=")[2]
+        raise ValueError(f"{argument} has several values; write '{group}=[{values}]' (tune.py trains each of them)")
+    return override
 
 
 def values_of(argument: str) -> list[Any] | None:

@@ -56,7 +56,7 @@ def main() -> None:
     with settings.refusing():
         scan, trials = plan(sys.argv[1:])
         if scan.dry_run:
-            print(scan_report.overview(scan, trials), flush=True)
+            print(scan_report.overview(scan, trials))
             return
         prepare(scan, trials)
     with settings.stopping(scan.run_dir):

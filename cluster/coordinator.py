@@ -65,7 +65,7 @@ class Coordinator(Staffing):
         return self.epoch
 
     async def resize(self, size: int) -> None:
-        """See Staffing; the reward processes follow, in whose stage they are."""
+        """See Staffing; the reward processes follow the rollout pool."""
         await super().resize(size)
         self._fit_rewards()
 

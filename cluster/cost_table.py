@@ -63,9 +63,9 @@ def table_costs(config: Config) -> Seconds:
 def _table_of(config: Config, name: str) -> str:
     if name == "publish_s":
         return f"{PUBLISH_S_PER_BYTE * 1e9:g} s for each GB of weights (benchmarks/weight_sync)"
-    device = DEVICES[config.expected_device]
-    name = config.expected_device
-    return f"table: {device.sustained:.0%} of {device.peak_flops / 1e12:.4g} TFLOP/s (device_name={name})"
+    expected = config.expected_device
+    device = DEVICES[expected]
+    return f"table: {device.sustained:.0%} of {device.peak_flops / 1e12:.4g} TFLOP/s (device_name={expected})"
 
 
 def pace(found: dict[str, Cost], config: Config) -> Pace:

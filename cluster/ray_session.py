@@ -13,7 +13,6 @@ from cluster.config import Config
 from cluster.errors import CannotStart
 from cluster.nodes import note_unshared_texts, require_room, require_shared_folder, wait_for_nodes
 from cluster.ray_environment import cluster_address
-from cluster.ray_head import require_head
 from cluster.upload import upload_of
 
 _STORE_BYTES = 512 * 2**20
@@ -82,7 +81,6 @@ def _store_bytes(config: Config) -> int:
 
 
 def _join(address: str, quiet: dict[str, object]) -> None:
-    require_head(address)
     # A submitted job brings the code along; a driver from outside must send it.
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if not submitted and (refused := upload_of(_CHECKOUT).too_large):

@@ -122,7 +122,7 @@ class RewardPool:
         if not self.staying:
             self._start()
         place, process = await self.idle.get()
-        used_up, wanted = True, True
+        used_up = True
         try:
             async with asyncio.timeout(self.config.cluster.start_timeout_s):
                 self.nodes[place] = await process.node.remote()
@@ -131,8 +131,9 @@ class RewardPool:
                 answer = await process.score.remote(parcel, packed)
             used_up = answer.hung
             return answer
-        except asyncio.CancelledError:
-            wanted = False  # the stage is over, and with it this pool
+        except asyncio.CancelledError:  # the stage is over, and with it this pool: nobody is asked for in its place
+            self.staying.discard(place)
+            self.leaving.add(place)
             raise
         except TimeoutError:
             self.say("a reward process did not start, or gave no scores, in time; another takes its place")
@@ -148,10 +149,7 @@ class RewardPool:
             return None
         finally:
             self.tracers[place].settle()
-            if not wanted:
-                self.leaving.add(place)
-                self.staying.discard(place)
-            elif used_up and place not in self.leaving:
+            if used_up and place not in self.leaving:
                 ray.kill(process)
                 self.nodes.pop(place, None)
                 process = self._new()

@@ -192,8 +192,8 @@ class PolicyLearner:
             self.last_good = self.step
         else:
             self.optimizer.rate *= self.sentinel.rate_factor
-        told = {f"sentinel/{name}": value for name, value in now.items() if not math.isnan(value)}
-        return told | {"student/rate": self.optimizer.rate}
+        seen = {f"sentinel/{name}": value for name, value in now.items() if not math.isnan(value)}
+        return seen | {"student/rate": self.optimizer.rate}
 
     # -- weights and checkpoints --------------------------------------------------------------------------------
 

@@ -77,12 +77,12 @@ def grey_frames(pixels: Tensor, upsample: int) -> numpy.ndarray:
             f"flow needs frames of at least {SMALLEST}x{SMALLEST} pixels; got {grey.shape[1]}x{grey.shape[2]} "
             f"and reward.upsample={upsample}; raise reward.upsample"
         )
-    if upsample > 1 and max(grey.shape[1:]) * upsample > _LARGEST_ENLARGED:
-        raise ValueError(
-            f"frames of {grey.shape[1]}x{grey.shape[2]} pixels would be enlarged {upsample} times for flow; lower "
-            "reward.upsample"
-        )
     if upsample > 1:
+        if max(grey.shape[1:]) * upsample > _LARGEST_ENLARGED:
+            raise ValueError(
+                f"frames of {grey.shape[1]}x{grey.shape[2]} pixels would be enlarged {upsample} times for flow; lower "
+                "reward.upsample"
+            )
         grey = functional.interpolate(grey[:, None], scale_factor=upsample, mode="bicubic", align_corners=False)[:, 0]
     return (grey * 255).round().clamp(0, 255).byte().numpy()
 

@@ -107,20 +107,6 @@ def interrupted(*_: object) -> Iterator[Tensor]:
     yield
 
 
-def test_control_c_says_one_line_and_leaves_a_video_that_plays(tmp_path):
-    path = tmp_path / "x.mp4"
-    process = subprocess.Popen(
-        command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heard,
-    )  # fmt: skip
-    wait_for_bytes(process, path, 20_000)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    frames = frames_of(path)
-    assert process.returncode == 130
-    assert said == f"generate.py: stopped; {len(frames)} frames are in {path}\n"
-
-
 def test_a_disk_that_is_full_keeps_the_beginning_and_names_it(tmp_path):
     def little_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
@@ -145,14 +131,14 @@ def test_a_reader_that_leaves_ends_the_video_in_one_line():
     assert said.count("\n") == 1 and "nobody reads the pipe any more" in said and "frames are in the pipe" in said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_other_signals_that_end_a_process_are_answered_like_control_c(number, tmp_path):
+@pytest.mark.parametrize(("number", "size"), [(signal.SIGINT, 20_000), (signal.SIGTERM, 4_000), (signal.SIGHUP, 4_000)])
+def test_control_c_and_other_signals_end_it_in_one_line_and_leave_a_video_that_plays(number, size, tmp_path):
     path = tmp_path / "x.mp4"
     process = subprocess.Popen(
         command(f"prompt={PROMPT}", "seconds=inf", f"out={path}"), cwd=ROOT, stderr=subprocess.PIPE, text=True,
         preexec_fn=heard,
     )  # fmt: skip
-    wait_for_bytes(process, path, 4_000)
+    wait_for_bytes(process, path, size)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
