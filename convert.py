@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from models.command_line import read_value
-from models.config import CONFIGS, WanConfig
 from models.keys import key
+from models.network_config import CONFIGS, WanConfig
 from models.terminal import answer_help
 
 FORMATS = ("diffusers", "original")
@@ -74,15 +74,15 @@ import shutil
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from models.checkpoint_formats import Checkpoint, open_checkpoint
-from models.checkpoint_writing import planned, require_free, write_checkpoint
-from models.files import check_fit, misfit
-from models.known_networks import recognised, shapes_of
-from models.lora_files import Adapter, check_adapters, read_adapters
+from models.atomic_files import require_writable
+from models.checkpoints.config_json import read_config
+from models.checkpoints.formats import Checkpoint, open_checkpoint
+from models.checkpoints.known_networks import recognised, shapes_of
+from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
+from models.checkpoints.weight_files import check_fit, misfit
+from models.checkpoints.writing import planned, require_free, write_checkpoint
 from models.user_paths import user_path
-from models.wan import Wan
-from models.wan_config_files import read_config
-from models.whole_files import require_writable
+from models.wan.network import Wan
 
 
 def parse(arguments: Sequence[str]) -> ConvertOptions:

@@ -18,18 +18,18 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from safetensors.torch import load_file, save
 
-import report
-from actors.videos import make_videos
-from cluster.config import Config
-from cluster.run_folder import RunFolder
-from cluster.run_log import RunLog
-from cluster.verbs import Cluster
-from models.files import load_weights
+from actors.generation.whole_videos import make_videos
+from cluster.config.run_config import Config
+from cluster.runs.cluster_interface import Cluster
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.run_log import RunLog
+from evaluation.segment_metrics import segment_metrics
+from models.atomic_files import write_whole
+from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for
-from models.tiny_world import PROMPTS, decode, encode_text
-from models.wan import Wan
-from models.whole_files import write_whole
-from rewards.segments import segment_metrics
+from models.wan.network import Wan
+from models.worlds.tiny_world import PROMPTS, decode, encode_text
+from reports import run_report as report
 from train import dmd, ode
 
 HORIZONS = 16

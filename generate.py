@@ -4,8 +4,8 @@ import sys
 from dataclasses import fields
 
 import settings
-from actors.generation_config import GenerationConfig
-from models.config import StudentConfig
+from actors.generation.generation_config import GenerationConfig
+from models.network_config import StudentConfig
 from models.terminal import answer_help
 
 USAGE = """python generate.py prompt="..." out=video.mp4 [key=value ...]
@@ -37,17 +37,18 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from actors.generation_config import PIPE
-from actors.generation_plan import PlannedVideo
-from actors.streaming import Scene, stream_latents
-from actors.video_decoder import show_blocks
-from actors.video_meter import VideoMeter
-from actors.video_writer import FramePipe, Mp4File, VideoWriter
-from generation_job import Job, prepare
-from models.files import load_weights
-from models.lora_files import attach
+from actors.generation.generation_config import PIPE
+from actors.generation.job import Job, prepare
+from actors.generation.streaming import Scene, stream_latents
+from actors.generation.video_decoder import show_blocks
+from actors.generation.video_meter import VideoMeter
+from actors.generation.video_plan import PlannedVideo
+from actors.generation.video_writer import FramePipe, Mp4File, VideoWriter
+from models.checkpoints.lora_files import attach
+from models.checkpoints.weight_files import load_weights
 from models.noise import BlockNoise
-from models.wan import Wan
+from models.wan.network import Wan
+from settings.generation_arguments import read_arguments
 
 
 class Ended(Exception):
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
     """Make what `arguments` ask for; the exit status. Mistakes and early ends are one line on standard error."""
     try:
         try:
-            job = prepare(arguments)
+            job = prepare(*read_arguments(arguments), settings.choices()["preset"])
             student = Wan(job.shape.wan)
             live = job.config.lora_live
             load_weights(student, job.checkpoint, "checkpoint", adapters=None if live else job.adapters)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from cluster.plan_config import PlanConfig
+from cluster.config.plan_config import PlanConfig
 from models.terminal import answer_help, readable_in_part
 
 USAGE = """python plan.py preset=wan_1_3b plan.learner_gpus=8 [key=value ...]
@@ -34,13 +34,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import settings
-from cluster.config import Config
-from cluster.cost_table import find_costs, pace
+from cluster.config.run_config import Config
 from cluster.errors import RunFailed
-from cluster.fitting import check_fit
-from cluster.plan_picture import draw
-from cluster.plan_report import report
-from cluster.sizing import sizes
+from cluster.planning.cost_table import find_costs, pace
+from cluster.planning.memory_check import check_fit
+from cluster.planning.plan_picture import draw
+from cluster.planning.plan_report import report
+from cluster.planning.pool_sizes import sizes
 from models.user_paths import user_path
 
 

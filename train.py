@@ -15,14 +15,14 @@ if __name__ == "__main__":
     settings.answer_help(USAGE)
 
 # ruff: noqa: E402  (torch takes seconds to import, help should not)
-from cluster.config import Config
-from cluster.pairs import open_pairs
-from cluster.run_folder import RunFolder
-from cluster.run_log import RunLog
-from cluster.stage_texts import prepared_text
-from cluster.verbs import Cluster
-from learner.assembly import make_distiller, make_ode_initializer, make_policy_learner, make_pretrainer
-from models.rollout import CRITIC, GRPO, ODE, SENTINEL, STUDENT
+from cluster.config.run_config import Config
+from cluster.runs.cluster_interface import Cluster
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.run_log import RunLog
+from cluster.runs.stage_texts import prepared_text
+from cluster.runs.trajectories import open_pairs
+from learner.build import make_distiller, make_ode_initializer, make_policy_learner, make_pretrainer
+from models.records import CRITIC, GRPO, ODE, SENTINEL, STUDENT
 
 
 def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:

@@ -5,7 +5,7 @@ with cluster= as a whole run on Ray, and in an ordinary run folder; then scan.cs
 """
 
 import settings
-from cluster.scan_config import Scan
+from cluster.config.scan_config import Scan
 
 USAGE = """python tune.py [key=value ...] [key=value,value ...]
 
@@ -23,12 +23,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import scan_report
 from cluster.launch import launch, preflight, reach
-from cluster.prompts import check_prompts, prepare_prompts
-from cluster.run_folder import RunFolder
-from cluster.scan import Trial, run_trials
-from scan_plan import plan
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.run_prompts import check_prompts, prepare_prompts
+from cluster.tuning.trials import Trial, run_trials
+from reports import scan_report
+from settings.scan_arguments import plan
 from train import dmd, ode
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from actors.student_actor import StudentActor
 from models.kv_cache import KVCache
 from models.noise import MemberNoise
-from models.rollout import Group, GroupPlan, MadeBlock, Progress, Rollout
+from models.records import Group, GroupPlan, MadeBlock, Progress, Rollout
 from models.sampler import Block, stream_blocks
 
 

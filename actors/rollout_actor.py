@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from actors.student_actor import StudentActor, blocks_kept
-from models.rollout import MadeBlock, Rollout, Window, WindowPlan
+from models.records import MadeBlock, Rollout, Window, WindowPlan
 from models.sampler import stream_blocks
 
 

@@ -6,17 +6,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from actors.config import WindowConfig
+from actors.rollout_config import WindowConfig
 from models.causal import write_block
 from models.computing import Computing
-from models.config import StudentConfig
 from models.fingerprint import PublishedWeights
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
+from models.network_config import StudentConfig
 from models.noise import BlockNoise
-from models.rollout import MadeBlock, Rollout, Weights
+from models.records import MadeBlock, Rollout, Weights
 from models.sampler import Block
-from models.video_codec import VideoCodec, opening_images
+from models.worlds.video_codec import VideoCodec, opening_images
 
 _ON_CPU = Computing()
 

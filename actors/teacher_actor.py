@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from models.config import StudentConfig
-from models.flow import shift_sigma, warped_sigmas
+from models.flow_matching import shift_sigma, warped_sigmas
+from models.network_config import StudentConfig
 from models.noise import BlockNoise
-from models.rollout import ODE, Progress, Rollout, Trajectory
+from models.records import ODE, Progress, Rollout, Trajectory
 from models.sampler import teacher_states
-from models.wan import Wan
+from models.wan.network import Wan
 
 _CPU = torch.device("cpu")
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import torch
 
-from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
-from benchmarks.fixed_weights import FixedWeights
+from actors.rollout_config import WindowConfig
 from benchmarks.line import print_line
 from learner.replay import collate, masked_x0
-from models.config import StudentConfig
-from models.files import load_weights
-from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
-from models.tiny_world import PROMPTS, encode_text
-from models.video_codec import TinyCodec
-from models.wan import Wan
+from models.checkpoints.weight_files import load_weights
+from models.network_config import StudentConfig
+from models.records import STUDENT, Rollout, Weights, Window, WindowPlan
+from models.wan.network import Wan
+from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
+from tests.fakes.fixed_weights import FixedWeights
 
 ROOT = Path(__file__).resolve().parent.parent
 START, VIDEOS = 102, 8

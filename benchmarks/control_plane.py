@@ -24,16 +24,16 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.config import RolloutConfig, WindowConfig
+from actors.rollout_config import RolloutConfig, WindowConfig
 from benchmarks.decoupling import run_alone
 from benchmarks.line import print_line
-from benchmarks.simulated_pool import SimulatedCoordinator, no_weights
-from cluster.buffer_config import BufferConfig
-from cluster.cluster_config import ClusterConfig
-from cluster.config import Config
-from learner.config import DmdConfig
-from models.config import StudentConfig
-from models.rollout import CRITIC, STUDENT
+from cluster.config.buffer_config import BufferConfig
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.run_config import Config
+from learner.stage_config import DmdConfig
+from models.network_config import StudentConfig
+from models.records import CRITIC, STUDENT
+from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
 
 ACTORS = (64, 256, 1024)
 CRITIC_UPDATES, WINDOWS, RANK_WINDOWS = 5, 6, 8

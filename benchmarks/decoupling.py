@@ -30,21 +30,21 @@ from typing import Any
 
 from scipy.stats import chisquare
 
-from actors.config import RolloutConfig, WindowConfig
+from actors.rollout_config import RolloutConfig, WindowConfig
 from actors.window_law import window_starts
 from benchmarks.line import print_line
-from benchmarks.simulated_pool import SimulatedCoordinator, SimulatedPool, no_weights
-from cluster.buffer_config import BufferConfig
-from cluster.cluster_config import ClusterConfig
-from cluster.config import Config
-from cluster.crew import make_dispatcher
-from cluster.dispatch import Dispatch
-from cluster.parcels import unwrap
-from cluster.planning import made_share, pool_size
-from cluster.weights import PackedWeights
-from learner.config import DmdConfig
-from models.config import StudentConfig
-from models.rollout import CRITIC, STUDENT, Window
+from cluster.config.buffer_config import BufferConfig
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.run_config import Config
+from cluster.planning.pool_balance import made_share, pool_size
+from cluster.supply.dispatch import Dispatch
+from cluster.supply.factory import make_dispatcher
+from cluster.supply.wire import unwrap
+from cluster.weights.packed_weights import PackedWeights
+from learner.stage_config import DmdConfig
+from models.network_config import StudentConfig
+from models.records import CRITIC, STUDENT, Window
+from tests.fakes.simulated_pool import SimulatedCoordinator, SimulatedPool, no_weights
 
 SCALE = 100
 ROLLOUT_S = 94 / SCALE

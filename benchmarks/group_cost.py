@@ -25,20 +25,20 @@ from pathlib import Path
 import torch
 
 import settings
-from actors.config import GroupConfig, RolloutConfig, WindowConfig
-from actors.dispatch import GroupDispatcher
+from actors.dispatchers import GroupDispatcher
 from actors.group_actor import GroupActor
+from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from benchmarks.command import run
-from benchmarks.fixed_weights import FixedWeights
 from benchmarks.line import print_line
-from cluster.scoring import GroupScorer
-from models.config import StudentConfig
-from models.files import load_weights
-from models.rollout import Group, MadeBlock, Rollout, Weights, opening
-from models.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS, encode_text
-from models.video_codec import TinyCodec
-from models.wan import Wan
+from cluster.supply.group_scoring import GroupScorer
+from models.checkpoints.weight_files import load_weights
+from models.network_config import StudentConfig
+from models.records import Group, MadeBlock, Rollout, Weights, opening
+from models.wan.network import Wan
+from models.worlds.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
+from tests.fakes.fixed_weights import FixedWeights
 
 MEMBERS, HORIZONS, BATCH, REPEATS = 8, 16, 8, 5
 LIMIT = 1 / 3

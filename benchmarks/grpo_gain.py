@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 import settings
-from actors.videos import make_videos
+from actors.generation.whole_videos import make_videos
 from benchmarks.command import run
 from benchmarks.line import print_line
-from cluster.config import Config
-from models.files import load_weights
+from cluster.config.run_config import Config
+from evaluation.segment_metrics import segment_metrics
+from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for
-from models.tiny_world import HELD_OUT_PROMPTS, decode, encode, encode_text, sample_video
-from models.wan import Wan
-from rewards.flow import DisFlow
-from rewards.flow_motion import fastest
-from rewards.scoring import Scorer
-from rewards.segments import segment_metrics
+from models.wan.network import Wan
+from models.worlds.tiny_world import HELD_OUT_PROMPTS, decode, encode, encode_text, sample_video
+from rewards.flow.flow_motion import fastest
+from rewards.flow.optical_flow import DisFlow
+from rewards.scorer import Scorer
 
 HORIZONS = 8
 PROMPTS = HELD_OUT_PROMPTS * 4

@@ -15,11 +15,11 @@ from torch import Tensor
 import settings
 from benchmarks.command import run
 from benchmarks.grpo_gain import SHIPPED, measured, real_videos, videos_of
-from models.files import load_weights
-from models.tiny_judge import judge
-from models.tiny_world import HELD_OUT_PROMPTS, decode
-from models.wan import Wan
-from rewards.motion import displacement, prompted_speed
+from models.checkpoints.weight_files import load_weights
+from models.wan.network import Wan
+from models.worlds.tiny_judge import judge
+from models.worlds.tiny_world import HELD_OUT_PROMPTS, decode
+from rewards.object_motion import displacement, prompted_speed
 
 matplotlib.use("Agg")
 

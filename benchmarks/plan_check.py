@@ -15,25 +15,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.config import RolloutConfig, WindowConfig
+from actors.rollout_config import RolloutConfig, WindowConfig
 from benchmarks.command import run
 from benchmarks.line import print_line
-from cluster.buffer_config import BufferConfig
-from cluster.cluster_config import ClusterConfig
-from cluster.config import Config
-from cluster.ray_environment import settle_environment
+from cluster.bootstrap.ray_environment import settle_environment
+from cluster.config.buffer_config import BufferConfig
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.run_config import Config
 
 settle_environment(Config())  # Ray reads its environment when it is imported
 
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.sleeping_pool import start_sleeping  # noqa: E402
+from cluster.planning.simulator import Pace, rehearse  # noqa: E402
 from cluster.ray_cluster import RayCluster  # noqa: E402
-from cluster.rehearsal import Pace, rehearse  # noqa: E402
-from learner.config import DmdConfig  # noqa: E402
-from models.config import StudentConfig  # noqa: E402
-from models.rollout import CRITIC, STUDENT  # noqa: E402
+from learner.stage_config import DmdConfig  # noqa: E402
+from models.network_config import StudentConfig  # noqa: E402
+from models.records import CRITIC, STUDENT  # noqa: E402
+from tests.fakes.sleeping_pool import start_sleeping  # noqa: E402
 
 POOLS = {"starved": (2, 60), "near balance": (4, 60), "saturated": (7, 60), "held back by the buffer": (7, 48)}
 """(actors, buffer.windows)."""

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 
 from benchmarks.command import run
-from cluster.autoscaling import FILE, looks
+from cluster.autoscale.loop import FILE, looks
 
 matplotlib.use("Agg")
 

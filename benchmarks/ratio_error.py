@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 
 import settings
-from actors.config import WindowConfig
 from actors.group_actor import GroupActor
+from actors.rollout_config import WindowConfig
 from benchmarks.command import run
-from benchmarks.fixed_weights import FixedWeights
 from benchmarks.line import print_line
-from cluster.config import Config
-from learner.config import LearnerConfig
+from cluster.config.run_config import Config
 from learner.policy_batches import PolicyBatches
-from models.files import load_weights
-from models.rollout import GRPO, Group, GroupPlan, Rollout, Weights
-from models.tiny_world import PROMPTS, encode_text
-from models.video_codec import TinyCodec
-from models.wan import Wan
+from learner.stage_config import LearnerConfig
+from models.checkpoints.weight_files import load_weights
+from models.records import GRPO, Group, GroupPlan, Rollout, Weights
+from models.wan.network import Wan
+from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
+from tests.fakes.fixed_weights import FixedWeights
 
 FORKS, MEMBERS = (12, 30, 42, 84), 2
 """The first behind the first roll of the cache, the last with all that 27 frames of burn-in can see before it."""

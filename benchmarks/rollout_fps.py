@@ -23,18 +23,19 @@ import torch
 from torch import Tensor
 
 import settings
-from actors.video_decoder import show_blocks
+from actors.generation.video_decoder import show_blocks
 from benchmarks.command import run
 from benchmarks.line import print_line
-from models import costs, flash_attention
+from cluster.planning import wan_costs
 from models.command_line import read_value
-from models.config import StudentConfig
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
 from models.keys import key
 from models.kv_cache import KVCache
+from models.network_config import StudentConfig
 from models.sampler import Block, stream_blocks
-from models.video_codec import TinyCodec, VideoCodec, video_frames
-from models.wan import Wan
+from models.wan import flash_attention
+from models.wan.network import Wan
+from models.worlds.video_codec import TinyCodec, VideoCodec, video_frames
 
 MODELS = ("tiny", "wan_1_3b")
 _WARM_UP = 2
@@ -129,8 +130,8 @@ def parse(arguments: Sequence[str]) -> Options:
     options = Options(**given)
     if options.model not in MODELS:
         raise ValueError(f'model is "{options.model}"; set it to one of {", ".join(MODELS)}')
-    if options.dtype not in (None, *costs.BYTES):
-        raise ValueError(f'dtype is "{options.dtype}"; set it to {" or ".join(costs.BYTES)}')
+    if options.dtype not in (None, *wan_costs.BYTES):
+        raise ValueError(f'dtype is "{options.dtype}"; set it to {" or ".join(wan_costs.BYTES)}')
     if options.vae and options.model == "tiny":
         raise ValueError("vae=true, but the tiny world's latents are its pixels; leave vae out")
     return options
@@ -151,12 +152,12 @@ def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, co
 def executed_flops(student: StudentConfig) -> float:
     """Of the transformer's blocks for one block of frames with a full cache.
 
-    Unlike `costs.rollout_flops` without what the read leaves out: the last layer but for its keys and values.
+    Unlike `wan_costs.rollout_flops` without what the read leaves out: the last layer but for its keys and values.
     """
-    wan, tokens = student.wan, costs.frame_tokens(student)
+    wan, tokens = student.wan, wan_costs.frame_tokens(student)
     queries, keys = student.block_frames * tokens, student.attention_frames * tokens
-    steps = len(student.timesteps) * costs.pass_flops(wan, queries, keys)
-    return steps + costs.pass_flops(wan, queries, keys, wan.num_layers - 1) + 4.0 * queries * wan.dim**2
+    steps = len(student.timesteps) * wan_costs.pass_flops(wan, queries, keys)
+    return steps + wan_costs.pass_flops(wan, queries, keys, wan.num_layers - 1) + 4.0 * queries * wan.dim**2
 
 
 def block_video_frames(student: StudentConfig, codec: VideoCodec) -> int:
@@ -193,7 +194,7 @@ def open_codec(model: str, device: torch.device, dtype: torch.dtype) -> VideoCod
         return TinyCodec()
     from diffusers import AutoencoderKLWan  # seconds to import, as is the codec
 
-    from models.wan_codec import WanCodec
+    from models.wan.vae import WanCodec
 
     with torch.device(device):
         return WanCodec(AutoencoderKLWan().to(dtype))

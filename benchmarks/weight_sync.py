@@ -10,8 +10,8 @@ import statistics
 import time
 from collections.abc import Callable
 
-from cluster.config import Config
-from cluster.ray_environment import settle_environment
+from cluster.bootstrap.ray_environment import settle_environment
+from cluster.config.run_config import Config
 
 settle_environment(Config())
 
@@ -19,11 +19,11 @@ import ray  # noqa: E402 (reads its environment when imported)
 import torch  # noqa: E402
 
 from benchmarks.line import print_line  # noqa: E402
-from cluster.prefetched_weights import PrefetchedWeights  # noqa: E402
-from cluster.publication import Publisher, WeightShelf, store_fetch  # noqa: E402
-from cluster.weights import pack  # noqa: E402
+from cluster.weights.object_store import Publisher, WeightShelf, store_fetch  # noqa: E402
+from cluster.weights.packed_weights import pack  # noqa: E402
+from cluster.weights.prefetch import PrefetchedWeights  # noqa: E402
 from learner.flat_copy import FlatCopy  # noqa: E402
-from models.rollout import Weights  # noqa: E402
+from models.records import Weights  # noqa: E402
 
 TENSORS, TENSOR_ELEMENTS = 100, 2_500_000
 BYTES = 2 * TENSORS * TENSOR_ELEMENTS

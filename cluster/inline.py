@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from cluster.config import Config
-from cluster.crew import computing_of, make_actor
-from cluster.inspection import BadWindow, inspect_values
-from cluster.run_folder import RunFolder
-from cluster.scoring import GroupScorer
-from cluster.supply import State, Supply
-from cluster.trace import Span, Tracer, shares_of
-from models.rollout import Group, Trajectory, Weights, Window
+from cluster.config.run_config import Config
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.trace import Span, Tracer, shares_of
+from cluster.supply.factory import computing_of, make_actor
+from cluster.supply.group_scoring import GroupScorer
+from cluster.supply.supply import State, Supply
+from cluster.supply.validation import BadWindow, inspect_values
+from models.records import Group, Trajectory, Weights, Window
 
 
 class InlineCluster:

@@ -6,27 +6,27 @@ from pathlib import Path
 
 import torch
 
-from cluster import placement
-from cluster.config import Config
-from cluster.display import Display
+from cluster.bootstrap.ray_environment import cluster_address, settle_environment
+from cluster.config.run_config import Config
 from cluster.errors import RunFailed
 from cluster.inline import InlineCluster
-from cluster.pairs import check_pairs
-from cluster.ray_environment import cluster_address, settle_environment
-from cluster.run_folder import RunFolder
-from cluster.run_log import RunLog
-from cluster.saved_windows import SavedCluster, alone
-from cluster.saved_windows import check as check_saved_windows
-from cluster.scoring import GroupScorer
-from cluster.wandb_log import check_login
-from cluster.world import check_world
-from learner.checkpoint import DamagedCheckpoint
-from learner.checkpoint_writer import CheckpointNotWritten
+from cluster.planning import placement
+from cluster.runs.checkpoint import DamagedCheckpoint
+from cluster.runs.checkpoint_writer import CheckpointNotWritten
+from cluster.runs.display import Display
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.run_log import RunLog
+from cluster.runs.run_world import check_world
+from cluster.runs.saved_windows import SavedCluster, alone
+from cluster.runs.saved_windows import check as check_saved_windows
+from cluster.runs.trajectories import check_pairs
+from cluster.runs.trajectory_folder import PairsFailed
+from cluster.runs.wandb_log import check_login
+from cluster.supply.group_scoring import GroupScorer
 from learner.grpo import BurnInTooShort, SentinelFell
 from learner.optimizer import NonFiniteError
-from learner.pair_folder import PairsFailed
-from models.files import check_weights, verify_weights
-from models.wan import Wan
+from models.checkpoints.weight_files import check_weights, verify_weights
+from models.wan.network import Wan
 
 
 def launch(loop: Callable, config: Config) -> Config:
@@ -72,7 +72,7 @@ def reach(config: Config) -> None:
     address = cluster_address(config)
     if address is not None:
         settle_environment(config)
-        from cluster.ray_head import require_head
+        from cluster.bootstrap.ray_head import require_head
 
         require_head(address)
 

@@ -7,16 +7,16 @@ from typing import Any
 import ray
 from torch import Tensor
 
-from cluster.config import Config
-from cluster.crew import computing_of
-from cluster.parcels import unwrap
-from cluster.publication import Publisher
-from cluster.run_folder import RunFolder
-from cluster.supply import State
-from cluster.trace import Span, Tracer, clock_offset, shares_of
-from cluster.weights import pack
-from learner import ranks
-from models.rollout import Group, Trajectory, Weights, Window
+from cluster.config.run_config import Config
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.trace import Span, Tracer, clock_offset, shares_of
+from cluster.supply.factory import computing_of
+from cluster.supply.supply import State
+from cluster.supply.wire import unwrap
+from cluster.weights.object_store import Publisher
+from cluster.weights.packed_weights import pack
+from learner.parallel import collectives
+from models.records import Group, Trajectory, Weights, Window
 
 _CALL_TIMEOUT_S = 120.0
 
@@ -27,7 +27,7 @@ class RayCluster:
     def __init__(self, coordinator: ray.actor.ActorHandle, config: Config):
         self.coordinator, self.config, self.folder = coordinator, config, RunFolder(config)
         offset = clock_offset(lambda: self._ask(coordinator.clock))
-        self.tracer = Tracer(f"learner {ranks.rank()} (pid {os.getpid()})", offset)
+        self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})", offset)
         self.publisher = Publisher(coordinator, _CALL_TIMEOUT_S)
         self.epoch, self.number = 0, 0
 
@@ -35,13 +35,13 @@ class RayCluster:
         """Start supplying a stage: what is left of the one before is cancelled."""
         with self.tracer.waiting("begin"):
             begin = self.coordinator.begin
-            epoch = self._ask(begin, stage, config, state, kept) if ranks.rank() == 0 else 0
-            self.epoch, self.number = ranks.agreed(epoch), 0
+            epoch = self._ask(begin, stage, config, state, kept) if collectives.rank() == 0 else 0
+            self.epoch, self.number = collectives.agreed(epoch), 0
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the coordinator, which owns them from then on."""
         self.tracer.settle()
-        if ranks.rank() > 0:
+        if collectives.rank() > 0:
             return
         with self.tracer.waiting("publish"):
             stored = computing_of(self.config).as_stored(tensors)
@@ -49,12 +49,12 @@ class RayCluster:
 
     def take(self, role: str, n: int) -> Sequence[Window]:
         """This rank's share of the next `n` windows of a role."""
-        return self._take(role, n, ranks.rank(), ranks.size())
+        return self._take(role, n, collectives.rank(), collectives.size())
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """The next `n` samples of a role, all of them on every rank."""
         samples = self._take(role, n, 0, 1)
-        ranks.agreed(self.number)  # no update in between holds the ranks together
+        collectives.agreed(self.number)  # no update in between holds the ranks together
         return samples
 
     def _take(self, role: str, n: int, rank: int, size: int) -> list[Any]:
@@ -69,11 +69,11 @@ class RayCluster:
     def state(self) -> State | None:
         """Everything about the supply that a checkpoint needs; rank 0 writes it."""
         self.tracer.until_next("checkpoint", waits=True)
-        return self._ask(self.coordinator.state) if ranks.rank() == 0 else None
+        return self._ask(self.coordinator.state) if collectives.rank() == 0 else None
 
     def metrics(self) -> dict[str, Any]:
         """The state of the supply and of the pool, and where this rank has waited."""
-        if ranks.rank() == 0:
+        if collectives.rank() == 0:
             return shares_of(self.tracer) | self._ask(self.coordinator.metrics)
         self.tracer.interval()
         self.coordinator.keep_spans.remote(self.tracer.drain())  # rank 0 writes them into the trace

@@ -16,25 +16,25 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import placement
-from cluster.config import Config
-from cluster.coordinator import Coordinator
-from cluster.display import Display
+from cluster.bootstrap.process_group import NodeAddressConfig
+from cluster.bootstrap.ray_session import ray_session
+from cluster.config.run_config import Config
 from cluster.errors import RunFailed, StageEnded
-from cluster.news import forward_warnings
-from cluster.process_group import NodeAddressConfig
+from cluster.planning import placement
+from cluster.pool.coordinator import Coordinator
+from cluster.pool.driver_messages import forward_warnings
 from cluster.ray_cluster import RayCluster
-from cluster.ray_session import ray_session
-from cluster.run_folder import RunFolder
-from cluster.run_log import Progress, RunLog, SilentLog
-from cluster.saved_windows import NoPool, SavedCluster
-from cluster.verbs import Cluster
-from learner import ranks
-from learner.checkpoint import DamagedCheckpoint
-from learner.checkpoint_writer import CheckpointNotWritten
+from cluster.runs.checkpoint import DamagedCheckpoint
+from cluster.runs.checkpoint_writer import CheckpointNotWritten
+from cluster.runs.cluster_interface import Cluster
+from cluster.runs.display import Display
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.run_log import Progress, RunLog, SilentLog
+from cluster.runs.saved_windows import NoPool, SavedCluster
+from cluster.runs.trajectory_folder import PairsFailed
 from learner.grpo import BurnInTooShort, SentinelFell
 from learner.optimizer import NonFiniteError
-from learner.pair_folder import PairsFailed
+from learner.parallel import collectives
 
 _POLL_S = 0.5
 _MANY = 100_000
@@ -142,16 +142,16 @@ def _learn(task: dict[str, Any]) -> None:
     except _STOPS as stop:
         reason = stop.cause if isinstance(stop, RayTaskError) else stop
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
-        if ranks.size() > 1:
+        if collectives.size() > 1:
             raise  # the others may wait for this rank: Train ends them, and the next group returns at once
     except Exception as error:
-        if ranks.size() > 1 or isinstance(error, _LOST):
+        if collectives.size() > 1 or isinstance(error, _LOST):
             raise
         ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
 
 
 def _run_rank(loop: Callable, config: Config, cluster: Cluster, show: Progress) -> None:
-    if ranks.rank() > 0:
+    if collectives.rank() > 0:
         loop(config, cluster, SilentLog())
         return
     with RunFolder(config).written_alone():

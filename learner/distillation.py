@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from learner import ranks
-from learner.config import DmdConfig, LearnerConfig
 from learner.optimizer import Optimizer, adamw
+from learner.parallel import collectives
 from learner.score_distillation import ScoreDistillation, by_age
+from learner.stage_config import DmdConfig, LearnerConfig
 from learner.trained_student import TrainedStudent
-from models.config import StudentConfig
+from models.network_config import StudentConfig
 from models.noise import Draw
-from models.rollout import Window
-from models.wan import Wan
+from models.records import Window
+from models.wan.network import Wan
 
 
 class Distiller:
@@ -85,4 +85,4 @@ class Distiller:
             self.trained.ema.update(self.student)
         else:
             self.trained.ema.restart(self.student)
-        return metrics | by_age(ranks.joined(torch.cat(measured)))
+        return metrics | by_age(collectives.joined(torch.cat(measured)))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from learner.sharding import local
+from learner.parallel.sharding import local
 
 
 class Ema:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from learner import ranks
-from learner.sharding import whole
+from learner.parallel import collectives
+from learner.parallel.sharding import whole
 
 _ALIGNMENT = 64
 
@@ -20,7 +20,7 @@ class FlatCopy:
 
     def __init__(self, like: Mapping[str, Tensor]):
         self.tensors: dict[str, Tensor] = {}
-        if ranks.rank() > 0:
+        if collectives.rank() > 0:
             return
         places = {}
         end = 0

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.noise import Draw, generator_for
-from models.wan import Wan
+from models.wan.network import Wan
 
 _TARGETS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"

@@ -5,17 +5,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from learner.config import LearnerConfig, OdeConfig
-from learner.dmd import regression_loss
+from learner.losses.dmd import regression_loss
 from learner.optimizer import Optimizer, muon
-from learner.sharding import gather, load
-from learner.shares import micro_batches, own_places
+from learner.parallel.micro_batches import micro_batches, own_places
+from learner.parallel.sharding import gather, load
+from learner.stage_config import LearnerConfig, OdeConfig
 from models.causal import Past, denoise_window
-from models.config import StudentConfig
-from models.flow import warped_sigmas, x0_from_velocity
+from models.flow_matching import warped_sigmas, x0_from_velocity
+from models.network_config import StudentConfig
 from models.noise import Draw, generator_for
-from models.rollout import Trajectory
-from models.wan import Wan
+from models.records import Trajectory
+from models.wan.network import Wan
 
 
 class OdeInitializer:

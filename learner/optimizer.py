@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from learner import ranks
-from learner.sharded_muon import ShardedMuon
-from learner.sharding import fill, gather, synchronise_gradients, whole
+from learner.parallel import collectives
+from learner.parallel.sharded_muon import ShardedMuon
+from learner.parallel.sharding import fill, gather, synchronise_gradients, whole
 
 
 class NonFiniteError(RuntimeError):
@@ -80,7 +80,7 @@ class Optimizer:
             parts.append(loss.detach())
         assert len(parts) == micro_batches, f"{len(parts)} losses for {micro_batches} micro-batches"
         norm = whole(nn.utils.clip_grad_norm_(self.module.parameters(), self.grad_clip))
-        loss_value, norm_value = torch.stack([ranks.mean(sum(parts)), norm]).tolist()
+        loss_value, norm_value = torch.stack([collectives.mean(sum(parts)), norm]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise NonFiniteError(
                 f"{self.name}: loss {loss_value} and gradient norm {norm_value} at update {self.updates + 1}; stopped "

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner import ranks
-from learner.config import LearnerConfig
+from learner.losses.policy import POLICY_LOSSES, correction, kl, log_ratio
+from learner.parallel import collectives
+from learner.parallel.micro_batches import micro_batches
 from learner.policy_config import GrpoConfig
-from learner.policy_losses import POLICY_LOSSES, correction, kl, log_ratio
 from learner.replay import Batch, collate, masked_x0
-from learner.shares import micro_batches
+from learner.stage_config import LearnerConfig
 from learner.transitions import Transition, by_block, transitions_of
-from models.config import StudentConfig
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
 from models.frequencies import coarse
-from models.rollout import Group
-from models.wan import Wan
+from models.network_config import StudentConfig
+from models.records import Group
+from models.wan.network import Wan
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class PolicyBatches:
         blocks = groups[0].latents.shape[1] // self.shape.block_frames
         advantages, counts = by_block(values, blocks), by_block(valid, blocks)
         rows = [row for i, group in enumerate(groups) for row in transitions_of(group, advantages[i], counts[i])]
-        history = ranks.largest(max(len(row.window.context) for row in rows))
+        history = collectives.largest(max(len(row.window.context) for row in rows))
         return [self._remember(chosen, history) for chosen in micro_batches(rows, self.learner.micro_batch)]
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ default here is our choice; the line of its key says whose value it is or what i
 import math
 from dataclasses import dataclass
 
-from learner.config import NOISINGS
+from learner.stage_config import NOISINGS
 from models.keys import key, require_choice, require_positive, require_share
 
 LOSSES = ("ppo", "ratio_norm", "x0_ratio", "regression")

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learner.config import LearnerConfig, PretrainConfig
-from learner.dmd import flow_loss
 from learner.ema import Ema
+from learner.losses.dmd import flow_loss
 from learner.optimizer import Optimizer, muon
-from learner.sharding import gather, load
-from learner.shares import micro_batches, own_places
-from models import tiny_world
-from models.flow import add_noise, shift_sigma
+from learner.parallel.micro_batches import micro_batches, own_places
+from learner.parallel.sharding import gather, load
+from learner.stage_config import LearnerConfig, PretrainConfig
+from models.flow_matching import add_noise, shift_sigma
 from models.noise import Draw, generator_for
-from models.wan import Wan
+from models.wan.network import Wan
+from models.worlds import tiny_world
 
 
 class Pretrainer:

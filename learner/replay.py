@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner import ranks
+from learner.parallel import collectives
 from models.causal import Past, denoise_block, denoise_window, write_block
-from models.config import StudentConfig
-from models.flow import add_noise, x0_from_velocity
+from models.flow_matching import add_noise, x0_from_velocity
 from models.kv_cache import KVCache
+from models.network_config import StudentConfig
 from models.noise import BlockNoise
-from models.rollout import Window
-from models.wan import Wan
+from models.records import Window
+from models.wan.network import Wan
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _one_blockwise(
     block, device = config.block_frames, batch.latents.device
     text = student.text_keys_values(batch.text[i : i + 1])
     context = window.context[None].to(device)
-    if ranks.size() > 1:  # sharded weights meet in every pass: without these, ranks with older videos would wait
+    if collectives.size() > 1:  # sharded weights meet in every pass: without these, ranks with older videos would wait
         for _ in range(0, batch.past.padding[batch.past.rows[i]], block):
             student.keys_values(torch.zeros_like(batch.latents[:1, :block]), text)
     cache = KVCache(config.wan, config.context_frames, frames=window.start - context.shape[1])

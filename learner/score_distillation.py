@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner import ranks
-from learner.config import DmdConfig, LearnerConfig
-from learner.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
 from learner.lora import merged
+from learner.losses.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
 from learner.optimizer import Optimizer, adamw
+from learner.parallel import collectives
+from learner.parallel.micro_batches import micro_batches, own_places
+from learner.parallel.sharding import gather, load
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
-from learner.sharding import gather, load
-from learner.shares import micro_batches, own_places
-from models.config import StudentConfig
-from models.flow import add_noise, guide, warped_sigmas, x0_from_velocity
+from learner.stage_config import DmdConfig, LearnerConfig
+from models.flow_matching import add_noise, guide, warped_sigmas, x0_from_velocity
+from models.network_config import StudentConfig
 from models.noise import Draw, generator_for
-from models.rollout import Window
-from models.wan import Wan
+from models.records import Window
+from models.wan.network import Wan
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class ScoreDistillation:
     def parts(self, windows: Sequence[Window], draw: Draw, update: int) -> tuple[Iterator[Part], int]:
         """This rank's windows as micro-batches, one made at a time, and how many."""
         # Filled up to the longest history of all ranks: sharded networks must make the same passes on each.
-        history = ranks.largest(max(len(window.context) for window in windows))
-        placed = list(zip(own_places(len(windows) * ranks.size()), windows, strict=True))
+        history = collectives.largest(max(len(window.context) for window in windows))
+        placed = list(zip(own_places(len(windows) * collectives.size()), windows, strict=True))
 
         def part(chosen: Sequence[tuple[int, Window]]) -> Part:
             return Part(

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from learner.config import LearnerConfig
 from learner.ema import Ema
 from learner.flat_copy import FlatCopy
 from learner.lora import merged
-from learner.sharding import gather, load
-from models.wan import Wan
+from learner.parallel.sharding import gather, load
+from learner.stage_config import LearnerConfig
+from models.wan.network import Wan
 
 
 class TrainedStudent:

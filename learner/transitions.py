@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.rollout import Group, Window
+from models.records import Group, Window
 
 
 @dataclass(frozen=True)

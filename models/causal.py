@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.attention import Visibility
 from models.kv_cache import KVCache
-from models.layers import KeysValues, Segments
-from models.wan import Wan
+from models.wan.attention import Visibility
+from models.wan.layers import KeysValues, Segments
+from models.wan.network import Wan
 
 
 def denoise_block(student: Wan, x_t: Tensor, timestep: Tensor, text: list[KeysValues], cache: KVCache) -> Tensor:

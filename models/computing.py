@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.config import WanConfig
-from models.wan import Wan
+from models.network_config import WanConfig
+from models.wan.network import Wan
 
 
 @dataclass(frozen=True)

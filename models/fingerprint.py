@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.rollout import Weights
+from models.records import Weights
 
 _ROW_WORDS = 64
 _WORD_BYTES = 8

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from models.config import WanConfig
-from models.layers import KeysValues, Segments, join
-from models.rope import shift_frames
+from models.network_config import WanConfig
+from models.wan.layers import KeysValues, Segments, join
+from models.wan.rope import shift_frames
 
 
 @dataclass(frozen=True)

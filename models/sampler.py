@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from models.causal import denoise_block, write_block
-from models.flow import add_noise, guide, x0_from_velocity
+from models.flow_matching import add_noise, guide, x0_from_velocity
 from models.kv_cache import KVCache
 from models.noise import BlockNoise, MemberNoise
-from models.wan import Wan
+from models.wan.network import Wan
 
 
 @dataclass(frozen=True)

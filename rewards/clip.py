@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from rewards.flow import Flow
+from rewards.flow.optical_flow import Flow
 
 Statistic = TypeVar("Statistic")
 

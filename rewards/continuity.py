@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from rewards.clip import Clip
-from rewards.config import RewardConfig
 from rewards.cut import NoCut
 from rewards.drift import ExposureDrift, SharpnessDrift
 from rewards.flow_continuity import FlowContinuity
+from rewards.reward_config import RewardConfig
 
 
 class Continuity:

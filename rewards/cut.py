@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from rewards.clip import Clip
-from rewards.config import RewardConfig
 from rewards.exposure import luma
-from rewards.flow import Flow, displaced
+from rewards.flow.optical_flow import Flow, displaced
+from rewards.reward_config import RewardConfig
 
 _BINS = 16
 _LEAST_CONTRAST = 0.02

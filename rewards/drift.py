@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from rewards.clip import Clip
-from rewards.config import RewardConfig
 from rewards.exposure import luma
+from rewards.reward_config import RewardConfig
 
 _CLIPPED = 1 / 255
 """Distance to black or white at which a value has nothing left to show."""

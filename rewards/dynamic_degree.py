@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rewards.clip import Clip
-from rewards.config import RewardConfig
-from rewards.flow import grey_frames
+from rewards.flow.optical_flow import grey_frames
+from rewards.reward_config import RewardConfig
 
 TOP_SHARE = 0.05
 THRESHOLD = 6.0 / 256

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from rewards.clip import Clip
-from rewards.config import RewardConfig
-from rewards.flow_motion import Motion, motion
+from rewards.flow.flow_motion import Motion, motion
+from rewards.reward_config import RewardConfig
 
 
 def continuity_of(

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rewards.config import RewardConfig
     from rewards.reward import Reward
+    from rewards.reward_config import RewardConfig
 
 SHIPPED = {
     "continuity": "rewards.continuity.Continuity",

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rewards.clip import Clip
-from rewards.config import RewardConfig
+from rewards.reward_config import RewardConfig
 
 _log = logging.getLogger(__name__)
 TOKEN = "LONGTAKE_REWARD_TOKEN"

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.tiny_judge import Verdict, judge
+from models.worlds.tiny_judge import Verdict, judge
 from rewards.clip import Clip
-from rewards.config import RewardConfig
-from rewards.motion import moving_pairs
+from rewards.object_motion import moving_pairs
+from rewards.reward_config import RewardConfig
 
 
 class TinyJudge:

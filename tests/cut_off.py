@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from cluster.config import Config
+from cluster.config.run_config import Config
 from cluster.inline import InlineCluster
 
 

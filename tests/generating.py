@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy
 
-from settings import ROOT
+from settings.compose import ROOT
 
 PROMPT = "a red disc drifts slowly over a cool wall"
 

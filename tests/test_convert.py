@@ -11,11 +11,11 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 import convert
-from models.config import TINY
-from models.files import check_weights, save_weights
-from models.wan import Wan
-from models.wan_names import to_original
-from settings import ROOT
+from models.checkpoints.weight_files import check_weights, save_weights
+from models.checkpoints.weight_names import to_original
+from models.network_config import TINY
+from models.wan.network import Wan
+from settings.compose import ROOT
 
 NEVER = Path(tempfile.mkdtemp()) / "never"
 """A place at which nothing may ever be written."""
@@ -188,7 +188,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said_with_the_cure_and_left_as_it_wa
 def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path):
     out = tmp_path / "out"
     script = (
-        "import os, sys, convert, models.checkpoint_writing as writing\n"
+        "import os, sys, convert, models.checkpoints.writing as writing\n"
         "writing.flush = lambda path: os.kill(os.getpid(), 9)\n"
         f"convert.main(['source={self_forcing}', 'out={out}'])"
     )

@@ -9,7 +9,7 @@ import pytest
 import demo
 import settings
 from cluster.launch import launch, preflight
-from settings import ROOT
+from settings.compose import ROOT
 
 
 @pytest.mark.slow

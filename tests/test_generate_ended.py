@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import generate
-from settings import ROOT
+from settings.compose import ROOT
 from tests.generating import PROMPT, command, frames_of, heard, run, wait_for_bytes
 
 MANY = pytest.param(range(10), marks=pytest.mark.proof, id="ten times")

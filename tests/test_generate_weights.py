@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import convert
 import generate
-from cluster.config import SHIPPED_STUDENT
-from models.files import save_weights
-from models.known_networks import shapes_of
-from models.wan_names import to_original
+from models.checkpoints.known_networks import shapes_of
+from models.checkpoints.weight_files import save_weights
+from models.checkpoints.weight_names import to_original
+from models.worlds.world_config import SHIPPED_STUDENT
 from tests.generating import PROMPT, frames_of
 
 LAYERS = ("blocks.0.attn1.to_q", "blocks.2.attn2.to_out.0")

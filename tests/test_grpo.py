@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 import settings
 from benchmarks.grpo_gain import SHIPPED, compared, measured, real_videos, videos_of
 from cluster.inline import InlineCluster
-from cluster.run_folder import RunFolder
-from learner.assembly import make_policy_learner
-from models.rollout import GRPO
-from settings import ROOT
+from cluster.runs.run_folder import RunFolder
+from learner.build import make_policy_learner
+from models.records import GRPO
+from settings.compose import ROOT
 from tests.cut_off import run
 from train import grpo
 

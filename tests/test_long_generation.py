@@ -10,10 +10,10 @@ from einops import reduce
 from torch import Tensor
 
 import generate
-import models.wan
-from models.rope import rotary_positions
-from models.tiny_judge import judge
-from models.tiny_world import PROMPTS
+import models.wan.network
+from models.wan.rope import rotary_positions
+from models.worlds.tiny_judge import judge
+from models.worlds.tiny_world import PROMPTS
 
 ROWS = 1024
 """Of the table of diffusers and of the original code."""
@@ -87,6 +87,6 @@ def test_a_table_that_wraps_or_stops_at_1024_would_be_seen(place: Callable[[int]
         rows = [rotary_positions(config, place(start + frame), 1, height, width, like) for frame in range(frames)]
         return tuple(torch.cat(tables) for tables in zip(*rows, strict=True))
 
-    monkeypatch.setattr(models.wan, "rotary_positions", from_a_table)
+    monkeypatch.setattr(models.wan.network, "rotary_positions", from_a_table)
     found = surprises(videos(tmp_path / "wrong", 1200))
     assert found["motion"] > 4

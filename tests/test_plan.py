@@ -8,10 +8,10 @@ from PIL import Image
 
 import plan
 import settings
-from cluster.cost_table import find_costs, pace
-from cluster.plan_config import PlanConfig
-from cluster.plan_report import assumptions, report, video_s
-from cluster.sizing import cheapest, sizes
+from cluster.config.plan_config import PlanConfig
+from cluster.planning.cost_table import find_costs, pace
+from cluster.planning.plan_report import assumptions, report, video_s
+from cluster.planning.pool_sizes import cheapest, sizes
 
 EIGHT = ["preset=wan_1_3b", "plan.learner_gpus=8", "plan.updates=20", "dmd.steps=40"]
 NOTED = "import atexit, sys; atexit.register(lambda: print('{}' in sys.modules)); "

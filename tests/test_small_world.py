@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import settings
 import train
 from cluster.launch import launch, preflight
-from cluster.prompts import prepare_prompts
-from models.config import CONFIGS
+from cluster.runs.run_prompts import prepare_prompts
+from models.network_config import CONFIGS
 from tests.cut_off import run
 from tests.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
 
@@ -71,7 +71,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights_bit_by_bit(world, tm
 def environment(tmp_path) -> dict[str, str]:
     """In which every process that Python starts knows the small network, those of Ray too."""
     (tmp_path / "known").mkdir()
-    known = f"from models.config import CONFIGS, WanConfig\nCONFIGS[{NAME!r}] = {CONFIG!r}\n"
+    known = f"from models.network_config import CONFIGS, WanConfig\nCONFIGS[{NAME!r}] = {CONFIG!r}\n"
     (tmp_path / "known/sitecustomize.py").write_text(known)
     return os.environ | {"PYTHONPATH": f"{tmp_path}/known{os.pathsep}{settings.ROOT}"}
 

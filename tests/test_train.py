@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import settings
-from cluster.run_folder import RunFolder
+from cluster.runs.run_folder import RunFolder
 from tests.cut_off import run
 from train import dmd, ode
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-from settings import ROOT
+from settings.compose import ROOT
 
 
 def command(*arguments, timeout):

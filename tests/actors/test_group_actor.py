@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.config import WindowConfig
 from actors.group_actor import GroupActor
+from actors.rollout_config import WindowConfig
 from models.causal import denoise_block, write_block
-from models.flow import add_noise, warped_sigmas
+from models.flow_matching import add_noise, warped_sigmas
 from models.kv_cache import KVCache
 from models.noise import BlockNoise, generator_for
-from models.rollout import GRPO, SENTINEL, Group, GroupPlan, MadeBlock, Progress, Rollout
+from models.records import GRPO, SENTINEL, Group, GroupPlan, MadeBlock, Progress, Rollout
 from models.sampler import Block, stream_blocks
-from models.tiny_world import PROMPTS, encode_text
-from models.video_codec import TinyCodec
-from models.wan import Wan
-from tests.actors.shelf import SHAPE, Shelf, weights
+from models.wan.network import Wan
+from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
+from tests.fakes.weight_shelf import SHAPE, Shelf, weights
 
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
 SIGMAS = warped_sigmas(SHAPE.timesteps, SHAPE.shift)

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from actors.config import GroupConfig
+from actors.rollout_config import GroupConfig
 
 
 @pytest.mark.parametrize(

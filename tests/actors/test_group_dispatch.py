@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from actors.config import GroupConfig, RolloutConfig, WindowConfig
-from actors.dispatch import GroupDispatcher
+from actors.dispatchers import GroupDispatcher
 from actors.prompts import TrainingPrompts
-from models.config import StudentConfig
-from models.rollout import GRPO, SENTINEL, GroupPlan, Rollout
-from models.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS
+from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
+from models.network_config import StudentConfig
+from models.records import GRPO, SENTINEL, GroupPlan, Rollout
+from models.worlds.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS
 from rewards.sentinels import SentinelConfig
 
 many = settings(max_examples=30, deadline=None)

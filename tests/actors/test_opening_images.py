@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from actors.config import WindowConfig
 from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
-from models.config import CONFIGS, StudentConfig
-from models.rollout import GRPO, STUDENT, Group, GroupPlan, MadeBlock, Rollout, Weights, Window, WindowPlan
-from models.video_codec import TinyCodec, opening_images
-from models.wan_codec import WanCodec
+from actors.rollout_config import WindowConfig
+from models.network_config import CONFIGS, StudentConfig
+from models.records import GRPO, STUDENT, Group, GroupPlan, MadeBlock, Rollout, Weights, Window, WindowPlan
+from models.wan.vae import WanCodec
+from models.worlds.video_codec import TinyCodec, opening_images
 from tests.small_world import CONFIG, NAME, PROMPTS, small_network, small_vae
 
 WINDOW = WindowConfig(frames=6, burn_in_frames=3)

@@ -6,7 +6,7 @@ import pytest
 
 from actors.prompt_config import PromptConfig
 from actors.prompt_extension import INSTRUCTION, TOKEN, extend
-from tests.actors.endpoint import longer, served
+from tests.fakes.endpoint import longer, served
 
 
 def test_prompts_come_back_longer_and_in_order(tmp_path):

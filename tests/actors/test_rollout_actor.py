@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.config import RolloutConfig, WindowConfig
-from actors.dispatch import StudentDispatcher
+from actors.dispatchers import StudentDispatcher
 from actors.rollout_actor import RolloutActor
-from models.flow import warped_sigmas
+from actors.rollout_config import RolloutConfig, WindowConfig
+from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
 from models.noise import BlockNoise
-from models.rollout import STUDENT, MadeBlock, Rollout, Window, WindowPlan
+from models.records import STUDENT, MadeBlock, Rollout, Window, WindowPlan
 from models.sampler import stream_blocks
-from models.tiny_world import PROMPTS, encode_text
-from models.video_codec import TinyCodec
-from models.wan import Wan
-from tests.actors.shelf import SHAPE, Shelf, weights
+from models.wan.network import Wan
+from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
+from tests.fakes.weight_shelf import SHAPE, Shelf, weights
 
 WINDOW = WindowConfig(frames=6, burn_in_frames=3)
 KEPT = SHAPE.context_frames + WINDOW.burn_in_frames

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from benchmarks import control_plane
 from benchmarks.decoupling import Measured, block_s, lock_step, run_alone, run_config, starts_p_value, streaming
-from cluster.crew import make_dispatcher
-from models.rollout import CRITIC, STUDENT
+from cluster.supply.factory import make_dispatcher
+from models.records import CRITIC, STUDENT
 
 
 def test_streaming_takes_every_window_of_the_first_rollouts_once_and_none_before_its_time():

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks import group_cost
-from models.config import StudentConfig
-from models.rollout import GRPO
+from models.network_config import StudentConfig
+from models.records import GRPO
 
 
 def test_the_cost_on_paper_is_the_mean_over_every_fork_written_slowly():

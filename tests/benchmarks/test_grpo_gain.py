@@ -4,7 +4,7 @@ import pytest
 
 import settings
 from benchmarks import grpo_gain, grpo_picture, ratio_error
-from models.wan import Wan
+from models.wan.network import Wan
 
 
 def test_a_gap_is_closed_by_the_share_of_the_way_to_real_videos_and_the_rest_is_held_against_the_start():

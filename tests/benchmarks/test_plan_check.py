@@ -10,12 +10,12 @@ import pytest
 import settings
 from actors.student_actor import blocks_kept
 from benchmarks.plan_check import PACE, POOLS, UPDATES, WARM_UP, run_config
-from benchmarks.sleeping_pool import SleepingActor
-from cluster.crew import make_dispatcher
-from cluster.inspection import inspect, inspect_block
-from cluster.lineage import Lineage
-from cluster.rehearsal import rehearse
-from models.rollout import MadeBlock, Weights
+from cluster.planning.simulator import rehearse
+from cluster.supply.factory import make_dispatcher
+from cluster.supply.validation import inspect, inspect_block
+from cluster.supply.version_history import Lineage
+from models.records import MadeBlock, Weights
+from tests.fakes.sleeping_pool import SleepingActor
 
 BLOCK_S = 0.01
 

@@ -3,11 +3,11 @@
 import pytest
 
 from benchmarks.pool_trace import main
-from cluster.autoscaler_config import AutoscaleConfig
-from cluster.autoscaling import Autoscaling
-from cluster.meter import Meter
-from cluster.supply import Supply
-from tests.cluster.pretend import small
+from cluster.autoscale.loop import Autoscaling
+from cluster.autoscale.meter import Meter
+from cluster.config.autoscale_config import AutoscaleConfig
+from cluster.supply.supply import Supply
+from tests.fakes.small_runs import small
 
 
 def test_a_picture_is_drawn_of_every_run_that_looked_at_its_pool_and_of_no_other(tmp_path):

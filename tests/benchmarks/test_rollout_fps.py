@@ -22,8 +22,8 @@ from benchmarks.rollout_fps import (
 from models.causal import denoise_block, write_block
 from models.kv_cache import KVCache
 from models.sampler import Block
-from models.video_codec import TinyCodec
-from models.wan import Wan
+from models.wan.network import Wan
+from models.worlds.video_codec import TinyCodec
 
 CPU = torch.device("cpu")
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from cluster.buffer_config import BufferConfig
-from cluster.cluster_config import ClusterConfig
-from cluster.config import Config
-from cluster.ray_environment import settle_environment
+from cluster.bootstrap.ray_environment import settle_environment
+from cluster.config.buffer_config import BufferConfig
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.run_config import Config
 
 settle_environment(Config())  # here, because test modules import ray when they are collected
 

@@ -2,7 +2,7 @@
 
 import re
 
-from settings import ROOT
+from settings.compose import ROOT
 
 PAGE = ROOT / "docs/cluster.md"
 MARK = "# real GPUs"

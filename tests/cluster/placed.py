@@ -15,13 +15,13 @@ import ray
 from ray.cluster_utils import Cluster
 
 import settings
-from cluster import placement
-from cluster.config import Config
+from cluster.bootstrap.nodes import note_unshared_texts
+from cluster.bootstrap.ray_session import ray_session
+from cluster.config.run_config import Config
 from cluster.errors import CannotStart
 from cluster.launch import preflight
-from cluster.nodes import note_unshared_texts
-from cluster.ray_session import ray_session
-from cluster.rollout_process import here
+from cluster.planning import placement
+from cluster.pool.rollout_process import here
 
 _ANOTHER = """
 import sys, ray

@@ -16,17 +16,17 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 import ray
 import torch
 
-from benchmarks.sleeping_pool import SleepingCoordinator
-from cluster.autoscaler_config import AutoscaleConfig
-from cluster.config import Config
-from cluster.crew import make_dispatcher
-from cluster.planning import made_share, pool_size
+from cluster.config.autoscale_config import AutoscaleConfig
+from cluster.config.run_config import Config
+from cluster.planning.pool_balance import made_share, pool_size
 from cluster.ray_cluster import RayCluster
-from cluster.run_log import RunLog
-from models.rollout import CRITIC, STUDENT
-from tests.cluster.fake_autoscaler import fake_autoscaler
-from tests.cluster.pretend import small
+from cluster.runs.run_log import RunLog
+from cluster.supply.factory import make_dispatcher
+from models.records import CRITIC, STUDENT
 from tests.cluster.processes import own_processes
+from tests.fakes.fake_autoscaler import fake_autoscaler
+from tests.fakes.sleeping_pool import SleepingCoordinator
+from tests.fakes.small_runs import small
 
 BLOCK_S = 0.4
 FAST_S, SLOW_S = 0.055, 0.4
@@ -103,7 +103,7 @@ def rollout_nodes() -> int:
 
 def lawful(learner: Learner) -> dict[str, int]:
     """That every window came exactly once, as it was drawn at dispatch, up to the first rollout that is not done."""
-    config, taken = learner.config, learner.taken
+    config, taken = learner.stage_config, learner.taken
     came = Counter((window.rollout, window.index) for window in taken)
     assert set(came.values()) == {1}, "a window came twice"
     per_rollout = Counter(window.rollout for window in taken)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import chisquare
 
-from settings import ROOT
+from settings.compose import ROOT
 from tests.cluster.processes import own_processes
 
 EVERY, STEPS = 5, 150

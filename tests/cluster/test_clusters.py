@@ -11,9 +11,9 @@ from scipy.stats import chisquare
 
 from cluster.errors import RunFailed
 from cluster.inline import InlineCluster
-from models.config import TINY
-from models.rollout import CRITIC, STUDENT
-from models.wan import Wan
+from models.network_config import TINY
+from models.records import CRITIC, STUDENT
+from models.wan.network import Wan
 from tests.cluster.processes import own_processes
 
 

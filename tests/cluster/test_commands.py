@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from safetensors.torch import load_file
 
-from settings import ROOT
+from settings.compose import ROOT
 
 
 def command(*arguments, env=None, timeout=300):
@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_the_last_
     assert shown.returncode == 1
     assert "not finite" in shown.stderr or "gradient norm nan" in shown.stderr or "loss nan" in shown.stderr
     assert shown.stderr.count("\n") == 1 and "Traceback" not in shown.stderr
-    from learner import checkpoint
+    from cluster.runs import checkpoint
 
     checkpoint.verify(checkpoint.newest(tmp_path / "run/dmd/checkpoints"))
     assert not (tmp_path / "run/dmd/student.safetensors").exists()

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cluster.coordinator import Coordinator
-from cluster.parcels import unwrap, wrap
-from cluster.rollout_process import Delivery
-from cluster.trace import Span
-from models.rollout import GRPO, SENTINEL, Group
-from tests.cluster.pretend import StandingPool, pretended_groups, small_grpo
+from cluster.pool.coordinator import Coordinator
+from cluster.pool.rollout_process import Delivery
+from cluster.runs.trace import Span
+from cluster.supply.wire import unwrap, wrap
+from models.records import GRPO, SENTINEL, Group
+from tests.fakes.small_runs import StandingPool, pretended_groups, small_grpo
 
 
 class PretendPool(StandingPool):

@@ -9,12 +9,12 @@ import msgpack
 import pytest
 import torch
 
-from cluster.inspection import BadWindow
-from cluster.score_book import RewardFails
-from cluster.supply import Supply
-from models.rollout import GRPO, SENTINEL, Group, GroupPlan, MadeBlock
-from tests.cluster.pretend import mark, pretended_groups, small_grpo
-from tests.cluster.world import World, deliver, inspect_all
+from cluster.supply.reward_failures import RewardFails
+from cluster.supply.supply import Supply
+from cluster.supply.validation import BadWindow
+from models.records import GRPO, SENTINEL, Group, GroupPlan, MadeBlock
+from tests.fakes.simulated_supply import World, deliver, inspect_all
+from tests.fakes.small_runs import mark, pretended_groups, small_grpo
 
 
 class GroupWorld(World):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from actors.config import WindowConfig
-from cluster.inspection import BadWindow, inspect, inspect_values
-from cluster.lineage import Lineage
-from models.config import CONFIGS, StudentConfig
-from models.rollout import GRPO, STUDENT, Group, GroupPlan, Rollout, Window, WindowPlan
+from actors.rollout_config import WindowConfig
+from cluster.supply.validation import BadWindow, inspect, inspect_values
+from cluster.supply.version_history import Lineage
+from models.network_config import CONFIGS, StudentConfig
+from models.records import GRPO, STUDENT, Group, GroupPlan, Rollout, Window, WindowPlan
 from tests.small_world import CONFIG, NAME
 
 WINDOW = WindowConfig(frames=6, burn_in_frames=0)

@@ -10,10 +10,10 @@ import threading
 import pytest
 
 import settings
+from cluster.bootstrap.nodes import folder_fault, mark_fault
+from cluster.bootstrap.ray_head import require_head
 from cluster.errors import CannotStart
-from cluster.nodes import folder_fault, mark_fault
-from cluster.ray_head import require_head
-from cluster.run_folder import RunFolder
+from cluster.runs.run_folder import RunFolder
 from tests.cluster.started import free_ports
 
 # -- the address ------------------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ import pytest
 
 import settings
 import train
-from cluster.autoscaler_config import AutoscaleConfig
-from cluster.autoscaling import Autoscaling
-from cluster.inspection import BadWindow
+from cluster.autoscale.loop import Autoscaling
+from cluster.autoscale.meter import Meter
+from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.launch import launch, preflight
-from cluster.meter import Meter
-from cluster.supply import Supply
-from cluster.workload import Workload
+from cluster.pool.workload import Workload
+from cluster.supply.supply import Supply
+from cluster.supply.validation import BadWindow
 
 PAGE = settings.ROOT / "docs/metrics.md"
 
@@ -107,11 +107,11 @@ def test_no_key_is_explained_twice_and_every_row_has_a_unit_and_a_meaning():
 
 @pytest.mark.ray
 def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_config):
-    from cluster.coordinator import Coordinator
+    from cluster.pool.coordinator import Coordinator
     from cluster.ray_cluster import RayCluster
-    from models.config import TINY
-    from models.rollout import CRITIC
-    from models.wan import Wan
+    from models.network_config import TINY
+    from models.records import CRITIC
+    from models.wan.network import Wan
 
     config = small_config()
     coordinator = local_ray.remote(Coordinator).options(num_cpus=0, max_concurrency=1000).remote(config)

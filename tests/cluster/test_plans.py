@@ -5,9 +5,9 @@ import asyncio
 import torch
 
 from benchmarks.control_plane import run_config
-from benchmarks.simulated_pool import SimulatedCoordinator, no_weights
-from cluster.parcels import unwrap
-from models.rollout import CRITIC
+from cluster.supply.wire import unwrap
+from models.records import CRITIC
+from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
 
 
 async def begun(config, state=None):

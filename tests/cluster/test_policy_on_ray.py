@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from actors.config import GroupConfig
-from cluster.cluster_config import ClusterConfig
-from learner.config import LearnerConfig
+from actors.rollout_config import GroupConfig
+from cluster.config.cluster_config import ClusterConfig
 from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
-from models.config import TINY
-from models.rollout import GRPO
-from models.tiny_world import encode_text
-from models.wan import Wan
+from learner.stage_config import LearnerConfig
+from models.network_config import TINY
+from models.records import GRPO
+from models.wan.network import Wan
+from models.worlds.tiny_world import encode_text
 from rewards.sentinels import SentinelConfig
 
 GROUPS, MEMBERS = 6, 2
@@ -32,7 +32,7 @@ def student() -> Wan:
 @pytest.fixture(scope="module")
 def taken(local_ray, tmp_path_factory):
     """Groups that came from an actor and a reward process on Ray, with the spans of all processes."""
-    from cluster.config import Config
+    from cluster.config.run_config import Config
     from cluster.ray_cluster import RayCluster
     from cluster.ray_launch import start_coordinator
 

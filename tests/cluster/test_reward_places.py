@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cluster.parcels import wrap
-from cluster.reward_pool import Answer, RewardPool
-from models.rollout import GRPO, Group
-from tests.cluster.pretend import small_grpo
+from cluster.pool.reward_pool import Answer, RewardPool
+from cluster.supply.wire import wrap
+from models.records import GRPO, Group
+from tests.fakes.small_runs import small_grpo
 
 
 class Calls:
@@ -48,7 +48,7 @@ class Pretending(RewardPool):
 
 @pytest.fixture
 def pool(monkeypatch):
-    monkeypatch.setattr("cluster.reward_pool.ray.kill", lambda process: setattr(process, "killed", True))
+    monkeypatch.setattr("cluster.pool.reward_pool.ray.kill", lambda process: setattr(process, "killed", True))
     config = small_grpo()
     return Pretending(replace(config, cluster=replace(config.cluster, reward_actors=4)))
 

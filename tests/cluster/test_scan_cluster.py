@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from settings import ROOT
+from settings.compose import ROOT
 from tests.cluster.documented import documented
 from tests.cluster.started import StartedNodes
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from settings import ROOT
+from settings.compose import ROOT
 from tests.cluster.documented import documented
 from tests.cluster.started import BIN, StartedNodes, until
 

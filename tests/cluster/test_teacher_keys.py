@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import Config
-from learner.config import Source
-from models.config import TINY, TINY_WIDE
+from cluster.config.run_config import Config
+from learner.stage_config import Source
+from models.network_config import TINY, TINY_WIDE
 
 
 def test_without_a_base_student_and_critic_start_from_the_teacher(tmp_path):

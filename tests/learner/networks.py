@@ -2,8 +2,8 @@
 
 import torch
 
-from models.config import CONFIGS
-from models.wan import Wan
+from models.network_config import CONFIGS
+from models.wan.network import Wan
 
 
 def network(seed: int, model: str = "tiny") -> Wan:

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
-from learner.config import DmdConfig, LearnerConfig
+from actors.rollout_config import WindowConfig
 from learner.distillation import Distiller
 from learner.ema import Ema
 from learner.optimizer import NonFiniteError
 from learner.replay import collate, masked_x0
-from models.config import StudentConfig
-from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
-from models.tiny_world import PROMPTS, encode_text
-from models.video_codec import TinyCodec
-from models.wan import Wan
+from learner.stage_config import DmdConfig, LearnerConfig
+from models.network_config import StudentConfig
+from models.records import STUDENT, Rollout, Weights, Window, WindowPlan
+from models.wan.network import Wan
+from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
 from tests.learner.networks import network
 
 SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.config import WindowConfig
 from actors.group_actor import GroupActor
-from learner.config import DmdConfig, LearnerConfig
+from actors.rollout_config import WindowConfig
 from learner.grpo import BurnInTooShort, PolicyLearner, SentinelFell
 from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
 from learner.score_distillation import ScoreDistillation
-from models.config import StudentConfig
+from learner.stage_config import DmdConfig, LearnerConfig
 from models.frequencies import coarse_part
-from models.rollout import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
-from models.tiny_world import PROMPTS, encode_text
-from models.video_codec import TinyCodec
+from models.network_config import StudentConfig
+from models.records import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
+from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
 from tests.learner.networks import network
 

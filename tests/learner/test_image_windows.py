@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.config import DmdConfig, LearnerConfig
 from learner.replay import collate, masked_x0
 from learner.score_distillation import ScoreDistillation
+from learner.stage_config import DmdConfig, LearnerConfig
 from learner.transitions import windows_for_scores
-from models.config import CONFIGS, StudentConfig
-from models.flow import add_noise
+from models.flow_matching import add_noise
+from models.network_config import CONFIGS, StudentConfig
 from models.noise import Draw, generator_for
-from models.rollout import GRPO, STUDENT, Group, Window
+from models.records import GRPO, STUDENT, Group, Window
 from tests.small_world import CONFIG, NAME, small_network
 
 SEED = 5

@@ -12,9 +12,9 @@ KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from learner.pair_folder import PairFolder, find_own, pair_bytes
-from learner.pair_index import PairOrigin
-from models.rollout import ODE, Trajectory
+from cluster.runs.trajectory_folder import PairFolder, find_own, pair_bytes
+from cluster.runs.trajectory_index import PairOrigin
+from models.records import ODE, Trajectory
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
 MADE_BY = PairOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [6, 3, 4, 8], "float32", "tiny")

@@ -12,9 +12,9 @@ KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from learner import checkpoint
-from learner.checkpoint_config import CheckpointConfig
-from learner.stage_folder import StageFolder
+from cluster.runs import checkpoint
+from cluster.config.checkpoint_config import CheckpointConfig
+from cluster.runs.stage_folder import StageFolder
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
 

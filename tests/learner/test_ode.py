@@ -4,14 +4,14 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from learner.config import LearnerConfig, OdeConfig
 from learner.ode import OdeInitializer
+from learner.stage_config import LearnerConfig, OdeConfig
 from models.causal import denoise_block, write_block
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
-from models.rollout import Trajectory
-from models.tiny_world import encode_text
-from models.wan import Wan
+from models.records import Trajectory
+from models.wan.network import Wan
+from models.worlds.tiny_world import encode_text
 from tests.learner.networks import network
 from tests.learner.trajectories import SMALL, straight
 

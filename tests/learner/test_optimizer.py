@@ -8,8 +8,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from learner.optimizer import NonFiniteError, Optimizer, adamw, muon
-from models.config import TINY
-from models.wan import Wan
+from models.network_config import TINY
+from models.wan.network import Wan
 
 KINDS = {
     "adamw": lambda module: adamw(module, 1e-2, (0.0, 0.99), 0.01),

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
+from learner.losses.policy import POLICY_LOSSES
 from learner.policy_config import LOSSES, SCOPES, GrpoConfig
-from learner.policy_losses import POLICY_LOSSES
 
 NAN, INFINITE = float("nan"), float("inf")
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.config import WindowConfig
 from actors.rollout_actor import RolloutActor
+from actors.rollout_config import WindowConfig
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
-from models.config import StudentConfig
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
+from models.network_config import StudentConfig
 from models.noise import BlockNoise
-from models.rollout import STUDENT, Rollout, Weights, Window, WindowPlan
-from models.tiny_world import PROMPTS, encode_text
-from models.video_codec import TinyCodec
-from models.wan import Wan
+from models.records import STUDENT, Rollout, Weights, Window, WindowPlan
+from models.wan.network import Wan
+from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
 
 SHAPE = StudentConfig(height=8, width=4, attention_frames=9)
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from learner.transitions import windows_for_scores
-from models.rollout import GRPO, Group
+from models.records import GRPO, Group
 
 MEMBERS, FRAMES, BLOCK = 4, 12, 3
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from learner.pair_folder import PairFolder, find_own, pair_bytes
-from learner.pair_index import PairOrigin
-from models.config import StudentConfig
-from models.flow import warped_sigmas
-from models.rollout import ODE, Trajectory
-from models.tiny_world import PROMPTS
+from cluster.runs.trajectory_folder import PairFolder, find_own, pair_bytes
+from cluster.runs.trajectory_index import PairOrigin
+from models.flow_matching import warped_sigmas
+from models.network_config import StudentConfig
+from models.records import ODE, Trajectory
+from models.worlds.tiny_world import PROMPTS
 
 SMALL = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6, timesteps=[1000.0, 500.0])
 

@@ -11,10 +11,10 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.config import WanConfig
-from models.files import check_weights, load_weights, save_weights
-from models.wan import Wan
-from models.wan_names import to_original
+from models.checkpoints.weight_files import check_weights, load_weights, save_weights
+from models.checkpoints.weight_names import to_original
+from models.network_config import WanConfig
+from models.wan.network import Wan
 
 CONFIG = WanConfig(
     num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,

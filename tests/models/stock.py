@@ -5,8 +5,8 @@ from dataclasses import asdict
 import torch
 from diffusers import WanTransformer3DModel
 
-from models.config import WanConfig
-from models.wan import Wan
+from models.network_config import WanConfig
+from models.wan.network import Wan
 
 
 def stock_class(config: WanConfig, dtype: torch.dtype) -> WanTransformer3DModel:

@@ -12,9 +12,9 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
 
-from models.config import TINY
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
+from models.network_config import TINY
 from models.noise import BlockNoise
 from models.sampler import stream_blocks
 from tests.models.stock import same_weights, stock_class

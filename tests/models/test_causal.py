@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.attention import Visibility
 from models.causal import Past, denoise_block, denoise_window, write_block
-from models.config import WanConfig
 from models.kv_cache import KVCache
-from models.layers import KeysValues
-from models.wan import Wan
+from models.network_config import WanConfig
+from models.wan.attention import Visibility
+from models.wan.layers import KeysValues
+from models.wan.network import Wan
 
 CONFIG = WanConfig(
     num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,

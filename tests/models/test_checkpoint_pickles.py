@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint_formats import open_checkpoint
-from models.files import load_weights, stored_tensors
+from models.checkpoints.formats import open_checkpoint
+from models.checkpoints.weight_files import load_weights, stored_tensors
 from tests.models.checkpoints import empty, equal, original, ours, refusal, saved, self_forcing, weights
 
 

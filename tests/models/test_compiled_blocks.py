@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from models.config import TINY
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
+from models.network_config import TINY
 from models.noise import BlockNoise
 from models.sampler import stream_blocks
-from models.wan import Wan
+from models.wan.network import Wan
 from tests.models.stock import same_weights, stock_class
 
 SHAPE = 3, TINY.in_channels, 8, 8

@@ -12,13 +12,13 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from models.config import TINY
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
+from models.network_config import TINY
 from models.noise import BlockNoise, MemberNoise
 from models.sampler import stream_blocks
-from models.wan import Wan
-from models.wan_codec import WanCodec
+from models.wan.network import Wan
+from models.wan.vae import WanCodec
 
 SHAPE = 3, TINY.in_channels, 8, 8
 SIGMAS = warped_sigmas([1000, 500], shift=3)

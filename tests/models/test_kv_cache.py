@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.config import WanConfig
 from models.kv_cache import KVCache
-from models.layers import KeysValues, Segments, join
-from models.rope import rotary_positions, rotate
-from models.wan import Wan
+from models.network_config import WanConfig
+from models.wan.layers import KeysValues, Segments, join
+from models.wan.network import Wan
+from models.wan.rope import rotary_positions, rotate
 
 CONFIG = WanConfig(
     num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,

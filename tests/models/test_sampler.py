@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from models.causal import denoise_block, write_block
-from models.config import WanConfig
-from models.flow import warped_sigmas
+from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
+from models.network_config import WanConfig
 from models.noise import BlockNoise, MemberNoise
 from models.sampler import Block, stream_blocks, teacher_states
-from models.wan import Wan
+from models.wan.network import Wan
 
 CONFIG = WanConfig(
     num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,

@@ -1,8 +1,8 @@
 import torch
 
-from models.tiny_world import PROMPTS, decode, encode, sample_video
-from rewards.config import RewardConfig
-from rewards.scoring import Scorer
+from models.worlds.tiny_world import PROMPTS, decode, encode, sample_video
+from rewards.reward_config import RewardConfig
+from rewards.scorer import Scorer
 
 VIDEOS, FRAMES, WINDOW = 12, 36, 12
 TINY = RewardConfig(window_frames=WINDOW, upsample=8, top_share=0.2, motion_offset=0.5)

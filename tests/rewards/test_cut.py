@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from rewards.clip import Clip
-from rewards.config import RewardConfig
 from rewards.cut import NoCut, colour_jump, residual, uncut
-from rewards.flow import DisFlow, Flow
+from rewards.flow.optical_flow import DisFlow, Flow
+from rewards.reward_config import RewardConfig
 
 
 def pixels(seed: int, frames: int = 3) -> torch.Tensor:

@@ -4,11 +4,11 @@ import numpy
 import pytest
 import torch
 
+from evaluation.adversarial_clips import texture
 from rewards.clip import Clip
-from rewards.clips import texture
-from rewards.config import RewardConfig
 from rewards.drift import exposure_of, sharpness_of, undrifted
 from rewards.registry import make_reward
+from rewards.reward_config import RewardConfig
 
 PIXELS = torch.rand(3, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 

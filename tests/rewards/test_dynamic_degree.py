@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from evaluation.adversarial_clips import texture
 from rewards.clip import Clip
-from rewards.clips import texture
-from rewards.config import RewardConfig
 from rewards.dynamic_degree import DynamicDegree, dynamics
+from rewards.reward_config import RewardConfig
 
 
 def pan(speed: int, frames: int = 7) -> torch.Tensor:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.clip import Clip
-from rewards.config import RewardConfig
-from rewards.flow import Flow
+from rewards.flow.optical_flow import Flow
 from rewards.flow_continuity import FlowContinuity, continuity_of
+from rewards.reward_config import RewardConfig
 
 CHOSEN = {"floor_share": 0.5, "floor_pairs": 4, "offset": 0.25, "spike_free": 0.25, "jerk_scale": 2.0}
 TEXTURE = torch.ones(1, 4, 5)

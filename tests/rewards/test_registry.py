@@ -4,8 +4,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rewards.config import RewardConfig
 from rewards.registry import SHIPPED, make_reward, make_rewards
+from rewards.reward_config import RewardConfig
 
 NUMBER = 3
 

@@ -15,10 +15,10 @@ from safetensors.torch import load, save
 
 from rewards.attempt import attempt
 from rewards.clip import Clip
-from rewards.config import RewardConfig
 from rewards.registry import make_reward
 from rewards.remote import score_of
-from rewards.scoring import Scorer
+from rewards.reward_config import RewardConfig
+from rewards.scorer import Scorer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

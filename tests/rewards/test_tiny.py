@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from models.tiny_judge import judge
-from models.tiny_world import PROMPTS, sample_video
+from models.worlds.tiny_judge import judge
+from models.worlds.tiny_world import PROMPTS, sample_video
 from rewards.clip import Clip
-from rewards.config import RewardConfig
 from rewards.registry import make_reward
+from rewards.reward_config import RewardConfig
 
 
 def video(prompt: str, seed: int = 0) -> torch.Tensor:

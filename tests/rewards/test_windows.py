@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rewards.clip import Clip
-from rewards.flow import Flow
+from rewards.flow.optical_flow import Flow
 from rewards.windows import against_one, against_own_beginning, cut_windows
 
 

@@ -1,0 +1,1 @@
+"""Generate videos for people: plan files, stream latents, decode, write."""

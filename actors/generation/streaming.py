@@ -1,0 +1,103 @@
+"""A video as it is made: block after block of latents, of any length in constant memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from models.causal import write_block
+from models.flow_matching import warped_sigmas
+from models.kv_cache import KVCache
+from models.network_config import StudentConfig
+from models.noise import BlockNoise
+from models.sampler import stream_blocks
+from models.wan.network import Wan
+from models.worlds.video_codec import VideoCodec, video_frames
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A prompt of a batch of videos, from a video frame on until the next scene begins."""
+
+    first: int
+    text: Tensor
+    """[B S text_dim]."""
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """The clean latents that the cache was made from."""
+
+    empty: KVCache
+    sink: tuple[Tensor, ...] = ()
+    window: tuple[Tensor, ...] = ()
+    """Pieces [B F C H W], as they were read."""
+
+    def add(self, x0: Tensor) -> "_Remembered":
+        if _frames(self.sink) < self.empty.sink_frames:
+            return replace(self, sink=(*self.sink, x0))
+        window = (*self.window, x0)
+        while window and _frames(window[1:]) >= self.empty.context_frames:
+            window = window[1:]
+        return replace(self, window=window)
+
+    def read_again(self, student: Wan, text: Tensor, frames: int) -> KVCache:
+        """The cache of the same `frames` frames as if their prompt had been `text`.
+
+        An approximation where the window has rolled: the oldest remembered frames are read without those that
+        they saw when they were made.
+        """
+        text_keys_values, cache = student.text_keys_values(text), self.empty
+        for x0 in self.sink:
+            cache = write_block(student, x0, text_keys_values, cache)
+        cache = replace(cache, frames=frames - _frames(self.window))
+        for x0 in self.window:
+            cache = write_block(student, x0, text_keys_values, cache)
+        return cache
+
+
+def _frames(pieces: Sequence[Tensor]) -> int:
+    return sum(piece.shape[1] for piece in pieces)
+
+
+@torch.no_grad()
+def stream_latents(
+    student: Wan,
+    shape: StudentConfig,
+    scenes: Sequence[Scene],
+    noise: BlockNoise,
+    codec: VideoCodec,
+    frames: float,
+    image: Tensor | None = None,
+    recache: bool = False,
+) -> Iterator[Tensor]:
+    """Clean latents [B F C H W] of one block after another, until they hold `frames` video frames (or without end).
+
+    A scene begins with the first block that lies wholly in it; `recache` then reads what is remembered again under
+    the new prompt. `image` [B 3 H W] becomes the first frame, a latent frame of its own before the first block.
+    Nothing here waits for the device.
+    """
+    sigmas = warped_sigmas(shape.timesteps, shape.shift)
+    # The image is one frame more than whole blocks: beside the sink, not in its place.
+    sink_frames = shape.sink_frames + (1 if image is not None and shape.sink_frames else 0)
+    cache = KVCache(shape.wan, shape.context_frames, sink_frames)
+    remembered = _Remembered(cache)
+    if image is not None:
+        first = codec.encode(image[:, None])
+        cache = write_block(student, first, student.text_keys_values(scenes[0].text), cache)
+        remembered = remembered.add(first)
+        yield first
+    ends = [min(scene.first, frames) for scene in scenes[1:]] + [frames]
+    for scene, end in zip(scenes, ends, strict=True):
+        if video_frames(codec, cache.frames) >= end:
+            continue  # over before a block of it begins
+        if recache and scene is not scenes[0]:
+            cache = remembered.read_again(student, scene.text, cache.frames)
+        for block in stream_blocks(student, scene.text, noise, sigmas, cache):
+            cache = block.cache
+            if recache:
+                remembered = remembered.add(block.x0)
+            yield block.x0
+            if video_frames(codec, cache.frames) >= end:
+                break

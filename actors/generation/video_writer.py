@@ -1,0 +1,154 @@
+"""Videos on their way out: an mp4 that plays however it ends, and raw frames for a pipe."""
+
+import os
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+import av
+import numpy
+
+from models.atomic_files import beside
+
+_QUALITY = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
+_HEADERS_BYTES = 1 << 16
+"""More than all of a fragment but its picture."""
+
+
+class VideoWriter(Protocol):
+    """Where the frames of one video go."""
+
+    name: str
+    """What a person calls it."""
+    frames: int
+    """Frames taken so far."""
+
+    def write(self, video: numpy.ndarray) -> None:
+        """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them."""
+        ...
+
+    def close(self) -> None:
+        """After the last frame."""
+        ...
+
+
+class Mp4File:
+    """H.264 in fragments of one frame: a killed process leaves all frames but the newest, and any player plays them.
+
+    Nothing is held back (no B-frames, no look-ahead), so the file grows as frames come and its first part does not
+    depend on what follows. Fragments of a whole block would lose that block.
+    """
+
+    def __init__(self, path: Path, fps: int, height: int, width: int):
+        """The file itself is made with the first frame that reaches it."""
+        self.name, self.file = str(path), _FragmentFile(path)
+        self.lock = Lock()  # a second Ctrl-C closes the file while another thread writes, which PyAV would not survive
+        layout = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
+        # More than any fragment, so that each reaches the disk in one write: one of two could be torn by a kill.
+        buffer_size = 3 * height * width + _HEADERS_BYTES
+        self.container = av.open(self.file, "w", format="mp4", options=layout, buffer_size=buffer_size)
+        self.stream = self.container.add_stream("libx264", rate=fps, options=_QUALITY)
+        _shape(self.stream.codec_context, height, width)
+        self.stream.codec_context.gop_size = fps  # a player can start anywhere within a second
+
+    @property
+    def frames(self) -> int:
+        """Frames that are on the disk: until the file is closed, all but the newest."""
+        return self.file.fragments
+
+    def write(self, video: numpy.ndarray) -> None:
+        """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them, or `path` exists."""
+        for picture in video:
+            with self.lock:
+                for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                    self.container.mux(packet)
+
+    def close(self) -> None:
+        """Write the newest frame and the index. Raises OSError where there is no room for them."""
+        with self.lock:
+            try:
+                for packet in self.stream.encode(None):
+                    self.container.mux(packet)
+                self.container.close()
+            finally:
+                self.file.close()
+
+
+def check_encoder(fps: int, height: int, width: int) -> None:
+    """Refuse what H.264 cannot hold, by opening the encoder for it. Raises ValueError."""
+    context = av.CodecContext.create("libx264", "w")
+    _shape(context, height, width)
+    try:
+        context.framerate, context.options = fps, _QUALITY
+        context.open()
+    except (av.FFmpegError, OverflowError) as error:
+        raise ValueError(f"H.264 cannot hold frames of {height}x{width} at fps={fps}") from error
+
+
+def _shape(context: av.VideoCodecContext, height: int, width: int) -> None:
+    context.height, context.width, context.pix_fmt = height, width, "yuv420p"
+    context.thread_count = 1  # more would cut frames into slices: other bytes on other machines
+
+
+class _FragmentFile:
+    """Takes each fragment whole or not at all; after the first that does not fit, none.
+
+    The file appears with its header and its first frame in it: there is none without a frame.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.descriptor, self.header = path, None, b""
+        self.fragments, self.size, self.full = 0, 0, False
+
+    def write(self, piece: bytes) -> int:
+        if self.full:  # what follows a missing fragment would not play; the muxer writes on while it is closed
+            return len(piece)
+        fragment = piece[4:8] == b"moof"
+        try:
+            if self.descriptor is not None:
+                _write_all(self.descriptor, piece)
+            elif fragment:
+                self._appear(self.header + piece)
+            else:
+                self.header += piece
+        except BaseException:  # a full disk or a Ctrl-C, which both may leave a part of the piece
+            self.full = True
+            if self.fragments:
+                os.ftruncate(self.descriptor, self.size)
+            raise
+        self.size += len(piece)
+        self.fragments += fragment
+        return len(piece)
+
+    def _appear(self, content: bytes) -> None:
+        with beside(self.path) as partial:
+            self.descriptor = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
+            _write_all(self.descriptor, content)
+            if self.path.exists():  # made since the command began, perhaps by the same command
+                raise FileExistsError(None, "it is there already", str(self.path))
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+
+class FramePipe:
+    """rgb24 frames, one after the other and nothing else, for a player or an encoder that reads them."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor, self.name, self.frames = descriptor, "the pipe", 0
+
+    def write(self, video: numpy.ndarray) -> None:
+        """The next frames, uint8 [T H W 3]. Raises BrokenPipeError where nobody reads any more."""
+        for picture in video:
+            _write_all(self.descriptor, picture.tobytes())
+            self.frames += 1
+
+    def close(self) -> None:
+        """The descriptor is the caller's."""
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:  # pipes and full disks take what there is room for
+        rest = rest[os.write(descriptor, rest) :]

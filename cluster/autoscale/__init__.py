@@ -1,0 +1,1 @@
+"""Measure waiting times and resize the rollout pool."""

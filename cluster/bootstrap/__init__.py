@@ -1,0 +1,1 @@
+"""Start or join Ray, check nodes, and form the learner's process group."""

@@ -1,0 +1,1 @@
+"""Configuration schema of a run and the rules between its keys; imports no torch."""

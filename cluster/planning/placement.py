@@ -1,0 +1,277 @@
+"""Where the processes of a run may be, and whether nodes have room for them. Knows no Ray: what it needs is written."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from cluster.config.run_config import Config
+
+_ROUNDING = 1e-9
+_KEYS = {
+    "learner": ("learner_ranks", "rank_gpus"),
+    "rollout": ("rollout_actors", "actor_gpus"),
+    "reward": ("reward_actors", "reward_gpus"),
+    "relay": ("relay_gpus", "actor_gpus"),
+}
+"""What makes a role need less: fewer processes, or less of a GPU for each."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """Processes of one kind; `cpus` and `gpus` are those of each."""
+
+    name: str
+    processes: int
+    cpus: float
+    gpus: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    prefers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as it has registered; all of it counts, whoever is at work there."""
+
+    cpus: float
+    gpus: float
+    labels: Mapping[str, str]
+
+
+def learner(config: Config) -> Role:
+    """The ranks that train together."""
+    cluster = config.cluster
+    return Role("learner", cluster.learner_ranks, 1, cluster.rank_gpus, cluster.learner_labels)
+
+
+def rollout(config: Config) -> Role:
+    """The rollout pool at its largest; nobody rolls out where only the learner is tried."""
+    cluster, autoscale = config.cluster, config.autoscale
+    actors = autoscale.maximum if autoscale.enabled else cluster.rollout_actors
+    if config.debug.learner_only:
+        actors = 0
+    return Role("rollout", actors, 1, cluster.actor_gpus, cluster.rollout_labels, cluster.rollout_prefers)
+
+
+def reward(config: Config) -> Role:
+    """What scores groups: on the rollout nodes, for it may die as they may."""
+    cluster = config.cluster
+    actors = cluster.reward_actors if "grpo" in config.stages else 0
+    return Role("reward", actors, 1, cluster.reward_gpus, cluster.rollout_labels, cluster.rollout_prefers)
+
+
+def relay(config: Config) -> Role:
+    """What sends weights with cluster.weight_transport=collective: beside the learner, whose weights it reads."""
+    cluster = config.cluster
+    gpus = cluster.relay_gpus if cluster.actor_gpus else 0.0
+    return Role("relay", int(cluster.weight_transport == "collective"), 0, gpus, cluster.learner_labels)
+
+
+def roles(config: Config) -> list[Role]:
+    """All processes that take room on the nodes. The coordinator takes none: it is beside the driver."""
+    return [role for role in (learner(config), rollout(config), reward(config), relay(config)) if role.processes]
+
+
+def at_start(config: Config) -> list[Role]:
+    """The processes that a run cannot begin without: of the rollout pool, cluster.first_actors.
+
+    Of a pool that sizes itself the fewest that it may have: nodes for more come when it asks for them.
+    """
+    first = config.cluster.first_actors
+    if first is None and config.autoscale.enabled:
+        first = config.autoscale.minimum
+    if first is None:
+        return roles(config)
+    pool = ("rollout", "reward")
+    return [
+        replace(role, processes=min(role.processes, first)) if role.name in pool else role for role in roles(config)
+    ]
+
+
+def processes_per_gpu(role: Role) -> float:
+    """How many a GPU takes: whole ones where they share one, however little is left. Without GPUs, one."""
+    share = role.gpus or 1.0
+    return int(1 / share + _ROUNDING) if share <= 1 else 1 / share
+
+
+def options(role: Role) -> dict[str, Any]:
+    """Ray's options of one process of a role. With `prefers`, other nodes serve while the preferred ones are full."""
+    made: dict[str, Any] = {"num_cpus": role.cpus}
+    if role.gpus:
+        made["num_gpus"] = role.gpus
+    if role.labels or role.prefers:
+        made["label_selector"] = {**role.labels, **role.prefers}
+    if role.prefers:
+        made["fallback_strategy"] = [{"label_selector": dict(role.labels)}]
+    return made
+
+
+def bundles(wanted: Iterable[Role]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
+    """What each process takes, and the labels of its node; without those that take nothing."""
+    each = [role for role in wanted if role.cpus or role.gpus for _ in range(role.processes)]
+    resources = [{what: amount for what, amount in (("CPU", role.cpus), ("GPU", role.gpus)) if amount} for role in each]
+    return resources, [dict(role.labels) for role in each]
+
+
+def placed(wanted: Sequence[Role], nodes: Sequence[Node]) -> dict[str, int]:
+    """How many processes of each role the nodes have room for.
+
+    Greedy, as Ray's own scheduler: the roles with most labels first, of those the ones with the largest share of a
+    GPU, each on the fullest node. Exact where labels tell the roles apart; otherwise room that only a search would
+    find may be missed, never promised.
+    """
+    free = [_Free(node) for node in nodes]
+    found = {}
+    for role in sorted(wanted, key=lambda role: (len(role.labels), role.gpus), reverse=True):
+        fitting = [node for node in free if carries(node.labels, role.labels)]
+        fitting.sort(key=lambda node: (not carries(node.labels, role.prefers), node.cpus))
+        found[role.name] = sum(any(node.takes(role) for node in fitting) for _ in range(role.processes))
+    return found
+
+
+def carries(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether a node with `labels` has all that are wanted."""
+    return all(labels.get(name) == value for name, value in wanted.items())
+
+
+def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) -> str | None:
+    """What a cluster lacks, in a line for people; None when everything has room.
+
+    `in_use`: GPUs (CPUs, where nobody wants a GPU) that others have taken.
+    """
+    found = placed(wanted, nodes)
+    short = [role for role in wanted if found[role.name] < role.processes]
+    if not short and not in_use:
+        return None
+    what = unit(wanted)
+    there = sum(node.gpus if what == "GPU" else node.cpus for node in nodes)
+    of_all = sum(role.cpus * role.processes for role in wanted)
+    needed = sum(devices(group) for group in groups(wanted)) if what == "GPU" else of_all
+    waits = [
+        f"{said(group[0].labels) or 'any node'} ("
+        + ", ".join(f"{found[role.name]} of {role.processes} {role.name}" for role in group)
+        + ")"
+        for group in groups(short)
+    ]
+    if not short:
+        return f"{there:g} {what}s registered, {in_use:g} of them in use by others, waiting for {needed:g}"
+    taken = f", {in_use:g} of them in use by others" if in_use else ""
+    return f"{there:g} of {needed:g} {what}s registered{taken}, waiting for {', '.join(waits)}"
+
+
+def unit(wanted: Iterable[Role]) -> str:
+    """What is scarce: GPU, or CPU where nobody wants a GPU."""
+    return "GPU" if any(role.gpus for role in wanted) else "CPU"
+
+
+def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
+    """What to do about the first role that has no room; all may have, on nodes that others use."""
+    found = placed(wanted, nodes)
+    role = next((role for role in wanted if found[role.name] < role.processes), None)
+    if role is None:
+        return "add nodes, wait for whoever uses those that are there, or raise it"
+    matching = [node for node in nodes if carries(node.labels, role.labels)]
+    each = f"{role.cpus:g} CPU" + (f" and {role.gpus:g} GPU" if role.gpus else "")
+    if role.labels and not matching:
+        started = ",".join(f"{name}={value}" for name, value in role.labels.items())
+        return f"no node is labelled {said(role.labels)}; start some with ray start --labels {started}"
+    keys = " or ".join(f"cluster.{key}" for key in _KEYS[role.name][: 2 if role.gpus else 1])
+    return (
+        f"each {role.name} process needs {each}, and nodes that may serve ({len(matching)}) have room for "
+        f"{found[role.name]} of {role.processes}; add nodes, or lower {keys}"
+    )
+
+
+def groups(wanted: Iterable[Role]) -> list[list[Role]]:
+    """The roles that share nodes: those of equal labels."""
+    by_labels: dict[tuple, list[Role]] = {}
+    for role in wanted:
+        by_labels.setdefault(tuple(sorted(role.labels.items())), []).append(role)
+    return list(by_labels.values())
+
+
+def devices(group: Sequence[Role]) -> int:
+    """GPUs that roles of equal labels take: shares of a GPU are put together where they fit."""
+    whole = sum(math.ceil(role.gpus - _ROUNDING) * role.processes for role in group)
+    node = Node(math.inf, whole, group[0].labels)
+    free = _Free(node)
+    for role in sorted(group, key=lambda role: role.gpus, reverse=True):
+        assert all(free.takes(role) for _ in range(role.processes))
+    return sum(share < 1 - _ROUNDING for share in free.gpus)
+
+
+def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
+    """The fewest nodes of `node_gpus` GPUs, as `placed` fills them, in which everything that takes GPUs has room.
+
+    Each carries the labels of one group and serves those whose labels are among them. Their CPUs are not looked at.
+    No process needs more than `node_gpus` (ClusterConfig sees to it).
+    """
+    nodes: list[Node] = []
+    looked_at: list[Role] = []
+    for group in sorted(groups(role for role in wanted if role.gpus), key=lambda group: -len(group[0].labels)):
+        looked_at += group
+        nodes += [Node(math.inf, node_gpus, group[0].labels)] * _lacking(looked_at, nodes, node_gpus, group[0].labels)
+    return nodes
+
+
+def _lacking(wanted: Sequence[Role], nodes: Sequence[Node], node_gpus: int, labels: Mapping[str, str]) -> int:
+    gpus = sum(role.gpus * role.processes for role in wanted)
+    least = max(0, math.ceil(gpus / node_gpus - _ROUNDING) - len(nodes))
+    return next(
+        more for more in count(least) if missing(wanted, [*nodes, *[Node(math.inf, node_gpus, labels)] * more]) is None
+    )
+
+
+def overfull(config: Config) -> str | None:
+    """Why the cluster could never hold the run, as far as the keys say; None where it could."""
+    cluster, wanted, of = config.cluster, roles(config), config.cluster.node_gpus
+    if cluster.gpus is None:
+        return None
+    needed, in_nodes = sum(devices(group) for group in groups(wanted)), ""
+    if of is not None:
+        nodes = len(nodes_for(wanted, of))
+        needed, in_nodes = nodes * of, f" ({nodes} nodes of {of})"
+    if needed <= cluster.gpus:
+        return None
+    counts = ", ".join(f"{role.processes} {role.name}" for role in wanted)
+    return f"cluster.gpus is {cluster.gpus}, and {counts} processes need {needed}{in_nodes}"
+
+
+def check(config: Config) -> None:
+    """Refuse what the cluster could never hold, as far as the keys say. Raises ValueError."""
+    if (why := overfull(config)) is not None:
+        pool = "autoscale.maximum" if config.autoscale.enabled else "cluster.rollout_actors"
+        raise ValueError(
+            f"{why}; lower {pool} or cluster.learner_ranks, raise cluster.gpus, or choose a larger cluster="
+        )
+
+
+def said(labels: Mapping[str, str]) -> str:
+    """Labels for people."""
+    return ", ".join(f"{name}={value}" for name, value in labels.items())
+
+
+class _Free:
+    """What is left of a node. A share of a GPU comes from one GPU, as with Ray."""
+
+    def __init__(self, node: Node):
+        self.labels, self.cpus, self.gpus = node.labels, node.cpus, [1.0] * int(node.gpus)
+
+    def takes(self, role: Role) -> bool:
+        """Take one process of `role` in, if there is room."""
+        if self.cpus < role.cpus - _ROUNDING:
+            return False
+        if 0 < role.gpus <= 1:
+            fitting = [i for i, share in enumerate(self.gpus) if share >= role.gpus - _ROUNDING]
+            if not fitting:
+                return False
+            self.gpus[min(fitting, key=lambda i: self.gpus[i])] -= role.gpus
+        elif role.gpus:
+            whole = [i for i, share in enumerate(self.gpus) if share >= 1 - _ROUNDING][: int(role.gpus)]
+            if len(whole) < role.gpus:
+                return False
+            for i in whole:
+                self.gpus[i] = 0.0
+        self.cpus -= role.cpus
+        return True

@@ -1,0 +1,187 @@
+"""What plan.py says: the answer, the table, what it rests on, memory, wires, and what a budget buys."""
+
+from collections.abc import Sequence
+
+from cluster.config.devices import DEVICES
+from cluster.config.plan_config import PlanConfig
+from cluster.config.run_config import Config
+from cluster.planning import memory, wan_costs
+from cluster.planning.cost_table import Cost
+from cluster.planning.dry_run import shown
+from cluster.planning.memory_check import actor_bytes, rank_bytes
+from cluster.planning.pool_balance import made_share
+from cluster.planning.pool_sizes import Size, cheapest, largest_pool
+from cluster.planning.stage_costs import seconds, stage_cost
+from models.worlds.tiny_world import FPS
+
+_WAN_FPS, _WAN_STRIDE = 16, 4
+"""Video frames per second, and per latent frame behind the first."""
+_PAPER_GPU_DAYS = 48
+_WHAT = {
+    "block_s": "one block of {batch} video(s), by an actor",
+    "cut_s": "one window from the middle of a video",
+    "student_window_s": "one window of the student's update",
+    "critic_window_s": "one window of a critic's update",
+    "publish_s": "handing over new weights",
+}
+
+
+def report(config: Config, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
+    """The whole plan as text."""
+    best = cheapest(sizes)
+    text = [answer(config, plan, best), "", "Costs, on one GPU"]
+    for name, cost in found.items():
+        text.append(
+            f"  {_WHAT[name].format(batch=config.rollout.batch):<42}{shown(cost.seconds, 's'):>12}  {cost.source}"
+        )
+    text += [
+        "",
+        f"Rollout GPUs beside {best.learner_gpus} learner GPUs (* takes the fewest GPU-days)",
+        *table(plan, sizes),
+    ]
+    text += ["", "Memory", *_memory(config)]
+    text += ["", f"Bytes per second, with {best.rollout_gpus} rollout GPUs", *_wires(config, found, best)]
+    text += ["", *budget(config, plan, best), "", "Assumed", *(f"  - {line}" for line in assumptions(config, found))]
+    return "\n".join(text)
+
+
+def answer(config: Config, plan: PlanConfig, best: Size) -> str:
+    """How many rollout GPUs, in one sentence."""
+    among = f" (of plan.rollout_gpus={plan.rollout_gpus})" if plan.rollout_gpus else ""
+    if best.rollout_gpus == largest_pool(config):
+        among += f" (all that cluster.gpus={config.cluster.gpus} leaves)"
+    ratio = best.rollout_gpus / best.learner_gpus
+    return (
+        f"Horizons of {video_s(config):.0f} s ({config.rollout.frames} latent frames) on {_gpus(best.learner_gpus)} "
+        f"for the learner want {_gpus(best.rollout_gpus)} for rollouts{among}, {ratio:.2f} for each: the learner waits "
+        f"{best.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
+        f"{shown(best.stage_s, 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
+        f"{plan.gpu_hour_price:g} an hour."
+    )
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"
+
+
+def video_s(config: Config) -> float:
+    """Seconds of video of a rollout."""
+    frames = config.rollout.frames
+    return (_WAN_STRIDE * (frames - 1) + 1) / _WAN_FPS if config.in_wan_world else frames / FPS
+
+
+def price(plan: PlanConfig, size: Size) -> float:
+    """Of the whole stage."""
+    return 24 * size.gpu_days * plan.gpu_hour_price
+
+
+def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
+    """One line for each size."""
+    heads = ("rollout GPUs", "actors", "ratio", "learner waits", "actors wait", "windows/s", "updates/h", "mean age",
+             "first window", "stage", "GPU-days", "price")  # fmt: skip
+    rows = [heads]
+    for size in sizes:
+        rows.append(
+            (
+                f"{'* ' if size is cheapest(sizes) else ''}{size.rollout_gpus}",
+                f"{size.seen.actors}",
+                f"{size.rollout_gpus / size.learner_gpus:.2f}",
+                f"{size.learner_idle_share:.1%}",
+                f"{size.rollout_idle_share:.1%}",
+                f"{size.windows_per_s:.3g}",
+                f"{3600 * size.updates_per_s:.4g}",
+                f"{size.mean_age:.1f}",
+                shown(size.seen.first_window_s, "s"),
+                shown(size.stage_s, "s"),
+                f"{size.gpu_days:.2f}",
+                f"{price(plan, size):,.2f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _memory(config: Config) -> list[str]:
+    device = DEVICES[config.expected_device]
+    there = "" if device.memory_bytes is None else f"of {device.memory_bytes / 1e9:.0f} GB, fits"
+    window = {line.name: line for line in memory.shared_memory(config)}["the buffer"]
+    return [
+        f"  {'one learner rank':<42}{shown(rank_bytes(config), 'B'):>12}  {there}".rstrip(),
+        f"  {'the rollout processes of one GPU':<42}{shown(actor_bytes(config), 'B'):>12}  {there}".rstrip(),
+        f"  {'windows that wait, on the head':<42}{shown(window.value, 'B'):>12}  {window.note}",
+    ]
+
+
+def _wires(config: Config, found: dict[str, Cost], best: Size) -> list[str]:
+    """What travels while everybody is at work; weights once for every actor, though those of a node share them."""
+    held = {line.name: line.value for line in memory.shared_memory(config)}
+    blocks_per_s = best.seen.actors * (1 - best.rollout_idle_share) / found["block_s"].seconds
+    block = config.rollout.batch * wan_costs.latent_bytes(config.student, config.student.block_frames, 4)
+    pulls_per_s = min(best.updates_per_s * best.seen.actors, blocks_per_s)
+    lines = {
+        "weights, to all actors": pulls_per_s * held["one version of the weights"],
+        "windows, from actors to the coordinator": best.windows_per_s * held["one window"],
+        "windows, from there to the learner": best.windows_per_s * held["one window"],
+        "blocks, for videos that lose their actor": blocks_per_s * block,
+    }
+    return [f"  {name:<42}{shown(value, 'B'):>12}/s" for name, value in lines.items()]
+
+
+def budget(config: Config, plan: PlanConfig, best: Size) -> list[str]:
+    """What `plan.budget_gpu_days` buy in stage dmd, and what is left of them behind stage ode."""
+    days, critics = plan.budget_gpu_days, config.dmd.critic_updates
+    bought, whose = best.updates_in(days), ", the paper's," if days == _PAPER_GPU_DAYS else ""
+    said = (
+        f"{days:g} GPU-days{whose} buy {bought:,} updates of the student and "
+        f"{critics * bought:,} of the critic, from {config.samples_per_update('dmd') * bought:,} windows, on "
+        f"{best.learner_gpus} + {best.rollout_gpus} GPUs"
+    )
+    if "ode" not in config.stages:
+        return [said]
+    ode = stage_cost(config, "ode")
+    spent = seconds(config, ode.actors + ode.learner, 1) / 86400
+    left = best.updates_in(max(0.0, days - spent))
+    return [said, f"  stage ode before it would take {spent:.2f} of them by the table, and leave {left:,} updates"]
+
+
+def assumptions(config: Config, found: dict[str, Cost]) -> list[str]:
+    """What the numbers rest on, one line each."""
+    student, rollout, dmd, device = config.student, config.rollout, config.dmd, DEVICES[config.expected_device]
+    gradient = wan_costs.gradient_passes(config.learner.checkpoint_activations)
+    from_table = {name for name, cost in found.items() if cost.source.startswith("table")}
+    lines = []
+    if from_table:
+        lines.append(
+            f"{config.expected_device} sustains {device.sustained:.0%} of its peak, {device.source}: an assumption"
+        )
+    if "block_s" in from_table:
+        lines.append(
+            f"a block is {len(student.timesteps)} denoising steps and a read into the cache, "
+            f"{len(student.timesteps) + 1} passes that see {student.attention_frames} frames; no guidance is needed"
+        )
+    if "student_window_s" in from_table:
+        lines.append(
+            f"a student window is its x0 with gradient (a pass with gradient counts {gradient}), two passes of the "
+            "teacher for guidance, and one of the critic"
+        )
+    if "critic_window_s" in from_table:
+        lines.append(
+            f"a critic window is the student's x0 without gradient and a pass of the critic with it ({gradient})"
+        )
+    lines += [
+        f"{dmd.critic_updates} critic updates for each of the student, {dmd.batch_size} windows in each: "
+        f"{config.samples_per_update('dmd')} windows an update, none used twice",
+        f"{rollout.windows} windows from each rollout; an actor stops behind the last of a dispatch, which makes "
+        f"{made_share(config):.0%} of {rollout.frames} frames (window.law={config.window.law})",
+        f"at most {config.buffer.windows} windows dispatched or waiting (buffer.windows), buffer.policy="
+        f"{config.buffer.policy}; they leave in the order drawn at dispatch",
+        "a GPU that waits is paid in full; one kind of GPU for both halves, one learner rank on each",
+    ]
+    if config.in_wan_world:
+        lines.append(
+            "a window from the middle of a video costs its actor an image latent: context decoded, one encoded"
+        )
+    if (largest := largest_pool(config)) is not None:
+        lines.append(f"cluster.gpus={config.cluster.gpus} has room for {largest} rollout GPUs beside the learner")
+    lines.append("nothing is lost, started, saved or evaluated meanwhile, and what travels takes no time")
+    return lines

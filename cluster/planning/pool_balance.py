@@ -1,0 +1,50 @@
+"""How large the rollout pool must be, so that the learner does not wait for it."""
+
+import math
+from collections.abc import Sequence
+
+from cluster.config.run_config import Config
+from cluster.supply.factory import make_dispatcher
+from models.records import Rollout
+
+_DISPATCHES = 512
+"""Dispatches over which the law of windows is averaged: to about one percent."""
+
+
+def pool_size(rollout_s: float, rollout_windows: int, update_s: float, update_windows: int) -> int:
+    """The fewest actors that make windows as fast as the learner takes them.
+
+    An actor makes `rollout_windows` windows in `rollout_s` seconds, the learner takes `update_windows` of all roles in
+    the `update_s` seconds between two publishes:
+
+        actors = ceil((update_windows / update_s) / (rollout_windows / rollout_s))
+
+    `rollout_s` is the time until a dispatch's last window (`made_share` of the whole video), `rollout_windows` those of
+    all its videos. Raises ValueError for what is not above 0.
+    """
+    given = {
+        "rollout_s": rollout_s,
+        "rollout_windows": rollout_windows,
+        "update_s": update_s,
+        "update_windows": update_windows,
+    }
+    for name, value in given.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; a pool is sized by numbers above 0")
+    actors = update_windows * rollout_s / (update_s * rollout_windows)
+    return max(1, math.ceil(actors * (1 - 1e-9)))  # a ratio that is whole must not be rounded up for its last bit
+
+
+def made_share(config: Config) -> float:
+    """Mean share of `rollout.frames` that an actor makes: it stops after the last window of its videos.
+
+    Over the first dispatches of stage dmd as they are drawn with the run's own seed, so for any law of windows.
+    """
+    dispatcher = make_dispatcher("dmd", config)
+    ends = [_end(config, dispatcher.rollouts(i * config.rollout.batch)) for i in range(_DISPATCHES)]
+    return sum(ends) / (_DISPATCHES * config.rollout.frames)
+
+
+def _end(config: Config, rollouts: Sequence[Rollout]) -> int:
+    """Frames until the last window of a dispatch."""
+    return max(plan.start + config.window.frames for rollout in rollouts for plan in rollout.windows)

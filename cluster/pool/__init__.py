@@ -1,0 +1,1 @@
+"""Coordinator, rollout processes and reward processes on Ray."""

@@ -1,0 +1,217 @@
+"""The actor between learner and rollout pool: it owns the supply and the weights, and keeps the pool busy."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+import ray
+
+from cluster.config.run_config import Config
+from cluster.errors import RunFailed, StageEnded
+from cluster.pool.ray_pool import Pool, RayPool
+from cluster.pool.reward_pool import RewardPool
+from cluster.pool.rollout_process import Delivery
+from cluster.pool.supervisor import Staffing
+from cluster.runs.trace import Reading, Span
+from cluster.supply.dispatch import Dispatch
+from cluster.supply.supply import State, Supply
+from cluster.supply.tensor_bytes import ChecksumMismatch, PackedTensors
+from cluster.supply.validation import BadWindow, inspect_values
+from cluster.supply.wire import Item, Parcel, take_apart, unwrap, wrap
+from cluster.weights.object_store import LEAVE, WeightShelf
+from models.records import Group, Trajectory, Window
+
+_INLINE_BYTES = 2**17
+"""Up to here reading a delivery (about 1 GB/s) takes less than the way to a thread and back (0.1 ms)."""
+
+
+class Coordinator(Staffing):
+    """One per run. All methods are asynchronous and run in one event loop: no locks around plain state.
+
+    When its process is lost Ray starts it again, empty; the learner then begins again from its checkpoint.
+    """
+
+    def __init__(self, config: Config, pool: Pool | None = None, reward_pool: Callable[..., RewardPool] = RewardPool):
+        """`reward_pool` makes the reward pool of a stage, as RewardPool does."""
+        super().__init__(config, pool or RayPool(config, ray.get_runtime_context().current_actor))
+        self.supply, self.epoch, self.shelf = None, 0, self._new_shelf()
+        self.packed: dict[tuple[int, int], PackedTensors] = {}
+        """By rollout and window: the bytes of what waits, as they came."""
+        self.parcels: dict[int, list[Parcel]] = {}
+        """By number of the request: what the ranks get."""
+        self.awaited: set[tuple[str, int]] = set()
+        """Plans that ranks wait for: role and number of windows."""
+        self.reward_pool = reward_pool
+        self.rewards = reward_pool(config, self.say)
+
+    # -- the learner's side ---------------------------------------------------------------------------------------
+
+    async def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> int:
+        """Supply `stage`, from a checkpoint's state if there is one; returns the epoch that takes must name."""
+        await self._stop_drivers()
+        if self.supply is not None and (given_up := self.supply.buffer.cancel()):
+            self.news.append(f"{given_up} windows of stage {self.stage} were given up with it")
+        self.epoch += 1
+        self.stage, self.stage_config, self.failure = stage, config, None
+        before, self.shelf = self.shelf, self._new_shelf()
+        before.wake()  # who asks for weights of the epoch before learns that it is over
+        self.supply = Supply(stage, config, state, kept)
+        self.rewards = self.reward_pool(config, self.say)
+        self.packed, self.parcels = {}, {}
+        self._start_drivers(config.samples_per_update(stage))
+        self._fit_rewards()
+        await self._notify(self.arrived)  # who waits for windows of the epoch before learns that it is over
+        return self.epoch
+
+    async def resize(self, size: int) -> None:
+        """See Staffing; the reward processes follow the rollout pool."""
+        await super().resize(size)
+        self._fit_rewards()
+
+    def _fit_rewards(self) -> None:
+        staying = [slot for slot in self.pool.slots if slot not in self.retiring]
+        self.rewards.fit(len(staying), {self.places[slot].node for slot in staying if slot in self.places})
+
+    def _new_shelf(self) -> WeightShelf:
+        return WeightShelf()
+
+    async def publish(self, version: int, source: Any, ticket: str) -> None:
+        """Own what the learner offers; actors find it at their next block. The learner does not wait for any actor."""
+        supply, shelf = self._begun(), self.shelf
+        packed = await shelf.collect(version, source, ticket)
+        supply.lineage.publish(version, packed.update)
+        self.workload.published(packed)
+        await self._wake_one(self.room)
+
+    async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Parcel]:
+        """Rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same."""
+        plan = await self._plan(epoch, number, role, n)
+        if number not in self.parcels:
+            self.parcels = {kept: self.parcels[kept] for kept in self.parcels if kept in self.supply.plans}
+            self.parcels[number] = [self._repacked(sample) for sample in plan]
+        share = n // ranks
+        parcels = self.parcels[number][rank * share : (rank + 1) * share]
+        self.workload.handed_out(parcels)
+        return parcels
+
+    def _repacked(self, sample: Any) -> Parcel:
+        """Its bytes and their checksum are those of the actor; what came with a checkpoint is packed now."""
+        packed = self.packed.pop((sample.rollout, sample.index), None)
+        return wrap(sample) if packed is None else Parcel(take_apart(sample)[0], packed)
+
+    async def _plan(self, epoch: int, number: int, role: str, n: int) -> list[Any]:
+        """The whole request, as soon as it can be met."""
+        deadline = time.monotonic() + self.config.cluster.timeout_s
+        async with self.arrived:
+            while True:
+                if epoch != self.epoch:
+                    raise StageEnded
+                known = number in self.supply.plans
+                plan = self._try(number, role, n)
+                if plan is not None:
+                    self.meter.taken(0 if known else n)
+                    break
+                self.awaited.add((role, n))
+                await self._wake_one(self.room)  # dropped windows are to be made again
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        with self.meter.learner_waits():
+                            await self.arrived.wait()
+                except TimeoutError as error:
+                    raise RunFailed(
+                        f"no {n} {role} windows within cluster.timeout_s = {self.config.cluster.timeout_s} s: "
+                        f"{self.situation()}"
+                    ) from error
+        await self._wake_one(self.room)
+        return plan
+
+    def _try(self, number: int, role: str, n: int) -> list[Any] | None:
+        """The request if it can be met. A plan that one rank has is every rank's, whatever has failed since."""
+        if number not in self.supply.plans and self.failure is not None:
+            raise RunFailed(self.failure)
+        try:
+            return self.supply.take(number, role, n)
+        except RunFailed as stop:
+            self.failure = str(stop)  # for the other ranks
+            raise
+
+    def _begun(self) -> Supply:
+        """The supply. Raises StageEnded in a process that Ray has started again, before the learner begins again."""
+        if self.supply is None:
+            raise StageEnded
+        return self.supply
+
+    async def state(self) -> State:
+        """Everything about the supply that a checkpoint needs."""
+        return self._begun().state()
+
+    async def metrics(self) -> dict[str, Any]:
+        """The supply, and what the pool did since this was last asked."""
+        sized = {} if self.autoscaling is None else self.autoscaling.metrics
+        return ({} if self.supply is None else self.supply.metrics()) | self.workload.metrics() | sized
+
+    async def drain_spans(self) -> list[Span | Reading]:
+        """What the actors, the reward processes and the other ranks did since this was last asked."""
+        return await super().drain_spans() + self.rewards.drain_spans()
+
+    async def expose(self, metrics: dict[str, Any]) -> None:
+        """Show the metrics of an update at Ray's metrics port."""
+        self.ray_metrics.show(metrics)
+
+    async def ledger(self) -> list[dict[str, Any]]:
+        """Every window taken since this was last asked."""
+        return [] if self.supply is None else self.supply.consumption.ledger()
+
+    def situation(self) -> str:
+        """For people, in a line."""
+        if self.supply is None:
+            return "no stage has begun"
+        waiting, pending = self.supply.buffer.depth, len(self.supply.buffer.pending)
+        return f"{waiting} windows wait, {pending} are being made, {self.workload.state()}"
+
+    # -- the actors' side -----------------------------------------------------------------------------------------
+
+    async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[Any] | str | None:
+        """A reference to weights newer than version `than`, as soon as there are any; None after `wait_s` without.
+
+        LEAVE to an actor whose node is about to go away. Raises StageEnded for an epoch that is over.
+        """
+        found = await self.shelf.newer(than, wait_s, lambda: epoch != self.epoch or slot in self.leaving)
+        if epoch != self.epoch:
+            raise StageEnded
+        if slot in self.leaving:
+            self.told.add(slot)
+            return LEAVE
+        if found is not None:
+            self.workload.pulled()
+        return found
+
+    # -- what comes of it -----------------------------------------------------------------------------------------
+
+    async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
+        parcel = delivery.parcel
+        small = parcel.tensors.nbytes <= _INLINE_BYTES
+        item = _opened(parcel) if small else await asyncio.to_thread(_opened, parcel)
+        self.spans += delivery.spans
+        self.workload.received(slot, delivery)
+        self.supply.inspect(dispatch, item)
+        if isinstance(item, Group):
+            with self.meter.scores():
+                item = await self.rewards.score(item, parcel, self.supply.reference(dispatch, item))
+        self.supply.keep(dispatch, item)
+        if isinstance(item, Window | Group | Trajectory):
+            self.packed[item.rollout, item.index] = parcel.tensors
+        if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
+            self.awaited.clear()  # who finds another rank's plan says again what it waits for
+            await self._notify(self.arrived)
+
+
+def _opened(parcel: Parcel) -> Item:
+    """What is in it: everything that reads all of its bytes. Raises BadWindow."""
+    try:
+        item = unwrap(parcel)
+    except ChecksumMismatch as error:
+        raise BadWindow("checksum", str(error)) from error
+    inspect_values(item)
+    return item

@@ -1,0 +1,196 @@
+"""The reward pool on Ray: processes that decode and score groups, replaced when they are lost or hang."""
+
+import asyncio
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from torch import Tensor
+
+from cluster.config.run_config import Config
+from cluster.errors import RunFailed
+from cluster.planning import placement
+from cluster.runs.trace import Span, Tracer
+from cluster.supply.group_scoring import GroupScorer
+from cluster.supply.tensor_bytes import PackedTensors, pack_tensors, unpack_tensors
+from cluster.supply.wire import Parcel, unwrap
+from models.records import GRPO, Group
+
+_LOST_IN_A_ROW = 3
+"""Processes that one group may lose: it is then scored by nobody, which counts as a failure of its rewards."""
+_TOLD_AT_MOST = 20
+"""Of one reward: reasons that differ by a number each time would fill the terminal; the log of the process has all."""
+_SLACK_S = 60.0
+"""Beside the rewards' own time-outs: the way there, decoding and flow."""
+
+Process = tuple[int, ray.actor.ActorHandle]
+"""Its place in the pool, which its successors inherit, and the process there now."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reward process says of a group."""
+
+    scores: Mapping[str, Sequence[Sequence[float]]]
+    failures: dict[str, str]
+    """Why a reward's last missing score is missing."""
+    hung: bool
+    """A reward did not come back: the process is not to be used again."""
+
+
+@ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)
+class RewardProcess:
+    """One process of the reward pool. It may die at any time; its group is scored by another."""
+
+    def __init__(self, config: Config):
+        torch.set_num_threads(config.cluster.threads)
+        self.scorer = GroupScorer(config, "cuda" if config.cluster.reward_gpus else "cpu")
+
+    def node(self) -> str:
+        """Ray's id of the node that this process is on."""
+        return ray.get_runtime_context().get_node_id()
+
+    def score(self, parcel: Parcel, reference: PackedTensors | None) -> Answer:
+        """Score a group; `reference` holds how its video began."""
+        first = None if reference is None else unpack_tensors(reference)["reference"]
+        scored = self.scorer(unwrap(parcel), first)
+        return Answer(scored.group.scores, scored.failures, scored.hung)
+
+
+class RewardPool:
+    """Processes that the coordinator owns, cluster.reward_actors at most; started when the first group comes."""
+
+    def __init__(self, config: Config, say: Callable[[str], None]):
+        self.config, self.say = config, say
+        self.wanted = config.cluster.reward_actors
+        self.idle: asyncio.PriorityQueue[Process] = asyncio.PriorityQueue()
+        """The first place comes first: who may still wait for a node is asked when nobody else is left."""
+        self.staying: set[int] = set()
+        """Places of the processes that there are, without those of `leaving`."""
+        self.leaving: set[int] = set()
+        """Places whose process is at work and not wanted any more."""
+        self.nodes: dict[int, str] = {}
+        """By place whose process is there."""
+        self.tracers = [Tracer(f"reward {place}") for place in range(config.cluster.reward_actors)]
+        self.told: set[tuple[str, str]] = set()
+        """Failures that the terminal has heard of: a reward may fail in the same way for every group."""
+
+    def fit(self, actors: int, nodes: Collection[str]) -> None:
+        """Have as many processes as rollout actors: more are never busy together.
+
+        Who is on none of `nodes`, those of the rollout actors, leaves before the others, so that its node can be given
+        back; who is at work leaves when it has its scores.
+        """
+        self.wanted = min(self.config.cluster.reward_actors, actors)
+        if not self.staying:  # nobody has been started yet
+            return
+        while self.leaving and len(self.staying) < self.wanted:
+            self.staying.add(self.leaving.pop())
+        self._start()
+        surplus = len(self.staying) - self.wanted
+        going = sorted(self.staying, key=lambda place: (self.nodes.get(place) in nodes, -place))[:surplus]
+        self.staying -= set(going)
+        self.leaving |= set(going)
+        for place, process in [self.idle.get_nowait() for _ in range(self.idle.qsize())]:
+            self._return(place, process)
+
+    async def score(self, group: Group, parcel: Parcel, reference: Tensor | None) -> Group:
+        """`group` with its scores; `parcel` holds the same group, and `reference` [R C H W] how its video began.
+
+        Scores are NaN where no process could give them.
+        """
+        packed = None if reference is None else pack_tensors({"reference": reference})
+        for _ in range(_LOST_IN_A_ROW):
+            answer = await self._try(group, parcel, packed)
+            if answer is not None:
+                self._tell(answer.failures)
+                return replace(group, scores=answer.scores)
+        self.say(
+            f"{_LOST_IN_A_ROW} reward processes in a row were lost on window {group.index} of rollout {group.rollout}"
+        )
+        return replace(group, scores=self._nothing(group))
+
+    def drain_spans(self) -> list[Span]:
+        """What the processes did since this was last asked, on the way there and back included."""
+        return [span for tracer in self.tracers for span in tracer.drain()]
+
+    async def _try(self, group: Group, parcel: Parcel, packed: PackedTensors | None) -> Answer | None:
+        if not self.staying:
+            self._start()
+        place, process = await self.idle.get()
+        used_up = True
+        try:
+            async with asyncio.timeout(self.config.cluster.start_timeout_s):
+                self.nodes[place] = await process.node.remote()
+            self.tracers[place].until_next("score")
+            async with asyncio.timeout(self._timeout_s(group)):
+                answer = await process.score.remote(parcel, packed)
+            used_up = answer.hung
+            return answer
+        except asyncio.CancelledError:  # the stage is over, and with it this pool: nobody is asked for in its place
+            self.staying.discard(place)
+            self.leaving.add(place)
+            raise
+        except TimeoutError:
+            self.say("a reward process did not start, or gave no scores, in time; another takes its place")
+            return None
+        except RayTaskError as error:  # a mistake of ours: what rewards raise is caught in there
+            why = f"{type(error.cause).__name__}: {error.cause}"
+            raise RunFailed(
+                f"scoring window {group.index} of rollout {group.rollout} failed ({why}); checkpoints are good"
+            ) from error
+        except RayError as error:
+            said = (str(error).strip().splitlines() or [""])[-1].strip()  # of a constructor's error, the error itself
+            self.say(f"a reward process was lost ({type(error).__name__}: {said}); another takes its place")
+            return None
+        finally:
+            self.tracers[place].settle()
+            if used_up and place not in self.leaving:
+                ray.kill(process)
+                self.nodes.pop(place, None)
+                process = self._new()
+            self._return(place, process)
+
+    def _start(self) -> None:
+        """Ask for those that are missing."""
+        while len(self.staying) < self.wanted:
+            place = next(place for place in count() if place not in self.staying)
+            self.staying.add(place)
+            self.idle.put_nowait((place, self._new()))
+
+    def _return(self, place: int, process: ray.actor.ActorHandle) -> None:
+        """Let the next group have the process, or end it where it is to leave."""
+        if place in self.leaving:
+            self.leaving.remove(place)
+            self.nodes.pop(place, None)
+            ray.kill(process)
+        else:
+            self.idle.put_nowait((place, process))
+
+    def _new(self) -> ray.actor.ActorHandle:
+        return RewardProcess.options(**placement.options(placement.reward(self.config))).remote(self.config)
+
+    def _tell(self, failures: Mapping[str, str]) -> None:
+        for name, why in failures.items():
+            told = sum(other == name for other, _ in self.told)
+            if (name, why) not in self.told and told < _TOLD_AT_MOST:
+                self.told.add((name, why))
+                self.say(f"reward {name}: {why}; the scores count as missing")
+
+    def _timeout_s(self, group: Group) -> float:
+        """The rewards run one after another, window by window those of a group, each for reward.timeout_s at most."""
+        return len(self._names(group)) * self._windows(group) * self.config.reward.timeout_s + _SLACK_S
+
+    def _names(self, group: Group) -> list[str]:
+        return list(self.config.reward.weights) if group.role == GRPO else self.config.sentinel.metrics
+
+    def _windows(self, group: Group) -> int:
+        return group.latents.shape[1] // self.config.reward.window_frames
+
+    def _nothing(self, group: Group) -> dict[str, list[list[float]]]:
+        missing = [math.nan] * self._windows(group)
+        return {name: [missing] * group.members for name in self._names(group)}

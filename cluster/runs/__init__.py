@@ -1,0 +1,1 @@
+"""Run folder, logs, trace, checkpoints and training data of a run; no Ray."""

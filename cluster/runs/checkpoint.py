@@ -1,0 +1,217 @@
+"""Checkpoints: whole or absent. Tensors in safetensors, the rest in msgpack, checksums in a manifest."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.atomic_files import flush
+from models.checkpoints.weight_files import Shapes, misfit, read_shapes
+
+_MANIFEST, _STATE, _TENSORS = "manifest.json", "state.msgpack", ".safetensors"
+_NAME = re.compile(r"step_\d{8,}")
+_CHUNK_BYTES = 1 << 24
+"""Read at once: the interpreter's lock is taken once per chunk, and small ones starve beside a busy training loop."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that is not what was written, or a folder in which all are; the message names file and reason."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of training that training no longer reaches."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    """By group; private copies on the CPU."""
+    state: bytes
+    """The rest, as msgpack."""
+
+    @staticmethod
+    def of(step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> "Snapshot":
+        """Copy everything. Takes the groups out of `tensors`: no more than one of them is in memory twice.
+
+        Raises TypeError, ValueError or OverflowError for a `state` that msgpack cannot keep and give back.
+        """
+        packed = msgpack.packb(state)
+        _unpacked(packed)  # what can be written but not read would be noticed at the resume, when it is too late
+        return Snapshot(step, {group: _copied(tensors.pop(group)) for group in list(tensors)}, packed)
+
+
+def write(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None = None) -> Path:
+    """Write `folder/step_########`; returns its path.
+
+    Written beside its place, flushed to the disk and renamed when complete, so that a killed process or machine leaves
+    the last good one. The newest `keep` stay, and each whose step is a multiple of `keep_every`.
+    """
+    final = path_of(folder, snapshot.step)
+    partial = folder / f".{final.name}.partial"
+    tidy(folder)
+    partial.mkdir(parents=True)
+    for name, group in snapshot.tensors.items():
+        save_file(group, partial / f"{name}{_TENSORS}")
+    (partial / _STATE).write_bytes(snapshot.state)
+    checksums = {path.name: _checksum(path) for path in sorted(partial.iterdir())}
+    (partial / _MANIFEST).write_text(json.dumps({"step": snapshot.step, "sha256": checksums}, indent=1))
+    for path in [*partial.iterdir(), partial]:
+        flush(path)
+    if final.exists():
+        os.replace(final, folder / f".{final.name}.replaced")
+    os.replace(partial, final)
+    flush(folder)
+    for path in _outlived(folder, keep, keep_every):
+        os.replace(path, folder / f".{path.name}.removed")  # killed while deleting, it must not look damaged
+    tidy(folder)
+    return final
+
+
+def tidy(folder: Path) -> None:
+    """Clear away what a killed writer left; a checkpoint that it was about to replace is put back."""
+    for path in folder.glob(".step_*.replaced"):
+        final = folder / path.name[1:].removesuffix(".replaced")
+        if final.exists():
+            shutil.rmtree(path)
+        else:
+            os.replace(path, final)
+    for path in [*folder.glob(".step_*.partial"), *folder.glob(".step_*.removed")]:
+        shutil.rmtree(path)
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is, or would be."""
+    return folder / f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint: training updates done."""
+    return int(path.name.removeprefix("step_"))
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the highest step, whole or not, or None."""
+    steps = _steps(folder)
+    return steps[-1] if steps else None
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, DamagedCheckpoint]]:
+    """The newest checkpoint that is whole, None if there are none; and the damaged ones after it, with the reasons.
+
+    Changes nothing. Raises DamagedCheckpoint if there are checkpoints and none of them is whole.
+    """
+    damaged: dict[Path, DamagedCheckpoint] = {}
+    for path in reversed(_steps(folder)):
+        try:
+            verify(path)
+        except DamagedCheckpoint as error:
+            damaged[path] = error
+        else:
+            return path, damaged
+    if not damaged:
+        return None, {}
+    raise DamagedCheckpoint(
+        f"no checkpoint in {folder} is whole ({'; '.join(map(str, damaged.values()))}); put one back from a copy, or "
+        f"move {folder} away to begin the stage again"
+    )
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged checkpoint where it is not found again, and nothing is lost; returns the new path."""
+    aside = path.with_name(f".{path.name}.damaged")
+    count = 1
+    while aside.exists():
+        count += 1
+        aside = path.with_name(f".{path.name}.damaged-{count}")
+    os.replace(path, aside)
+    return aside
+
+
+def verify(path: Path) -> None:
+    """Read every byte of a checkpoint. Raises DamagedCheckpoint unless each file is there and has its checksum."""
+    wanted = _manifest(path)
+    for name in wanted:
+        if not (path / name).is_file():
+            raise DamagedCheckpoint(f"checkpoint {path} lacks {name}")
+    try:
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(_checksum, [path / name for name in wanted]))
+    except OSError as error:
+        raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({error})") from error
+    for name, checksum in zip(wanted, found, strict=True):
+        if wanted[name] != checksum:
+            raise DamagedCheckpoint(f"checkpoint {path}: {name} is damaged (its checksum does not match)")
+
+
+def read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Tensors by group, and the state, of a checkpoint that `verify` has found whole.
+
+    The tensors are mapped, not read: a page of the file is fetched when it is used, once for all ranks of a node.
+    """
+    tensors = {name.removesuffix(_TENSORS): load_file(path / name) for name in _groups(path)}
+    return tensors, _unpacked((path / _STATE).read_bytes())
+
+
+def check_fit(path: Path, wanted: Mapping[str, Shapes]) -> None:
+    """Refuse the checkpoint of another model; `wanted` are the shapes of what would be filled, by group.
+
+    The shapes of a group that is wanted empty are not compared: before their first update optimisers have no state.
+    Reads headers only. Raises ValueError naming the first tensors that differ.
+    """
+    groups = {name.removesuffix(_TENSORS): name for name in _groups(path)}
+    for group in sorted(wanted.keys() | groups.keys()):
+        if group in wanted and not wanted[group]:
+            continue
+        found = read_shapes(path / groups[group], "run_dir") if group in groups else {}
+        if difference := misfit(wanted.get(group, {}), found):
+            raise ValueError(
+                f"checkpoint {path} is of another model: its {group} {difference}; set the model's keys back, or give "
+                "a new run_dir"
+            )
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    """Checksum of each file."""
+    try:
+        return dict(json.loads((path / _MANIFEST).read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"checkpoint {path} has no readable {_MANIFEST}") from error
+
+
+def _groups(path: Path) -> list[str]:
+    return [name for name in _manifest(path) if name.endswith(_TENSORS)]
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)), key=step_of)
+
+
+def _outlived(folder: Path, keep: int, keep_every: int | None) -> list[Path]:
+    return [path for path in _steps(folder)[:-keep] if keep_every is None or step_of(path) % keep_every]
+
+
+def _copied(group: dict[str, Tensor]) -> dict[str, Tensor]:
+    contiguous = torch.contiguous_format
+    return {name: t.detach().to("cpu", copy=True, memory_format=contiguous) for name, t in group.items()}
+
+
+def _unpacked(packed: bytes) -> dict[str, Any]:
+    return msgpack.unpackb(packed, strict_map_key=False)  # histograms have numbers for keys
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

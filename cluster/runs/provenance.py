@@ -1,0 +1,17 @@
+"""Which code made a number."""
+
+import subprocess
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+def commit() -> str:
+    """The commit of this checkout, marked if the tree differs from it; "unknown" outside git, as in a submitted job."""
+    git = ["git", "-C", str(_CHECKOUT)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found + (" with changes" if changed else "")

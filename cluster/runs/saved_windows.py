@@ -1,0 +1,211 @@
+"""Each half of stage dmd alone: the rollout pool saves windows, the learner trains on saved ones."""
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cluster.config.run_config import Config
+from cluster.runs.cluster_interface import Cluster
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.run_log import RunLog
+from cluster.runs.stage_texts import prepared_text
+from cluster.runs.trace import Span, Tracer, shares_of
+from cluster.supply.supply import State
+from cluster.supply.wire import put_together, take_apart
+from learner.parallel import collectives
+from models.atomic_files import write_whole
+from models.checkpoints.weight_files import load_weights
+from models.records import CRITIC, STUDENT, Trajectory, Window
+from models.wan.network import Wan
+
+_HEADER = "longtake.windows"
+
+
+def alone(loop: Callable, config: Config) -> tuple[Callable, Config]:
+    """The loop and the configuration of the half that debug asks for.
+
+    It works in a folder of its own inside run_dir, which is cleared first: it must not touch what the run has learnt.
+    """
+    folder = Path(config.run_dir, config.debug.half)
+    apart = replace(
+        config,
+        run_dir=str(folder),
+        init=str(config.init_path),
+        teacher=str(config.teacher_path),
+        debug=replace(config.debug, windows=str(config.saved_windows_path)),
+    )
+    if folder.exists():
+        shutil.rmtree(folder)
+    RunFolder(apart).claim()
+    return save_windows if config.debug.rollout_only else loop, apart
+
+
+def check(config: Config) -> None:
+    """Refuse what a half alone cannot start with. Raises ValueError."""
+    if config.debug.learner_only:
+        find_windows(config)
+    folder = config.saved_windows_path
+    if config.debug.rollout_only and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"debug.windows={folder} is not empty; give the path of a new folder")
+
+
+def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
+    """The loop of debug.rollout_only: windows as stage dmd would take them, but saved."""
+    student = Wan(config.student.wan)
+    load_weights(student, config.init_path, "init")
+    roles = [CRITIC] * config.dmd.critic_updates + [STUDENT]
+    steps = -(-config.debug.count // (config.dmd.batch_size * len(roles)))
+    prepared_text(config, "dmd")
+    cluster.begin("dmd", config)
+    cluster.publish(student.state_dict(), 0)
+    pace = None
+    for step in range(1, steps + 1):
+        for i, role in enumerate(roles):
+            number = (step - 1) * len(roles) + i
+            save_batch(config.saved_windows_path, number, cluster.take(role, config.dmd.batch_size))
+            collectives.largest(
+                number
+            )  # as an update does: no rank gets ahead of plans that another has still to ask for
+            pace = pace or _Pace(cluster.metrics())  # from the first batch on: the processes have started
+        metrics = cluster.metrics()
+        log("rollout_only", step, steps, metrics | pace.rates(metrics))
+    log.progress("saved windows", steps, steps, f"in {config.saved_windows_path}")
+
+
+class _Pace:
+    """What arrives per second since this was made. Only rank 0 has the metrics to tell."""
+
+    def __init__(self, metrics: dict[str, Any]):
+        self.first_s, self.first, self.blocks = time.perf_counter(), metrics.get("windows/delivered", 0), 0
+
+    def rates(self, metrics: dict[str, Any]) -> dict[str, float]:
+        self.blocks += metrics.get("rollout/blocks", 0)
+        seconds = time.perf_counter() - self.first_s
+        windows = metrics.get("windows/delivered", 0) - self.first
+        return {"debug/windows_per_s": windows / seconds, "debug/blocks_per_s": self.blocks / seconds}
+
+
+def save_batch(folder: Path, number: int, windows: Sequence[Window]) -> None:
+    """Write this rank's share of the `number`-th batch into one file, with the plain fields as JSON in its header."""
+    apart = [take_apart(window) for window in windows]
+    tensors = {f"{i}/{name}": t.contiguous() for i, (_, parts) in enumerate(apart) for name, t in parts.items()}
+    header = {_HEADER: json.dumps([plain for plain, _ in apart])}
+    write_whole(folder / f"{number:06d}_{collectives.rank():04d}.safetensors", save(tensors, metadata=header))
+
+
+class Place(NamedTuple):
+    """Where a window is saved."""
+
+    file: Path
+    row: int
+    plain: dict[str, Any]
+
+    def load(self) -> Window:
+        """Read it."""
+        with safe_open(self.file, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(f"{self.row}/")]  # noqa: SIM118
+            parts = {name.partition("/")[2]: file.get_tensor(name) for name in names}
+        return put_together(self.plain, parts)
+
+
+def find_windows(config: Config) -> dict[str, list[Place]]:
+    """Saved windows by role, in the order in which they were taken. Reads headers only.
+
+    Raises ValueError where there are none, none of a role, damaged files, or windows of another shape.
+    """
+    folder, wanted = config.saved_windows_path, [config.window.frames, *config.student.frame_shape]
+    found: dict[str, list[Place]] = {CRITIC: [], STUDENT: []}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                plains = json.loads((file.metadata() or {}).get(_HEADER, "[]"))
+                shapes = [file.get_slice(f"{row}/latents").get_shape() for row in range(len(plains))]
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is no whole safetensors file ({error}); save the windows again") from error
+        for row, (plain, shape) in enumerate(zip(plains, shapes, strict=True)):
+            if list(shape) != wanted:
+                raise ValueError(
+                    f"{path} has windows of shape {list(shape)}, and window.frames and student ask for {wanted}; save "
+                    "windows with this configuration, or change debug.windows"
+                )
+            found[plain["role"]].append(Place(path, row, plain))
+    if not any(found.values()):
+        raise ValueError(
+            f"no saved windows in {folder}; save some with debug.rollout_only=true, or give their folder as "
+            "debug.windows"
+        )
+    for role, places in found.items():
+        if not places:
+            raise ValueError(f"no {role} windows in {folder}; save more with debug.rollout_only=true (debug.count)")
+    return found
+
+
+class NoPool:
+    """No rollout process: what a coordinator has while the learner is alone."""
+
+    def __init__(self) -> None:
+        self.slots: list[int] = []
+
+
+class SavedCluster:
+    """The cluster of debug.learner_only: the verbs of `Cluster`, with saved windows in a loop and no actors."""
+
+    def __init__(self, config: Config):
+        self.places = find_windows(config)
+        self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})")
+
+    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
+        """Start at the first window, or go on where the checkpoint was."""
+        assert stage == "dmd", stage
+        self.taken = Counter() if state is None else Counter(state[1]["taken"])
+        self.batches, self.begun = 0, time.perf_counter()
+
+    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
+        """Nobody rolls these weights out."""
+        self.tracer.settle()
+
+    def take(self, role: str, n: int) -> Sequence[Window]:
+        """This rank's share of the next `n` windows of a role; after the last comes the first."""
+        with self.tracer.waiting(f"{role} windows"):
+            share, places = n // collectives.size(), self.places[role]
+            first = self.taken[role] + collectives.rank() * share
+            windows = [places[(first + i) % len(places)].load() for i in range(share)]
+        self.taken[role] += n
+        self.batches += 1
+        self.tracer.until_next(f"{role} update")
+        return windows
+
+    def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
+        """Never asked: stage dmd has no samples that go to all ranks."""
+        raise AssertionError(f"{role} samples are not saved")
+
+    def state(self) -> State:
+        """How many of each role were taken."""
+        self.tracer.until_next("checkpoint", waits=True)
+        return {}, {"taken": dict(self.taken)}
+
+    def metrics(self) -> dict[str, Any]:
+        """Where the learner's time goes, and its updates, of critic and student, per second since the stage began."""
+        rate = self.batches / (time.perf_counter() - self.begun)
+        return shares_of(self.tracer) | {"debug/updates_per_s": rate}
+
+    def expose(self, metrics: dict[str, Any]) -> None:
+        """Nobody watches from outside."""
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Saved windows are in nobody's books."""
+        return []
+
+    def spans(self) -> list[Span]:
+        """What this rank did since this was last asked."""
+        return self.tracer.drain()

@@ -1,0 +1,236 @@
+"""Teacher trajectories on disk: shards of safetensors and an index. What updates draw from is read when it is drawn."""
+
+import logging
+from collections.abc import Callable, Sequence
+from itertools import count
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cluster.runs.checkpoint_writer import Say
+from cluster.runs.trajectory_index import (
+    INDEX,
+    PairEntry,
+    PairIndex,
+    PairOrigin,
+    Shard,
+    checksum,
+    decode,
+    encode,
+    shard_path,
+)
+from learner.parallel import collectives
+from models.atomic_files import beside, write_whole
+from models.checkpoints.safetensors_files import Stored, write_tensors
+from models.records import ODE, Trajectory
+
+_CURE = "remove it, and the same command makes what it held again; another run's (ode.pairs_dir) copy again"
+_OWN = "run_dir", "set it back, remove that folder, or give a new run_dir"
+"""The key of a run's own trajectories, and the cure where they cannot be gone on with."""
+
+_log = logging.getLogger(__name__)
+
+
+class PairsFailed(ValueError):
+    """Trajectories of another origin, or that cannot be written or read; the message names file, reason and cure."""
+
+
+class PairFolder(Sequence[Trajectory]):
+    """Trajectories by their place in an order that is fixed beforehand, as far as they have come without a gap.
+
+    They are `Trajectory` of number `rollout`, in the dtype that they are kept in. Rank 0 writes. What is not yet a
+    whole shard is held in memory by every rank, so that shards may be large and no update waits for one. Use as a
+    context: leaving it writes the last shard.
+    """
+
+    def __init__(self, path: Path, order: Sequence[int], shard_bytes: int, find: Callable[[], PairIndex]):
+        """`order`: numbers of all trajectories; `find` gives rank 0 the index of what is there (a collective)."""
+        self.path, self.order = path, order
+        found = collectives.by_rank_0(lambda: encode(find()))
+        # Told, not read again: shared storage may show other nodes an older file.
+        index, _ = decode(collectives.agreed_bytes(found or b""))
+        self.origin, self.shards = index.origin, dict(index.shards)
+        self.entries: dict[int, PairEntry] = {entry.number: entry for entry in index.entries()}
+        self.unwritten: dict[int, Trajectory] = {}
+        self.pairs_per_shard = max(1, shard_bytes // pair_bytes(self.origin))
+        self.arrived = 0
+        self._look()
+
+    def __enter__(self) -> "PairFolder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.write()
+
+    def __len__(self) -> int:
+        """Trajectories from the first in the order to the one before the first that is missing."""
+        return self.arrived
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of all that are on disk."""
+        return sorted(self.entries)
+
+    def add(self, made: Sequence[Trajectory]) -> None:
+        """Keep trajectories that are not there yet, the same on every rank (a collective). Raises PairsFailed."""
+        dtype = getattr(torch, self.origin.dtype)
+        for pair in made:
+            number = pair.rollout
+            assert number not in self.entries and number not in self.unwritten, f"trajectory {number} came twice"
+            states, latents = (tensor.to(dtype).contiguous() for tensor in (pair.states, pair.latents))
+            self.unwritten[number] = _pair(number, pair.prompt, pair.seed, states, latents)
+            if len(self.unwritten) == self.pairs_per_shard:
+                self.write()
+        self._look()
+
+    def write(self) -> None:
+        """Put on disk what is not there yet, the same on every rank (a collective). Raises PairsFailed."""
+        if not self.unwritten:
+            return
+        shard, pairs = next(i for i in count() if i not in self.shards), list(self.unwritten.values())
+        size = collectives.agreed(collectives.by_rank_0(lambda: self._write_shard(shard, pairs)) or 0)
+        entries = [
+            PairEntry(pair.rollout, pair.prompt, pair.seed, shard, position, checksum(pair.states, pair.latents))
+            for position, pair in enumerate(pairs)
+        ]
+        self.shards[shard] = Shard(size, tuple(entries))
+        collectives.by_rank_0(lambda: _write_index(self.path, PairIndex(self.origin, self.shards)))
+        self.entries |= {entry.number: entry for entry in entries}
+        self.unwritten.clear()
+
+    def __getitem__(self, place: int) -> Trajectory:
+        """Read one and compare its checksum; its tensors are mapped from the file. Raises PairsFailed."""
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        number = self.order[place]
+        if number in self.unwritten:
+            return self.unwritten[number]
+        entry = self.entries[number]
+        file = shard_path(self.path, entry.shard)
+        try:
+            with safe_open(file, framework="pt") as opened:  # for this one only: what stays mapped counts as memory
+                states, latents = (opened.get_tensor(name) for name in _names(entry.position))
+        except (SafetensorError, OSError) as error:
+            raise PairsFailed(f"{file} cannot be read ({error}); {_CURE}") from error
+        if checksum(states, latents) != entry.checksum:
+            raise PairsFailed(f"{file} is damaged (the checksum of trajectory {number} does not match); {_CURE}")
+        return _pair(number, entry.prompt, entry.seed, states, latents)
+
+    def _look(self) -> None:
+        while self.arrived < len(self.order) and (
+            self.order[self.arrived] in self.entries or self.order[self.arrived] in self.unwritten
+        ):
+            self.arrived += 1
+
+    def _write_shard(self, shard: int, pairs: Sequence[Trajectory]) -> int:
+        """Returns the size of the file in bytes."""
+        named: dict[str, Tensor] = {}
+        for position, pair in enumerate(pairs):
+            named |= zip(_names(position), (pair.states, pair.latents), strict=True)
+        planned = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in named.items()}
+        file = shard_path(self.path, shard)
+        try:
+            with beside(file) as partial:
+                write_tensors(partial, planned, named.items())
+        except OSError as error:
+            raise PairsFailed(_unwritten(file, error)) from error
+        return file.stat().st_size
+
+
+def find_own(path: Path, origin: PairOrigin, say: Say = _log.warning) -> PairIndex:
+    """The index of a folder that trajectories of `origin` are kept in; a new folder gets an empty one.
+
+    What is damaged or missing is said and left out, to be made again. Raises PairsFailed for one of another origin.
+    """
+    if not (path / INDEX).is_file():
+        index, whole = PairIndex(origin, {}), False
+    else:
+        index, whole = _read(path, origin, *_OWN)
+        if not whole:
+            say(f"the end of {path / INDEX} is damaged; what it listed there is made again")
+    cut = _cut(path, index)
+    for number, why in cut.items():
+        say(f"{why}; its {len(index.shards[number].pairs)} trajectories are made again")
+    index = PairIndex(origin, {number: shard for number, shard in index.shards.items() if number not in cut})
+    if index.shards:
+        say(f"{len(list(index.entries()))} trajectories in {path} are made already")
+    if cut or not whole:  # before a shard is written again under its number: the index must not vouch for that one
+        _write_index(path, index)
+    return index
+
+
+def check_own(path: Path, origin: Callable[[], PairOrigin]) -> None:
+    """Refuse what `find_own` would; `origin` is asked for only where there is an index. Changes nothing."""
+    if (path / INDEX).is_file():
+        _read(path, origin(), *_OWN)
+
+
+def find_given(path: Path, origin: PairOrigin, needed: Sequence[int], key: str) -> PairIndex:
+    """The index of a folder that is only read. Changes nothing.
+
+    Raises PairsFailed, naming `key`, for no or a damaged folder, one of another origin, and one that lacks what is
+    `needed`.
+    """
+    if not (path / INDEX).is_file():
+        raise PairsFailed(f"{key}={path} holds no trajectories; give the folder ode_pairs of a run")
+    index, whole = _read(path, origin, key, f"set it back, or give another {key}")
+    for why in [*_cut(path, index).values()] + [f"the end of {path / INDEX} is damaged"] * (not whole):
+        raise PairsFailed(f"{key}: {why}; copy the folder again, or let the run that made it mend it")
+    there = {entry.number for entry in index.entries()}
+    if missing := [number for number in needed if number not in there]:
+        raise PairsFailed(
+            f"{key}={path} lacks {len(missing)} of the {len(needed)} trajectories that this run trains on; lower "
+            "ode.pairs, or let the run that makes them finish"
+        )
+    return index
+
+
+def pair_bytes(origin: PairOrigin) -> int:
+    """Bytes of one trajectory."""
+    return len(origin.indices) * prod(origin.shape) * getattr(torch, origin.dtype).itemsize
+
+
+def _read(path: Path, origin: PairOrigin, key: str, cure: str) -> tuple[PairIndex, bool]:
+    try:
+        index, whole = decode((path / INDEX).read_bytes())
+    except ValueError as error:
+        raise PairsFailed(f"{key}: {path / INDEX} is no index of trajectories ({error}); {cure}") from error
+    if difference := index.origin.difference(origin):
+        raise PairsFailed(f"{key}: {path} holds trajectories of {difference}; {cure}")
+    return index, whole
+
+
+def _cut(path: Path, index: PairIndex) -> dict[int, str]:
+    """Shards that are missing or of another size than was written, and what to say of them. Reads none."""
+    found = {}
+    for number, shard in index.shards.items():
+        file = shard_path(path, number)
+        size = file.stat().st_size if file.is_file() else None
+        if size != shard.size:
+            found[number] = f"{file} is " + (
+                "missing" if size is None else f"{size} bytes long instead of {shard.size}"
+            )
+    return found
+
+
+def _write_index(path: Path, index: PairIndex) -> None:
+    try:
+        write_whole(path / INDEX, encode(index))
+    except OSError as error:
+        raise PairsFailed(_unwritten(path / INDEX, error)) from error
+
+
+def _unwritten(file: Path, error: OSError) -> str:
+    return f"{file} was not written ({error}); mend what is named, and run the same command again"
+
+
+def _names(position: int) -> tuple[str, str]:
+    return f"{position}/states", f"{position}/latents"
+
+
+def _pair(number: int, prompt: str, seed: int, states: Tensor, latents: Tensor) -> Trajectory:
+    return Trajectory(number, 0, 0, ODE, prompt, seed, states, latents)

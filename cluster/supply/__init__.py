@@ -1,0 +1,1 @@
+"""Plan rollouts, validate and buffer windows; no process, no Ray."""

@@ -1,0 +1,199 @@
+"""Windows between actors and learner: bounded, in an order fixed at dispatch, and every one accounted for."""
+
+import math
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from cluster.config.buffer_config import BufferConfig
+from cluster.errors import RunFailed
+from models.records import Rollout
+
+Key = tuple[int, int]
+"""(rollout, index): a window as it was dispatched, whichever attempt makes it."""
+
+OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused")
+
+MAX_REFILLS = 8
+"""Times one window may come too old. More means that no rollout is ever young enough."""
+
+
+class Sample(Protocol):
+    """What travels: a Window or a Trajectory."""
+
+    rollout: int
+    attempt: int
+    index: int
+    role: str
+    start: int
+
+
+S = TypeVar("S", bound=Sample)
+
+
+class TooOld(RunFailed):
+    """Windows come too old again and again: the age bound cannot be met."""
+
+
+def order_of_leaving(samples: Sequence[S], seed: int, first: int) -> list[S]:
+    """What one dispatch asks for, as it leaves the buffer; `first` is the id of the dispatch's first rollout."""
+    return random.Random(f"{seed} {first}").sample(samples, len(samples))
+
+
+class WindowBuffer:
+    """Samples by role. Those dispatched and those waiting together never exceed `config.windows`.
+
+    The order in which samples leave is drawn when their rollouts are dispatched: dispatch by dispatch, shuffled inside
+    each. In order of arrival an update would see windows of one position only, because a rollout's early windows come
+    first; and a window that waits cannot be passed over for ever. Every dispatched sample comes out exactly once:
+    taken, or counted as cancelled. One that was dropped for its age goes to the end of the order with the start that
+    was drawn for it, so that dropping does not bend the law of starts.
+    """
+
+    def __init__(self, config: BufferConfig, seed: int, windows_per_update: int):
+        """`windows_per_update`: how many an update takes, over all roles."""
+        self.config, self.seed, self.windows_per_update = config, seed, windows_per_update
+        self.order: dict[str, deque[Key]] = defaultdict(deque)
+        self.waiting: dict[Key, Sample] = {}
+        self.pending: dict[Key, int | None] = {}
+        """The attempt that each window is expected of; None while it waits to be asked for again."""
+        self.refills: deque[Key] = deque()
+        self.dropped: Counter[Key] = Counter()
+        self.missing: dict[tuple[str, int], Key | None] = {}
+        """By role and number of samples: which of the next ones was still being made when this was last looked at."""
+        self.counts: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+
+    @property
+    def depth(self) -> int:
+        """Samples that wait to be taken."""
+        return len(self.waiting)
+
+    @property
+    def capacity(self) -> int:
+        """Samples that may be dispatched or wait.
+
+        With policy `wait` none is dispatched that could be too old when its turn comes: what lies before it in the
+        order is at most `max_age` updates' worth.
+        """
+        in_time = self.config.max_age * self.windows_per_update if self.config.policy == "wait" else math.inf
+        return int(min(self.config.windows, in_time))
+
+    def has_room(self, rollouts: Sequence[Rollout]) -> bool:
+        """Whether all windows of `rollouts` may be dispatched."""
+        windows = self.depth + len(self.pending) + sum(len(rollout.windows) for rollout in rollouts)
+        return windows <= self.capacity
+
+    def expect(self, rollouts: Sequence[Rollout]) -> None:
+        """Note the windows of rollouts that are dispatched together. Raises ValueError if one is expected already."""
+        plans = [((r.id, plan.index), plan.role) for r in rollouts for plan in r.windows]
+        attempts = {(r.id, plan.index): r.attempt for r in rollouts for plan in r.windows}
+        if len(attempts) < len(plans) or any(self.holds(*where) for where in attempts):
+            raise ValueError(f"rollouts {[rollout.id for rollout in rollouts]} were dispatched twice")
+        for where, role in order_of_leaving(plans, self.seed, rollouts[0].id):
+            self.order[role].append(where)
+        self.pending |= attempts
+        self.counts["dispatched"] += len(plans)
+
+    def expect_again(self, rollout: Rollout) -> None:
+        """The windows of `rollout` are now expected of another attempt; their places in the order stay."""
+        for plan in rollout.windows:
+            assert (rollout.id, plan.index) in self.pending, (rollout.id, plan.index)
+            self.pending[rollout.id, plan.index] = rollout.attempt
+            self.counts["asked_again"] += 1
+
+    def expects(self, rollout: int, index: int, attempt: int) -> bool:
+        """Whether this window of this attempt is still to come."""
+        return self.pending.get((rollout, index)) == attempt
+
+    def holds(self, rollout: int, index: int) -> bool:
+        """Whether this window is still to come or waits."""
+        return (rollout, index) in self.pending or (rollout, index) in self.waiting
+
+    def put(self, sample: Sample) -> None:
+        """Deliver one. A sample that nobody expects, or expects no longer, is refused."""
+        where = (sample.rollout, sample.index)
+        if not self.expects(*where, sample.attempt):
+            raise ValueError(f"window {sample.index} of rollout {sample.rollout} was not expected, or came twice")
+        del self.pending[where]
+        self.waiting[where] = sample
+        self.counts["delivered"] += 1
+
+    def complete(self, role: str, n: int) -> bool:
+        """Whether the next `n` samples of a role wait: cheap enough to ask at every delivery."""
+        if self.missing.get((role, n)) in self.pending:
+            return False
+        following = list(islice(self.order[role], n))
+        self.missing[role, n] = next((where for where in following if where not in self.waiting), None)
+        return len(following) == n and self.missing[role, n] is None
+
+    def take(self, role: str, n: int, age: Callable[[Sample], int]) -> list[Any] | None:
+        """The next `n` samples of a role, or None while one of them is still being made.
+
+        Windows carry their age and, with policy `weight`, their weight. With policy `drop` those that are too old are
+        asked for again (`refills`). Raises TooOld when that does not help.
+        """
+        while True:
+            if not self.complete(role, n):
+                return None
+            following = list(islice(self.order[role], n))
+            stale = [
+                w for w in following if self.config.policy == "drop" and age(self.waiting[w]) > self.config.max_age
+            ]
+            if not stale:
+                break
+            self._drop(role, stale)
+        for _ in following:
+            self.order[role].popleft()
+        self.counts["taken"] += n
+        return [self._aged(self.waiting.pop(where), age) for where in following]
+
+    def _drop(self, role: str, stale: Iterable[Key]) -> None:
+        self.missing.clear()
+        for where in stale:
+            self.dropped[where] += 1
+            if self.dropped[where] > MAX_REFILLS:
+                raise TooOld(
+                    f"window {where[1]} of rollout {where[0]} was older than buffer.max_age = {self.config.max_age} "
+                    f"updates {self.dropped[where]} times: rollouts take longer than that; raise buffer.max_age"
+                )
+            del self.waiting[where]
+            self.pending[where] = None  # of no attempt, until one is asked for it
+            self.order[role].remove(where)
+            self.order[role].append(where)
+            self.refills.append(where)
+            self.counts["dropped"] += 1
+
+    def _aged(self, sample: S, age: Callable[[S], int]) -> S:
+        self.dropped.pop((sample.rollout, sample.index), None)
+        if not hasattr(sample, "age"):
+            return sample  # a teacher's trajectory does not age
+        years = age(sample)
+        too_old = max(0, years - self.config.max_age) if self.config.policy == "weight" else 0
+        return replace(sample, age=years, weight=self.config.decay**too_old)
+
+    def cancel(self) -> int:
+        """Give up everything dispatched or waiting, and say how many windows that is: a stage has ended."""
+        self.counts["cancelled"] += len(self.pending) + self.depth
+        for held in (self.pending, self.waiting, self.order, self.refills, self.dropped, self.missing):
+            held.clear()
+        return self.counts["cancelled"]
+
+    def state(self) -> dict[str, Any]:
+        """Ledger and order, plain; what waits is saved by whoever knows how (`waiting`)."""
+        return {
+            "order": {role: list(keys) for role, keys in self.order.items()},
+            "pending": [[*where, attempt] for where, attempt in self.pending.items()],
+            "dropped": [[*where, times] for where, times in self.dropped.items()],
+            "counts": dict(self.counts),
+        }
+
+    def restore(self, state: dict[str, Any], waiting: Iterable[Sample]) -> None:
+        """Put back what `state` gave. What was pending is pending still: it must be asked for again."""
+        self.order.update({role: deque(tuple(w) for w in keys) for role, keys in state["order"].items()})
+        self.pending = {(rollout, index): attempt for rollout, index, attempt in state["pending"]}
+        self.dropped = Counter({(rollout, index): times for rollout, index, times in state["dropped"]})
+        self.counts.update(state["counts"])
+        self.waiting = {(sample.rollout, sample.index): sample for sample in waiting}

@@ -1,0 +1,49 @@
+"""Videos that one actor makes together, and how another goes on with them when it is gone."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from cluster.supply.buffer import WindowBuffer
+from models.records import GroupPlan, MadeBlock, Rollout, WindowPlan
+
+
+@dataclass
+class Dispatch:
+    """Videos that one actor makes together, and the blocks that it has streamed so far."""
+
+    rollouts: list[Rollout]
+    made: deque[MadeBlock] = field(default_factory=deque)
+    opening: list[MadeBlock] = field(default_factory=list)
+    """The first blocks of the videos, one horizon: groups are compared with them (stage grpo), and later blocks (law
+    priority)."""
+    lost: int = 0
+    """How often its actor was lost without a block made in between."""
+
+    def missing(self, buffer: WindowBuffer) -> tuple[list[int], list[Rollout]]:
+        """Rows of which windows are still to come to `buffer`, and those rollouts with these windows only."""
+        rows, missing = [], []
+        for row, rollout in enumerate(self.rollouts):
+            plans = tuple(p for p in rollout.windows if buffer.expects(rollout.id, p.index, rollout.attempt))
+            if plans:
+                rows.append(row)
+                missing.append(replace(rollout, windows=plans))
+        return rows, missing
+
+    def continued(
+        self, rows: Sequence[int], missing: list[Rollout], block_frames: int, window_frames: int
+    ) -> "Dispatch | None":
+        """`missing`, as `missing` gives it with its `rows`, from the blocks that were streamed; None without any.
+
+        A block that ends a missing window is made again, and so is one behind a missing fork: actors yield windows at
+        their last block, and fork where they stand.
+        """
+
+        def last_call(plan: WindowPlan) -> int:
+            return plan.start if isinstance(plan, GroupPlan) else plan.start + window_frames - block_frames
+
+        first = min(last_call(plan) for rollout in missing for plan in rollout.windows) // block_frames
+        made = deque(block.rows(rows) for block in self.made if block.index < first)
+        if not made:
+            return None
+        return Dispatch(missing, made, [block.rows(rows) for block in self.opening], self.lost + 1)

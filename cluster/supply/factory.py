@@ -1,0 +1,72 @@
+"""Which actor and which dispatcher supply a stage: the same on Ray and inline."""
+
+from collections.abc import Collection
+
+import torch
+
+from actors.dispatchers import GroupDispatcher, StudentDispatcher, TeacherDispatcher
+from actors.drift_tracker import Straying
+from actors.group_actor import GroupActor
+from actors.rollout_actor import RolloutActor
+from actors.student_actor import WeightSource
+from actors.teacher_actor import TeacherActor
+from cluster.config.run_config import Config
+from cluster.runs.run_prompts import group_prompts, training_prompts
+from cluster.runs.run_world import codec_of, text_of
+from models.checkpoints.weight_files import load_weights
+from models.computing import Computing
+
+
+def make_dispatcher(
+    stage: str, config: Config, kept: Collection[int] = (), straying: Straying | None = None
+) -> StudentDispatcher | TeacherDispatcher | GroupDispatcher:
+    """What the pool is asked to make for `stage`; of stage ode all trajectories but the `kept` numbers."""
+    if stage == "ode":
+        there = set(kept)
+        numbers = [i for i in range(config.ode.pairs) if i not in there]
+        return TeacherDispatcher(config.student, config.rollout, numbers, training_prompts(config), config.seed)
+    if stage == "grpo":
+        return GroupDispatcher(
+            config.student,
+            config.rollout,
+            config.window,
+            config.group,
+            config.sentinel,
+            config.grpo.groups * config.sentinel.every // config.group.forks,
+            *group_prompts(config),
+            config.seed,
+            config.earliest_fork,
+        )
+    return StudentDispatcher(
+        config.student,
+        config.rollout,
+        config.window,
+        config.dmd.critic_updates,
+        training_prompts(config),
+        config.seed,
+        straying,
+    )
+
+
+def make_actor(
+    stage: str, config: Config, weights: WeightSource, device: str = "cpu"
+) -> RolloutActor | TeacherActor | GroupActor:
+    """An actor for `stage`, not yet remote."""
+    computing = computing_of(config, device)
+    encode_text = text_of(config, computing.device)
+    if stage == "ode":
+        ode = config.ode
+        teacher = computing.outline(config.teacher_wan).to_empty(device=computing.device)
+        load_weights(teacher, config.teacher_path, "teacher")
+        return TeacherActor(
+            teacher, config.student, encode_text, ode.solver_steps, ode.guidance, computing.device,
+            config.negative_prompt,
+        )  # fmt: skip
+    actor = GroupActor if stage == "grpo" else RolloutActor
+    codec = codec_of(config, computing.device)
+    return actor(config.student, config.window_of(stage), encode_text, codec, weights, computing)
+
+
+def computing_of(config: Config, device: str = "cpu") -> Computing:
+    """How actors compute; what is published for them is published in this dtype."""
+    return Computing(torch.device(device), getattr(torch, config.rollout.dtype), config.rollout.compile)

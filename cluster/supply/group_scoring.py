@@ -1,0 +1,43 @@
+"""A group's rewards, wherever they are computed: in a reward process on Ray, in the one process inline."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cluster.config.run_config import Config
+from cluster.runs.run_world import codec_of
+from models.records import GRPO, SENTINEL, Group
+from rewards.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A group with its scores."""
+
+    group: Group
+    failures: dict[str, str]
+    """Why a reward's last missing score is missing."""
+    hung: bool
+    """A reward did not come back: its thread is left behind, and the process should be replaced."""
+
+
+class GroupScorer:
+    """Scores groups by the rewards of their role: those that are trained on, or the sentinels' metrics."""
+
+    def __init__(self, config: Config, device: str = "cpu"):
+        """Decodes on `device`. Raises ValueError where a reward, its flow or the codec cannot be made."""
+        self.device = torch.device(device)
+        self.codec = codec_of(config, self.device)
+        names = {GRPO: list(config.reward.weights), SENTINEL: config.sentinel.metrics}
+        self.scorers = {role: Scorer(config.reward, own, self._decode) for role, own in names.items()}
+
+    def __call__(self, group: Group, reference: Tensor | None) -> Scored:
+        """`reference` [R C H W] are the first frames of the group's own video, where it does not begin with them."""
+        before = group.context if len(group.context) else None
+        scores = self.scorers[group.role].score(group.prompt, group.latents, before, reference)
+        return Scored(replace(group, scores=scores.values), scores.failures, scores.hung)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Pixels [B T 3 H W], one video after the other: what decoding remembers of one is 1.9 GB for Wan."""
+        return torch.cat([self.codec.decode(video[None].to(self.device))[0].cpu() for video in latents])

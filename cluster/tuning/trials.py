@@ -1,0 +1,108 @@
+"""A scan: which trials there are, what has become of each, and the ones that still have to run."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cluster.bootstrap.ray_environment import settle_environment
+from cluster.config.run_config import Config
+from cluster.config.scan_config import Scan
+from models.atomic_files import write_whole
+
+Loop = Callable[..., None]
+"""`train.dmd`: (config, cluster, log)."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination of values on one seed; its folder is an ordinary run folder."""
+
+    arm: str
+    """What is special about it, for people: trials that differ in the seed only share it."""
+    values: dict[str, Any]
+    """By the key that was scanned."""
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}, seed {self.config.seed}"
+
+    @cached_property
+    def folder(self) -> "TrialFolder":
+        return TrialFolder(Path(self.config.run_dir))
+
+
+class TrialFolder:
+    """What a scan adds to a run folder: measurements, then scores and videos, or that the trial was stopped."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def state(self) -> str:
+        """finished, stopped (by ASHA) or unfinished."""
+        if (self.path / "scores.json").is_file():
+            return "finished"
+        return "stopped" if (self.path / "stopped.json").is_file() else "unfinished"
+
+    @property
+    def measurements(self) -> list[dict[str, float]]:
+        """{step, drift, time} of each, by ascending step."""
+        file = self.path / "measurements.json"
+        return json.loads(file.read_text()) if file.is_file() else []
+
+    def keep_measurement(self, measured: dict[str, float]) -> None:
+        """One of a step that was measured before takes its place: the trial went on from a checkpoint before it."""
+        kept = [known for known in self.measurements if known["step"] < measured["step"]]
+        self._write("measurements.json", [*kept, measured])
+
+    def stop(self, measured: dict[str, float]) -> None:
+        """Note that ASHA stopped the trial after this measurement."""
+        self._write("stopped.json", measured)
+
+    def keep_scores(self, scores: dict[str, Any], video: Tensor) -> None:
+        """`video` [B T 3 H W] in [0, 1] first: the scores say that the trial is finished."""
+        from safetensors.torch import save
+
+        write_whole(self.path / "videos.safetensors", save({"video": (video * 255).round().byte()}))
+        self._write("scores.json", scores)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Of a finished trial: `metrics` by name, one number per horizon; `prompts`, `seconds`; `cpu_seconds`, where it
+        was one process."""
+        return json.loads((self.path / "scores.json").read_text())
+
+    @property
+    def video(self) -> Tensor:
+        """[B T 3 H W] in [0, 1], of a finished trial."""
+        return load_file(self.path / "videos.safetensors")["video"].to(torch.float32) / 255
+
+    def _write(self, name: str, content: Any) -> None:
+        write_whole(self.path / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def plain_config(scan: Scan) -> Config:
+    """The run without the scan around it."""
+    return Config(**{field.name: getattr(scan, field.name) for field in fields(Config)})
+
+
+def run_trials(loop: Loop, scan: Scan, trials: Sequence[Trial]) -> dict[str, str]:
+    """Run the trials that are unfinished; returns why some still are, by name.
+
+    A trial goes on from its own checkpoint. What the others have measured before counts for ASHA.
+    """
+    waiting = [trial for trial in trials if trial.folder.state == "unfinished"]
+    if not waiting:
+        return {}
+    settle_environment(scan)
+    from cluster.tuning.ray_tune import tune_trials  # only now: ray reads its environment when imported
+
+    return tune_trials(loop, scan, trials, waiting)

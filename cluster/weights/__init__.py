@@ -1,0 +1,1 @@
+"""Transport of weight versions from the learner to the rollout actors."""

@@ -1,0 +1,1 @@
+"""Score videos: video in, table out."""

@@ -1,0 +1,61 @@
+"""Quality over time: the tiny world's metrics, one number per segment of one teacher horizon.
+
+The paper's claim is about what happens after the horizon, so no metric is averaged over a whole video.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from models.worlds.tiny_judge import judge
+from rewards.exposure import exposure_drift
+from rewards.object_motion import displacement, frozen, moving_pairs, prompted_speed
+
+
+def segment_metrics(video: Tensor, prompts: Sequence[str], horizon_frames: int) -> dict[str, list[float]]:
+    """Judge `video` [B T 3 H W] of the tiny world, values in [0, 1], segment by segment.
+
+    Every list has T / horizon_frames numbers, each over all videos and all frames or pairs of its segment. A
+    pair of consecutive frames belongs to the segment of its second; the first segment has one pair fewer.
+
+    - validity: share of frames that are a rendering of the prompted scene
+    - exposure_drift: mean distance to the mean brightness of the same video's first segment, in pixel value
+    - out_of_range: share of frames whose wall is darker or brighter than the world's walls ever are
+    - dynamic_degree: share of pairs that are valid in both frames and move at about the prompted speed
+    - frozen_share: share of pairs, valid or not, that move less than a quarter of it
+    - speed: median displacement of a pair, valid or not, over the prompted speed
+
+    Raises ValueError when T is no multiple of `horizon_frames`, when that is below 2, and where `judge` does.
+    """
+    if horizon_frames < 2:
+        raise ValueError(f"a segment must hold a pair of frames; got horizon_frames={horizon_frames}")
+    verdict = judge(video, prompts)
+    frames = video.shape[1]
+    if frames % horizon_frames:
+        raise ValueError(f"a video of {frames} frames has no whole number of segments of {horizon_frames} frames")
+    speed = prompted_speed(prompts)
+    moved = displacement(verdict.position)
+
+    def over_frames(values: Tensor) -> list[float]:
+        return [_mean(segment) for segment in values.split(horizon_frames, dim=1)]
+
+    def over_pairs(values: Tensor, statistic: Callable[[Tensor], float]) -> list[float]:
+        ends = range(horizon_frames - 1, frames - 1, horizon_frames)
+        return [statistic(segment) for segment in values.tensor_split(tuple(ends), dim=1)]
+
+    return {
+        "validity": over_frames(verdict.valid),
+        "exposure_drift": over_frames(exposure_drift(video, horizon_frames)),
+        "out_of_range": over_frames(~verdict.level_in_range),
+        "dynamic_degree": over_pairs(moving_pairs(verdict, prompts), _mean),
+        "frozen_share": over_pairs(frozen(moved, speed), _mean),
+        "speed": over_pairs(moved / speed[:, None], _median),
+    }
+
+
+def _mean(values: Tensor) -> float:
+    return values.double().mean().item()
+
+
+def _median(values: Tensor) -> float:
+    return values.quantile(0.5).item()

@@ -1,0 +1,50 @@
+"""Losses of the distillation, as pure functions of tensors; a number per sample, [B], because windows have weights."""
+
+import torch
+from torch import Tensor
+
+from models.flow_matching import shift_sigma
+
+
+def score_sigmas(uniform: Tensor, shift: float, low: float, high: float) -> Tensor:
+    """Noise levels at which teacher and critic are compared: uniform [B] in [0, 1], shifted, clamped.
+
+    Wan: shift 5, clamped to [0.02, 0.98] (Self-Forcing, timesteps 20 and 980).
+    """
+    return shift_sigma(uniform, shift).clamp(low, high)
+
+
+def dmd_gradient(x0: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
+    """Direction [B F C H W] that lowers KL(student || teacher) at `x0` (DMD2, Eq. 7; Self-Forcing++ Eq. 2).
+
+    (fake - real) / mean |x0 - real|, the mean over each sample: the score difference, in units of the distance that the
+    teacher wants the sample to move. No gradient flows through any input.
+    """
+    x0, real_x0, fake_x0 = x0.detach(), real_x0.detach(), fake_x0.detach()
+    scale = (x0 - real_x0).abs().flatten(1).mean(dim=1).clamp_min(torch.finfo(x0.dtype).tiny)
+    return (fake_x0 - real_x0) / scale.reshape(-1, *(1,) * (x0.ndim - 1))
+
+
+def dmd_loss(x0: Tensor, gradient: Tensor, judged: Tensor) -> Tensor:
+    """Losses [B] whose gradients with respect to `x0` [B F C H W] are `gradient` / number of its judged elements.
+
+    0.5 mean (x0 - stop(x0 - gradient))^2 over the frames where `judged` [B F] is 1 (else 0), in float64 because the
+    square of a small difference is taken and undone.
+    """
+    target = (x0.double() - gradient.double()).detach()
+    squares = (x0.double() - target).square() * judged[..., None, None, None]
+    return 0.5 * (squares.flatten(1).sum(dim=1) / (judged.sum(dim=1) * x0[0, 0].numel()))
+
+
+def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    """Flow matching, [B]: mean (velocity - (noise - x0))^2. Trains teacher and critic."""
+    return _sample_mean((velocity - (noise - x0)).square())
+
+
+def regression_loss(x0: Tensor, target: Tensor) -> Tensor:
+    """ODE initialisation, [B]: squared distance to the teacher's x0 (Self-Forcing++, Eq. 4)."""
+    return _sample_mean((x0 - target).square())
+
+
+def _sample_mean(x: Tensor) -> Tensor:
+    return x.flatten(1).mean(dim=1)

@@ -1,0 +1,1 @@
+"""Collectives, FSDP2 sharding and micro-batches of the learner ranks."""

@@ -1,0 +1,110 @@
+"""A network cut over the ranks (FSDP2): shards in training, whole tensors for files, actors and other numbers of ranks.
+
+Without a process group every tensor is whole already and these functions copy, so that callers have one path.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from learner.parallel import collectives
+from models.wan.network import Wan
+
+
+def in_group() -> bool:
+    """Whether this process is one of a group, be it the only one: networks can then be cut."""
+    return distributed.is_initialized()
+
+
+def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None, offload: bool = False) -> None:
+    """Cut every block over the ranks, then the rest; weights may still be on "meta".
+
+    Computes in `compute` (default: as stored) and reduces gradients in float32. With `offload` shards live on the CPU.
+    """
+    alone = collectives.size() == 1 and compute is None and not offload
+    if not in_group() or alone:  # one rank gains nothing and takes 30 % longer (tiny network, CPU)
+        return
+    # Keys and values are views of their projections. Writing to them in place would lose FSDP's hooks; nobody does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    # Inputs are not cast: a timestep of 937.5 has no bfloat16. Wan casts what it multiplies with weights.
+    precision = MixedPrecisionPolicy(param_dtype=compute, cast_forward_inputs=False)
+    if compute is not None:
+        precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    options = {
+        "mesh": init_device_mesh(device.type, (collectives.size(),)),
+        "mp_policy": precision,
+        "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+        # The default keeps the root's whole weights after a pass; without a backward they would outlive an update.
+        "reshard_after_forward": True,
+    }
+    for block in network.blocks:
+        fully_shard(block, **options)
+        for method in ("text_keys_values", "self_keys_values"):
+            register_fsdp_forward_method(block, method)
+    fully_shard(network, **options)
+    for method in ("text_keys_values", "run", "keys_values"):
+        register_fsdp_forward_method(network, method)
+
+
+def synchronise_gradients(module: nn.Module, wanted: bool) -> None:
+    """Whether the next backward passes average gradients over the ranks, or only add them up on each."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(wanted)
+
+
+@torch.no_grad()
+def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole private copies on the CPU of rank 0, and an empty dict on the others (a collective).
+
+    One tensor at a time is whole on every rank, so that a network larger than a device can be gathered.
+    """
+    gathered = {}
+    for name, tensor in tensors.items():
+        complete = whole(tensor)
+        if collectives.rank() == 0:
+            gathered[name] = complete.detach().to("cpu", copy=True)
+    return gathered
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on every rank (a collective if it is cut)."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """What this rank holds of each tensor; writing there writes the tensor."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+@torch.no_grad()
+def fill(target: Tensor, values: Tensor) -> None:
+    """Copy whole `values`, which every rank has, into `target`: each rank its shard."""
+    if isinstance(target, DTensor):
+        placed = values.to(target.device)
+        values = distribute_tensor(placed, target.device_mesh, target.placements, src_data_rank=None).to_local()
+        target = target.to_local()
+    target.copy_(values)
+
+
+def load(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], name: str) -> None:
+    """Fill all of `tensors`; raises ValueError, before anything is written, unless `values` are exactly those.
+
+    `name` is what the message calls them.
+    """
+    for key in sorted(tensors.keys() | values.keys()):
+        if key not in tensors or key not in values or tensors[key].shape != values[key].shape:
+            raise ValueError(f"the checkpoint's {name} is of another network: {key} differs; use another run_dir")
+    for key, target in tensors.items():
+        fill(target, values[key])

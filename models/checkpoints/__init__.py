@@ -1,0 +1,1 @@
+"""Read and write Wan checkpoints of every common format, and LoRA files."""

@@ -1,0 +1,111 @@
+"""A checkpoint written for other tools: a folder that diffusers reads, or files under the original names."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.atomic_files import flush
+from models.checkpoints.config_json import write_config
+from models.checkpoints.formats import Checkpoint
+from models.checkpoints.lora_files import Adapter, merged
+from models.checkpoints.safetensors_files import Stored, write_tensors
+from models.checkpoints.weight_names import to_original
+from models.network_config import WanConfig
+
+_STEM = "diffusion_pytorch_model"
+
+
+def planned(checkpoint: Checkpoint, original: bool, dtype: torch.dtype | None) -> dict[str, Stored]:
+    """What will be written, by the name it will have; without `dtype` in the types that the checkpoint has."""
+    spoken = to_original if original else str
+    return {spoken(name): Stored(held.shape, dtype or held.dtype) for name, held in checkpoint.stored.items()}
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    config: WanConfig,
+    out: Path,
+    *,
+    original: bool,
+    dtype: torch.dtype | None = None,
+    adapters: Mapping[str, Adapter] | None = None,
+    shard_bytes: int,
+    advanced: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Write one `.safetensors` file, or a folder of shards with index and config.json, holding one tensor at a time.
+
+    `advanced` hears the bytes of each tensor. Everything is written beside `out`, which appears when all of it is on
+    the disk. Raises ValueError where `out` is taken, OSError where the disk refuses.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    require_free(out, partial)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plan = planned(checkpoint, original, dtype)
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for name, (_, tensor) in zip(plan, merged(checkpoint.tensors(), adapters or {}), strict=True):
+            advanced(plan[name].size)
+            yield name, tensor
+
+    try:
+        if out.suffix == ".safetensors":
+            write_tensors(partial, plan, tensors())
+            flush(partial)
+        else:
+            _write_folder(partial, plan, tensors(), write_config(config, original), shard_bytes)
+        require_free(out)
+        partial.rename(out)
+        flush(out.parent)
+    except BaseException:
+        # Half a checkpoint is of no use to anybody, and may have filled the disk.
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        raise
+
+
+def require_free(out: Path, *beside: Path) -> None:
+    """Refuse to overwrite anything. Raises ValueError."""
+    for path in (out, *beside):
+        try:
+            taken = path.exists()
+        except OSError as error:
+            raise ValueError(f"out={out} cannot be written ({error.strerror}); change out") from error
+        if taken:
+            raise ValueError(f"out={out}: {path} exists and is never overwritten; move it away, or change out")
+
+
+def shards(plan: Mapping[str, Stored], shard_bytes: int) -> list[dict[str, Stored]]:
+    """The plan cut, in its order, where a file would exceed `shard_bytes`; a larger tensor has a file of its own."""
+    cut: list[dict[str, Stored]] = []
+    size = 0
+    for name, stored in plan.items():
+        if not cut or size + stored.size > shard_bytes:
+            cut.append({})
+            size = 0
+        cut[-1][name] = stored
+        size += stored.size
+    return cut
+
+
+def _write_folder(
+    folder: Path, plan: Mapping[str, Stored], tensors: Iterator[tuple[str, Tensor]], config: str, shard_bytes: int
+) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    cut = shards(plan, shard_bytes)
+    files = [
+        f"{_STEM}{f'-{i:05d}-of-{len(cut):05d}' if len(cut) > 1 else ''}.safetensors" for i in range(1, 1 + len(cut))
+    ]
+    for file, part in zip(files, cut, strict=True):
+        write_tensors(folder / file, part, islice(tensors, len(part)))
+    if len(cut) > 1:
+        placed = {name: file for file, part in zip(files, cut, strict=True) for name in part}
+        total = sum(stored.size for stored in plan.values())
+        index = {"metadata": {"total_size": total}, "weight_map": placed}
+        (folder / f"{_STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for file in (*folder.iterdir(), folder):
+        flush(file)

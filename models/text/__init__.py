@@ -1,0 +1,1 @@
+"""Text encoder (UMT5), its embedding cache, and the negative prompt."""

@@ -1,0 +1,121 @@
+"""The Wan diffusion transformer. Teacher, critic and student are this one class.
+
+What differs is who may look at whom, and that is an argument: `forward` is the bidirectional network of teacher and
+critic; `models.causal` calls `run` and `keys_values` with a cache or a block mask to make the student.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from models.network_config import WanConfig
+from models.wan.attention import Visibility
+from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, Segments
+from models.wan.rope import rotary_positions
+
+
+class Wan(nn.Module):
+    """Velocity prediction v = noise - x0 for latents [B F C H W] (Wan2.1; state-dict names of diffusers)."""
+
+    def __init__(self, config: WanConfig):
+        super().__init__()
+        self.config = config
+        dim, patch = config.dim, config.patch_size
+        self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch)
+        self.condition_embedder = ConditionEmbedder(dim, config.freq_dim, config.text_dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.ffn_dim, config.num_attention_heads, config.eps, config.cross_attn_norm)
+            for _ in range(config.num_layers)
+        )
+        self.norm_out = LayerNorm(dim, config.eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(dim, config.out_channels * patch[1] * patch[2])
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.checkpoint_activations = False
+        """Whether a pass with gradient keeps only the blocks' inputs and computes the blocks again going back."""
+
+    def compile_blocks(self, backend: str | Callable = "inductor") -> None:
+        """Compile the blocks in place by torch; what they compute stays the same, to rounding.
+
+        Each length of the past is a graph of its own, with static shapes: a cache that is full needs no more of them.
+        """
+        # Seven lengths in Wan, more with a sink or an image, each with and without gradient and mask; past the default
+        # of 8 torch would go on uncompiled.
+        torch._dynamo.config.recompile_limit = 64
+        for block in self.blocks:
+            block.compile(backend=backend, dynamic=False)
+
+    def forward(self, x_t: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        """Velocity [B F C H W] with every frame seeing every other.
+
+        `timestep` is [B] or, one per frame, [B F], in [0, 1000]; `text` is [B S text_dim], padding rows zero.
+        """
+        if timestep.ndim == 1:
+            timestep = timestep[:, None].expand(-1, x_t.shape[1])
+        return self.run(x_t, timestep, self.text_keys_values(text))
+
+    def text_keys_values(self, text: Tensor) -> list[KeysValues]:
+        """Cross-attention keys and values of every layer: constant over a video, so made once per prompt."""
+        embedded = self.condition_embedder.text(text)
+        return [block.text_keys_values(embedded) for block in self.blocks]
+
+    def run(
+        self,
+        x_t: Tensor,
+        timestep: Tensor,
+        text: Sequence[KeysValues],
+        *,
+        start: int = 0,
+        past: Sequence[Segments] | None = None,
+        visibility: Visibility | None = None,
+    ) -> Tensor:
+        """Velocity of frames `start`, `start` + 1, ..., which also see the `past` keys and values of each layer."""
+        hidden, embedding, time, rotary = self._embed(x_t, timestep, start)
+        for i, block in enumerate(self.blocks):
+            hidden, _ = self._through(block, hidden, time, text[i], rotary, past[i] if past else (), visibility)
+        shift, scale = (self.scale_shift_table + embedding[:, :, None]).unsqueeze(3).unbind(2)
+        patches = self.proj_out((self.norm_out(hidden) * (1 + scale) + shift).type_as(hidden))
+        rows, columns = self.config.grid(*x_t.shape[-2:])
+        _, p, q = self.config.patch_size
+        velocity = rearrange(patches, "b f (h w) (p q c) -> b f c (h p) (w q)", h=rows, w=columns, p=p, q=q)
+        return velocity.type_as(x_t)
+
+    def keys_values(
+        self,
+        x0: Tensor,
+        text: Sequence[KeysValues],
+        *,
+        start: int = 0,
+        past: Sequence[Segments] | None = None,
+        visibility: Visibility | None = None,
+    ) -> list[KeysValues]:
+        """Self-attention keys and values of every layer for finished frames `x0`, read at timestep 0.
+
+        The last layer stops at its keys and values: no later layer reads what it would have computed.
+        """
+        timestep = torch.zeros(x0.shape[:2], dtype=torch.float32, device=x0.device)
+        hidden, _, time, rotary = self._embed(x0, timestep, start)
+        made = []
+        for i, block in enumerate(self.blocks[:-1]):
+            hidden, own = block(hidden, time, text[i], rotary, past[i] if past else (), visibility)
+            made.append(own)
+        return [*made, self.blocks[-1].self_keys_values(hidden, time, rotary)]
+
+    def _through(self, block: Block, *arguments) -> tuple[Tensor, KeysValues]:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)  # blocks draw nothing
+        return block(*arguments)
+
+    def _embed(self, x_t: Tensor, timestep: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Tokens [B F P D], time embedding [B F D], modulations [B F 6 D], rotary positions."""
+        _, p, q = self.config.patch_size
+        patches = rearrange(x_t, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=q)
+        patches = patches.to(self.patch_embedding.weight.dtype)
+        # A convolution whose stride is its kernel is one matrix product; Conv3d takes a slower path to it.
+        hidden = functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        embedding, time = self.condition_embedder.time(timestep)
+        rotary = rotary_positions(self.config, start, x_t.shape[1], *x_t.shape[-2:], like=hidden)
+        return hidden, embedding, time, rotary

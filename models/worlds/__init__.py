@@ -1,0 +1,1 @@
+"""Encode text and pixels for the networks: the tiny world or Wan's."""

@@ -1,0 +1,179 @@
+"""A procedural video world, small enough to train in on two CPU cores and exact enough to judge.
+
+One anti-aliased sprite moves at constant speed over a lit, textured wall and bounces off the edges. A prompt names
+colour, shape, speed and wall: "a red disc drifts slowly over a warm wall". The wall's light (level and gradient) varies
+from video to video and is *not* in the prompt: a student must carry it from its own frames, so exposure drift arises by
+itself. The world's clock is 16 video frames per second; a teacher horizon is 12 frames, 0.75 s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from models.network_config import TINY
+
+SIZE = 12
+"""Rows and columns of a frame, in pixels."""
+FPS = 16
+"""Video frames per second."""
+HORIZON = 12
+"""Frames of one teacher horizon: 0.75 s."""
+
+COLOURS = {
+    "red": (0.90, 0.15, 0.12),
+    "green": (0.15, 0.80, 0.20),
+    "blue": (0.15, 0.30, 0.95),
+    "yellow": (0.95, 0.85, 0.15),
+    "magenta": (0.90, 0.20, 0.85),
+    "white": (0.97, 0.97, 0.97),
+}
+SHAPES = ("disc", "square")
+SPEEDS = {"drifts slowly": 0.45, "glides quickly": 0.95}
+"""Pixels per frame."""
+WALLS = {"warm": (0.62, 0.50, 0.42), "cool": (0.42, 0.50, 0.62), "mossy": (0.44, 0.56, 0.42)}
+
+RADIUS = 2.0
+"""Radius of a disc; a square has half this side and the same area, in pixels."""
+LEVEL = (0.55, 1.0)
+"""Range of a wall's light level."""
+GRADIENT = 0.25
+"""Largest change of light from the middle of a wall to its edge."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a prompt says: indices into COLOURS, SHAPES, SPEEDS and WALLS."""
+
+    colour: str
+    shape: str
+    speed: str
+    wall: str
+
+    @property
+    def prompt(self) -> str:
+        return f"a {self.colour} {self.shape} {self.speed} over a {self.wall} wall"
+
+
+SCENES = {
+    scene.prompt: scene for scene in (Scene(c, s, v, w) for c, s, v, w in product(COLOURS, SHAPES, SPEEDS, WALLS))
+}
+"""Every prompt of the world (72) and its scene."""
+
+PROMPTS = tuple(SCENES)
+
+_SHOWN = 60
+_THIRD = [prompt for i, prompt in enumerate(PROMPTS) if i % 3 == (i // 3 + i // 12) % 3]
+SENTINEL_PROMPTS = tuple(prompt for i, prompt in enumerate(_THIRD) if (i + i // 4) % 4 == 0)
+TRAINING_PROMPTS = tuple(prompt for prompt in _THIRD if prompt not in SENTINEL_PROMPTS)
+HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in _THIRD)
+"""18 prompts for stage grpo to train on, 6 for its sentinels, 48 for judging it: all three hold every word."""
+
+
+def scene_of(prompt: str) -> Scene:
+    """The scene that `prompt` names; a prompt outside the world is refused."""
+    if prompt not in SCENES:
+        said = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
+        raise ValueError(f'the tiny world knows no "{said}"; a prompt reads like "{PROMPTS[0]}"')
+    return SCENES[prompt]
+
+
+def pixel_grid() -> tuple[Tensor, Tensor]:
+    """Row and column of every pixel's centre, each [H W]."""
+    axis = torch.arange(SIZE) + 0.5
+    return torch.meshgrid(axis, axis, indexing="ij")
+
+
+def coverage(shape: str, position: Tensor) -> Tensor:
+    """Share of each pixel covered by a sprite centred at `position` [... 2] (row, column): [... H W] in [0, 1]."""
+    rows, columns = pixel_grid()
+    down, right = rows - position[..., 0, None, None], columns - position[..., 1, None, None]
+    if shape == "disc":
+        return (RADIUS + 0.5 - (down**2 + right**2).sqrt()).clamp(0, 1)
+    half = RADIUS * torch.pi**0.5 / 2
+    return (half + 0.5 - down.abs()).clamp(0, 1) * (half + 0.5 - right.abs()).clamp(0, 1)
+
+
+def texture() -> Tensor:
+    """The walls' fixed relief [H W], around 1: a checkerboard of two-pixel tiles."""
+    rows, columns = pixel_grid()
+    tiles = (rows / 2).floor() + (columns / 2).floor()
+    return 1 + 0.10 * (1 - 2 * (tiles % 2))
+
+
+def light_basis() -> Tensor:
+    """[3 H W]: level, and gradients down and right that reach 1 at the edges. A wall's light is a sum of the three."""
+    rows, columns = pixel_grid()
+    return torch.stack([torch.ones(SIZE, SIZE), 2 * rows / SIZE - 1, 2 * columns / SIZE - 1])
+
+
+def render(scene: Scene, position: Tensor, light: Tensor) -> Tensor:
+    """Frames [... 3 H W] in [0, 1] of a sprite at `position` [... 2] on a wall lit by `light` [... 3]."""
+    cover = coverage(scene.shape, position).unsqueeze(-3)
+    level = torch.einsum("...k,khw->...hw", light, light_basis()) * texture()
+    wall = torch.tensor(WALLS[scene.wall])[:, None, None] * level.unsqueeze(-3)
+    sprite = torch.tensor(COLOURS[scene.colour])[:, None, None]
+    return (cover * sprite + (1 - cover) * wall).clamp(0, 1)
+
+
+def sample_video(prompt: str, frames: int, generator: torch.Generator) -> Tensor:
+    """A real video of the world, [F 3 H W] in [0, 1], with random light, start and direction."""
+    scene = scene_of(prompt)
+    u = torch.rand(6, generator=generator)
+    angle = 2 * torch.pi * u[0]
+    light = torch.stack([LEVEL[0] + (LEVEL[1] - LEVEL[0]) * u[1], GRADIENT * (2 * u[2] - 1), GRADIENT * (2 * u[3] - 1)])
+    light[1:] *= 0.5  # level and both gradients together stay inside what a frame can show
+    velocity = SPEEDS[scene.speed] * torch.stack([angle.sin(), angle.cos()])
+    low, high = RADIUS, SIZE - RADIUS
+    start = low + (high - low) * u[4:]
+    steps = torch.arange(frames)[:, None]
+    # Bouncing is a triangle wave: unfold the walls, move straight, fold back.
+    unfolded = (start - low + velocity * steps) % (2 * (high - low))
+    position = low + (high - low) - (unfolded - (high - low)).abs()
+    return render(scene, position, light.expand(frames, 3))
+
+
+def encode(video: Tensor) -> Tensor:
+    """Pixels in [0, 1] to latents of about unit variance. The world needs no VAE."""
+    return (video - 0.4) / 0.25
+
+
+def decode(latents: Tensor) -> Tensor:
+    """Latents to pixels, clamped to [0, 1]."""
+    return (latents * 0.25 + 0.4).clamp(0, 1)
+
+
+_WORDS = sorted({word for prompt in PROMPTS for word in prompt.split()})
+TEXT_LENGTH, TEXT_DIM = TINY.text_len, TINY.text_dim
+
+
+def encode_text(prompts: Sequence[str]) -> Tensor:
+    """Embeddings [B S D]: one fixed unit vector per word, zero rows behind the last. "" is the unconditional prompt."""
+    vectors = torch.eye(TEXT_DIM) * TEXT_DIM**0.5
+    out = torch.zeros(len(prompts), TEXT_LENGTH, TEXT_DIM)
+    for row, prompt in zip(out, prompts, strict=True):
+        if prompt:
+            scene_of(prompt)
+        for i, word in enumerate(prompt.split()):
+            row[i] = vectors[_WORDS.index(word)]
+    return out
+
+
+class TinyText:
+    """`encode_text`, which needs no network and so nothing at hand."""
+
+    identity = "tiny"
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings [B S D]. Raises ValueError for a prompt of another world."""
+        return encode_text(prompts)
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Refuse a prompt of another world: ValueError."""
+        encode_text(prompts)
+
+    def surplus(self, prompt: str) -> int:
+        """None: this world's prompts are short."""
+        return 0

@@ -1,0 +1,44 @@
+"""Keys of the world that networks live in. Imports no torch: help must be quick."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.keys import key
+from models.user_paths import user_path
+
+SHIPPED_STUDENT = Path(__file__).resolve().parents[2] / "assets/tiny/student_uniform.safetensors"
+"""Student of the tiny world that the repository ships."""
+
+
+@dataclass(kw_only=True)
+class WorldConfig:
+    """Where text and pixels become what networks speak."""
+
+    vae: str | None = key(
+        None,
+        "diffusers folder with vae/ (or that folder itself); without, the checkpoint's own; the tiny world has none",
+    )
+    text_encoder: str | None = key(
+        None, "diffusers folder with text_encoder/ and tokenizer/; without, the checkpoint's; the tiny world has none"
+    )
+    text_cache: str = key(
+        "~/.cache/longtake/text", "folder of the embeddings of prompts seen before; best where all nodes see it"
+    )
+
+    def vae_folder(self, *checkpoints: Path) -> Path | None:
+        """The folder of the VAE: the given one, else the first of `checkpoints` that brings one along."""
+        return _folder(self.vae, "vae", checkpoints)
+
+    def text_encoder_folder(self, *checkpoints: Path) -> Path | None:
+        """The folder of the text encoder: the given one, else the first of `checkpoints` that brings one along."""
+        return _folder(self.text_encoder, "text_encoder", checkpoints)
+
+    @property
+    def text_cache_folder(self) -> Path:
+        return user_path(self.text_cache, "text_cache")
+
+
+def _folder(given: str | None, name: str, checkpoints: tuple[Path, ...]) -> Path | None:
+    if given is not None:
+        return user_path(given, name)
+    return next((checkpoint for checkpoint in checkpoints if (checkpoint / name).is_dir()), None)

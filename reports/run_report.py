@@ -1,0 +1,181 @@
+"""What a run leaves to read: summary.json, report.html in one file, and the table for a terminal.
+
+Only numbers of `rewards.segments` are told, and videos are shown in the order in which they were made.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from einops import rearrange
+
+from models.atomic_files import write_whole
+from models.worlds.tiny_judge import TOLERANCE
+from models.worlds.tiny_world import FPS, HORIZON
+from reports.figures import (
+    CURVES,
+    Arm,
+    chart,
+    check,
+    data_address,
+    milestones,
+    percent,
+    picture,
+    seconds_at,
+)
+from rewards.object_motion import FASTEST_EXCESS, FROZEN, SLOWEST
+
+__all__ = ["Arm", "headline", "picture", "table", "write_report", "write_summary"]
+
+OURS, BASELINE = "uniform", "prefix_1"
+HELD, LEVEL, MOVING = 0.90, 0.05, 0.85
+"""Words of the headline: validity that is kept, a gap that is none, a share of motion that is kept."""
+SHOWN = 8
+"""Videos in the report: the first ones."""
+TRAINING_FRAMES = "rollout.frames"
+"""The setting, nested or dotted, that says how long the training rollouts were; marked in the curves."""
+
+
+def write_summary(
+    path: str | Path,
+    *,
+    commit: str,
+    seconds: Mapping[str, float],
+    settings: Mapping[str, Any],
+    arms: Sequence[Arm],
+) -> dict[str, Any]:
+    """Write summary.json, whole or not at all, and return what it says."""
+    check(arms)
+    methods = {
+        arm.name: {"title": arm.title, "videos": len(arm.prompts)}
+        | {key: list(values) for key, values in arm.metrics.items()}
+        for arm in arms
+    }
+    summary = {"commit": commit, "seconds": dict(seconds), "settings": dict(settings), "methods": methods}
+    write_whole(Path(path), (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    return summary
+
+
+def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[Arm]) -> None:
+    """Write report.html: numbers of `summary`, frames of `arms`, nothing that lies outside the file."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    check(arms)
+    if list(summary["methods"]) != [arm.name for arm in arms]:
+        raise ValueError(f"the summary is of {list(summary['methods'])}, not of {[arm.name for arm in arms]}")
+    segments = milestones(arms[0].segments)
+    settings = dict(_flat(summary["settings"]))
+    training_frames = settings.get(TRAINING_FRAMES)
+    shown = {arm.name: arm.videos[:SHOWN] for arm in arms}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).resolve().parent.parent / "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"typeset": _typeset, "clock": _clock}
+    page = environment.get_template("report.html.j2").render(
+        headline=headline(summary),
+        motion=_motion(summary),
+        summary=summary,
+        settings={name: "none" if value is None else str(value) for name, value in settings.items()},
+        arms=arms,
+        prompts=arms[0].prompts[:SHOWN],
+        segments=[(segment, seconds_at(segment)) for segment in segments],
+        strips={
+            name: [[data_address(video[segment * HORIZON - 1], 8) for segment in segments] for video in videos]
+            for name, videos in shown.items()
+        },
+        sheets={name: data_address(rearrange(videos, "b t c h w -> c (b h) (t w)")) for name, videos in shown.items()},
+        curves=CURVES,
+        charts={curve.key: chart(curve, arms, training_frames) for curve in CURVES},
+        player={
+            "frames": arms[0].videos.shape[1],
+            "height": arms[0].videos.shape[3],
+            "width": arms[0].videos.shape[4],
+            "fps": FPS,
+            "horizon": HORIZON,
+        },
+        training_frames=training_frames,
+        tolerance=TOLERANCE,
+        slowest=SLOWEST,
+        fastest_excess=FASTEST_EXCESS,
+        frozen=FROZEN,
+    )
+    write_whole(Path(path), page.encode())
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """The result in one sentence that says no more than the numbers do."""
+    methods = summary["methods"]
+    last = {name: method["validity"][-1] for name, method in methods.items()}
+    segments = len(next(iter(methods.values()))["validity"])
+    when = f"fter {seconds_at(segments)}, {segments}x the teacher's horizon,"
+    if not {OURS, BASELINE} <= last.keys():
+        shares = [f"{percent(share)} with {_short(methods[name])}" for name, share in last.items()]
+        return f"A{when} the share of valid frames is {', '.join(shares)}."
+    ours, baseline = last[OURS], last[BASELINE]
+    facts = f"{percent(ours)} of frames are valid with {_short(methods[OURS])}"
+    facts += f", {percent(baseline)} with {_short(methods[BASELINE])}"
+    if ours < baseline - LEVEL:
+        return f"Not as hoped: a{when} only {facts}."
+    if ours <= baseline + LEVEL:
+        return f"No clear difference: a{when} {facts}."
+    if ours < HELD:
+        return f"Better, but not held: a{when} {facts}."
+    first, final = (methods[OURS]["dynamic_degree"][segment] for segment in (0, -1))
+    if final < MOVING * first:
+        return f"Held, but slowing: a{when} {facts}; {percent(final / first)} of the former's motion is left."
+    return f"A{when} {facts}."
+
+
+def _motion(summary: Mapping[str, Any]) -> str:
+    """What became of motion, in one sentence."""
+    told = [
+        f"from {method['dynamic_degree'][0]:.2f} to {method['dynamic_degree'][-1]:.2f} with {_short(method)}"
+        for method in summary["methods"].values()
+    ]
+    return f"From the first to the last segment, dynamic degree goes {', '.join(told)}."
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The numbers at 1, 2, 4, 8, 16 teacher horizons, as plain text."""
+    methods = summary["methods"]
+    segments = milestones(len(next(iter(methods.values()))["validity"]))
+    captions = {curve.key: f"{curve.label} ({curve.best} is best)" for curve in CURVES}
+    width = max(len(text) for text in [*methods, *captions.values()]) + 2
+    lines = [f"{name:<{width}}{method['title']}; {method['videos']} videos" for name, method in methods.items()]
+    lines += ["", " " * width + "".join(f"{f'{segment}x':>8}" for segment in segments)]
+    lines += [" " * width + "".join(f"{seconds_at(segment):>8}" for segment in segments)]
+    for curve in CURVES:
+        lines += [captions[curve.key]]
+        for name, method in methods.items():
+            numbers = "".join(f"{method[curve.key][segment - 1]:>8.3f}" for segment in segments)
+            lines += [f"{'  ' + name:<{width}}{numbers}"]
+    return "\n".join(lines)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _short(method: Mapping[str, Any]) -> str:
+    return method["title"].partition(":")[0]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _typeset(text: str) -> str:
+    """The signs that a terminal does without: times, and spaces that do not break before a unit."""
+    text = re.sub(r"(?<=\d)x\b", "\u00d7", text)
+    return re.sub(r"(?<=\d) (?=s\b|%)", "\u00a0", text)

@@ -1,0 +1,1 @@
+"""Optical flow engines and measures of motion."""

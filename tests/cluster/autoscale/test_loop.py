@@ -1,0 +1,103 @@
+"""What is written down and told of an autoscaled pool, and the hours it has cost."""
+
+import json
+
+import pytest
+
+from cluster.autoscale.loop import FILE, Autoscaling, hours_spent, looks
+from cluster.autoscale.meter import Meter
+from cluster.config.autoscale_config import AutoscaleConfig
+from cluster.runs.trace import Reading, TraceFile
+from cluster.supply.supply import Supply
+from tests.fakes.small_runs import small
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def scaled(tmp_path, **keys):
+    config = small()
+    config.run_dir = str(tmp_path)
+    config.autoscale = AutoscaleConfig(enabled=True, measured_s=20.0, grow_after_s=20.0, **keys)
+    clock = Clock()
+    meter = Meter(20.0, clock)
+    autoscaling = Autoscaling(config, meter, clock=lambda: 1e9 + clock.now)
+    return config, clock, meter, autoscaling
+
+
+def starve(meter, clock, seconds, size):
+    """Actors need 2 s for a window and the learner half a second; they work as many as are there."""
+    for slot in range(size):
+        meter.there(slot)
+    for _ in range(seconds // 4):
+        for slot in range(size):
+            meter.begins(slot, windows=2, warm=True)
+        with meter.learner_waits():
+            clock.now += 4.0 - size
+        meter.taken(2 * size)
+        for slot in range(size):
+            meter.delivers(slot, "Window"), meter.delivers(slot, "Window")
+        clock.now += size
+        for slot in range(size):
+            meter.ends(slot)
+
+
+def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):
+    config, clock, meter, autoscaling = scaled(tmp_path)
+    buffer, trace = Supply("dmd", config).buffer, TraceFile(tmp_path / "trace.json")
+    told = []
+    for _ in range(6):
+        starve(meter, clock, 8, size=1)
+        look = autoscaling.look(1, buffer, "dmd")
+        autoscaling.write(look.entry)
+        trace.write(look.readings)
+        told += [look.told] if look.told else []
+        if look.size > 1:
+            break
+    trace.close()
+    assert told == [
+        "rollout pool: from 1 to 2 actors: the learner waits 75% of its time, 0.0 of 1.0 actors wait for room; "
+        "a window takes an actor 2 s and the learner 0.5 s"
+    ]
+    seen = looks(tmp_path / FILE)
+    assert seen[-1]["decision"] == {
+        "size": 2, "reason": told[0].partition("actors: ")[2], "kind": "grow", "needed": 4,
+    }  # fmt: skip
+    assert autoscaling.metrics["autoscale/wanted"] == 2 and autoscaling.metrics["autoscale/needed"] == 4
+    events = json.loads((tmp_path / "trace.json").read_text() + "]")
+    curves = [event for event in events if event["ph"] == "C" and event["name"] == "actors"]
+    assert [event["args"] for event in curves][-1] == {"running": 1, "wanted": 2}
+    assert len(curves) == len(seen) and all(isinstance(reading, Reading) for reading in look.readings)
+
+
+def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
+    config, clock, meter, autoscaling = scaled(tmp_path, maximum=1)
+    told = []
+    for _ in range(20):
+        starve(meter, clock, 8, size=1)
+        told.append(autoscaling.look(1, Supply("dmd", config).buffer, "dmd").told)
+    (line,) = [line for line in told if line is not None]
+    assert line.startswith("rollout pool: stays at 1 actors: the learner waits 75%")
+    assert line.endswith("more actors are kept back by autoscale.maximum")
+
+
+def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_cut_off_does_not_count(tmp_path):
+    config, clock, meter, autoscaling = scaled(tmp_path)
+    meter.placed(0, ()), meter.placed(1, ())
+    clock.now += 7200.0
+    autoscaling.write(autoscaling.look(2, Supply("dmd", config).buffer, "dmd").entry)
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"gpu_hours": 99, "decis')
+    assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
+    again = Autoscaling(config, Meter(20.0, clock))
+    assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
+    again.meter.placed(0, ())
+    clock.now += 3600.0
+    look = again.look(1, Supply("dmd", config).buffer, "dmd")
+    assert look.entry["gpu_hours"] == pytest.approx(5.0)
+    again.write(look.entry)
+    assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 5.0])

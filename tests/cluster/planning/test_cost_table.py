@@ -1,0 +1,295 @@
+"""Where costs come from: keys, a run, a benchmark, or the operations that a device can do."""
+
+import json
+from dataclasses import asdict, replace
+from functools import cache
+
+import pytest
+import yaml
+
+import settings
+from cluster.config.devices import DEVICES
+from cluster.config.plan_config import COSTS, PlanConfig
+from cluster.planning import stage_costs
+from cluster.planning.cost_table import find_costs, pace, table_costs
+from cluster.planning.measured_costs import read_costs
+from cluster.planning.simulator import rehearse
+
+WAN = ["preset=wan_1_3b", "cluster.learner_ranks=8"]
+BLOCK = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21} | {
+    "dtype": "bfloat16",
+    "compile": True,
+}
+"""What benchmarks/rollout_fps says that it measured."""
+TINY = ["preset=tiny", "device_name=cpu", "rollout.batch=2", "cluster.learner_ranks=2"]
+
+
+@cache
+def wan():
+    return settings.load(WAN)
+
+
+@cache
+def tiny():
+    return settings.load(TINY)
+
+
+@cache
+def lines_of_nine():
+    """Of a run of the tiny world."""
+    paced = pace(find_costs(PlanConfig(), tiny()), tiny())
+    return list(lines_of(tiny(), paced, rehearse(tiny(), paced, 5, 9)))
+
+
+def written(folder, lines, config=None):
+    if config is not None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
+    file = folder / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def lines_of(config, paced, seen, shift_s=1e9):
+    """What a run writes that goes as `seen` does."""
+    ended_s, worked_s = [0.0, *seen.ended_s], [0.0, *seen.worked_s]
+    for i in range(1, len(ended_s)):
+        interval_s = ended_s[i] - ended_s[i - 1]
+        away_s = seen.waited_s[i - 1] + paced.publish_s
+        at_work_s = worked_s[i] - worked_s[i - 1]
+        yield {
+            "time": shift_s + ended_s[i],
+            "stage": "dmd",
+            "step": i,
+            "learner/busy_share": 1 - away_s / interval_s,
+            "waited/publish_s": paced.publish_s,
+            "rollout/busy_share": at_work_s / (seen.actors * interval_s),
+            "rollout/actors": seen.actors,
+            "rollout/blocks": at_work_s / paced.block_s * config.rollout.batch,
+        }
+
+
+def test_the_table_is_operations_over_what_the_device_sustains():
+    config, device = wan(), DEVICES["h100"]
+    found, per_s = table_costs(config), device.peak_flops * device.sustained
+    by_name = {line.name: line.value for line in stage_costs.operations(config)}
+    assert found["block_s"] == pytest.approx(by_name["one rollout"] / 134 / per_s)
+    assert found["cut_s"] == pytest.approx(by_name["image latent of a mid-video window"] / per_s)
+    assert found["student_window_s"] == pytest.approx(by_name["one window of the student"] / per_s)
+    assert found["critic_window_s"] == pytest.approx(by_name["one window of the critic"] / per_s)
+    halved = settings.load([*WAN, "cluster.actor_gpus=0.5", "rollout.batch=2", "buffer.windows=400"])
+    assert table_costs(halved)["block_s"] == pytest.approx(4 * found["block_s"]), "half a GPU, two videos"
+    assert table_costs(settings.load(["preset=tiny"]))["cut_s"] == 0
+
+
+def test_ranks_share_a_batch_out():
+    found = find_costs(PlanConfig(student_window_s=3.0, critic_window_s=1.0, block_s=0.5), wan())
+    assert pace(found, wan()).student_s == 3.0 and pace(found, wan()).critic_s == 1.0
+    on_four = settings.load(["preset=wan_1_3b", "cluster.learner_ranks=4"])
+    assert pace(found, on_four).student_s == 6.0 and pace(found, on_four).block_s == 0.5
+
+
+def test_a_given_cost_goes_before_the_table_and_says_so():
+    found = find_costs(PlanConfig(block_s=0.71), wan())
+    assert found["block_s"].seconds == 0.71 and found["block_s"].source == "plan.block_s"
+    assert found["critic_window_s"].source.startswith("table: 40%") and set(found) == set(COSTS)
+
+
+def test_costs_read_from_a_run_are_those_it_was_made_with(tmp_path):
+    config = tiny()
+    known = find_costs(PlanConfig(block_s=0.8, student_window_s=2.1, critic_window_s=1.4, publish_s=0.2), config)
+    paced = pace(known, config)
+    seen = rehearse(config, paced, 5, 30)
+    lines = list(lines_of(config, paced, seen))
+    restarted = [*lines[:12], *({**line, "time": line["time"] + 500} for line in lines[9:])]
+    resumed = [*lines[:12], lines[12] | {"waited/begin_s": 4.0}, *lines[13:]]
+    resumed = [*resumed[:12], *(line | {"time": line["time"] + 500} for line in resumed[12:])]
+    planned = settings.load([*TINY[:-1], "cluster.learner_ranks=4", "rollout.frames=120", "cluster.rollout_actors=9"])
+    for measured in (lines, restarted, resumed):
+        found, source = read_costs(written(tmp_path, [{"stage": "ode", "step": 1}, *measured], config), planned)
+        assert found["block_s"] == pytest.approx(0.8) and found["publish_s"] == pytest.approx(0.2)
+        update_s = found["student_window_s"] + config.dmd.critic_updates * found["critic_window_s"]
+        assert update_s == pytest.approx(2.1 + config.dmd.critic_updates * 1.4)
+        assert found["student_window_s"] / found["critic_window_s"] == pytest.approx(
+            stage_costs.student_window_flops(config, "dmd") / stage_costs.critic_window_flops(config, "dmd")
+        )
+        assert found["cut_s"] == 0 and "updates of" in source
+
+
+def test_a_line_of_the_rollout_benchmark_gives_the_block_of_one_video(tmp_path):
+    line = {"name": "rollout_fps", "block_ms": 700.0, "device": "NVIDIA H100", "config": BLOCK}
+    file = written(tmp_path, [line | {"block_ms": 1.0}, {"name": "burn_in"}, line])
+    found = find_costs(PlanConfig(costs=str(file)), wan())
+    assert found["block_s"].seconds == 0.7 and "NVIDIA H100" in found["block_s"].source
+    assert found["cut_s"].source.startswith("table")
+    two = settings.load([*WAN, "rollout.batch=2", "buffer.windows=400"])
+    assert find_costs(PlanConfig(costs=str(file)), two)["block_s"].seconds == 1.4
+    with pytest.raises(
+        ValueError, match=r"was measured with config.latent = \[16, 60, 104\], and \[16, 90, 160\] is planned"
+    ):
+        read_costs(file, settings.load([*WAN, "student.height=90", "student.width=160"]))
+
+
+def test_a_cost_that_is_given_and_measured_is_refused(tmp_path):
+    file = written(tmp_path, [{"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": BLOCK}])
+    with pytest.raises(
+        ValueError, match=r"plan.block_s=0.5 is given, and plan.costs=.* says 0.7; leave one of them out"
+    ):
+        find_costs(PlanConfig(costs=str(file), block_s=0.5), wan())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("", "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
+        ("no json\n", "is no file of JSON lines"),
+        ("[1, 2]\n3\n", "holds neither metrics of stage dmd"),
+        ('{"name": "burn_in"}\n', "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
+        ('{"stage": "dmd", "step": 1, "time": 1.0}\n', "needs the run's config.yaml beside it"),
+    ],
+)
+def test_a_file_without_costs_is_refused(tmp_path, text, said):
+    file = tmp_path / "m.jsonl"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_costs(file, tiny())
+
+
+def test_half_a_line_at_the_end_is_left_out(tmp_path):
+    file = written(tmp_path, [{"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": BLOCK}])
+    file.write_text(file.read_text() + '{"name": "rollout_fps", "blo')
+    assert read_costs(file, wan())[0] == {"block_s": 0.7}
+
+
+def test_a_run_of_another_shape_an_inline_one_and_a_short_one_are_refused(tmp_path):
+    config, lines = tiny(), lines_of_nine()
+    file = written(tmp_path, lines, config)
+    for other, said in (
+        ("rollout.batch=4", "was measured with rollout.batch = 2, and 4 is planned; measure again"),
+        ("learner.checkpoint_activations=true", "measured with learner.checkpoint_activations = False, and True"),
+        ("rollout.dtype=bfloat16", "measured with rollout.dtype = 'float32', and 'bfloat16' is planned"),
+        ("rollout.compile=true", "measured with rollout.compile = False, and True is planned"),
+        ("student.attention_frames=9", "measured with student.attention_frames = 12, and 9 is planned"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_costs(file, settings.load([*TINY, other]))
+    with pytest.raises(ValueError, match="has 4 updates behind the first; 5 are needed"):
+        read_costs(written(tmp_path, lines[:5]), config)
+    inline = [{name: value for name, value in line.items() if "rollout" not in name} for line in lines]
+    kind = replace(config, cluster=replace(config.cluster, learner_ranks=1, kind="inline"))
+    with pytest.raises(ValueError, match="is of an inline run, whose halves take turns"):
+        read_costs(written(tmp_path, inline, kind), config)
+
+
+def changed(lines, number, **values):
+    """`lines` with `values` in the one that is counted from 1; None takes a key out."""
+    line = lines[number - 1] | {name.replace("__", "/"): value for name, value in values.items()}
+    kept = {name: value for name, value in line.items() if value is not None}
+    return [*lines[: number - 1], kept, *lines[number:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"rollout__busy_share": None},
+            r"line 4 of plan.costs=\S+metrics.jsonl has no rollout/busy_share: another ver",
+        ),
+        ({"rollout__blocks": "many"}, "line 4 of plan.costs=.* has rollout/blocks = 'many', and not a number of 0"),
+        ({"rollout__actors": True}, "has rollout/actors = True, and not a number"),
+        ({"learner__busy_share": float("nan")}, "has learner/busy_share = nan, and not a number"),
+        ({"waited__publish_s": [1]}, r"has waited/publish_s = \[1\], and not a number"),
+        ({"step": None}, "line 4 of plan.costs=.* has no step"),
+        ({"time": {}}, "has time = {}, and not a number"),
+    ],
+)
+def test_metrics_of_another_version_are_answered_with_the_line_and_its_key(tmp_path, change, said):
+    config, lines = tiny(), lines_of_nine()
+    with pytest.raises(ValueError, match=said) as found:
+        read_costs(written(tmp_path, changed(lines, 4, **change), config), config)
+    assert "\n" not in str(found.value)
+
+
+def test_a_run_in_which_nobody_worked_is_refused(tmp_path):
+    config, lines = tiny(), lines_of_nine()
+    for name in ("rollout/blocks", "rollout/busy_share", "learner/busy_share"):
+        with pytest.raises(ValueError, match=f"has no update with {name} above 0; measure again"):
+            read_costs(written(tmp_path, [line | {name: 0} for line in lines], config), config)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "config.yaml beside plan.costs=.* holds no configuration"),
+        ("- a list", "holds no configuration"),
+        ("cluster: ray", "has no cluster.kind: another version may have written it"),
+        ("cluster: {kind: ray}", "has no student.model"),
+        ("a: [", r"needs the run's config.yaml beside it \(ParserError\)"),
+        (b"\xff\xfe", "needs the run's config.yaml beside it"),
+    ],
+)
+def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, said):
+    file = written(tmp_path, [{"stage": "dmd", "step": 1, "time": 1.0}])
+    (tmp_path / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=said) as found:
+        read_costs(file, tiny())
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("learner.teacher_offload", None, "has no learner.teacher_offload: another version"),
+        ("cluster.learner_ranks", "two", "has cluster.learner_ranks = 'two', and not a number"),
+        ("dmd.batch_size", 0, "has dmd.batch_size = 0; measure again"),
+    ],
+)
+def test_a_config_of_another_version_is_refused_by_the_key(tmp_path, name, value, said):
+    config, file = tiny(), written(tmp_path, lines_of_nine())
+    group, _, key = name.partition(".")
+    tree = asdict(config)
+    tree[group].pop(key)
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(tree if value is None else tree | {group: tree[group] | {key: value}})
+    )
+    with pytest.raises(ValueError, match=said):
+        read_costs(file, config)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": "a string"}, "line 1 of plan.costs=.* has no config.model"),
+        ({"config": BLOCK | {"compile": False}}, "was measured with config.compile = False, and True is planned"),
+        (
+            {"config": BLOCK | {"dtype": "float32"}},
+            "was measured with config.dtype = 'float32', and 'bfloat16' is planned",
+        ),
+        ({"block_ms": None}, "line 1 of plan.costs=.* has block_ms = None"),
+        ({"block_ms": 0}, "has block_ms = 0; measure again"),
+    ],
+)
+def test_a_benchmark_of_another_version_or_speed_is_refused_by_the_key(tmp_path, change, said):
+    line = {"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": BLOCK} | change
+    with pytest.raises(ValueError, match=said):
+        read_costs(written(tmp_path, [line]), wan())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("learner_gpus", 0, "plan.learner_gpus is 0"),
+        ("rollout_gpus", [4, 0], r"plan.rollout_gpus is \[4, 0\]; a pool has 1 GPU or more"),
+        ("block_s", 0.0, "plan.block_s is 0.0; it must be above 0 and finite"),
+        ("cut_s", -1.0, "plan.cut_s is -1.0; it must be 0 or above and finite"),
+        ("critic_window_s", float("nan"), "plan.critic_window_s is nan"),
+        ("gpu_hour_price", -2.0, "plan.gpu_hour_price is -2.0"),
+        ("budget_gpu_days", 0.0, "plan.budget_gpu_days is 0.0"),
+        ("plot", "plan.pdf", "plan.plot is plan.pdf; give a file that ends in .png"),
+    ],
+)
+def test_a_key_that_makes_no_sense_is_refused_by_name(key, value, said):
+    with pytest.raises(ValueError, match=said):
+        PlanConfig(**{key: value})
+    assert PlanConfig(cut_s=0.0, publish_s=0.0, gpu_hour_price=0.0)

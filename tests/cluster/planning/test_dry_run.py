@@ -1,0 +1,266 @@
+"""What `dry_run=true` says before anything is made, against the published table and against what is really made."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import settings
+from actors.rollout_actor import RolloutActor
+from cluster.planning import memory, stage_costs, wan_costs
+from cluster.planning.dry_run import report, shown
+from cluster.runs.trajectories import open_pairs
+from cluster.supply.factory import computing_of, make_actor, make_dispatcher
+from models.causal import write_block
+from models.kv_cache import KVCache
+from models.records import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan
+from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
+from models.wan.network import Wan
+from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.video_codec import TinyCodec
+from tests.fakes.fixed_weights import FixedWeights
+
+ON_EIGHT = ["preset=wan_1_3b", "cluster.learner_ranks=8", "cluster.rollout_actors=24"]
+
+
+def by_name(lines):
+    return {line.name: line for line in lines}
+
+
+def printed(lines):
+    return {line.name: shown(line.value, line.unit) for line in lines}
+
+
+# -- the table of the published arithmetic ----------------------------------------------------------------------------
+
+
+def test_a_rank_of_eight_holds_what_the_published_table_says():
+    config = settings.load([*ON_EIGHT, "stage=dmd", "init=x"])
+    rank = by_name(memory.rank_memory(config, "dmd"))
+    student_and_critic = sum(rank[name].value for name in ("weights", "gradients", "optimiser"))
+    assert shown(student_and_critic / 2, "B") == "2.84 GB"
+    assert f"{rank['frozen networks'].value / 1e9:.2f}" == "0.35"
+    in_float32 = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "learner.teacher_dtype=float32"])
+    assert f"{by_name(memory.rank_memory(in_float32, 'dmd'))['frozen networks'].value / 1e9:.2f}" == "0.71"
+    large = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "teacher_model=wan_14b", "base=x"])
+    assert f"{by_name(memory.rank_memory(large, 'dmd'))['frozen networks'].value / 1e9:.2f}" == "3.57"
+    assert f"{rank['activations'].value / 1e9 - 4.6:.1f}" == "3.0", "inputs of 30 layers, beside one layer's own"
+
+
+def test_an_actor_holds_what_the_published_table_says_and_twice_the_cache_while_a_block_is_appended():
+    actor = printed(memory.actor_memory(settings.load(ON_EIGHT), "dmd"))
+    assert actor["weights"] == "2.84 GB"
+    assert actor["keys and values"] == "6.04 GB"
+    assert actor["keys and values of the text"] == "94.37 MB"
+    assert actor["keys and values of the last block"] == "5.18 GB"
+    together = memory.total(memory.actor_memory(settings.load(ON_EIGHT), "dmd"))
+    assert shown(together, "B") == "17.40 GB", "9.39 without the version that stands by and the second cache"
+
+
+def test_an_actor_of_stage_ode_holds_its_teacher():
+    small, large = (
+        by_name(memory.actor_memory(settings.load([*ON_EIGHT, "stage=ode", "teacher=x", *more]), "ode"))
+        for more in ([], ["teacher_model=wan_14b", "base=x"])
+    )
+    assert shown(small["weights"].value, "B") == "2.84 GB" and shown(large["weights"].value, "B") == "28.58 GB"
+    assert large["one block at work"].value > small["one block at work"].value > 0
+
+
+def test_stage_ode_takes_the_time_of_the_pairs_made_ahead_and_then_of_the_slower_half():
+    config = settings.load([*ON_EIGHT, "stage=ode"])
+    cost = stage_costs.stage_cost(config, "ode")
+    made, learnt = stage_costs.seconds(config, cost.actors, 24), stage_costs.seconds(config, cost.learner, 8)
+    assert stage_costs.stage_seconds(config, cost) == pytest.approx(made * 15 / 16 + max(made / 16, learnt))
+    without = stage_costs.StageCost("dmd", cost.actors, cost.learner)
+    assert stage_costs.stage_seconds(config, without) == max(made, learnt)
+
+
+def test_operations_are_those_of_the_published_table():
+    lines = printed(stage_costs.operations(settings.load(ON_EIGHT)))
+    assert lines["one pass of a block"] == "40.41 TFLOP" and lines["one finished block"] == "202.03 TFLOP"
+    assert lines["one rollout"] == "26.65 PFLOP"
+    assert lines["VAE, one block decoded"] == "40.65 TFLOP"
+
+
+# -- against what is really made --------------------------------------------------------------------------------------
+
+
+def test_a_trained_parameter_costs_what_a_real_one_keeps():
+    config = settings.load(["preset=tiny", "cluster=inline"])
+    network = Wan(config.student.wan)
+    optimizer = torch.optim.AdamW(network.parameters(), foreach=True)
+    sum(p.sum() for p in network.parameters()).backward()
+    optimizer.step()
+    moments = [x for state in optimizer.state.values() for x in state.values() if x.ndim]
+    rank = by_name(memory.rank_memory(config, "ode"))
+    assert rank["weights"].value == sum(p.nbytes for p in network.parameters())
+    assert rank["gradients"].value == sum(p.grad.nbytes for p in network.parameters())
+    assert rank["optimiser"].value == sum(moment.nbytes for moment in moments)
+
+
+def test_a_window_is_as_large_as_a_real_one():
+    config = settings.load(["preset=tiny"])
+    student = Weights.of(0, Wan(config.student.wan))
+    actor = RolloutActor(config.student, config.window, encode_text, TinyCodec(), FixedWeights(student))
+    rollout = Rollout(0, 0, PROMPTS[0], 1, 36, (WindowPlan(STUDENT, 24, 3, 0),))
+    (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
+    made = sum(x.nbytes for x in (window.context, window.latents, window.noisy))
+    assert by_name(memory.shared_memory(config))["one window"].value == made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_actors_hold_and_compute_in_the_dtype_that_is_asked_for_and_hand_over_float32(dtype):
+    config = settings.load(["preset=tiny", "stage=[ode,dmd]", f"rollout.dtype={str(dtype).removeprefix('torch.')}"])
+    published = Weights(0, computing_of(config).as_stored(Wan(config.student.wan).state_dict()))
+    actor = make_actor("dmd", config, FixedWeights(published))
+    rollout = Rollout(0, 0, PROMPTS[0], 1, 36, (WindowPlan(STUDENT, 24, 3, 0),))
+    (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
+    assert window.latents.dtype == window.noisy.dtype == torch.float32 and window.latents.isfinite().all()
+    teacher = make_actor("ode", config, None)
+    for stage, network in (("dmd", actor.student), ("ode", teacher.teacher)):
+        assert {p.dtype for p in network.parameters()} == {dtype}
+        told = by_name(memory.actor_memory(config, stage))["weights"].value
+        assert told == sum(p.nbytes for p in network.parameters())
+
+
+def test_while_a_block_is_appended_two_caches_and_the_block_are_held():
+    config = settings.load(["preset=tiny"])
+    student, network = config.student, Wan(config.student.wan)
+    text = network.text_keys_values(encode_text([PROMPTS[0]]))
+    block, cache = (
+        torch.zeros(1, student.block_frames, *student.frame_shape),
+        KVCache(student.wan, student.context_frames),
+    )
+    while cache.window_frames < student.context_frames:
+        cache = write_block(network, block, text, cache)
+    own = network.keys_values(block, text, start=cache.frames, past=cache.past())
+    after = cache.append(student.block_frames, own)
+    held = sum(x.nbytes for layers in (cache.window, after.window, own) for layer in layers for x in layer)
+    config.rollout.batch = 1
+    told = by_name(memory.actor_memory(config, "dmd"))
+    assert held == told["keys and values"].value + told["keys and values of the last block"].value
+
+
+def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depend_on_their_number(tmp_path):
+    few, many = (settings.load([*ON_EIGHT, "stage=ode", f"ode.pairs={pairs}"]) for pairs in (1600, 16000))
+    assert memory.shared_memory(few) == memory.shared_memory(many)
+    assert memory.rank_memory(few, "ode") == memory.rank_memory(many, "ode")
+    assert printed(memory.disk(many)) == {"trajectories of the teacher": "335.46 GB"}
+    assert "Disk of the run folder\n  trajectories of the teacher" in report(many)
+    given = settings.load([*ON_EIGHT, "stage=ode", "ode.pairs_dir=x"])
+    assert not memory.disk(given) and stage_costs.stage_cost(given, "ode").actors == 0
+    small = settings.load(["preset=tiny", "ode.pairs=20", f"run_dir={tmp_path}"])
+    with open_pairs(small) as pairs:
+        shape = (small.student.horizon_frames, *small.student.frame_shape)
+        for i in range(20):
+            pairs.add([Trajectory(i, 0, 0, ODE, PROMPTS[i], i, torch.zeros(4, *shape), torch.zeros(shape))])
+    (line,) = memory.disk(small)
+    assert line.value == pytest.approx(sum(f.stat().st_size for f in tmp_path.glob("ode_pairs/shard_*")), rel=0.002)
+
+
+def test_the_rollouts_of_a_stage_cost_what_those_that_are_dispatched_do():
+    config = settings.load(["preset=tiny", "dmd.steps=200", "rollout.horizon=sampled"])
+    rollouts = config.dmd.steps * config.samples_per_update("dmd") // config.rollout.windows
+    dispatcher = make_dispatcher("dmd", config)
+    slow = 0.0
+    for first in range(0, rollouts, config.rollout.batch):
+        batch = dispatcher.rollouts(first)
+        end = max(plan.start + config.window.frames for rollout in batch for plan in rollout.windows)
+        slow += len(batch) * wan_costs.rollout_flops(config.student, end)
+    assert stage_costs.stage_cost(config, "dmd").actors == pytest.approx(slow, rel=0.03)
+
+
+def test_twice_the_processes_take_half_the_time():
+    config = settings.load(ON_EIGHT)
+    assert stage_costs.seconds(config, 1e18, 4) == 2 * stage_costs.seconds(config, 1e18, 8)
+    assert stage_costs.seconds(config, 989.4e12 * 0.4, 1) == 1
+
+
+# -- the report -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["wan_1_3b", "tiny", "smoke"])
+@pytest.mark.parametrize("stage", ["ode", "dmd", "grpo"])
+def test_every_stage_of_every_preset_has_a_report_with_its_name(preset, stage):
+    text = report(settings.load([f"preset={preset}", f"stage={stage}"]))
+    assert f"one learner rank of 1, stage {stage}" in text and f"\n  {stage:<8}" in text
+
+
+def test_the_report_says_who_would_run_where_and_what_a_submission_would_send():
+    text = report(settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", "cluster=h100_64_spot"]))
+    for line in (
+        "  learner         8 x 1 CPU, 1 GPU, on role=learner, ray.io/accelerator-type=H100",
+        "  rollout        56 x 1 CPU, 0.75 GPU, on role=rollout, ray.io/accelerator-type=H100, first on "
+        "ray.io/market-type=spot",
+        "  role=learner, ray.io/accelerator-type=H100: 8 CPUs, 8 GPUs, nodes: 1 x 8 GPUs",
+        "  role=rollout, ray.io/accelerator-type=H100: 56 CPUs, 56 GPUs, nodes: 7 x 8 GPUs",
+    ):
+        assert f"\n{line}\n" in text
+    assert re.search(r"\nUpload of ray job submit --working-dir \.\n  \d+ files, \d+\.\d+ MB, of 104\.86 MB", text)
+    inline = report(settings.load(["cluster=inline"]))
+    assert "everything in one process" in inline and "Upload" not in inline
+
+
+def test_what_does_not_fit_is_said():
+    fits = [*ON_EIGHT, "stage=dmd"]
+    assert "warning" not in report(settings.load(fits))
+    more = [*fits, "learner.micro_batch=1", "learner.checkpoint_activations=false"]
+    assert "warning: more than the 80 GB of the device" in report(settings.load(more))
+
+
+def test_an_unknown_device_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match='device_name is "b300"; set it to one of h100, h200, a100, cpu'):
+        settings.load(["device_name=b300"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["cluster=laptop"], "cpu"),
+        (["cluster=h100_8"], "h100"),
+        (["preset=wan_1_3b"], "h100"),
+        (["cluster=h100_8", "device_name=a100"], "a100"),
+    ],
+)
+def test_without_a_name_the_device_is_what_the_processes_compute_on(arguments, expected):
+    assert f"\ndevice_name={expected}: " in report(settings.load(arguments))
+
+
+def test_of_a_pool_that_sizes_itself_its_first_size_and_its_bounds_are_said():
+    sized = ["autoscale.enabled=true", "autoscale.minimum=2", "autoscale.maximum=6", "cluster.rollout_actors=3"]
+    said = "\n  the rollout pool begins with 3 and sizes itself, between 2 and 6\n"
+    assert said in report(settings.load(sized)) and "sizes itself" not in report(settings.load([]))
+
+
+def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path):
+    """As a user types it. A network of this size would take 5.7 GB."""
+    script = (
+        "import resource, sys, settings\n"
+        "try:\n    settings.run(None, 'tiny')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "import ray\nassert not ray.is_initialized()\n"
+        "print('KB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    arguments = [*ON_EIGHT, "dry_run=true", f"run_dir={tmp_path}/run", f"teacher={tmp_path}/not/here"]
+    shown = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=settings.ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "1,418,996,800" in shown.stdout
+    assert int(shown.stdout.split("KB")[1]) < 2e6
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_are_read_and_counted(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat on a mat\na cat on a mat\nno\n")
+    assert "p.txt: 1 prompts; dropped: 1 too short, 1 twice" in report(settings.load([f"prompts={tmp_path}/p.txt"]))
+    with pytest.raises(ValueError, match=r"none\.txt does not exist"):
+        report(settings.load([f"prompts={tmp_path}/none.txt"]))
+
+
+def test_guidance_leads_away_from_wans_own_negative_prompt_and_in_the_tiny_world_from_none():
+    assert settings.load(["preset=wan_1_3b"]).negative_prompt == WAN_NEGATIVE_PROMPT
+    assert settings.load(["preset=tiny"]).negative_prompt == ""
+    assert settings.load(["preset=wan_1_3b", "prompt.negative=blurred"]).negative_prompt == "blurred"

@@ -1,0 +1,110 @@
+"""Which pool is looked at, and which is the cheapest."""
+
+from dataclasses import replace
+
+import pytest
+
+import settings
+from cluster.config.plan_config import PlanConfig
+from cluster.planning import placement
+from cluster.planning.pool_sizes import balanced_gpus, cheapest, largest_pool, overfull, size_up, sizes
+from cluster.planning.simulator import Pace, rehearse
+
+PACE = Pace(block_s=0.5, cut_s=0.1, student_s=3.0, critic_s=1.5, publish_s=0.1)
+
+
+def wan(*arguments):
+    return settings.load(["preset=wan_1_3b", "cluster.learner_ranks=8", "dmd.steps=60", *arguments])
+
+
+def silent(what):
+    return None
+
+
+def test_no_pool_is_cheaper_than_the_one_that_is_marked():
+    config, plan = wan("dmd.steps=30"), PlanConfig(updates=15)
+    found = sizes(config, PACE, plan, silent)
+    best, gpus = cheapest(found), [size.rollout_gpus for size in found]
+    assert gpus == sorted(set(gpus)) and {best.rollout_gpus - 1, best.rollout_gpus + 1} <= set(gpus)
+    every = [size_up(config, PACE, plan, n).gpu_days for n in range(best.rollout_gpus - 5, best.rollout_gpus + 6)]
+    assert best.gpu_days <= 1.01 * min(every)
+    assert best.learner_idle_share < 0.15 and best.rollout_idle_share < 0.15
+
+
+def test_only_the_pools_that_are_asked_for_are_looked_at():
+    told = []
+    found = sizes(wan(), PACE, PlanConfig(updates=5, rollout_gpus=[30, 3]), told.append)
+    assert [size.rollout_gpus for size in found] == [3, 30] and len(told) == 2
+
+
+@pytest.mark.parametrize(("cluster", "ranks", "most"), [("h100_8", 2, 6), ("h100_32", 8, 24), ("h100_64_spot", 8, 56)])
+def test_a_preset_leaves_its_own_pool_and_not_one_gpu_more(cluster, ranks, most):
+    config = wan(f"cluster={cluster}", f"cluster.learner_ranks={ranks}")
+    assert largest_pool(config) == most == config.cluster.rollout_actors
+    assert placement.overfull(config) is None and overfull(config, most) is None
+    assert f"cluster.gpus is {config.cluster.gpus}, and {ranks} learner, {most + 1} rollout" in overfull(
+        config, most + 1
+    )
+    assert largest_pool(wan()) is None, "without cluster.gpus nobody knows"
+
+
+def test_pools_that_the_cluster_could_never_hold_are_not_looked_at():
+    config, slow = wan("cluster=h100_32", "dmd.steps=10"), replace(PACE, block_s=9.0)
+    found = [size.rollout_gpus for size in sizes(config, slow, PlanConfig(updates=3), silent)]
+    assert max(found) == 24 and balanced_gpus(config, slow) > 24
+    told = []
+    with pytest.raises(
+        ValueError, match=r"plan.rollout_gpus holds 25, and cluster.gpus is 32, and 8 learner, 25 rollou"
+    ):
+        sizes(config, slow, PlanConfig(updates=3, rollout_gpus=[8, 25]), told.append)
+    full = wan("cluster=h100_8")
+    with pytest.raises(
+        ValueError, match=r"8 learner, 1 rollout processes need 16 .*; lower plan.learner_gpus, or choose"
+    ):
+        sizes(full, PACE, PlanConfig(updates=3), told.append)
+    assert told == [], "said before the first is played through"
+
+
+def test_what_is_not_played_through_goes_on_as_what_was():
+    config = wan()
+    whole, part = (size_up(config, PACE, PlanConfig(updates=n), 10) for n in (60, 30))
+    assert whole.stage_s == rehearse(config, PACE, 10, 60).ended_s[-1]
+    assert part.stage_s == pytest.approx(whole.stage_s, rel=0.05)
+
+
+def test_a_growing_horizon_is_played_through_to_the_end():
+    grows = wan("rollout.curriculum=[[0,42],[40,402]]")
+    seen = size_up(grows, PACE, PlanConfig(updates=5), 10).seen
+    assert len(seen.ended_s) == 60
+    short, long = seen.ended_s[30] - seen.ended_s[10], seen.ended_s[59] - seen.ended_s[49]
+    assert long / 10 > 1.5 * short / 20
+
+
+@pytest.mark.parametrize("gpus", [4, 40])
+def test_a_budget_buys_the_updates_that_cost_it(gpus):
+    size = size_up(wan(), PACE, PlanConfig(updates=30), gpus)
+    assert size.gpu_days == pytest.approx((8 + gpus) * size.stage_s / 86400)
+    assert size.updates_in(size.gpu_days + 1e-9) == 60 and size.updates_in(0.0) == 0
+    for days in (0.1 * size.gpu_days, 0.7 * size.gpu_days, 9 * size.gpu_days):
+        bought, seconds = size.updates_in(days), days * 86400 / size.gpus
+        assert bought == 0 or size.seconds_of(bought) <= seconds
+        assert size.seconds_of(bought + 1) > seconds
+
+
+def test_gpus_hold_whole_actors_only():
+    half, three = wan("cluster.actor_gpus=0.5"), wan("cluster.actor_gpus=3")
+    assert size_up(half, PACE, PlanConfig(updates=5), 3).seen.actors == 6
+    assert size_up(three, PACE, PlanConfig(updates=5), 8).seen.actors == 2
+    with pytest.raises(
+        ValueError, match=r"plan.rollout_gpus holds 2, and one rollout process takes cluster.actor_gpus = 3"
+    ):
+        size_up(three, PACE, PlanConfig(updates=5), 2)
+    assert min(size.rollout_gpus for size in sizes(three, PACE, PlanConfig(updates=5), silent)) >= 3
+
+
+@pytest.mark.parametrize(("share", "each"), [(1.0, 1), (0.75, 1), (0.5, 2), (0.3, 3), (2.0, 0.5), (0.0, 1)])
+def test_a_gpu_takes_whole_processes_as_ray_places_them(share, each):
+    role = placement.Role("rollout", 9, 1, share)
+    assert placement.processes_per_gpu(role) == each
+    if 0 < share <= 1:
+        assert placement.placed([role], [placement.Node(64, 1, {})]) == {"rollout": each}

@@ -1,0 +1,115 @@
+"""The prompts of a run: said once, kept for as long as it lives."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import settings
+from cluster.runs.run_prompts import check_prompts, group_prompts, prepare_prompts, training_prompts
+from cluster.supply.factory import make_dispatcher
+from models.worlds import tiny_world
+from tests.fakes.endpoint import longer, served
+
+
+def run(tmp_path, *arguments):
+    return settings.load([f"run_dir={tmp_path}/run", f"prompts={tmp_path}/given.txt", *arguments])
+
+
+def given(tmp_path, *lines: str) -> None:
+    (tmp_path / "given.txt").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_a_run_says_what_it_dropped_once_and_keeps_its_prompts_whatever_becomes_of_the_file(tmp_path):
+    given(tmp_path, "a cat on a mat", "no", "a dog in a bog")
+    config = run(tmp_path)
+    assert prepare_prompts(config) == [f"prompts={tmp_path}/given.txt: 2 prompts; dropped: 1 too short"]
+    given(tmp_path, "a bird in the word")
+    assert prepare_prompts(config) == []
+    assert list(training_prompts(config)) == ["a cat on a mat", "a dog in a bog"]
+
+
+def test_rollouts_of_stages_ode_and_dmd_are_of_these_prompts(tmp_path):
+    texts = [f"a cat on mat {i}" for i in range(5)]
+    given(tmp_path, *texts)
+    for stage in ("ode", "dmd"):
+        dispatcher = make_dispatcher(stage, run(tmp_path))
+        assert {rollout.prompt for i in range(20) for rollout in dispatcher.rollouts(8 * i)} == set(texts)
+
+
+def test_sentinels_watch_prompts_that_stage_grpo_does_not_train_on(tmp_path):
+    given(tmp_path, *(f"a cat on mat {i}" for i in range(20)))
+    training, watched = group_prompts(run(tmp_path, "stage=grpo", "sentinel.prompts=4"))
+    assert list(watched) == [f"a cat on mat {i}" for i in range(4)]
+    assert set(training).isdisjoint(watched) and len(training) == 16
+
+
+def test_too_few_prompts_for_the_sentinels_are_refused(tmp_path):
+    given(tmp_path, *(f"a cat on mat {i}" for i in range(8)))
+    with pytest.raises(ValueError, match=r"leaves 8 prompts, and sentinel\.prompts = 8 of them"):
+        check_prompts(run(tmp_path, "stage=grpo", "sentinel.prompts=8"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_that_the_tiny_world_cannot_show_are_refused_by_name(tmp_path):
+    given(tmp_path, tiny_world.PROMPTS[0], "a cat on a mat")
+    with pytest.raises(ValueError, match='the tiny world knows no "a cat on a mat"'):
+        check_prompts(run(tmp_path))
+    check_prompts(run(tmp_path, "preset=wan_1_3b"))
+    given(tmp_path, *tiny_world.PROMPTS[:9])
+    check_prompts(run(tmp_path))
+    with pytest.raises(ValueError, match=r"prompt\.url is set, but the tiny world"):
+        check_prompts(run(tmp_path, "prompt.url=http://127.0.0.1:9/v1"))
+
+
+def test_a_mistake_in_the_file_is_said_at_the_terminal_before_a_folder_is_claimed(tmp_path):
+    command = [sys.executable, "train.py", f"run_dir={tmp_path}/run", f"prompts={tmp_path}/none.txt"]
+    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+    assert shown.returncode == 2 and "none.txt does not exist" in shown.stderr and shown.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_file_the_prompts_are_the_tiny_worlds():
+    config = settings.load([])
+    assert prepare_prompts(config) == [] and training_prompts(config) == tiny_world.PROMPTS
+    assert group_prompts(config) == (tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS)
+
+
+def extending(tmp_path, url: str):
+    return run(tmp_path, "preset=wan_1_3b", f"prompt.url={url}", "prompt.retries=0", "prompt.parallel=1")
+
+
+def test_an_endpoint_that_answers_less_than_half_is_refused_and_what_it_answered_is_kept(tmp_path):
+    """A run would train on the short prompts for good: it keeps its prompts."""
+    given(tmp_path, *(f"a cat on mat {i}" for i in range(5)))
+    alive = {"a cat on mat 0", "a cat on mat 1"}
+
+    def answer(body, _):
+        return (200, longer(body)) if body["messages"][1]["content"] in alive else (404, {})
+
+    with served(answer) as url:
+        config = extending(tmp_path, url)
+        with pytest.raises(ValueError, match=r"^prompt\.url left 3 of 5 prompts as they are \(status 404, not 200\); "):
+            prepare_prompts(config)
+        assert not (tmp_path / "run/prompts.txt").exists()
+        alive.add("a cat on mat 2")
+        assert "3 prompts extended, 1 of them asked for now; 2 stay as they are" in prepare_prompts(config)[1]
+    assert sum("A film of" in text for text in training_prompts(config)) == 3
+
+
+def test_an_endpoint_that_is_dead_is_refused_with_its_key_and_the_reason(tmp_path):
+    given(tmp_path, "a cat on a mat")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        config = extending(tmp_path, f"http://127.0.0.1:{free.getsockname()[1]}/v1")
+    with pytest.raises(ValueError, match=r"^prompt\.url left 1 of 1 prompts .*ClientConnectorError"):
+        prepare_prompts(config)
+
+
+@pytest.mark.parametrize("place", ["/proc/nope/x", "given.txt/x"])
+def test_a_cache_of_prompts_that_cannot_be_written_is_named(place, tmp_path):
+    given(tmp_path, "a cat on a mat")
+    config = run(tmp_path, "preset=wan_1_3b", "prompt.url=http://127.0.0.1:1", f"prompt.cache={tmp_path / place}")
+    with pytest.raises(ValueError, match=rf"^prompt\.cache={tmp_path / place} cannot be used \("):
+        prepare_prompts(config)

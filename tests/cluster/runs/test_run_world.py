@@ -1,0 +1,149 @@
+"""What a run's world cannot honour is said in one line before anything starts, and each process opens what it needs."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import settings
+from cluster.launch import preflight
+from cluster.runs.run_prompts import prepare_prompts
+from cluster.runs.run_world import codec_of, text_of
+from cluster.runs.stage_texts import prepared_text, stage_texts
+from cluster.supply.supply import Supply
+from models.network_config import CONFIGS
+from models.records import CRITIC, STUDENT
+from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
+from models.wan.vae import WanCodec
+from models.worlds.tiny_world import PROMPTS as TINY_PROMPTS
+from models.worlds.video_codec import TinyCodec
+from tests.fakes.simulated_supply import deliver
+from tests.fakes.small_runs import pretended
+from tests.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return save_small_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(autouse=True)
+def small_network_is_known(monkeypatch):
+    monkeypatch.setitem(CONFIGS, NAME, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["stage=[teacher,ode]", "init=null"],
+            r"^stage teacher learns the tiny world's own videos; .* give weights as teacher=",
+        ),
+        (["prompts=null"], r"^student\.model=small_wan needs prompts .* give prompts="),
+        (["window.frames=3"], r"^window\.frames = 3 is one block, .* raise window\.frames to 6"),
+        (["vae={world}/nowhere"], r"^vae=.*nowhere holds no readable vae/config\.json"),
+        (["text_encoder={world}/nowhere"], r"^text_encoder=.*nowhere holds no readable text_encoder/config\.json"),
+        (["teacher={world}/network.safetensors"], r"^texts of width 16 need an encoder; give text_encoder="),
+        (
+            ["teacher={world}/network.safetensors", "text_encoder={world}"],
+            r"^latents of 4 channels need a VAE; give vae=",
+        ),
+        (["teacher={world}/nowhere"], r"^teacher=.*nowhere"),
+    ],
+)
+def test_what_another_world_cannot_honour_is_refused_in_one_line_that_names_the_key(world, tmp_path, arguments, said):
+    given = [*keys(world, tmp_path / "run"), "stage=dmd", f"init={world}/network.safetensors"]
+    config = settings.load([*given, *(argument.format(world=world) for argument in arguments)])
+    with pytest.raises(ValueError, match=said) as refused:
+        preflight(config)
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("sentinel.metrics=[exposure_drift,text_alignment]", r"sentinel\.metrics has text_alignment, which"),
+        ("reward.terms={tiny_judge:1.0,tiny_motion:0.0}", r"reward\.terms has tiny_judge, tiny_motion, which"),
+        ("reward.terms={rewards.tiny.TinyJudge:1.0}", r"reward\.terms has rewards\.tiny\.TinyJudge, which"),
+    ],
+)
+def test_judges_of_the_tiny_world_are_refused_by_name_in_another(world, tmp_path, argument, named):
+    given = [*keys(world, tmp_path / "run"), "stage=grpo", f"grpo.init={world}/network.safetensors", argument]
+    with pytest.raises(ValueError, match=named):
+        preflight(settings.load(given))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_preset_of_wan_names_its_missing_weights_in_one_line(tmp_path):
+    command = [sys.executable, "train.py", "preset=wan_1_3b", f"run_dir={tmp_path}/run", f"teacher={tmp_path}/none"]
+    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+    assert shown.returncode == 2 and shown.stderr.count("\n") == 1
+    assert f"teacher={tmp_path}/none does not exist" in shown.stderr and not (tmp_path / "run").exists()
+
+
+def test_vae_and_text_encoder_are_the_given_ones_else_the_teachers_else_the_bases(world, tmp_path):
+    def load(*arguments: str):
+        return settings.load([*keys(world, tmp_path / "run"), "stage=dmd", *arguments])
+
+    alone = f"teacher={world}/network.safetensors"
+    for found in (load(), load(alone, f"base={world}"), load(alone, f"vae={world}", f"text_encoder={world}")):
+        assert isinstance(codec_of(found, CPU), WanCodec)
+        assert text_of(found, CPU)(PROMPTS[:1]).shape == (1, CONFIG.text_len, CONFIG.text_dim)
+    tiny = settings.load(["preset=tiny"])
+    assert isinstance(codec_of(tiny, CPU), TinyCodec)
+    assert text_of(tiny, CPU)(TINY_PROMPTS[:1]).shape == (1, 12, 32)
+
+
+def test_an_actor_that_sees_the_cache_never_loads_the_text_encoder_for_what_the_learner_prepared(world, tmp_path):
+    config = settings.load([*keys(world, tmp_path / "run"), "stage=dmd", f"init={world}/network.safetensors"])
+    prepare_prompts(config)
+    prepared = prepared_text(config, "dmd")
+    assert "_network" not in vars(prepared.encoder), "its memory is given back"
+    actors = text_of(config, CPU)
+    assert torch.equal(actors([*PROMPTS, WAN_NEGATIVE_PROMPT]), prepared([*PROMPTS, WAN_NEGATIVE_PROMPT]))
+    actors.encoder.encode = None
+    actors([*PROMPTS, WAN_NEGATIVE_PROMPT])
+
+
+def test_a_negative_prompt_that_is_cut_is_said_once_by_its_key_and_not_by_every_process(world, tmp_path, capsys):
+    given = [*keys(world, tmp_path / "run"), "stage=dmd", f"init={world}/network.safetensors"]
+    config = settings.load([*given, "prompt.negative=a cat walks on a dog on a dog on grass"])
+    preflight(config)
+    assert capsys.readouterr().err == "note: prompt.negative has 12 tokens; the first 8 are read\n"
+    prepared_text(config, "dmd")
+    for _ in range(2):
+        text_of(config, CPU)([config.negative_prompt])
+    assert "tokens" not in capsys.readouterr().err
+    preflight(config)
+    assert "prompt.negative has 12 tokens" in capsys.readouterr().err, "another command says it again"
+    text_of(config, CPU)(["a cat walks on a cat on a cat"])
+    assert 'the prompt "a cat walks on a cat on a cat..." has 10 tokens' in capsys.readouterr().err
+
+
+def test_no_rollout_of_a_stage_has_a_prompt_that_was_not_prepared_and_no_more_of_a_file_is_prepared(tmp_path):
+    (tmp_path / "p.txt").write_text("".join(f"{prompt}\n" for prompt in TINY_PROMPTS))
+    config = settings.load([
+        f"prompts={tmp_path}/p.txt", f"run_dir={tmp_path}/run", "dmd.steps=3", "dmd.batch_size=2", "rollout.frames=30",
+        "rollout.batch=3", "rollout.windows=4", "buffer.windows=64",
+    ])  # fmt: skip
+    supply, seen = Supply("dmd", config), set()
+    supply.lineage.publish(0, 0)
+
+    def roll_out() -> bool:
+        dispatch = supply.next()
+        if dispatch is not None:
+            seen.update(rollout.prompt for rollout in dispatch.rollouts)
+            for item in pretended(config, dispatch, 0):
+                deliver(supply, dispatch, item)
+        return dispatch is not None
+
+    for number, role in enumerate(([CRITIC] * config.dmd.critic_updates + [STUDENT]) * config.dmd.steps):
+        while roll_out():  # as far ahead as the buffer lets actors run
+            pass
+        assert supply.take(number, role, config.dmd.batch_size) is not None
+    prepared = stage_texts("dmd", config)
+    assert len(seen) > 20 and seen <= set(prepared)
+    assert len(prepared) < len(TINY_PROMPTS)

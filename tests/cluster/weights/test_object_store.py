@@ -1,0 +1,117 @@
+"""A version on its way from the learner to the pool belongs to the coordinator, whatever becomes of the learner."""
+
+import time
+
+import pytest
+import torch
+
+from cluster.weights.packed_weights import pack
+from models.records import Weights
+
+
+@pytest.fixture
+def roles(local_ray):
+    """A coordinator and a learner in processes of their own."""
+    ray = local_ray
+
+    @ray.remote(num_cpus=0)
+    class Coordinator:
+        def __init__(self):
+            from cluster.weights.object_store import WeightShelf
+
+            self.shelf = WeightShelf()
+
+        async def publish(self, version, source, ticket):
+            await self.shelf.collect(version, source, ticket)
+
+        async def newer(self, epoch, than, wait_s, slot):
+            return await self.shelf.newer(than, wait_s)
+
+    @ray.remote(num_cpus=0, max_concurrency=2)
+    class Learner:
+        def publish_and_overwrite(self, coordinator, version):
+            from cluster.weights.object_store import Publisher
+
+            tensors = {"a": torch.full((1000, 1000), float(version))}
+            Publisher(coordinator, 60).publish(pack(Weights(version, tensors)))
+            tensors["a"].zero_()
+
+    coordinator, learner = Coordinator.remote(), Learner.remote()
+    yield coordinator, learner
+    ray.kill(coordinator)
+    ray.kill(learner)
+
+
+def kill(ray, process):
+    ray.kill(process)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            ray.get(process.__ray_ready__.remote(), timeout=60)
+        except ray.exceptions.RayActorError:
+            return
+    pytest.fail("the process does not die")
+
+
+def fetch(coordinator, than=None):
+    from cluster.weights.object_store import store_fetch
+
+    weights = store_fetch(coordinator, 0, 0)(than)
+    weights.check(weights.tensors)
+    return weights.version, weights.tensors["a"].unique().tolist()
+
+
+@pytest.mark.ray
+def test_a_version_outlives_the_learner_that_may_write_to_its_tensors_at_once(local_ray, roles):
+    coordinator, learner = roles
+    local_ray.get(learner.publish_and_overwrite.remote(coordinator, 7), timeout=60)
+    kill(local_ray, learner)
+    assert fetch(coordinator) == (7, [7.0])
+
+
+@pytest.mark.ray
+def test_versions_only_grow(local_ray, roles):
+    coordinator, learner = roles
+    for version in (1, 3):
+        local_ray.get(learner.publish_and_overwrite.remote(coordinator, version), timeout=60)
+        assert fetch(coordinator) == (version, [version])
+    for version in (2, 3):
+        with pytest.raises(ValueError, match=f"version {version} was published after version 3"):
+            local_ray.get(learner.publish_and_overwrite.remote(coordinator, version), timeout=60)
+    assert fetch(coordinator) == (3, [3.0])
+
+
+@pytest.mark.ray
+def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_is_over(local_ray, roles):
+    coordinator, learner = roles
+    assert local_ray.get(coordinator.newer.remote(0, None, 0.01, 0), timeout=60) is None
+    local_ray.get(learner.publish_and_overwrite.remote(coordinator, 0), timeout=60)
+    assert local_ray.get(coordinator.newer.remote(0, 0, 0.01, 0), timeout=60) is None
+    waiting = [coordinator.newer.remote(0, 0, 50.0, 0) for _ in range(3)]
+    started = time.monotonic()
+    local_ray.get(learner.publish_and_overwrite.remote(coordinator, 1), timeout=60)
+    assert all(local_ray.get(waiting, timeout=60))
+    assert time.monotonic() - started < 40
+
+
+@pytest.mark.ray
+def test_a_driver_can_publish_too(local_ray, roles):
+    from cluster.weights.object_store import Publisher
+
+    coordinator, _ = roles
+    publisher = Publisher(coordinator, 60)
+    for version in (4, 5):
+        publisher.publish(pack(Weights(version, {"a": torch.full((3,), float(version))})))
+    assert fetch(coordinator) == (5, [5.0])
+
+
+@pytest.mark.ray
+def test_an_offer_that_was_withdrawn_or_whose_learner_died_changes_nothing(local_ray, roles):
+    coordinator, learner = roles
+    local_ray.get(learner.publish_and_overwrite.remote(coordinator, 1), timeout=60)
+    with pytest.raises(KeyError):
+        local_ray.get(coordinator.publish.remote(2, learner, "no such ticket"), timeout=60)
+    kill(local_ray, learner)
+    with pytest.raises(local_ray.exceptions.RayActorError):
+        local_ray.get(coordinator.publish.remote(2, learner, "no such ticket"), timeout=60)
+    assert fetch(coordinator) == (1, [1.0])

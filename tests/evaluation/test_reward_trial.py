@@ -1,0 +1,167 @@
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from evaluation import reward_trial
+from evaluation.adversarial_clips import adversarial_clips, reference_clip
+from evaluation.reward_trial_options import parse
+from evaluation.video_files import read_videos, video_files
+from models.worlds.tiny_world import PROMPTS, sample_video
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def film(path: Path, pixels: torch.Tensor) -> None:
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=16)
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = *pixels.shape[2:], "yuv420p", 4_000_000
+        for frame in (pixels * 255).byte().permute(0, 2, 3, 1).numpy():
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(numpy.ascontiguousarray(frame), format="rgb24")))
+        file.mux(stream.encode())
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.stack([sample_video(prompt, 30, generator) for prompt in PROMPTS[:2]])
+    save_file({"video": (real * 255).round().byte()}, tmp_path / "tiny.safetensors")
+    (tmp_path / "tiny.txt").write_text("\n".join(PROMPTS[:2]))
+    film(tmp_path / "pan.mp4", adversarial_clips(24, (64, 96))["smooth"])
+    return tmp_path
+
+
+def score(arguments: list[str]) -> None:
+    reward_trial.score_videos(*parse(arguments))
+
+
+def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess:
+    command = [sys.executable, *(["-c", code] if code else ["-m", "rewards.try"]), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def cells(output: str, row: str) -> list[str]:
+    (line,) = (line for line in output.splitlines() if re.search(rf"\b{row}\b", line) and "\u2502" in line)
+    return [cell.strip() for cell in line.strip("\u2502").split("\u2502")][1:]
+
+
+def test_every_video_gets_a_row_and_a_picture_and_what_cannot_be_told_is_a_dash_with_its_reason(folder, capsys):
+    score([f"videos={folder}", f"out={folder / 'pictures'}", "reward.upsample=2"])
+    printed = capsys.readouterr().out
+    assert cells(printed, "tiny_0")[-2:] == cells(printed, "tiny_1")[-2:] == ["1.000", "1.000"]
+    assert cells(printed, "pan")[-2:] == ["-", "-"] and float(cells(printed, "pan")[0]) > 0.5
+    assert "- tiny_judge: ValueError: the judge reads video" in printed
+    pictures = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert pictures == ["pan.flow.png", "tiny_0.flow.png", "tiny_1.flow.png"]
+
+
+def test_the_adversarial_table_puts_smooth_first(monkeypatch, capsys):
+    for name, make in (("adversarial_clips", adversarial_clips), ("reference_clip", reference_clip)):
+        monkeypatch.setattr(reward_trial, name, partial(make, 25, (64, 96)))  # full size takes a minute
+    score(["clips=true", "reward.terms={no_cut: 1}"])
+    printed = capsys.readouterr().out
+    composite = {name: float(cells(printed, name)[0]) for name in adversarial_clips(2, (16, 16))}
+    assert max(composite, key=composite.get) == "smooth" and composite["static"] == 0
+
+
+def test_frames_of_a_film_and_of_a_tensor_arrive_as_they_were(folder):
+    film_path, tensor_path = video_files(str(folder))
+    (pan,) = read_videos(film_path)
+    expected = adversarial_clips(24, (64, 96))["smooth"]
+    assert pan.frames.shape == (24, 3, 64, 96) and pan.prompt == ""
+    assert (pan.frames.float() / 255 - expected).abs().mean() < 0.03
+    first, second = read_videos(tensor_path)
+    assert (first.prompt, second.prompt) == PROMPTS[:2] and first.frames.shape == (30, 3, 12, 12)
+
+
+def test_help_is_answered_without_torch_and_lists_every_key():
+    code = "import sys; from evaluation.reward_trial_options import USAGE; assert 'torch' not in sys.modules; print(U)"
+    listed = run(code=code).stdout
+    assert run("--help").stdout == listed
+    assert all(key in listed for key in ("videos", "clips", "reward.terms", "reward.raft_weights", "reward.timeout_s"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to score; give videos=FOLDER, or clips=true"),
+        (["videos"], '"videos" cannot be read; write key=value'),
+        (["videos=a", "speed=3"], "there is no key speed"),
+        (["videos=a", "reward.speed=3"], "there is no key reward.speed"),
+        (["videos=a", "reward.upsample=big"], "reward.upsample=big cannot be read; write a number (int)"),
+        (["clips=yes"], "clips=yes cannot be read; write true or false"),
+        (["videos="], "nothing to score"),
+        (["videos=a", "out=pyproject.toml"], "out=pyproject.toml is a file; give a folder"),
+        (["clips=true", "reward.terms.no_cut=0.5"], "write reward.terms={no_cut: 0.5}"),
+        (["clips=true", "reward.terms={no_cut}"], "write {reward: weight, reward: weight}"),
+        (["clips=true", "reward.top_share=2"], "reward.top_share is 2.0"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_refused_in_one_line(arguments, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_become_typed_keys():
+    options, config = parse(
+        ["videos=films", "clips=true", "reward.terms={no_cut: 1, my.own.Reward: 0.5}", "reward.upsample=4",
+         "reward.top_share=0.1", "reward.url=http://host/score?a=b"]
+    )  # fmt: skip
+    assert (options.videos, options.clips, options.out) == ("films", True, None)
+    assert config.terms == {"no_cut": 1.0, "my.own.Reward": 0.5}
+    assert (config.upsample, config.top_share, config.url) == (4, 0.1, "http://host/score?a=b")
+
+
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
+    answer = run(f"videos={tmp_path / 'nowhere'}")
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert answer.stderr.startswith("rewards.try: videos=") and answer.stderr.count("\n") == 1
+
+
+def test_folders_without_videos_and_files_that_are_none_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no videos; they end in \.mp4"):
+        video_files(str(tmp_path))
+    for name in ("broken.mp4", "broken.safetensors"):
+        (tmp_path / name).write_bytes(b"not a video at all")
+        with pytest.raises(ValueError, match=f"{name} is no"):
+            list(read_videos(tmp_path / name))
+    save_file({"frames": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="has no tensor `video`"):
+        list(read_videos(tmp_path / "other.safetensors"))
+    save_file({"video": torch.zeros(2, 3)}, tmp_path / "flat.safetensors")
+    with pytest.raises(ValueError, match=r"video is torch.float32 \[2, 3\]; it must be uint8"):
+        list(read_videos(tmp_path / "flat.safetensors"))
+
+
+def test_a_file_that_is_no_video_costs_the_others_nothing_and_is_named_at_the_end(folder, capsys):
+    (folder / "broken.mp4").write_bytes(b"not a video at all")
+    with pytest.raises(ValueError, match=r"broken\.mp4 is no video") as caught:
+        score([f"videos={folder}", f"out={folder / 'pictures'}", "reward.upsample=2"])
+    assert "\n" not in str(caught.value)
+    assert float(cells(capsys.readouterr().out, "pan")[0]) > 0.5
+
+
+def test_a_named_reward_that_scores_nothing_is_named_at_the_end_and_a_shipped_one_is_not(folder, capsys):
+    (folder / "tiny.safetensors").unlink()
+    keys = [f"videos={folder}", f"out={folder / 'pictures'}", "reward.terms={no_cut: 1}"]
+    score(keys)
+    with pytest.raises(ValueError, match=r"reward\.terms has tiny_judge, and it scored nothing: ValueError: the judge"):
+        score([*keys[:2], "reward.terms={tiny_judge: 1}"])
+    assert capsys.readouterr().out.count("pictures of the flow") == 2
+
+
+def test_a_video_shorter_than_a_window_and_prompts_for_other_videos_are_refused(folder):
+    with pytest.raises(ValueError, match=r"pan has 24 frames, fewer than reward.window_frames=25; lower that key"):
+        score([f"videos={folder}", "reward.window_frames=25"])
+    (folder / "tiny.txt").write_text(PROMPTS[0])
+    with pytest.raises(ValueError, match=r"tiny.txt has 1 prompts for 2 videos"):
+        list(read_videos(folder / "tiny.safetensors"))

@@ -1,0 +1,50 @@
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.parallel.micro_batches import micro_batches, own_places
+from learner.stage_config import check_batch
+
+sizes, few = st.integers(1, 48), st.integers(1, 6)
+
+
+@given(size=sizes, ranks=few, micro_batch=st.none() | few)
+def test_a_batch_is_refused_exactly_where_shares_or_micro_batches_would_differ_in_size(size, ranks, micro_batch):
+    shares = [len(range(rank, size, ranks)) for rank in range(ranks)]
+    even = len(set(shares)) == 1
+    whole = even and len({len(part) for part in micro_batches(range(shares[0]), micro_batch)}) == 1
+    # One part alone has one size: it must be a full micro-batch too.
+    if even and whole and (micro_batch is None or shares[0] >= micro_batch):
+        check_batch("dmd.batch_size", size, ranks, micro_batch)
+    else:
+        with pytest.raises(ValueError, match=r"^dmd\.batch_size = \d+ .*[^\n]+$"):
+            check_batch("dmd.batch_size", size, ranks, micro_batch)
+
+
+def test_the_refusal_names_the_key_of_the_micro_batch_where_that_is_at_fault():
+    with pytest.raises(ValueError, match=r"ode\.batch_size = 12 gives each of 2 .* learner\.micro_batch = 4; change"):
+        check_batch("ode.batch_size", 12, 2, 4)
+
+
+@given(size=sizes, ranks=few, micro_batch=few)
+def test_every_place_of_a_batch_is_made_once_and_in_order(monkeypatch_ranks, size, ranks, micro_batch):
+    made = []
+    for rank in range(ranks):
+        monkeypatch_ranks(rank, ranks)
+        made += chain(*micro_batches(own_places(size * ranks), micro_batch))
+    assert made == list(range(size * ranks))
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_ranks():
+    from learner.parallel import collectives
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def become(rank: int, size: int) -> None:
+            patch.setattr(collectives, "rank", lambda: rank)
+            patch.setattr(collectives, "size", lambda: size)
+
+        yield become

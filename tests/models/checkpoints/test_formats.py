@@ -1,0 +1,188 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+
+from models.checkpoints.formats import open_checkpoint
+from models.checkpoints.weight_files import check_weights, load_weights, stored_tensors, verify_weights
+from models.wan.network import Wan
+from tests.models.checkpoints import (
+    CONFIG,
+    FORMATS,
+    ORIGINAL_CONFIG,
+    WHOLE,
+    empty,
+    equal,
+    original,
+    ours,
+    refusal,
+    safe,
+    saved,
+    self_forcing,
+    weights,
+    write_diffusers,
+    write_sharded,
+)
+
+
+@pytest.fixture(params=FORMATS)
+def written(request, tmp_path) -> Path:
+    return FORMATS[request.param](tmp_path, weights())
+
+
+def test_each_format_gives_every_tensor_bit_by_bit_under_the_names_of_diffusers(written):
+    assert equal(dict(stored_tensors(written)), weights())
+    network = empty()
+    load_weights(network, written, "init")
+    assert equal(network.state_dict(), weights())
+
+
+def test_each_format_is_checked_and_described_by_its_headers(written):
+    with torch.device("meta"):
+        check_weights(written, "init", Wan(CONFIG))
+    stored = open_checkpoint(written, "init").stored
+    assert {name: (held.shape, held.dtype) for name, held in stored.items()} == {
+        name: (tuple(tensor.shape), tensor.dtype) for name, tensor in weights().items()
+    }
+    assert list(stored) == [name for name, _ in stored_tensors(written)]
+
+
+def test_each_format_lacking_a_tensor_is_refused_by_its_name(tmp_path):
+    kept = weights()
+    gone = kept.pop("blocks.1.norm2.weight")
+    assert "lacks blocks.1.norm2.weight;" in refusal(ours(tmp_path / "a.safetensors", kept))
+    assert "lacks blocks.1.norm3.weight;" in refusal(safe(tmp_path / "b.safetensors", original(kept)))
+    assert "lacks blocks.1.norm3.weight;" in refusal(saved(tmp_path / "c.pt", self_forcing(kept)))
+    assert "lacks blocks.1.norm3.weight;" in refusal(write_sharded(tmp_path / "d", original(kept), ORIGINAL_CONFIG))
+    message = refusal(saved(tmp_path / "e.pt", self_forcing(kept | {"cls_pred_branch.weight": gone})))
+    assert "lacks blocks.1.norm3.weight; it has the unknown cls_pred_branch.weight;" in message
+
+
+def test_an_image_to_video_checkpoint_is_refused_by_what_it_has_more(tmp_path):
+    more = original(weights()) | {
+        "img_emb.proj.0.weight": torch.ones(3),
+        "blocks.0.cross_attn.k_img.bias": torch.ones(1),
+    }
+    assert "has the unknown blocks.0.cross_attn.k_img.bias, img_emb.proj.0.weight;" in refusal(
+        safe(tmp_path / "i2v.safetensors", more)
+    )
+
+
+def test_other_sizes_are_refused_by_name(tmp_path):
+    other = weights() | {"blocks.0.attn1.to_q.weight": torch.ones(23, 24), "proj_out.bias": torch.ones(9)}
+    message = refusal(saved(tmp_path / "x.pt", {"generator": original(other, "model.{}")}))
+    assert "has other sizes for blocks.0.self_attn.q.weight, head.head.bias;" in message
+
+
+def test_a_shard_alone_is_refused_by_what_it_lacks(tmp_path):
+    folder = write_diffusers(tmp_path / "t", weights(), max_shard_size="20KB")
+    assert "lacks" in refusal(next(folder.glob("*-00001-of-*")))
+
+
+def test_half_precision_comes_as_it_is_stored_and_fills_a_network_of_any_precision(tmp_path):
+    half = weights(dtype=torch.bfloat16)
+    for path in (write_diffusers(tmp_path / "t", half), saved(tmp_path / "x.pt", {"generator": half})):
+        assert equal(dict(stored_tensors(path)), half)
+        network = empty()
+        load_weights(network, path, "init")
+        assert equal(network.state_dict(), {name: tensor.float() for name, tensor in half.items()})
+
+
+def test_the_same_weights_under_two_names_are_refused(tmp_path):
+    tensors = original(weights()) | {"model.head.head.bias": torch.ones(8)}
+    assert "holds proj_out.bias twice, once as model.head.head.bias" in refusal(
+        safe(tmp_path / "x.safetensors", tensors)
+    )
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_quantized_weights_are_refused(tmp_path, kind):
+    eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in original(weights()).items()}
+    path = tmp_path / f"x.{kind}"
+    assert "float32, bfloat16 or float16" in refusal(saved(path, eight) if kind == "pt" else safe(path, eight))
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+    folder = write_diffusers(tmp_path / "t", weights(), max_shard_size="20KB")
+    gone = sorted(folder.glob("*-0000*"))[1]
+    gone.unlink()
+    assert f"lacks {gone.name}, which its index names" in refusal(folder)
+
+
+def test_a_truncated_shard_is_named(tmp_path):
+    folder = write_diffusers(tmp_path / "t", weights(), max_shard_size="20KB")
+    cut = sorted(folder.glob("*-0000*"))[1]
+    cut.write_bytes(cut.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{cut.name} is no whole safetensors file"):
+        check_weights(folder, "init", empty())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no index of shards"),
+        ("[]", "is no index of shards"),
+        ('{"weight_map": {"a": 3}}', "names the shard 3"),
+        ('{"weight_map": {"a": "../../secret.safetensors"}}', "does not lie beside it"),
+    ],
+)
+def test_a_foreign_index_is_refused(tmp_path, text, said):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / f"{WHOLE}.index.json").write_text(text)
+    assert said in refusal(tmp_path / "t")
+
+
+def test_an_index_that_names_other_tensors_than_the_shards_hold_is_refused(tmp_path):
+    folder = write_diffusers(tmp_path / "t", weights(), max_shard_size="20KB")
+    file = sorted(folder.glob("*-0000*"))[0]
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    tensors[name + "_more"] = tensors.pop(name)
+    save_file(tensors, file)
+    message = refusal(folder)
+    assert f"{name} in {file.name} is only in one of them (2 such tensors)" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_layers": 3}, "its config.json has num_layers 3 instead of 2"),
+        ({"num_attention_heads": 1, "attention_head_dim": 24}, "num_attention_heads 1 instead of 2"),
+        ({"eps": 1e-5}, "eps 1e-05 instead of 1e-06"),
+        ({"_class_name": "HunyuanVideoTransformer3DModel"}, "describes HunyuanVideoTransformer3DModel"),
+        ({"image_dim": 1280}, "has image_dim=1280"),
+        ({"qk_norm": None}, "has qk_norm=None"),
+        ({"num_layers": "2"}, "num_layers is '2'"),
+        ({"attention_head_dim": 11}, "odd attention_head_dim"),
+    ],
+)
+def test_a_config_of_another_network_is_refused_by_the_field(tmp_path, change, said):
+    folder = write_diffusers(tmp_path / "t", weights())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    if "instead" in said:
+        assert said in refusal(folder)
+    else:
+        with pytest.raises(ValueError, match=r"^init: .*config.json") as caught:
+            check_weights(folder, "init", empty())
+        assert said in str(caught.value)
+
+
+def test_a_folder_written_by_diffusers_computes_the_same_here(tmp_path):
+    folder = write_diffusers(tmp_path / "transformer", weights(), max_shard_size="20KB")
+    network = empty().eval()
+    load_weights(network, tmp_path, "teacher")
+    stock = WanTransformer3DModel.from_pretrained(folder).eval()
+    generator = torch.Generator().manual_seed(1)
+    x_t, text = torch.randn(2, 3, 2, 4, 6, generator=generator), torch.randn(2, 5, 8, generator=generator)
+    timestep = torch.tensor([937.5, 250.0])
+    with torch.no_grad():
+        expected = stock(x_t.transpose(1, 2), timestep, text).sample.transpose(1, 2)
+        assert (network(x_t, timestep, text) - expected).norm() / expected.norm() <= 2e-6
+
+
+def test_nobody_but_our_own_files_carries_a_checksum(written, request):
+    assert verify_weights(written, "init") == ("our own file" in request.node.callspec.id)

@@ -1,0 +1,259 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.checkpoints.lora_files import Adapter, attach, check_adapters, merged, read_adapters
+from models.checkpoints.weight_files import load_weights, save_weights
+from models.checkpoints.weight_names import to_original
+from models.wan.network import Wan
+from tests.models.checkpoints import CONFIG, FIELDS
+
+LAYERS = {
+    "blocks.0.attn1.to_q": (24, 24), "blocks.0.attn2.to_out.0": (24, 24), "blocks.1.ffn.net.0.proj": (32, 24),
+    "blocks.1.ffn.net.2": (24, 32), "condition_embedder.time_proj": (144, 24),
+}  # fmt: skip
+RANK = 3
+
+
+def network() -> Wan:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Wan(CONFIG).eval()
+
+
+def matrices() -> dict[str, tuple[Tensor, Tensor]]:
+    """down [rank D_in] and up [D_out rank] of each adapted layer."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        layer: (torch.randn(RANK, inner, generator=generator), torch.randn(outer, RANK, generator=generator))
+        for layer, (outer, inner) in LAYERS.items()
+    }
+
+
+def named(pattern: str, down: str, up: str, spoken=str) -> dict[str, Tensor]:
+    tensors = {}
+    for layer, pair in matrices().items():
+        for role, tensor in zip((down, up), pair, strict=True):
+            tensors[pattern.format(spoken(layer)) + f".{role}.weight"] = tensor
+    return tensors
+
+
+def underscored(layer: str) -> str:
+    return to_original(layer).replace(".", "_")
+
+
+def alphas(pattern: str, alpha: float, spoken=str) -> dict[str, Tensor]:
+    return {pattern.format(spoken(layer)) + ".alpha": torch.tensor(alpha) for layer in LAYERS}
+
+
+def expected(scale: float) -> dict[str, Tensor]:
+    """Every weight of the network, with scale * up @ down added one number at a time."""
+    tensors = {name: tensor.clone() for name, tensor in network().state_dict().items()}
+    for layer, (down, up) in matrices().items():
+        for i, row in enumerate(up):
+            for j, column in enumerate(down.T):
+                tensors[f"{layer}.weight"][i, j] += scale * sum(a * b for a, b in zip(row, column, strict=True))
+    return tensors
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None, beside: dict | None = None) -> Path:
+    header = {"lora_adapter_metadata": json.dumps(metadata)} if metadata else None
+    save_file(tensors, path, header)
+    if beside:
+        path.with_name("adapter_config.json").write_text(json.dumps(beside))
+    return path
+
+
+def saved(path: Path, held: object) -> Path:
+    torch.save(held, path)
+    return path
+
+
+DIFFUSERS = named("transformer.{}", "lora_A", "lora_B")
+COMFY = named("diffusion_model.{}", "lora_down", "lora_up", to_original)
+KOHYA = named("lora_unet_{}", "lora_down", "lora_up", underscored)
+PEFT = named("base_model.model.{}", "lora_A", "lora_B")
+LONGLIVE = named("base_model.model.{}", "lora_A", "lora_B", to_original)
+FORMS = {
+    "diffusers": (1, lambda at: write(at, DIFFUSERS)),
+    "diffusers with metadata": (2, lambda at: write(at, DIFFUSERS, {"transformer.lora_alpha": 6})),
+    "diffusers with patterns": (
+        4,
+        lambda at: write(
+            at, DIFFUSERS, {"transformer.lora_alpha": 6, "transformer.alpha_pattern": dict.fromkeys(LAYERS, 12)}
+        ),
+    ),
+    "without a prefix": (1, lambda at: write(at, named("{}", "lora_A", "lora_B"))),
+    "with the name of an adapter": (1, lambda at: write(at, named("{}", "lora_A.default", "lora_B.default"))),
+    "peft with its config": (0.5, lambda at: write(at, PEFT, beside={"r": RANK, "lora_alpha": 1.5})),
+    "peft, rank-stabilised": (
+        6 / RANK**0.5, lambda at: write(at, PEFT, beside={"lora_alpha": 6, "use_rslora": True}),
+    ),
+    "down and up with alpha": (0.5, lambda at: write(at, COMFY | alphas("diffusion_model.{}", 1.5, to_original))),
+    "kohya": (0.5, lambda at: write(at, KOHYA | alphas("lora_unet_{}", 1.5, underscored))),
+    "original names, A and B": (1, lambda at: write(at, named("diffusion_model.{}", "lora_A", "lora_B", to_original))),
+    "LongLive": (
+        1, lambda at: saved(at.with_suffix(".pt"), {"generator_lora": LONGLIVE, "critic_lora": PEFT, "step": 3}),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=FORMS)
+def form(request, tmp_path) -> tuple[float, Path]:
+    scale, write_it = FORMS[request.param]
+    return scale, write_it(tmp_path / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("strength", [1.0, -0.5])
+def test_merged_weights_are_those_of_the_formula(form, strength):
+    scale, path = form
+    found = dict(merged(network().state_dict().items(), read_adapters(path, "lora", strength)))
+    for name, tensor in expected(scale * strength).items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=3e-6)
+
+
+def test_live_adapters_compute_what_merged_ones_do(form):
+    _, path = form
+    adapters = read_adapters(path, "lora")
+    live, whole = network(), network()
+    attach(live, adapters)
+    whole.load_state_dict(dict(merged(whole.state_dict().items(), adapters)))
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(1, 3, 2, 4, 6, generator=generator), torch.tensor([500.0]), torch.randn(1, 5, 8)
+    with torch.no_grad():
+        difference = (live(*inputs) - whole(*inputs)).norm() / whole(*inputs).norm()
+        assert difference <= 1e-5 and not torch.allclose(network()(*inputs), whole(*inputs), rtol=1e-2)
+    trained = {name for name, parameter in live.named_parameters() if parameter.requires_grad}
+    assert trained == {f"{layer}.lora_{side}.default.weight" for layer in LAYERS for side in "AB"}
+
+
+def test_adapters_are_merged_while_a_checkpoint_is_loaded(tmp_path):
+    save_weights(network().state_dict(), tmp_path / "w.safetensors", {})
+    adapters = read_adapters(write(tmp_path / "lora.safetensors", DIFFUSERS), "lora", 2.0)
+    with torch.random.fork_rng():
+        filled = Wan(CONFIG)
+    load_weights(filled, tmp_path / "w.safetensors", "init", adapters=adapters)
+    for name, tensor in expected(2.0).items():
+        torch.testing.assert_close(filled.state_dict()[name], tensor, rtol=0, atol=3e-6)
+
+
+def test_half_precision_is_merged_in_float32():
+    weight = torch.randn(24, 24, generator=torch.Generator().manual_seed(0)).bfloat16()
+    down, up = matrices()["blocks.0.attn1.to_q"]
+    ((_, found),) = merged([("x.weight", weight)], {"x": Adapter(down, up, 1e-4)})
+    assert found.dtype == torch.float32 and torch.equal(found, weight.float() + 1e-4 * (up @ down))
+
+
+def test_what_diffusers_saves_and_fuses_is_what_is_merged_here(tmp_path):
+    from diffusers import WanPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    stock = WanTransformer3DModel(**FIELDS)
+    stock.load_state_dict(network().state_dict())
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["to_q", "to_v", "net.2"], init_lora_weights=False)
+    stock.add_adapter(config)
+    WanPipeline.save_lora_weights(
+        tmp_path, get_peft_model_state_dict(stock, adapter_name="default"),
+        transformer_lora_adapter_metadata=config.to_dict(),
+    )  # fmt: skip
+    adapters = read_adapters(tmp_path / "pytorch_lora_weights.safetensors", "lora", 0.7)
+    stock.fuse_lora(lora_scale=0.7)
+    stock.unload_lora()
+    found = dict(merged(network().state_dict().items(), adapters))
+    assert len(adapters) == 10 and found.keys() == stock.state_dict().keys()
+    for name, tensor in stock.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_folder_means_the_file_that_diffusers_or_peft_puts_there(tmp_path):
+    with pytest.raises(ValueError, match=r"^lora=.*pytorch_lora_weights.safetensors does not exist"):
+        read_adapters(tmp_path, "lora")
+    write(tmp_path / "adapter_model.safetensors", PEFT, beside={"lora_alpha": 6})
+    assert {adapter.scale for adapter in read_adapters(tmp_path, "lora").values()} == {2.0}
+
+
+def test_the_config_of_peft_belongs_to_the_file_that_peft_writes_and_to_no_other(tmp_path):
+    for name, scale in (("adapter_model.safetensors", 2.0), ("other.safetensors", 1.0)):
+        path = write(tmp_path / name, PEFT, beside={"lora_alpha": 6})
+        assert {adapter.scale for adapter in read_adapters(path, "lora").values()} == {scale}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"blocks\.\d+\.attn[12]\.to_(q|out\.0)", "to_q|to_out.0", "blocks.0.attn1.to_q", "attn1.to_q", "tn1.to_q", "to"],
+)
+def test_alphas_are_chosen_by_patterns_as_peft_chooses_them(pattern, tmp_path):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = {"lora_alpha": 6, "alpha_pattern": {pattern: 12}}
+    adapters = read_adapters(write(tmp_path / "adapter_model.safetensors", PEFT, beside=config), "lora")
+    stock = inject_adapter_in_model(LoraConfig(r=RANK, target_modules=list(LAYERS), **config), network())
+    scales = {layer: stock.get_submodule(layer).scaling["default"] for layer in LAYERS}
+    assert {layer: adapter.scale for layer, adapter in adapters.items()} == scales
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf])
+def test_an_alpha_that_is_not_finite_is_refused(alpha, tmp_path):
+    beside, own = tmp_path / "adapter_model.safetensors", tmp_path / "own.safetensors"
+    write(beside, PEFT, beside={"lora_alpha": alpha})
+    write(own, COMFY | alphas("diffusion_model.{}", alpha, to_original))
+    for path in (beside, own):
+        with pytest.raises(ValueError, match=rf"^lora=.* alpha of {alpha}"):
+            read_adapters(path, "lora")
+
+
+def drop(name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in DIFFUSERS.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({}, "is empty"),
+        (drop("transformer.blocks.0.attn1.to_q.lora_B.weight"), "lacks the up matrix of blocks.0.attn1.to_q;"),
+        (DIFFUSERS | {"transformer.proj_out.diff": torch.ones(1)}, "has the unknown transformer.proj_out.diff;"),
+        (DIFFUSERS | {"blocks.0.attn1.to_q.lora_A.weight": torch.ones(3, 24)}, "has a matrix twice"),
+        (DIFFUSERS | {"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.ones(4, 24)}, "do not multiply"),
+        (
+            DIFFUSERS | {"proj_out.lora_A.weight": torch.ones(0, 24), "proj_out.lora_B.weight": torch.ones(8, 0)},
+            "do not multiply",
+        ),
+        (DIFFUSERS | {"transformer.blocks.0.attn1.to_q.alpha": torch.ones(2)}, r"an alpha of \[2\]"),
+    ],
+)
+def test_what_is_no_lora_is_refused_by_name(tmp_path, tensors, said):
+    path = write(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(ValueError, match=rf"^lora=.*x.safetensors [^\n]*{said}"):
+        read_adapters(path, "lora")
+
+
+def test_a_checkpoint_is_no_lora_and_says_which_names_are_unknown(tmp_path):
+    save_weights(network().state_dict(), tmp_path / "w.safetensors", {})
+    with pytest.raises(ValueError, match=r"is no LoRA that can be read: it has the unknown .* more;"):
+        read_adapters(tmp_path / "w.safetensors", "lora")
+
+
+@pytest.mark.parametrize(
+    "metadata", ["{", "3", '{"transformer.alpha_pattern": {"(": 1}}', '{"transformer.lora_alpha": "six"}']
+)
+def test_metadata_that_cannot_be_read_is_refused(tmp_path, metadata):
+    save_file(DIFFUSERS, tmp_path / "x.safetensors", {"lora_adapter_metadata": metadata})
+    with pytest.raises(ValueError, match="metadata that cannot be read"):
+        read_adapters(tmp_path / "x.safetensors", "lora")
+
+
+def test_adapters_of_another_network_are_refused_by_layer_and_sizes(tmp_path):
+    adapters = read_adapters(write(tmp_path / "x.safetensors", DIFFUSERS), "lora")
+    shapes = {name: tuple(tensor.shape) for name, tensor in network().state_dict().items()}
+    check_adapters(adapters, shapes)
+    with pytest.raises(ValueError, match=r"adapts a blocks.1.ffn.net.2 of \(24, 32\), and the network's is \(24, 64\)"):
+        check_adapters(adapters, shapes | {"blocks.1.ffn.net.2.weight": (24, 64)})
+    del shapes["blocks.1.ffn.net.2.weight"]
+    with pytest.raises(ValueError, match=r"adapts blocks.1.ffn.net.2, which the network does not have"):
+        check_adapters(adapters, shapes)

@@ -1,0 +1,238 @@
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from PIL import Image
+
+from evaluation.segment_metrics import segment_metrics
+from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
+from reports.run_report import Arm, headline, picture, table, write_report, write_summary
+
+SEGMENTS = 16
+TITLES = {
+    "ode": "ODE initialisation: before distillation",
+    "prefix_1": "Self-Forcing: windows of the first horizon",
+    "uniform": "Self-Forcing++: windows drawn uniformly",
+}
+
+
+def make_arms() -> list[Arm]:
+    """Real videos, and the same getting darker and darker."""
+    prompts, generator = list(PROMPTS[::9]), torch.Generator().manual_seed(0)
+    real = torch.stack([sample_video(prompt, SEGMENTS * HORIZON, generator) for prompt in prompts])
+    shade = torch.linspace(0, 1, SEGMENTS * HORIZON)[:, None, None, None]
+    videos = {"ode": real * (1 - 0.4 * shade), "prefix_1": real * (1 - 0.7 * shade), "uniform": real}
+    return [
+        Arm(name, TITLES[name], segment_metrics(video, prompts, HORIZON), video, prompts)
+        for name, video in videos.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def arms() -> list[Arm]:
+    return make_arms()
+
+
+def summarise(folder, arms) -> dict:
+    return write_summary(
+        folder / "summary.json",
+        commit="0123abc",
+        seconds={"ode": 61.5, "uniform": 120},
+        settings={"rollout": {"frames": 96}, "seed": 0, "init": None},
+        arms=arms,
+    )
+
+
+def page(folder, arms) -> str:
+    write_report(folder / "report.html", summarise(folder, arms), arms)
+    return (folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory, arms) -> str:
+    return page(tmp_path_factory.mktemp("report"), arms)
+
+
+def judged(validity: dict[str, float], dynamics: float = 0.6, first_dynamics: float = 0.6) -> dict:
+    """A summary with nothing in it but what a headline is about."""
+    methods = {}
+    for name, last in validity.items():
+        flat = [0.0] * SEGMENTS
+        methods[name] = {
+            "title": TITLES[name],
+            "videos": 32,
+            "validity": [1.0] * (SEGMENTS - 1) + [last],
+            "dynamic_degree": [first_dynamics] + [dynamics] * (SEGMENTS - 1),
+            "exposure_drift": flat,
+            "frozen_share": flat,
+        }
+    return {"methods": methods}
+
+
+class Page(HTMLParser):
+    """Every address of a page, its text, its images' descriptions, and whether its tags match."""
+
+    VOID = frozenset({"meta", "img", "input", "br"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.addresses, self.alts, self.words, self.open, self.tags = [], [], [], [], set()
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.add(tag)
+        self.addresses += [attributes[key] for key in ("src", "href", "xlink:href") if key in attributes]
+        if tag == "img" and "hidden" not in attributes:
+            self.alts.append(attributes.get("alt"))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_summary_has_its_keys_and_round_trips(tmp_path, arms):
+    summary = summarise(tmp_path, arms)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["commit"] == "0123abc" and summary["seconds"]["ode"] == 61.5
+    assert summary["settings"]["rollout"] == {"frames": 96}
+    for arm in arms:
+        method = summary["methods"][arm.name]
+        assert method["videos"] == len(arm.prompts)
+        assert {key: method[key] for key in arm.metrics} == arm.metrics
+        assert all(len(method[key]) == SEGMENTS for key in arm.metrics)
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_the_report_is_one_file_that_needs_no_network(html):
+    parsed = Page(html)
+    assert not parsed.open
+    assert parsed.addresses and all(address.startswith(("data:", "#")) for address in parsed.addresses)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert not parsed.tags & {"link", "iframe", "object"}
+    assert len(html) < 4_000_000
+
+
+def test_the_report_tells_every_method_and_every_number_of_the_table(html, arms):
+    words = " ".join(Page(html).words)
+    for arm in arms:
+        assert arm.title in words
+        for key in ("validity", "exposure_drift", "dynamic_degree", "frozen_share"):
+            for segment in (1, 2, 4, 8, 16):
+                assert f"{arm.metrics[key][segment - 1]:.3f}" in words
+    for told in ("0123abc", "1 min 02 s", "rollout.frames", "16\u00d7", "0.75\u00a0s"):
+        assert told in words
+
+
+def test_every_picture_of_the_report_is_described(html, arms):
+    alts = Page(html).alts
+    assert len(alts) == len(arms) * len(arms[0].prompts) * 5
+    assert f"{PROMPTS[0]}, {TITLES['uniform']}, at 12 s" in alts and all(alts)
+
+
+def test_the_same_input_makes_the_same_files(tmp_path, html, arms):
+    assert page(tmp_path, arms) == html
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name, arms)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_prompt_is_text_even_if_it_looks_like_a_tag(tmp_path, arms):
+    prompts = ['<script>alert("x")</script>', *arms[0].prompts[1:]]
+    text = page(tmp_path, [replace(arm, prompts=prompts) for arm in arms])
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+@pytest.mark.parametrize(
+    ("uniform", "prefix", "dynamics", "words"),
+    [
+        (0.98, 0.41, 0.6, "After 12 s, 16x the teacher's horizon, 98 % of frames are valid with Self-Forcing++, 41 %"),
+        (0.41, 0.98, 0.6, "Not as hoped"),
+        (0.97, 0.95, 0.6, "No clear difference"),
+        (0.70, 0.30, 0.6, "Better, but not held"),
+        (0.98, 0.41, 0.1, "Held, but slowing"),
+    ],
+)
+def test_the_headline_says_what_the_numbers_say(uniform, prefix, dynamics, words):
+    assert headline(judged({"prefix_1": prefix, "uniform": uniform}, dynamics)).startswith(words)
+
+
+def test_the_headline_rounds_nothing_up_to_all_frames():
+    assert "99.9 % of frames" in headline(judged({"prefix_1": 0.4, "uniform": 0.9996}))
+
+
+def test_the_headline_of_one_method_compares_nothing():
+    assert headline(judged({"ode": 0.5})).endswith("the share of valid frames is 50 % with ODE initialisation.")
+
+
+def test_a_video_that_never_moved_has_a_headline():
+    assert headline(judged({"prefix_1": 0.4, "uniform": 1.0}, 0.0, 0.0)).startswith("After 12 s")
+
+
+def test_the_table_lists_every_method_under_every_metric(tmp_path, arms):
+    lines = table(summarise(tmp_path, arms)).splitlines()
+    assert all(line.isascii() and len(line) <= 80 for line in lines)
+    assert [word for line in lines for word in line.split() if re.fullmatch(r"\d+x", word)] == [
+        f"{k}x" for k in (1, 2, 4, 8, 16)
+    ]
+    for arm in arms:
+        assert any(arm.title in line for line in lines)
+        rows = [line.split()[1:] for line in lines if line.startswith(f"  {arm.name} ")]
+        assert len(rows) == 4
+        assert rows[0] == [f"{arm.metrics['validity'][segment - 1]:.3f}" for segment in (1, 2, 4, 8, 16)]
+
+
+def test_the_picture_is_a_card_that_brings_its_own_background(tmp_path, arms):
+    picture(tmp_path / "picture.png", arms)
+    with Image.open(tmp_path / "picture.png") as image:
+        assert image.width > 600 * len(arms)
+        assert image.getpixel((0, 0))[3] == 0 and image.getpixel((40, 40))[3] == 255
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_none_is_refused(arms, value):
+    broken = arms[2].metrics | {"exposure_drift": [0.0] * (SEGMENTS - 1) + [value]}
+    with pytest.raises(ValueError, match='arm "uniform": exposure_drift is not finite'):
+        replace(arms[2], metrics=broken)
+
+
+def test_lists_of_different_length_are_refused(arms):
+    with pytest.raises(ValueError, match='arm "uniform": every metric needs one number per segment'):
+        replace(arms[2], metrics=arms[2].metrics | {"validity": [1.0]})
+
+
+def test_methods_that_cannot_be_compared_are_refused(tmp_path, arms):
+    with pytest.raises(ValueError, match='arm "uniform" has other prompts'):
+        summarise(tmp_path, [arms[0], replace(arms[2], prompts=arms[2].prompts[::-1])])
+    with pytest.raises(ValueError, match='two arms are called "ode"'):
+        summarise(tmp_path, [arms[0], arms[0]])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("videos", "words"),
+    [
+        (lambda video: video[:3], "3 videos, 8 prompts"),
+        (lambda video: video[:, 1:], "191 frames are not 16 segments of 12"),
+        (lambda video: video + 1, r"outside \[0, 1\]"),
+        (lambda video: video * math.nan, r"outside \[0, 1\]"),
+    ],
+)
+def test_videos_that_do_not_fit_are_refused(arms, videos, words):
+    with pytest.raises(ValueError, match=f'arm "ode": .*{words}'):
+        replace(arms[0], videos=videos(arms[0].videos))

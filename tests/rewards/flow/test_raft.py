@@ -1,0 +1,56 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models.optical_flow import raft_small
+
+from rewards.flow.engines import flow_engine
+from rewards.flow.raft import RaftFlow
+from rewards.reward_config import RewardConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("raft") / "raft_small.pth"
+    torch.save(raft_small(weights=None).state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth"), ("small", "raft_small_C_T_V2-01064c6d.pth")]
+)
+def test_missing_weights_are_named_with_the_key(size, wanted):
+    with pytest.raises(ValueError, match=f"reward.raft_weights=nowhere.pth does not exist.*{wanted}"):
+        flow_engine(RewardConfig(flow="raft", raft_size=size, raft_weights="nowhere.pth"))
+
+
+def test_weights_of_the_other_network_and_files_that_are_none_are_refused(weights, tmp_path):
+    with pytest.raises(ValueError, match=r"does not fit: it lacks .*raft_large"):
+        RaftFlow(weights, "large", 1, CPU)
+    for name, content in (("broken.pth", b"not weights"), ("text.pth", b"hi"), ("broken.safetensors", b"not weights")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is no whole file of weights"):
+            RaftFlow(str(tmp_path / name), "small", 1, CPU)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Surprise:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    torch.save({"weight": Surprise()}, tmp_path / "surprise.pth")
+    with pytest.raises(ValueError, match="is no whole file of weights"):
+        RaftFlow(str(tmp_path / "surprise.pth"), "small", 1, CPU)
+
+
+def test_frames_of_any_size_give_flow_of_the_enlarged_frame_alike_from_both_kinds_of_file(weights, tmp_path):
+    stored = torch.load(weights, weights_only=True)
+    save_file(stored, tmp_path / "raft_small.safetensors")
+    pixels = torch.rand(3, 3, 20, 36, generator=torch.Generator().manual_seed(0))
+    flow = RaftFlow(weights, "small", 2, CPU)(pixels)
+    same = RaftFlow(str(tmp_path / "raft_small.safetensors"), "small", 2, CPU)(pixels)
+    assert flow.forward.shape == flow.backward.shape == (2, 2, 40, 72)
+    assert torch.equal(flow.forward, same.forward) and torch.equal(flow.backward, same.backward)
+    assert RaftFlow(weights, "small", 1, CPU)(pixels[:1]).forward.shape == (0, 2, 20, 36)

@@ -1,0 +1,344 @@
+"""What a person may type, and what is answered when it cannot be."""
+
+import subprocess
+import sys
+from itertools import count
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import settings
+from cluster.config.run_config import Config
+from cluster.config.scan_config import Scan
+from cluster.errors import RunFailed
+from cluster.launch import preflight
+from cluster.runs.run_folder import RunFolder
+from learner.stage_config import Source
+from models.checkpoints.weight_files import save_weights
+
+
+def test_presets_groups_and_keys_compose_in_hydra_syntax():
+    config = settings.load(["preset=smoke", "cluster=inline", "window=prefix", "dmd.steps=7"])
+    assert (config.cluster.kind, config.window.law, config.dmd.steps) == ("inline", "prefix(1)", 7)
+    assert config.stages == ["teacher", "ode", "dmd", "grpo"]
+
+
+def test_a_law_with_numbers_needs_no_second_pair_of_quotes():
+    assert settings.load(["window.law=beta(1, 2)"]).window.law == "beta(1, 2)"
+
+
+def test_what_is_given_on_the_command_line_beats_the_preset():
+    assert settings.load(["preset=smoke", "rollout.frames=48"]).rollout.frames == 48
+
+
+def test_priority_is_a_law_of_stage_dmd_alone():
+    assert settings.load(["window=priority"]).window.law == "priority(0.5)"
+    with pytest.raises(ValueError, match=r"window\.law=priority\(0\.5\) is for stage dmd"):
+        settings.load(["window=priority", "stage=[dmd,grpo]"])
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (settings.ROOT / "conf/preset").glob("*.yaml")))
+def test_every_shipped_preset_is_valid(preset):
+    settings.load([f"preset={preset}"], schema=Scan if preset == "scan" else Config)
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("window.foo=1", "window.foo"),
+        ("foo=1", "foo"),
+        ("preset=huge", "huge"),
+        ("cluster=slurm", "slurm"),
+        ("window.law=gamma(2)", "gamma(2)"),
+        ("window.law=beta(1)", "beta(1)"),
+        ("window.law=no.such.module", "no.such.module"),
+        ("window.frames=120", "rollout.frames"),
+        ("rollout.frames=100", "rollout.frames is 100, no multiple of student.block_frames = 3"),
+        ("window.burn_in_frames=4", "window.burn_in_frames is 4"),
+        ("student.horizon_frames=10", "student.horizon_frames is 10"),
+        ("student.sink_frames=3", "student.sink_frames"),
+        ("student.timesteps=[750,1000]", "student.timesteps"),
+        ("dmd.steps=many", "dmd.steps"),
+        ("dmd.noising=pink", "dmd.noising"),
+        ("dmd.critic_updates=0", "dmd.critic_updates"),
+        ("dmd.beta1=1.5", "dmd.beta1"),
+        ("dmd.ema_decay=2", "dmd.ema_decay"),
+        ("pretrain.prompt_drop=7", "pretrain.prompt_drop"),
+        ("dmd.batch_size=0", "dmd.batch_size"),
+        ("dmd.steps=0", "dmd.steps"),
+        ("ode.pairs=0", "ode.pairs"),
+        ("buffer.windows=8", "buffer.windows"),
+        ("buffer.policy=keep", "buffer.policy"),
+        ("buffer.max_age=1", "buffer.max_age"),
+        ("buffer.bad_share=1", "buffer.bad_share"),
+        ("rollout.curriculum=[[0,6]]", "rollout.curriculum"),
+        ("rollout.curriculum=[[0,13]]", "rollout.curriculum"),
+        ("rollout.horizon=long", "rollout.horizon"),
+        ("cluster.rank_gpus=0.5", "cluster.rank_gpus"),
+        ("cluster.timeout_s=.inf", "cluster.timeout_s"),
+        ("cluster.slow_factor=.nan", "cluster.slow_factor"),
+        ("cluster.learner_ranks=3", "batch_size"),
+        ("cluster.weight_transport=nccl", "cluster.weight_transport"),
+        ("learner.micro_batch=5", "learner.micro_batch"),
+        ("learner.dtype=float16", "learner.dtype"),
+        ("checkpoint.keep=0", "checkpoint.keep"),
+        ("dmd.student_lr=.inf", "dmd.student_lr"),
+        ("cluster.rollout_actors=0", "cluster.rollout_actors"),
+        ("stage=grpoo", "grpoo"),
+        ("stage=[]", "stage is empty"),
+        ("stage=[dmd,ode]", "stages run in the order"),
+        ("stage=[ode,ode]", "each once"),
+        ("init=some.safetensors", "init is given and stage ode"),
+        ("window.frames=24", "all that the teacher can judge"),
+        ("seed=-1", "seed is -1"),
+        ("wandb.mode=on", "wandb.mode"),
+        ("nonsense", "nonsense"),
+        ("+foo=1", "+foo=1"),
+        ("~seed", "~seed"),
+        ("--hlep", "--hlep"),
+        ("stage=3", "stage is 3"),
+        ("run_dir=", "run_dir= has no value; write run_dir=VALUE, or leave it out"),
+        ("run_dir=''", "run_dir is empty"),
+        (
+            "cluster.learner_labels=role=learner",
+            '"cluster.learner_labels=role=learner" cannot be read; write key=value, ',
+        ),
+        ("cluster.learner_labels={role:}", "cannot be read; write key=value, a list as [1,2], a mapping as {role: lea"),
+        ("cluster.learner_labels=role:learner", "is no mapping; write cluster.learner_labels={name: value}"),
+        ("stage=ode,dmd", "stage=ode,dmd has several values; write 'stage=[ode,dmd]'"),
+        ("cluster.rollout_labels={role:[a]}", "cluster.rollout_labels.role: Cannot convert 'list' to string"),
+        ("window.law=beta(1", '"window.law=beta(1" cannot be read'),
+        ("window.law=beta(-1,1)", "beta(-1.0, 1.0)"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
+    with pytest.raises(ValueError) as caught:
+        settings.load([argument])
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["group.members=1"], "group.members is 1; one alone has nobody to be better than"),
+        (["group.frames=108"], "group.frames = 108 reaches past the end of rollouts of 96 frames"),
+        (["rollout.curriculum=[[0,12],[9,96]]", "group.frames=24"], "past the end of rollouts of 12 frames"),
+        (["group.frames=10"], "group.frames is 10; it must be a multiple of student.block_frames = 3"),
+        (["group.frames=18", "reward.window_frames=12"], "reward.window_frames = 12"),
+        (["sentinel.frames=3"], "sentinel.frames = 3 is one window of reward.window_frames, which would be compared"),
+        (["sentinel.frames=50"], "sentinel.frames is 50; it must be a multiple of"),
+        (["reward.window_frames=8", "group.frames=24", "sentinel.frames=24"], "reward.window_frames is 8, no multiple"),
+        (["group.burn_in_frames=10"], "group.burn_in_frames is 10, no multiple"),
+        (["reward.terms={smooth:1.0}"], 'no reward is called "smooth"; reward.terms takes continuity, flow_continuity'),
+        (["reward.terms={continuity:-1}"], "reward.terms.continuity is -1"),
+        (["group.noise=one", "group.transitions=all"], "set group.transitions=one, or noise=first"),
+        (["group.noise=shared"], 'group.noise is "shared"'),
+        (["group.transitions=two"], 'group.transitions is "two"'),
+        (["grpo.transition_weights=[1.0,2.0]"], "grpo.transition_weights is [1.0, 2.0], but student.timesteps has 3"),
+        (["student.timesteps=[1000]"], "student.timesteps is [1000.0], one step, which draws nothing"),
+        (
+            ["grpo.groups=6", "cluster.learner_ranks=2"],
+            "grpo.groups = 6 does not divide over cluster.learner_ranks = 2",
+        ),
+        (["grpo.groups=5"], "grpo.groups = 5 does not divide into grpo.minibatches = 2"),
+        (["grpo.groups=4", "grpo.minibatches=2", "learner.micro_batch=3"], "learner.micro_batch"),
+        (["grpo.dmd_members=17"], "grpo.dmd_members = 17 is more than group.members = 16"),
+        (["window.frames=12", "group.frames=9", "grpo.dmd_noising=recorded"], "window.frames = 12 is more than"),
+        (["grpo.dmd_noising=new"], 'grpo.dmd_noising is "new"'),
+        (["sentinel.prompts=33"], "never holds sentinel.prompts = 33 videos at once"),
+        (
+            ["buffer.max_age=1", "sentinel.prompts=16", "grpo.groups=4", "group.forks=1"],
+            "buffer.max_age = 1 updates of grpo.groups = 4 never hold sentinel.prompts = 16",
+        ),
+        (["reward.lead_frames=28"], "reward.lead_frames is 28, and a group brings 27 frames before its fork"),
+        (["reward.finest_scale=6"], "reward.finest_scale is 6; it must be 0 to 5"),
+        (["reward.flow=raft"], "reward.flow is raft, but reward.raft_weights is not set"),
+        (["window.law=prefix(1)", "group.frames=24"], "group.frames = 24 and window.law=prefix(1)"),
+        (["window.law=prefix(1)", "group.frames=24"], "no window of 24 frames ends within 1.0 horizons"),
+        (["sentinel.action=warn"], 'sentinel.action is "warn"'),
+    ],
+)
+def test_a_mistake_in_stage_grpo_is_answered_in_one_line_that_names_value_and_key(arguments, named):
+    with pytest.raises(ValueError) as caught:
+        settings.load(["stage=grpo", "buffer.windows=32", *arguments])
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_what_only_stage_grpo_asks_for_is_not_asked_of_other_stages():
+    settings.load(["stage=dmd", "group.frames=108", "grpo.transition_weights=[1.0,2.0]", "sentinel.frames=50"])
+
+
+def checked(run_dir, *arguments):
+    config = settings.load([f"run_dir={run_dir}", "preset=smoke", *arguments])
+    preflight(config)
+    return config
+
+
+def test_a_run_folder_remembers_its_config_and_takes_the_same_run_again(tmp_path):
+    config = checked(tmp_path / "run")
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["dmd"]["steps"] == config.dmd.steps
+    checked(tmp_path / "run", "cluster=inline", "wandb.mode=offline")
+
+
+def test_a_run_folder_of_another_config_is_refused_and_left_as_it_was(tmp_path):
+    checked(tmp_path / "run")
+    before = (tmp_path / "run/config.yaml").read_bytes()
+    with pytest.raises(ValueError, match=r"run_dir=.*another dmd\.student_lr \(0\.0001, now 0\.1\)"):
+        checked(tmp_path / "run", "dmd.student_lr=0.1")
+    assert (tmp_path / "run/config.yaml").read_bytes() == before
+
+
+def test_a_folder_with_other_things_in_it_is_never_taken_over(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        checked(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_missing_and_truncated_weights_are_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match=r"teacher=.*none\.safetensors does not exist"):
+        checked(tmp_path / "run", f"teacher={tmp_path}/none.safetensors", "stage=ode")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(ValueError, match=r"init=.*cut\.safetensors is no whole safetensors file"):
+        checked(tmp_path / "run", f"init={tmp_path}/cut.safetensors", "stage=dmd")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_do_not_fit_the_network_are_refused_before_anything_starts(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other\.safetensors does not fit the network: it lacks .* change init"):
+        checked(tmp_path / "run", f"init={tmp_path}/other.safetensors", "stage=dmd")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_result_of_a_finished_stage_is_refused(tmp_path):
+    checked(tmp_path / "run")
+    (tmp_path / "run/ode/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/ode/student.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"run_dir=.*ode/student\.safetensors is no whole safetensors file"):
+        checked(tmp_path / "run", "stage=dmd")
+
+
+@pytest.mark.parametrize("argument", ["student.height=24", "student.horizon_frames=24"])
+def test_what_the_tiny_world_cannot_honour_is_refused(tmp_path, argument):
+    with pytest.raises(ValueError, match=rf"{argument.partition('=')[0]} is .* in the tiny world"):
+        checked(tmp_path / "run", argument)
+
+
+def test_two_commands_are_never_at_work_in_one_folder(tmp_path):
+    folder = RunFolder(checked(tmp_path / "run"))
+    with folder.locked(), pytest.raises(RunFailed, match="another command is at work"), folder.locked():
+        pass
+    with folder.locked():
+        pass
+
+
+def test_a_second_teacher_in_a_folder_whose_students_had_another_is_refused(tmp_path):
+    checked(tmp_path / "run", "stage=ode")
+    (tmp_path / "run/ode").mkdir()
+    with pytest.raises(ValueError, match="already has ode of another teacher"):
+        checked(tmp_path / "run")
+
+
+def test_a_run_folder_that_is_a_file_or_has_lost_its_config_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        checked(tmp_path / "file")
+    checked(tmp_path / "run")
+    (tmp_path / "run/config.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"config\.yaml holds no configuration"):
+        checked(tmp_path / "run")
+
+
+def test_a_run_keeps_the_teacher_it_has_trained_when_a_later_command_leaves_that_stage_out(tmp_path):
+    config = checked(tmp_path / "run")
+    save_weights(load_file(settings.ROOT / "assets/tiny/teacher.safetensors"), config.teacher_path, {"seed": 0})
+    assert checked(tmp_path / "run", "stage=[ode,dmd]").teacher_path == config.teacher_path
+
+
+def test_stage_dmd_without_a_student_says_where_to_get_one(tmp_path):
+    with pytest.raises(ValueError, match="run stage ode before it, or give init="):
+        checked(tmp_path / "run", "stage=dmd")
+
+
+WATCHED = "sentinel.metrics=[exposure_drift]"
+ON_A_GPU = ["reward.flow=raft", "cluster.reward_gpus=1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([WATCHED, "reward.terms={rewards.nothing.Here:1.0}"], r"rewards\.nothing\.Here cannot be imported"),
+        ([WATCHED, "reward.terms={math.pi:1.0}"], r"math\.pi is float; it must be a callable"),
+        (["sentinel.metrics=[smiles]"], 'no reward is called "smiles"'),
+        ([WATCHED, "reward.flow=raft", "cluster.reward_gpus=1"], "reward.raft_weights"),
+        ([WATCHED, "reward.flow=raft", "reward.raft_weights=none.pth"], "cluster.reward_gpus"),
+        ([WATCHED, *ON_A_GPU, "reward.raft_weights=none.pth"], r"raft_weights=.*none\.pth.*raft_large"),
+        ([WATCHED, "grpo.init=none.safetensors"], r"grpo\.init=.*none\.safetensors does not exist"),
+    ],
+)
+def test_what_stage_grpo_lacks_is_found_before_anything_starts(tmp_path, arguments, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        checked(tmp_path / "run", "stage=grpo", *arguments)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_stage_grpo_starts_from_the_shipped_student_or_from_its_own_runs_stage_dmd(tmp_path):
+    config = checked(tmp_path / "run", "stage=grpo", WATCHED)
+    assert config.grpo_init_path == settings.ROOT / "assets/tiny/student_uniform.safetensors"
+    save_weights(load_file(config.grpo_init_path), tmp_path / "run/dmd/student.safetensors", {"seed": 0})
+    (tmp_path / "run/dmd/checkpoints").mkdir()
+    again = checked(tmp_path / "run", "stage=grpo", WATCHED)
+    assert again.grpo_init_path == tmp_path / "run/dmd/student.safetensors"
+
+
+def test_the_critic_of_stage_grpo_is_the_one_that_knows_its_student_and_where_there_is_none_that_is_said(
+    tmp_path, capsys
+):
+    runs = (tmp_path / f"run_{i}" for i in count())
+
+    def critic(*arguments):
+        return checked(next(runs), "stage=grpo", WATCHED, *arguments).grpo_critic_source
+
+    shipped = settings.ROOT / "assets/tiny"
+    assert critic() == Source(shipped / "critic_uniform.safetensors", "grpo.critic")
+    own = tmp_path / "own/student.safetensors"
+    save_weights(load_file(shipped / "student_uniform.safetensors"), own, {})
+    assert not capsys.readouterr().err
+    assert critic(f"grpo.init={own}") == Source(shipped / "teacher.safetensors", "teacher")
+    assert f"no critic lies beside {own}" in capsys.readouterr().err
+    assert critic(f"grpo.init={own}", "grpo.dmd_weight=0", "grpo.kl=1")
+    assert not capsys.readouterr().err, "there is no critic to be told of"
+    save_weights(load_file(shipped / "critic_uniform.safetensors"), own.with_name("critic.safetensors"), {})
+    assert critic(f"grpo.init={own}") == Source(own.with_name("critic.safetensors"), "grpo.critic")
+    with pytest.raises(ValueError, match=r"grpo\.critic=.*none\.safetensors does not exist"):
+        critic("grpo.critic=none.safetensors")
+    torch.save({"generator": load_file(own), "critic": load_file(shipped / "teacher.safetensors")}, tmp_path / "sf.pt")
+    assert critic(f"grpo.init={own}", f"grpo.critic={tmp_path}/sf.pt").part == "critic"
+    torch.save({"generator": load_file(own)}, tmp_path / "without.pt")
+    with pytest.raises(ValueError, match=r"grpo\.critic=.*without\.pt has no critic; networks in it: generator"):
+        critic(f"grpo.critic={tmp_path}/without.pt")
+
+
+@pytest.mark.parametrize(("script", "schema"), [("train.py", Config), ("tune.py", Scan), ("demo.py", Config)])
+def test_help_lists_every_key_and_waits_for_no_torch(script, schema):
+    command = [sys.executable, "-X", "importtime", script, "--help"]
+    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0
+    for name, _, doc in settings.all_keys(schema):
+        assert name in shown.stdout and doc in shown.stdout
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "cluster.config.run_config" in imported and not imported & {"torch", "ray", "hydra"}
+
+
+def test_a_mistake_at_the_terminal_ends_with_status_2_and_no_traceback(tmp_path):
+    command = [sys.executable, "train.py", f"run_dir={tmp_path}/run", "rollout.frames=7"]
+    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+    assert shown.returncode == 2
+    assert shown.stderr.count("\n") == 1 and "rollout.frames" in shown.stderr
+    assert not (tmp_path / "run").exists()
