@@ -1,0 +1,34 @@
+"""Errors with one form for all packages. Imports no torch: help must be quick."""
+
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """Reject a value that the user gave, in one line: `KEY=VALUE: problem. Fix: fix.`
+
+    `key` is the dotted key, `value` what it holds (None leaves it out of the line), `problem` and `fix` are clauses
+    without a full stop.
+    """
+
+    def __init__(self, key: str, value: Any, problem: str, fix: str):
+        self.key, self.value, self.problem, self.fix = key, value, problem, fix
+        super().__init__(key, value, problem, fix)
+
+    def __str__(self) -> str:
+        given = self.key if self.value is None else f"{self.key}={written(self.value)}"
+        return f"{given}: {self.problem}. Fix: {self.fix}."
+
+
+class StopsRun(RuntimeError):
+    """End a run for a reason that a restart would meet again, such as a non-finite loss or a damaged checkpoint."""
+
+
+def written(value: Any) -> str:
+    """Write `value` as one types it on a command line: true, null, [1,2], {a: 1}."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(written(part) for part in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {written(part)}' for name, part in value.items())}}}"
+    return str(value)
