@@ -30,7 +30,7 @@ proofs: $(READY) ## Run the tests that take long: students that show the paper's
 	@$(BIN)/python -m pytest -m proof --durations=0 $(ARGS)
 
 lock: $(BIN)/uv ## Compile requirements.txt from pyproject.toml (newest versions: ARGS=--upgrade).
-	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --extra test --quiet \
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --extra test --extra docs --quiet \
 		--universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 		--no-emit-index-url --no-emit-find-links $(ARGS) --output-file requirements.txt
 	@echo "requirements.txt: $$(grep -c '^[a-z0-9]' requirements.txt) pins"

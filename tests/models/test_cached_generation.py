@@ -17,7 +17,7 @@ from models.kv_cache import KVCache
 from models.network_config import TINY
 from models.noise import BlockNoise
 from models.sampler import stream_blocks
-from tests.models.stock import same_weights, stock_class
+from tests.models.checkpoints.stock import same_weights, stock_class
 
 BLOCK, SEEDS, HEIGHT, WIDTH = 3, [5, 6], 8, 8
 TOKENS = TINY.tokens_per_frame(HEIGHT, WIDTH)

@@ -13,7 +13,7 @@ from models.network_config import TINY
 from models.noise import BlockNoise
 from models.sampler import stream_blocks
 from models.wan.network import Wan
-from tests.models.stock import same_weights, stock_class
+from tests.models.checkpoints.stock import same_weights, stock_class
 
 SHAPE = 3, TINY.in_channels, 8, 8
 SIGMAS = warped_sigmas([1000, 500], shift=3)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from models.checkpoints.formats import open_checkpoint
 from models.checkpoints.weight_files import check_weights, load_weights, stored_tensors, verify_weights
 from models.wan.network import Wan
-from tests.models.checkpoints import (
+from tests.models.checkpoints.wan_checkpoints import (
     CONFIG,
     FORMATS,
     ORIGINAL_CONFIG,

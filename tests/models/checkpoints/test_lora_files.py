@@ -12,7 +12,7 @@ from models.checkpoints.lora_files import Adapter, attach, check_adapters, merge
 from models.checkpoints.weight_files import load_weights, save_weights
 from models.checkpoints.weight_names import to_original
 from models.wan.network import Wan
-from tests.models.checkpoints import CONFIG, FIELDS
+from tests.models.checkpoints.wan_checkpoints import CONFIG, FIELDS
 
 LAYERS = {
     "blocks.0.attn1.to_q": (24, 24), "blocks.0.attn2.to_out.0": (24, 24), "blocks.1.ffn.net.0.proj": (32, 24),

@@ -17,7 +17,7 @@ from models.checkpoints.weight_files import save_weights, stored_tensors
 from models.checkpoints.weight_names import to_original
 from models.checkpoints.writing import planned, shards, write_checkpoint
 from models.wan.network import Wan
-from tests.models.checkpoints import CONFIG, equal
+from tests.models.checkpoints.wan_checkpoints import CONFIG, equal
 
 LARGE = 10**9
 

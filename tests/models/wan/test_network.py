@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.network_config import TINY, WAN_1_3B, WAN_14B, WanConfig
 from models.wan.network import Wan
-from tests.models.stock import same_weights, stock_class
+from tests.models.checkpoints.stock import same_weights, stock_class
 
 ONE_WIDE_LAYER = replace(WAN_1_3B, num_layers=1)
 

@@ -7,7 +7,7 @@ import torch
 
 from models.checkpoints.formats import open_checkpoint
 from models.checkpoints.weight_files import load_weights, stored_tensors
-from tests.models.checkpoints import empty, equal, original, ours, refusal, saved, self_forcing, weights
+from tests.models.checkpoints.wan_checkpoints import empty, equal, original, ours, refusal, saved, self_forcing, weights
 
 
 @pytest.mark.parametrize("part", ["generator", "generator_ema", "critic", "generator_at_step_100"])
