@@ -77,10 +77,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from models.atomic_files import require_writable
 from models.checkpoints.config_json import read_config
 from models.checkpoints.formats import Checkpoint, open_checkpoint
-from models.checkpoints.known_networks import recognised, shapes_of
+from models.checkpoints.known_networks import network_shapes, recognise_network
 from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
-from models.checkpoints.weight_files import check_fit, misfit
-from models.checkpoints.writing import planned, require_free, write_checkpoint
+from models.checkpoints.weight_files import check_network_fit, shape_misfit
+from models.checkpoints.writing import plan_tensors, require_free, write_checkpoint
 from models.user_paths import user_path
 from models.wan.network import Wan
 
@@ -113,14 +113,14 @@ def describe(checkpoint: Checkpoint, model: str | None) -> WanConfig:
         return read_config(path, "model")
     if checkpoint.config is not None:
         return checkpoint.config
-    known = recognised(checkpoint)
+    known = recognise_network(checkpoint)
     if known is not None:
         return CONFIGS[known]
     found = {name: stored.shape for name, stored in checkpoint.stored.items()}
     apart = {}
     for name in CONFIGS:
-        wanted = shapes_of(name)
-        apart[name] = (len(wanted.items() ^ found.items()), misfit(wanted, found))
+        wanted = network_shapes(name)
+        apart[name] = (len(wanted.items() ^ found.items()), shape_misfit(wanted, found))
     nearest = min(apart, key=lambda name: apart[name][0])
     raise ValueError(
         f"source={checkpoint.path} fits none of {', '.join(CONFIGS)}: as {nearest} it {apart[nearest][1]}; set model "
@@ -135,10 +135,10 @@ def convert(options: ConvertOptions) -> Path:
     checkpoint = open_checkpoint(source, "source", options.part)
     config = describe(checkpoint, options.model)
     with torch.device("meta"):
-        check_fit(checkpoint, "source" if options.model is None else "model or source", Wan(config))
+        check_network_fit(checkpoint, "source" if options.model is None else "model or source", Wan(config))
     original = options.format == "original"
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    size = sum(stored.size for stored in planned(checkpoint, original, dtype).values())
+    size = sum(stored.size for stored in plan_tensors(checkpoint, original, dtype).values())
     adapters = _adapters(options, checkpoint)
     existing = next(parent for parent in out.parents if parent.exists())
     try:
@@ -159,7 +159,7 @@ def convert(options: ConvertOptions) -> Path:
         try:
             write_checkpoint(
                 checkpoint, config, out, original=original, dtype=dtype, adapters=adapters,
-                shard_bytes=int(options.shard_gb * 1e9), advanced=lambda done: progress.advance(task, done),
+                shard_bytes=int(options.shard_gb * 1e9), on_progress=lambda done: progress.advance(task, done),
             )  # fmt: skip
         except OSError as error:
             raise ValueError(

@@ -28,7 +28,7 @@ from models.atomic_files import write_whole
 from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, decode, encode_text
+from models.worlds.tiny_world import PROMPTS, encode_text, to_pixels
 from reports import run_report as report
 from train import dmd, ode
 
@@ -86,7 +86,7 @@ def _generate(config: Config, name: str, log: RunLog) -> None:
             student, config.student, _prompts(), seeds, frames, encode_text,
             lambda done: log.progress(f"videos {name}", done, frames, ""),
         )  # fmt: skip
-        write_whole(path, save({"video": (decode(latents) * 255).round().byte()}))
+        write_whole(path, save({"video": (to_pixels(latents) * 255).round().byte()}))
 
 
 def _prompts() -> list[str]:

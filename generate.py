@@ -44,7 +44,7 @@ from actors.generation.video_decoder import show_blocks
 from actors.generation.video_meter import VideoMeter
 from actors.generation.video_plan import PlannedVideo
 from actors.generation.video_writer import FramePipe, Mp4File, VideoWriter
-from models.checkpoints.lora_files import attach
+from models.checkpoints.lora_files import attach_adapters
 from models.checkpoints.weight_files import load_weights
 from models.noise import BlockNoise
 from models.wan.network import Wan
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
             live = job.config.lora_live
             load_weights(student, job.checkpoint, "checkpoint", adapters=None if live else job.adapters)
             if live:
-                attach(student, job.adapters)
+                attach_adapters(student, job.adapters)
         except ValueError as error:
             print(f"generate.py: {error}", file=sys.stderr)
             return 2

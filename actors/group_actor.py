@@ -11,7 +11,7 @@ from actors.student_actor import StudentActor
 from models.kv_cache import KVCache
 from models.noise import MemberNoise
 from models.records import Group, GroupPlan, MadeBlock, Progress, Rollout
-from models.sampler import Block, stream_blocks
+from models.sampler import SampledBlock, stream_blocks
 
 
 class GroupActor(StudentActor):
@@ -91,7 +91,7 @@ class GroupActor(StudentActor):
         )
 
 
-def _recorded(block: Block, plan: GroupPlan) -> tuple[Tensor, ...]:
+def _recorded(block: SampledBlock, plan: GroupPlan) -> tuple[Tensor, ...]:
     """The block's part of a group's tensors: frames are the fourth axis from the end in each."""
 
     def at(steps: Sequence[Tensor], offset: int = 0) -> Tensor:

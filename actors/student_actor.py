@@ -8,17 +8,17 @@ from torch import Tensor
 
 from actors.rollout_config import WindowConfig
 from models.causal import write_block
-from models.computing import Computing
+from models.computing import ComputeSpec
 from models.fingerprint import PublishedWeights
 from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
 from models.network_config import StudentConfig
 from models.noise import BlockNoise
 from models.records import MadeBlock, Rollout, Weights
-from models.sampler import Block
-from models.worlds.video_codec import VideoCodec, opening_images
+from models.sampler import SampledBlock
+from models.worlds.video_codec import VideoCodec, window_image_latents
 
-_ON_CPU = Computing()
+_ON_CPU = ComputeSpec()
 
 
 class WeightSource(Protocol):
@@ -39,7 +39,7 @@ class StudentActor:
         encode_text: Callable[[Sequence[str]], Tensor],
         codec: VideoCodec,
         weights: WeightSource,
-        computing: Computing = _ON_CPU,
+        computing: ComputeSpec = _ON_CPU,
     ):
         self.config, self.window, self.encode_text, self.weights = student, window, encode_text, weights
         self.codec = codec
@@ -72,8 +72,8 @@ class StudentActor:
         return self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
 
     def images_of(self, before: Tensor, first: Tensor) -> Tensor | None:
-        """See `models.video_codec.opening_images`; on CPU, in the dtype of the latents."""
-        images = opening_images(self.codec, before.to(self.device), first.to(self.device))
+        """See `models.video_codec.window_image_latents`; on CPU, in the dtype of the latents."""
+        images = window_image_latents(self.codec, before.to(self.device), first.to(self.device))
         return None if images is None else images.to(first.device, first.dtype)
 
     def cache_after(self, made: Iterable[MadeBlock], text: Tensor) -> KVCache:
@@ -88,7 +88,7 @@ class StudentActor:
             cache = write_block(self.student, block.x0.to(self.device), text_keys_values, cache)
         return cache
 
-    def on_cpu(self, block: Block, steps: Iterable[int] = ()) -> MadeBlock:
+    def on_cpu(self, block: SampledBlock, steps: Iterable[int] = ()) -> MadeBlock:
         """The block as it travels, with its inputs of these denoising steps."""
         return MadeBlock(block.index, self.version, block.x0.cpu(), {step: block.inputs[step].cpu() for step in steps})
 

@@ -33,7 +33,7 @@ from benchmarks.line import print_line
 from cluster.supply.group_scoring import GroupScorer
 from models.checkpoints.weight_files import load_weights
 from models.network_config import StudentConfig
-from models.records import Group, MadeBlock, Rollout, Weights, opening
+from models.records import Group, MadeBlock, Rollout, Weights, first_frames
 from models.wan.network import Wan
 from models.worlds.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
@@ -72,7 +72,7 @@ def costs(actor: GroupActor, scorer: GroupScorer, rollouts: Sequence[Rollout]) -
     rows = {rollout.id: row for row, rollout in enumerate(rollouts)}
 
     def score() -> list:
-        return [scorer(group, opening(blocks, rows[group.rollout], group.start, horizon)) for group in groups]
+        return [scorer(group, first_frames(blocks, rows[group.rollout], group.start, horizon)) for group in groups]
 
     scored_s, _ = timed(score)
     return made_s / len(groups), scored_s / len(groups)

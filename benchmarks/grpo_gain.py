@@ -22,7 +22,7 @@ from evaluation.segment_metrics import segment_metrics
 from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for
 from models.wan.network import Wan
-from models.worlds.tiny_world import HELD_OUT_PROMPTS, decode, encode, encode_text, sample_video
+from models.worlds.tiny_world import HELD_OUT_PROMPTS, encode_text, sample_video, to_latents, to_pixels
 from rewards.flow.flow_motion import fastest
 from rewards.flow.optical_flow import DisFlow
 from rewards.scorer import Scorer
@@ -54,7 +54,7 @@ def real_videos(config: Config) -> Tensor:
     """The same prompts, as the world shows them."""
     frames = HORIZONS * config.student.horizon_frames
     drawn = (torch.Generator().manual_seed(seed) for seed in seeds())
-    return encode(torch.stack([sample_video(p, frames, g) for p, g in zip(PROMPTS, drawn, strict=True)]))
+    return to_latents(torch.stack([sample_video(p, frames, g) for p, g in zip(PROMPTS, drawn, strict=True)]))
 
 
 def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
@@ -64,7 +64,7 @@ def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
     slowed is not held to its own beginning.
     """
     horizon, names = config.student.horizon_frames, list(config.reward.weights)
-    scorer = Scorer(config.reward, names, decode)
+    scorer = Scorer(config.reward, names, to_pixels)
     flow = DisFlow(config.reward.upsample, config.reward.finest_scale)
     scores: dict[str, list[float]] = {name: [] for name in names}
     moved = []
@@ -72,8 +72,8 @@ def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
         found = scorer.score(prompt, video[None, horizon:], video[:horizon], video[:horizon], first).values
         for name in names:
             scores[name] += [score for score in found[name][0] if not math.isnan(score)]
-        moved.append(fastest(flow(decode(video[None])[0]), TOP_SHARE)[0].mean())
-    metrics = segment_metrics(decode(latents), PROMPTS, horizon)
+        moved.append(fastest(flow(to_pixels(video[None])[0]), TOP_SHARE)[0].mean())
+    metrics = segment_metrics(to_pixels(latents), PROMPTS, horizon)
     means = {name: sum(values) / HORIZONS for name, values in metrics.items()}
     reward = sum(
         weight * sum(scores[name]) / len(scores[name]) for name, weight in config.reward.weights.items() if weight

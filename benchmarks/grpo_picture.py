@@ -18,7 +18,7 @@ from benchmarks.grpo_gain import SHIPPED, measured, real_videos, videos_of
 from models.checkpoints.weight_files import load_weights
 from models.wan.network import Wan
 from models.worlds.tiny_judge import judge
-from models.worlds.tiny_world import HELD_OUT_PROMPTS, decode
+from models.worlds.tiny_world import HELD_OUT_PROMPTS, to_pixels
 from rewards.object_motion import displacement, prompted_speed
 
 matplotlib.use("Agg")
@@ -35,7 +35,7 @@ def draw(rows: dict[str, tuple[Tensor, dict[str, float]]], path: Path) -> None:
     prompts = [HELD_OUT_PROMPTS[i] for i in SHOWN]
     figure, axes = pyplot.subplots(len(rows), 2, figsize=(15, 2.6 * len(rows)), width_ratios=(2, 1), squeeze=False)
     for (label, (latents, told)), (strip, curve) in zip(rows.items(), axes, strict=True):
-        shown = decode(latents[list(SHOWN)])
+        shown = to_pixels(latents[list(SHOWN)])
         lines = [torch.cat(list(video[FIRST : FIRST + FRAMES]), dim=2) for video in shown]
         strip.imshow(torch.cat(lines, dim=1).permute(1, 2, 0), interpolation="nearest")
         strip.set_axis_off()

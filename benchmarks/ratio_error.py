@@ -52,7 +52,7 @@ def errors(student: Wan, config: Config, made: list[Group], loss: str) -> torch.
     grpo, learner = replace(config.grpo, loss=loss), LearnerConfig(micro_batch=6)
     batches = PolicyBatches(student, None, encode_text, config.student, grpo, learner, config.group.coarse)
     values = torch.ones(len(made), MEMBERS, 1, dtype=torch.float64)
-    return torch.cat([part.replay[:, 0] for part in batches.remember(made, values, values.bool())])
+    return torch.cat([part.replay[:, 0] for part in batches.snapshot(made, values, values.bool())])
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ from models.flow_matching import warped_sigmas
 from models.keys import key
 from models.kv_cache import KVCache
 from models.network_config import StudentConfig
-from models.sampler import Block, stream_blocks
+from models.sampler import SampledBlock, stream_blocks
 from models.wan import flash_attention
 from models.wan.network import Wan
 from models.worlds.video_codec import TinyCodec, VideoCodec, video_frames
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
             "attention_frames": student.attention_frames,
             "dtype": str(dtype).removeprefix("torch."),
             "compile": options.compile,
-            "attention": (gpu and flash_attention.chosen()) or "torch",
+            "attention": (gpu and flash_attention.selected_module()) or "torch",
             "torch": torch.__version__,
         },
         limit=frames * peak / flops,
@@ -137,7 +137,7 @@ def parse(arguments: Sequence[str]) -> Options:
     return options
 
 
-def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool) -> Iterator[Block]:
+def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool) -> Iterator[SampledBlock]:
     """Blocks of one video without end, by a network with random weights."""
     with torch.device(device):
         network = Wan(student.wan).to(dtype).eval().requires_grad_(False)
@@ -200,7 +200,7 @@ def open_codec(model: str, device: torch.device, dtype: torch.dtype) -> VideoCod
         return WanCodec(AutoencoderKLWan().to(dtype))
 
 
-def decode_seconds(block: Block, codec: VideoCodec, options: Options, device: torch.device) -> list[float]:
+def decode_seconds(block: SampledBlock, codec: VideoCodec, options: Options, device: torch.device) -> list[float]:
     """Decoding a block, what the codec remembers carried on from block to block."""
     _, past = codec.decode(block.x0)
 
@@ -213,7 +213,9 @@ def decode_seconds(block: Block, codec: VideoCodec, options: Options, device: to
     return [block_seconds(decode, 1, device) for _ in range(options.repeats)]
 
 
-def stream_seconds(blocks: Iterator[Block], codec: VideoCodec, options: Options, device: torch.device) -> list[float]:
+def stream_seconds(
+    blocks: Iterator[SampledBlock], codec: VideoCodec, options: Options, device: torch.device
+) -> list[float]:
     """A block of frames after another, from nothing to bytes on the CPU."""
     shown_s: list[float] = []
     count = _WARM_UP + options.repeats * options.blocks

@@ -38,7 +38,7 @@ class InlineCluster:
         self.tracer.settle()
         version = self.folder.next_version()
         self.supply.lineage.publish(version, update)
-        stored = self.computing.as_stored(tensors)
+        stored = self.computing.cast(tensors)
         self.published = Weights(version, {name: tensor.clone() for name, tensor in stored.items()})
 
     def newer(self, than: int | None) -> Weights | None:

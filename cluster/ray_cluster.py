@@ -36,7 +36,7 @@ class RayCluster:
         with self.tracer.waiting("begin"):
             begin = self.coordinator.begin
             epoch = self._ask(begin, stage, config, state, kept) if collectives.rank() == 0 else 0
-            self.epoch, self.number = collectives.agreed(epoch), 0
+            self.epoch, self.number = collectives.broadcast(epoch), 0
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the coordinator, which owns them from then on."""
@@ -44,7 +44,7 @@ class RayCluster:
         if collectives.rank() > 0:
             return
         with self.tracer.waiting("publish"):
-            stored = computing_of(self.config).as_stored(tensors)
+            stored = computing_of(self.config).cast(tensors)
             self.publisher.publish(pack(Weights(self.folder.next_version(), stored), update))
 
     def take(self, role: str, n: int) -> Sequence[Window]:
@@ -54,7 +54,7 @@ class RayCluster:
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """The next `n` samples of a role, all of them on every rank."""
         samples = self._take(role, n, 0, 1)
-        collectives.agreed(self.number)  # no update in between holds the ranks together
+        collectives.broadcast(self.number)  # no update in between holds the ranks together
         return samples
 
     def _take(self, role: str, n: int, rank: int, size: int) -> list[Any]:

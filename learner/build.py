@@ -10,7 +10,7 @@ from learner.distillation import Distiller
 from learner.grpo import PolicyLearner
 from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
 from learner.ode import OdeInitializer
-from learner.parallel.sharding import fill, in_group, shard
+from learner.parallel.sharding import copy_into_shards, in_group, shard
 from learner.policy_config import GrpoConfig
 from learner.pretraining import Pretrainer
 from learner.score_distillation import ScoreDistillation
@@ -146,10 +146,10 @@ def _filled(network: Wan, source: Source, device: torch.device, seed: int = 0) -
     targets = network.state_dict()
     plain = {plain_name(name): target for name, target in targets.items()}
     for name, values in stored_tensors(source.path, source.part):
-        fill(plain[name], values)
+        copy_into_shards(plain[name], values)
     for name, target in targets.items():
         if is_adapter(name):
-            fill(target, adapter_start(name, target.shape, seed))
+            copy_into_shards(target, adapter_start(name, target.shape, seed))
     return network
 
 

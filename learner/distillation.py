@@ -7,7 +7,7 @@ from torch import Tensor
 
 from learner.optimizer import Optimizer, adamw
 from learner.parallel import collectives
-from learner.score_distillation import ScoreDistillation, by_age
+from learner.score_distillation import ScoreDistillation, metrics_by_age
 from learner.stage_config import DmdConfig, LearnerConfig
 from learner.trained_student import TrainedStudent
 from models.network_config import StudentConfig
@@ -85,4 +85,4 @@ class Distiller:
             self.trained.ema.update(self.student)
         else:
             self.trained.ema.restart(self.student)
-        return metrics | by_age(collectives.joined(torch.cat(measured)))
+        return metrics | metrics_by_age(collectives.all_gather_cat(torch.cat(measured)))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from learner.parallel.sharding import local
+from learner.parallel.sharding import local_shards
 
 
 class Ema:
@@ -16,12 +16,14 @@ class Ema:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """average <- decay * average + (1 - decay) * weights."""
-        torch._foreach_lerp_(local(self.averages.values()), local(_trained(module).values()), 1 - self.decay)
+        torch._foreach_lerp_(
+            local_shards(self.averages.values()), local_shards(_trained(module).values()), 1 - self.decay
+        )
 
     @torch.no_grad()
     def restart(self, module: nn.Module) -> None:
         """Begin again from `module`'s weights."""
-        torch._foreach_copy_(local(self.averages.values()), local(_trained(module).values()))
+        torch._foreach_copy_(local_shards(self.averages.values()), local_shards(_trained(module).values()))
 
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from learner.parallel import collectives
-from learner.parallel.sharding import whole
+from learner.parallel.sharding import full_tensor
 
 _ALIGNMENT = 64
 
@@ -38,7 +38,7 @@ class FlatCopy:
     def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole values on the CPU of rank 0, an empty dict elsewhere (a collective). Overwrites the last call's."""
         for name, tensor in tensors.items():
-            complete = whole(tensor)
+            complete = full_tensor(tensor)
             if self.tensors:
                 self.tensors[name].copy_(complete.detach())
         return self.tensors

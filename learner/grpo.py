@@ -18,7 +18,7 @@ from learner.parallel import collectives
 from learner.parallel.micro_batches import own_places
 from learner.policy_batches import PolicyBatch, PolicyBatches
 from learner.policy_config import GrpoConfig
-from learner.score_distillation import ScoreDistillation, by_age
+from learner.score_distillation import ScoreDistillation, metrics_by_age
 from learner.stage_config import LearnerConfig
 from learner.trained_student import TrainedStudent
 from learner.transitions import windows_for_scores
@@ -90,7 +90,7 @@ class PolicyLearner:
         Raises BurnInTooShort before a step on groups as young as the weights, and NonFiniteError before a broken one.
         """
         advantages = self._advantages(groups)
-        minibatches = self._remember(groups, advantages)
+        minibatches = self._snapshot(groups, advantages)
         metrics = _reward_metrics(advantages) | self._replay_metrics(minibatches)
         for _ in range(self.config.critic_updates if self.scores is not None else 0):
             windows = self._windows(groups, self.scores.critic_optimizer.updates)
@@ -105,16 +105,16 @@ class PolicyLearner:
         scores = {}
         for name in self.rewards:
             own = torch.tensor([group.scores[name] for group in groups], dtype=torch.float64)
-            scores[name] = collectives.joined(own.to(self.policy.device)).cpu()
+            scores[name] = collectives.all_gather_cat(own.to(self.policy.device)).cpu()
         c = self.config
         return combine(scores, self.rewards, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
 
-    def _remember(self, groups: Sequence[Group], advantages: Advantages) -> list[Minibatch]:
+    def _snapshot(self, groups: Sequence[Group], advantages: Advantages) -> list[Minibatch]:
         """This rank's groups, dealt to the steps of a pass: each step has the same ones on any number of ranks."""
         mine = own_places(len(groups) * collectives.size())
         values, valid = (x[mine.start : mine.stop] for x in (advantages.values, advantages.valid))
         cuts = [slice(first, None, self.config.minibatches) for first in range(self.config.minibatches)]
-        return [(groups[cut], self.policy.remember(groups[cut], values[cut], valid[cut])) for cut in cuts]
+        return [(groups[cut], self.policy.snapshot(groups[cut], values[cut], valid[cut])) for cut in cuts]
 
     def _update_student(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -122,7 +122,7 @@ class PolicyLearner:
         for own, parts in list(minibatches) * self.config.passes:
             metrics |= self._step(own, parts, terms)
             self.trained.ema.update(self.student)
-        return metrics | _term_metrics(collectives.joined(torch.cat(terms)))
+        return metrics | _term_metrics(collectives.all_gather_cat(torch.cat(terms)))
 
     def _step(self, groups: Sequence[Group], parts: Sequence[PolicyBatch], terms: list[Tensor]) -> dict[str, float]:
         """One step of the optimiser on a minibatch; appends what its terms were."""
@@ -135,7 +135,7 @@ class PolicyLearner:
             losses = chain(losses, (weight * self.scores.student_loss(part, measured) for part in scored))
             count += more
         metrics = self.optimizer.step(losses, count)
-        return metrics | (by_age(collectives.joined(torch.cat(measured))) if measured else {})
+        return metrics | (metrics_by_age(collectives.all_gather_cat(torch.cat(measured))) if measured else {})
 
     def _windows(self, groups: Sequence[Group], turn: int) -> list[Window]:
         """What the extended DMD loss and the critic see of these groups."""
@@ -146,7 +146,7 @@ class PolicyLearner:
 
         That is so in the first round, and later for groups that nothing was learned between.
         """
-        replay = collectives.joined(torch.cat([part.replay for _, parts in minibatches for part in parts]))
+        replay = collectives.all_gather_cat(torch.cat([part.replay for _, parts in minibatches for part in parts]))
         errors = replay[:, 0][~replay[:, 0].isnan()]
         worst = float(errors.max()) if len(errors) else math.nan
         if worst > self.config.clip / 2:

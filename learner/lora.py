@@ -39,7 +39,7 @@ def adapter_start(name: str, shape: torch.Size, seed: int) -> Tensor:
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-def merged(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+def merge_lora(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """Whole tensors under diffusers' names, with `scale` * up @ down added where there is an adapter."""
     plain = {plain_name(name): tensor for name, tensor in tensors.items() if not is_adapter(name)}
     for name, down in tensors.items():

@@ -8,7 +8,7 @@ from torch import Tensor
 from learner.losses.dmd import regression_loss
 from learner.optimizer import Optimizer, muon
 from learner.parallel.micro_batches import micro_batches, own_places
-from learner.parallel.sharding import gather, load
+from learner.parallel.sharding import gather_full_state, load_full_state
 from learner.stage_config import LearnerConfig, OdeConfig
 from models.causal import Past, denoise_window
 from models.flow_matching import warped_sigmas, x0_from_velocity
@@ -50,16 +50,16 @@ class OdeInitializer:
 
     def weights(self) -> dict[str, Tensor]:
         """The student, on rank 0; an empty dict elsewhere (a collective)."""
-        return gather(self.student.state_dict())
+        return gather_full_state(self.student.state_dict())
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
         """Everything a resumed run needs, the tensors on rank 0 only (a collective)."""
-        tensors = {"student": gather(self.student.state_dict()), "optimizer": self.optimizer.state()}
+        tensors = {"student": gather_full_state(self.student.state_dict()), "optimizer": self.optimizer.state()}
         return tensors, {"updates": self.step}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
         """Put back what `state` gave, whole on every rank. Raises ValueError."""
-        load(self.student.state_dict(), tensors["student"], "student")
+        load_full_state(self.student.state_dict(), tensors["student"], "student")
         self.optimizer.load_state(tensors.get("optimizer", {}), state["updates"])
 
     def update(self, pairs: Sequence[Trajectory], arrived: int) -> dict[str, float]:

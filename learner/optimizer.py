@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from learner.parallel import collectives
 from learner.parallel.sharded_muon import ShardedMuon
-from learner.parallel.sharding import fill, gather, synchronise_gradients, whole
+from learner.parallel.sharding import copy_into_shards, full_tensor, gather_full_state, synchronise_gradients
 
 
 class NonFiniteError(RuntimeError):
@@ -79,8 +79,8 @@ class Optimizer:
             loss.backward()
             parts.append(loss.detach())
         assert len(parts) == micro_batches, f"{len(parts)} losses for {micro_batches} micro-batches"
-        norm = whole(nn.utils.clip_grad_norm_(self.module.parameters(), self.grad_clip))
-        loss_value, norm_value = torch.stack([collectives.mean(sum(parts)), norm]).tolist()
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.module.parameters(), self.grad_clip))
+        loss_value, norm_value = torch.stack([collectives.all_reduce_mean(sum(parts)), norm]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise NonFiniteError(
                 f"{self.name}: loss {loss_value} and gradient norm {norm_value} at update {self.updates + 1}; stopped "
@@ -105,7 +105,7 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts as whole tensors, for safetensors: "<weight>/<entry>" (a collective, as `gather`)."""
         names = {p: name for name, p in self.module.named_parameters()}
-        return gather(
+        return gather_full_state(
             {
                 f"{names[p]}/{entry}": value
                 for optimizer in self.optimizers
@@ -133,5 +133,5 @@ def _moment(p: nn.Parameter, entry: str, values: Tensor) -> Tensor:
     if entry == "step":  # a count, which optimisers keep on the CPU
         return values.clone()
     moment = torch.zeros_like(p, dtype=values.dtype, requires_grad=False)
-    fill(moment, values)
+    copy_into_shards(moment, values)
     return moment

@@ -12,9 +12,9 @@ from learner.parallel.micro_batches import micro_batches
 from learner.policy_config import GrpoConfig
 from learner.replay import Batch, collate, masked_x0
 from learner.stage_config import LearnerConfig
-from learner.transitions import Transition, by_block, transitions_of
+from learner.transitions import Transition, repeat_per_block, transitions_of
 from models.flow_matching import warped_sigmas
-from models.frequencies import coarse
+from models.frequencies import low_frequency_dct
 from models.network_config import StudentConfig
 from models.records import Group
 from models.wan.network import Wan
@@ -74,20 +74,20 @@ class PolicyBatches:
         self.loss_of = POLICY_LOSSES[config.loss]
         self.coarse = coarse
 
-    def remember(self, groups: Sequence[Group], values: Tensor, valid: Tensor) -> list[PolicyBatch]:
+    def snapshot(self, groups: Sequence[Group], values: Tensor, valid: Tensor) -> list[PolicyBatch]:
         """Groups with their advantages `values` [P G W], and where these are `valid`, as micro-batches.
 
         They are those of every later pass: the same rows side by side, so that the ratio before the first step is 1
         to the last bit.
         """
         blocks = groups[0].latents.shape[1] // self.shape.block_frames
-        advantages, counts = by_block(values, blocks), by_block(valid, blocks)
+        advantages, counts = repeat_per_block(values, blocks), repeat_per_block(valid, blocks)
         rows = [row for i, group in enumerate(groups) for row in transitions_of(group, advantages[i], counts[i])]
-        history = collectives.largest(max(len(row.window.context) for row in rows))
-        return [self._remember(chosen, history) for chosen in micro_batches(rows, self.learner.micro_batch)]
+        history = collectives.all_reduce_max(max(len(row.window.context) for row in rows))
+        return [self._snapshot(chosen, history) for chosen in micro_batches(rows, self.learner.micro_batch)]
 
     @torch.no_grad()
-    def _remember(self, rows: Sequence[Transition], history: int) -> PolicyBatch:
+    def _snapshot(self, rows: Sequence[Transition], history: int) -> PolicyBatch:
         batch = collate([row.window for row in rows], self.encode_text, self.device, history)
         states, samples, behaviour = (
             torch.stack([getattr(row, name) for row in rows]).to(self.device)
@@ -97,7 +97,9 @@ class PolicyBatches:
         levels, following = self.sigmas[steps].to(self.device), self.sigmas[steps + 1].to(self.device)
         networks = [self.student] if self.reference is None else [self.student, self.reference]
         x0, *reference = (self._blocks(masked_x0(net, self.shape, batch, states, levels)) for net in networks)
-        old, samples, behaviour = (coarse(x, self.coarse) for x in (x0, self._blocks(samples), self._blocks(behaviour)))
+        old, samples, behaviour = (
+            low_frequency_dct(x, self.coarse) for x in (x0, self._blocks(samples), self._blocks(behaviour))
+        )
         times = len(old) // len(rows)
         sigma, sigma_next = levels.repeat_interleave(times), following.repeat_interleave(times)
         aged = torch.tensor([row.window.age > 0 for row in rows], device=self.device).repeat_interleave(times)
@@ -139,7 +141,7 @@ class PolicyBatches:
         for part in parts:
             x0 = self._blocks(masked_x0(self.student, self.shape, part.batch, part.states, part.levels))
             policy = self.loss_of(
-                coarse(x0, self.coarse),
+                low_frequency_dct(x0, self.coarse),
                 part.old,
                 part.samples,
                 part.sigma,

@@ -9,7 +9,7 @@ from learner.ema import Ema
 from learner.losses.dmd import flow_loss
 from learner.optimizer import Optimizer, muon
 from learner.parallel.micro_batches import micro_batches, own_places
-from learner.parallel.sharding import gather, load
+from learner.parallel.sharding import gather_full_state, load_full_state
 from learner.stage_config import LearnerConfig, PretrainConfig
 from models.flow_matching import add_noise, shift_sigma
 from models.noise import Draw, generator_for
@@ -37,21 +37,21 @@ class Pretrainer:
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged teacher, on rank 0; an empty dict elsewhere (a collective)."""
-        return gather(self.teacher.state_dict() | self.ema.averages)
+        return gather_full_state(self.teacher.state_dict() | self.ema.averages)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
         """Everything a resumed run needs, the tensors on rank 0 only (a collective)."""
         tensors = {
-            "teacher": gather(self.teacher.state_dict()),
-            "ema": gather(self.ema.averages),
+            "teacher": gather_full_state(self.teacher.state_dict()),
+            "ema": gather_full_state(self.ema.averages),
             "optimizer": self.optimizer.state(),
         }
         return tensors, {"updates": self.step}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
         """Put back what `state` gave, whole on every rank. Raises ValueError."""
-        load(self.teacher.state_dict(), tensors["teacher"], "teacher")
-        load(self.ema.averages, tensors["ema"], "ema")
+        load_full_state(self.teacher.state_dict(), tensors["teacher"], "teacher")
+        load_full_state(self.ema.averages, tensors["ema"], "ema")
         self.optimizer.load_state(tensors.get("optimizer", {}), state["updates"])
 
     def update(self) -> dict[str, float]:
@@ -75,6 +75,6 @@ class Pretrainer:
         """Latents [F C H W] of a video, its prompt or, dropped, none, the noise level, and noise."""
         prompt = tiny_world.PROMPTS[int(torch.randint(len(tiny_world.PROMPTS), (), generator=generator))]
         dropped = bool(torch.rand((), generator=generator) < self.config.prompt_drop)
-        latents = tiny_world.encode(tiny_world.sample_video(prompt, self.horizon_frames, generator)[None])[0]
+        latents = tiny_world.to_latents(tiny_world.sample_video(prompt, self.horizon_frames, generator)[None])[0]
         sigma = shift_sigma(torch.rand((), generator=generator), self.config.shift)
         return latents, "" if dropped else prompt, sigma, torch.randn(latents.shape, generator=generator)

@@ -33,19 +33,19 @@ class Batch:
     """The rollout's clean window, [B K C H W]."""
     noisy: Tensor
     """The rollout's recorded inputs, [B K C H W]."""
-    opened: Tensor
+    image_rows: Tensor
     """[R]: the rows whose windows begin in the middle of a video, and so with an image latent for the teacher."""
     images: Tensor
     """[R C H W]: theirs."""
 
-    def shown(self, x0: Tensor) -> Tensor:
+    def with_image_latents(self, x0: Tensor) -> Tensor:
         """`x0` [B K C H W] as teacher and critic see it: they know first frames only as encoded images."""
-        return x0.index_put((self.opened, torch.zeros_like(self.opened)), self.images.to(x0.dtype))
+        return x0.index_put((self.image_rows, torch.zeros_like(self.image_rows)), self.images.to(x0.dtype))
 
-    def judged(self, block_frames: int) -> Tensor:
+    def loss_mask(self, block_frames: int) -> Tensor:
         """[B K]: 1 where the teacher's word on a frame counts, 0 in the first block behind an image latent."""
         counts = torch.ones(self.latents.shape[:2], dtype=torch.float64, device=self.latents.device)
-        counts[self.opened, :block_frames] = 0
+        counts[self.image_rows, :block_frames] = 0
         return counts
 
 
@@ -64,7 +64,7 @@ def collate(
         past=_past([window.context for window in windows], history, device),
         latents=torch.stack([window.latents for window in windows]).to(device),
         noisy=torch.stack([window.noisy for window in windows]).to(device),
-        opened=torch.tensor(opened, dtype=torch.int64, device=device),
+        image_rows=torch.tensor(opened, dtype=torch.int64, device=device),
         images=images.to(device),
     )
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learner.lora import merged
+from learner.lora import merge_lora
 from learner.losses.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
 from learner.optimizer import Optimizer, adamw
 from learner.parallel import collectives
 from learner.parallel.micro_batches import micro_batches, own_places
-from learner.parallel.sharding import gather, load
+from learner.parallel.sharding import gather_full_state, load_full_state
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
 from learner.stage_config import DmdConfig, LearnerConfig
 from models.flow_matching import add_noise, guide, warped_sigmas, x0_from_velocity
@@ -78,21 +78,24 @@ class ScoreDistillation:
 
         A collective.
         """
-        return merged(gather(self.critic.state_dict()), self.learner.lora_scale)
+        return merge_lora(gather_full_state(self.critic.state_dict()), self.learner.lora_scale)
 
     def critic_state(self) -> dict[str, dict[str, Tensor]]:
         """Tensors of a checkpoint, by group, on rank 0 (a collective)."""
-        return {"critic": gather(self.critic.state_dict()), "critic_optimizer": self.critic_optimizer.state()}
+        return {
+            "critic": gather_full_state(self.critic.state_dict()),
+            "critic_optimizer": self.critic_optimizer.state(),
+        }
 
     def load_critic(self, tensors: dict[str, dict[str, Tensor]], updates: int) -> None:
         """Put back what `critic_state` gave after so many updates, whole on every rank. Raises ValueError."""
-        load(self.critic.state_dict(), tensors["critic"], "critic")
+        load_full_state(self.critic.state_dict(), tensors["critic"], "critic")
         self.critic_optimizer.load_state(tensors.get("critic_optimizer", {}), updates)
 
     def parts(self, windows: Sequence[Window], draw: Draw, update: int) -> tuple[Iterator[Part], int]:
         """This rank's windows as micro-batches, one made at a time, and how many."""
         # Filled up to the longest history of all ranks: sharded networks must make the same passes on each.
-        history = collectives.largest(max(len(window.context) for window in windows))
+        history = collectives.all_reduce_max(max(len(window.context) for window in windows))
         placed = list(zip(own_places(len(windows) * collectives.size()), windows, strict=True))
 
         def part(chosen: Sequence[tuple[int, Window]]) -> Part:
@@ -110,7 +113,7 @@ class ScoreDistillation:
         """The critic's flow matching on x0 that the current student makes of these windows."""
         sigma, noise = self._score_draw(part)
         with torch.no_grad():
-            x0 = part.batch.shown(self._x0(part))
+            x0 = part.batch.with_image_latents(self._x0(part))
         velocity = self.critic(add_noise(x0, noise, sigma), 1000 * sigma, part.batch.text)
         return part.weighted(flow_loss(velocity, x0, noise))
 
@@ -118,9 +121,9 @@ class ScoreDistillation:
         """Extended DMD (Self-Forcing++, Eq. 2); also appends the part's `_measures`."""
         sigma, noise = self._score_draw(part)
         x0 = self._x0(part)
-        gradient = self._gradient(part.batch.shown(x0.detach()), sigma, noise, part.batch)
+        gradient = self._gradient(part.batch.with_image_latents(x0.detach()), sigma, noise, part.batch)
         measured.append(self._measures(part.batch, x0.detach(), gradient))
-        return part.weighted(dmd_loss(x0, gradient, part.batch.judged(self.shape.block_frames)))
+        return part.weighted(dmd_loss(x0, gradient, part.batch.loss_mask(self.shape.block_frames)))
 
     def _x0(self, part: Part) -> Tensor:
         """The current student's x0 of the windows, [B K C H W]."""
@@ -166,7 +169,7 @@ class ScoreDistillation:
         return torch.stack([gradient.abs().flatten(1).mean(dim=1).double(), ages, distance], dim=1)
 
 
-def by_age(measures: Tensor) -> dict[str, float]:
+def metrics_by_age(measures: Tensor) -> dict[str, float]:
     """Metrics of all ranks' windows, [B 3] of `_measures`: what staleness costs, by age."""
     distances = defaultdict(list)
     for _, age, distance in measures.tolist():

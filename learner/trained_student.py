@@ -4,8 +4,8 @@ from torch import Tensor
 
 from learner.ema import Ema
 from learner.flat_copy import FlatCopy
-from learner.lora import merged
-from learner.parallel.sharding import gather, load
+from learner.lora import merge_lora
+from learner.parallel.sharding import gather_full_state, load_full_state
 from learner.stage_config import LearnerConfig
 from models.wan.network import Wan
 
@@ -23,20 +23,20 @@ class TrainedStudent:
 
         The next call overwrites the tensors: who keeps them must copy.
         """
-        return merged(self.published.of(self.network.state_dict()), self.learner.lora_scale)
+        return merge_lora(self.published.of(self.network.state_dict()), self.learner.lora_scale)
 
     def averaged(self) -> dict[str, Tensor]:
         """What is evaluated and shipped, on rank 0; an empty dict elsewhere (a collective).
 
         With LoRA it is the adapters that are averaged, and the averages that are merged.
         """
-        return merged(gather(self.network.state_dict() | self.ema.averages), self.learner.lora_scale)
+        return merge_lora(gather_full_state(self.network.state_dict() | self.ema.averages), self.learner.lora_scale)
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Tensors of a checkpoint, by group, on rank 0."""
-        return {"student": gather(self.network.state_dict()), "ema": gather(self.ema.averages)}
+        return {"student": gather_full_state(self.network.state_dict()), "ema": gather_full_state(self.ema.averages)}
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         """Put back what `state` gave, whole on every rank. Raises ValueError."""
-        load(self.network.state_dict(), tensors["student"], "student")
-        load(self.ema.averages, tensors["ema"], "ema")
+        load_full_state(self.network.state_dict(), tensors["student"], "student")
+        load_full_state(self.ema.averages, tensors["ema"], "ema")

@@ -96,7 +96,7 @@ def windows_for_scores(groups: Sequence[Group], each: int, frames: int, block: i
     return windows
 
 
-def by_block(values: Tensor, blocks: int) -> Tensor:
+def repeat_per_block(values: Tensor, blocks: int) -> Tensor:
     """What [... W] windows say of each of `blocks` blocks, [... blocks]; a window is a whole number of blocks."""
     windows = values.shape[-1]
     assert blocks % windows == 0, (tuple(values.shape), blocks)

@@ -11,7 +11,7 @@ from models.wan.network import Wan
 
 
 @dataclass(frozen=True)
-class Computing:
+class ComputeSpec:
     """A device, the dtype of weights, keys and values on it, and whether blocks are compiled."""
 
     device: torch.device = torch.device("cpu")
@@ -26,6 +26,6 @@ class Computing:
             network.compile_blocks()
         return network
 
-    def as_stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def cast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights in the dtype that they are computed with; no copies where they have it."""
         return {name: tensor.to(self.dtype) for name, tensor in tensors.items()}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def coarse(x: Tensor, share: float) -> Tensor:
+def low_frequency_dct(x: Tensor, share: float) -> Tensor:
     """Coefficients [... h w] of the orthonormal cosine transform (DCT-II) of `x` [... H W].
 
     Of both axes the lowest are kept, h = ceil(share H) and w = ceil(share W).
@@ -21,8 +21,8 @@ def coarse(x: Tensor, share: float) -> Tensor:
     return rows @ x @ columns.mT
 
 
-def coarse_part(x: Tensor, share: float) -> Tensor:
-    """What `coarse` keeps of `x`, as a picture of its size [... H W]."""
+def low_pass(x: Tensor, share: float) -> Tensor:
+    """What `low_frequency_dct` keeps of `x`, as a picture of its size [... H W]."""
     if share == 1:
         return x
     rows, columns = (_lowest(size, share, x.device, x.dtype) for size in x.shape[-2:])

@@ -8,7 +8,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from models.frequencies import coarse_part
+from models.frequencies import low_pass
 
 
 class Draw(IntEnum):
@@ -44,7 +44,7 @@ class BlockNoise:
     def draw(self, block: int, step: int) -> Tensor:
         """Noise [B F C H W] for a denoising step of a block; step 0 is the block's start."""
         drawn = [torch.randn(self.block_shape, generator=generator_for(seed, block, step)) for seed in self.seeds]
-        return _sent(torch.stack(drawn), self.device)
+        return _to_device(torch.stack(drawn), self.device)
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class MemberNoise:
         """Noise [G F C H W] for a denoising step of a block; step 0 is the block's start."""
         common = torch.randn(self.block_shape, generator=generator_for(self.seed, block, step))
         if step in self.shared:
-            return _sent(common, self.device).expand(self.members, *self.block_shape)
+            return _to_device(common, self.device).expand(self.members, *self.block_shape)
         own = torch.stack([self._own(member, block, step) for member in range(self.members)])
         if self.coarse < 1:
-            own = common + coarse_part(own - common, self.coarse)
-        return _sent(own, self.device)
+            own = common + low_pass(own - common, self.coarse)
+        return _to_device(own, self.device)
 
     def _own(self, member: int, block: int, step: int) -> Tensor:
         number, sign = (member // 2, 1 - 2 * (member % 2)) if self.antithetic else (member, 1)
@@ -83,6 +83,6 @@ class MemberNoise:
         )
 
 
-def _sent(drawn: Tensor, device: torch.device) -> Tensor:
+def _to_device(drawn: Tensor, device: torch.device) -> Tensor:
     """The same numbers on `device`. A GPU copies pinned memory when it comes to it, and nobody waits for that."""
     return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)

@@ -80,7 +80,7 @@ class Window:
     weight: float = 1.0
     """Share of the window in the loss (buffer.policy=weight)."""
     image: Tensor | None = None
-    """What teacher and critic see in place of the first frame, [C H W]: see `models.video_codec.opening_images`."""
+    """What teacher and critic see in place of the first frame, [C H W] (`window_image_latents`)."""
 
     def __post_init__(self):
         frame = self.latents.shape[1:]
@@ -188,7 +188,7 @@ class MadeBlock:
         return MadeBlock(self.index, self.version, self.x0[rows], {s: x[rows] for s, x in self.inputs.items()})
 
 
-def opening(blocks: Sequence[MadeBlock], row: int, before: int, frames: int) -> Tensor | None:
+def first_frames(blocks: Sequence[MadeBlock], row: int, before: int, frames: int) -> Tensor | None:
     """The first `frames` latent frames [R C H W] of video `row` of those that `blocks` are of, or fewer.
 
     Only blocks that begin before frame `before` count; None where there are none.

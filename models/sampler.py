@@ -14,7 +14,7 @@ from models.wan.network import Wan
 
 
 @dataclass(frozen=True)
-class Block:
+class SampledBlock:
     """A finished block of a rollout."""
 
     index: int
@@ -31,7 +31,7 @@ class Block:
 @torch.no_grad()
 def stream_blocks(
     student: Wan, text: Tensor, noise: BlockNoise | MemberNoise, sigmas: Sequence[float], cache: KVCache
-) -> Iterator[Block]:
+) -> Iterator[SampledBlock]:
     """Blocks without end, by the few-step re-noising sampler; the caller stops when it has enough.
 
     Each step predicts x0 and noises it again to the next level with fresh noise; the last x0 is the block, read once
@@ -52,7 +52,7 @@ def stream_blocks(
             x0 = x0_from_velocity(x_t, velocity, level)
             predictions.append(x0)
         cache = write_block(student, x0, text_keys_values, cache)
-        yield Block(index, x0, inputs, predictions, cache)
+        yield SampledBlock(index, x0, inputs, predictions, cache)
 
 
 @torch.no_grad()

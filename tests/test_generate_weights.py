@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import convert
 import generate
-from models.checkpoints.known_networks import shapes_of
+from models.checkpoints.known_networks import network_shapes
 from models.checkpoints.weight_files import save_weights
 from models.checkpoints.weight_names import to_original
 from models.worlds.world_config import SHIPPED_STUDENT
@@ -57,7 +57,7 @@ def test_a_checkpoint_of_another_known_network_says_which_preset_it_needs(tmp_pa
     """Nothing of a network of 2.8 GB is allocated: its file is holes."""
     path = tmp_path / "wan.safetensors"
     header, end = {}, 0
-    for name, shape in shapes_of("wan_1_3b").items():
+    for name, shape in network_shapes("wan_1_3b").items():
         start, end = end, end + 2 * math.prod(shape)
         header[to_original(name)] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()

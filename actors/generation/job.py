@@ -13,9 +13,9 @@ from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.video_plan import PlannedVideo, plan_videos, read_image
 from actors.generation.video_writer import check_encoder
 from models.checkpoints.formats import open_checkpoint
-from models.checkpoints.known_networks import recognised
+from models.checkpoints.known_networks import recognise_network
 from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
-from models.checkpoints.weight_files import check_fit
+from models.checkpoints.weight_files import check_network_fit
 from models.network_config import StudentConfig
 from models.user_paths import user_path
 from models.wan.network import Wan
@@ -95,9 +95,9 @@ def _adapters(config: GenerationConfig, outline: Wan) -> dict[str, Adapter]:
 def _check_student(path: Path, shape: StudentConfig, outline: Wan, presets: Collection[str]) -> None:
     checkpoint = open_checkpoint(path, "checkpoint")
     try:
-        check_fit(checkpoint, "checkpoint", outline)
+        check_network_fit(checkpoint, "checkpoint", outline)
     except ValueError as error:
-        name = recognised(checkpoint)
+        name = recognise_network(checkpoint)
         if name in (None, shape.model):
             raise ValueError(f"checkpoint={error}, preset or student.model ({shape.model})") from error
         cure = f"preset={name}" if name in presets else f"student.model={name}"

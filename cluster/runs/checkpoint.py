@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.atomic_files import flush
-from models.checkpoints.weight_files import Shapes, misfit, read_shapes
+from models.checkpoints.weight_files import Shapes, read_shapes, shape_misfit
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.msgpack", ".safetensors"
 _NAME = re.compile(r"step_\d{8,}")
@@ -173,7 +173,7 @@ def check_fit(path: Path, wanted: Mapping[str, Shapes]) -> None:
         if group in wanted and not wanted[group]:
             continue
         found = read_shapes(path / groups[group], "run_dir") if group in groups else {}
-        if difference := misfit(wanted.get(group, {}), found):
+        if difference := shape_misfit(wanted.get(group, {}), found):
             raise ValueError(
                 f"checkpoint {path} is of another model: its {group} {difference}; set the model's keys back, or give "
                 "a new run_dir"

@@ -20,7 +20,9 @@ def text_of(config: Config, device: torch.device) -> Text:
     # One type in all processes, with GPUs and without: embeddings of another would be other entries of the cache.
     dtype = torch.bfloat16 if config.cluster.rank_gpus else torch.float32
     folder = config.text_encoder_folder(config.teacher_path, config.base_source.path)
-    return open_text(config.student.wan, folder, config.text_cache_folder, device, dtype, said=[config.negative_prompt])
+    return open_text(
+        config.student.wan, folder, config.text_cache_folder, device, dtype, warned_prompts=[config.negative_prompt]
+    )
 
 
 def codec_of(config: Config, device: torch.device) -> VideoCodec:
@@ -54,7 +56,7 @@ def check_world(config: Config) -> None:
 
 def _say_cut(config: Config, text: Text) -> None:
     read = config.student.wan.text_len
-    if surplus := text.surplus(config.negative_prompt):
+    if surplus := text.truncated_tokens(config.negative_prompt):
         print(f"note: prompt.negative has {read + surplus} tokens; the first {read} are read", file=sys.stderr)
 
 

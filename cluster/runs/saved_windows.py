@@ -73,7 +73,7 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
         for i, role in enumerate(roles):
             number = (step - 1) * len(roles) + i
             save_batch(config.saved_windows_path, number, cluster.take(role, config.dmd.batch_size))
-            collectives.largest(
+            collectives.all_reduce_max(
                 number
             )  # as an update does: no rank gets ahead of plans that another has still to ask for
             pace = pace or _Pace(cluster.metrics())  # from the first batch on: the processes have started

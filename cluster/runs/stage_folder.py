@@ -68,7 +68,7 @@ class StageFolder:
 
         Rank 0's answer, on every rank (a collective): shared storage may show a new file late to some.
         """
-        return bool(collectives.agreed(int(self.result.is_file())))
+        return bool(collectives.broadcast(int(self.result.is_file())))
 
     def save(self, learner: Resumable, step: int, supply: Supply | None = None) -> None:
         """Checkpoint `learner` and the state of its supply of windows; the writing goes on in the background.
@@ -79,7 +79,7 @@ class StageFolder:
         """
         self._drain()
         tensors, state = learner.state()
-        collectives.by_rank_0(lambda: self._start(step, tensors, state, ({}, {}) if supply is None else supply))
+        collectives.run_on_rank0(lambda: self._start(step, tensors, state, ({}, {}) if supply is None else supply))
         if not self.config.asynchronous:
             self._drain()
 
@@ -90,14 +90,14 @@ class StageFolder:
         DamagedCheckpoint if all are damaged, and ValueError for the checkpoint of another model before anything is
         changed.
         """
-        path = self._agreed(collectives.by_rank_0(self._choose))
+        path = self._agreed(collectives.run_on_rank0(self._choose))
         if path is None:
             return None
         wanted = {
             group: {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             for group, tensors in learner.state()[0].items()
         }
-        collectives.by_rank_0(lambda: checkpoint.check_fit(path, wanted | {_SUPPLY: {}}))
+        collectives.run_on_rank0(lambda: checkpoint.check_fit(path, wanted | {_SUPPLY: {}}))
         if not path.is_dir():
             raise ValueError(
                 f"rank {collectives.rank()} does not see {path}; put run_dir on storage that all nodes share"
@@ -130,8 +130,8 @@ class StageFolder:
         """
         self._drain()
         for name, weights in beside.items():
-            collectives.by_rank_0(partial(save_weights, weights, self.path / f"{name}.safetensors", origin))
-        collectives.by_rank_0(lambda: save_weights(tensors, self.result, origin))
+            collectives.run_on_rank0(partial(save_weights, weights, self.path / f"{name}.safetensors", origin))
+        collectives.run_on_rank0(lambda: save_weights(tensors, self.result, origin))
 
     def close(self) -> None:
         """Wait for this process's write, and raise its CheckpointNotWritten. No collective: a rank may fail alone."""
@@ -146,7 +146,7 @@ class StageFolder:
 
     def _drain(self) -> None:
         started = time.monotonic()
-        collectives.by_rank_0(self.writer.wait)
+        collectives.run_on_rank0(self.writer.wait)
         self.waited_s += time.monotonic() - started
 
     def _choose(self) -> Path | None:
@@ -159,6 +159,8 @@ class StageFolder:
 
     def _agreed(self, path: Path | None) -> Path | None:
         """Rank 0's choice, on every rank."""
-        if not collectives.agreed(int(path is not None)):
+        if not collectives.broadcast(int(path is not None)):
             return None
-        return checkpoint.path_of(self.checkpoints, collectives.agreed(0 if path is None else checkpoint.step_of(path)))
+        return checkpoint.path_of(
+            self.checkpoints, collectives.broadcast(0 if path is None else checkpoint.step_of(path))
+        )

@@ -18,7 +18,7 @@ def prepared_text(config: Config, stage: str) -> Text:
     """
     text = text_of(config, config.device)
     text.prepare(stage_texts(stage, config)[collectives.rank() :: collectives.size()])
-    collectives.largest(0)
+    collectives.all_reduce_max(0)
     return text
 
 

@@ -49,9 +49,9 @@ class PairFolder(Sequence[Trajectory]):
     def __init__(self, path: Path, order: Sequence[int], shard_bytes: int, find: Callable[[], PairIndex]):
         """`order`: numbers of all trajectories; `find` gives rank 0 the index of what is there (a collective)."""
         self.path, self.order = path, order
-        found = collectives.by_rank_0(lambda: encode(find()))
+        found = collectives.run_on_rank0(lambda: encode(find()))
         # Told, not read again: shared storage may show other nodes an older file.
-        index, _ = decode(collectives.agreed_bytes(found or b""))
+        index, _ = decode(collectives.broadcast_bytes(found or b""))
         self.origin, self.shards = index.origin, dict(index.shards)
         self.entries: dict[int, PairEntry] = {entry.number: entry for entry in index.entries()}
         self.unwritten: dict[int, Trajectory] = {}
@@ -92,13 +92,13 @@ class PairFolder(Sequence[Trajectory]):
         if not self.unwritten:
             return
         shard, pairs = next(i for i in count() if i not in self.shards), list(self.unwritten.values())
-        size = collectives.agreed(collectives.by_rank_0(lambda: self._write_shard(shard, pairs)) or 0)
+        size = collectives.broadcast(collectives.run_on_rank0(lambda: self._write_shard(shard, pairs)) or 0)
         entries = [
             PairEntry(pair.rollout, pair.prompt, pair.seed, shard, position, checksum(pair.states, pair.latents))
             for position, pair in enumerate(pairs)
         ]
         self.shards[shard] = Shard(size, tuple(entries))
-        collectives.by_rank_0(lambda: _write_index(self.path, PairIndex(self.origin, self.shards)))
+        collectives.run_on_rank0(lambda: _write_index(self.path, PairIndex(self.origin, self.shards)))
         self.entries |= {entry.number: entry for entry in entries}
         self.unwritten.clear()
 

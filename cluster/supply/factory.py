@@ -14,7 +14,7 @@ from cluster.config.run_config import Config
 from cluster.runs.run_prompts import group_prompts, training_prompts
 from cluster.runs.run_world import codec_of, text_of
 from models.checkpoints.weight_files import load_weights
-from models.computing import Computing
+from models.computing import ComputeSpec
 
 
 def make_dispatcher(
@@ -67,6 +67,6 @@ def make_actor(
     return actor(config.student, config.window_of(stage), encode_text, codec, weights, computing)
 
 
-def computing_of(config: Config, device: str = "cpu") -> Computing:
+def computing_of(config: Config, device: str = "cpu") -> ComputeSpec:
     """How actors compute; what is published for them is published in this dtype."""
-    return Computing(torch.device(device), getattr(torch, config.rollout.dtype), config.rollout.compile)
+    return ComputeSpec(torch.device(device), getattr(torch, config.rollout.dtype), config.rollout.compile)

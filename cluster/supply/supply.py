@@ -25,7 +25,7 @@ from cluster.supply.reward_failures import ScoreBook
 from cluster.supply.validation import BadWindow, inspect, inspect_block, inspect_origin
 from cluster.supply.version_history import Lineage
 from cluster.supply.wire import Item, put_together, rollout_of, take_apart
-from models.records import Group, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan, opening
+from models.records import Group, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan, first_frames
 
 BAD_AT_LEAST = 5
 """Refused windows before their share is looked at."""
@@ -173,7 +173,9 @@ class Supply:
 
     def reference(self, dispatch: Dispatch, group: Group) -> Tensor | None:
         """How the group's own video began, [R C H W]; None for a group that begins with it."""
-        return opening(dispatch.opening, self._row(dispatch, group), group.start, self.config.student.horizon_frames)
+        return first_frames(
+            dispatch.opening, self._row(dispatch, group), group.start, self.config.student.horizon_frames
+        )
 
     def refuse(self, bad: BadWindow) -> None:
         """Count a refused window. Raises TooManyBad when they are no accident any more."""

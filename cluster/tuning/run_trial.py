@@ -25,7 +25,7 @@ from learner.parallel import collectives
 from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, decode, encode_text
+from models.worlds.tiny_world import PROMPTS, encode_text, to_pixels
 
 Tell = Callable[[dict[str, float]], None]
 """Takes a measurement; does not return if the trial is to be stopped."""
@@ -70,7 +70,7 @@ def judge(student: Wan, config: Config, videos: int, horizons: int) -> tuple[dic
     drawn = torch.randint(2**62, (videos,), generator=generator_for(config.seed, Draw.EVALUATION))
     frames = horizons * config.student.horizon_frames
     latents = make_videos(student, config.student, prompts, drawn.tolist(), frames, encode_text, lambda done: None)
-    video = decode(latents)
+    video = to_pixels(latents)
     return segment_metrics(video, prompts, config.student.horizon_frames), video, prompts
 
 
@@ -128,7 +128,7 @@ class _Overheard:
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """As actors get them. No clone: they are measured before the next update."""
-        self.published = self.computing.as_stored(tensors) if update % self.every == 0 else {}
+        self.published = self.computing.cast(tensors) if update % self.every == 0 else {}
         self.cluster.publish(tensors, update)
 
 

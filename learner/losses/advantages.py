@@ -13,7 +13,7 @@ from torch import Tensor
 from learner.policy_config import SCOPES
 
 
-class Standardised(NamedTuple):
+class Standardized(NamedTuple):
     """Values in units of their groups' spread."""
 
     values: Tensor
@@ -68,7 +68,7 @@ def reward_to_go(rewards: Tensor, gamma: float) -> Tensor:
     return (filled @ discount).masked_fill(rewards.isnan(), torch.nan)
 
 
-def standardise(values: Tensor, scope: str, floor: float) -> Standardised:
+def standardise(values: Tensor, scope: str, floor: float) -> Standardized:
     """Centre [P G W] on each group's valid members at each window, and divide by max(spread, floor).
 
     The spread is the standard deviation at that window of the group itself (`group`), of all groups pooled, each
@@ -90,7 +90,7 @@ def standardise(values: Tensor, scope: str, floor: float) -> Standardised:
     else:
         spread = own.amax(dim=0, keepdim=True) if scope == "max" else own
     flat = (own < floor) & (count > 0)
-    return Standardised(deviation / spread.clamp_min(floor), valid, flat.squeeze(1))
+    return Standardized(deviation / spread.clamp_min(floor), valid, flat.squeeze(1))
 
 
 def combine(

@@ -19,7 +19,7 @@ def size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def mean(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """`values` averaged over the ranks, on each of them (a collective)."""
     if size() == 1:
         return values
@@ -28,7 +28,7 @@ def mean(values: Tensor) -> Tensor:
     return total / size()
 
 
-def joined(values: Tensor) -> Tensor:
+def all_gather_cat(values: Tensor) -> Tensor:
     """`values` [n ...] of every rank one after the other, [ranks * n ...], on each of them (a collective)."""
     if size() == 1:
         return values
@@ -37,7 +37,7 @@ def joined(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def largest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest of the ranks' numbers, on each of them (a collective)."""
     if size() == 1:
         return number
@@ -46,7 +46,7 @@ def largest(number: int) -> int:
     return int(told.item())
 
 
-def agreed(number: int) -> int:
+def broadcast(number: int) -> int:
     """Rank 0's `number`, on every rank (a collective)."""
     if size() == 1:
         return number
@@ -55,11 +55,11 @@ def agreed(number: int) -> int:
     return int(told.item())
 
 
-def agreed_bytes(content: bytes) -> bytes:
+def broadcast_bytes(content: bytes) -> bytes:
     """Rank 0's `content`, on every rank (a collective)."""
     if size() == 1:
         return content
-    told = torch.zeros(agreed(len(content)), dtype=torch.uint8)
+    told = torch.zeros(broadcast(len(content)), dtype=torch.uint8)
     if rank() == 0:
         told = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     told = told.to(_device())
@@ -67,7 +67,7 @@ def agreed_bytes(content: bytes) -> bytes:
     return told.cpu().numpy().tobytes()
 
 
-def by_rank_0(action: Callable[[], Result]) -> Result | None:
+def run_on_rank0(action: Callable[[], Result]) -> Result | None:
     """What `action` gives rank 0, None elsewhere; where it fails there, every rank stops (a collective)."""
     result: Result | None = None
     failure: Exception | None = None
@@ -76,7 +76,7 @@ def by_rank_0(action: Callable[[], Result]) -> Result | None:
             result = action()
         except Exception as error:  # raised below, when the others know
             failure = error
-    if agreed(int(failure is not None)):
+    if broadcast(int(failure is not None)):
         raise failure or RuntimeError(f"rank {rank()} stops because rank 0 failed; its own error says why")
     return result
 

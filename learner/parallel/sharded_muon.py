@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from learner.parallel.sharding import fill, whole
+from learner.parallel.sharding import copy_into_shards, full_tensor
 
 
 class ShardedMuon(torch.optim.Muon):
@@ -21,12 +21,12 @@ class ShardedMuon(torch.optim.Muon):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                matrix = nn.Parameter(whole(p.detach()).clone())
-                matrix.grad = whole(p.grad)
+                matrix = nn.Parameter(full_tensor(p.detach()).clone())
+                matrix.grad = full_tensor(p.grad)
                 alone = torch.optim.Muon([matrix], **settings)
                 for name, value in self.state[p].items():
-                    alone.state[matrix][name] = whole(value)
+                    alone.state[matrix][name] = full_tensor(value)
                 alone.step()
-                fill(p, matrix)
+                copy_into_shards(p, matrix)
                 for name, value in alone.state[matrix].items():
-                    fill(self.state[p].setdefault(name, torch.zeros_like(p)), value)
+                    copy_into_shards(self.state[p].setdefault(name, torch.zeros_like(p)), value)

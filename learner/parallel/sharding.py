@@ -65,31 +65,31 @@ def synchronise_gradients(module: nn.Module, wanted: bool) -> None:
 
 
 @torch.no_grad()
-def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gather_full_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole private copies on the CPU of rank 0, and an empty dict on the others (a collective).
 
     One tensor at a time is whole on every rank, so that a network larger than a device can be gathered.
     """
     gathered = {}
     for name, tensor in tensors.items():
-        complete = whole(tensor)
+        complete = full_tensor(tensor)
         if collectives.rank() == 0:
             gathered[name] = complete.detach().to("cpu", copy=True)
     return gathered
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor, on every rank (a collective if it is cut)."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+def local_shards(tensors: Iterable[Tensor]) -> list[Tensor]:
     """What this rank holds of each tensor; writing there writes the tensor."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 @torch.no_grad()
-def fill(target: Tensor, values: Tensor) -> None:
+def copy_into_shards(target: Tensor, values: Tensor) -> None:
     """Copy whole `values`, which every rank has, into `target`: each rank its shard."""
     if isinstance(target, DTensor):
         placed = values.to(target.device)
@@ -98,7 +98,7 @@ def fill(target: Tensor, values: Tensor) -> None:
     target.copy_(values)
 
 
-def load(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], name: str) -> None:
+def load_full_state(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], name: str) -> None:
     """Fill all of `tensors`; raises ValueError, before anything is written, unless `values` are exactly those.
 
     `name` is what the message calls them.
@@ -107,4 +107,4 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], name: str)
         if key not in tensors or key not in values or tensors[key].shape != values[key].shape:
             raise ValueError(f"the checkpoint's {name} is of another network: {key} differs; use another run_dir")
     for key, target in tensors.items():
-        fill(target, values[key])
+        copy_into_shards(target, values[key])

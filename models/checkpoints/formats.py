@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from models.checkpoints.config_json import read_config
-from models.checkpoints.safetensors_files import DTYPES, Stored, opened, read_header
-from models.checkpoints.weight_names import bare, is_original, to_diffusers
+from models.checkpoints.safetensors_files import DTYPES, Stored, open_safetensors, read_header
+from models.checkpoints.weight_names import is_original, strip_wrappers, to_diffusers
 from models.network_config import WanConfig
 from models.user_paths import is_pickle
 
@@ -44,7 +44,7 @@ class Checkpoint:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Names in diffusers and tensors, one at a time: a rank fills its shards without holding a whole network."""
-        return ((to_diffusers(bare(name)), tensor) for name, tensor in self.read())
+        return ((to_diffusers(strip_wrappers(name)), tensor) for name, tensor in self.read())
 
 
 def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint:
@@ -65,7 +65,7 @@ def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint
 
     def read() -> Iterator[tuple[str, Tensor]]:
         for file, names in files.items():
-            with opened(file, key) as tensors:
+            with open_safetensors(file, key) as tensors:
                 for name in names:
                     yield name, tensors.get_tensor(name)
 
@@ -177,8 +177,8 @@ def _named(
 ) -> Checkpoint:
     stored: dict[str, Stored] = {}
     for name, size in sizes.items():
-        plain = to_diffusers(bare(name))
+        plain = to_diffusers(strip_wrappers(name))
         if plain in stored:
             raise ValueError(f"{key}={path} holds {plain} twice, once as {name}; change {key}")
         stored[plain] = size
-    return Checkpoint(path, stored, any(is_original(bare(name)) for name in sizes), config, read)
+    return Checkpoint(path, stored, any(is_original(strip_wrappers(name)) for name in sizes), config, read)

@@ -11,13 +11,13 @@ from models.wan.network import Wan
 
 
 @cache
-def shapes_of(name: str) -> Shapes:
+def network_shapes(name: str) -> Shapes:
     """The tensors of a network of `CONFIGS`, by name in diffusers; nothing is allocated."""
     with torch.device("meta"):
         return {key: tuple(tensor.shape) for key, tensor in Wan(CONFIGS[name]).state_dict().items()}
 
 
-def recognised(checkpoint: Checkpoint) -> str | None:
+def recognise_network(checkpoint: Checkpoint) -> str | None:
     """The name of the network whose tensors a checkpoint has; None where it is none of them."""
     found = {name: stored.shape for name, stored in checkpoint.stored.items()}
-    return next((name for name in CONFIGS if shapes_of(name) == found), None)
+    return next((name for name in CONFIGS if network_shapes(name) == found), None)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from models.checkpoints.formats import read_part
-from models.checkpoints.safetensors_files import opened, read_header, some
-from models.checkpoints.weight_names import bare, to_diffusers, with_dots
+from models.checkpoints.safetensors_files import first_names, open_safetensors, read_header
+from models.checkpoints.weight_names import from_kohya, strip_wrappers, to_diffusers
 from models.user_paths import is_pickle
 
 _DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
@@ -51,12 +51,12 @@ def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None 
         for role, endings in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA)):
             ending = next((ending for ending in endings if name.endswith(ending)), None)
             if ending is not None:
-                found.setdefault(to_diffusers(bare(with_dots(name.removesuffix(ending)))), {})[role] = tensor
+                found.setdefault(to_diffusers(strip_wrappers(from_kohya(name.removesuffix(ending)))), {})[role] = tensor
                 break
         else:
             unknown.append(name)
     if unknown or len(tensors) != sum(map(len, found.values())) or not found:
-        names = f"has the unknown {some(unknown)}" if unknown else "is empty, or has a matrix twice"
+        names = f"has the unknown {first_names(unknown)}" if unknown else "is empty, or has a matrix twice"
         raise ValueError(f"{key}={path} is no LoRA that can be read: it {names}; change {key}")
     return {layer: _adapter(layer, parts, described, strength, path, key) for layer, parts in found.items()}
 
@@ -71,7 +71,9 @@ def check_adapters(adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[i
             raise ValueError(f"{key} adapts a {layer} of {fits}, and the network's is {wanted}; change lora")
 
 
-def merged(tensors: Iterable[tuple[str, Tensor]], adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, Tensor]]:
+def merge_adapters(
+    tensors: Iterable[tuple[str, Tensor]], adapters: Mapping[str, Adapter]
+) -> Iterator[tuple[str, Tensor]]:
     """The tensors, each in turn with what its adapter adds, in at least float32 where there is one."""
     for name, tensor in tensors:
         adapter = adapters.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
@@ -81,7 +83,7 @@ def merged(tensors: Iterable[tuple[str, Tensor]], adapters: Mapping[str, Adapter
         yield name, tensor
 
 
-def attach(network: Module, adapters: Mapping[str, Adapter]) -> None:
+def attach_adapters(network: Module, adapters: Mapping[str, Adapter]) -> None:
     """Put adapters live beside their layers, in place, by peft; everything else is frozen. Raises ValueError.
 
     In bfloat16 an adapter that is small beside its layer is rounded away where it is merged; live it is kept.
@@ -109,7 +111,7 @@ def _read(path: Path, key: str, part: str | None) -> tuple[dict[str, Tensor], di
     if path.is_dir():
         path = next((path / name for name in _IN_FOLDER if (path / name).is_file()), path / _IN_FOLDER[0])
     read_header(path, key)
-    with opened(path, key) as file:
+    with open_safetensors(path, key) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata() or {}
     beside = path.with_name("adapter_config.json")

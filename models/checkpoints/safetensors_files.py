@@ -31,7 +31,7 @@ class Stored:
 
 
 @contextmanager
-def opened(path: Path, key: str) -> Iterator[safe_open]:
+def open_safetensors(path: Path, key: str) -> Iterator[safe_open]:
     """A safetensors file. Raises ValueError, naming `key`, for a missing, damaged or foreign one."""
     if not path.is_file():
         raise ValueError(f"{key}={path} does not exist; give the path of a checkpoint, a file or a folder")
@@ -44,7 +44,7 @@ def opened(path: Path, key: str) -> Iterator[safe_open]:
 
 def read_header(path: Path, key: str) -> dict[str, Stored]:
     """Sizes and types, from the header. Raises ValueError, naming `key`, for a bad file or one of quantized weights."""
-    with opened(path, key) as file:
+    with open_safetensors(path, key) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         for name, part in slices.items():
             if part.get_dtype() not in DTYPES:
@@ -77,6 +77,6 @@ def write_tensors(path: Path, planned: Mapping[str, Stored], tensors: Iterable[t
             file.write(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-def some(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first of `names`, and how many more there are."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from models.atomic_files import write_whole
 from models.checkpoints.config_json import config_misfit
 from models.checkpoints.formats import Checkpoint, open_checkpoint
-from models.checkpoints.lora_files import Adapter, check_adapters, merged
-from models.checkpoints.safetensors_files import opened, some
+from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters
+from models.checkpoints.safetensors_files import first_names, open_safetensors
 from models.checkpoints.weight_names import to_original
 from models.user_paths import is_pickle
 from models.wan.network import Wan
@@ -48,12 +48,12 @@ def load_weights(
     chooses a network of a `.pt`. Raises ValueError.
     """
     checkpoint = open_checkpoint(path, key, part)
-    check_fit(checkpoint, key, module)
+    check_network_fit(checkpoint, key, module)
     targets = module.state_dict()
     if adapters:
         check_adapters(adapters, {name: tuple(target.shape) for name, target in targets.items()})
     with torch.no_grad():
-        for name, tensor in merged(checkpoint.tensors(), adapters or {}):
+        for name, tensor in merge_adapters(checkpoint.tensors(), adapters or {}):
             targets[name].copy_(tensor)
 
 
@@ -64,18 +64,18 @@ def stored_tensors(path: Path, part: str | None = None) -> Iterator[tuple[str, T
 
 def check_weights(path: Path, key: str, module: nn.Module, part: str | None = None) -> None:
     """Refuse what `load_weights` would, in one sentence. Reads headers only; `module` may be on "meta"."""
-    check_fit(open_checkpoint(path, key, part), key, module)
+    check_network_fit(open_checkpoint(path, key, part), key, module)
 
 
-def check_fit(checkpoint: Checkpoint, key: str, module: nn.Module) -> None:
+def check_network_fit(checkpoint: Checkpoint, key: str, module: nn.Module) -> None:
     """Refuse a checkpoint that lacks weights of `module`, has others or is of another network. Raises ValueError."""
     described = checkpoint.config if isinstance(module, Wan) else None
     if described is not None and (difference := config_misfit(module.config, described)):
         raise ValueError(f"{checkpoint.path} does not fit the network: its config.json has {difference}; change {key}")
-    spoken = to_original if checkpoint.original else str
-    wanted = {spoken(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {spoken(name): stored.shape for name, stored in checkpoint.stored.items()}
-    if difference := misfit(wanted, found):
+    rename = to_original if checkpoint.original else str
+    wanted = {rename(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {rename(name): stored.shape for name, stored in checkpoint.stored.items()}
+    if difference := shape_misfit(wanted, found):
         raise ValueError(f"{checkpoint.path} does not fit the network: it {difference}; change {key}")
 
 
@@ -86,7 +86,7 @@ def verify_weights(path: Path, key: str) -> bool:
     """
     if path.is_dir() or is_pickle(path) or path.suffix == ".json":
         return False
-    with opened(path, key) as file:
+    with open_safetensors(path, key) as file:
         header = dict(file.metadata() or {})
         recorded = header.pop(_CHECKSUM, None)
         if recorded is None:
@@ -99,16 +99,16 @@ def verify_weights(path: Path, key: str) -> bool:
 
 def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
     """What a file holds, from its header. Raises ValueError, naming `key`, for a missing or damaged one."""
-    with opened(path, key) as file:
+    with open_safetensors(path, key) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def misfit(wanted: Shapes, found: Shapes) -> str | None:
+def shape_misfit(wanted: Shapes, found: Shapes) -> str | None:
     """How `found` differs from `wanted`, with the names of the first tensors that do; None where it does not."""
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     resized = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
     problems = (("lacks", missing), ("has the unknown", unexpected), ("has other sizes for", resized))
-    return "; it ".join(f"{problem} {some(names)}" for problem, names in problems if names) or None
+    return "; it ".join(f"{problem} {first_names(names)}" for problem, names in problems if names) or None
 
 
 def _checksum(header: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:

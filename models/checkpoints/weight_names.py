@@ -54,12 +54,12 @@ def is_original(name: str) -> bool:
     return to_diffusers(name) != name
 
 
-def bare(name: str) -> str:
+def strip_wrappers(name: str) -> str:
     """The name without what wraps modules (FSDP, activation checkpoints, compile) and without prefixes of owners."""
     return _PREFIXES.sub("", _WRAPPERS.sub("", name))
 
 
-def with_dots(layer: str) -> str:
+def from_kohya(layer: str) -> str:
     """The original name of a layer that trainers of LoRA in kohya's manner write with underscores; others unchanged."""
     match = _KOHYA.fullmatch(layer)
     if match is None or match[2] not in _UNDERSCORED:

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.atomic_files import flush
 from models.checkpoints.config_json import write_config
 from models.checkpoints.formats import Checkpoint
-from models.checkpoints.lora_files import Adapter, merged
+from models.checkpoints.lora_files import Adapter, merge_adapters
 from models.checkpoints.safetensors_files import Stored, write_tensors
 from models.checkpoints.weight_names import to_original
 from models.network_config import WanConfig
@@ -20,10 +20,10 @@ from models.network_config import WanConfig
 _STEM = "diffusion_pytorch_model"
 
 
-def planned(checkpoint: Checkpoint, original: bool, dtype: torch.dtype | None) -> dict[str, Stored]:
+def plan_tensors(checkpoint: Checkpoint, original: bool, dtype: torch.dtype | None) -> dict[str, Stored]:
     """What will be written, by the name it will have; without `dtype` in the types that the checkpoint has."""
-    spoken = to_original if original else str
-    return {spoken(name): Stored(held.shape, dtype or held.dtype) for name, held in checkpoint.stored.items()}
+    rename = to_original if original else str
+    return {rename(name): Stored(held.shape, dtype or held.dtype) for name, held in checkpoint.stored.items()}
 
 
 def write_checkpoint(
@@ -35,21 +35,21 @@ def write_checkpoint(
     dtype: torch.dtype | None = None,
     adapters: Mapping[str, Adapter] | None = None,
     shard_bytes: int,
-    advanced: Callable[[int], None] = lambda size: None,
+    on_progress: Callable[[int], None] = lambda size: None,
 ) -> None:
     """Write one `.safetensors` file, or a folder of shards with index and config.json, holding one tensor at a time.
 
-    `advanced` hears the bytes of each tensor. Everything is written beside `out`, which appears when all of it is on
+    `on_progress` hears the bytes of each tensor. Everything is written beside `out`, which appears when all of it is on
     the disk. Raises ValueError where `out` is taken, OSError where the disk refuses.
     """
     partial = out.with_name(f".{out.name}.partial")
     require_free(out, partial)
     out.parent.mkdir(parents=True, exist_ok=True)
-    plan = planned(checkpoint, original, dtype)
+    plan = plan_tensors(checkpoint, original, dtype)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, (_, tensor) in zip(plan, merged(checkpoint.tensors(), adapters or {}), strict=True):
-            advanced(plan[name].size)
+        for name, (_, tensor) in zip(plan, merge_adapters(checkpoint.tensors(), adapters or {}), strict=True):
+            on_progress(plan[name].size)
             yield name, tensor
 
     try:
@@ -78,7 +78,7 @@ def require_free(out: Path, *beside: Path) -> None:
             raise ValueError(f"out={out}: {path} exists and is never overwritten; move it away, or change out")
 
 
-def shards(plan: Mapping[str, Stored], shard_bytes: int) -> list[dict[str, Stored]]:
+def split_into_shards(plan: Mapping[str, Stored], shard_bytes: int) -> list[dict[str, Stored]]:
     """The plan cut, in its order, where a file would exceed `shard_bytes`; a larger tensor has a file of its own."""
     cut: list[dict[str, Stored]] = []
     size = 0
@@ -96,7 +96,7 @@ def _write_folder(
 ) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(config)
-    cut = shards(plan, shard_bytes)
+    cut = split_into_shards(plan, shard_bytes)
     files = [
         f"{_STEM}{f'-{i:05d}-of-{len(cut):05d}' if len(cut) > 1 else ''}.safetensors" for i in range(1, 1 + len(cut))
     ]

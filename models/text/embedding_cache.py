@@ -45,10 +45,10 @@ class CachedText:
     Wan attends to all `length` rows: masking the zeroed ones would be another function (algorithm.md 8.12).
     """
 
-    def __init__(self, encoder: TextEncoder, folder: Path, length: int, said: Sequence[str] = ()):
-        """Where one of the prompts `said` is cut, somebody else says it."""
+    def __init__(self, encoder: TextEncoder, folder: Path, length: int, warned_prompts: Sequence[str] = ()):
+        """Where one of the prompts `warned_prompts` is cut, the caller reports it."""
         self.encoder, self.folder, self.length = encoder, folder, length
-        self.warned = {clean_prompt(prompt) for prompt in said}
+        self.warned = {clean_prompt(prompt) for prompt in warned_prompts}
 
     @property
     def identity(self) -> str:
@@ -70,7 +70,7 @@ class CachedText:
         for prompt, embedding in self._made([prompt for prompt in cleaned if self._entry(prompt) is None]):
             self._say_cut(prompt, embedding)
 
-    def surplus(self, prompt: str) -> int:
+    def truncated_tokens(self, prompt: str) -> int:
         """Tokens of `prompt` behind the last one that is read."""
         cleaned = clean_prompt(prompt)
         embedding = self._read(cleaned)

@@ -41,10 +41,10 @@ def _gather(x: Tensor, columns: tuple[slice, ...]) -> Tensor:
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None and flash_attention.fits(queries, keys):
-        module = flash_attention.chosen()
+    if mask is None and flash_attention.supports(queries, keys):
+        module = flash_attention.selected_module()
         if module is not None:
-            return flash_attention.attend(module, queries, keys, values)
+            return flash_attention.flash_attend(module, queries, keys, values)
     out = scaled_dot_product_attention(
         queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
     )

@@ -20,14 +20,14 @@ _loaded: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor | tuple[Tensor, Ten
 """Functions by module, for compiled code too, which cannot import."""
 
 
-def choose(installed: Callable[[str], bool], capability: tuple[int, int]) -> str | None:
+def select_module(installed: Callable[[str], bool], capability: tuple[int, int]) -> str | None:
     """The module whose kernel serves a GPU of this compute capability best; None where torch's own has to."""
     if capability[0] == 9 and installed(_VERSION_3):
         return _VERSION_3
     return _VERSION_2 if capability[0] >= 8 and installed(_VERSION_2) else None
 
 
-def fits(queries: Tensor, keys: Tensor) -> bool:
+def supports(queries: Tensor, keys: Tensor) -> bool:
     """Whether a kernel can take these: unlike torch's, it does not repeat a row that a batch shares."""
     return (
         queries.device.type == "cuda"
@@ -38,7 +38,7 @@ def fits(queries: Tensor, keys: Tensor) -> bool:
 
 
 @torch.compiler.assume_constant_result  # or each compiled block would break its graph here
-def chosen() -> str | None:
+def selected_module() -> str | None:
     """The module chosen for the GPU of this process, when this is first asked."""
     return _choice()
 
@@ -46,13 +46,13 @@ def chosen() -> str | None:
 @cache
 def _choice() -> str | None:
     # Not at import: asking for the GPU starts CUDA, in processes too that only read configurations.
-    name = choose(lambda module: find_spec(module) is not None, torch.cuda.get_device_capability())
+    name = select_module(lambda module: find_spec(module) is not None, torch.cuda.get_device_capability())
     if name is not None:
         _loaded[name] = import_module(name).flash_attn_func
     return name
 
 
-def attend(module: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention by the `chosen` module of `queries` [B Lq H d] over `keys` and `values` [B Lk H d]; [B Lq H d]."""
+def flash_attend(module: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention by `module` of `queries` [B Lq H d] over `keys` and `values` [B Lk H d]; [B Lq H d]."""
     made = _loaded[module](queries, keys, values)
     return made[0] if isinstance(made, tuple) else made  # early releases of version 3 give the log of the sums too

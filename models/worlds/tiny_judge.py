@@ -20,12 +20,12 @@ from models.worlds.tiny_world import (
     SHAPES,
     SIZE,
     WALLS,
-    Scene,
+    TinyScene,
     coverage,
     light_basis,
     render,
     scene_of,
-    texture,
+    wall_relief,
 )
 
 TOLERANCE = 0.045
@@ -106,7 +106,7 @@ def judge(video: Tensor, prompts: Sequence[str]) -> Verdict:
     return Verdict(*(values.unflatten(0, video.shape[:2]) for values in joined))
 
 
-def _judge_frames(frames: Tensor, scene: Scene) -> Verdict:
+def _judge_frames(frames: Tensor, scene: TinyScene) -> Verdict:
     """Judge `frames` [T 3 H W] of one video: where the prompted sprite is, then which sprite it really is."""
     distances = [_distances(frames, shape, scene.wall) for shape in SHAPES]
     colour, shape = list(COLOURS).index(scene.colour), SHAPES.index(scene.shape)
@@ -144,7 +144,7 @@ def _grid() -> Tensor:
 @lru_cache
 def _relief() -> Tensor:
     """[3 HW]: texture lit by level, gradient down and gradient right alone; a wall is a sum of the three."""
-    return (light_basis() * texture()).flatten(1)
+    return (light_basis() * wall_relief()).flatten(1)
 
 
 @lru_cache
@@ -209,7 +209,7 @@ def _normal_equations(
     return gram, response, energy
 
 
-def _light_in_range(frames: Tensor, scene: Scene, position: Tensor, light: Tensor) -> Tensor:
+def _light_in_range(frames: Tensor, scene: TinyScene, position: Tensor, light: Tensor) -> Tensor:
     """The best light [T 3] that a real video can have, for the prompted sprite at `position` [T 2].
 
     Coordinate descent in the box reaches the exact optimum here in two or three sweeps; clamping alone does

@@ -44,7 +44,7 @@ GRADIENT = 0.25
 
 
 @dataclass(frozen=True)
-class Scene:
+class TinyScene:
     """What a prompt says: indices into COLOURS, SHAPES, SPEEDS and WALLS."""
 
     colour: str
@@ -58,7 +58,7 @@ class Scene:
 
 
 SCENES = {
-    scene.prompt: scene for scene in (Scene(c, s, v, w) for c, s, v, w in product(COLOURS, SHAPES, SPEEDS, WALLS))
+    scene.prompt: scene for scene in (TinyScene(c, s, v, w) for c, s, v, w in product(COLOURS, SHAPES, SPEEDS, WALLS))
 }
 """Every prompt of the world (72) and its scene."""
 
@@ -72,7 +72,7 @@ HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in _THIRD)
 """18 prompts for stage grpo to train on, 6 for its sentinels, 48 for judging it: all three hold every word."""
 
 
-def scene_of(prompt: str) -> Scene:
+def scene_of(prompt: str) -> TinyScene:
     """The scene that `prompt` names; a prompt outside the world is refused."""
     if prompt not in SCENES:
         said = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
@@ -96,7 +96,7 @@ def coverage(shape: str, position: Tensor) -> Tensor:
     return (half + 0.5 - down.abs()).clamp(0, 1) * (half + 0.5 - right.abs()).clamp(0, 1)
 
 
-def texture() -> Tensor:
+def wall_relief() -> Tensor:
     """The walls' fixed relief [H W], around 1: a checkerboard of two-pixel tiles."""
     rows, columns = pixel_grid()
     tiles = (rows / 2).floor() + (columns / 2).floor()
@@ -109,10 +109,10 @@ def light_basis() -> Tensor:
     return torch.stack([torch.ones(SIZE, SIZE), 2 * rows / SIZE - 1, 2 * columns / SIZE - 1])
 
 
-def render(scene: Scene, position: Tensor, light: Tensor) -> Tensor:
+def render(scene: TinyScene, position: Tensor, light: Tensor) -> Tensor:
     """Frames [... 3 H W] in [0, 1] of a sprite at `position` [... 2] on a wall lit by `light` [... 3]."""
     cover = coverage(scene.shape, position).unsqueeze(-3)
-    level = torch.einsum("...k,khw->...hw", light, light_basis()) * texture()
+    level = torch.einsum("...k,khw->...hw", light, light_basis()) * wall_relief()
     wall = torch.tensor(WALLS[scene.wall])[:, None, None] * level.unsqueeze(-3)
     sprite = torch.tensor(COLOURS[scene.colour])[:, None, None]
     return (cover * sprite + (1 - cover) * wall).clamp(0, 1)
@@ -135,12 +135,12 @@ def sample_video(prompt: str, frames: int, generator: torch.Generator) -> Tensor
     return render(scene, position, light.expand(frames, 3))
 
 
-def encode(video: Tensor) -> Tensor:
+def to_latents(video: Tensor) -> Tensor:
     """Pixels in [0, 1] to latents of about unit variance. The world needs no VAE."""
     return (video - 0.4) / 0.25
 
 
-def decode(latents: Tensor) -> Tensor:
+def to_pixels(latents: Tensor) -> Tensor:
     """Latents to pixels, clamped to [0, 1]."""
     return (latents * 0.25 + 0.4).clamp(0, 1)
 
@@ -174,6 +174,6 @@ class TinyText:
         """Refuse a prompt of another world: ValueError."""
         encode_text(prompts)
 
-    def surplus(self, prompt: str) -> int:
+    def truncated_tokens(self, prompt: str) -> int:
         """None: this world's prompts are short."""
         return 0

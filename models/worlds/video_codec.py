@@ -38,11 +38,11 @@ class TinyCodec:
 
     def decode(self, latents: Tensor, past: None = None) -> tuple[Tensor, None]:
         """Pixels [B F 3 H W]; frames need to know nothing of each other."""
-        return tiny_world.decode(latents), None
+        return tiny_world.to_pixels(latents), None
 
     def encode(self, video: Tensor) -> Tensor:
         """Latents [B T 3 H W]."""
-        return tiny_world.encode(video)
+        return tiny_world.to_latents(video)
 
 
 def video_frames(codec: VideoCodec, latent_frames: int) -> int:
@@ -61,7 +61,7 @@ def image_latent(codec: VideoCodec, latents: Tensor, past: Any = None) -> Tensor
 
 
 @torch.no_grad()
-def opening_images(codec: VideoCodec, before: Tensor, first: Tensor) -> Tensor | None:
+def window_image_latents(codec: VideoCodec, before: Tensor, first: Tensor) -> Tensor | None:
     """What a teacher is shown in place of the first frames of windows: `image_latent` of each of `first` [G C H W].
 
     All of them go on from the clean frames `before` [P C H W]. None where a frame is itself what the teacher knows: at

@@ -27,7 +27,7 @@ class Text(Protocol):
         """Have all of `prompts` at hand from now on, without the memory that encoding takes. Raises ValueError."""
         ...
 
-    def surplus(self, prompt: str) -> int:
+    def truncated_tokens(self, prompt: str) -> int:
         """Tokens of `prompt` behind the last one that is read: it is cut there. Raises ValueError."""
         ...
 
@@ -76,17 +76,17 @@ def open_text(
     cache: Path,
     device: torch.device,
     dtype: torch.dtype,
-    said: Sequence[str] = (),
+    warned_prompts: Sequence[str] = (),
 ) -> Text:
     """The text encoder alone; its network is loaded when it is needed. Raises ValueError as `open_world` does.
 
-    It says which prompts are cut, but of those in `said`.
+    It says which prompts are cut, but of those in `warned_prompts`.
     """
     if folder is not None:
         from models.text.embedding_cache import CachedText
         from models.text.umt5 import Umt5
 
-        return CachedText(Umt5(folder, wan.text_dim, wan.text_len, device, dtype), cache, wan.text_len, said)
+        return CachedText(Umt5(folder, wan.text_dim, wan.text_len, device, dtype), cache, wan.text_len, warned_prompts)
     if wan.text_dim != TINY.text_dim:
         raise ValueError(f"texts of width {wan.text_dim} need an encoder; give text_encoder=<diffusers folder>")
     return TinyText()

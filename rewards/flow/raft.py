@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.models import optical_flow
 
-from models.checkpoints.weight_files import misfit
+from models.checkpoints.weight_files import shape_misfit
 from rewards.flow.optical_flow import Flow, grey_frames, squared_gradient
 
 _NETWORKS = {
@@ -70,6 +70,6 @@ def _read(path: str | None, wanted: str, state: dict[str, Tensor]) -> dict[str, 
         # Not torch's own words: they advise to read the file with its code.
         why = type(error).__name__
         raise ValueError(f"reward.raft_weights={path} is no whole file of weights ({why}); give {wanted}") from error
-    if difference := misfit({name: tuple(tensor.shape) for name, tensor in state.items()}, found):
+    if difference := shape_misfit({name: tuple(tensor.shape) for name, tensor in state.items()}, found):
         raise ValueError(f"reward.raft_weights={path} does not fit: it {difference}; give {wanted}")
     return tensors

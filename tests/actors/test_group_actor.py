@@ -15,7 +15,7 @@ from models.flow_matching import add_noise, warped_sigmas
 from models.kv_cache import KVCache
 from models.noise import BlockNoise, generator_for
 from models.records import GRPO, SENTINEL, Group, GroupPlan, MadeBlock, Progress, Rollout
-from models.sampler import Block, stream_blocks
+from models.sampler import SampledBlock, stream_blocks
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
@@ -56,7 +56,7 @@ def student() -> Wan:
     return network
 
 
-def blocks_of(asked: Rollout, blocks: int) -> list[Block]:
+def blocks_of(asked: Rollout, blocks: int) -> list[SampledBlock]:
     """The first blocks of the video alone, by the sampler that makes videos."""
     noise, cache = BlockNoise([asked.seed], BLOCK), KVCache(SHAPE.wan, SHAPE.context_frames)
     return list(islice(stream_blocks(student(), encode_text([asked.prompt]), noise, SIGMAS, cache), blocks))

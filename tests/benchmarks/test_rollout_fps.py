@@ -21,7 +21,7 @@ from benchmarks.rollout_fps import (
 )
 from models.causal import denoise_block, write_block
 from models.kv_cache import KVCache
-from models.sampler import Block
+from models.sampler import SampledBlock
 from models.wan.network import Wan
 from models.worlds.video_codec import TinyCodec
 
@@ -88,7 +88,7 @@ def test_it_prints_one_line_on_a_cpu_in_seconds():
 @pytest.mark.slow
 def test_decoding_carries_on_from_block_to_block():
     """Every repeat is one block of four video frames per latent frame, behind others."""
-    block, options, device = Block(0, torch.zeros(1, 3, 16, 2, 2), [], [], None), parse(["repeats=2"]), CPU
+    block, options, device = SampledBlock(0, torch.zeros(1, 3, 16, 2, 2), [], [], None), parse(["repeats=2"]), CPU
     seconds = decode_seconds(block, open_codec("wan_1_3b", device, torch.float32), options, device)
     assert len(seconds) == 2 and min(seconds) > 0
 

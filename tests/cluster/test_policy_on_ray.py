@@ -60,7 +60,7 @@ def test_the_ratio_to_what_the_actor_recorded_is_one_before_any_update_for_every
     network = student()
     batches = PolicyBatches(network, None, encode_text, shape, GrpoConfig(loss=loss), LearnerConfig(micro_batch=6))
     valid = torch.ones(GROUPS, MEMBERS, 1, dtype=torch.bool)
-    parts = batches.remember(groups, torch.ones(GROUPS, MEMBERS, 1, dtype=torch.float64), valid)
+    parts = batches.snapshot(groups, torch.ones(GROUPS, MEMBERS, 1, dtype=torch.float64), valid)
     replay = torch.cat([part.replay for part in parts])
     assert len(replay) == GROUPS * MEMBERS * 3 * 4, "every member, transition and block"
     errors = replay[:, 0]
@@ -75,7 +75,7 @@ def test_the_ratio_tells_another_student_from_the_one_that_acted(taken):
         network.proj_out.weight.mul_(1.001)
     batches = PolicyBatches(network, None, encode_text, config.student, GrpoConfig(), LearnerConfig(micro_batch=6))
     values = torch.ones(GROUPS, MEMBERS, 1, dtype=torch.float64)
-    replay = torch.cat([part.replay for part in batches.remember(groups, values, values.bool())])
+    replay = torch.cat([part.replay for part in batches.snapshot(groups, values, values.bool())])
     assert replay[:, 0].median() > 1e-6
 
 

@@ -13,7 +13,7 @@ from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
 from learner.score_distillation import ScoreDistillation
 from learner.stage_config import DmdConfig, LearnerConfig
-from models.frequencies import coarse_part
+from models.frequencies import low_pass
 from models.network_config import StudentConfig
 from models.records import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
 from models.worlds.tiny_world import PROMPTS, encode_text
@@ -116,13 +116,13 @@ def test_coarse_members_are_compared_by_their_coarse_part_alone(loss):
     made = rolled(FULL, (0, 24), coarse=0.5)
     batches = PolicyBatches(network(0), None, encode_text, SHAPE, replace(CONFIG, loss=loss), LearnerConfig(), 0.5)
     values = torch.ones(2, MEMBERS, 2, dtype=torch.float64)
-    (part,) = batches.remember(made, values, values.bool())
+    (part,) = batches.snapshot(made, values, values.bool())
     assert part.replay[:, 0].max() <= 1e-5
 
     fine = torch.randn(made[0].samples.shape, generator=torch.Generator().manual_seed(1))
-    fine -= coarse_part(fine, 0.5)
+    fine -= low_pass(fine, 0.5)
     moved = [replace(group, samples=group.samples + fine, behaviour=group.behaviour - fine) for group in made]
-    (other,) = batches.remember(moved, values, values.bool())
+    (other,) = batches.snapshot(moved, values, values.bool())
     assert torch.allclose(other.samples, part.samples, atol=1e-5)
     assert torch.allclose(other.replay[:, 0], part.replay[:, 0], atol=1e-5)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.frequencies import coarse, coarse_part
+from models.frequencies import low_frequency_dct, low_pass
 
 HEIGHT, WIDTH = 6, 9
 shares = st.floats(0.05, 1)
@@ -29,7 +29,7 @@ def slowly(picture, row, column):
 
 def test_coefficients_are_those_of_the_cosine_transform_lowest_first():
     x = picture(0)
-    found = coarse(x, 0.5)
+    found = low_frequency_dct(x, 0.5)
     assert found.shape == (2, 3, 3, 5)
     for row, column in ((0, 0), (0, 4), (2, 0), (2, 3)):
         assert found[1, 2, row, column].item() == pytest.approx(slowly(x[1, 2], row, column))
@@ -38,12 +38,12 @@ def test_coefficients_are_those_of_the_cosine_transform_lowest_first():
 @given(share=shares, seed=st.integers(0, 50))
 def test_a_picture_is_its_coarse_part_and_a_rest_that_has_none(share, seed):
     x = picture(seed)
-    kept = coarse_part(x, share)
-    assert torch.allclose(coarse(kept, share), coarse(x, share), atol=1e-12)
-    assert coarse(x - kept, share).abs().max() < 1e-12
-    assert kept.square().sum().item() == pytest.approx(coarse(x, share).square().sum().item())
+    kept = low_pass(x, share)
+    assert torch.allclose(low_frequency_dct(kept, share), low_frequency_dct(x, share), atol=1e-12)
+    assert low_frequency_dct(x - kept, share).abs().max() < 1e-12
+    assert kept.square().sum().item() == pytest.approx(low_frequency_dct(x, share).square().sum().item())
 
 
 def test_all_frequencies_are_the_picture_itself_bit_by_bit():
     x = picture(3)
-    assert coarse(x, 1.0) is x and coarse_part(x, 1.0) is x
+    assert low_frequency_dct(x, 1.0) is x and low_pass(x, 1.0) is x

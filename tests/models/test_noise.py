@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.frequencies import coarse, coarse_part
+from models.frequencies import low_frequency_dct, low_pass
 from models.noise import BlockNoise, MemberNoise, generator_for
 
 SHAPE = (2, 3, 4, 4)
@@ -95,9 +95,9 @@ def test_members_differ_in_coarse_noise_alone_and_each_has_noise_that_is_standar
     shape, share = (4, 4, 16, 16), 0.25
     drawn = MemberNoise(3, 0, 6, (), share, False, shape).draw(1, 2)
     video = BlockNoise([3], shape).draw(1, 2)
-    fine = drawn - coarse_part(drawn, share)
-    assert torch.allclose(fine, (video - coarse_part(video, share)).expand_as(fine), atol=1e-5)
-    own = coarse(drawn, share).flatten(1)
+    fine = drawn - low_pass(drawn, share)
+    assert torch.allclose(fine, (video - low_pass(video, share)).expand_as(fine), atol=1e-5)
+    own = low_frequency_dct(drawn, share).flatten(1)
     standard_errors = torch.corrcoef(own).sub(torch.eye(6)).abs() * own.shape[1] ** 0.5
     assert standard_errors.max() < 5
     flat = drawn.flatten(1)
@@ -107,6 +107,6 @@ def test_members_differ_in_coarse_noise_alone_and_each_has_noise_that_is_standar
 
 def test_antithetic_members_have_opposite_coarse_noise_and_the_same_fine_noise():
     drawn = MemberNoise(7, 0, 4, (0,), 0.5, True, SHAPE).draw(2, 1)
-    part = coarse_part(drawn, 0.5)
+    part = low_pass(drawn, 0.5)
     assert torch.allclose(part[0], -part[1], atol=1e-6) and torch.allclose(part[2], -part[3], atol=1e-6)
     assert torch.allclose((drawn - part)[0], (drawn - part)[3], atol=1e-6)

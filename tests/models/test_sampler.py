@@ -9,7 +9,7 @@ from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
 from models.network_config import WanConfig
 from models.noise import BlockNoise, MemberNoise
-from models.sampler import Block, stream_blocks, teacher_states
+from models.sampler import SampledBlock, stream_blocks, teacher_states
 from models.wan.network import Wan
 
 CONFIG = WanConfig(
@@ -41,7 +41,7 @@ def stream(student: Wan, seeds: list[int], context_frames: int = 4):
     return stream_blocks(student, text_of(seeds), noise, SIGMAS, cache)
 
 
-def video(blocks: list[Block]) -> Tensor:
+def video(blocks: list[SampledBlock]) -> Tensor:
     return torch.cat([block.x0 for block in blocks], dim=1)
 
 
@@ -117,7 +117,9 @@ def test_a_block_after_a_swap_is_made_of_new_weights_and_the_old_past():
 EVERY_STEP = tuple(range(len(SIGMAS)))
 
 
-def forked(student: Wan, seeds: list[int], row: int, blocks: int, members: int, shared: tuple[int, ...]) -> list[Block]:
+def forked(
+    student: Wan, seeds: list[int], row: int, blocks: int, members: int, shared: tuple[int, ...]
+) -> list[SampledBlock]:
     """Three blocks of continuations of one of the videos, forked behind its first `blocks`."""
     caches = [KVCache(CONFIG, 4), *(block.cache for block in islice(stream(student, seeds), blocks))]
     noise = MemberNoise(seeds[row], 0, members, shared, 1.0, False, BLOCK)

@@ -1,6 +1,6 @@
 import torch
 
-from models.worlds.tiny_world import PROMPTS, decode, encode, sample_video
+from models.worlds.tiny_world import PROMPTS, sample_video, to_latents, to_pixels
 from rewards.reward_config import RewardConfig
 from rewards.scorer import Scorer
 
@@ -10,8 +10,8 @@ TINY = RewardConfig(window_frames=WINDOW, upsample=8, top_share=0.2, motion_offs
 
 def mean_of(videos: torch.Tensor) -> float:
     """Mean composite of what follows the first window, which is the reference."""
-    scorer, scores = Scorer(TINY, ["continuity"], decode), []
-    for prompt, latents in zip(PROMPTS[::6], encode(videos), strict=True):
+    scorer, scores = Scorer(TINY, ["continuity"], to_pixels), []
+    for prompt, latents in zip(PROMPTS[::6], to_latents(videos), strict=True):
         first, later = latents[:WINDOW], latents[None, WINDOW:]
         scores += scorer.score(prompt, later, first, first).values["continuity"][0]
     return sum(scores) / len(scores)

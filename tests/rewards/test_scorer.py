@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from models.worlds.tiny_world import PROMPTS, decode, encode, sample_video
+from models.worlds.tiny_world import PROMPTS, sample_video, to_latents, to_pixels
 from rewards.clip import Clip
 from rewards.flow.optical_flow import DisFlow
 from rewards.registry import make_reward
@@ -100,12 +100,12 @@ def path(plugin: type) -> str:
 
 def group(members: int, frames: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return encode(torch.stack([sample_video(PROMPTS[3], frames, generator) for _ in range(members)]))
+    return to_latents(torch.stack([sample_video(PROMPTS[3], frames, generator) for _ in range(members)]))
 
 
 def score(names, latents, before=None, reference=None, bar=None, **keys):
     config = RewardConfig(window_frames=6, upsample=4, top_share=0.1, **keys)
-    return Scorer(config, names, decode).score(PROMPTS[3], latents, before, reference, bar)
+    return Scorer(config, names, to_pixels).score(PROMPTS[3], latents, before, reference, bar)
 
 
 def missing(values):
@@ -147,7 +147,7 @@ def test_a_reward_that_hangs_is_given_up_in_time_and_the_caller_is_told():
 
 def test_a_reward_that_was_late_is_asked_again_when_it_has_ended_and_not_before():
     RELEASED.clear()
-    scorer = Scorer(RewardConfig(window_frames=6, timeout_s=0.2), [path(Hangs)], decode)
+    scorer = Scorer(RewardConfig(window_frames=6, timeout_s=0.2), [path(Hangs)], to_pixels)
 
     def scored():
         return scorer.score(PROMPTS[3], group(2, 12), None, None)
@@ -176,7 +176,7 @@ def test_windows_overlap_by_the_frame_before_them_where_there_is_one():
     assert score([path(Length)], latents[:, 1:], before=latents[0, :1]).values[path(Length)] == [[7, 7, 7]] * 2
     assert score([path(Length)], latents[:, 1:]).values[path(Length)] == [[6, 7, 7]] * 2
     first = score([path(FirstFrame)], latents[:, 1:], before=latents[0, :1]).values[path(FirstFrame)]
-    seen = decode(latents)
+    seen = to_pixels(latents)
     assert first[1] == pytest.approx(
         [seen[0, 0].mean().item(), seen[1, 6].mean().item(), seen[1, 12].mean().item()], abs=1e-6
     )
@@ -217,7 +217,7 @@ def test_a_given_reference_replaces_the_members_own_beginning():
 
 def test_the_scorer_agrees_with_asking_the_reward_about_windows_cut_by_hand():
     latents, config = group(1, 19), RewardConfig(window_frames=6, upsample=4, top_share=0.1)
-    reference, pixels, flow = decode(latents[0, :6]), decode(latents[0]), DisFlow(4)
+    reference, pixels, flow = to_pixels(latents[0, :6]), to_pixels(latents[0]), DisFlow(4)
     held = Clip(PROMPTS[3], reference, latents[0, :6], flow(reference))
     clips = [
         Clip(PROMPTS[3], pixels[a : a + 7], latents[0], flow(pixels[a : a + 7]), held)
@@ -233,17 +233,17 @@ def test_what_members_share_before_their_windows_counts_in_each_of_them():
     whole = group(3, 18)
     past, own = whole[0, :9], whole[:, 9:]
     videos = torch.cat([past.expand(3, -1, -1, -1, -1), own], dim=1)
-    reference, flow = decode(past), DisFlow(4)
+    reference, flow = to_pixels(past), DisFlow(4)
     held = Clip(PROMPTS[3], reference, past, flow(reference))
     slow = [
         [
-            Clip(PROMPTS[3], seen := decode(video)[first - 5 : first + 3], video, flow(seen), held)
+            Clip(PROMPTS[3], seen := to_pixels(video)[first - 5 : first + 3], video, flow(seen), held)
             for first in (9, 12, 15)
         ]
         for video in videos
     ]
     slow = [make_reward("flow_continuity", RewardConfig(**config))(clips).tolist() for clips in slow]
-    scorer = Scorer(RewardConfig(**config), ["flow_continuity"], decode)
+    scorer = Scorer(RewardConfig(**config), ["flow_continuity"], to_pixels)
     fast = scorer.score(PROMPTS[3], own, past, past).values["flow_continuity"]
     assert torch.tensor(fast) == pytest.approx(torch.tensor(slow), rel=1e-5)
 

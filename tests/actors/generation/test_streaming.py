@@ -17,7 +17,7 @@ from models.network_config import StudentConfig
 from models.noise import BlockNoise
 from models.sampler import stream_blocks
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, decode, encode_text
+from models.worlds.tiny_world import PROMPTS, encode_text, to_pixels
 from models.worlds.video_codec import TinyCodec
 
 SHAPE = StudentConfig(height=4, width=4, horizon_frames=6, attention_frames=9, timesteps=[1000.0, 500.0])
@@ -39,17 +39,17 @@ def noise() -> BlockNoise:
 def stream(student: Wan, scenes: list[Scene], blocks: int, shape: StudentConfig = SHAPE, **options) -> Tensor:
     """Pixels of a stream without end."""
     latents = stream_latents(student, shape, scenes, noise(), CODEC, math.inf, **options)
-    return decode(torch.cat(list(islice(latents, blocks)), dim=1))
+    return to_pixels(torch.cat(list(islice(latents, blocks)), dim=1))
 
 
 def go_on(student: Wan, text: Tensor, cache: KVCache) -> Tensor:
     blocks = stream_blocks(student, text, noise(), warped_sigmas(SHAPE.timesteps, SHAPE.shift), cache)
-    return decode(next(blocks).x0)
+    return to_pixels(next(blocks).x0)
 
 
 def test_a_stream_is_the_video_that_is_made_at_once(student):
     latents = make_videos(student, SHAPE, [PROMPTS[0]] * 2, SEEDS, 18, encode_text, lambda done: None)
-    assert torch.equal(stream(student, [Scene(0, FIRST)], 6), decode(latents))
+    assert torch.equal(stream(student, [Scene(0, FIRST)], 6), to_pixels(latents))
 
 
 def test_a_scene_begins_with_the_first_block_that_lies_wholly_in_it(student):
@@ -69,7 +69,7 @@ def test_a_scene_that_is_over_before_a_block_begins_is_passed_over(student):
 def test_no_block_is_made_that_holds_no_frame_of_the_video(student, frames, blocks):
     scenes = [Scene(0, FIRST), Scene(5, SECOND), Scene(50, FIRST)]
     made = list(stream_latents(student, SHAPE, scenes, noise(), CODEC, frames))
-    assert torch.equal(decode(torch.cat(made, dim=1)), stream(student, scenes, blocks))
+    assert torch.equal(to_pixels(torch.cat(made, dim=1)), stream(student, scenes, blocks))
 
 
 def test_a_picture_alone_is_a_video_of_one_frame(student):
@@ -118,12 +118,12 @@ def test_with_an_image_the_sink_is_the_image_and_whole_blocks(student):
     image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     shape, keys_values = replace(SHAPE, sink_frames=3), student.text_keys_values(FIRST)
     latents = stream_latents(student, shape, [Scene(0, FIRST)], noise(), CODEC, math.inf, image)
-    made = [decode(x0) for x0 in islice(latents, 8)]
+    made = [to_pixels(x0) for x0 in islice(latents, 8)]
     cache = KVCache(SHAPE.wan, SHAPE.context_frames, sink_frames=4)
     cache = write_block(student, CODEC.encode(image[:, None]), keys_values, cache)
     sampled = stream_blocks(student, FIRST, noise(), warped_sigmas(SHAPE.timesteps, SHAPE.shift), cache)
     for block, pixels in zip(sampled, made[1:], strict=False):
-        torch.testing.assert_close(pixels, decode(block.x0), rtol=0, atol=1e-6)
+        torch.testing.assert_close(pixels, to_pixels(block.x0), rtol=0, atol=1e-6)
         tokens = SHAPE.wan.tokens_per_frame(4, 4)
         assert block.cache.sink[0][0].shape[1] == 4 * tokens
 

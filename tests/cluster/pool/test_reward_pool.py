@@ -12,7 +12,7 @@ from cluster.supply.group_scoring import GroupScorer
 from cluster.supply.reward_failures import RewardFails, ScoreBook
 from cluster.supply.wire import wrap
 from models.records import GRPO, SENTINEL, Group
-from models.worlds.tiny_world import PROMPTS, encode, sample_video
+from models.worlds.tiny_world import PROMPTS, sample_video, to_latents
 from rewards.reward_config import RewardConfig
 
 OWN = "tests.fakes.own_rewards.Brightness"
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
 def group(prompt: str = PROMPTS[0], role: str = GRPO) -> Group:
     """Two members of one horizon behind another, of real videos, and how the first of them began."""
     videos = [sample_video(PROMPTS[0], 24, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
-    latents = encode(torch.stack(videos))
+    latents = to_latents(torch.stack(videos))
     return Group(
         3, 0, 0, role, prompt, 0, 12, 3, (), (0,) * 8, latents[0, :12], latents[:, 12:], latents[:, 12:],
         *(latents.new_zeros(2, 0, 12, *latents.shape[2:]) for _ in range(3)),

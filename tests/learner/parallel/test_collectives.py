@@ -18,7 +18,7 @@ from learner.distillation import Distiller
 from learner.optimizer import NonFiniteError, Optimizer, muon
 from learner.parallel import collectives
 from learner.parallel.micro_batches import own_places
-from learner.parallel.sharding import gather, shard
+from learner.parallel.sharding import gather_full_state, shard
 from learner.policy_config import GrpoConfig
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
 from models.checkpoints.weight_files import load_weights, save_weights
@@ -174,7 +174,7 @@ def orthogonalise(folder: Path) -> Results:
         with torch.no_grad():
             text = student.text_keys_values(encode_text(PROMPTS[:2]))
         optimizer.step([student.run(x_t, level, text).square().mean()])
-    return gather(student.state_dict()) | optimizer.state()
+    return gather_full_state(student.state_dict()) | optimizer.state()
 
 
 def break_one_rank(folder: Path) -> Results:

@@ -8,7 +8,7 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.checkpoints.lora_files import Adapter, attach, check_adapters, merged, read_adapters
+from models.checkpoints.lora_files import Adapter, attach_adapters, check_adapters, merge_adapters, read_adapters
 from models.checkpoints.weight_files import load_weights, save_weights
 from models.checkpoints.weight_names import to_original
 from models.wan.network import Wan
@@ -113,7 +113,7 @@ def form(request, tmp_path) -> tuple[float, Path]:
 @pytest.mark.parametrize("strength", [1.0, -0.5])
 def test_merged_weights_are_those_of_the_formula(form, strength):
     scale, path = form
-    found = dict(merged(network().state_dict().items(), read_adapters(path, "lora", strength)))
+    found = dict(merge_adapters(network().state_dict().items(), read_adapters(path, "lora", strength)))
     for name, tensor in expected(scale * strength).items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=3e-6)
 
@@ -122,8 +122,8 @@ def test_live_adapters_compute_what_merged_ones_do(form):
     _, path = form
     adapters = read_adapters(path, "lora")
     live, whole = network(), network()
-    attach(live, adapters)
-    whole.load_state_dict(dict(merged(whole.state_dict().items(), adapters)))
+    attach_adapters(live, adapters)
+    whole.load_state_dict(dict(merge_adapters(whole.state_dict().items(), adapters)))
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(1, 3, 2, 4, 6, generator=generator), torch.tensor([500.0]), torch.randn(1, 5, 8)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_adapters_are_merged_while_a_checkpoint_is_loaded(tmp_path):
 def test_half_precision_is_merged_in_float32():
     weight = torch.randn(24, 24, generator=torch.Generator().manual_seed(0)).bfloat16()
     down, up = matrices()["blocks.0.attn1.to_q"]
-    ((_, found),) = merged([("x.weight", weight)], {"x": Adapter(down, up, 1e-4)})
+    ((_, found),) = merge_adapters([("x.weight", weight)], {"x": Adapter(down, up, 1e-4)})
     assert found.dtype == torch.float32 and torch.equal(found, weight.float() + 1e-4 * (up @ down))
 
 
@@ -165,7 +165,7 @@ def test_what_diffusers_saves_and_fuses_is_what_is_merged_here(tmp_path):
     adapters = read_adapters(tmp_path / "pytorch_lora_weights.safetensors", "lora", 0.7)
     stock.fuse_lora(lora_scale=0.7)
     stock.unload_lora()
-    found = dict(merged(network().state_dict().items(), adapters))
+    found = dict(merge_adapters(network().state_dict().items(), adapters))
     assert len(adapters) == 10 and found.keys() == stock.state_dict().keys()
     for name, tensor in stock.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)

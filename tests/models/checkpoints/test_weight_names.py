@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from models.checkpoints.weight_names import bare, is_original, to_diffusers, to_original
+from models.checkpoints.weight_names import is_original, strip_wrappers, to_diffusers, to_original
 from models.network_config import WAN_1_3B, WAN_14B
 from models.wan.network import Wan
 
@@ -75,15 +75,15 @@ def test_the_weights_of_an_image_to_video_network_have_original_names_too():
 )
 def test_what_wraps_a_network_is_no_part_of_its_names(wrapped):
     for name in PAIRS:
-        assert bare(wrapped.format(name)) == name
+        assert strip_wrappers(wrapped.format(name)) == name
 
 
 def test_what_wraps_a_block_or_a_layer_is_no_part_of_its_names():
     name = "model._fsdp_wrapped_module.blocks.3._fsdp_wrapped_module._checkpoint_wrapped_module.self_attn.q.weight"
-    assert bare(name) == "blocks.3.self_attn.q.weight"
-    assert bare("blocks.3._orig_mod.ffn.0.bias") == "blocks.3.ffn.0.bias"
+    assert strip_wrappers(name) == "blocks.3.self_attn.q.weight"
+    assert strip_wrappers("blocks.3._orig_mod.ffn.0.bias") == "blocks.3.ffn.0.bias"
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn1.to_q.weight", "cls_pred_branch.0.weight", "x", "blocks.0.norm1.bias"])
 def test_an_unknown_name_is_left_as_it_is(name):
-    assert to_diffusers(name) == name and bare(name) == name
+    assert to_diffusers(name) == name and strip_wrappers(name) == name

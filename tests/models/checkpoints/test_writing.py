@@ -15,7 +15,7 @@ from models.checkpoints.lora_files import Adapter
 from models.checkpoints.safetensors_files import Stored
 from models.checkpoints.weight_files import save_weights, stored_tensors
 from models.checkpoints.weight_names import to_original
-from models.checkpoints.writing import planned, shards, write_checkpoint
+from models.checkpoints.writing import plan_tensors, split_into_shards, write_checkpoint
 from models.wan.network import Wan
 from tests.models.checkpoints.wan_checkpoints import CONFIG, equal
 
@@ -74,14 +74,14 @@ def test_adapters_are_merged_and_every_tensor_is_cast(source, tmp_path):
 
 def test_bytes_heard_on_the_way_add_up_to_those_planned(source, tmp_path):
     heard = []
-    write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=30_000, advanced=heard.append)
-    assert sum(heard) == sum(stored.size for stored in planned(source, False, None).values())
+    write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=30_000, on_progress=heard.append)
+    assert sum(heard) == sum(stored.size for stored in plan_tensors(source, False, None).values())
     assert len(heard) == len(source.stored)
 
 
 def test_shards_hold_everything_in_order_and_none_exceeds_its_size_but_for_one_large_tensor():
     plan = {str(i): Stored((size,), torch.float16) for i, size in enumerate([1, 2, 3, 50, 1, 1, 5, 5])}
-    cut = shards(plan, 12)
+    cut = split_into_shards(plan, 12)
     assert [name for part in cut for name in part] == list(plan)
     assert [[stored.size for stored in part.values()] for part in cut] == [[2, 4, 6], [100], [2, 2], [10], [10]]
 
@@ -106,7 +106,7 @@ def test_a_stopped_write_leaves_nothing(source, tmp_path, name, error):
             raise error("stop")
 
     with pytest.raises(error):
-        write_checkpoint(source, CONFIG, tmp_path / name, original=False, shard_bytes=20_000, advanced=stop)
+        write_checkpoint(source, CONFIG, tmp_path / name, original=False, shard_bytes=20_000, on_progress=stop)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -147,7 +147,7 @@ def test_a_conversion_holds_a_few_tensors_and_never_the_network(tmp_path, kind):
     before, held = anonymous_bytes(), []
     write_checkpoint(
         open_checkpoint(path, "source"), config, tmp_path / "out", original=False, dtype=torch.bfloat16,
-        shard_bytes=LARGE, advanced=lambda size: held.append(anonymous_bytes() - before),
+        shard_bytes=LARGE, on_progress=lambda size: held.append(anonymous_bytes() - before),
     )  # fmt: skip
     assert len(held) > 100 and max(held) < 3 * largest < whole / 4
 

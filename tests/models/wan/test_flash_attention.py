@@ -23,7 +23,7 @@ from models.wan.attention import Visibility, attend
     ],
 )
 def test_the_newest_version_that_the_gpu_can_run_is_chosen(installed, capability, chosen):
-    assert flash_attention.choose(installed.__contains__, capability) == chosen
+    assert flash_attention.select_module(installed.__contains__, capability) == chosen
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_kernel_gets_half_precision_on_a_gpu_with_a_row_of_keys_for_each_row_o
     with FakeTensorMode():  # knows devices that are not here
         queries = torch.empty(2, 3, 4, head_dim, device=device, dtype=dtype)
         keys = torch.empty(rows, 5, 4, head_dim, device=device, dtype=dtype)
-    assert flash_attention.fits(queries, keys) is fitting
+    assert flash_attention.supports(queries, keys) is fitting
 
 
 def test_compiled_code_has_the_chosen_kernel_in_one_graph(monkeypatch):
@@ -53,7 +53,9 @@ def test_compiled_code_has_the_chosen_kernel_in_one_graph(monkeypatch):
     monkeypatch.setattr(flash_attention, "_choice", lambda: "doubles")
     monkeypatch.setitem(flash_attention._loaded, "doubles", doubled)
     compiled = torch.compile(
-        lambda x: flash_attention.attend(flash_attention.chosen(), x, x, x) + 1, backend="eager", fullgraph=True
+        lambda x: flash_attention.flash_attend(flash_attention.selected_module(), x, x, x) + 1,
+        backend="eager",
+        fullgraph=True,
     )
     x = torch.arange(3.0)
     assert torch.equal(compiled(x), 2 * x + 1)
@@ -62,7 +64,7 @@ def test_compiled_code_has_the_chosen_kernel_in_one_graph(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("gradient", [False, True])
 def test_on_a_gpu_attention_is_that_of_float64_on_the_cpu_with_any_kernel(gradient):
-    if flash_attention.chosen() is None:
+    if flash_attention.selected_module() is None:
         pytest.skip("flash-attn is not installed")
     generator = torch.Generator().manual_seed(0)
     exact = [torch.randn(2, tokens, 3, 128, generator=generator) for tokens in (70, 200, 200)]

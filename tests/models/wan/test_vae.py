@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from models.wan.vae import WanCodec, open_wan_codec
-from models.worlds.video_codec import TinyCodec, image_latent, opening_images, video_frames
+from models.worlds.video_codec import TinyCodec, image_latent, video_frames, window_image_latents
 from tests.small_world import small_vae
 
 VAE = small_vae()
@@ -76,7 +76,7 @@ def test_the_image_latent_of_a_video_is_its_last_frame_encoded_as_a_first_one():
 def test_a_window_opens_with_its_own_first_frame_shown_at_once_and_encoded_as_an_image(start, carried):
     """Both videos go on from the first's frames; the decoder knows no more of the past than the window carries."""
     before = LATENTS[0, max(0, start - carried) : start]
-    made = opening_images(CODEC, before, LATENTS[:, start])
+    made = window_image_latents(CODEC, before, LATENTS[:, start])
     for member in range(2):
         shown = slowly(torch.cat([before, LATENTS[member, start : start + 1]])[None])
         expected = CODEC.encode(shown[:, -1:])[0, 0]
@@ -85,8 +85,8 @@ def test_a_window_opens_with_its_own_first_frame_shown_at_once_and_encoded_as_an
 
 
 def test_a_video_and_all_frames_of_the_tiny_world_open_with_themselves():
-    assert opening_images(CODEC, LATENTS[0, :0], LATENTS[:, 0]) is None
-    assert opening_images(TinyCodec(), LATENTS[0, :3], LATENTS[:, 3]) is None
+    assert window_image_latents(CODEC, LATENTS[0, :0], LATENTS[:, 0]) is None
+    assert window_image_latents(TinyCodec(), LATENTS[0, :3], LATENTS[:, 3]) is None
 
 
 def test_frames_that_are_no_first_frame_and_groups_of_four_are_refused():

@@ -18,7 +18,7 @@ from models.worlds.tiny_world import (
     SHAPES,
     SIZE,
     WALLS,
-    Scene,
+    TinyScene,
     render,
     sample_video,
 )
@@ -54,7 +54,7 @@ def prompted(name: str) -> Tensor:
     return torch.tensor([[VALUES[name].index(getattr(scene, name))] for scene in SCENES.values()])
 
 
-def design(scene: Scene, position: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def design(scene: TinyScene, position: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """What a rendering at `position` [2] adds up: a fixed sprite [N], and images [N 3] weighted by light."""
     light = torch.tensor([0.8, 0.0, 0.0]) + torch.cat([torch.zeros(1, 3), 0.1 * torch.eye(3)])
     frames = render(scene, position.expand(4, 2), light).double().flatten(1).numpy()

@@ -15,13 +15,13 @@ from models.worlds.tiny_world import (
     SCENES,
     SIZE,
     SPEEDS,
-    Scene,
-    decode,
-    encode,
+    TinyScene,
     encode_text,
     render,
     sample_video,
     scene_of,
+    to_latents,
+    to_pixels,
 )
 
 prompts = st.sampled_from(PROMPTS)
@@ -34,7 +34,7 @@ def video(prompt: str, frames: int, seed: int) -> Tensor:
 
 def sprite_alone(shape: str, speed: str, frames: int, seed: int) -> Tensor:
     """Coverage [F H W] of a sampled sprite: walls cancel between two videos that differ in colour alone."""
-    red, blue = (video(Scene(colour, shape, speed, "warm").prompt, frames, seed) for colour in ("red", "blue"))
+    red, blue = (video(TinyScene(colour, shape, speed, "warm").prompt, frames, seed) for colour in ("red", "blue"))
     contrast = torch.tensor(COLOURS["red"]) - torch.tensor(COLOURS["blue"])
     return ((red - blue) / contrast[:, None, None]).mean(1)
 
@@ -145,10 +145,10 @@ def test_no_light_a_video_can_have_is_cut_off_by_the_pixel_range(level, down, ri
 @settings(max_examples=20, deadline=None)
 def test_decoding_undoes_encoding(seed):
     pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(decode(encode(pixels)), pixels)
-    torch.testing.assert_close(encode(decode(encode(pixels))), encode(pixels))
+    torch.testing.assert_close(to_pixels(to_latents(pixels)), pixels)
+    torch.testing.assert_close(to_latents(to_pixels(to_latents(pixels))), to_latents(pixels))
 
 
 def test_decoding_never_leaves_the_pixel_range():
-    pixels = decode(torch.linspace(-50, 50, 101))
+    pixels = to_pixels(torch.linspace(-50, 50, 101))
     assert pixels.min() == 0 and pixels.max() == 1

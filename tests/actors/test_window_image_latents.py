@@ -9,7 +9,7 @@ from actors.rollout_config import WindowConfig
 from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, MadeBlock, Rollout, Weights, Window, WindowPlan
 from models.wan.vae import WanCodec
-from models.worlds.video_codec import TinyCodec, opening_images
+from models.worlds.video_codec import TinyCodec, window_image_latents
 from tests.small_world import CONFIG, NAME, PROMPTS, small_network, small_vae
 
 WINDOW = WindowConfig(frames=6, burn_in_frames=3)
@@ -40,7 +40,7 @@ def rollouts() -> list[Rollout]:
 
 def expected(sample: Window | Group, first: torch.Tensor) -> torch.Tensor:
     """From what the sample itself carries."""
-    return opening_images(CODEC, sample.context, first)
+    return window_image_latents(CODEC, sample.context, first)
 
 
 def test_every_window_but_those_at_the_beginning_has_the_image_of_its_first_frame(shape):
