@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.checkpoints.weight_files import check_weights, load_weights, misfit, save_weights, verify_weights
+from models.checkpoints.weight_files import check_weights, load_weights, save_weights, shape_misfit, verify_weights
 from models.network_config import WanConfig
 from models.wan.network import Wan
 
@@ -162,5 +162,5 @@ def test_a_failed_write_leaves_the_old_file(saved):
 
 def test_no_difference_is_found_where_there_is_none():
     shapes = {"a": (2, 3), "b": ()}
-    assert misfit(shapes, dict(shapes)) is None and misfit({}, {}) is None
-    assert misfit(shapes, {"a": (3, 2), "b": ()}) == "has other sizes for a"
+    assert shape_misfit(shapes, dict(shapes)) is None and shape_misfit({}, {}) is None
+    assert shape_misfit(shapes, {"a": (3, 2), "b": ()}) == "has other sizes for a"
