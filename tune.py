@@ -23,10 +23,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.bootstrap.ray_environment import settle_environment
 from cluster.launch import launch, preflight, reach
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_prompts import check_prompts, prepare_prompts
-from cluster.tuning.trials import Trial, run_trials
+from cluster.tuning.trials import Trial
 from reports import scan_report
 from settings.scan_arguments import plan
 from train import dmd, ode
@@ -44,11 +45,17 @@ def prepare(scan: Scan, trials: Sequence[Trial]) -> None:
 
 
 def run(scan: Scan, trials: Sequence[Trial]) -> dict[str, str]:
-    """Train what is unfinished; returns why trials failed, by name."""
+    """Train the unfinished trials, each from its checkpoint; returns reasons of failures, by trial name."""
     if "ode" in scan.stages:
         launch(ode, scan)
+    waiting = [trial for trial in trials if trial.folder.state == "unfinished"]
     with RunFolder(scan).locked():
-        return run_trials(dmd, scan, trials)
+        if not waiting:
+            return {}
+        settle_environment(scan)
+        from cluster.tuning.ray_tune import tune_trials  # only now: ray reads its environment when imported
+
+        return tune_trials(dmd, scan, trials, waiting)
 
 
 def main() -> None:

@@ -1,22 +1,21 @@
-"""Why work ends before its time."""
+"""Reasons for which a run, a stage or a process ends early."""
+
+from models.errors import StopsRun
 
 
-class RunFailed(Exception):
-    """The run stopped on its own: one line that says where, why, and what to change."""
-
-    status = 1
-    """Exit status of the command."""
+class RunFailed(StopsRun):
+    """Stop the run with one line that names place, reason and cure."""
 
 
 class CannotStart(RunFailed):
-    """The cluster cannot take the run: said before any process of it is made."""
+    """Reject a run that the cluster has no place for, before any of its processes starts."""
 
     status = 2
 
 
 class StageEnded(Exception):
-    """Nobody waits for this any more: another stage has begun, or the same one again."""
+    """Report that the caller's stage is over: another has begun, or the same one again."""
 
 
 class Leaving(Exception):
-    """This rollout process is about to go away: another one goes on with its videos."""
+    """End a rollout process at a block boundary; another process continues its videos."""

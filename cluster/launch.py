@@ -8,11 +8,8 @@ import torch
 
 from cluster.bootstrap.ray_environment import cluster_address, settle_environment
 from cluster.config.run_config import Config
-from cluster.errors import RunFailed
 from cluster.inline import InlineCluster
 from cluster.planning import placement
-from cluster.runs.checkpoint import DamagedCheckpoint
-from cluster.runs.checkpoint_writer import CheckpointNotWritten
 from cluster.runs.display import Display
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
@@ -20,11 +17,8 @@ from cluster.runs.run_world import check_world
 from cluster.runs.saved_windows import SavedCluster, alone
 from cluster.runs.saved_windows import check as check_saved_windows
 from cluster.runs.trajectories import check_pairs
-from cluster.runs.trajectory_folder import PairsFailed
 from cluster.runs.wandb_log import check_login
 from cluster.supply.group_scoring import GroupScorer
-from learner.grpo import BurnInTooShort, SentinelFell
-from learner.optimizer import NonFiniteError
 from models.checkpoints.weight_files import check_weights, verify_weights
 from models.wan.network import Wan
 
@@ -32,7 +26,7 @@ from models.wan.network import Wan
 def launch(loop: Callable, config: Config) -> Config:
     """Run `loop(config, cluster, log)` where the config says; returns the config that was run.
 
-    It differs where debug asks for one half of the run. Raises RunFailed when the run stops itself.
+    It differs where debug asks for one half of the run. Raises StopsRun when the run stops itself.
     """
     folder = RunFolder(config)
     if config.debug.half is None and all(folder.stage(stage).finished for stage in config.stages):
@@ -40,12 +34,6 @@ def launch(loop: Callable, config: Config) -> Config:
     with folder.locked():
         if config.debug.half is not None:
             loop, config = alone(loop, config)
-        _launch(loop, config)
-    return config
-
-
-def _launch(loop: Callable, config: Config) -> None:
-    try:
         if config.cluster.kind == "inline":
             _launch_inline(loop, config)
         else:
@@ -53,15 +41,7 @@ def _launch(loop: Callable, config: Config) -> None:
             from cluster.ray_launch import launch_on_ray  # only now: ray reads its environment when imported
 
             launch_on_ray(loop, config)
-    except (
-        NonFiniteError,
-        CheckpointNotWritten,
-        DamagedCheckpoint,
-        BurnInTooShort,
-        SentinelFell,
-        PairsFailed,
-    ) as error:
-        raise RunFailed(str(error)) from error
+    return config
 
 
 def reach(config: Config) -> None:

@@ -24,24 +24,18 @@ from cluster.planning import placement
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.driver_messages import forward_warnings
 from cluster.ray_cluster import RayCluster
-from cluster.runs.checkpoint import DamagedCheckpoint
-from cluster.runs.checkpoint_writer import CheckpointNotWritten
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.display import Display
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import Progress, RunLog, SilentLog
 from cluster.runs.saved_windows import NoPool, SavedCluster
-from cluster.runs.trajectory_folder import PairsFailed
-from learner.grpo import BurnInTooShort, SentinelFell
-from learner.optimizer import NonFiniteError
 from learner.parallel import collectives
+from models.errors import StopsRun
 
 _POLL_S = 0.5
 _MANY = 100_000
 """Calls that the coordinator keeps open: two for every actor, and they only wait."""
 _CALL_TIMEOUT_S = 60.0
-_STOPS = (NonFiniteError, CheckpointNotWritten, DamagedCheckpoint, BurnInTooShort, SentinelFell, PairsFailed, RunFailed)
-"""What the run stops itself for: trying again would end the same way."""
 _LOST = (RayActorError, StageEnded, GetTimeoutError, ObjectLostError)
 """The coordinator, or something of its, is gone; StageEnded is what one says that Ray has started again."""
 _SILENCE_S = 10.0
@@ -139,7 +133,7 @@ def _learn(task: dict[str, Any]) -> None:
     cluster = SavedCluster(config) if config.debug.learner_only else on_ray
     try:
         _run_rank(task["loop"], config, cluster, on_ray.show)
-    except _STOPS as stop:
+    except StopsRun as stop:
         reason = stop.cause if isinstance(stop, RayTaskError) else stop
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
         if collectives.size() > 1:

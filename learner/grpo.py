@@ -22,6 +22,7 @@ from learner.score_distillation import ScoreDistillation, metrics_by_age
 from learner.stage_config import LearnerConfig
 from learner.trained_student import TrainedStudent
 from learner.transitions import windows_for_scores
+from models.errors import StopsRun
 from models.network_config import StudentConfig
 from models.noise import Draw
 from models.records import Group, Window
@@ -31,11 +32,11 @@ from rewards.sentinels import SentinelConfig, fallen
 Minibatch = tuple[Sequence[Group], list[PolicyBatch]]
 
 
-class BurnInTooShort(RuntimeError):
+class BurnInTooShort(StopsRun):
     """The learner's replay misses the actors' policy by more than the clip lets the policy move."""
 
 
-class SentinelFell(RuntimeError):
+class SentinelFell(StopsRun):
     """A held-out metric paid for the rewards, or cannot tell whether it does."""
 
 

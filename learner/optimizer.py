@@ -10,9 +10,10 @@ from torch.distributed.tensor import DTensor
 from learner.parallel import collectives
 from learner.parallel.sharded_muon import ShardedMuon
 from learner.parallel.sharding import copy_into_shards, full_tensor, gather_full_state, synchronise_gradients
+from models.errors import StopsRun
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(StopsRun):
     """A loss or gradient became infinite or NaN; the weights are those of the last good update."""
 
 

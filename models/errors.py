@@ -22,6 +22,9 @@ class ConfigError(ValueError):
 class StopsRun(RuntimeError):
     """End a run for a reason that a restart would meet again, such as a non-finite loss or a damaged checkpoint."""
 
+    status = 1
+    """Exit status of the command."""
+
 
 def written(value: Any) -> str:
     """Write `value` as one types it on a command line: true, null, [1,2], {a: 1}."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.config.run_config import Config
-from cluster.errors import CannotStart, RunFailed
+from cluster.errors import CannotStart
 from models import terminal
+from models.errors import StopsRun
 from models.network_config import StudentConfig
 from models.user_paths import user_path
 
@@ -235,7 +236,7 @@ def stopping(run_dir: str) -> Iterator[None]:
     name = Path(sys.argv[0]).name
     try:
         yield
-    except RunFailed as error:
+    except StopsRun as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:

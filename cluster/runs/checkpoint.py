@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.atomic_files import flush
 from models.checkpoints.weight_files import Shapes, read_shapes, shape_misfit
+from models.errors import StopsRun
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.msgpack", ".safetensors"
 _NAME = re.compile(r"step_\d{8,}")
@@ -25,7 +26,7 @@ _CHUNK_BYTES = 1 << 24
 """Read at once: the interpreter's lock is taken once per chunk, and small ones starve beside a busy training loop."""
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(StopsRun, ValueError):
     """A checkpoint that is not what was written, or a folder in which all are; the message names file and reason."""
 
 

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
+from models.errors import StopsRun
+
 Say = Callable[[str], None]
 """Brings one line to the person at the terminal."""
 
 _LINE_EVERY_S = 30.0
 
 
-class CheckpointNotWritten(RuntimeError):
+class CheckpointNotWritten(StopsRun):
     """A checkpoint could not be written; those before it are as they were."""
 
 

@@ -25,6 +25,7 @@ from cluster.runs.trajectory_index import (
 from learner.parallel import collectives
 from models.atomic_files import beside, write_whole
 from models.checkpoints.safetensors_files import Stored, write_tensors
+from models.errors import StopsRun
 from models.records import ODE, Trajectory
 
 _CURE = "remove it, and the same command makes what it held again; another run's (ode.pairs_dir) copy again"
@@ -34,7 +35,7 @@ _OWN = "run_dir", "set it back, remove that folder, or give a new run_dir"
 _log = logging.getLogger(__name__)
 
 
-class PairsFailed(ValueError):
+class PairsFailed(StopsRun, ValueError):
     """Trajectories of another origin, or that cannot be written or read; the message names file, reason and cure."""
 
 

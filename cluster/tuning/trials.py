@@ -1,7 +1,7 @@
-"""A scan: which trials there are, what has become of each, and the ones that still have to run."""
+"""A trial of a scan and its folder."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cluster.bootstrap.ray_environment import settle_environment
 from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan
 from models.atomic_files import write_whole
@@ -92,17 +91,3 @@ class TrialFolder:
 def plain_config(scan: Scan) -> Config:
     """The run without the scan around it."""
     return Config(**{field.name: getattr(scan, field.name) for field in fields(Config)})
-
-
-def run_trials(loop: Loop, scan: Scan, trials: Sequence[Trial]) -> dict[str, str]:
-    """Run the trials that are unfinished; returns why some still are, by name.
-
-    A trial goes on from its own checkpoint. What the others have measured before counts for ASHA.
-    """
-    waiting = [trial for trial in trials if trial.folder.state == "unfinished"]
-    if not waiting:
-        return {}
-    settle_environment(scan)
-    from cluster.tuning.ray_tune import tune_trials  # only now: ray reads its environment when imported
-
-    return tune_trials(loop, scan, trials, waiting)
