@@ -1,8 +1,48 @@
+"""Fixtures of all tests: one local Ray for a session of pytest, and a configuration that fits it."""
+
+import hypothesis
+import pytest
 import torch
-from hypothesis import settings
+
+from cluster.bootstrap.ray_environment import settle_environment
+from cluster.config.buffer_config import BufferConfig
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.run_config import Config
 
 torch.set_num_threads(1)
+settle_environment(Config())  # test modules import ray when they are collected; Ray reads its environment then
 
-# A first example that imports or compiles is slow; how long an example takes is no law of ours.
-settings.register_profile("longtake", deadline=None)
-settings.load_profile("longtake")
+# The first example of a test may import or compile; no law limits the duration of an example.
+hypothesis.settings.register_profile("longtake", deadline=None)
+hypothesis.settings.load_profile("longtake")
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """Start Ray once for each worker of pytest; stop it with the session."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        object_store_memory=256 * 2**20,
+        log_to_driver=False,
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    """Make a configuration with rollouts of two horizons and five positions, and windows for a histogram in each."""
+
+    def make(**changes) -> Config:
+        config = Config(run_dir=str(tmp_path), cluster=ClusterConfig(timeout_s=120.0), buffer=BufferConfig(windows=256))
+        config.rollout.frames, config.rollout.windows = 24, 16
+        for path, value in changes.items():
+            part, _, name = path.rpartition("__")
+            setattr(getattr(config, part) if part else config, name, value)
+        return config
+
+    return make

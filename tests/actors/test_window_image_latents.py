@@ -10,7 +10,7 @@ from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, MadeBlock, Rollout, Weights, Window, WindowPlan
 from models.wan.vae import WanCodec
 from models.worlds.video_codec import TinyCodec, window_image_latents
-from tests.small_world import CONFIG, NAME, PROMPTS, small_network, small_vae
+from tests.fakes.small_world import CONFIG, NAME, PROMPTS, small_network, small_vae
 
 WINDOW = WindowConfig(frames=6, burn_in_frames=3)
 CODEC = WanCodec(small_vae())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.cluster.started import free_ports
+from tests.fakes.started import free_ports
 
 START_TIMEOUT_S = 180.0
 _COMMANDS = (

@@ -14,7 +14,7 @@ from models.flow_matching import add_noise
 from models.network_config import CONFIGS, StudentConfig
 from models.noise import Draw, generator_for
 from models.records import GRPO, STUDENT, Group, Window
-from tests.small_world import CONFIG, NAME, small_network
+from tests.fakes.small_world import CONFIG, NAME, small_network
 
 SEED = 5
 DMD = DmdConfig(guidance=3.0)

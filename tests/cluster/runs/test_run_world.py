@@ -20,7 +20,7 @@ from models.worlds.tiny_world import PROMPTS as TINY_PROMPTS
 from models.worlds.video_codec import TinyCodec
 from tests.fakes.simulated_supply import deliver
 from tests.fakes.small_runs import pretended
-from tests.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
+from tests.fakes.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from cluster.runs.trajectory_folder import PairFolder, PairsFailed, check_own, f
 from cluster.runs.trajectory_index import INDEX, decode, shard_path
 from tests.learner.trajectories import kept_in, origin, straight
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COUNT = 10
 NUMBERS = range(COUNT)
 

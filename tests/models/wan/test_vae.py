@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from models.wan.vae import WanCodec, open_wan_codec
 from models.worlds.video_codec import TinyCodec, image_latent, video_frames, window_image_latents
-from tests.small_world import small_vae
+from tests.fakes.small_world import small_vae
 
 VAE = small_vae()
 CODEC = WanCodec(VAE)

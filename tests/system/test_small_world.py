@@ -18,8 +18,8 @@ import train
 from cluster.launch import launch, preflight
 from cluster.runs.run_prompts import prepare_prompts
 from models.network_config import CONFIGS
-from tests.cut_off import run
-from tests.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
+from tests.fakes.cut_off import run
+from tests.fakes.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from cluster.bootstrap.nodes import folder_fault, mark_fault
 from cluster.bootstrap.ray_head import require_head
 from cluster.errors import CannotStart
 from cluster.runs.run_folder import RunFolder
-from tests.cluster.started import free_ports
+from tests.fakes.started import free_ports
 
 # -- the address ------------------------------------------------------------------------------------------------------
 
@@ -90,9 +90,9 @@ def test_a_run_goes_on_only_in_a_folder_that_can_still_be_written(tmp_path):
 
 @pytest.fixture(scope="module")
 def seen():
-    """What `tests.cluster.placed` sees on a cluster of its own."""
+    """What `tests.system.placed` sees on a cluster of its own."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    script = [sys.executable, "-m", "tests.cluster.placed"]
+    script = [sys.executable, "-m", "tests.system.placed"]
     shown = subprocess.run(script, cwd=settings.ROOT, env=env, capture_output=True, text=True, timeout=500)
     assert shown.returncode == 0, shown.stdout[-2000:] + shown.stderr[-3000:]
     return json.loads(shown.stdout.splitlines()[-1])

@@ -14,7 +14,7 @@ from cluster.inline import InlineCluster
 from models.network_config import TINY
 from models.records import CRITIC, STUDENT
 from models.wan.network import Wan
-from tests.cluster.processes import own_processes
+from tests.fakes.processes import own_processes
 
 
 def weights(seed=0):

@@ -54,7 +54,7 @@ def test_actors_that_ray_has_no_place_for_hold_up_nobody_and_are_given_up_when_n
 @pytest.mark.slow
 def test_on_rays_autoscaler_the_pool_grows_replaces_half_of_itself_and_shrinks_each_within_a_minute(tmp_path):
     run_dir = tmp_path / "run"
-    script = [sys.executable, "-m", "tests.cluster.scaled", str(run_dir)]
+    script = [sys.executable, "-m", "tests.system.scaled", str(run_dir)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     shown = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
     assert shown.returncode == 0, shown.stderr[-3000:]

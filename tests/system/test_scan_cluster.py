@@ -6,8 +6,8 @@ import pytest
 from safetensors.torch import load_file
 
 from settings.compose import ROOT
-from tests.cluster.documented import documented
-from tests.cluster.started import StartedNodes
+from tests.docs.documented import documented
+from tests.fakes.started import StartedNodes
 
 SMALL = (
     " cluster.learner_ranks=2 dmd.steps=3 dmd.critic_updates=1 rollout.frames=15 rollout.windows=4 checkpoint.every=1"

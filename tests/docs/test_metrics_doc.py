@@ -22,9 +22,6 @@ from cluster.supply.validation import BadWindow
 PAGE = settings.ROOT / "docs/metrics.md"
 
 
-"""Two groups of two; the clip is wide because the burn-in's error is not what is looked at."""
-
-
 def named():
     """Keys in the first column of the page's tables; <...> stands for anything."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]

@@ -18,7 +18,7 @@ from cluster.runs.run_folder import RunFolder
 from learner.build import make_policy_learner
 from models.records import GRPO
 from settings.compose import ROOT
-from tests.cut_off import run
+from tests.fakes.cut_off import run
 from train import grpo
 
 

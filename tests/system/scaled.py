@@ -1,6 +1,6 @@
 """A learner that starves, loses half of its actors, and saturates, on nodes of Ray's autoscaler.
 
-A script of its own, because it brings a cluster of its own: python -m tests.cluster.scaled <new run folder>
+A script of its own, because it brings a cluster of its own: python -m tests.system.scaled <new run folder>
 """
 
 import json
@@ -23,8 +23,8 @@ from cluster.ray_cluster import RayCluster
 from cluster.runs.run_log import RunLog
 from cluster.supply.factory import make_dispatcher
 from models.records import CRITIC, STUDENT
-from tests.cluster.processes import own_processes
 from tests.fakes.fake_autoscaler import fake_autoscaler
+from tests.fakes.processes import own_processes
 from tests.fakes.sleeping_pool import SleepingCoordinator
 from tests.fakes.small_runs import small
 

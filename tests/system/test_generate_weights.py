@@ -17,7 +17,7 @@ from models.checkpoints.known_networks import network_shapes
 from models.checkpoints.weight_files import save_weights
 from models.checkpoints.weight_names import to_original
 from models.worlds.world_config import SHIPPED_STUDENT
-from tests.generating import PROMPT, frames_of
+from tests.fakes.generating import PROMPT, frames_of
 
 LAYERS = ("blocks.0.attn1.to_q", "blocks.2.attn2.to_out.0")
 

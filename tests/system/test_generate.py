@@ -15,7 +15,7 @@ from models.checkpoints.weight_files import save_weights
 from models.network_config import CONFIGS, WanConfig
 from models.wan.network import Wan
 from settings.compose import ROOT
-from tests.generating import PROMPT, frames_of, run
+from tests.fakes.generating import PROMPT, frames_of, run
 from tests.models.small_text import TEXT_DIM, save_text_encoder
 
 

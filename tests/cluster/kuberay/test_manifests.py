@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import settings
-from tests.cluster.kuberay_fields import CLAIM, RAY_JOB, faults
+from tests.fakes.kuberay_fields import CLAIM, RAY_JOB, faults
 
 KUBERAY = settings.ROOT / "cluster/kuberay"
 SLURM = settings.ROOT / "cluster/slurm/longtake.sbatch"

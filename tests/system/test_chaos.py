@@ -17,7 +17,7 @@ import pytest
 from scipy.stats import chisquare
 
 from settings.compose import ROOT
-from tests.cluster.processes import own_processes
+from tests.fakes.processes import own_processes
 
 EVERY, STEPS = 5, 150
 STARTS = range(0, 37, 3)
@@ -207,7 +207,7 @@ def what_happened(runs: list[Run], run_dir: Path, total: int) -> tuple[list[dict
 @pytest.mark.ray
 @pytest.mark.slow
 def test_an_actor_on_a_draining_node_leaves_and_its_videos_go_on_elsewhere():
-    script = [sys.executable, "-m", "tests.cluster.drained"]
+    script = [sys.executable, "-m", "tests.system.drained"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     shown = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
     assert shown.returncode == 0, shown.stderr[-3000:]

@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import load_file
 
 from settings.compose import ROOT
-from tests.cluster.documented import documented
-from tests.cluster.started import BIN, StartedNodes, until
+from tests.docs.documented import documented
+from tests.fakes.started import BIN, StartedNodes, until
 
 STEPS = 40
 LONGER = f" checkpoint.every=1 dmd.steps={STEPS}"

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 import settings
 from cluster.runs.run_folder import RunFolder
-from tests.cut_off import run
+from tests.fakes.cut_off import run
 from train import dmd, ode
 
 

@@ -7,16 +7,16 @@ import pytest
 import yaml
 
 import settings
-from tests.cluster.documented import MARK, PAGE, commands, documented
+from tests.docs.documented import MARK, PAGE, commands, documented
 
-HERE = settings.ROOT / "tests/cluster"
+TESTS = settings.ROOT / "tests"
 
 
 def run_by_tests() -> set[str]:
     """What any test asks `documented` for."""
     calls = (
         node
-        for file in HERE.glob("test_*.py")
+        for file in TESTS.rglob("test_*.py")
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "documented"
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import generate
 from settings.compose import ROOT
-from tests.generating import PROMPT, command, frames_of, heard, run, wait_for_bytes
+from tests.fakes.generating import PROMPT, command, frames_of, heard, run, wait_for_bytes
 
 MANY = pytest.param(range(10), marks=pytest.mark.proof, id="ten times")
 

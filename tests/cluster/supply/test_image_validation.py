@@ -10,7 +10,7 @@ from cluster.supply.validation import BadWindow, inspect, inspect_values
 from cluster.supply.version_history import Lineage
 from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, Rollout, Window, WindowPlan
-from tests.small_world import CONFIG, NAME
+from tests.fakes.small_world import CONFIG, NAME
 
 WINDOW = WindowConfig(frames=6, burn_in_frames=0)
 PLANS = (
