@@ -82,7 +82,8 @@ def test_frames_of_a_film_and_of_a_tensor_arrive_as_they_were(folder):
 
 
 def test_help_is_answered_without_torch_and_lists_every_key():
-    code = "import sys; from evaluation import reward_trial_options as o; assert 'torch' not in sys.modules; print(o.USAGE)"
+    code = "import sys; from evaluation.reward_trial_options import USAGE as U; "
+    code += "assert 'torch' not in sys.modules; print(U)"
     listed = run(code=code).stdout
     assert run("--help").stdout == listed
     assert all(key in listed for key in ("videos", "clips", "reward.terms", "reward.raft_weights", "reward.timeout_s"))
