@@ -23,7 +23,7 @@ from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
-from evaluation.segment_metrics import segment_metrics
+from evaluation.metrics import segment_metrics
 from models.atomic_files import write_whole
 from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for
@@ -104,7 +104,7 @@ def write_up(config: Config) -> None:
     for name, title in titles.items():
         video = load_file(folder.path / name / "videos.safetensors")["video"].float() / 255
         metrics = segment_metrics(video, _prompts(), config.student.horizon_frames)
-        arms.append(report.Arm(name, title, metrics, video, _prompts()))
+        arms.append(report.MethodResult(name, title, metrics, video, _prompts()))
     made = folder.made()
     summary = report.write_summary(
         folder.path / "summary.json",
@@ -114,9 +114,9 @@ def write_up(config: Config) -> None:
         arms=arms,
     )
     report.write_report(folder.path / "report.html", summary, arms)
-    report.picture(folder.path / "strips.png", arms)
-    print(report.headline(summary))
-    print(report.table(summary))
+    report.write_picture(folder.path / "strips.png", arms)
+    print(report.summary_headline(summary))
+    print(report.summary_table(summary))
     print(f"report: {folder.path / 'report.html'}")
 
 

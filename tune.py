@@ -63,12 +63,12 @@ def main() -> None:
     with settings.refusing():
         scan, trials = plan(sys.argv[1:])
         if scan.dry_run:
-            print(scan_report.overview(scan, trials))
+            print(scan_report.scan_overview(scan, trials))
             return
         prepare(scan, trials)
     with settings.stopping(scan.run_dir):
         failures = run(scan, trials)
-    scan_report.write(scan, trials)
+    scan_report.write_scan_report(scan, trials)
     print(f"report: {Path(scan.run_dir, 'report.html')}")
     for name, reason in failures.items():
         print(f"tune.py: {name} failed: {reason}; the same command tries it again", file=sys.stderr)

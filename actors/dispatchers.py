@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy
 
-from actors.drift_tracker import Straying
+from actors.drift_tracker import DriftTracker
 from actors.prompts import TrainingPrompts
 from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from actors.window_law import Priority, WindowLaw, draw_start, laws_of_rollout, parse_law, window_starts
@@ -28,12 +28,12 @@ class StudentDispatcher:
         critic_updates: int,
         prompts: Sequence[str],
         seed: int,
-        straying: Straying | None = None,
+        drift: DriftTracker | None = None,
     ):
-        """Law `priority` goes by `straying` as it is when a rollout is asked for; without, it is uniform."""
+        """Law `priority` goes by `drift` as it is when a rollout is asked for; without, it is uniform."""
         self.student, self.rollout, self.window = student, rollout, window
         self.critic_updates, self.prompts, self.seed = critic_updates, prompts, seed
-        self.law, self.straying = parse_law(window.law), straying
+        self.law, self.drift = parse_law(window.law), drift
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
         """The batch of rollouts with ids `first`, `first` + 1, ..., asked for after student update `update`."""
@@ -48,9 +48,9 @@ class StudentDispatcher:
         return _video(i, i, self.prompts, frames, windows, generator)
 
     def _law(self, starts: range) -> WindowLaw:
-        if self.straying is None or not isinstance(self.law, Priority):
+        if self.drift is None or not isinstance(self.law, Priority):
             return self.law
-        return self.law.after(self.straying.of_windows(starts, self.window.frames, self.student.block_frames))
+        return self.law.after(self.drift.of_windows(starts, self.window.frames, self.student.block_frames))
 
     def _window(self, i: int, j: int, law: WindowLaw, starts: range, generator: numpy.random.Generator) -> WindowPlan:
         turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)

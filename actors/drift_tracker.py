@@ -9,7 +9,7 @@ RATE = 0.05
 """Weight of a new measurement in the running mean of its place."""
 
 
-def strayed(opening: Tensor, frames: Tensor) -> float:
+def latent_drift(opening: Tensor, frames: Tensor) -> float:
     """Mean distance of the channels' means in `frames` [B F C H W] to those in the same videos' `opening`.
 
     Exposure drift, in latents: no judge, no prompt, no pixels.
@@ -17,7 +17,7 @@ def strayed(opening: Tensor, frames: Tensor) -> float:
     return (frames.mean((1, 3, 4)) - opening.mean((1, 3, 4))).abs().mean().item()
 
 
-class Straying:
+class DriftTracker:
     """A running mean for each block of a rollout."""
 
     def __init__(self, state: Iterable[tuple[int, float]] = ()):

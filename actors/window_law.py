@@ -169,11 +169,11 @@ class Priority(Uniform):
                 f"priority({self.even}): the share of even windows must be above 0, and at most 1; change window.law"
             )
 
-    def after(self, strayed: numpy.ndarray) -> WindowLaw:
-        """The law once it is known how far each start has `strayed`."""
-        if not strayed.sum():
+    def after(self, drift: numpy.ndarray) -> WindowLaw:
+        """The law once it is known how far each start has `drift`."""
+        if not drift.sum():
             return Uniform()
-        shares = self.even / len(strayed) + (1 - self.even) * strayed / strayed.sum()
+        shares = self.even / len(drift) + (1 - self.even) * drift / drift.sum()
         return Shares(tuple(shares / shares.sum()))
 
 

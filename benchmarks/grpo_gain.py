@@ -18,7 +18,7 @@ from actors.generation.whole_videos import make_videos
 from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
-from evaluation.segment_metrics import segment_metrics
+from evaluation.metrics import segment_metrics
 from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for
 from models.wan.network import Wan

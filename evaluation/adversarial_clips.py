@@ -24,7 +24,7 @@ _BRIGHTENING = 0.35
 
 def adversarial_clips(frames: int = FRAMES, size: tuple[int, int] = SIZE, seed: int = 0) -> dict[str, Tensor]:
     """Pixels [T 3 H W] in [0, 1] of every clip by name: `smooth` first; what is wrong with the others is their name."""
-    wall, other = texture(size, seed), texture(size, seed + 1)
+    wall, other = textured_wall(size, seed), textured_wall(size, seed + 1)
     time = numpy.arange(frames)
     smooth = _pan(wall, _steady(STEADY, frames), size)
     burst = numpy.full(frames - 1, STEADY)
@@ -51,10 +51,10 @@ def adversarial_clips(frames: int = FRAMES, size: tuple[int, int] = SIZE, seed: 
 
 def reference_clip(frames: int = FRAMES, size: tuple[int, int] = SIZE, seed: int = 0) -> Tensor:
     """Pixels [T 3 H W] of the pan that ends where the clips of the same seed begin."""
-    return _pan(texture(size, seed), _steady(STEADY, frames) - STEADY * frames * numpy.array(_SLANT), size)
+    return _pan(textured_wall(size, seed), _steady(STEADY, frames) - STEADY * frames * numpy.array(_SLANT), size)
 
 
-def texture(size: tuple[int, int], seed: int) -> numpy.ndarray:
+def textured_wall(size: tuple[int, int], seed: int) -> numpy.ndarray:
     """A wall [h w 3] of float32 in [0.1, 0.8], detailed at every scale from 4 pixels up, seamless at its edges."""
     generator = numpy.random.default_rng(seed)
     height, width = (2 * side for side in size)

@@ -15,13 +15,11 @@ from evaluation.flow_pictures import SHOWN, Strip, draw_strip
 from evaluation.reward_trial_options import TrialOptions
 from evaluation.video_files import Video, read_videos, video_files
 from rewards.attempt import attempt
-from rewards.clip import Clip
-from rewards.flow.engines import flow_engine
-from rewards.flow.flow_motion import motion
+from rewards.flow.flow_motion import pair_motion
 from rewards.flow.optical_flow import FlowEngine
-from rewards.registry import SHIPPED, make_rewards
-from rewards.reward import Reward
-from rewards.reward_config import RewardConfig
+from rewards.registry import make_flow_engine, make_rewards
+from rewards.reward import Clip, Reward
+from rewards.reward_config import SHIPPED, RewardConfig
 
 Row = dict[str, float]
 """Score by reward."""
@@ -35,7 +33,7 @@ def score_videos(options: TrialOptions, config: RewardConfig) -> None:
     names = [name for name in SHIPPED if name != "remote" or config.url is not None]
     names += [name for name in config.weights if name not in SHIPPED]
     panel = Panel(make_rewards(names, config), config)
-    flow = flow_engine(config)
+    flow = make_flow_engine(config)
     if options.clips:
         _show("adversarial clips", _adversarial(panel, flow), panel)
     if not files:
@@ -104,7 +102,7 @@ def _try(video: Video, panel: Panel, flow: FlowEngine) -> tuple[Row, Strip | Non
         clip = Clip(video.prompt, pixels, torch.zeros(0), flow(pixels))
         reference = reference or clip
         scores.append(panel.ask(replace(clip, reference=reference)))
-        strip.motion.extend(motion(clip.flow, panel.config)[0][own - first :].tolist())
+        strip.motion.extend(pair_motion(clip.flow, panel.config)[0][own - first :].tolist())
         here = shown[(shown >= own) & (shown < start + frames - 1)] - first
         strip.frames.extend(pixels[here])
         strip.flow.extend(clip.flow.forward[here])

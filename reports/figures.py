@@ -43,7 +43,7 @@ PICTURED = 4
 
 
 @dataclass(frozen=True)
-class Arm:
+class MethodResult:
     """One method: videos [B T 3 H W] in [0, 1], and metrics with one number per teacher horizon."""
 
     name: str
@@ -84,7 +84,7 @@ class Arm:
         return TONES.get(self.name, 3 + sum(self.name.encode()) % 2)
 
 
-def check(arms: Sequence[Arm]) -> None:
+def check_methods(arms: Sequence[MethodResult]) -> None:
     """Refuse methods that cannot be compared."""
     if not arms:
         raise ValueError("a report needs at least one arm; got none")
@@ -111,7 +111,7 @@ def percent(share: float) -> str:
     return f"{min(max(100 * share, 0.1), 99.9):.1f} %" if close else f"{100 * share:.0f} %"
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """A metric by horizon, the number of its colour, and where there is a band around it, its lower and upper edge."""
 
     values: Sequence[float]
@@ -119,12 +119,12 @@ class Line(NamedTuple):
     band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
-def chart(curve: Curve, arms: Sequence[Arm], training_frames: int | None) -> str:
+def method_chart(curve: Curve, arms: Sequence[MethodResult], training_frames: int | None) -> str:
     """SVG of a metric of all methods over time."""
-    return draw(curve, [Line(arm.metrics[curve.key], arm.tone) for arm in arms], training_frames)
+    return line_chart(curve, [ChartLine(arm.metrics[curve.key], arm.tone) for arm in arms], training_frames)
 
 
-def draw(curve: Curve, lines: Sequence[Line], training_frames: int | None) -> str:
+def line_chart(curve: Curve, lines: Sequence[ChartLine], training_frames: int | None) -> str:
     """SVG of lines over time. Its colours are the page's, so that it follows light and dark."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -166,11 +166,11 @@ def draw(curve: Curve, lines: Sequence[Line], training_frames: int | None) -> st
     return re.sub(r"#0a0a([0-9a-f]{2})", lambda match: f"var(--method-{int(match[1], 16)})", svg)
 
 
-def picture(path: str | Path, arms: Sequence[Arm]) -> None:
+def write_picture(path: str | Path, arms: Sequence[MethodResult]) -> None:
     """Write the README's PNG: the first videos of every method, side by side, on a light card of its own."""
     from matplotlib import get_data_path
 
-    check(arms)
+    check_methods(arms)
     fonts = Path(get_data_path(), "fonts", "ttf")
     bold, plain = (ImageFont.truetype(fonts / f"DejaVuSans{name}.ttf", 26) for name in ("-Bold", ""))
     ink, quiet = "#1b1f24", INKS[TONES["ode"]]
@@ -194,20 +194,20 @@ def picture(path: str | Path, arms: Sequence[Arm]) -> None:
             pen.text((middle, margin + 112), f"{segment}\u00d7", ink, bold, "mm")
             pen.text((middle, margin + 146), seconds_at(segment), ink, plain, "mm")
             for line, video in enumerate(arm.videos[: len(prompts)]):
-                frame = image(video[segment * HORIZON - 1]).resize((edge, edge), Image.Resampling.NEAREST)
+                frame = frame_image(video[segment * HORIZON - 1]).resize((edge, edge), Image.Resampling.NEAREST)
                 card.paste(frame, (x, margin + head + line * row + label - 6))
             share = percent(arm.metrics["validity"][segment - 1])
             pen.text((middle, bottom + 28), share, INKS[arm.tone], bold, "mm")
         pen.text((left, bottom + 54), f"frames valid, all {len(arm.prompts)} videos", quiet, plain)
-    write_whole(Path(path), png(card))
+    write_whole(Path(path), png_bytes(card))
 
 
-def image(frame: Tensor) -> Image.Image:
+def frame_image(frame: Tensor) -> Image.Image:
     """A frame [3 H W] in [0, 1], pixel by pixel."""
     return Image.fromarray((rearrange(frame, "c h w -> h w c") * 255).round().to(torch.uint8).cpu().numpy())
 
 
-def png(picture: Image.Image) -> bytes:
+def png_bytes(picture: Image.Image) -> bytes:
     """The bytes of a PNG file."""
     buffer = BytesIO()
     picture.save(buffer, "PNG", optimize=True)
@@ -216,6 +216,6 @@ def png(picture: Image.Image) -> bytes:
 
 def data_address(frame: Tensor, scale: int = 1) -> str:
     """A frame [3 H W], nearest neighbour `scale` times larger, as an image address that holds the image."""
-    small = image(frame)
+    small = frame_image(frame)
     large = small.resize((small.width * scale, small.height * scale), Image.Resampling.NEAREST)
-    return "data:image/png;base64," + base64.b64encode(png(large)).decode()
+    return "data:image/png;base64," + base64.b64encode(png_bytes(large)).decode()

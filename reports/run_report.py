@@ -16,18 +16,18 @@ from models.worlds.tiny_judge import TOLERANCE
 from models.worlds.tiny_world import FPS, HORIZON
 from reports.figures import (
     CURVES,
-    Arm,
-    chart,
-    check,
+    MethodResult,
+    check_methods,
     data_address,
+    method_chart,
     milestones,
     percent,
-    picture,
     seconds_at,
+    write_picture,
 )
 from rewards.object_motion import FASTEST_EXCESS, FROZEN, SLOWEST
 
-__all__ = ["Arm", "headline", "picture", "table", "write_report", "write_summary"]
+__all__ = ["MethodResult", "summary_headline", "summary_table", "write_picture", "write_report", "write_summary"]
 
 OURS, BASELINE = "uniform", "prefix_1"
 HELD, LEVEL, MOVING = 0.90, 0.05, 0.85
@@ -44,10 +44,10 @@ def write_summary(
     commit: str,
     seconds: Mapping[str, float],
     settings: Mapping[str, Any],
-    arms: Sequence[Arm],
+    arms: Sequence[MethodResult],
 ) -> dict[str, Any]:
     """Write summary.json, whole or not at all, and return what it says."""
-    check(arms)
+    check_methods(arms)
     methods = {
         arm.name: {"title": arm.title, "videos": len(arm.prompts)}
         | {key: list(values) for key, values in arm.metrics.items()}
@@ -58,11 +58,11 @@ def write_summary(
     return summary
 
 
-def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[Arm]) -> None:
+def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[MethodResult]) -> None:
     """Write report.html: numbers of `summary`, frames of `arms`, nothing that lies outside the file."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    check(arms)
+    check_methods(arms)
     if list(summary["methods"]) != [arm.name for arm in arms]:
         raise ValueError(f"the summary is of {list(summary['methods'])}, not of {[arm.name for arm in arms]}")
     segments = milestones(arms[0].segments)
@@ -78,7 +78,7 @@ def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[Ar
     )
     environment.filters |= {"typeset": _typeset, "clock": _clock}
     page = environment.get_template("report.html.j2").render(
-        headline=headline(summary),
+        headline=summary_headline(summary),
         motion=_motion(summary),
         summary=summary,
         settings={name: "none" if value is None else str(value) for name, value in settings.items()},
@@ -91,7 +91,7 @@ def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[Ar
         },
         sheets={name: data_address(rearrange(videos, "b t c h w -> c (b h) (t w)")) for name, videos in shown.items()},
         curves=CURVES,
-        charts={curve.key: chart(curve, arms, training_frames) for curve in CURVES},
+        charts={curve.key: method_chart(curve, arms, training_frames) for curve in CURVES},
         player={
             "frames": arms[0].videos.shape[1],
             "height": arms[0].videos.shape[3],
@@ -108,7 +108,7 @@ def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[Ar
     write_whole(Path(path), page.encode())
 
 
-def headline(summary: Mapping[str, Any]) -> str:
+def summary_headline(summary: Mapping[str, Any]) -> str:
     """The result in one sentence that says no more than the numbers do."""
     methods = summary["methods"]
     last = {name: method["validity"][-1] for name, method in methods.items()}
@@ -141,7 +141,7 @@ def _motion(summary: Mapping[str, Any]) -> str:
     return f"From the first to the last segment, dynamic degree goes {', '.join(told)}."
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def summary_table(summary: Mapping[str, Any]) -> str:
     """The numbers at 1, 2, 4, 8, 16 teacher horizons, as plain text."""
     methods = summary["methods"]
     segments = milestones(len(next(iter(methods.values()))["validity"]))

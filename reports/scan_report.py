@@ -15,8 +15,8 @@ from cluster.tuning.trial_capacity import expected_at_once, trial_roles
 from cluster.tuning.trials import Trial
 from models.atomic_files import write_whole
 from models.worlds.tiny_world import HORIZON
-from reports.figures import CURVES, Line, data_address, draw, milestones, percent, seconds_at
-from reports.scan_results import ScannedArm, arms_of, table, write_csv
+from reports.figures import CURVES, ChartLine, data_address, line_chart, milestones, percent, seconds_at
+from reports.scan_results import ScanArm, arms_of, scan_table, write_csv
 
 SHOWN = 4
 """Videos in the report: the first ones."""
@@ -24,7 +24,7 @@ _DASHES = ("none", "8 4", "3 3", "10 4 2 4", "10 2 2 2 2 2", "none", "8 4", "3 3
 """Of the legend, as in `report_figures.LINES`."""
 
 
-def overview(scan: Scan, trials: Sequence[Trial]) -> str:
+def scan_overview(scan: Scan, trials: Sequence[Trial]) -> str:
     """What `dry_run` says."""
     arms = arms_of(trials)
     lines = [f"{len(trials)} trials of {scan.dmd.steps} updates in {scan.run_dir}, each of them"]
@@ -33,16 +33,16 @@ def overview(scan: Scan, trials: Sequence[Trial]) -> str:
     return "\n".join(lines)
 
 
-def write(scan: Scan, trials: Sequence[Trial]) -> None:
+def write_scan_report(scan: Scan, trials: Sequence[Trial]) -> None:
     """Write scan.csv and, once a trial is finished, report.html; print the table."""
     folder, arms = Path(scan.run_dir), arms_of(trials)
     write_csv(folder / "scan.csv", trials)
-    print(table(arms))
+    print(scan_table(arms))
     if any(arm.finished for arm in arms):
         write_whole(folder / "report.html", _page(scan, trials, arms).encode())
 
 
-def headline(told: Sequence[ScannedArm]) -> str:
+def scan_headline(told: Sequence[ScanArm]) -> str:
     """What is left at the end, arm by arm, in the scan's order: which of them is better is for the reader to say."""
     segments = len(told[0].means("validity"))
     shares = [f"{percent(arm.at('validity', segments).mean)} with {arm.title}" for arm in told]
@@ -50,7 +50,7 @@ def headline(told: Sequence[ScannedArm]) -> str:
     return f"Valid frames after {when}: {', '.join(shares)}"
 
 
-def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScannedArm]) -> str:
+def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScanArm]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).resolve().parent.parent / "assets"),
         autoescape=True,
@@ -64,7 +64,7 @@ def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScannedArm]) -> st
     states = Counter(trial.folder.state for trial in trials)
     paired = {arm.title: arm.above(told[0], "validity") for arm in told[1:]}
     return environment.get_template("scan.html.j2").render(
-        headline=headline(told),
+        headline=scan_headline(told),
         commit=commit(),
         trials=trials,
         arms=arms,
@@ -75,7 +75,7 @@ def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScannedArm]) -> st
         dashes=_DASHES,
         segments=[(segment, seconds_at(segment)) for segment in segments],
         curves=CURVES,
-        charts={curve.key: draw(curve, _lines(told, curve.key), _training_frames(trials)) for curve in CURVES},
+        charts={curve.key: line_chart(curve, _lines(told, curve.key), _training_frames(trials)) for curve in CURVES},
         prompts=next(iter(shown.values())).folder.scores["prompts"][:SHOWN],
         strips={title: _strips(trial, segments) for title, trial in shown.items()},
         paired=paired,
@@ -86,8 +86,10 @@ def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScannedArm]) -> st
     )
 
 
-def _lines(told: Sequence[ScannedArm], metric: str) -> list[Line]:
-    return [Line(arm.means(metric), arm.tone, arm.extremes(metric) if len(arm.finished) > 1 else None) for arm in told]
+def _lines(told: Sequence[ScanArm], metric: str) -> list[ChartLine]:
+    return [
+        ChartLine(arm.means(metric), arm.tone, arm.extremes(metric) if len(arm.finished) > 1 else None) for arm in told
+    ]
 
 
 def _training_frames(trials: Sequence[Trial]) -> int | None:
@@ -96,7 +98,7 @@ def _training_frames(trials: Sequence[Trial]) -> int | None:
     return frames.pop() if len(frames) == 1 else None
 
 
-def _first_finished(arm: ScannedArm) -> Trial:
+def _first_finished(arm: ScanArm) -> Trial:
     return next(trial for trial in arm.trials if trial.folder.state == "finished")
 
 

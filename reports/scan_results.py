@@ -36,7 +36,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 @dataclass(frozen=True)
-class ScannedArm:
+class ScanArm:
     """The trials of one combination of values."""
 
     title: str
@@ -62,22 +62,22 @@ class ScannedArm:
         """Over seeds, by horizon."""
         return [mean(values) for values in zip(*(m[metric] for m in self.finished.values()), strict=True)]
 
-    def above(self, other: "ScannedArm", metric: str) -> dict[int, float]:
+    def above(self, other: "ScanArm", metric: str) -> dict[int, float]:
         """How far this arm ends above `other`, on each seed that both have finished: equal prompts, equal noise."""
         both = [seed for seed in self.finished if seed in other.finished]
         return {seed: self.finished[seed][metric][-1] - other.finished[seed][metric][-1] for seed in both}
 
 
-def arms_of(trials: Sequence[Trial]) -> list[ScannedArm]:
+def arms_of(trials: Sequence[Trial]) -> list[ScanArm]:
     """In the scan's order."""
     titles = list(dict.fromkeys(trial.arm for trial in trials))
     return [
-        ScannedArm(title, tone % len(LINES), tuple(trial for trial in trials if trial.arm == title))
+        ScanArm(title, tone % len(LINES), tuple(trial for trial in trials if trial.arm == title))
         for tone, title in enumerate(titles)
     ]
 
 
-def table(arms: Sequence[ScannedArm]) -> str:
+def scan_table(arms: Sequence[ScanArm]) -> str:
     """Validity and its interval at 1, 2, 4, ... horizons, the arms against the first of them seed by seed, and what
     became of the trials, as plain text."""
     told = [arm for arm in arms if arm.finished]

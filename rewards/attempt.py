@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewards.clip import Clip
-from rewards.reward import Reward
+from rewards.reward import Clip, ExplainsMissing, Reward
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +56,8 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
         failure = said if isinstance(errors[0], BadAnswer) else f"{type(errors[0]).__name__}: {said}"
     else:
         scores = answers[0]
-        missing, why = int(scores.isnan().sum()), getattr(reward, "unscored", None)
+        missing = int(scores.isnan().sum())
+        why = reward.unscored if isinstance(reward, ExplainsMissing) else None
         failure = f"no score for {missing} of {len(clips)} clips{f': {why}' if why else ''}" if missing else None
     if failure is not None:
         _log.warning("reward %s: %s", name, failure)

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rewards.clip import Clip
-from rewards.exposure import luma
-from rewards.flow.optical_flow import Flow, displaced
+from rewards.flow.optical_flow import Flow, displaced, luma
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 _BINS = 16

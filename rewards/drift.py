@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rewards.clip import Clip
-from rewards.exposure import luma
+from rewards.flow.optical_flow import luma
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 _CLIPPED = 1 / 255
@@ -18,6 +18,16 @@ _CLIPPED = 1 / 255
 _LEAST_CONTRAST = 0.02
 _LEAST_ENERGY = 1e-4
 """Added before logarithms: below these a frame is flat, and how flat does not matter."""
+
+
+def exposure_drift(video: Tensor, horizon_frames: int) -> Tensor:
+    """Distance [B T] of each frame's mean pixel value to the mean over its video's first `horizon_frames`.
+
+    `video` is [B T C H W], the distance is in its unit. Each video is its own reference: the prompt does not say how
+    bright it should be. Up and down count alike.
+    """
+    level = video.mean((2, 3, 4))
+    return (level - level[:, :horizon_frames].mean(1, keepdim=True)).abs()
 
 
 def exposure_of(pixels: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from rewards.clip import Clip
 from rewards.flow.optical_flow import grey_frames
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 TOP_SHARE = 0.05

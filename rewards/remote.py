@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rewards.clip import Clip
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 _log = logging.getLogger(__name__)

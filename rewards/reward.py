@@ -1,27 +1,60 @@
-"""What a reward is."""
+"""The interface of a reward: it reads clips and returns one score per clip."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from rewards.clip import Clip
+from rewards.flow.optical_flow import Flow
 
 NEEDS = frozenset({"pixels", "latents", "flow", "text", "reference"})
 """Parts of a clip that a reward may read; flow is computed only where some reward needs it."""
 SCOPES = ("window", "group")
-"""Clips that come together in a call: any at all, or the same window of all members of one group."""
+"""Clips of one call: any windows, or the same window of all members of one group."""
+Statistic = TypeVar("Statistic")
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Hold one window of one video. It begins with the last frame before the window, so that a cut there is seen."""
+
+    prompt: str
+    pixels: Tensor
+    """[T 3 H W] float32 in [0, 1]."""
+    latents: Tensor
+    """[F C H W], without the frame before."""
+    flow: Flow | None = None
+    """Flow of `pixels`; None where no reward of the run needs it."""
+    reference: "Clip | None" = None
+    """The same prompt's first seconds by the same model: brightness, sharpness and motion are compared with it."""
+    motion_reference: "Sequence[Clip]" = ()
+    """Clips whose mean motion replaces that of `reference`: the first windows of all members, or another model's first
+    seconds. A member cannot lower the motion that it is compared with."""
+    _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, statistic: Callable[["Clip"], Statistic]) -> Statistic:
+        """Compute `statistic(self)` once: windows share a reference, a composite shares with its factors."""
+        if statistic not in self._cache:
+            self._cache[statistic] = statistic(self)
+        return self._cache[statistic]
 
 
 class Reward(Protocol):
-    """Says how good clips are. Made once per process, called from threads of its own, one call at a time."""
+    """Score clips. Made once per process, called from threads of its own, one call at a time."""
 
     needs: frozenset[str]
-    """Out of NEEDS."""
+    """Subset of NEEDS."""
     scope: str
-    """Out of SCOPES."""
-    # Optional, `unscored: str | None`: why the last call left a clip without a score. People see it.
+    """One of SCOPES."""
 
     def __call__(self, clips: Sequence[Clip]) -> Tensor:
-        """Scores [n] of n clips: higher is better, NaN where the reward cannot tell."""
+        """Return scores [n] of n clips: higher is better, NaN where the reward has no score."""
         ...
+
+
+@runtime_checkable
+class ExplainsMissing(Protocol):
+    """Add to a reward the reason for NaN scores of its last call; the log and `rewards.try` print it."""
+
+    unscored: str | None

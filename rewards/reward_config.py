@@ -3,11 +3,35 @@
 import math
 from dataclasses import dataclass
 
+from models.errors import ConfigError
 from models.keys import key, require_address, require_positive
-from rewards.registry import check_name
 
 _COARSEST = 5
 """Level of DIS' pyramid at which 832 pixels are 26: fewer tell no motion."""
+
+SHIPPED = {
+    "continuity": "rewards.continuity.Continuity",
+    "flow_continuity": "rewards.continuity.FlowContinuity",
+    "exposure_drift": "rewards.drift.ExposureDrift",
+    "sharpness_drift": "rewards.drift.SharpnessDrift",
+    "no_cut": "rewards.cut.NoCut",
+    "dynamic_degree": "rewards.dynamic_degree.DynamicDegree",
+    "tiny_judge": "rewards.tiny.TinyJudge",
+    "tiny_motion": "rewards.tiny.TinyMotion",
+    "text_alignment": "rewards.tiny.TextAlignment",
+    "remote": "rewards.remote.Remote",
+}
+"""Names of rewards, with the dotted paths of their factories: callables of a RewardConfig."""
+
+
+def check_reward_name(name: str, key: str = "reward.terms") -> None:
+    """Raise ConfigError for `key` unless `name` is shipped or has the form of a dotted path. Imports nothing."""
+    parts = name.split(".")
+    if name not in SHIPPED and (len(parts) < 2 or not all(part.isidentifier() for part in parts)):
+        raise ConfigError(
+            key, name, "no reward has this name", f"name {', '.join(SHIPPED)}, or the dotted path of your own "
+            "(my_package.my_module.MyReward)",
+        )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -87,7 +111,7 @@ class RewardConfig:
 
     def _check_terms(self) -> None:
         for name, weight in self.weights.items():
-            check_name(name)
+            check_reward_name(name)
             if not 0 <= weight < math.inf:
                 raise ValueError(f"reward.terms.{name} is {weight}; a weight is at least 0 and finite")
         if not any(self.weights.values()):

@@ -1,48 +1,46 @@
-"""All rewards of a group's segment: latents in, one number per reward, member and window out."""
+"""Score a group's segment by all rewards: latents in, one number per reward, member and window out."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from models.errors import ConfigError
 from rewards.attempt import attempt
-from rewards.clip import Clip
-from rewards.flow.engines import flow_engine
-from rewards.flow.optical_flow import Flow
-from rewards.registry import make_rewards
-from rewards.reward import Reward
+from rewards.registry import make_flow_engine, make_rewards
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
-from rewards.windows import against_one, against_own_beginning, cut_windows, video_frames_per_latent
+from rewards.windows import cut_windows, video_frames_per_latent
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What G members earned in each of their W windows."""
+    """Scores of G members in each of their W windows."""
 
     values: dict[str, list[list[float]]]
-    """[G][W] by reward; NaN where it failed or could not tell. Never 0 for either."""
+    """[G][W] by reward; NaN, never 0, where a reward failed or has no score."""
     failures: dict[str, str]
-    """Why a reward's last missing score is missing."""
+    """By reward, the reason for its last missing score."""
     hung: bool
-    """A reward still runs in a thread of this process: the caller replaces the process."""
+    """Whether a reward still runs in a thread of this process: the caller replaces the process."""
 
 
 class Scorer:
-    """Decodes segments once, computes flow once, cuts both into windows and asks every reward."""
+    """Decode segments once, compute flow once, cut both into windows and call every reward."""
 
     def __init__(self, config: RewardConfig, names: Iterable[str], decode: Callable[[Tensor], Tensor]):
         """`decode` turns latents [B F C H W] into pixels [B T 3 H W] in [0, 1].
 
-        Raises ValueError where a reward cannot be made, or the flow engine.
+        Raises ConfigError where a reward or the flow engine cannot be made.
         """
         self._config, self._decode = config, decode
         self._rewards = make_rewards(names, config)
         needed = frozenset().union(*(reward.needs for reward in self._rewards.values()))
-        self._flow = flow_engine(config) if "flow" in needed else None
+        self._flow = make_flow_engine(config) if "flow" in needed else None
         self._running: dict[str, threading.Thread] = {}
-        """Where rewards still run that did not answer in time; they are asked again when that has ended."""
+        """By reward, the thread of a call that timed out; the reward is called again once that thread has ended."""
 
     @torch.no_grad()
     def score(
@@ -51,61 +49,66 @@ class Scorer:
         latents: Tensor,
         before: Tensor | None,
         reference: Tensor | None,
-        bar: Tensor | None = None,
+        motion_reference: Tensor | None = None,
     ) -> Scores:
         """Score the segment `latents` [G K C H W] of a group in windows of reward.window_frames.
 
         `before` [P C H W] are the latent frames that the segment follows, of which windows show reward.lead_frames;
-        `reference` [R C H W] are the prompt's first frames, and `bar` [R C H W] those of another model, which set the
-        bar of motion in their place. Members share all three. Without `reference` every member's own first window is
-        its reference, and the bar of motion is the mean over all of them. Raises ValueError where K is no whole number
-        of windows.
+        `reference` [R C H W] are the prompt's first frames, and `motion_reference` [R C H W] those of another model,
+        whose motion replaces the reference's. Members share all three. Without `reference` every member's first window
+        is its reference, and motion is compared with the mean over all of these. Raises ValueError where K is no whole
+        number of windows.
         """
-        assert bar is None or reference is not None, "members that are their own references set the bar together"
-        frames = self._config.window_frames
+        if motion_reference is not None and reference is None:
+            raise ValueError("motion_reference needs a reference: members without one set the motion together")
+        frames, lead = self._config.window_frames, self._config.lead_frames
         if latents.shape[1] % frames:
-            raise ValueError(
-                f"a segment of {latents.shape[1]} latent frames has no whole number of windows of "
-                f"reward.window_frames={frames}"
-            )
-        lead = self._config.lead_frames
+            raise ConfigError(
+                "reward.window_frames", frames, f"a segment of {latents.shape[1]} latent frames has no whole number of "
+                "windows", "write a divisor of that length",
+            )  # fmt: skip
         before = None if before is None else before[-lead:]
         decoded = latents.shape[1] + (0 if before is None else len(before))
-        members = [cut_windows(member, decoded, frames, lead) for member in self._whole(prompt, latents, before)]
+        members = [cut_windows(member, decoded, frames, lead) for member in self._clips(prompt, latents, before)]
         if reference is None:
-            members = against_own_beginning(members)
+            firsts = tuple(member[0] for member in members)
+            members = [[replace(clip, reference=member[0], motion_reference=firsts) for clip in member]
+                       for member in members]  # fmt: skip
         else:
-            held, *bars = (self._whole(prompt, x[None], None)[0] for x in (reference, bar) if x is not None)
-            members = against_one(members, held, bars)
-        return self._ask(members)
+            firsts = [first for first in (reference, motion_reference) if first is not None]
+            shared, *moving = (self._clips(prompt, first[None], None)[0] for first in firsts)
+            members = [[replace(clip, reference=shared, motion_reference=moving) for clip in member]
+                       for member in members]  # fmt: skip
+        return self._call_rewards(members)
 
-    def _whole(self, prompt: str, latents: Tensor, before: Tensor | None) -> list[Clip]:
-        """Every member's segment as one clip, behind the frames before it."""
+    def _clips(self, prompt: str, latents: Tensor, before: Tensor | None) -> list[Clip]:
+        """Make each member's segment one clip, with the frames before it; flow of shared frames is computed once."""
         shown = latents
         if before is not None:
             shown = torch.cat([before.expand(len(latents), *before.shape), latents], dim=1)
-        pixels = self._decode(shown).float().cpu()
-        last_before = max(shown.shape[1] - latents.shape[1] - 1, 0)
-        flows = self._flows(pixels, last_before * video_frames_per_latent(pixels.shape[1], shown.shape[1]))
-        return [Clip(prompt, *parts) for parts in zip(pixels, latents, flows, strict=True)]
+        videos = self._decode(shown).float().cpu()  # [G T 3 H W]
+        flows = [None] * len(videos)
+        if self._flow is not None:
+            last_before = max(shown.shape[1] - latents.shape[1] - 1, 0)
+            shared = last_before * video_frames_per_latent(videos.shape[1], shown.shape[1])
+            past = self._flow(videos[0, : shared + 1])
+            flows = [past.followed_by(self._flow(video[shared:])) for video in videos]
+        return [Clip(prompt, *parts) for parts in zip(videos, latents, flows, strict=True)]
 
-    def _flows(self, videos: Tensor, shared: int) -> list[Flow | None]:
-        """Of videos [G T 3 H W] that are the same up to frame `shared`: what they share is looked at once."""
-        if self._flow is None:
-            return [None] * len(videos)
-        before = self._flow(videos[0, : shared + 1])
-        return [before.followed_by(self._flow(video[shared:])) for video in videos]
-
-    def _ask(self, members: Sequence[Sequence[Clip]]) -> Scores:
+    def _call_rewards(self, members: Sequence[Sequence[Clip]]) -> Scores:
+        """Call each reward on clips [G][W]: all in one call, or one window of all members per call, by its scope."""
         values, failures, hung = {}, {}, False
         for name, reward in self._rewards.items():
             scores = torch.full((len(members), len(members[0])), torch.nan, dtype=torch.float64)
-            for rows, columns in calls(reward, *scores.shape):
+            windows = [[(row, column) for row in range(len(members))] for column in range(len(members[0]))]
+            if reward.scope == "window":
+                windows = [[(row, column) for row in range(len(members)) for column in range(len(members[0]))]]
+            for places in windows:
                 if name in self._running and self._running[name].is_alive():
                     failures[name] = "it still runs, from a call that had no answer in time"
                     break
-                clips = [members[row][column] for row, column in zip(rows, columns, strict=True)]
-                answer = attempt(name, reward, clips, self._config.timeout_s)
+                rows, columns = map(list, zip(*places, strict=True))
+                answer = attempt(name, reward, [members[r][c] for r, c in places], self._config.timeout_s)
                 scores[rows, columns] = answer.scores
                 if answer.failure is not None:
                     failures[name] = answer.failure
@@ -114,11 +117,3 @@ class Scorer:
                     break
             values[name] = scores.tolist()
         return Scores(values, failures, hung)
-
-
-def calls(reward: Reward, members: int, count: int) -> list[tuple[list[int], list[int]]]:
-    """Members and windows of the clips of each call of `reward`, by its scope."""
-    everything = [(row, column) for row in range(members) for column in range(count)]
-    if reward.scope == "window":
-        return [tuple(map(list, zip(*everything, strict=True)))]
-    return [(list(range(members)), [column] * members) for column in range(count)]

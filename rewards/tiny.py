@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from models.worlds.tiny_judge import Verdict, judge
-from rewards.clip import Clip
 from rewards.object_motion import moving_pairs
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 

@@ -1,18 +1,15 @@
-"""Windows of a segment, in video frames."""
+"""Cut a segment into windows, in video frames."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from rewards.clip import Clip
+from rewards.reward import Clip
 
 
 def cut_windows(segment: Clip, decoded_frames: int, window_frames: int, lead_frames: int = 1) -> list[Clip]:
-    """Cut `segment` into windows of `window_frames` latent frames, each with what lies `lead_frames` before it.
+    """Cut `segment` into windows of `window_frames` latent frames, each with the `lead_frames` before it.
 
-    `decoded_frames` are the latent frames that `segment.pixels` [T 3 H W] were decoded from: those of
+    `decoded_frames` counts the latent frames that `segment.pixels` [T 3 H W] were decoded from: those of
     `segment.latents`, and more where frames before the segment are known. The first latent frame becomes one video
-    frame, every further one as many as the decoder makes (Wan 4, tiny world 1); of the oldest latent frame that a
-    window shows there is the last video frame only. Windows near the beginning show what there is.
+    frame, every further one as many as the decoder makes (Wan 4, tiny world 1); a window shows only the last video
+    frame of its oldest latent frame. Windows near the beginning have fewer frames before them.
     """
     stride = video_frames_per_latent(len(segment.pixels), decoded_frames)
     context = decoded_frames - len(segment.latents)
@@ -27,21 +24,13 @@ def cut_windows(segment: Clip, decoded_frames: int, window_frames: int, lead_fra
 
 
 def video_frames_per_latent(video_frames: int, latent_frames: int) -> int:
-    """Video frames of every latent frame but the first, which has one. Raises ValueError for a decoder of others."""
+    """Count the video frames of each latent frame but the first, which has one.
+
+    Raises ValueError where a decoder makes unequally many.
+    """
     further = latent_frames - 1
     if (video_frames - 1) % max(further, 1) or (further == 0 and video_frames != 1):
         raise ValueError(
             f"{latent_frames} latent frames were decoded to {video_frames} frames: not one, then equally many"
         )
     return (video_frames - 1) // max(further, 1)
-
-
-def against_one(members: Sequence[Sequence[Clip]], reference: Clip, bar: Sequence[Clip] = ()) -> list[list[Clip]]:
-    """The windows [G][W], all held against the `reference` that the members share; `bar` is as `Clip.bar`."""
-    return [[replace(clip, reference=reference, bar=bar) for clip in member] for member in members]
-
-
-def against_own_beginning(members: Sequence[Sequence[Clip]]) -> list[list[Clip]]:
-    """The windows [G][W], each held against its member's first; the bar of motion is that of all first windows."""
-    bar = tuple(member[0] for member in members)
-    return [[replace(clip, reference=member[0], bar=bar) for clip in member] for member in members]

@@ -9,7 +9,7 @@ import numpy
 
 from actors.window_law import parse_law, window_starts
 from learner.stage_config import check_batch
-from rewards.registry import check_name
+from rewards.reward_config import check_reward_name
 
 if TYPE_CHECKING:
     from cluster.config.run_config import Config
@@ -29,7 +29,7 @@ def check(config: Config) -> None:
 
 def _check_rewards(config: Config) -> None:
     for name in config.sentinel.metrics:
-        check_name(name, "sentinel.metrics")
+        check_reward_name(name, "sentinel.metrics")
         if config.reward.weights.get(name):
             raise ValueError(
                 f"{name} is rewarded (reward.terms) and a sentinel (sentinel.metrics); what is rewarded cannot show "

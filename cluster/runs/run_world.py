@@ -8,7 +8,7 @@ from cluster.config.run_config import Config
 from models.worlds import tiny_world
 from models.worlds.video_codec import VideoCodec
 from models.worlds.world import Text, open_codec, open_text
-from rewards.registry import knows_only_the_tiny_world
+from rewards.reward_config import SHIPPED
 
 
 def text_of(config: Config, device: torch.device) -> Text:
@@ -72,7 +72,7 @@ def _check_tiny_world(config: Config) -> None:
 
 def _check_rewards(config: Config) -> None:
     for key, names in (("reward.terms", config.reward.weights), ("sentinel.metrics", config.sentinel.metrics)):
-        if tiny := [name for name in names if knows_only_the_tiny_world(name)]:
+        if tiny := [name for name in names if SHIPPED.get(name, name).startswith("rewards.tiny.")]:
             raise ValueError(
                 f"{key} has {', '.join(tiny)}, which judges the tiny world only, and student.model="
                 f"{config.student.model} is of another; take it out of {key}"

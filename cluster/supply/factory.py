@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 
 from actors.dispatchers import GroupDispatcher, StudentDispatcher, TeacherDispatcher
-from actors.drift_tracker import Straying
+from actors.drift_tracker import DriftTracker
 from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
 from actors.student_actor import WeightSource
@@ -18,7 +18,7 @@ from models.computing import ComputeSpec
 
 
 def make_dispatcher(
-    stage: str, config: Config, kept: Collection[int] = (), straying: Straying | None = None
+    stage: str, config: Config, kept: Collection[int] = (), drift: DriftTracker | None = None
 ) -> StudentDispatcher | TeacherDispatcher | GroupDispatcher:
     """What the pool is asked to make for `stage`; of stage ode all trajectories but the `kept` numbers."""
     if stage == "ode":
@@ -44,7 +44,7 @@ def make_dispatcher(
         config.dmd.critic_updates,
         training_prompts(config),
         config.seed,
-        straying,
+        drift,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.drift_tracker import Straying, strayed
+from actors.drift_tracker import DriftTracker, latent_drift
 from actors.student_actor import blocks_kept
 from actors.window_law import Priority, parse_law
 from cluster.config.run_config import Config
@@ -45,8 +45,8 @@ class Supply:
 
     def __init__(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()):
         self.stage, self.config, self.window = stage, config, config.window_of(stage)
-        self.straying = Straying() if isinstance(parse_law(config.window.law), Priority) and stage == "dmd" else None
-        self.dispatcher = make_dispatcher(stage, config, kept, self.straying)
+        self.drift = DriftTracker() if isinstance(parse_law(config.window.law), Priority) and stage == "dmd" else None
+        self.dispatcher = make_dispatcher(stage, config, kept, self.drift)
         self.buffer = WindowBuffer(config.buffer, config.seed, config.samples_per_update(stage))
         self.lineage = Lineage()
         self.next_rollout = 0
@@ -156,11 +156,11 @@ class Supply:
         self.blocks += len(block.x0)
         dispatch.made.append(block)
         first = block.index * self.config.student.block_frames < self.config.student.horizon_frames
-        if first and (self.stage == "grpo" or self.straying is not None):
+        if first and (self.stage == "grpo" or self.drift is not None):
             dispatch.opening.append(block)
-        if self.straying is not None:
+        if self.drift is not None:
             began = torch.cat([entry.x0 for entry in dispatch.opening], dim=1)
-            self.straying.note(block.index, strayed(began, block.x0))
+            self.drift.note(block.index, latent_drift(began, block.x0))
         while len(dispatch.made) > blocks_kept(self.config.student, self.window):
             dispatch.made.popleft()
 
@@ -245,7 +245,7 @@ class Supply:
             "scores": self.score_book.state(),
             "buffer": self.buffer.state(),
             "waiting": waiting,
-        } | ({} if self.straying is None else {"straying": self.straying.state()})
+        } | ({} if self.drift is None else {"straying": self.drift.state()})
         return tensors, plain
 
     def _restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -262,8 +262,8 @@ class Supply:
         self.attempts = dict(tuple(pair) for pair in plain["attempts"])
         self.consumption = Consumption(plain["starts"])
         self.score_book = ScoreBook(self.config.reward, plain["scores"])
-        if self.straying is not None:
-            self.straying.by_block = Straying(plain["straying"]).by_block
+        if self.drift is not None:
+            self.drift.by_block = DriftTracker(plain["straying"]).by_block
         self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
         missing = [r for r in (self._in_flight(rollout) for rollout in self.open.values()) if r.windows]
         for first in range(0, len(missing), self.config.rollout.batch):

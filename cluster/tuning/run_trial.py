@@ -20,7 +20,7 @@ from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import Progress
 from cluster.supply.factory import computing_of
 from cluster.tuning.trials import Loop, Trial
-from evaluation.segment_metrics import segment_metrics
+from evaluation.metrics import segment_metrics
 from learner.parallel import collectives
 from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for

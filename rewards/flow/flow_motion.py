@@ -1,6 +1,4 @@
-"""How much a clip moves: from a field of flow to a number per pair, in pixels of the frames that flow saw."""
-
-from collections.abc import Callable
+"""Measure how much a clip moves: one number per pair from its flow, in pixels of the frames flow was computed on."""
 
 import torch
 from torch import Tensor
@@ -8,12 +6,12 @@ from torch import Tensor
 from rewards.flow.optical_flow import Flow
 from rewards.reward_config import RewardConfig
 
-Motion = tuple[Tensor, Tensor]
-"""The motion of each pair [T-1], and the invalid share [T-1] of its flow."""
+PairMotion = tuple[Tensor, Tensor]
+"""Motion of each pair [T-1] in pixels, and the invalid share [T-1] of its flow."""
 
 
-def fastest(flow: Flow, top_share: float) -> Motion:
-    """Mean length of flow over the fastest `top_share` of pixels, times the valid share of all."""
+def fastest(flow: Flow, top_share: float) -> PairMotion:
+    """Average the length of flow over the fastest `top_share` of pixels, times the valid share of all."""
     invalid = flow.invalid.flatten(1).to(flow.forward).mean(1)
     length = torch.hypot(*flow.forward.unbind(1)).flatten(1)
     kept = max(1, round(top_share * length.shape[1]))
@@ -22,11 +20,11 @@ def fastest(flow: Flow, top_share: float) -> Motion:
     return length.mean(1) * (1 - invalid), invalid
 
 
-def coherent(flow: Flow) -> Motion:
-    """Length of the mean vector of flow, where pixels count by their texture and invalid ones as standing still.
+def coherent(flow: Flow) -> PairMotion:
+    """Take the length of flow's mean vector, weighted by texture, with invalid pixels as standing still.
 
-    What boils or moves apart cancels, and so does most of the noise of flow that was computed too coarsely for its
-    frames (docs/decisions.md compares both). A picture without texture does not move.
+    Boiling and motion in opposite directions cancel, and so does most of the noise of flow computed too coarsely for
+    its frames (docs/decisions.md compares both). A picture without texture does not move.
     """
     seen = flow.texture.flatten(1)
     valid = ~flow.invalid.flatten(1)
@@ -35,12 +33,6 @@ def coherent(flow: Flow) -> Motion:
     return torch.linalg.vector_norm(mean, dim=1), (~valid).to(seen).mean(1)
 
 
-MOTIONS: dict[str, Callable[[Flow, RewardConfig], Motion]] = {
-    "fastest": lambda flow, config: fastest(flow, config.top_share),
-    "coherent": lambda flow, config: coherent(flow),
-}
-
-
-def motion(flow: Flow, config: RewardConfig) -> Motion:
-    """By the measure that `config.motion` names."""
-    return MOTIONS[config.motion](flow, config)
+def pair_motion(flow: Flow, config: RewardConfig) -> PairMotion:
+    """Measure `flow` as `config.motion` names: `fastest` or `coherent`."""
+    return coherent(flow) if config.motion == "coherent" else fastest(flow, config.top_share)

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rewards.exposure import luma
-
 SMALLEST = 12
 """OpenCV's DIS refuses smaller frames."""
 _LARGEST_ENLARGED = 1024
@@ -67,6 +65,12 @@ class DisFlow:
     def __call__(self, pixels: Tensor) -> Flow:
         """Flow of `pixels` [T 3 H W]. Raises ValueError for frames that DIS refuses."""
         return by_pairs(grey_frames(pixels, self._upsample), lambda a, b: self._engine.calc(a, b, None))
+
+
+def luma(pixels: Tensor) -> Tensor:
+    """Luma (Rec. 601) [... H W] of `pixels` [... 3 H W]: brightness as the eye weighs the colours."""
+    red, green, blue = pixels.unbind(-3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def grey_frames(pixels: Tensor, upsample: int) -> numpy.ndarray:

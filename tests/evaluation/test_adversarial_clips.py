@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from evaluation.adversarial_clips import adversarial_clips, reference_clip
-from rewards.clip import Clip
 from rewards.flow.optical_flow import DisFlow
 from rewards.registry import make_reward
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 SIZE, FRAMES = (96, 160), 33

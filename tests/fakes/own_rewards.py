@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, tensor
 
-from rewards.clip import Clip
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 

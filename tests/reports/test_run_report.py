@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.segment_metrics import segment_metrics
+from evaluation.metrics import segment_metrics
 from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
-from reports.run_report import Arm, headline, picture, table, write_report, write_summary
+from reports.run_report import MethodResult, summary_headline, summary_table, write_picture, write_report, write_summary
 
 SEGMENTS = 16
 TITLES = {
@@ -20,20 +20,20 @@ TITLES = {
 }
 
 
-def make_arms() -> list[Arm]:
+def make_arms() -> list[MethodResult]:
     """Real videos, and the same getting darker and darker."""
     prompts, generator = list(PROMPTS[::9]), torch.Generator().manual_seed(0)
     real = torch.stack([sample_video(prompt, SEGMENTS * HORIZON, generator) for prompt in prompts])
     shade = torch.linspace(0, 1, SEGMENTS * HORIZON)[:, None, None, None]
     videos = {"ode": real * (1 - 0.4 * shade), "prefix_1": real * (1 - 0.7 * shade), "uniform": real}
     return [
-        Arm(name, TITLES[name], segment_metrics(video, prompts, HORIZON), video, prompts)
+        MethodResult(name, TITLES[name], segment_metrics(video, prompts, HORIZON), video, prompts)
         for name, video in videos.items()
     ]
 
 
 @pytest.fixture(scope="module")
-def arms() -> list[Arm]:
+def arms() -> list[MethodResult]:
     return make_arms()
 
 
@@ -147,7 +147,7 @@ def test_every_picture_of_the_report_is_described(html, arms):
 def test_the_same_input_makes_the_same_files(tmp_path, html, arms):
     assert page(tmp_path, arms) == html
     for name in ("a.png", "b.png"):
-        picture(tmp_path / name, arms)
+        write_picture(tmp_path / name, arms)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -169,23 +169,23 @@ def test_a_prompt_is_text_even_if_it_looks_like_a_tag(tmp_path, arms):
     ],
 )
 def test_the_headline_says_what_the_numbers_say(uniform, prefix, dynamics, words):
-    assert headline(judged({"prefix_1": prefix, "uniform": uniform}, dynamics)).startswith(words)
+    assert summary_headline(judged({"prefix_1": prefix, "uniform": uniform}, dynamics)).startswith(words)
 
 
 def test_the_headline_rounds_nothing_up_to_all_frames():
-    assert "99.9 % of frames" in headline(judged({"prefix_1": 0.4, "uniform": 0.9996}))
+    assert "99.9 % of frames" in summary_headline(judged({"prefix_1": 0.4, "uniform": 0.9996}))
 
 
 def test_the_headline_of_one_method_compares_nothing():
-    assert headline(judged({"ode": 0.5})).endswith("the share of valid frames is 50 % with ODE initialisation.")
+    assert summary_headline(judged({"ode": 0.5})).endswith("the share of valid frames is 50 % with ODE initialisation.")
 
 
 def test_a_video_that_never_moved_has_a_headline():
-    assert headline(judged({"prefix_1": 0.4, "uniform": 1.0}, 0.0, 0.0)).startswith("After 12 s")
+    assert summary_headline(judged({"prefix_1": 0.4, "uniform": 1.0}, 0.0, 0.0)).startswith("After 12 s")
 
 
 def test_the_table_lists_every_method_under_every_metric(tmp_path, arms):
-    lines = table(summarise(tmp_path, arms)).splitlines()
+    lines = summary_table(summarise(tmp_path, arms)).splitlines()
     assert all(line.isascii() and len(line) <= 80 for line in lines)
     assert [word for line in lines for word in line.split() if re.fullmatch(r"\d+x", word)] == [
         f"{k}x" for k in (1, 2, 4, 8, 16)
@@ -198,7 +198,7 @@ def test_the_table_lists_every_method_under_every_metric(tmp_path, arms):
 
 
 def test_the_picture_is_a_card_that_brings_its_own_background(tmp_path, arms):
-    picture(tmp_path / "picture.png", arms)
+    write_picture(tmp_path / "picture.png", arms)
     with Image.open(tmp_path / "picture.png") as image:
         assert image.width > 600 * len(arms)
         assert image.getpixel((0, 0))[3] == 0 and image.getpixel((40, 40))[3] == 255

@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 
-from evaluation.segment_metrics import segment_metrics
+from evaluation.metrics import segment_metrics
 from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
 from reports import scan_report
-from reports.scan_results import arms_of, interval, table, write_csv
+from reports.scan_results import arms_of, interval, scan_table, write_csv
 from settings.scan_arguments import plan
 
 HORIZONS = 4
@@ -46,7 +46,7 @@ def scanned(tmp_path_factory):
 
 
 def test_a_dry_run_says_what_a_trial_takes_and_which_there_are(scanned):
-    first, takes, _, *arms = scan_report.overview(*scanned).splitlines()
+    first, takes, _, *arms = scan_report.scan_overview(*scanned).splitlines()
     assert first.startswith("4 trials of 80 updates in ") and takes.endswith(" 1 x 1 CPU, on any node")
     assert arms == ["  prefix: seeds 0, 1", "  uniform: seeds 0, 1"]
 
@@ -77,7 +77,7 @@ def test_the_csv_has_a_row_for_each_trial_and_horizon_and_one_for_a_stopped_tria
 
 
 def test_the_table_says_what_became_of_every_trial(scanned):
-    told = table(arms_of(scanned[1]))
+    told = scan_table(arms_of(scanned[1]))
     assert re.search(r"^prefix +1 finished, 1 stopped$", told, re.M) and re.search(r"^uniform +2 finished$", told, re.M)
     assert re.search(r"^uniform +1\.00 ± 0\.00", told, re.M)
     assert re.search(r"^uniform against prefix at 4x: \+\d\.\d\d on seed 0$", told, re.M)
@@ -85,7 +85,7 @@ def test_the_table_says_what_became_of_every_trial(scanned):
 
 def test_the_report_is_one_file_that_compares_every_arm(scanned, capsys):
     scan, trials = scanned
-    scan_report.write(scan, trials)
+    scan_report.write_scan_report(scan, trials)
     page = (trials[0].folder.path.parents[2] / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page), "nothing that lies outside the file"
     assert page.count("data:image/png") == 2 * scan_report.SHOWN * 3, "of each arm, at 1, 2 and 4 horizons"
@@ -97,6 +97,6 @@ def test_the_report_is_one_file_that_compares_every_arm(scanned, capsys):
 
 def test_a_scan_of_which_nothing_is_finished_leaves_its_csv_alone(tmp_path, capsys):
     scan, trials = plan(["window=prefix,uniform", "scan.seeds=[0]", f"run_dir={tmp_path}"])
-    scan_report.write(scan, trials)
+    scan_report.write_scan_report(scan, trials)
     assert [path.name for path in tmp_path.iterdir()] == ["scan.csv"]
     assert "1 unfinished" in capsys.readouterr().out

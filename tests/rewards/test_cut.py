@@ -4,9 +4,9 @@ import numpy
 import pytest
 import torch
 
-from rewards.clip import Clip
 from rewards.cut import NoCut, colour_jump, residual, uncut
 from rewards.flow.optical_flow import DisFlow, Flow
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 

@@ -3,18 +3,20 @@ import math
 import numpy
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from evaluation.adversarial_clips import texture
-from rewards.clip import Clip
-from rewards.drift import exposure_of, sharpness_of, undrifted
+from evaluation.adversarial_clips import textured_wall
+from rewards.drift import exposure_drift, exposure_of, sharpness_of, undrifted
 from rewards.registry import make_reward
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 PIXELS = torch.rand(3, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 
 
 def wall(frames: int = 4) -> torch.Tensor:
-    return torch.from_numpy(texture((32, 48), 0)).permute(2, 0, 1).expand(frames, -1, -1, -1)
+    return torch.from_numpy(textured_wall((32, 48), 0)).permute(2, 0, 1).expand(frames, -1, -1, -1)
 
 
 def scores(name: str, *videos: torch.Tensor) -> list[float]:
@@ -92,3 +94,40 @@ def test_a_single_frame_or_no_reference_tells_nothing(name):
     reference = Clip("", wall(), torch.zeros(0))
     lonely = [Clip("", wall(1), torch.zeros(0), None, reference), Clip("", wall(), torch.zeros(0))]
     assert make_reward(name, RewardConfig())(lonely).isnan().all()
+
+
+def still(levels: list[float], frames: int) -> torch.Tensor:
+    return torch.tensor(levels)[:, None, None, None, None].expand(len(levels), frames, 3, 4, 4)
+
+
+def test_a_frame_drifts_by_the_distance_of_its_mean_to_that_of_the_first():
+    video = torch.rand(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    slow = [[abs(frame.mean() - frames[0].mean()).item() for frame in frames] for frames in video]
+    torch.testing.assert_close(exposure_drift(video, 1), torch.tensor(slow))
+
+
+@given(levels=st.lists(st.floats(0, 1), min_size=1, max_size=4), horizon=st.integers(1, 6))
+def test_a_still_video_does_not_drift_however_bright(levels, horizon):
+    torch.testing.assert_close(exposure_drift(still(levels, 6), horizon), torch.zeros(len(levels), 6))
+
+
+@given(rate=st.floats(-0.02, 0.02), horizon=st.integers(1, 8))
+def test_a_steady_drift_is_its_rate_times_the_frames_since_the_middle_of_the_first_horizon(rate, horizon):
+    frames = torch.arange(24.0)
+    video = still([0.5], 24) + rate * frames[:, None, None, None]
+    expected = abs(rate) * (frames - (horizon - 1) / 2).abs()
+    torch.testing.assert_close(exposure_drift(video, horizon), expected[None], rtol=0, atol=1e-6)
+
+
+def test_every_video_is_compared_with_its_own_beginning():
+    video = still([0.2, 0.8], 4).clone()
+    video[1, 2:] -= 0.3
+    expected = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, 0.3]])
+    torch.testing.assert_close(exposure_drift(video, 2), expected)
+
+
+def test_brightening_and_darkening_do_not_cancel():
+    video = still([0.5, 0.5], 2).clone()
+    video[0, 1] += 0.1
+    video[1, 1] -= 0.1
+    torch.testing.assert_close(exposure_drift(video, 1).mean(0), torch.tensor([0.0, 0.1]))

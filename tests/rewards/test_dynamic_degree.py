@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from evaluation.adversarial_clips import texture
-from rewards.clip import Clip
+from evaluation.adversarial_clips import textured_wall
 from rewards.dynamic_degree import DynamicDegree, dynamics
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 
 def pan(speed: int, frames: int = 7) -> torch.Tensor:
-    wall = torch.from_numpy(texture((80, 128), 0)).permute(2, 0, 1)
+    wall = torch.from_numpy(textured_wall((80, 128), 0)).permute(2, 0, 1)
     return torch.stack([wall.roll(speed * t, 2)[:, 40:104, 40:168] for t in range(frames)])
 
 

@@ -14,9 +14,9 @@ from aiohttp import web
 from safetensors.torch import load, save
 
 from rewards.attempt import attempt
-from rewards.clip import Clip
 from rewards.registry import make_reward
 from rewards.remote import score_of
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 from rewards.scorer import Scorer
 

@@ -4,14 +4,16 @@ import re
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 import torch
 
+from models.errors import ConfigError
 from models.worlds.tiny_world import PROMPTS, sample_video, to_latents, to_pixels
-from rewards.clip import Clip
 from rewards.flow.optical_flow import DisFlow
 from rewards.registry import make_reward
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 from rewards.scorer import Scorer
 
@@ -84,6 +86,14 @@ class SeesFlow(Plugin):
         return torch.tensor([float(clip.flow is not None) for clip in clips])
 
 
+class SeesReferences(Plugin):
+    seen: ClassVar[list[Clip]] = []
+
+    def __call__(self, clips):
+        SeesReferences.seen = list(clips)
+        return torch.zeros(len(clips))
+
+
 class RecordsGradients(Plugin):
     def __call__(self, clips):
         return torch.full((len(clips),), float(torch.is_grad_enabled()))
@@ -103,9 +113,9 @@ def group(members: int, frames: int, seed: int = 0) -> torch.Tensor:
     return to_latents(torch.stack([sample_video(PROMPTS[3], frames, generator) for _ in range(members)]))
 
 
-def score(names, latents, before=None, reference=None, bar=None, **keys):
+def score(names, latents, before=None, reference=None, motion_reference=None, **keys):
     config = RewardConfig(window_frames=6, upsample=4, top_share=0.1, **keys)
-    return Scorer(config, names, to_pixels).score(PROMPTS[3], latents, before, reference, bar)
+    return Scorer(config, names, to_pixels).score(PROMPTS[3], latents, before, reference, motion_reference)
 
 
 def missing(values):
@@ -199,6 +209,21 @@ def test_rewards_record_no_gradients():
     assert score([path(RecordsGradients)], group(1, 6)).values[path(RecordsGradients)] == [[0]]
 
 
+def test_without_a_reference_a_members_first_window_is_its_own_and_all_first_windows_set_the_motion():
+    score([path(SeesReferences)], group(2, 12))
+    (first, second), (other, last) = SeesReferences.seen[:2], SeesReferences.seen[2:]
+    for clip, own in ((first, first), (second, first), (other, other), (last, other)):
+        assert clip.reference.pixels.equal(own.pixels)
+        assert all(a.pixels.equal(b.pixels) for a, b in zip(clip.motion_reference, (first, other), strict=True))
+
+
+def test_members_can_share_one_reference():
+    latents = group(2, 18)
+    score([path(SeesReferences)], latents[:, 6:], latents[0, :6], latents[0, :6])
+    for clip in SeesReferences.seen:
+        assert clip.reference.latents.equal(latents[0, :6]) and not clip.motion_reference
+
+
 def test_no_member_lowers_the_bar_of_motion_by_starting_dead():
     moving, still = group(2, 12), group(1, 1).expand(-1, 12, -1, -1, -1)
     late = torch.cat([still[:, :6], moving[:1, 6:]], dim=1)
@@ -249,14 +274,15 @@ def test_what_members_share_before_their_windows_counts_in_each_of_them():
 
 
 def test_a_segment_that_is_no_whole_number_of_windows_is_refused_with_the_key():
-    with pytest.raises(ValueError, match=r"13 latent frames .* reward.window_frames=6"):
+    with pytest.raises(ConfigError) as caught:
         score(["exposure_drift"], group(1, 13))
+    assert caught.value.key == "reward.window_frames" and caught.value.value == 6
 
 
 def test_a_bar_of_another_model_that_moved_more_asks_for_more_motion():
     latents, names = group(1, 18), ["flow_continuity"]
     own, raised = (
-        score(names, latents[:, 6:], latents[0, :6], latents[0, :6], bar, floor_share=1.0).values[names[0]][0]
-        for bar in (None, latents[0, :18:3])  # the same path, every third frame of it
+        score(names, latents[:, 6:], latents[0, :6], latents[0, :6], moving, floor_share=1.0).values[names[0]][0]
+        for moving in (None, latents[0, :18:3])  # the same path, every third frame of it
     )
     assert all(high < low for high, low in zip(raised, own, strict=True))

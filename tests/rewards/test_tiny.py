@@ -3,8 +3,8 @@ import torch
 
 from models.worlds.tiny_judge import judge
 from models.worlds.tiny_world import PROMPTS, sample_video
-from rewards.clip import Clip
 from rewards.registry import make_reward
+from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
 

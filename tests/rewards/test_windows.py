@@ -3,9 +3,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from rewards.clip import Clip
 from rewards.flow.optical_flow import Flow
-from rewards.windows import against_one, against_own_beginning, cut_windows
+from rewards.reward import Clip
+from rewards.windows import cut_windows
 
 
 def segment(latent_frames: int, frames: int) -> Clip:
@@ -36,18 +36,5 @@ def test_windows_take_every_pair_once_and_flow_stays_with_its_frames(stride, con
 
 
 def test_a_decoder_that_makes_unequally_many_frames_is_refused():
-    with pytest.raises(ValueError, match="3 latent frames were decoded to 6 frames"):
+    with pytest.raises(ValueError):
         cut_windows(segment(3, 6), 3, 3)
-
-
-def test_every_member_is_held_against_its_own_beginning_and_all_share_the_bar_of_motion():
-    members = [cut_windows(segment(4, 4), 4, 2), cut_windows(segment(4, 4), 4, 2)]
-    held = against_own_beginning(members)
-    for member, windows in zip(members, held, strict=True):
-        assert all(window.reference is member[0] for window in windows)
-        assert all(window.bar == (members[0][0], members[1][0]) for window in windows)
-
-
-def test_members_can_share_one_reference():
-    members, reference = [cut_windows(segment(4, 4), 4, 2)], segment(2, 2)
-    assert all(clip.reference is reference and clip.bar == () for clip in against_one(members, reference)[0])

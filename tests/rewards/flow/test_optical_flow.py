@@ -4,7 +4,7 @@ import numpy
 import pytest
 import torch
 
-from evaluation.adversarial_clips import texture
+from evaluation.adversarial_clips import textured_wall
 from models.worlds.tiny_world import PROMPTS, sample_video
 from rewards.flow.flow_motion import coherent, fastest
 from rewards.flow.optical_flow import DisFlow, Flow, displaced, inconsistent, squared_gradient
@@ -15,7 +15,7 @@ HEIGHT, WIDTH = 9, 11
 
 def shifted(dx: int, dy: int, frames: int = 3) -> torch.Tensor:
     """A camera that sees a wall move by (dx, dy) pixels per frame."""
-    wall = torch.from_numpy(texture((120, 200), 0)).permute(2, 0, 1)
+    wall = torch.from_numpy(textured_wall((120, 200), 0)).permute(2, 0, 1)
     return torch.stack([wall.roll((t * dy, t * dx), (1, 2))[:, 40:168, 40:240] for t in range(frames)])
 
 

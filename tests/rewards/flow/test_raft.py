@@ -3,8 +3,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.optical_flow import raft_small
 
-from rewards.flow.engines import flow_engine
 from rewards.flow.raft import RaftFlow
+from rewards.registry import make_flow_engine
 from rewards.reward_config import RewardConfig
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def weights(tmp_path_factory) -> str:
 )
 def test_missing_weights_are_named_with_the_key(size, wanted):
     with pytest.raises(ValueError, match=f"reward.raft_weights=nowhere.pth does not exist.*{wanted}"):
-        flow_engine(RewardConfig(flow="raft", raft_size=size, raft_weights="nowhere.pth"))
+        make_flow_engine(RewardConfig(flow="raft", raft_size=size, raft_weights="nowhere.pth"))
 
 
 def test_weights_of_the_other_network_and_files_that_are_none_are_refused(weights, tmp_path):

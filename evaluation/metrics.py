@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from models.worlds.tiny_judge import judge
-from rewards.exposure import exposure_drift
+from rewards.drift import exposure_drift
 from rewards.object_motion import displacement, frozen, moving_pairs, prompted_speed
 
 

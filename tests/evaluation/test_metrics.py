@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluation.segment_metrics import segment_metrics
+from evaluation.metrics import segment_metrics
 from models.worlds.tiny_judge import judge
 from models.worlds.tiny_world import HORIZON, PROMPTS, SPEEDS, render, sample_video, scene_of
 
