@@ -138,18 +138,3 @@ class Source:
     key: str
     part: str | None = None
     """Which network of a `.pt` that holds several; without, the generator."""
-
-
-def check_batch(name: str, size: int, ranks: int, micro_batch: int | None) -> None:
-    """Refuse a batch that does not divide over the ranks and their forward passes; `name` is its key."""
-    if size % ranks:
-        raise ValueError(
-            f"{name} = {size} does not divide over cluster.learner_ranks = {ranks}; make it a multiple of {ranks}, or "
-            "change the ranks"
-        )
-    share = size // ranks
-    if micro_batch is not None and share % micro_batch:
-        raise ValueError(
-            f"{name} = {size} gives each of {ranks} learner ranks {share}, no multiple of learner.micro_batch = "
-            f"{micro_batch}; change learner.micro_batch or {name}"
-        )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from cluster.config.cluster_config import ClusterConfig
 from models.keys import key, require_positive, require_share
 
 _MOST_LOOKS = 500
@@ -55,25 +54,3 @@ class AutoscaleConfig:
                     f"autoscale.{name} = {getattr(self, name)} is shorter than autoscale.measured_s = "
                     f"{self.measured_s}: it would judge a size by what another one measured; raise it"
                 )
-
-
-def check_pool(autoscale: AutoscaleConfig, cluster: ClusterConfig, half: str | None) -> None:
-    """Refuse a pool that cannot size itself; `half` is the half of stage dmd that runs alone, if one does."""
-    if not autoscale.enabled:
-        return
-    if cluster.kind == "inline":
-        raise ValueError("autoscale.enabled=true needs a rollout pool, and inline has none; set cluster=ray")
-    if cluster.weight_transport == "collective":
-        raise ValueError(
-            "cluster.weight_transport=collective needs a fixed pool; set it to object_store, or autoscale.enabled=false"
-        )
-    if half is not None:
-        raise ValueError(
-            f"autoscale.enabled=true sizes the pool by the learner, and debug.{half} runs one of them alone; set "
-            "autoscale.enabled=false"
-        )
-    if not autoscale.minimum <= cluster.rollout_actors <= autoscale.maximum:
-        raise ValueError(
-            f"cluster.rollout_actors = {cluster.rollout_actors} is the size at the start, and not between "
-            f"autoscale.minimum = {autoscale.minimum} and autoscale.maximum = {autoscale.maximum}; change one of them"
-        )

@@ -1,181 +1,205 @@
-"""What stage grpo asks of the configuration as a whole, beside the rules of each part."""
+"""Check keys of stage grpo against each other, each rule on the parts that it compares. Imports no torch.
 
-from __future__ import annotations
+Every function raises ConfigError.
+"""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy
 
+from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from actors.window_law import parse_law, window_starts
-from learner.stage_config import check_batch
-from rewards.reward_config import check_reward_name
-
-if TYPE_CHECKING:
-    from cluster.config.run_config import Config
-
-
-def check(config: Config) -> None:
-    """Raise ValueError, in one line with the key to change, for what stage grpo could not do."""
-    _check_frames(config)
-    _check_lead(config)
-    _check_forks(config)
-    _check_members(config)
-    _check_transitions(config)
-    _check_rounds(config)
-    _check_buffer(config)
-    _check_rewards(config)
+from cluster.config.buffer_config import BufferConfig
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.rules import check_batch, check_blocks
+from learner.policy_config import GrpoConfig
+from models.errors import ConfigError
+from models.network_config import StudentConfig
+from rewards.reward_config import RewardConfig, check_reward_name
+from rewards.sentinels import SentinelConfig
 
 
-def _check_rewards(config: Config) -> None:
-    for name in config.sentinel.metrics:
-        check_reward_name(name, "sentinel.metrics")
-        if config.reward.weights.get(name):
-            raise ValueError(
-                f"{name} is rewarded (reward.terms) and a sentinel (sentinel.metrics); what is rewarded cannot show "
-                "what the rewards cost: take it out of one of them"
-            )
-    if config.reward.flow == "raft" and config.cluster.kind == "ray" and not config.cluster.reward_gpus:
-        raise ValueError(
-            "reward.flow=raft takes half a minute for a pair of frames on a CPU; set cluster.reward_gpus, or "
-            "reward.flow=dis"
-        )
-
-
-def _check_frames(config: Config) -> None:
-    group, sentinel, block = config.group, config.sentinel, config.student.block_frames
+def check_group_frames(
+    student: StudentConfig, group: GroupConfig, reward: RewardConfig, sentinel: SentinelConfig
+) -> None:
+    """Check that groups, sentinels and rewarded windows are whole blocks and windows, with the frames before them."""
+    block, window = student.block_frames, reward.window_frames
     for name, frames in (("group.frames", group.frames), ("sentinel.frames", sentinel.frames)):
-        if frames % block or frames % config.reward.window_frames:
-            raise ValueError(
-                f"{name} is {frames}; it must be a multiple of student.block_frames = {block} and of "
-                f"reward.window_frames = {config.reward.window_frames}"
+        if frames % block or frames % window:
+            raise ConfigError(
+                name,
+                frames,
+                f"no multiple of student.block_frames={block} and reward.window_frames={window}",
+                f"write a multiple of {math.lcm(block, window)}",
             )
-    if sentinel.frames == config.reward.window_frames:
-        raise ValueError(
-            f"sentinel.frames = {sentinel.frames} is one window of reward.window_frames, which would be compared with "
-            f"itself; raise sentinel.frames to {2 * sentinel.frames} or more"
+    if sentinel.frames == window:
+        raise ConfigError(
+            "sentinel.frames",
+            sentinel.frames,
+            "one window of reward.window_frames would be compared with itself",
+            f"write sentinel.frames={2 * sentinel.frames} or more",
         )
-    for name, frames in (
-        ("reward.window_frames", config.reward.window_frames),
-        ("group.burn_in_frames", group.burn_in_frames),
-    ):
-        if frames % block:
-            raise ValueError(f"{name} is {frames}, no multiple of student.block_frames = {block}; change {name}")
-
-
-def _check_lead(config: Config) -> None:
-    brought = config.group.burn_in_frames + config.student.context_frames
-    if config.reward.lead_frames > brought:
-        raise ValueError(
-            f"reward.lead_frames is {config.reward.lead_frames}, and a group brings {brought} frames before its fork: "
-            "those of group.burn_in_frames and of the student's context; lower the one, or raise the other"
+    check_blocks(block, {"reward.window_frames": window, "group.burn_in_frames": group.burn_in_frames})
+    lead = group.burn_in_frames + student.context_frames
+    if reward.lead_frames > lead:
+        raise ConfigError(
+            "reward.lead_frames",
+            reward.lead_frames,
+            f"a group has {lead} frames before its fork: group.burn_in_frames and the student's context",
+            f"write reward.lead_frames={lead} or less, or raise group.burn_in_frames",
         )
 
 
-def _check_forks(config: Config) -> None:
-    """Every horizon holds a group, and the law of windows finds a place for it."""
-    group, block = config.group, config.student.block_frames
-    law = parse_law(config.window.law)
-    for frames in {config.rollout.frames, *(step[1] for step in config.rollout.curriculum)}:
-        if config.earliest_fork + group.frames > frames:
-            raise ValueError(
-                f"group.frames = {group.frames} reaches past the end of rollouts of {frames} frames; shorten the "
-                "groups, or lengthen rollout.frames (or rollout.curriculum)"
+def check_forks(
+    student: StudentConfig, rollout: RolloutConfig, window: WindowConfig, group: GroupConfig, earliest_fork: int
+) -> None:
+    """Check that every horizon holds a group from `earliest_fork` on, at a start that the law of windows allows."""
+    law = parse_law(window.law)
+    for frames in {rollout.frames, *(step[1] for step in rollout.curriculum)}:
+        if earliest_fork + group.frames > frames:
+            raise ConfigError(
+                "group.frames",
+                group.frames,
+                f"reaches past the end of rollouts of {frames} frames",
+                "shorten the groups, or lengthen rollout.frames (or rollout.curriculum)",
             )
-        starts = window_starts(frames, group.frames, block, config.earliest_fork)
+        starts = window_starts(frames, group.frames, student.block_frames, earliest_fork)
         try:
-            law(starts, group.frames, config.student.horizon_frames, numpy.random.default_rng(0))
+            law(starts, group.frames, student.horizon_frames, numpy.random.default_rng(0))
         except ValueError as error:
-            raise ValueError(f"group.frames = {group.frames} and window.law={config.window.law}: {error}") from error
+            raise ConfigError(
+                "group.frames",
+                group.frames,
+                f"window.law={window.law} has no place for a group ({error})",
+                "change one",
+            ) from error
 
 
-def _check_members(config: Config) -> None:
-    group, grpo = config.group, config.grpo
-    if config.earliest_fork and grpo.dmd_noising == "recorded":
-        raise ValueError(
-            f"window.frames = {config.window.frames} is more than group.frames = {group.frames}, so the windows of the "
-            "extended DMD loss begin before the fork, where nobody records inputs; set grpo.dmd_noising=fresh, lower "
-            "window.frames, or set grpo.dmd_weight=0"
+def check_members(
+    student: StudentConfig, window: WindowConfig, group: GroupConfig, grpo: GrpoConfig, replay: str, earliest_fork: int
+) -> None:
+    """Check that members suit the extended DMD loss, and that lists of numbers fit the stochastic transitions."""
+    given = f"longer than group.frames={group.frames}"
+    if earliest_fork and grpo.dmd_noising == "recorded":
+        raise ConfigError(
+            "window.frames",
+            window.frames,
+            f"{given}, so windows of the extended DMD loss begin before the fork, where no inputs are recorded",
+            f"write grpo.dmd_noising=fresh, window.frames={group.frames} or less, or grpo.dmd_weight=0",
         )
-    if config.earliest_fork > group.burn_in_frames:
-        raise ValueError(
-            f"window.frames = {config.window.frames} is more than group.frames = {group.frames} and "
-            f"group.burn_in_frames = {group.burn_in_frames} together, and more a group does not bring for the extended "
-            "DMD loss beside its cache; raise group.burn_in_frames"
+    if earliest_fork > group.burn_in_frames:
+        raise ConfigError(
+            "group.burn_in_frames",
+            group.burn_in_frames,
+            f"window.frames={window.frames} is {given} and this together, the frames that a group brings",
+            f"write group.burn_in_frames={earliest_fork} or more",
         )
-    if grpo.dmd_weight and config.in_wan_world and config.window.frames != group.frames:
-        raise ValueError(
-            f"window.frames = {config.window.frames} is not group.frames = {group.frames}: the extended DMD loss needs "
-            "an image latent where its windows begin, and members have one at the fork; make them equal, or set "
-            "grpo.dmd_weight=0"
+    if grpo.dmd_weight and student.in_wan_world and window.frames != group.frames:
+        raise ConfigError(
+            "window.frames",
+            window.frames,
+            f"the extended DMD loss needs an image latent where windows begin, and group.frames={group.frames} has one "
+            "at the fork",
+            f"write window.frames={group.frames}, or grpo.dmd_weight=0",
         )
-    if grpo.dmd_weight and config.dmd.replay == "blockwise":
-        raise ValueError(
-            "dmd.replay=blockwise makes windows again with the video's own noise, which members of a group do not "
-            "have; set dmd.replay=masked, or grpo.dmd_weight=0"
+    if grpo.dmd_weight and replay == "blockwise":
+        raise ConfigError(
+            "dmd.replay",
+            replay,
+            "it makes windows again from a video's own noise, which members of a group do not have",
+            "write dmd.replay=masked, or grpo.dmd_weight=0",
         )
     if grpo.dmd_weight and grpo.dmd_members > group.members:
-        raise ValueError(
-            f"grpo.dmd_members = {grpo.dmd_members} is more than group.members = {group.members}; lower "
-            "grpo.dmd_members, or set grpo.dmd_weight=0"
+        raise ConfigError(
+            "grpo.dmd_members",
+            grpo.dmd_members,
+            f"more than group.members={group.members}",
+            f"write grpo.dmd_members={group.members} or less, or grpo.dmd_weight=0",
         )
-
-
-def _check_transitions(config: Config) -> None:
-    stochastic = len(config.student.timesteps) - 1
+    stochastic = len(student.timesteps) - 1
     if not stochastic:
-        raise ValueError(
-            f"student.timesteps is {config.student.timesteps}, one step, which draws nothing: stage grpo has no policy "
-            "to train; give more steps"
+        raise ConfigError(
+            "student.timesteps",
+            student.timesteps,
+            "one step draws nothing to learn from",
+            "give more steps",
         )
-    for name, given in (
-        ("grpo.transition_weights", config.grpo.transition_weights),
-        ("group.transition_shares", config.group.transition_shares),
+    for name, numbers in (
+        ("grpo.transition_weights", grpo.transition_weights),
+        ("group.transition_shares", group.transition_shares),
     ):
-        if given and len(given) != stochastic:
-            raise ValueError(
-                f"{name} is {given}, but student.timesteps has {stochastic} stochastic transitions; give {stochastic} "
-                "numbers, or none"
+        if numbers and len(numbers) != stochastic:
+            raise ConfigError(
+                name,
+                numbers,
+                f"student.timesteps has {stochastic} stochastic transitions",
+                f"give {stochastic} numbers, or none",
             )
 
 
-def _check_rounds(config: Config) -> None:
-    """A rank has whole groups, a minibatch has whole groups of a rank, a forward pass divides a minibatch."""
-    grpo, ranks, micro_batch = config.grpo, config.cluster.learner_ranks, config.learner.micro_batch
+def check_rounds(
+    student: StudentConfig, group: GroupConfig, grpo: GrpoConfig, ranks: int, micro_batch: int | None
+) -> None:
+    """Check that a rank has whole groups, a minibatch whole groups of a rank, a forward pass a part of a minibatch."""
     if grpo.groups % (ranks * grpo.minibatches):
-        raise ValueError(
-            f"grpo.groups = {grpo.groups} does not divide over cluster.learner_ranks = {ranks} and "
-            f"grpo.minibatches = {grpo.minibatches}; make it a multiple of {ranks * grpo.minibatches}"
+        raise ConfigError(
+            "grpo.groups",
+            grpo.groups,
+            f"does not divide over cluster.learner_ranks={ranks} and grpo.minibatches={grpo.minibatches}",
+            f"make it a multiple of {ranks * grpo.minibatches}",
         )
     groups = grpo.groups // grpo.minibatches
-    transitions = 1 if config.group.transitions == "one" else len(config.student.timesteps) - 1
-    rows = groups * config.group.members * transitions
-    check_batch("a minibatch of grpo.groups / grpo.minibatches * group.members transitions", rows, ranks, micro_batch)
+    transitions = 1 if group.transitions == "one" else len(student.timesteps) - 1
+    rows = groups * group.members * transitions
+    check_batch("grpo.groups / grpo.minibatches * group.members * transitions", rows, ranks, micro_batch)
     if grpo.dmd_weight:
         check_batch("grpo.groups * grpo.dmd_members", grpo.groups * grpo.dmd_members, ranks, micro_batch)
         check_batch("grpo.groups / grpo.minibatches * grpo.dmd_members", groups * grpo.dmd_members, ranks, micro_batch)
 
 
-def _check_buffer(config: Config) -> None:
-    """What the learner takes at once must fit, with what else its last dispatch brings; else both wait for ever."""
-    groups, prompts, forks = config.grpo.groups, config.sentinel.prompts, config.group.forks
-    between, batch = groups * config.sentinel.every, config.rollout.batch * forks
+def check_group_buffer(
+    rollout: RolloutConfig, group: GroupConfig, grpo: GrpoConfig, sentinel: SentinelConfig, buffer: BufferConfig
+) -> None:
+    """Check that the buffer holds all groups that a round needs; else learner and actors wait for each other."""
+    groups, prompts, forks = grpo.groups, sentinel.prompts, group.forks
+    between, batch = groups * sentinel.every, rollout.batch * forks
     if between % forks:
-        raise ValueError(
-            f"group.forks = {forks} does not divide grpo.groups * sentinel.every = {between}, the groups between two "
-            "looks of the sentinels; change one of them"
+        raise ConfigError(
+            "group.forks",
+            forks,
+            f"does not divide grpo.groups * sentinel.every = {between}, the groups between two measurements",
+            "change one of them",
         )
     # Dispatches and rounds both begin behind the sentinels; a round needs all dispatches that reach into it.
     dispatched = (min(-(-end // batch) * batch, between) for end in range(groups, between + 1, groups))
     needed = max(prompts, *(reached - groups * taken for taken, reached in enumerate(dispatched)))
-    what = f"sentinel.prompts = {prompts} videos at once, or grpo.groups = {groups} from dispatches of {batch} groups"
-    if config.buffer.windows < needed:
-        raise ValueError(
-            f"buffer.windows = {config.buffer.windows} never holds {what} (rollout.batch x group.forks); raise it to "
-            f"{needed}"
+    need = f"sentinel.prompts={prompts} videos at once, or grpo.groups={groups} from dispatches of {batch} groups"
+    if buffer.windows < needed:
+        raise ConfigError("buffer.windows", buffer.windows, f"never holds {need}", f"write buffer.windows={needed}")
+    if buffer.policy == "wait" and buffer.max_age * groups < needed:
+        raise ConfigError(
+            "buffer.max_age",
+            buffer.max_age,
+            f"updates of grpo.groups={groups} never hold {need}",
+            f"write buffer.max_age={math.ceil(needed / groups)}, or another buffer.policy",
         )
-    if config.buffer.policy == "wait" and config.buffer.max_age * groups < needed:
-        raise ValueError(
-            f"buffer.max_age = {config.buffer.max_age} updates of grpo.groups = {groups} never hold {what} "
-            f"(rollout.batch x group.forks); raise it to {math.ceil(needed / groups)}, or choose another buffer.policy"
+
+
+def check_rewards(reward: RewardConfig, sentinel: SentinelConfig, cluster: ClusterConfig) -> None:
+    """Check that sentinels are not rewarded, and that RAFT has a GPU."""
+    for name in sentinel.metrics:
+        check_reward_name(name, "sentinel.metrics")
+        if reward.weights.get(name):
+            raise ConfigError(
+                "sentinel.metrics",
+                name,
+                "reward.terms has it too, and a reward cannot show its own side effects",
+                "take it out of one of them",
+            )
+    if reward.flow == "raft" and cluster.kind == "ray" and not cluster.reward_gpus:
+        raise ConfigError(
+            "reward.flow",
+            "raft",
+            "a pair of frames takes half a minute on a CPU",
+            "set cluster.reward_gpus, or write reward.flow=dis",
         )

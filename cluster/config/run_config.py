@@ -7,19 +7,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
 from actors.prompt_config import PromptConfig
 from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
-from actors.window_law import Priority, parse_law, window_starts
-from cluster.config import grpo_rules
-from cluster.config.autoscale_config import AutoscaleConfig, check_pool
+from cluster.config import grpo_rules, rules
+from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.buffer_config import BufferConfig
 from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.config.cluster_config import ClusterConfig, DebugConfig, WandbConfig
 from cluster.config.devices import DEVICES
+from cluster.config.rules import STAGES
 from learner.policy_config import GrpoConfig
-from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source, check_batch
+from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
+from models.errors import ConfigError
 from models.keys import key
 from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
@@ -30,8 +29,6 @@ from rewards.sentinels import SentinelConfig
 
 if TYPE_CHECKING:
     import torch
-
-STAGES = ("teacher", "ode", "dmd", "grpo")
 
 
 @dataclass(kw_only=True)
@@ -70,24 +67,40 @@ class Config(WorldConfig):
     debug: DebugConfig = field(default_factory=DebugConfig)
 
     def __post_init__(self):
-        self._check_stages()
-        self._check_teacher()
-        self._check_frames()
-        self._check_batches()
-        self._check_buffer()
-        check_pool(self.autoscale, self.cluster, self.debug.half)
-        if "grpo" in self.stages:
-            grpo_rules.check(self)
         if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must be 0 or above")
+            raise ConfigError("seed", self.seed, "below 0", "write seed=0 or more")
+        if not self.run_dir:
+            raise ConfigError("run_dir", "", "empty", "write the path of a folder")
         if self.expected_device not in DEVICES:
-            raise ValueError(f'device_name is "{self.device_name}"; set it to one of {", ".join(DEVICES)}')
+            raise ConfigError("device_name", self.device_name, "no such device", f"write one of {', '.join(DEVICES)}")
+        stages, student, dmd, earliest = self.stages, self.student, self.dmd, self.earliest_fork
+        rules.check_stages(stages, self.init, self.grpo.init, self.debug)
+        rules.check_networks(student, self.teacher_model, self.base, stages)
+        rules.check_frames(student, self.rollout, self.window, stages)
+        sizes = {"teacher": self.pretrain.batch_size, "ode": self.ode.batch_size, "dmd": dmd.batch_size}
+        parts = {"teacher": "pretrain", "ode": "ode", "dmd": "dmd"}
+        batches = {f"{parts[stage]}.batch_size": sizes[stage] for stage in stages if stage in sizes}
+        rules.check_learner(self.learner, self.cluster, batches)
+        if "dmd" in stages:
+            dispatch = self.rollout.batch * self.rollout.windows
+            rules.check_buffer(self.buffer, dispatch, self.samples_per_update("dmd"))
+        rules.check_autoscale(self.autoscale, self.cluster, self.debug.half)
+        if "grpo" in stages:
+            grpo_rules.check_group_frames(student, self.group, self.reward, self.sentinel)
+            grpo_rules.check_forks(student, self.rollout, self.window, self.group, earliest)
+            grpo_rules.check_members(student, self.window, self.group, self.grpo, dmd.replay, earliest)
+            ranks, micro_batch = self.cluster.learner_ranks, self.learner.micro_batch
+            grpo_rules.check_rounds(student, self.group, self.grpo, ranks, micro_batch)
+            grpo_rules.check_group_buffer(self.rollout, self.group, self.grpo, self.sentinel, self.buffer)
+            grpo_rules.check_rewards(self.reward, self.sentinel, self.cluster)
 
     @property
     def stages(self) -> list[str]:
         """The stages to run, in order."""
         if not isinstance(self.stage, str | list):
-            raise ValueError(f"stage is {self.stage}; set it to one of {', '.join(STAGES)}, or a list like [ode,dmd]")
+            raise ConfigError(
+                "stage", self.stage, "no stage", f"write one of {', '.join(STAGES)}, or a list as [ode,dmd]"
+            )
         return [self.stage] if isinstance(self.stage, str) else self.stage
 
     @property
@@ -196,113 +209,3 @@ class Config(WorldConfig):
     @property
     def init_source(self) -> Source:
         return Source(self.init_path, "init")
-
-    def _check_teacher(self) -> None:
-        if self.teacher_model is not None and self.teacher_model not in CONFIGS:
-            raise ValueError(
-                f'no network is called "{self.teacher_model}"; set teacher_model to one of {", ".join(CONFIGS)}'
-            )
-        teacher, student = self.teacher_wan, self.student.wan
-        for name in ("in_channels", "text_dim", "text_len"):
-            if getattr(teacher, name) != getattr(student, name):
-                raise ValueError(
-                    f"teacher_model={self.teacher_model} has {name} {getattr(teacher, name)} and student.model="
-                    f"{self.student.model} has {getattr(student, name)}; choose networks of one world"
-                )
-        if teacher != student and self.base is None and self.stages != ["teacher"]:
-            raise ValueError(
-                f"base is not given, and weights of teacher_model={self.teacher_model} do not fit student.model="
-                f"{self.student.model}; set base to weights of the student's size"
-            )
-
-    def _check_stages(self) -> None:
-        if not self.run_dir:
-            raise ValueError("run_dir is empty; give the path of a folder")
-        if not self.stages:
-            raise ValueError(f"stage is empty; name one of {', '.join(STAGES)}")
-        for stage in self.stages:
-            if stage not in STAGES:
-                raise ValueError(f'stage "{stage}" is unknown; set stage to one of {", ".join(STAGES)}, or a list')
-        if self.stages != [stage for stage in STAGES if stage in self.stages]:
-            raise ValueError(f"stage is {self.stages}; stages run in the order {', '.join(STAGES)}, each once")
-        if self.debug.half is not None and self.stages != ["dmd"]:
-            raise ValueError(
-                f"debug.{self.debug.half} is a half of stage dmd, and stage is {self.stages}; set stage=dmd"
-            )
-        if self.init is not None and self.stages == ["grpo"]:
-            raise ValueError("init is given, and it is stage dmd's; give the student of stage grpo as grpo.init")
-        if self.grpo.init is not None and {"dmd", "grpo"} <= set(self.stages):
-            raise ValueError(
-                "grpo.init is given and stage dmd would make another student; set stage=grpo, or leave grpo.init out"
-            )
-        if self.init is not None and "ode" in self.stages:
-            raise ValueError("init is given and stage ode would make another student; set stage=dmd, or leave init out")
-
-    def _check_frames(self) -> None:
-        student, block = self.student, self.student.block_frames
-        for name, frames in (
-            ("rollout.frames", self.rollout.frames),
-            ("window.frames", self.window.frames),
-            ("window.burn_in_frames", self.window.burn_in_frames),
-        ):
-            if frames % block:
-                raise ValueError(f"{name} is {frames}, no multiple of student.block_frames = {block}; change {name}")
-        if self.window.frames > self.rollout.frames:
-            raise ValueError(
-                f"window.frames = {self.window.frames} is longer than rollout.frames = {self.rollout.frames}; raise "
-                "rollout.frames or shorten the window"
-            )
-        if self.window.frames > student.horizon_frames:
-            raise ValueError(
-                f"window.frames = {self.window.frames} is longer than student.horizon_frames = "
-                f"{student.horizon_frames}, all that the teacher can judge; shorten the window"
-            )
-        if student.sink_frames:
-            raise ValueError(
-                f"student.sink_frames is {student.sink_frames}; training rolls without a sink: set it to 0"
-            )
-        for _, frames in self.rollout.curriculum:
-            if frames < self.window.frames or frames % block:
-                raise ValueError(
-                    f"rollout.curriculum has a horizon of {frames} frames; it must be a multiple of "
-                    f"student.block_frames = {block} that holds window.frames = {self.window.frames}"
-                )
-        law = parse_law(self.window.law)
-        if isinstance(law, Priority) and "grpo" in self.stages:
-            raise ValueError(
-                f"window.law={self.window.law} is for stage dmd, and stage is {self.stages}; run grpo with another law"
-            )
-        for frames in {self.rollout.frames, *(step[1] for step in self.rollout.curriculum)}:
-            starts = window_starts(frames, self.window.frames, block)
-            law(starts, self.window.frames, student.horizon_frames, numpy.random.default_rng(0))
-
-    def _check_batches(self) -> None:
-        ranks, micro_batch = self.cluster.learner_ranks, self.learner.micro_batch
-        sizes = {"teacher": "pretrain.batch_size", "ode": "ode.batch_size", "dmd": "dmd.batch_size"}
-        for name in (sizes[stage] for stage in self.stages if stage in sizes):
-            part, _, size = name.partition(".")
-            check_batch(name, getattr(getattr(self, part), size), ranks, micro_batch)
-        if self.cluster.kind == "inline" and self.learner.dtype != "float32":
-            raise ValueError(f"learner.dtype={self.learner.dtype} needs cluster=ray; set it, or learner.dtype=float32")
-        if self.learner.teacher_offload and not self.cluster.rank_gpus:
-            raise ValueError(
-                "learner.teacher_offload=true needs learner ranks on GPUs; set cluster.rank_gpus=1, or leave it"
-            )
-
-    def _check_buffer(self) -> None:
-        """Only stage dmd takes so many windows from one dispatch that the buffer could be too small for both."""
-        if "dmd" not in self.stages:
-            return
-        rollouts = self.rollout.batch * self.rollout.windows
-        updates = self.samples_per_update("dmd")
-        if self.buffer.windows < rollouts + updates:
-            raise ValueError(
-                f"buffer.windows = {self.buffer.windows} cannot hold one dispatch ({rollouts}) and one step ({updates}"
-                f"); raise it to {rollouts + updates}"
-            )
-        if self.buffer.policy == "wait" and self.buffer.max_age * updates < rollouts + updates:
-            needed = -(-(rollouts + updates) // updates)
-            raise ValueError(
-                f"buffer.max_age = {self.buffer.max_age} updates of {updates} windows cannot hold one dispatch "
-                f"({rollouts}) and one step with buffer.policy=wait; raise it to {needed}, or choose another policy"
-            )
