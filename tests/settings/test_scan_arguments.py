@@ -79,7 +79,7 @@ def test_with_a_student_given_no_stage_ode_is_run():
         (["window.law=uniform,gauss(1)"], 'window.law="gauss(1)" is unknown'),
         (["dmd.steps=4,0"], "dmd.steps is 0"),
         (["dmd.steps=4,many"], "dmd.steps"),
-        (["window.frames=12,120"], "window.frames = 120 is longer than rollout.frames"),
+        (["window.frames=12,120"], "window.frames=120: longer than rollout.frames"),
         (["scan.over={window: []}"], "scan.over has no values for window"),
         (["scan.over={}"], "nothing is scanned"),
         (["scan.over=3"], "scan.over=3 is no mapping"),

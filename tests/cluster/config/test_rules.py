@@ -28,6 +28,7 @@ from models.errors import ConfigError
         ("window.frames=24", "window.frames"),
         ("seed=-1", "seed"),
         ("run_dir=''", "run_dir"),
+        ("device_name=b300", "device_name"),
     ],
 )
 def test_a_mistake_is_refused_under_its_key(argument, key):
