@@ -37,8 +37,8 @@ from cluster.config.buffer_config import BufferConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share, pool_size
+from cluster.runs.factory import make_dispatcher
 from cluster.supply.dispatch import Dispatch
-from cluster.supply.factory import make_dispatcher
 from cluster.supply.wire import unwrap
 from cluster.weights.packed_weights import PackedWeights
 from learner.stage_config import DmdConfig

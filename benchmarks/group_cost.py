@@ -30,6 +30,7 @@ from actors.group_actor import GroupActor
 from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from benchmarks.command import run
 from benchmarks.line import print_line
+from cluster.runs.factory import make_scorer
 from cluster.supply.group_scoring import GroupScorer
 from models.checkpoints.weight_files import load_weights
 from models.network_config import StudentConfig
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     load_weights(student, path, "student")
     window = WindowConfig(burn_in_frames=GroupConfig().burn_in_frames)
     actor = GroupActor(shape, window, encode_text, TinyCodec(), FixedWeights(Weights.of(0, student)))
-    scorer = GroupScorer(config)
+    scorer = make_scorer(config)
     horizon = shape.horizon_frames
     costs(actor, scorer, dispatch(shape, horizon, 1, 0))  # what is slow only once
     forked, whole = [], []

@@ -6,10 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from cluster.config.run_config import Config
+from cluster.runs.factory import computing_of, make_actor, make_scorer, make_supply
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.trace import Span, Tracer, shares_of
-from cluster.supply.factory import computing_of, make_actor
-from cluster.supply.group_scoring import GroupScorer
 from cluster.supply.supply import State, Supply
 from cluster.supply.validation import BadWindow, inspect_values
 from models.records import Group, Trajectory, Weights, Window
@@ -27,9 +26,9 @@ class InlineCluster:
     def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
         self.tracer.settle()
-        self.supply = Supply(stage, config, state, kept)
+        self.supply = make_supply(stage, config, state, kept)
         self.actor, self.computing = make_actor(stage, config, self), computing_of(config)
-        self.scorer = GroupScorer(config) if stage == "grpo" else None
+        self.scorer = make_scorer(config) if stage == "grpo" else None
         self.published = None
         self.number = 0
 
@@ -37,7 +36,7 @@ class InlineCluster:
         """Hand the newest weights to the actor."""
         self.tracer.settle()
         version = self.folder.next_version()
-        self.supply.lineage.publish(version, update)
+        self.supply.versions.publish(version, update)
         stored = self.computing.cast(tensors)
         self.published = Weights(version, {name: tensor.clone() for name, tensor in stored.items()})
 
@@ -88,7 +87,7 @@ class InlineCluster:
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
-        return [] if self.supply is None else self.supply.consumption.ledger()
+        return [] if self.supply is None else self.supply.ledger.drain()
 
     def spans(self) -> list[Span]:
         """What this process did since this was last asked."""

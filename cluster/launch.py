@@ -11,6 +11,7 @@ from cluster.config.run_config import Config
 from cluster.inline import InlineCluster
 from cluster.planning import placement
 from cluster.runs.display import Display
+from cluster.runs.factory import make_scorer
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
 from cluster.runs.run_world import check_world
@@ -18,7 +19,6 @@ from cluster.runs.saved_windows import SavedCluster, alone
 from cluster.runs.saved_windows import check as check_saved_windows
 from cluster.runs.trajectories import check_pairs
 from cluster.runs.wandb_log import check_login
-from cluster.supply.group_scoring import GroupScorer
 from models.checkpoints.weight_files import check_weights, verify_weights
 from models.wan.network import Wan
 
@@ -91,7 +91,7 @@ def preflight(config: Config) -> None:
         )
     check_world(config)
     if "grpo" in stages:
-        GroupScorer(config)  # every reward and sentinel is made once, with its flow
+        make_scorer(config)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:
         for source in [config.grpo_init_source] + [config.grpo_critic_source] * (config.grpo.dmd_weight > 0):
             check_weights(source.path, source.key, student, source.part)

@@ -8,9 +8,9 @@ import ray
 from torch import Tensor
 
 from cluster.config.run_config import Config
+from cluster.runs.factory import computing_of
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.trace import Span, Tracer, clock_offset, shares_of
-from cluster.supply.factory import computing_of
 from cluster.supply.supply import State
 from cluster.supply.wire import unwrap
 from cluster.weights.object_store import Publisher

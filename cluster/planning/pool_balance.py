@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from cluster.config.run_config import Config
-from cluster.supply.factory import make_dispatcher
+from cluster.runs.factory import make_dispatcher
 from models.records import Rollout
 
 _DISPATCHES = 512

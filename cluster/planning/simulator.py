@@ -16,8 +16,8 @@ from typing import Any
 
 from actors.student_actor import blocks_kept
 from cluster.config.run_config import Config
+from cluster.runs.factory import make_supply
 from cluster.supply.dispatch import Dispatch
-from cluster.supply.supply import Supply
 from models.records import CRITIC, STUDENT, Rollout, WindowPlan
 
 _ARRIVAL, _LEARNER, _DONE = range(3)
@@ -125,8 +125,8 @@ class _Sample:
 class _Stage:
     def __init__(self, config: Config, pace: Pace, actors: int):
         self.config, self.pace = config, pace
-        self.supply = Supply("dmd", config)
-        self.supply.lineage.publish(0, 0)
+        self.supply = make_supply("dmd", config)
+        self.supply.versions.publish(0, 0)
         self.roles = [CRITIC] * config.dmd.critic_updates + [STUDENT]
         self.seconds = [pace.critic_s] * config.dmd.critic_updates + [pace.student_s + pace.publish_s]
         self.now, self.requests, self.first_window_s = 0.0, 0, 0.0
@@ -213,12 +213,12 @@ class _Stage:
     def _publish(self) -> None:
         version = len(self.published_s)
         self.published_s.append(self.now)
-        self.supply.lineage.publish(version, version)
+        self.supply.versions.publish(version, version)
         self.ended_s.append(self.now)
         self.waited_s.append(self.waiting_s)
         self.worked_s.append(self.done_s + sum(self.now - begun for begun in self.begun.values()))
-        self.ages.append(_mean([window["age"] for window in self.supply.consumption.ledger()]))
-        self.supply.consumption.ages.clear()
+        self.ages.append(_mean([window["age"] for window in self.supply.ledger.drain()]))
+        self.supply.ledger.ages.clear()
         self.waiting_s = 0.0
 
     def _at(self, when_s: float, what: int, subject: Any) -> None:

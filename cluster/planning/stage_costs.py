@@ -7,7 +7,7 @@ from cluster.config.devices import DEVICES
 from cluster.config.run_config import Config
 from cluster.planning import wan_costs
 from cluster.planning.pool_balance import made_share
-from cluster.supply.factory import make_dispatcher
+from cluster.runs.factory import make_dispatcher
 from models.flow_matching import warped_sigmas
 from models.records import GRPO
 

@@ -13,6 +13,7 @@ from cluster.pool.ray_pool import Pool, RayPool
 from cluster.pool.reward_pool import RewardPool
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.supervisor import Staffing
+from cluster.runs.factory import make_supply
 from cluster.runs.trace import Reading, Span
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.supply import State, Supply
@@ -56,7 +57,7 @@ class Coordinator(Staffing):
         self.stage, self.stage_config, self.failure = stage, config, None
         before, self.shelf = self.shelf, self._new_shelf()
         before.wake()  # who asks for weights of the epoch before learns that it is over
-        self.supply = Supply(stage, config, state, kept)
+        self.supply = make_supply(stage, config, state, kept)
         self.rewards = self.reward_pool(config, self.say)
         self.packed, self.parcels = {}, {}
         self._start_drivers(config.samples_per_update(stage))
@@ -80,7 +81,7 @@ class Coordinator(Staffing):
         """Own what the learner offers; actors find it at their next block. The learner does not wait for any actor."""
         supply, shelf = self._begun(), self.shelf
         packed = await shelf.collect(version, source, ticket)
-        supply.lineage.publish(version, packed.update)
+        supply.versions.publish(version, packed.update)
         self.workload.published(packed)
         await self._wake_one(self.room)
 
@@ -161,7 +162,7 @@ class Coordinator(Staffing):
 
     async def ledger(self) -> list[dict[str, Any]]:
         """Every window taken since this was last asked."""
-        return [] if self.supply is None else self.supply.consumption.ledger()
+        return [] if self.supply is None else self.supply.ledger.drain()
 
     def situation(self) -> str:
         """For people, in a line."""

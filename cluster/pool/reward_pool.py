@@ -14,8 +14,8 @@ from torch import Tensor
 from cluster.config.run_config import Config
 from cluster.errors import RunFailed
 from cluster.planning import placement
+from cluster.runs.factory import make_scorer
 from cluster.runs.trace import Span, Tracer
-from cluster.supply.group_scoring import GroupScorer
 from cluster.supply.tensor_bytes import PackedTensors, pack_tensors, unpack_tensors
 from cluster.supply.wire import Parcel, unwrap
 from models.records import GRPO, Group
@@ -48,7 +48,7 @@ class RewardProcess:
 
     def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
-        self.scorer = GroupScorer(config, "cuda" if config.cluster.reward_gpus else "cpu")
+        self.scorer = make_scorer(config, "cuda" if config.cluster.reward_gpus else "cpu")
 
     def node(self) -> str:
         """Ray's id of the node that this process is on."""

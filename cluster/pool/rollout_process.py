@@ -17,8 +17,8 @@ from cluster.config.run_config import Config
 from cluster.errors import Leaving, StageEnded
 from cluster.pool.driver_messages import forward_warnings
 from cluster.pool.scale_down import Place
+from cluster.runs.factory import make_actor
 from cluster.runs.trace import Span, Tracer, clock_offset
-from cluster.supply.factory import make_actor
 from cluster.supply.wire import Parcel, unwrap, wrap
 from cluster.weights.collective import collective_fetch
 from cluster.weights.object_store import store_fetch

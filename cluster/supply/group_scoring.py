@@ -1,13 +1,14 @@
 """A group's rewards, wherever they are computed: in a reward process on Ray, in the one process inline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cluster.config.run_config import Config
-from cluster.runs.run_world import codec_of
 from models.records import GRPO, SENTINEL, Group
+from models.worlds.video_codec import VideoCodec
+from rewards.reward_config import RewardConfig
 from rewards.scorer import Scorer
 
 
@@ -25,12 +26,11 @@ class Scored:
 class GroupScorer:
     """Scores groups by the rewards of their role: those that are trained on, or the sentinels' metrics."""
 
-    def __init__(self, config: Config, device: str = "cpu"):
-        """Decodes on `device`. Raises ValueError where a reward, its flow or the codec cannot be made."""
-        self.device = torch.device(device)
-        self.codec = codec_of(config, self.device)
-        names = {GRPO: list(config.reward.weights), SENTINEL: config.sentinel.metrics}
-        self.scorers = {role: Scorer(config.reward, own, self._decode) for role, own in names.items()}
+    def __init__(self, reward: RewardConfig, sentinels: Sequence[str], codec: VideoCodec, device: torch.device):
+        """`sentinels`: metrics by name; `codec` is on `device`. Raises ValueError for a reward that cannot be made."""
+        self.codec, self.device = codec, device
+        names = {GRPO: list(reward.weights), SENTINEL: list(sentinels)}
+        self.scorers = {role: Scorer(reward, own, self._decode) for role, own in names.items()}
 
     def __call__(self, group: Group, reference: Tensor | None) -> Scored:
         """`reference` [R C H W] are the first frames of the group's own video, where it does not begin with them."""

@@ -1,14 +1,61 @@
-"""What the learner was given: every window by name, where it started, how old it was."""
+"""The books of a stage: versions that were published, windows that were taken, scores that are missing."""
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from models.records import Group, Trajectory, Window
+from cluster.errors import RunFailed
+from models.records import Group, Trajectory
+from rewards.reward_config import RewardConfig
+
+SCORES_AT_LEAST = 50
+"""Scores of a reward before the share that failed is looked at."""
+NONE_AT_LEAST, GROUPS_AT_LEAST = 16, 3
+"""Scores of a reward, and groups that they come from, all failed, that show that it does not work.
+
+One lost process may cost a whole group's.
+"""
+LAST_SCORES = 200
+"""Scores that the share is taken over: a reward that dies late must stop the run as one that never worked."""
 
 
-class Consumption:
-    """Starts are counted from the beginning of the stage; windows and ages since they were last asked for."""
+class VersionHistory:
+    """Keeps the student update that each published version was made after.
+
+    After a rollback the versions since the checkpoint are missing, and their numbers are not used again: a window that
+    names one of them comes from a timeline that no longer exists.
+    """
+
+    def __init__(self, published: Iterable[tuple[int, int]] = ()):
+        self.updates = dict(published)
+
+    @property
+    def newest(self) -> int | None:
+        """The last published version."""
+        return max(self.updates, default=None)
+
+    @property
+    def update(self) -> int:
+        """The student update that the newest version was made after."""
+        return self.updates[self.newest] if self.updates else 0
+
+    def publish(self, version: int, update: int) -> None:
+        """Note a new version. Raises ValueError if its number was used before."""
+        if self.updates and version <= self.newest:
+            raise ValueError(f"version {version} was published after version {self.newest}: numbers only rise")
+        self.updates[version] = update
+
+    def age(self, version: int) -> int:
+        """Student updates between `version` and the newest one."""
+        return self.update - self.updates[version]
+
+    def __contains__(self, version: int) -> bool:
+        return version in self.updates
+
+
+class WindowLedger:
+    """Counts starts since the beginning of the stage; lists windows and ages since they were last drained."""
 
     def __init__(self, starts: Iterable[tuple[str, Iterable[tuple[int, int]]]] = ()):
         """`starts` as `state` gave them."""
@@ -17,8 +64,8 @@ class Consumption:
         self.ages: list[tuple[int, int]] = []
         """(start, age)."""
 
-    def note(self, role: str, taken: Sequence[Window | Group | Trajectory], age: Callable[[Any], int]) -> None:
-        """The learner gets these samples."""
+    def note(self, role: str, taken: Sequence[Any], age: Callable[[Any], int]) -> None:
+        """Enter samples that the learner gets. A teacher's trajectory does not age."""
         self.starts.setdefault(role, Counter()).update(sample.start for sample in taken)
         for sample in taken:
             place = {"role": role, "rollout": sample.rollout, "attempt": sample.attempt, "index": sample.index}
@@ -26,32 +73,72 @@ class Consumption:
             if not isinstance(sample, Trajectory):
                 self.ages.append((sample.start, age(sample)))
 
-    def ledger(self) -> list[dict[str, Any]]:
-        """Every window taken since this was last asked: role, rollout, attempt, index, start and age."""
+    def drain(self) -> list[dict[str, Any]]:
+        """Every window taken since the last call: role, rollout, attempt, index, start and age."""
         taken, self.taken = self.taken, []
         return taken
 
     def metrics(self) -> dict[str, object]:
-        """Where the taken ones started, {role: {start: windows}}, and the ages since this was last asked."""
-        ages, self.ages = self.ages, []
+        """Starts of the taken windows, {role: {start: windows}}, and their ages since the last call: mean, largest,
+        and mean by start."""
+        ages, self.ages = sorted(self.ages), []
         starts = {role: dict(sorted(counts.items())) for role, counts in self.starts.items()}
-        return {"buffer/starts": starts} | ages_of(ages)
+        if not ages:
+            return {"buffer/starts": starts}
+        by_start: dict[int, list[int]] = {}
+        for start, age in ages:
+            by_start.setdefault(start, []).append(age)
+        return {
+            "buffer/starts": starts,
+            "buffer/age_mean": sum(age for _, age in ages) / len(ages),
+            "buffer/age_max": max(age for _, age in ages),
+            "buffer/age_by_start": {start: sum(of_start) / len(of_start) for start, of_start in by_start.items()},
+        }
 
     def state(self) -> list[tuple[str, list[tuple[int, int]]]]:
         """For a checkpoint."""
         return [(role, sorted(counts.items())) for role, counts in self.starts.items()]
 
 
-def ages_of(ages: Sequence[tuple[int, int]]) -> dict[str, object]:
-    """How old windows are: mean, largest, and mean by start, from (start, age) of each; nothing without windows."""
-    if not ages:
-        return {}
-    by_start: dict[int, list[int]] = {}
-    for start, age in sorted(ages):
-        by_start.setdefault(start, []).append(age)
-    of_all = [age for _, age in ages]
-    return {
-        "buffer/age_mean": sum(of_all) / len(of_all),
-        "buffer/age_max": max(of_all),
-        "buffer/age_by_start": {start: sum(found) / len(found) for start, found in by_start.items()},
-    }
+class RewardFails(RunFailed):
+    """Stops a run whose reward fails more often than reward.max_failure_rate allows."""
+
+
+class ScoreLedger:
+    """Counts requested and missing scores by reward; the share of the last ones can stop the run."""
+
+    def __init__(self, config: RewardConfig, state: Iterable[tuple[str, int, int, Iterable[bool]]] = ()):
+        """`state` as `state` gave it."""
+        self.config = config
+        self.failed: Counter[str] = Counter()
+        self.groups: Counter[str] = Counter()
+        self.last: dict[str, deque[bool]] = {}
+        for name, failed, groups, last in state:
+            self.failed[name], self.groups[name] = failed, groups
+            self.last[name] = deque(map(bool, last), LAST_SCORES)
+
+    def note(self, group: Group) -> None:
+        """Count a group's scores. Raises RewardFails, but not for a reward of weight 0, which nothing depends on."""
+        for name, scores in group.scores.items():
+            missing = [math.isnan(score) for windows in scores for score in windows]
+            last = self.last.setdefault(name, deque(maxlen=LAST_SCORES))
+            last.extend(missing)
+            self.failed[name] += sum(missing)
+            self.groups[name] += 1
+            share = sum(last) / len(last)
+            dead = share == 1 and len(last) >= NONE_AT_LEAST and self.groups[name] >= GROUPS_AT_LEAST
+            if self.config.weights.get(name) == 0 or not (dead or len(last) >= SCORES_AT_LEAST):
+                continue
+            if share > self.config.max_failure_rate:
+                raise RewardFails(
+                    f"reward {name} failed for {share:.0%} of the last {len(last)} windows (reward.max_failure_rate = "
+                    f"{self.config.max_failure_rate}); the lines above say why; checkpoints are good"
+                )
+
+    def metrics(self) -> dict[str, Any]:
+        """Failed scores since the stage began, by reward."""
+        return {f"reward/{name}/failed": self.failed[name] for name in sorted(self.last)}
+
+    def state(self) -> list[tuple[str, int, int, list[bool]]]:
+        """For a checkpoint."""
+        return [(name, self.failed[name], self.groups[name], list(self.last[name])) for name in sorted(self.last)]

@@ -5,27 +5,24 @@
 
 import logging
 from collections import deque
-from collections.abc import Collection
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from actors.drift_tracker import DriftTracker, latent_drift
+from actors.rollout_config import RolloutConfig, WindowConfig
 from actors.student_actor import blocks_kept
-from actors.window_law import Priority, parse_law
-from cluster.config.run_config import Config
 from cluster.errors import RunFailed
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.dispatch import Dispatch
-from cluster.supply.factory import make_dispatcher
-from cluster.supply.ledger import Consumption
-from cluster.supply.reward_failures import ScoreBook
+from cluster.supply.ledger import ScoreLedger, VersionHistory, WindowLedger
 from cluster.supply.validation import BadWindow, inspect, inspect_block, inspect_origin
-from cluster.supply.version_history import Lineage
 from cluster.supply.wire import Item, put_together, rollout_of, take_apart
+from models.network_config import StudentConfig
 from models.records import Group, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan, first_frames
+from rewards.reward_config import RewardConfig
 
 BAD_AT_LEAST = 5
 """Refused windows before their share is looked at."""
@@ -36,6 +33,13 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 _log = logging.getLogger(__name__)
 
 
+class Dispatcher(Protocol):
+    """Draws rollouts."""
+
+    def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
+        """One dispatch, whose first rollout has the number `first`, after student update `update`."""
+
+
 class TooManyBad(RunFailed):
     """More windows were refused than buffer.bad_share allows."""
 
@@ -43,12 +47,23 @@ class TooManyBad(RunFailed):
 class Supply:
     """Of one stage."""
 
-    def __init__(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()):
-        self.stage, self.config, self.window = stage, config, config.window_of(stage)
-        self.drift = DriftTracker() if isinstance(parse_law(config.window.law), Priority) and stage == "dmd" else None
-        self.dispatcher = make_dispatcher(stage, config, kept, self.drift)
-        self.buffer = WindowBuffer(config.buffer, config.seed, config.samples_per_update(stage))
-        self.lineage = Lineage()
+    def __init__(
+        self,
+        stage: str,
+        dispatcher: Dispatcher,
+        buffer: WindowBuffer,
+        student: StudentConfig,
+        window: WindowConfig,
+        rollout: RolloutConfig,
+        reward: RewardConfig,
+        drift: DriftTracker | None = None,
+        state: State | None = None,
+    ):
+        """`drift` is what `dispatcher` goes by, where it goes by the drift of videos; `state` is a checkpoint's."""
+        self.stage, self.dispatcher, self.buffer = stage, dispatcher, buffer
+        self.student, self.window, self.rollout, self.reward = student, window, rollout, reward
+        self.drift = drift
+        self.versions = VersionHistory()
         self.next_rollout = 0
         self.drawn: tuple[int, int, list[Rollout]] | None = None
         """What was drawn last, for which first rollout and after which update: it is asked for until there is room."""
@@ -57,8 +72,8 @@ class Supply:
         self.attempts: dict[int, int] = {}
         self.returned: deque[Dispatch] = deque()
         self.plans: dict[int, list[Any]] = {}
-        self.consumption = Consumption()
-        self.score_book = ScoreBook(config.reward)
+        self.ledger = WindowLedger()
+        self.scores = ScoreLedger(reward)
         self.blocks = 0
         """Blocks of video that came since the metrics were last asked for."""
         if state is not None:
@@ -84,7 +99,7 @@ class Supply:
         return Dispatch(rollouts)
 
     def _drawn(self) -> list[Rollout]:
-        place = (self.next_rollout, self.lineage.update)
+        place = (self.next_rollout, self.versions.update)
         if self.drawn is None or self.drawn[:2] != place:
             self.drawn = (*place, self.dispatcher.rollouts(*place))
         return self.drawn[2]
@@ -99,8 +114,8 @@ class Supply:
         if not missing:
             return
         again = None
-        if self.config.rollout.continued and not afresh:
-            again = dispatch.continued(rows, missing, self.config.student.block_frames, self.config.window.frames)
+        if self.rollout.continued and not afresh:
+            again = dispatch.continued(rows, missing, self.student.block_frames, self.window.frames)
         if again is None:
             again = Dispatch([self._next_attempt(rollout) for rollout in missing], lost=dispatch.lost + 1)
         self.returned.append(again)
@@ -120,7 +135,7 @@ class Supply:
         plans: dict[int, list[WindowPlan]] = {}
         while self.buffer.refills:
             rollout, index = self.buffer.refills[0]
-            if rollout not in plans and len(plans) == self.config.rollout.batch:
+            if rollout not in plans and len(plans) == self.rollout.batch:
                 break
             self.buffer.refills.popleft()
             plans.setdefault(rollout, []).append(self._plan(rollout, index))
@@ -134,10 +149,10 @@ class Supply:
     def inspect(self, dispatch: Dispatch, item: Item) -> None:
         """Raise BadWindow for what must not be trained on, scored, or gone on from; `inspect_values` let it pass."""
         if isinstance(item, MadeBlock):
-            inspect_block(item, dispatch.made, len(dispatch.rollouts), self.config.student, self.lineage)
+            inspect_block(item, dispatch.made, len(dispatch.rollouts), self.student, self.versions)
         elif isinstance(item, Window | Group | Trajectory):
             row = self._row(dispatch, item)
-            inspect(item, dispatch.rollouts[row], self.config.student, self.window, self.lineage)
+            inspect(item, dispatch.rollouts[row], self.student, self.window, self.versions)
             if not isinstance(item, Trajectory):
                 inspect_origin(item, row, dispatch.made)
 
@@ -149,19 +164,19 @@ class Supply:
             self._keep_block(dispatch, item)
         elif isinstance(item, Window | Group | Trajectory):
             if isinstance(item, Group):
-                self.score_book.note(item)
+                self.scores.note(item)
             self.buffer.put(item)
 
     def _keep_block(self, dispatch: Dispatch, block: MadeBlock) -> None:
         self.blocks += len(block.x0)
         dispatch.made.append(block)
-        first = block.index * self.config.student.block_frames < self.config.student.horizon_frames
+        first = block.index * self.student.block_frames < self.student.horizon_frames
         if first and (self.stage == "grpo" or self.drift is not None):
             dispatch.opening.append(block)
         if self.drift is not None:
             began = torch.cat([entry.x0 for entry in dispatch.opening], dim=1)
             self.drift.note(block.index, latent_drift(began, block.x0))
-        while len(dispatch.made) > blocks_kept(self.config.student, self.window):
+        while len(dispatch.made) > blocks_kept(self.student, self.window):
             dispatch.made.popleft()
 
     def _row(self, dispatch: Dispatch, item: Window | Group | Trajectory) -> int:
@@ -173,9 +188,7 @@ class Supply:
 
     def reference(self, dispatch: Dispatch, group: Group) -> Tensor | None:
         """How the group's own video began, [R C H W]; None for a group that begins with it."""
-        return first_frames(
-            dispatch.opening, self._row(dispatch, group), group.start, self.config.student.horizon_frames
-        )
+        return first_frames(dispatch.opening, self._row(dispatch, group), group.start, self.student.horizon_frames)
 
     def refuse(self, bad: BadWindow) -> None:
         """Count a refused window. Raises TooManyBad when they are no accident any more."""
@@ -184,10 +197,10 @@ class Supply:
         counts["refused"] += 1
         counts[f"refused_{bad.reason}"] += 1
         share = counts["refused"] / (counts["refused"] + counts["delivered"])
-        if counts["refused"] >= BAD_AT_LEAST and share > self.config.buffer.bad_share:
+        if counts["refused"] >= BAD_AT_LEAST and share > self.buffer.config.bad_share:
             raise TooManyBad(
                 f"{counts['refused']} windows were refused, {share:.0%} of those that came (buffer.bad_share = "
-                f"{self.config.buffer.bad_share}); the last one: {bad}"
+                f"{self.buffer.config.bad_share}); the last one: {bad}"
             )
 
     # -- what the learner gets ------------------------------------------------------------------------------------
@@ -204,12 +217,12 @@ class Supply:
                 return None
             # A rank that asks for this plan has everything of the last but one: its updates are collective.
             self.plans = {kept: plan for kept, plan in self.plans.items() if kept >= number - 1} | {number: taken}
-            self.consumption.note(role, taken, self._age)
+            self.ledger.note(role, taken, self._age)
             self._close({sample.rollout for sample in taken})
         return self.plans[number]
 
     def _age(self, sample: Window | Group | Trajectory) -> int:
-        return 0 if isinstance(sample, Trajectory) else self.lineage.age(sample.version)
+        return 0 if isinstance(sample, Trajectory) else self.versions.age(sample.version)
 
     def _close(self, rollouts: set[int]) -> None:
         """Forget rollouts of which every window was taken."""
@@ -220,9 +233,9 @@ class Supply:
 
     def metrics(self) -> dict[str, object]:
         """Depth, windows by outcome, and what was taken; since this was last asked, the blocks that came."""
-        found = {} if self.lineage.newest is None else {"weights/version": self.lineage.newest}
+        found = {} if self.versions.newest is None else {"weights/version": self.versions.newest}
         found |= {"buffer/depth": self.buffer.depth, "buffer/pending": len(self.buffer.pending)}
-        found |= {"rollout/blocks": self.blocks} | self.consumption.metrics() | self.score_book.metrics()
+        found |= {"rollout/blocks": self.blocks} | self.ledger.metrics() | self.scores.metrics()
         self.blocks = 0
         return found | {f"windows/{outcome}": n for outcome, n in sorted(self.buffer.counts.items())}
 
@@ -238,11 +251,11 @@ class Supply:
         plain = {
             "stage": self.stage,
             "next_rollout": self.next_rollout,
-            "lineage": sorted(self.lineage.updates.items()),
+            "lineage": sorted(self.versions.updates.items()),
             "open": [asdict(rollout) for rollout in self.open.values()],
             "attempts": sorted(self.attempts.items()),
-            "starts": self.consumption.state(),
-            "scores": self.score_book.state(),
+            "starts": self.ledger.state(),
+            "scores": self.scores.state(),
             "buffer": self.buffer.state(),
             "waiting": waiting,
         } | ({} if self.drift is None else {"straying": self.drift.state()})
@@ -257,17 +270,17 @@ class Supply:
         self.buffer.restore(
             plain["buffer"], [put_together(sample, parts[i]) for i, sample in enumerate(plain["waiting"])]
         )
-        self.lineage = Lineage((version, update) for version, update in plain["lineage"])
+        self.versions = VersionHistory((version, update) for version, update in plain["lineage"])
         self.next_rollout = plain["next_rollout"]
         self.attempts = dict(tuple(pair) for pair in plain["attempts"])
-        self.consumption = Consumption(plain["starts"])
-        self.score_book = ScoreBook(self.config.reward, plain["scores"])
+        self.ledger = WindowLedger(plain["starts"])
+        self.scores = ScoreLedger(self.reward, plain["scores"])
         if self.drift is not None:
             self.drift.by_block = DriftTracker(plain["straying"]).by_block
         self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
         missing = [r for r in (self._in_flight(rollout) for rollout in self.open.values()) if r.windows]
-        for first in range(0, len(missing), self.config.rollout.batch):
-            batch = missing[first : first + self.config.rollout.batch]
+        for first in range(0, len(missing), self.rollout.batch):
+            batch = missing[first : first + self.rollout.batch]
             self.returned.append(Dispatch([self._next_attempt(rollout) for rollout in batch]))
 
     def _in_flight(self, rollout: Rollout) -> Rollout:

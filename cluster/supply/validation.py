@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from actors.rollout_config import WindowConfig
-from cluster.supply.version_history import Lineage
+from cluster.supply.ledger import VersionHistory
 from cluster.supply.wire import Item, take_apart
 from models.network_config import StudentConfig
 from models.records import Group, GroupPlan, MadeBlock, Rollout, Trajectory, Window, WindowPlan
@@ -20,14 +20,14 @@ class BadWindow(ValueError):
 
 
 def inspect_block(
-    block: MadeBlock, before: Sequence[MadeBlock], rows: int, student: StudentConfig, known: Lineage
+    block: MadeBlock, before: Sequence[MadeBlock], rows: int, student: StudentConfig, versions: VersionHistory
 ) -> None:
     """Raise BadWindow unless `block` follows those before it, of `rows` videos: others may go on from it."""
     where = f"block {block.index}"
     expected = before[-1].index + 1 if before else 0
     if block.index != expected:
         raise BadWindow("splice", f"{where} came where block {expected} was to come")
-    if block.version not in known:
+    if block.version not in versions:
         raise BadWindow("version", f"{where} names version {block.version}, which was not published on this timeline")
     shape = (rows, student.block_frames, *student.frame_shape)
     tensors = {"x0": block.x0} | {f"input {step}": x for step, x in block.inputs.items()}
@@ -36,7 +36,11 @@ def inspect_block(
 
 
 def inspect(
-    item: Window | Group | Trajectory, rollout: Rollout, student: StudentConfig, window: WindowConfig, known: Lineage
+    item: Window | Group | Trajectory,
+    rollout: Rollout,
+    student: StudentConfig,
+    window: WindowConfig,
+    versions: VersionHistory,
 ) -> None:
     """Raise BadWindow unless `item` is a window of `rollout` as planned, by weights that were published here.
 
@@ -51,10 +55,10 @@ def inspect(
     if item.prompt != rollout.prompt or getattr(item, "seed", rollout.seed) != rollout.seed:
         raise BadWindow("plan", f"{where} has another prompt or seed than was drawn for it")
     if isinstance(item, Window):
-        _inspect_window(item, plan, where, student, window, known)
+        _inspect_window(item, plan, where, student, window, versions)
         _inspect_image(item, "image", item.image, student.frame_shape, where, student)
     elif isinstance(item, Group):
-        _inspect_group(item, plan, where, student, window, known)
+        _inspect_group(item, plan, where, student, window, versions)
         images = (plan.members, *student.frame_shape)
         _inspect_image(item, "images", item.images, images, where, student)
     else:
@@ -97,7 +101,7 @@ def inspect_origin(sample: Window | Group, row: int, made: Sequence[MadeBlock]) 
 
 
 def _inspect_window(
-    window: Window, plan: WindowPlan, where: str, student: StudentConfig, config: WindowConfig, known: Lineage
+    window: Window, plan: WindowPlan, where: str, student: StudentConfig, config: WindowConfig, versions: VersionHistory
 ) -> None:
     if (window.role, window.start, window.step) != (plan.role, plan.start, plan.step):
         raise BadWindow("plan", f"{where} has another role, start or step than was drawn for it")
@@ -105,11 +109,11 @@ def _inspect_window(
         _inspect_shape(getattr(window, name), (config.frames, *student.frame_shape), f"{where}: {name}")
     if len({tensor.dtype for tensor in (window.context, window.latents, window.noisy)}) > 1:
         raise BadWindow("dtype", f"{where} mixes dtypes")
-    _inspect_past(window, config.frames, where, student, config, known)
+    _inspect_past(window, config.frames, where, student, config, versions)
 
 
 def _inspect_group(
-    group: Group, plan: GroupPlan, where: str, student: StudentConfig, config: WindowConfig, known: Lineage
+    group: Group, plan: GroupPlan, where: str, student: StudentConfig, config: WindowConfig, versions: VersionHistory
 ) -> None:
     if (group.role, group.start, group.step, group.transitions) != (plan.role, plan.start, plan.step, plan.transitions):
         raise BadWindow("plan", f"{where} has another role, fork or transitions than was drawn for it")
@@ -118,7 +122,7 @@ def _inspect_group(
     wanted |= dict.fromkeys(("states", "samples", "behaviour"), (plan.members, len(plan.transitions), *frames))
     for name, shape in wanted.items():
         _inspect_shape(getattr(group, name), shape, f"{where}: {name}")
-    _inspect_past(group, plan.frames, where, student, config, known)
+    _inspect_past(group, plan.frames, where, student, config, versions)
 
 
 def _inspect_image(
@@ -138,14 +142,19 @@ def _inspect_image(
 
 
 def _inspect_past(
-    sample: Window | Group, frames: int, where: str, student: StudentConfig, config: WindowConfig, known: Lineage
+    sample: Window | Group,
+    frames: int,
+    where: str,
+    student: StudentConfig,
+    config: WindowConfig,
+    versions: VersionHistory,
 ) -> None:
     context = min(sample.start, student.context_frames + config.burn_in_frames)
     _inspect_shape(sample.context, (context, *student.frame_shape), f"{where}: context")
     blocks = (context + frames) // student.block_frames
     if len(sample.versions) != blocks:
         raise BadWindow("version", f"{where} has {len(sample.versions)} versions for {blocks} blocks")
-    unknown = [version for version in sample.versions if version not in known]
+    unknown = [version for version in sample.versions if version not in versions]
     if unknown:
         raise BadWindow("version", f"{where} names version {unknown[0]}, which was not published on this timeline")
 

@@ -16,9 +16,9 @@ from cluster.config.run_config import Config
 from cluster.config.scan_config import ScanConfig
 from cluster.launch import launch, preflight
 from cluster.runs.cluster_interface import Cluster
+from cluster.runs.factory import computing_of
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import Progress
-from cluster.supply.factory import computing_of
 from cluster.tuning.trials import Loop, Trial
 from evaluation.metrics import segment_metrics
 from learner.parallel import collectives

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks import control_plane
 from benchmarks.decoupling import Measured, block_s, lock_step, run_alone, run_config, starts_p_value, streaming
-from cluster.supply.factory import make_dispatcher
+from cluster.runs.factory import make_dispatcher
 from models.records import CRITIC, STUDENT
 
 

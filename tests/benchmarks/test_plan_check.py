@@ -11,9 +11,9 @@ import settings
 from actors.student_actor import blocks_kept
 from benchmarks.plan_check import PACE, POOLS, UPDATES, WARM_UP, run_config
 from cluster.planning.simulator import rehearse
-from cluster.supply.factory import make_dispatcher
+from cluster.runs.factory import make_dispatcher
+from cluster.supply.ledger import VersionHistory
 from cluster.supply.validation import inspect, inspect_block
-from cluster.supply.version_history import Lineage
 from models.records import MadeBlock, Weights
 from tests.fakes.sleeping_pool import SleepingActor
 
@@ -38,15 +38,18 @@ def test_a_sleeping_actor_makes_what_was_asked_for_in_the_time_that_it_should_ta
     elapsed_s = time.perf_counter() - began
     blocks = [item for item in items if isinstance(item, MadeBlock)]
     windows = [item for item in items if not isinstance(item, MadeBlock)]
-    lineage, last = Lineage((i, i) for i in range(len(blocks) + 1)), blocks[-1].index * config.student.block_frames
+    versions, last = (
+        VersionHistory((i, i) for i in range(len(blocks) + 1)),
+        blocks[-1].index * config.student.block_frames,
+    )
     assert last == max(plan.start for rollout in rollouts for plan in rollout.windows) + config.window.frames - 3
     assert [block.version for block in blocks] == list(range(len(blocks)))
     for i, block in enumerate(blocks):
         inspect_block(
-            block, blocks[max(0, i - blocks_kept(config.student, config.window)) : i], 2, config.student, lineage
+            block, blocks[max(0, i - blocks_kept(config.student, config.window)) : i], 2, config.student, versions
         )
     for window in windows:
-        inspect(window, next(r for r in rollouts if r.id == window.rollout), config.student, config.window, lineage)
+        inspect(window, next(r for r in rollouts if r.id == window.rollout), config.student, config.window, versions)
     asked = sorted((r.id, plan.index) for r in rollouts for plan in r.windows)
     assert sorted((window.rollout, window.index) for window in windows) == asked
     assert elapsed_s >= len(blocks) * BLOCK_S

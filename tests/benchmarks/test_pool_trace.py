@@ -6,7 +6,7 @@ from benchmarks.pool_trace import main
 from cluster.autoscale.loop import Autoscaling
 from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
-from cluster.supply.supply import Supply
+from cluster.runs.factory import make_supply
 from tests.fakes.small_runs import small
 
 
@@ -18,7 +18,7 @@ def test_a_picture_is_drawn_of_every_run_that_looked_at_its_pool_and_of_no_other
             main(arguments)
     autoscaling = Autoscaling(config, Meter(60.0))
     for size in (1, 20, 4):  # 20 is more than is allowed: a change
-        autoscaling.write(autoscaling.look(size, Supply("dmd", config).buffer, "dmd").entry)
+        autoscaling.write(autoscaling.look(size, make_supply("dmd", config).buffer, "dmd").entry)
     main([str(tmp_path)])
     main([str(tmp_path), f"out={tmp_path / 'other.png'}"])
     for name in ("pool_trace.png", "other.png"):

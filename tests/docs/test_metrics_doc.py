@@ -16,7 +16,7 @@ from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.launch import launch, preflight
 from cluster.pool.workload import Workload
-from cluster.supply.supply import Supply
+from cluster.runs.factory import make_supply
 from cluster.supply.validation import BadWindow
 
 PAGE = settings.ROOT / "docs/metrics.md"
@@ -45,7 +45,7 @@ def run(*arguments):
 
 def refused(config):
     """What the supply tells of a window that was refused."""
-    supply = Supply("dmd", config)
+    supply = make_supply("dmd", config)
     supply.refuse(BadWindow("not_finite", "a window with NaN"))
     return supply.metrics().keys()
 
@@ -58,7 +58,7 @@ def scaled(config):
     autoscaling.meter.begins(0, windows=1, warm=True)
     autoscaling.meter.delivers(0, "Window")
     autoscaling.meter.ends(0)
-    autoscaling.look(1, Supply("dmd", config).buffer, "dmd")
+    autoscaling.look(1, make_supply("dmd", config).buffer, "dmd")
     return autoscaling.metrics.keys()
 
 

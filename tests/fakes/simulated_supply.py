@@ -1,6 +1,6 @@
 """A simulated run: no network, no process, any order of events."""
 
-from cluster.supply.supply import Supply
+from cluster.runs.factory import make_supply
 from cluster.supply.validation import inspect_values
 from models.records import CRITIC, STUDENT
 from tests.fakes.small_runs import pretended
@@ -29,13 +29,13 @@ class World:
     def __init__(self, config, random, stage="dmd", make=pretended):
         """`make` is what an actor does: called with the config, a dispatch and a version."""
         self.config, self.random, self.make = config, random, make
-        self.supply = Supply(stage, config)
+        self.supply = make_supply(stage, config)
         self.at_work, self.number, self.update, self.versions = [], 0, 0, 0
         self.taken, self.turn = [], 0
         self.publish()
 
     def publish(self):
-        self.supply.lineage.publish(self.versions, self.update)
+        self.supply.versions.publish(self.versions, self.update)
         self.versions += 1
 
     def act(self, kills=True):
@@ -75,7 +75,7 @@ class World:
 
     def rolled_back(self, state, taken, turn, update):
         """The same world with a supply that begins again from `state`, taken when the learner was there."""
-        self.supply = Supply(self.supply.stage, self.config, state)
+        self.supply = make_supply(self.supply.stage, self.config, state)
         self.at_work, self.number, self.taken, self.turn, self.update = [], 0, taken, turn, update
         self.publish()
 

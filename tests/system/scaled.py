@@ -20,8 +20,8 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share, pool_size
 from cluster.ray_cluster import RayCluster
+from cluster.runs.factory import make_dispatcher
 from cluster.runs.run_log import RunLog
-from cluster.supply.factory import make_dispatcher
 from models.records import CRITIC, STUDENT
 from tests.fakes.fake_autoscaler import fake_autoscaler
 from tests.fakes.processes import own_processes

@@ -7,8 +7,8 @@ import pytest
 from cluster.autoscale.loop import FILE, Autoscaling, hours_spent, looks
 from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
+from cluster.runs.factory import make_supply
 from cluster.runs.trace import Reading, TraceFile
-from cluster.supply.supply import Supply
 from tests.fakes.small_runs import small
 
 
@@ -48,7 +48,7 @@ def starve(meter, clock, seconds, size):
 
 def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):
     config, clock, meter, autoscaling = scaled(tmp_path)
-    buffer, trace = Supply("dmd", config).buffer, TraceFile(tmp_path / "trace.json")
+    buffer, trace = make_supply("dmd", config).buffer, TraceFile(tmp_path / "trace.json")
     told = []
     for _ in range(6):
         starve(meter, clock, 8, size=1)
@@ -79,7 +79,7 @@ def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
     told = []
     for _ in range(20):
         starve(meter, clock, 8, size=1)
-        told.append(autoscaling.look(1, Supply("dmd", config).buffer, "dmd").told)
+        told.append(autoscaling.look(1, make_supply("dmd", config).buffer, "dmd").told)
     (line,) = [line for line in told if line is not None]
     assert line.startswith("rollout pool: stays at 1 actors: the learner waits 75%")
     assert line.endswith("more actors are kept back by autoscale.maximum")
@@ -89,7 +89,7 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     config, clock, meter, autoscaling = scaled(tmp_path)
     meter.placed(0, ()), meter.placed(1, ())
     clock.now += 7200.0
-    autoscaling.write(autoscaling.look(2, Supply("dmd", config).buffer, "dmd").entry)
+    autoscaling.write(autoscaling.look(2, make_supply("dmd", config).buffer, "dmd").entry)
     with (tmp_path / FILE).open("a") as file:
         file.write('{"gpu_hours": 99, "decis')
     assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
@@ -97,7 +97,7 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
     again.meter.placed(0, ())
     clock.now += 3600.0
-    look = again.look(1, Supply("dmd", config).buffer, "dmd")
+    look = again.look(1, make_supply("dmd", config).buffer, "dmd")
     assert look.entry["gpu_hours"] == pytest.approx(5.0)
     again.write(look.entry)
     assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 5.0])

@@ -11,8 +11,8 @@ from actors.rollout_config import GroupConfig, RolloutConfig
 from cluster.config.buffer_config import BufferConfig
 from cluster.config.grpo_rules import check_forks
 from cluster.config.run_config import Config
+from cluster.runs.factory import make_dispatcher
 from cluster.supply.buffer import WindowBuffer
-from cluster.supply.factory import make_dispatcher
 from learner.policy_config import GrpoConfig
 from models.errors import ConfigError
 from models.network_config import StudentConfig

@@ -11,8 +11,8 @@ import settings
 from actors.rollout_actor import RolloutActor
 from cluster.planning import memory, stage_costs, wan_costs
 from cluster.planning.dry_run import report, shown
+from cluster.runs.factory import computing_of, make_actor, make_dispatcher
 from cluster.runs.trajectories import open_pairs
-from cluster.supply.factory import computing_of, make_actor, make_dispatcher
 from models.causal import write_block
 from models.kv_cache import KVCache
 from models.records import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan

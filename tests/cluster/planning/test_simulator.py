@@ -14,8 +14,8 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share, pool_size
 from cluster.planning.simulator import Pace, rehearse
+from cluster.runs.factory import make_dispatcher
 from cluster.supply.buffer import TooOld
-from cluster.supply.factory import make_dispatcher
 from learner.stage_config import DmdConfig
 from models.network_config import StudentConfig
 from models.records import CRITIC, STUDENT

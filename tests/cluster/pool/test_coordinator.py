@@ -73,7 +73,7 @@ async def learn(coordinator, epoch, config, requests, first=0):
 
 def published(coordinator):
     """As after a publish of version 0."""
-    coordinator.supply.lineage.publish(0, 0)
+    coordinator.supply.versions.publish(0, 0)
     coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
 
 
@@ -223,7 +223,7 @@ def test_a_state_taken_in_the_middle_begins_a_stage_that_hands_out_the_rest():
         state = await coordinator.state()
         lost = await learn(coordinator, epoch, config, 9, first=13)
         epoch = await coordinator.begin("dmd", config, state)
-        coordinator.supply.lineage.publish(1, 3)
+        coordinator.supply.versions.publish(1, 3)
         coordinator.shelf.version, coordinator.shelf.reference = 1, "weights"
         await coordinator._wake_one(coordinator.room)
         after = await learn(coordinator, epoch, config, 27)
@@ -249,7 +249,7 @@ def test_dropping_what_is_too_old_replaces_no_actor_and_refuses_nothing(max_age)
         await coordinator._wake_one(coordinator.room)
         for update in range(1, 8):
             await learn(coordinator, epoch, config, 4, first=4 * (update - 1))
-            coordinator.supply.lineage.publish(update, update)
+            coordinator.supply.versions.publish(update, update)
             pool.version = update
         metrics = await coordinator.metrics()
         assert not pool.replaced and metrics["windows/refused"] == 0

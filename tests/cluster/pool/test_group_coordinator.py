@@ -59,7 +59,7 @@ def learned(spoil, rounds):
         coordinator = Coordinator(config, pool)
         coordinator.reward_pool = lambda config, say: judge
         epoch = await coordinator.begin("grpo", config)
-        coordinator.supply.lineage.publish(0, 0)
+        coordinator.supply.versions.publish(0, 0)
         coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
         await coordinator._wake_one(coordinator.room)
         taken = await coordinator.take(epoch, 0, SENTINEL, 2, 0, 1)

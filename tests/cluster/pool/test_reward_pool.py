@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cluster.errors import RunFailed
-from cluster.supply.group_scoring import GroupScorer
-from cluster.supply.reward_failures import RewardFails, ScoreBook
+from cluster.runs.factory import make_scorer
+from cluster.supply.ledger import RewardFails, ScoreLedger
 from cluster.supply.wire import wrap
 from models.records import GRPO, SENTINEL, Group
 from models.worlds.tiny_world import PROMPTS, sample_video, to_latents
@@ -84,7 +84,7 @@ def missing(scores) -> bool:
 @pytest.mark.parametrize("role", [GRPO, SENTINEL])
 def test_a_group_scored_by_a_process_has_the_scores_that_it_would_have_inline(judge, config, role):
     asked = group(role=role)
-    scored, inline = judge(asked), GroupScorer(config)(asked, asked.context).group
+    scored, inline = judge(asked), make_scorer(config)(asked, asked.context).group
     assert scored.scores == inline.scores
     assert list(scored.scores) == ([OWN, "continuity"] if role == GRPO else ["exposure_drift"])
     assert all(0 < score < 1 for windows in scored.scores.values() for (score,) in windows), scored.scores
@@ -128,7 +128,7 @@ def test_a_group_that_kills_three_processes_is_scored_by_nobody_counted_and_the_
     assert [[len(windows) for windows in scores] for scores in scored.scores.values()] == [[1, 1], [1, 1]]
     assert sum("was lost (ActorDiedError: " in line for line in judge.said) == 3 == len(judge.spans())
     assert "3 reward processes in a row were lost on window 0 of rollout 3" in judge.said[-1]
-    book = ScoreBook(RewardConfig())
+    book = ScoreLedger(RewardConfig())
     book.note(scored)
     assert book.metrics() == {f"reward/{OWN}/failed": 2, "reward/continuity/failed": 2}
     with pytest.raises(RewardFails, match=r"failed for 100% of the last 16 windows"):

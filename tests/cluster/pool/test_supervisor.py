@@ -12,7 +12,7 @@ from cluster.pool.ray_pool import ActorLost, NoNode
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.scale_down import Place
 from cluster.pool.slots import DRAINING, RECALLED
-from cluster.supply.factory import make_dispatcher
+from cluster.runs.factory import make_dispatcher
 from cluster.supply.wire import unwrap, wrap
 from cluster.weights.object_store import LEAVE
 from models.records import CRITIC, STUDENT, MadeBlock
@@ -64,7 +64,7 @@ async def begun(config, **given):
     coordinator = Coordinator(config, pool)
     pool.coordinator = coordinator
     epoch = await coordinator.begin("dmd", config)
-    coordinator.supply.lineage.publish(0, 0)
+    coordinator.supply.versions.publish(0, 0)
     coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
     await coordinator._wake_one(coordinator.room)
     return coordinator, pool, epoch
@@ -271,7 +271,7 @@ def test_a_stage_that_begins_has_only_the_actors_that_are_wanted():
         await coordinator.resize(2)
         epoch = await coordinator.begin("dmd", config)
         assert len(pool.slots) == 2 and not coordinator.retiring
-        coordinator.supply.lineage.publish(0, 0)
+        coordinator.supply.versions.publish(0, 0)
         coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
         await coordinator._wake_one(coordinator.room)
         assert len(await learn(coordinator, epoch, config, 20)) == 40

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import settings
+from cluster.runs.factory import make_dispatcher
 from cluster.runs.run_prompts import check_prompts, group_prompts, prepare_prompts, training_prompts
-from cluster.supply.factory import make_dispatcher
 from models.worlds import tiny_world
 from tests.fakes.endpoint import longer, served
 

@@ -8,10 +8,10 @@ import torch
 
 import settings
 from cluster.launch import preflight
+from cluster.runs.factory import make_supply
 from cluster.runs.run_prompts import prepare_prompts
 from cluster.runs.run_world import codec_of, text_of
 from cluster.runs.stage_texts import prepared_text, stage_texts
-from cluster.supply.supply import Supply
 from models.network_config import CONFIGS
 from models.records import CRITIC, STUDENT
 from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
@@ -129,8 +129,8 @@ def test_no_rollout_of_a_stage_has_a_prompt_that_was_not_prepared_and_no_more_of
         f"prompts={tmp_path}/p.txt", f"run_dir={tmp_path}/run", "dmd.steps=3", "dmd.batch_size=2", "rollout.frames=30",
         "rollout.batch=3", "rollout.windows=4", "buffer.windows=64",
     ])  # fmt: skip
-    supply, seen = Supply("dmd", config), set()
-    supply.lineage.publish(0, 0)
+    supply, seen = make_supply("dmd", config), set()
+    supply.versions.publish(0, 0)
 
     def roll_out() -> bool:
         dispatch = supply.next()

@@ -9,10 +9,9 @@ import torch
 
 import settings
 from cluster.launch import preflight
+from cluster.runs.factory import make_dispatcher, make_supply
 from cluster.runs.stage_texts import stage_texts
 from cluster.runs.trajectories import open_pairs, pair_order, pair_origin
-from cluster.supply.factory import make_dispatcher
-from cluster.supply.supply import Supply
 from models.checkpoints.weight_files import save_weights, stored_tensors
 from models.records import ODE, Trajectory
 from tests.fakes.simulated_supply import deliver
@@ -50,7 +49,7 @@ def taken_from(config, supply):
 @pytest.mark.parametrize(("pairs", "batch"), [(27, 4), (8, 8), (5, 8), (9, 1)])
 def test_the_order_is_that_in_which_a_run_that_makes_everything_takes_them(pairs, batch):
     config = config_of(pairs, batch)
-    taken = [trajectory.rollout for trajectory in taken_from(config, Supply("ode", config))]
+    taken = [trajectory.rollout for trajectory in taken_from(config, make_supply("ode", config))]
     assert taken == pair_order(config) and sorted(taken) == list(range(pairs))
 
 
@@ -60,14 +59,14 @@ def test_whatever_is_on_disk_already_updates_draw_from_the_same_trajectories_and
 ):
     config = config_of(27)
     config.run_dir, config.teacher = str(tmp_path), str(settings.ROOT / "assets/tiny/teacher.safetensors")
-    draw, whole = random.Random(seed), Supply("ode", config)
+    draw, whole = random.Random(seed), make_supply("ode", config)
     kept = draw.sample(range(27), draw.randrange(27))
     everything = {trajectory.rollout: trajectory for trajectory in taken_from(config, whole)}
     with open_pairs(config) as before:
         before.add([everything[number] for number in kept])
     with open_pairs(config) as pairs:
         assert pairs.numbers == sorted(kept)
-        supply = Supply("ode", config, kept=pairs.numbers)
+        supply = make_supply("ode", config, kept=pairs.numbers)
         coming = taken_from(config, supply)
         for step in range(config.ode.steps):
             arrived = config.ode.pairs_at(step)
@@ -82,7 +81,7 @@ def test_a_run_on_given_trajectories_prepares_their_prompts_and_not_those_of_its
     made, teacher = config_of(27), str(settings.ROOT / "assets/tiny/teacher.safetensors")
     made.run_dir, made.teacher, made.seed = str(tmp_path / "made"), teacher, 5
     with open_pairs(made) as pairs:
-        pairs.add(list(taken_from(made, Supply("ode", made))))
+        pairs.add(list(taken_from(made, make_supply("ode", made))))
     given = config_of(27, pairs_dir=str(tmp_path / "made/ode_pairs"))
     given.run_dir, given.teacher = str(tmp_path / "given"), teacher
     assert prompts_of(made) <= set(stage_texts("ode", given))
@@ -91,7 +90,7 @@ def test_a_run_on_given_trajectories_prepares_their_prompts_and_not_those_of_its
 
 
 def prompts_of(config):
-    return {trajectory.prompt for trajectory in taken_from(config, Supply("ode", config))}
+    return {trajectory.prompt for trajectory in taken_from(config, make_supply("ode", config))}
 
 
 def test_a_trajectory_is_asked_for_with_its_own_prompt_and_seed_whatever_else_is_missing():
@@ -144,7 +143,7 @@ def made(tmp_path):
     config = settings.load(arguments)
     preflight(config)
     with open_pairs(config) as pairs:
-        for trajectory in taken_from(config, Supply("ode", config)):
+        for trajectory in taken_from(config, make_supply("ode", config)):
             pairs.add([trajectory])
     return arguments, tmp_path / "run/ode_pairs"
 

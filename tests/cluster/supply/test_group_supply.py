@@ -9,8 +9,8 @@ import msgpack
 import pytest
 import torch
 
-from cluster.supply.reward_failures import RewardFails
-from cluster.supply.supply import Supply
+from cluster.runs.factory import make_supply
+from cluster.supply.ledger import RewardFails
 from cluster.supply.validation import BadWindow
 from models.records import GRPO, SENTINEL, Group, GroupPlan, MadeBlock
 from tests.fakes.simulated_supply import World, deliver, inspect_all
@@ -91,9 +91,9 @@ def test_after_a_rollback_with_groups_in_flight_every_group_comes_once_too(seed)
 
 def forking(config):
     """A supply and its first dispatch that forks."""
-    supply = Supply("grpo", config)
+    supply = make_supply("grpo", config)
     for version in range(9):
-        supply.lineage.publish(version, version)
+        supply.versions.publish(version, version)
     watched = supply.next()
     assert {rollout.windows[0].role for rollout in watched.rollouts} == {SENTINEL}
     return supply, supply.next()
@@ -101,7 +101,7 @@ def forking(config):
 
 def made_until(supply, dispatch, wanted):
     """Deliver until an item that `wanted` holds for, which is returned in place of being delivered."""
-    for item in pretended_groups(supply.config, dispatch, 0):
+    for item in pretended_groups(small_grpo(), dispatch, 0):
         if wanted(item):
             return item
         deliver(supply, dispatch, item)
@@ -130,8 +130,8 @@ def test_a_lost_video_is_continued_from_its_blocks_with_its_opening_and_afresh_w
 
 
 def test_a_video_that_forks_at_its_beginning_is_made_again_when_it_is_lost():
-    supply = Supply("grpo", small_grpo())
-    supply.lineage.publish(0, 0)
+    supply = make_supply("grpo", small_grpo())
+    supply.versions.publish(0, 0)
     dispatch = supply.next()
     supply.give_back(dispatch)
     again = supply.next()
@@ -212,7 +212,7 @@ def test_missing_scores_are_counted_kept_by_a_checkpoint_and_stop_the_run_above_
     supply.keep(dispatch, replace(group, scores=half))
     assert supply.metrics()["reward/exposure_drift/failed"] == 1
     tensors, plain = supply.state()
-    again = Supply("grpo", config, (tensors, msgpack.unpackb(msgpack.packb(plain))))
+    again = make_supply("grpo", config, (tensors, msgpack.unpackb(msgpack.packb(plain))))
     assert again.metrics()["reward/exposure_drift/failed"] == 1
     (kept,) = again.buffer.waiting.values()
     assert kept.scores.keys() == half.keys() and math.isnan(kept.scores["exposure_drift"][0][0])
@@ -223,7 +223,7 @@ def test_missing_scores_are_counted_kept_by_a_checkpoint_and_stop_the_run_above_
         RewardFails, match=r"exposure_drift failed for 50% of the last 50 windows .*reward\.max_failure_rate"
     ):
         for _ in range(24):
-            again.score_book.note(replace(group, scores=half))
+            again.scores.note(replace(group, scores=half))
 
 
 def test_the_opening_is_one_horizon_long_however_far_the_video_goes():

@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from cluster.supply.supply import BAD_AT_LEAST, Supply, TooManyBad
+from cluster.runs.factory import make_supply
+from cluster.supply.supply import BAD_AT_LEAST, TooManyBad
 from cluster.supply.validation import BadWindow
 from models.records import CRITIC, STUDENT, Window
 from tests.fakes.simulated_supply import World, deliver
@@ -87,9 +88,9 @@ def test_a_request_is_answered_with_the_same_windows_however_often_it_is_made():
 def half_made():
     """A dispatch of which an actor has streamed everything but was stopped before its first window, and that window."""
     config = small()
-    supply = Supply("dmd", config)
+    supply = make_supply("dmd", config)
     for version in range(9):
-        supply.lineage.publish(version, version)
+        supply.versions.publish(version, version)
     dispatch = supply.next()
     for item in pretended(config, dispatch, 0):
         if isinstance(item, Window):
@@ -158,7 +159,7 @@ def test_a_lost_video_is_continued_from_its_blocks_as_the_same_attempt_and_made_
     again = supply.next()
     assert {r.attempt for r in again.rollouts} == {0} and again.made
     assert (again.made[-1].index + 1) * 3 < window.start + 12, "the block that ends a missing window is made again"
-    supply.config.rollout.continued = False
+    supply.rollout.continued = False
     supply.give_back(again)
     afresh = supply.next()
     assert {r.attempt for r in afresh.rollouts} == {1} and not afresh.made
@@ -166,8 +167,8 @@ def test_a_lost_video_is_continued_from_its_blocks_as_the_same_attempt_and_made_
 
 def test_only_what_is_missing_is_asked_for_again():
     config = small()
-    supply = Supply("dmd", config)
-    supply.lineage.publish(0, 0)
+    supply = make_supply("dmd", config)
+    supply.versions.publish(0, 0)
     dispatch = supply.next()
     delivered = set()
     for item in pretended(config, dispatch, 0):
@@ -195,8 +196,8 @@ def test_only_what_is_missing_is_asked_for_again():
 )
 def test_a_block_that_no_other_actor_should_go_on_from_is_refused(change, reason):
     config = small()
-    supply = Supply("dmd", config)
-    supply.lineage.publish(0, 0)
+    supply = make_supply("dmd", config)
+    supply.versions.publish(0, 0)
     dispatch = supply.next()
     block = next(iter(pretended(config, dispatch, 0)))
     with pytest.raises(BadWindow) as refused:

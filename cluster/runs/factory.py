@@ -1,4 +1,7 @@
-"""Which actor and which dispatcher supply a stage: the same on Ray and inline."""
+"""Build what supplies a stage from a run's configuration: dispatcher, supply, actor and scorer.
+
+The same on Ray and inline; below, parts take the parts of a configuration that they use.
+"""
 
 from collections.abc import Collection
 
@@ -10,11 +13,37 @@ from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
 from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
+from actors.window_law import Priority, parse_law
 from cluster.config.run_config import Config
 from cluster.runs.run_prompts import group_prompts, training_prompts
 from cluster.runs.run_world import codec_of, text_of
+from cluster.supply.buffer import WindowBuffer
+from cluster.supply.group_scoring import GroupScorer
+from cluster.supply.supply import State, Supply
 from models.checkpoints.weight_files import load_weights
 from models.computing import ComputeSpec
+
+
+def make_supply(stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> Supply:
+    """The supply of `stage`, from a checkpoint's `state` if there is one, without the `kept` trajectories."""
+    drift = DriftTracker() if isinstance(parse_law(config.window.law), Priority) and stage == "dmd" else None
+    return Supply(
+        stage,
+        make_dispatcher(stage, config, kept, drift),
+        WindowBuffer(config.buffer, config.seed, config.samples_per_update(stage)),
+        config.student,
+        config.window_of(stage),
+        config.rollout,
+        config.reward,
+        drift,
+        state,
+    )
+
+
+def make_scorer(config: Config, device: str = "cpu") -> GroupScorer:
+    """What scores the groups of stage grpo. Raises ValueError where a reward, its flow or the codec cannot be made."""
+    own = torch.device(device)
+    return GroupScorer(config.reward, config.sentinel.metrics, codec_of(config, own), own)
 
 
 def make_dispatcher(

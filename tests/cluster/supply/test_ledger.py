@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.supply.reward_failures import GROUPS_AT_LEAST, NONE_AT_LEAST, SCORES_AT_LEAST, RewardFails, ScoreBook
+from cluster.supply.ledger import GROUPS_AT_LEAST, NONE_AT_LEAST, SCORES_AT_LEAST, RewardFails, ScoreLedger
 from models.records import GRPO, Group
 from rewards.reward_config import RewardConfig
 
@@ -24,7 +24,7 @@ def told(failed: int, asked: int) -> Group:
 @many
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=20), st.floats(0.05, 0.95))
 def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_have_failed(failures, allowed):
-    book = ScoreBook(RewardConfig(max_failure_rate=allowed))
+    book = ScoreLedger(RewardConfig(max_failure_rate=allowed))
     for groups, failed in enumerate(failures, start=1):
         share, asked = sum(failures[:groups]) / (8 * groups), 8 * groups
         dead = share == 1 and asked >= NONE_AT_LEAST and groups >= GROUPS_AT_LEAST
@@ -37,30 +37,30 @@ def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_hav
 
 
 def test_a_score_of_nought_is_no_failure():
-    book = ScoreBook(RewardConfig(max_failure_rate=0.01))
+    book = ScoreLedger(RewardConfig(max_failure_rate=0.01))
     book.note(scored(judge=[[0.0] * 100]))
     assert book.metrics() == {"reward/judge/failed": 0}
 
 
 def test_a_group_that_nobody_could_score_ends_no_run_and_a_third_one_does():
-    book = ScoreBook(RewardConfig())
+    book = ScoreLedger(RewardConfig())
     for groups in (1, 2):
         book.note(told(16, 16))
         assert book.metrics() == {"reward/judge/failed": 16 * groups}
-        book = ScoreBook(RewardConfig(), book.state())
+        book = ScoreLedger(RewardConfig(), book.state())
     with pytest.raises(RewardFails, match="reward judge failed for 100% of the last 48 windows"):
         book.note(told(16, 16))
 
 
 def test_a_reward_that_is_only_logged_may_fail_for_ever():
-    book = ScoreBook(RewardConfig(terms={"no_cut": 0.0, "continuity": 1.0}))
+    book = ScoreLedger(RewardConfig(terms={"no_cut": 0.0, "continuity": 1.0}))
     for _ in range(20):
         book.note(scored(no_cut=[[math.nan]] * 16))
     assert book.metrics() == {"reward/no_cut/failed": 320}
 
 
 def test_each_reward_is_counted_apart():
-    book = ScoreBook(RewardConfig())
+    book = ScoreLedger(RewardConfig())
     book.note(scored(one=[[0.0, math.nan]], other=[[0.0, 1.0]]))
     assert book.metrics() == {"reward/one/failed": 1, "reward/other/failed": 0}
     with pytest.raises(RewardFails, match="reward other"):
@@ -68,16 +68,16 @@ def test_each_reward_is_counted_apart():
 
 
 def test_what_was_counted_survives_a_checkpoint():
-    book = ScoreBook(RewardConfig())
+    book = ScoreLedger(RewardConfig())
     book.note(told(9, 45))
-    again = ScoreBook(RewardConfig(), book.state())
+    again = ScoreLedger(RewardConfig(), book.state())
     assert again.metrics() == book.metrics() and again.state() == book.state()
     with pytest.raises(RewardFails, match="28% of the last 50 windows"):
         again.note(told(5, 5))
 
 
 def test_a_reward_that_dies_late_stops_the_run_as_soon_as_one_that_never_worked():
-    book = ScoreBook(RewardConfig(max_failure_rate=0.2))
+    book = ScoreLedger(RewardConfig(max_failure_rate=0.2))
     for _ in range(1000):
         book.note(told(0, 8))
     with pytest.raises(RewardFails, match="of the last 200 windows"):
