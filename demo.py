@@ -54,7 +54,7 @@ METHODS = {
 
 def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Everything that trains or generates; what is finished is not done again."""
-    folder = RunFolder(config)
+    folder = RunFolder(config.run_dir)
     if not folder.stage("ode").finished:
         with folder.timed("ode"):
             ode(config, cluster, log)
@@ -73,7 +73,7 @@ def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
 
 def _generate(config: Config, name: str, log: RunLog) -> None:
     """Videos of HORIZONS teacher horizons from the student of a stage: the same prompts and noise for each."""
-    folder = RunFolder(config)
+    folder = RunFolder(config.run_dir)
     path = folder.path / name / "videos.safetensors"
     if path.is_file():
         return
@@ -98,7 +98,7 @@ def write_up(config: Config) -> None:
     """Judge the videos; write summary.json and report.html; print the table."""
     print("judging the videos")
     torch.set_num_threads(config.cluster.threads)
-    folder = RunFolder(config)
+    folder = RunFolder(config.run_dir)
     arms = []
     titles = {"ode": "ODE initialisation: before distillation"} | {n: m.title for n, m in METHODS.items()}
     for name, title in titles.items():

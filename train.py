@@ -30,7 +30,7 @@ def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
     learner = make_pretrainer(
         config.teacher_wan, config.pretrain, config.learner, config.student.horizon_frames, config.seed, config.device
     )
-    with RunFolder(config).stage("teacher") as folder:
+    with RunFolder(config.run_dir).stage("teacher", config.checkpoint) as folder:
         folder.restore(learner)
         metrics = {}
         while learner.step < config.pretrain.steps:
@@ -47,7 +47,7 @@ def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
         config.student, config.ode, config.learner, config.base_source, prepared_text(config, "ode"), config.seed,
         config.device,
     )  # fmt: skip
-    with RunFolder(config).stage("ode") as folder, open_pairs(config) as pairs:
+    with RunFolder(config.run_dir).stage("ode", config.checkpoint) as folder, open_pairs(config) as pairs:
         folder.restore(learner)
         cluster.begin("ode", config, kept=pairs.numbers)
         metrics = {}
@@ -70,7 +70,7 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
         teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=prepared_text(config, "dmd"),
         negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
     )  # fmt: skip
-    with RunFolder(config).stage(name) as folder:
+    with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
         cluster.begin("dmd", config, folder.restore(learner))
         cluster.publish(learner.weights(), learner.step)
         metrics = {}
@@ -95,7 +95,7 @@ def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> N
         teacher_wan=config.teacher_wan, encode_text=prepared_text(config, "grpo"),
         negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
     )  # fmt: skip
-    with RunFolder(config).stage(name) as folder:
+    with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
         cluster.begin("grpo", config, folder.restore(learner))
         cluster.publish(learner.weights(), learner.step)
         metrics: dict[str, float] = {}
@@ -115,11 +115,11 @@ def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
     """All stages that were asked for; a finished one is not run again."""
     stages = {"teacher": teacher, "ode": ode, "dmd": dmd, "grpo": grpo}
     for stage in config.stages:
-        if not RunFolder(config).stage(stage).finished:
+        if not RunFolder(config.run_dir).stage(stage).finished:
             stages[stage](config, cluster, log)
 
 
 if __name__ == "__main__":
     done = settings.run(loop, preset="tiny")
-    results = [RunFolder(done).stage(stage) for stage in done.stages]
+    results = [RunFolder(done.run_dir).stage(stage) for stage in done.stages]
     print("finished:", *(stage.result for stage in results if stage.finished))

@@ -41,7 +41,7 @@ def prepare(scan: Scan, trials: Sequence[Trial]) -> None:
     for line in prepare_prompts(scan):
         print(line, file=sys.stderr)
     for trial in trials:
-        RunFolder(trial.config).claim()
+        RunFolder(trial.config.run_dir).claim(trial.config)
 
 
 def run(scan: Scan, trials: Sequence[Trial]) -> dict[str, str]:
@@ -49,7 +49,7 @@ def run(scan: Scan, trials: Sequence[Trial]) -> dict[str, str]:
     if "ode" in scan.stages:
         launch(ode, scan)
     waiting = [trial for trial in trials if trial.folder.state == "unfinished"]
-    with RunFolder(scan).locked():
+    with RunFolder(scan.run_dir).locked():
         if not waiting:
             return {}
         settle_environment(scan)

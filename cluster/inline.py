@@ -6,9 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from cluster.config.run_config import Config
+from cluster.runs.cluster_interface import Report
 from cluster.runs.factory import computing_of, make_actor, make_scorer, make_supply
 from cluster.runs.run_folder import RunFolder
-from cluster.runs.trace import Span, Tracer, shares_of
+from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.supply import State, Supply
 from cluster.supply.validation import BadWindow, inspect_values
 from models.records import Group, Trajectory, Weights, Window
@@ -18,7 +19,7 @@ class InlineCluster:
     """Makes rollouts when the learner asks for windows that are not there yet."""
 
     def __init__(self, config: Config):
-        self.folder = RunFolder(config)
+        self.folder = RunFolder(config.run_dir)
         self.tracer = Tracer("inline")
         self.supply: Supply | None = None
         self.published: Weights | None = None
@@ -82,13 +83,6 @@ class InlineCluster:
         """The state of the supply."""
         return shares_of(self.tracer) | ({} if self.supply is None else self.supply.metrics())
 
-    def expose(self, metrics: dict[str, Any]) -> None:
-        """Nobody watches from outside."""
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """Every window taken since this was last asked."""
-        return [] if self.supply is None else self.supply.ledger.drain()
-
-    def spans(self) -> list[Span]:
-        """What this process did since this was last asked."""
-        return self.tracer.drain()
+    def report(self, metrics: dict[str, Any]) -> Report:
+        """Return windows taken and spans of this process since the last report."""
+        return Report([] if self.supply is None else self.supply.ledger.drain(), self.tracer.drain())

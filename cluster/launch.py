@@ -28,7 +28,7 @@ def launch(loop: Callable, config: Config) -> Config:
 
     It differs where debug asks for one half of the run. Raises StopsRun when the run stops itself.
     """
-    folder = RunFolder(config)
+    folder = RunFolder(config.run_dir)
     if config.debug.half is None and all(folder.stage(stage).finished for stage in config.stages):
         return config
     with folder.locked():
@@ -65,8 +65,8 @@ def preflight(config: Config) -> None:
     missing or in the way, trajectories of another teacher.
     """
     placement.check(config)
-    check_login(config)
-    folder, stages = RunFolder(config), config.stages
+    check_login(config.wandb)
+    folder, stages = RunFolder(config.run_dir), config.stages
     with torch.device("meta"):
         student, real = Wan(config.student.wan), Wan(config.teacher_wan)
     if "teacher" not in stages:
@@ -104,14 +104,14 @@ def preflight(config: Config) -> None:
             )
     check_saved_windows(config)
     check_pairs(config)
-    folder.claim()
+    folder.claim(config)
 
 
 def _launch_inline(loop: Callable, config: Config) -> None:
     torch.set_num_threads(config.cluster.threads)
     with Display() as display:
         cluster = SavedCluster(config) if config.debug.learner_only else InlineCluster(config)
-        log = RunLog(config, cluster, display)
+        log = RunLog(config.run_dir, config.wandb, cluster, display)
         try:
             loop(config, cluster, log)
         finally:

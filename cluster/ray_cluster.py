@@ -8,9 +8,10 @@ import ray
 from torch import Tensor
 
 from cluster.config.run_config import Config
+from cluster.runs.cluster_interface import Report
 from cluster.runs.factory import computing_of
 from cluster.runs.run_folder import RunFolder
-from cluster.runs.trace import Span, Tracer, clock_offset, shares_of
+from cluster.runs.trace import Tracer, clock_offset, shares_of
 from cluster.supply.supply import State
 from cluster.supply.wire import unwrap
 from cluster.weights.object_store import Publisher
@@ -25,7 +26,7 @@ class RayCluster:
     """Lives in a learner rank. Rank 0 speaks for all where one voice is enough."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle, config: Config):
-        self.coordinator, self.config, self.folder = coordinator, config, RunFolder(config)
+        self.coordinator, self.config, self.folder = coordinator, config, RunFolder(config.run_dir)
         offset = clock_offset(lambda: self._ask(coordinator.clock))
         self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})", offset)
         self.publisher = Publisher(coordinator, _CALL_TIMEOUT_S)
@@ -79,17 +80,11 @@ class RayCluster:
         self.coordinator.keep_spans.remote(self.tracer.drain())  # rank 0 writes them into the trace
         return {}
 
-    def expose(self, metrics: dict[str, Any]) -> None:
-        """Show an update's metrics at Ray's metrics port; nobody waits for it."""
+    def report(self, metrics: dict[str, Any]) -> Report:
+        """Show an update's metrics at Ray's metrics port; return windows taken and spans since the last report."""
         self.coordinator.expose.remote(metrics)
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """Every window taken since this was last asked."""
-        return self._ask(self.coordinator.ledger)
-
-    def spans(self) -> list[Span]:
-        """What the actors and this rank did since this was last asked."""
-        return self.tracer.drain() + self._ask(self.coordinator.drain_spans)
+        windows, spans = self._ask(self.coordinator.ledger), self._ask(self.coordinator.drain_spans)
+        return Report(windows, self.tracer.drain() + spans)
 
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
         """Progress for the display; nobody waits for it."""

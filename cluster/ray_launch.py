@@ -27,7 +27,7 @@ from cluster.ray_cluster import RayCluster
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.display import Display
 from cluster.runs.run_folder import RunFolder
-from cluster.runs.run_log import Progress, RunLog, SilentLog
+from cluster.runs.run_log import Progress, RunLog, log_nothing
 from cluster.runs.saved_windows import NoPool, SavedCluster
 from learner.parallel import collectives
 from models.errors import StopsRun
@@ -146,10 +146,10 @@ def _learn(task: dict[str, Any]) -> None:
 
 def _run_rank(loop: Callable, config: Config, cluster: Cluster, show: Progress) -> None:
     if collectives.rank() > 0:
-        loop(config, cluster, SilentLog())
+        loop(config, cluster, log_nothing)
         return
-    with RunFolder(config).written_alone():
-        log = RunLog(config, cluster, show)
+    with RunFolder(config.run_dir).written_alone():
+        log = RunLog(config.run_dir, config.wandb, cluster, show)
         try:
             loop(config, cluster, log)
         finally:

@@ -1,51 +1,59 @@
-"""What a loop may ask of the cluster: the same verbs inline and on Ray."""
+"""The cluster as the training loop sees it: the same verbs in one process, on Ray, and on saved windows."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from cluster.config.run_config import Config
-from cluster.runs.trace import Span
+from cluster.runs.trace import Reading, Span
 from cluster.supply.supply import State
 from models.records import Group, Trajectory, Window
 
 
+class Report(NamedTuple):
+    """Collect what happened since the report before: one row per window taken, and spans of all processes."""
+
+    windows: list[dict[str, Any]]
+    spans: Sequence[Span | Reading]
+
+
 class Cluster(Protocol):
-    """The learner's view of everything that is not the learner. Every rank calls every verb, in the same order."""
+    """Supply the learner with samples, and take its weights.
+
+    Every rank calls every verb but `report`, in the same order. One update of stage dmd, on each rank:
+
+        samples = cluster.take("student", 8)     # this rank's share of 8 windows; blocks until they exist
+        cluster.publish(learner.weights(), 12)   # a new version; actors load it at their next block
+        log(..., metrics | cluster.metrics())    # on rank 0 the log then calls cluster.report(metrics)
+    """
 
     def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
-        """Supply a stage, from a checkpoint's `state` if there is one; what is left of the one before is cancelled.
+        """Start to supply `stage`, from a checkpoint's `state` if there is one; cancels the stage before.
 
-        `kept`: numbers of trajectories (stage ode) that need not be made.
+        `kept`: numbers of trajectories (stage ode) that are on disk and need not be made.
         """
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
-        """Hand over the student as it is after `update` updates; actors pull it at their next block.
+        """Publish the student's weights after `update` updates, as a version that this run never had before.
 
-        Nobody waits for an actor. Every version gets a number that no version of this run had before.
+        Waits for no actor: each loads the newest version at its next block.
         """
 
     def take(self, role: str, n: int) -> Sequence[Window | Group]:
-        """This rank's share of the next `n` windows of a role: on all ranks together, each comes exactly once."""
+        """Take this rank's share of the next `n` samples of a role; over all ranks each sample comes exactly once."""
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
-        """The next `n` samples of a role, all of them on every rank."""
+        """Take the next `n` samples of a role, all of them on every rank."""
 
     def state(self) -> State | None:
-        """Everything about the supply that a checkpoint needs (None on ranks that write none).
+        """Copy the state of the supply for a checkpoint; None on ranks that write none.
 
-        Ask before the learner's own state: gathering that holds back the ranks that would go on taking.
+        Call it before the learner's own state: a rank that gathers the latter can no longer take windows.
         """
 
     def metrics(self) -> dict[str, Any]:
-        """The state of the supply and of the roles since this was last asked; docs/metrics.md explains each key."""
+        """Measure the supply and the pool since the last call; docs/metrics.md explains each key."""
 
-    def expose(self, metrics: dict[str, Any]) -> None:
-        """Show the metrics of an update to whoever watches from outside (Ray's metrics port; inline nobody)."""
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """Every window taken since this was last asked."""
-
-    def spans(self) -> list[Span]:
-        """What all processes did since this was last asked."""
+    def report(self, metrics: dict[str, Any]) -> Report:
+        """Export an update's metrics (on Ray: at its metrics port), and return the report since the last call."""

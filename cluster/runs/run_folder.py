@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what was asked for, what was measured."""
+"""The folder of a run: its configuration, its stages, its locks."""
 
 import fcntl
 import json
@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
+from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.config.run_config import Config
 from cluster.errors import CannotStart, RunFailed
 from cluster.runs.provenance import commit
 from cluster.runs.stage_folder import StageFolder
 from models.atomic_files import write_whole
+from models.errors import ConfigError, written
 
 _HAND_OVER_S = 60.0
 
@@ -31,21 +33,21 @@ _FREE = (
 
 
 class RunFolder:
-    """`run_dir`: config.yaml, metrics.jsonl, one folder per stage."""
+    """Hold what a run writes: config.yaml, metrics.jsonl, one folder per stage."""
 
-    def __init__(self, config: Config):
-        self.config, self.path = config, Path(config.run_dir)
+    def __init__(self, run_dir: str | Path):
+        self.path = Path(run_dir)
 
-    def stage(self, name: str) -> StageFolder:
-        """The folder of a stage (or of an arm of the demo)."""
+    def stage(self, name: str, checkpoint: CheckpointConfig | None = None) -> StageFolder:
+        """Give the folder of a stage, or of an arm of the demo."""
         result = "teacher.safetensors" if name == "teacher" else "student.safetensors"
-        return StageFolder(self.path / name, result, self.config.checkpoint)
+        return StageFolder(self.path / name, result, checkpoint)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Note in made.json how long the block took and which commit ran it.
+        """Note in made.json the seconds of the block and the commit that ran it.
 
-        A block that is left by an exception is noted too, and a resumed one adds to it; a killed process notes nothing.
+        A block that raises is noted too, and a resumed one adds to it; a killed process notes nothing.
         """
         started = time.monotonic()
         try:
@@ -59,7 +61,7 @@ class RunFolder:
             write_whole(self.path / "made.json", json.dumps(made, indent=1).encode())
 
     def made(self) -> dict[str, dict[str, Any]]:
-        """By stage: the `seconds` it took and the `commits` that made it."""
+        """Read made.json: `seconds` and `commits`, by stage."""
         file = self.path / "made.json"
         return json.loads(file.read_text()) if file.is_file() else {}
 
@@ -72,26 +74,26 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other commands out of the folder.
+        """Lock the folder against other commands.
 
-        Raises RunFailed if one is at work in it, CannotStart if nothing can be written there (any more).
+        Raises RunFailed if another command holds the lock, CannotStart where nothing can be written.
         """
         try:
             opened = (self.path / ".lock").open("w")
         except OSError as error:
             raise CannotStart(
-                f"run_dir={self.path} cannot be written ({error.strerror}); make it so, or give another run_dir"
+                f"run_dir={self.path}: the folder cannot be written ({error.strerror}). Fix: give another run_dir."
             ) from error
         with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunFailed(f"another command is at work in run_dir={self.path}; wait for it") from error
+                raise RunFailed(f"run_dir={self.path}: another command uses this folder. Fix: wait for it.") from error
             yield
 
     @contextmanager
     def written_alone(self) -> Iterator[None]:
-        """For the learner's rank 0: wait until that of a lost driver, or of a lost group, has let go of the folder.
+        """Lock the folder for the learner's rank 0; that of a lost driver or group may hold it for some time.
 
         Raises RunFailed after a minute.
         """
@@ -104,48 +106,48 @@ class RunFolder:
                 except BlockingIOError as error:
                     if time.monotonic() > deadline:
                         raise RunFailed(
-                            f"another learner still writes to run_dir={self.path} after {_HAND_OVER_S:.0f} s; end it"
+                            f"run_dir={self.path}: another learner still writes to this folder after "
+                            f"{_HAND_OVER_S:.0f} s. Fix: end it."
                         ) from error
                     time.sleep(0.2)
             yield
 
-    def claim(self) -> None:
-        """Make the folder this run's, or check that it already is; a folder of another config is refused."""
-        wanted = asdict(self.config)
+    def claim(self, config: Config) -> None:
+        """Write config.yaml into a new folder, or compare it. Raises ConfigError for the folder of another run."""
+        wanted = asdict(config)
         file = self.path / "config.yaml"
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"run_dir={self.path} is a file; give the path of a folder")
+            raise ConfigError("run_dir", self.path, "a file has this path", "write the path of a folder")
         if file.exists():
-            before = _read(file)
-            if key := _first_difference(before, wanted):
-                raise ValueError(
-                    f"run_dir={self.path} belongs to a run with another {key}; give a new run_dir, or set the key back"
-                )
+            try:
+                before = yaml.safe_load(file.read_text())
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                before = type(error).__name__
+            if not isinstance(before, dict):
+                raise ConfigError(
+                    "run_dir", self.path, f"its config.yaml holds no configuration ({before})",
+                    "restore that file, or write a new run_dir",
+                )  # fmt: skip
+            if difference := _first_difference(before, wanted):
+                name, old, new = difference
+                raise ConfigError(
+                    "run_dir", self.path, f"this run has {name}={written(old)}, not {written(new)}",
+                    f"write {name}={written(old)}, or a new run_dir",
+                )  # fmt: skip
             return
         if self.path.exists() and any(self.path.iterdir()):
-            raise ValueError(f"run_dir={self.path} is not empty and holds no run; give a new run_dir")
+            raise ConfigError("run_dir", self.path, "the folder is not empty and holds no run", "write a new run_dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(file, yaml.safe_dump(wanted, sort_keys=False).encode())
         except OSError as error:
-            raise ValueError(
-                f"run_dir={self.path} cannot be written ({error.strerror}); give another run_dir"
+            raise ConfigError(
+                "run_dir", self.path, f"the folder cannot be written ({error.strerror})", "write another run_dir"
             ) from error
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        read = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{file} cannot be read ({type(error).__name__}); restore it, or give a new run_dir"
-        ) from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{file} holds no configuration; restore it, or give a new run_dir")
-    return read
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
+    """Find the first key that decides what is learnt and has another value: key, old value, new value."""
     for name in [*new, *(old.keys() - new.keys())]:
         if f"{prefix}{name}" in (*_FREE, "run_dir"):
             continue
@@ -154,5 +156,5 @@ def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = ""
             if found := _first_difference(before, after, f"{prefix}{name}."):
                 return found
         elif json.dumps(before) != json.dumps(after):
-            return f"{prefix}{name} ({before}, now {after})"
+            return f"{prefix}{name}", before, after
     return None

@@ -1,4 +1,4 @@
-"""What a run measures: metrics.jsonl, windows.jsonl, trace.json, Weights & Biases, and the line beside the bar."""
+"""The log of a run: metrics.jsonl, windows.jsonl, trace.json, Weights & Biases, and the line of the display."""
 
 import json
 import re
@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.config.run_config import Config
+from cluster.config.cluster_config import WandbConfig
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.trace import TraceFile
 from cluster.runs.wandb_log import WandbLog
 
 Progress = Callable[[str, int, int, str], None]
-"""(what is being done, steps done, steps in all, a short line)."""
-
+"""Takes the stage, steps done, steps in all, and a short line."""
 
 _SHOWN = {
     "learner/busy_share": "learner busy {:.0%}",
@@ -25,54 +24,45 @@ _REWARD = re.compile("reward/[^/]+/mean")
 
 
 class RunLog:
-    """Called once per update by the loop, in the learner's process (of rank 0)."""
+    """Record each update of a run; lives in the learner's process, on rank 0."""
 
-    def __init__(self, config: Config, cluster: Cluster, progress: Progress):
+    def __init__(self, run_dir: str | Path, wandb: WandbConfig, cluster: Cluster, progress: Progress):
         self.cluster, self.progress = cluster, progress
         self.begun: set[str] = set()
         """Stages of which this command has logged a step."""
-        folder = Path(config.run_dir)
+        folder = Path(run_dir)
         self.metrics_file = (folder / "metrics.jsonl").open("a", buffering=1)
         self.windows_file = (folder / "windows.jsonl").open("a", buffering=1)
         self.trace = TraceFile(folder / "trace.json")
-        self.wandb = None if config.wandb.mode == "disabled" else WandbLog(config)
+        self.wandb = None if wandb.mode == "disabled" else WandbLog(wandb, folder)
 
     def __call__(self, stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
         """Record the metrics of `step` (counted from 1) of a stage of `steps`."""
         self.metrics_file.write(json.dumps({"time": time.time(), "stage": stage, "step": step} | metrics) + "\n")
-        if taken := self.cluster.ledger():
-            self.windows_file.write(json.dumps({"stage": stage, "step": step, "windows": taken}) + "\n")
-        self.trace.write(self.cluster.spans())
+        report = self.cluster.report(metrics)
+        if report.windows:
+            self.windows_file.write(json.dumps({"stage": stage, "step": step, "windows": report.windows}) + "\n")
+        self.trace.write(report.spans)
         if self.wandb is not None:
             self.wandb(stage, step, metrics)
-        self.cluster.expose(metrics)
         resumed = f"goes on from step {step - 1}; " if step > 1 and stage not in self.begun else ""
         self.begun.add(stage)
         self.progress(stage, step, steps, resumed + line_of(metrics))
 
     def close(self) -> None:
-        """Flush everything."""
+        """Flush and close all files."""
         for file in (self.metrics_file, self.windows_file, self.trace):
             file.close()
         if self.wandb is not None:
             self.wandb.close()
 
 
-class SilentLog:
-    """The log of the other ranks."""
-
-    def __call__(self, stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
-        """Nothing: rank 0 tells it."""
-
-    def progress(self, stage: str, step: int, steps: int, line: str) -> None:
-        """Nothing: rank 0 tells it."""
-
-    def close(self) -> None:
-        """Nothing was opened."""
+def log_nothing(stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
+    """Stand in for the log on ranks other than 0."""
 
 
 def line_of(metrics: dict[str, Any]) -> str:
-    """What a person wants to see at once: losses, who is busy, what waits, what was lost."""
+    """Sum up metrics for the display: losses, busy shares, waiting windows, losses of actors."""
     parts = [f"{name.split('/')[0]} {value:.4f}" for name, value in metrics.items() if name.endswith("/loss")]
     parts += [f"{name.split('/')[1]} {value:.3f}" for name, value in metrics.items() if _REWARD.fullmatch(name)]
     if metrics.get("policy/masked"):

@@ -15,11 +15,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cluster.config.run_config import Config
-from cluster.runs.cluster_interface import Cluster
+from cluster.runs.cluster_interface import Cluster, Report
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
 from cluster.runs.stage_texts import prepared_text
-from cluster.runs.trace import Span, Tracer, shares_of
+from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.supply import State
 from cluster.supply.wire import put_together, take_apart
 from learner.parallel import collectives
@@ -46,7 +46,7 @@ def alone(loop: Callable, config: Config) -> tuple[Callable, Config]:
     )
     if folder.exists():
         shutil.rmtree(folder)
-    RunFolder(apart).claim()
+    RunFolder(apart.run_dir).claim(apart)
     return save_windows if config.debug.rollout_only else loop, apart
 
 
@@ -199,13 +199,6 @@ class SavedCluster:
         rate = self.batches / (time.perf_counter() - self.begun)
         return shares_of(self.tracer) | {"debug/updates_per_s": rate}
 
-    def expose(self, metrics: dict[str, Any]) -> None:
-        """Nobody watches from outside."""
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """Saved windows are in nobody's books."""
-        return []
-
-    def spans(self) -> list[Span]:
-        """What this rank did since this was last asked."""
-        return self.tracer.drain()
+    def report(self, metrics: dict[str, Any]) -> Report:
+        """Return the spans of this rank; saved windows are in no ledger."""
+        return Report([], self.tracer.drain())

@@ -34,7 +34,7 @@ def check_pairs(config: Config) -> None:
 
     Changes nothing. Raises ValueError.
     """
-    if "ode" not in config.stages or RunFolder(config).stage("ode").finished:
+    if "ode" not in config.stages or RunFolder(config.run_dir).stage("ode").finished:
         return
     trained_here = "teacher" in config.stages and not config.teacher_path.exists()
     if config.ode.pairs_dir is None:

@@ -1,4 +1,4 @@
-"""Weights & Biases: whether one may log there, and what is logged."""
+"""Weights & Biases: the login check and the log."""
 
 import netrc
 import os
@@ -8,24 +8,24 @@ from urllib.parse import urlsplit
 
 import numpy
 
-from cluster.config.run_config import Config
+from cluster.config.cluster_config import WandbConfig
+from models.errors import ConfigError
 
 _SERVER = "https://api.wandb.ai"
 _BARS = 64
 
 
-def check_login(config: Config) -> None:
-    """Refuse wandb.mode=online where nobody is logged in, without a word to the network. Raises ValueError."""
-    if config.wandb.mode != "online" or logged_in():
-        return
-    raise ValueError(
-        "wandb.mode=online, but nobody is logged in here: run `wandb login`, set WANDB_API_KEY, or set "
-        "wandb.mode=offline"
-    )
+def check_login(wandb: WandbConfig) -> None:
+    """Reject wandb.mode=online without a login on this machine; asks no network. Raises ConfigError."""
+    if wandb.mode == "online" and not logged_in():
+        raise ConfigError(
+            "wandb.mode", "online", "nobody is logged in on this machine",
+            "run `wandb login`, set WANDB_API_KEY, or write wandb.mode=offline",
+        )  # fmt: skip
 
 
 def logged_in() -> bool:
-    """Whether wandb will find a key: in the environment, or in the netrc file for its server."""
+    """Tell whether wandb finds a key: in the environment, or in the netrc file for its server."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     given = os.environ.get("NETRC")
@@ -38,36 +38,39 @@ def _names(file: Path, server: str) -> bool:
     try:
         return netrc.netrc(str(file)).authenticators(server) is not None
     except netrc.NetrcParseError as error:
-        raise ValueError(
-            f"{file} cannot be read at line {error.lineno}; mend it, set WANDB_API_KEY, or set wandb.mode=offline"
+        raise ConfigError(
+            "wandb.mode",
+            "online",
+            f"{file} cannot be read at line {error.lineno}",
+            "repair that file, set WANDB_API_KEY, or write wandb.mode=offline",
         ) from None  # its message would quote the file
 
 
 class WandbLog:
-    """One wandb run per command."""
+    """Log to Weights & Biases, one wandb run per command."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: WandbConfig, run_dir: Path):
         import wandb  # half a second to import: only where it is used
 
         self.histogram = wandb.Histogram
         self.run = wandb.init(
-            project=config.wandb.project, mode=config.wandb.mode, dir=config.run_dir, name=Path(config.run_dir).name,
+            project=config.project, mode=config.mode, dir=str(run_dir), name=run_dir.name,
             settings=wandb.Settings(silent=True),
         )  # fmt: skip
 
     def __call__(self, stage: str, step: int, metrics: dict[str, Any]) -> None:
-        """Numbers as they are; numbers by start as histograms."""
+        """Log numbers as they are, and numbers by start as histograms."""
         logged = {f"{stage}/{name}": self.histogram(np_histogram=bars(v)) for name, v in by_start(metrics).items()}
         logged |= {f"{stage}/{name}": value for name, value in metrics.items() if not isinstance(value, dict)}
         self.run.log(logged | {f"{stage}/step": step})
 
     def close(self) -> None:
-        """Write what is left."""
+        """Finish the wandb run."""
         self.run.finish()
 
 
 def by_start(metrics: dict[str, Any]) -> dict[str, dict[int, float]]:
-    """The metrics that are numbers by start, those by role and start as one for each role."""
+    """Select the metrics that are numbers by start; those by role and start become one per role."""
     found = {}
     for name, value in metrics.items():
         if not isinstance(value, dict):
@@ -78,7 +81,7 @@ def by_start(metrics: dict[str, Any]) -> dict[str, dict[int, float]]:
 
 
 def bars(numbers: dict[int, float]) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Heights and edges of at most 64 bars: each the mean over the starts in it, 0 where there are none."""
+    """Compute heights and edges of at most 64 bars, each the mean over its starts (0 without any)."""
     starts = sorted(numbers)
     edges = numpy.linspace(starts[0], starts[-1] + 1, min(_BARS, len(starts)) + 1)
     sums, _ = numpy.histogram(starts, edges, weights=[numbers[start] for start in starts])

@@ -165,7 +165,7 @@ def _measurement(step: int, drift: float) -> dict[str, float]:
 
 def _student(config: Config) -> Wan:
     student = Wan(config.student.wan).eval()
-    load_weights(student, RunFolder(config).stage(_STAGE).result, "run_dir")
+    load_weights(student, RunFolder(config.run_dir).stage(_STAGE).result, "run_dir")
     return student
 
 

@@ -118,7 +118,7 @@ def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_c
     cluster.take(CRITIC, 4)
     cluster.state()
     metrics = cluster.metrics()
-    cluster.expose(metrics)
+    report = cluster.report(metrics)
     patterns = [pattern(key) for key in named()]
     assert all(any(p.fullmatch(key) for p in patterns) for key in metrics)
     for cause in (key.removeprefix("waited/").removesuffix("_s") for key in metrics if key.startswith("waited/")):
@@ -126,7 +126,7 @@ def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_c
     assert {"waited/begin_s", "waited/publish_s", "waited/critic_windows_s"} <= metrics.keys()
     shares = [metrics[f"rollout/{what}_share"] for what in ("busy", "starting", "idle")]
     assert sum(shares) == pytest.approx(1) and min(shares) >= 0 and 0 <= metrics["learner/busy_share"] <= 1
-    processes = {span.process.split(" (")[0] for span in cluster.spans()}
+    processes = {span.process.split(" (")[0] for span in report.spans}
     assert processes == {"learner 0", "rollout 0"}
     assert "\nray_longtake_buffer_depth{" in scraped(local_ray, "\nray_longtake_bytes_windows_in")
 

@@ -17,6 +17,7 @@ from cluster.launch import preflight
 from cluster.runs.run_folder import RunFolder
 from learner.stage_config import Source
 from models.checkpoints.weight_files import save_weights
+from models.errors import ConfigError
 
 
 def test_presets_groups_and_keys_compose_in_hydra_syntax():
@@ -136,16 +137,17 @@ def test_a_run_folder_remembers_its_config_and_takes_the_same_run_again(tmp_path
 def test_a_run_folder_of_another_config_is_refused_and_left_as_it_was(tmp_path):
     checked(tmp_path / "run")
     before = (tmp_path / "run/config.yaml").read_bytes()
-    with pytest.raises(ValueError, match=r"run_dir=.*another dmd\.student_lr \(0\.0001, now 0\.1\)"):
+    with pytest.raises(ConfigError, match=r"dmd\.student_lr=0\.0001\b.*\b0\.1\b") as caught:
         checked(tmp_path / "run", "dmd.student_lr=0.1")
+    assert caught.value.key == "run_dir"
     assert (tmp_path / "run/config.yaml").read_bytes() == before
 
 
 def test_a_folder_with_other_things_in_it_is_never_taken_over(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty and holds no run"):
+    with pytest.raises(ConfigError) as caught:
         checked(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert caught.value.key == "run_dir" and [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_missing_and_truncated_weights_are_refused_before_anything_starts(tmp_path):
@@ -179,8 +181,8 @@ def test_what_the_tiny_world_cannot_honour_is_refused(tmp_path, argument):
 
 
 def test_two_commands_are_never_at_work_in_one_folder(tmp_path):
-    folder = RunFolder(checked(tmp_path / "run"))
-    with folder.locked(), pytest.raises(RunFailed, match="another command is at work"), folder.locked():
+    folder = RunFolder(checked(tmp_path / "run").run_dir)
+    with folder.locked(), pytest.raises(RunFailed, match=r"^run_dir="), folder.locked():
         pass
     with folder.locked():
         pass
@@ -195,12 +197,14 @@ def test_a_second_teacher_in_a_folder_whose_students_had_another_is_refused(tmp_
 
 def test_a_run_folder_that_is_a_file_or_has_lost_its_config_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ConfigError) as caught:
         checked(tmp_path / "file")
+    assert caught.value.key == "run_dir" and (tmp_path / "file").read_text() == "mine"
     checked(tmp_path / "run")
     (tmp_path / "run/config.yaml").write_text("")
-    with pytest.raises(ValueError, match=r"config\.yaml holds no configuration"):
+    with pytest.raises(ConfigError, match=r"config\.yaml") as caught:
         checked(tmp_path / "run")
+    assert caught.value.key == "run_dir"
 
 
 def test_a_run_keeps_the_teacher_it_has_trained_when_a_later_command_leaves_that_stage_out(tmp_path):

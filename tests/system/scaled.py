@@ -64,7 +64,7 @@ class Learner:
     def __init__(self, config: Config, cluster: RayCluster):
         self.config, self.cluster, self.window_s, self.update = config, cluster, FAST_S, 0
         self.taken, self.requests, self.most = [], 0, 0
-        self.log = RunLog(config, cluster, lambda *_: None)
+        self.log = RunLog(config.run_dir, config.wandb, cluster, lambda *_: None)
         cluster.begin("dmd", config)
         self.publish()
 

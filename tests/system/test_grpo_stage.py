@@ -29,7 +29,7 @@ def train(run_dir, *keys, until=None):
     metrics = run(grpo, config, until)
     if until is not None:
         return metrics, None
-    return metrics, load_file(RunFolder(config).stage("grpo").result)
+    return metrics, load_file(RunFolder(config.run_dir).stage("grpo").result)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_two_rounds_a_checkpoint_and_two_more_equal_four_bit_by_bit(tmp_path, ke
 def test_a_run_that_was_killed_behind_its_last_checkpoint_finishes_when_it_is_run_again(tmp_path):
     keys = ("grpo.steps=2", "checkpoint.every=2", "grpo.dmd_weight=0", "grpo.kl=0.1")
     _, whole = train(tmp_path / "run", *keys)
-    folder = RunFolder(settings.load(["preset=smoke", "stage=grpo", f"run_dir={tmp_path}/run"])).stage("grpo")
+    folder = RunFolder(tmp_path / "run").stage("grpo")
     folder.result.unlink()  # as if the process had ended before it was written
     again, student = train(tmp_path / "run", *keys)
     assert again == {} and all(torch.equal(whole[name], student[name]) for name in whole)

@@ -45,7 +45,7 @@ def taken(local_ray, tmp_path_factory):
     cluster.begin("grpo", config)
     cluster.publish({name: tensor.clone() for name, tensor in student().state_dict().items()}, 0)
     groups = cluster.take(GRPO, GROUPS)
-    yield config, groups, cluster.spans()
+    yield config, groups, cluster.report({}).spans
     local_ray.kill(cluster.coordinator)
 
 

@@ -20,7 +20,7 @@ def train(run_dir, *keys, until=None):
     metrics = run(dmd, config, until)
     if until is not None:
         return metrics
-    result = RunFolder(config).stage("dmd").result
+    result = RunFolder(config.run_dir).stage("dmd").result
     critic = {f"critic.{name}": values for name, values in load_file(result.with_name("critic.safetensors")).items()}
     return metrics, load_file(result) | critic
 
@@ -54,7 +54,7 @@ def initialise(run_dir, *keys, until=None):
     config = settings.load(["preset=smoke", "cluster=inline", f"run_dir={run_dir}", *keys])
     run_dir.mkdir(exist_ok=True)
     metrics = run(ode, config, until)
-    return metrics, None if until is not None else load_file(RunFolder(config).stage("ode").result)
+    return metrics, None if until is not None else load_file(RunFolder(config.run_dir).stage("ode").result)
 
 
 def assert_learnt_alike(one, other):
