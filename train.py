@@ -19,17 +19,15 @@ from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
-from cluster.runs.stage_texts import prepared_text
+from cluster.runs.stage_texts import learner_parts
 from cluster.runs.trajectories import open_pairs
-from learner.build import make_distiller, make_ode_initializer, make_policy_learner, make_pretrainer
+from learner import build
 from models.records import CRITIC, GRPO, ODE, SENTINEL, STUDENT
 
 
 def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 0, tiny world only: a bidirectional teacher learns real videos by flow matching."""
-    learner = make_pretrainer(
-        config.teacher_wan, config.pretrain, config.learner, config.student.horizon_frames, config.seed, config.device
-    )
+    learner = build.pretrainer(learner_parts(config, "teacher"), config.pretrain)
     with RunFolder(config.run_dir).stage("teacher", config.checkpoint) as folder:
         folder.restore(learner)
         metrics = {}
@@ -38,15 +36,12 @@ def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
             log("teacher", learner.step, config.pretrain.steps, metrics)
             if learner.step % config.checkpoint.every == 0:
                 folder.save(learner, learner.step)
-        folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
+        folder.finish(learner.trained.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
-    learner = make_ode_initializer(
-        config.student, config.ode, config.learner, config.base_source, prepared_text(config, "ode"), config.seed,
-        config.device,
-    )  # fmt: skip
+    learner = build.ode_initializer(learner_parts(config, "ode"), config.ode)
     with RunFolder(config.run_dir).stage("ode", config.checkpoint) as folder, open_pairs(config) as pairs:
         folder.restore(learner)
         cluster.begin("ode", config, kept=pairs.numbers)
@@ -60,59 +55,52 @@ def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
             if learner.step % config.checkpoint.every == 0:
                 pairs.write()
                 folder.save(learner, learner.step)
-        folder.finish(learner.weights(), {"seed": config.seed, "steps": learner.step} | metrics)
+        folder.finish(learner.trained.weights(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> None:
     """Stage 2: roll out far past the teacher, cut windows, let the teacher correct them (Self-Forcing++, Alg. 1)."""
-    learner = make_distiller(
-        config.student, config.dmd, config.learner, init=config.init_source, base=config.base_source,
-        teacher=config.teacher_source, teacher_wan=config.teacher_wan, encode_text=prepared_text(config, "dmd"),
-        negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
-    )  # fmt: skip
+    learner = build.dmd_learner(learner_parts(config, "dmd"), config.dmd)
     with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
         cluster.begin("dmd", config, folder.restore(learner))
-        cluster.publish(learner.weights(), learner.step)
+        cluster.publish(learner.student.weights(), learner.step)
         metrics = {}
         while learner.step < config.dmd.steps:
             for _ in range(config.dmd.critic_updates):  # the critic follows the student
                 metrics = learner.update_critic(cluster.take(CRITIC, config.dmd.batch_size))
             metrics |= learner.update_student(cluster.take(STUDENT, config.dmd.batch_size))
-            cluster.publish(learner.weights(), learner.step)  # actors pull at their next block
+            cluster.publish(learner.student.weights(), learner.step)  # actors pull at their next block
             log(name, learner.step, config.dmd.steps, metrics | cluster.metrics())
             if learner.step % config.checkpoint.every == 0:
                 folder.save(learner, learner.step, cluster.state())
         origin = {"seed": config.seed, "steps": learner.step} | metrics
-        folder.finish(learner.averaged(), origin, critic=learner.critic_weights())
+        folder.finish(learner.student.averaged(), origin, critic=learner.critic.weights())
 
 
 def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> None:
-    """Stage 3: fork long rollouts, reward how they go on, make the better ones likelier (Self-Forcing++, Eq. 5-7)."""
-    learner = make_policy_learner(
-        config.student, config.grpo, config.dmd, config.learner, rewards=config.reward.weights,
-        sentinel=config.sentinel, window_frames=config.window.frames, coarse=config.group.coarse,
-        init=config.grpo_init_source, critic=config.grpo_critic_source, teacher=config.teacher_source,
-        teacher_wan=config.teacher_wan, encode_text=prepared_text(config, "grpo"),
-        negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
+    """Stage 3: fork long rollouts, reward continuations, make the better ones likelier (Self-Forcing++, Eq. 5-7)."""
+    learner = build.policy_learner(
+        learner_parts(config, "grpo"), config.grpo, config.dmd, config.sentinel,
+        rewards=config.reward.weights, window_frames=config.window.frames, coarse=config.group.coarse,
     )  # fmt: skip
     with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
         cluster.begin("grpo", config, folder.restore(learner))
-        cluster.publish(learner.weights(), learner.step)
+        cluster.publish(learner.student.weights(), learner.step)
         metrics: dict[str, float] = {}
         while learner.step < config.grpo.steps:
             metrics = {}
-            if learner.step % config.sentinel.every == 0:  # what the rewards do not ask for must not pay for them
-                metrics = learner.watch(cluster.take_all(SENTINEL, config.sentinel.prompts))
+            if learner.step % config.sentinel.every == 0:  # a held-out metric must not pay for the rewards
+                metrics = learner.sentinels.check(cluster.take_all(SENTINEL, config.sentinel.prompts), learner.step)
             metrics |= learner.update(cluster.take(GRPO, config.grpo.groups))
-            cluster.publish(learner.weights(), learner.step)
+            cluster.publish(learner.student.weights(), learner.step)
             log(name, learner.step, config.grpo.steps, metrics | cluster.metrics())
             if learner.step % config.checkpoint.every == 0:
                 folder.save(learner, learner.step, cluster.state())
-        folder.finish(learner.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
+        folder.finish(learner.student.averaged(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
-    """All stages that were asked for; a finished one is not run again."""
+    """Run all configured stages; a finished one is not run again."""
     stages = {"teacher": teacher, "ode": ode, "dmd": dmd, "grpo": grpo}
     for stage in config.stages:
         if not RunFolder(config.run_dir).stage(stage).finished:

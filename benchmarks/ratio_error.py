@@ -19,7 +19,6 @@ from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
 from learner.policy_batches import PolicyBatches
-from learner.stage_config import LearnerConfig
 from models.checkpoints.weight_files import load_weights
 from models.records import GRPO, Group, GroupPlan, Rollout, Weights
 from models.wan.network import Wan
@@ -49,10 +48,10 @@ def groups(student: Wan, config: Config, burn_in: int) -> list[Group]:
 
 def errors(student: Wan, config: Config, made: list[Group], loss: str) -> torch.Tensor:
     """|ratio - 1| of every term [N], of the learner's replay to what the actor recorded."""
-    grpo, learner = replace(config.grpo, loss=loss), LearnerConfig(micro_batch=6)
-    batches = PolicyBatches(student, None, encode_text, config.student, grpo, learner, config.group.coarse)
+    grpo = replace(config.grpo, loss=loss)
+    batches = PolicyBatches(student, None, encode_text, config.student, grpo, 6, config.group.coarse)
     values = torch.ones(len(made), MEMBERS, 1, dtype=torch.float64)
-    return torch.cat([part.replay[:, 0] for part in batches.snapshot(made, values, values.bool())])
+    return torch.cat([part.replay.error for part in batches.snapshot(made, values, values.bool())])
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from benchmarks.line import print_line  # noqa: E402
 from cluster.weights.object_store import Publisher, WeightShelf, store_fetch  # noqa: E402
 from cluster.weights.packed_weights import pack  # noqa: E402
 from cluster.weights.prefetch import PrefetchedWeights  # noqa: E402
-from learner.flat_copy import FlatCopy  # noqa: E402
+from learner.trained_network import FlatCopy  # noqa: E402
 from models.records import Weights  # noqa: E402
 
 TENSORS, TENSOR_ELEMENTS = 100, 2_500_000

@@ -1,147 +1,190 @@
-"""Networks on the learner: built, filled, cut over the ranks, and put together for a stage."""
+"""Each stage's learner, built from configuration: networks filled, sharded over the ranks, given their optimizers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from learner.distillation import Distiller
+from learner.distillation import DmdLearner
 from learner.grpo import PolicyLearner
 from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
 from learner.ode import OdeInitializer
+from learner.optimizer import Optimizer, adamw, muon
 from learner.parallel.sharding import copy_into_shards, in_group, shard
+from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
 from learner.pretraining import Pretrainer
 from learner.score_distillation import ScoreDistillation
+from learner.sentinel_watch import SentinelWatch
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
+from learner.trained_network import TrainedNetwork
 from models.checkpoints.weight_files import check_weights, stored_tensors
+from models.errors import ConfigError
 from models.network_config import StudentConfig, WanConfig
 from models.wan.network import Wan
 from rewards.sentinels import SentinelConfig
 
-Encoder = Callable[[Sequence[str]], Tensor]
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerParts:
+    """Holds what every stage's learner is built from."""
+
+    student: StudentConfig
+    teacher_wan: WanConfig
+    learner: LearnerConfig
+    encode_text: Callable[[Sequence[str]], Tensor]
+    """Prompts to [B S text_dim]."""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Weights of "student", "critic" and "teacher"."""
+    negative_prompt: str = ""
+    """Text that the teacher's guidance leads away from."""
+    seed: int
+    device: torch.device
 
 
-def make_pretrainer(
-    wan: WanConfig, config: PretrainConfig, learner: LearnerConfig, horizon_frames: int, seed: int, device: torch.device
-) -> Pretrainer:
-    """A teacher with random weights drawn from `seed`."""
+def pretrainer(parts: LearnerParts, config: PretrainConfig) -> Pretrainer:
+    """Build stage `teacher`: a teacher with random weights drawn from the seed."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = Wan(wan)
-    _equip(network, learner)
-    network.to(device)
-    shard(network, device, _compute(learner))
-    return Pretrainer(network, config, learner, horizon_frames, seed)
+        torch.manual_seed(parts.seed)
+        network = Wan(parts.teacher_wan)
+    _prepare_training(network, parts.learner)
+    network.to(parts.device)
+    shard(network, parts.device, _compute_dtype(parts.learner))
+    optimizer = Optimizer(
+        "pretrain", network, muon(network, config.lr, config.adamw_lr),
+        lr_key="pretrain.lr", grad_clip=1.0, cosine_steps=config.steps,
+    )  # fmt: skip
+    teacher = TrainedNetwork("teacher", network, optimizer, ema_decay=config.ema_decay)
+    return Pretrainer(teacher, config, parts.student.horizon_frames, parts.learner.micro_batch, parts.seed)
 
 
-def make_ode_initializer(
-    shape: StudentConfig,
-    config: OdeConfig,
-    learner: LearnerConfig,
-    base: Source,
-    encode_text: Encoder,
-    seed: int,
-    device: torch.device,
-) -> OdeInitializer:
-    """A student that starts from the weights of `base`."""
-    student = _trained(shape.wan, base, learner, device)
-    return OdeInitializer(student, encode_text, shape, config, learner, seed)
+def ode_initializer(parts: LearnerParts, config: OdeConfig, network: Wan | None = None) -> OdeInitializer:
+    """Build stage `ode`; without `network` the student is loaded from its source."""
+    network = network or _load_trained(parts, "student")
+    optimizer = Optimizer(
+        "ode", network, muon(network, config.lr, config.adamw_lr),
+        lr_key="ode.lr", grad_clip=1.0, cosine_steps=config.steps,
+    )  # fmt: skip
+    student = TrainedNetwork("student", network, optimizer)
+    return OdeInitializer(
+        student, parts.encode_text, parts.student, config.batch_size, parts.learner.micro_batch, parts.seed
+    )
 
 
-def make_distiller(
-    shape: StudentConfig,
-    config: DmdConfig,
-    learner: LearnerConfig,
-    *,
-    init: Source,
-    base: Source,
-    teacher: Source,
-    teacher_wan: WanConfig,
-    encode_text: Encoder,
-    negative_prompt: str,
-    seed: int,
-    device: torch.device,
-) -> Distiller:
-    """A student from `init`, a critic from `base`, both with adapters if asked for, and a teacher of any size."""
-    student = _trained(shape.wan, init, learner, device, learner.lora_rank, seed)
-    critic = _trained(shape.wan, base, learner, device, learner.lora_rank, seed)
-    real = _frozen(teacher_wan, teacher, learner, device)
-    return Distiller(student, critic, real, encode_text, shape, config, learner, seed, negative_prompt)
+def dmd_learner(parts: LearnerParts, config: DmdConfig, networks: Sequence[Wan] = ()) -> DmdLearner:
+    """Build stage `dmd`; without `networks` student, critic and teacher are loaded from their sources.
+
+    With learner.lora_rank student and critic train adapters.
+    """
+    network, critic, teacher = networks or (
+        _load_trained(parts, "student", lora=True),
+        _load_trained(parts, "critic", lora=True),
+        _load_frozen(parts, "teacher", parts.teacher_wan),
+    )
+    own = adamw(network, config.student_lr, (config.beta1, config.beta2), config.weight_decay)
+    optimizer = Optimizer("student", network, own, lr_key="dmd.student_lr", grad_clip=config.grad_clip)
+    student = _student(parts, network, optimizer, config.ema_decay)
+    scores = _scores(parts, config, network, critic, teacher)
+    return DmdLearner(student, _critic(parts, config, critic), scores, config.ema_start)
 
 
-def make_policy_learner(
-    shape: StudentConfig,
-    grpo: GrpoConfig,
+def policy_learner(
+    parts: LearnerParts,
+    config: GrpoConfig,
     dmd: DmdConfig,
-    learner: LearnerConfig,
+    sentinel: SentinelConfig,
     *,
     rewards: Mapping[str, float],
-    sentinel: SentinelConfig,
     window_frames: int,
-    coarse: float,
-    init: Source,
-    critic: Source,
-    teacher: Source,
-    teacher_wan: WanConfig,
-    encode_text: Encoder,
-    negative_prompt: str,
-    seed: int,
-    device: torch.device,
+    coarse: float = 1.0,
+    networks: Mapping[str, Wan] | None = None,
 ) -> PolicyLearner:
-    """A student from `init`, and what its losses ask for: critic and teacher, a frozen copy of `init`, or neither."""
-    student = _trained(shape.wan, init, learner, device, learner.lora_rank, seed)
-    scores = reference = None
-    if grpo.dmd_weight:
-        fake = _trained(shape.wan, critic, learner, device, learner.lora_rank, seed)
-        real = _frozen(teacher_wan, teacher, learner, device)
-        losses = replace(dmd, noising=grpo.dmd_noising)
-        scores = ScoreDistillation(student, fake, real, encode_text, shape, losses, learner, seed, negative_prompt)
-    if grpo.kl:
-        reference = _frozen(shape.wan, init, learner, device).eval()
+    """Build stage `grpo`: `rewards` are names and weights, `coarse` the share of frequencies in which members differ.
+
+    Without `networks` the student is loaded from its source, and so are the networks that its losses need: critic and
+    teacher for grpo.dmd_weight above 0, a frozen student ("reference") for grpo.kl above 0.
+    """
+    if networks is None:
+        networks = {"student": _load_trained(parts, "student", lora=True)}
+        if config.dmd_weight:
+            networks["critic"] = _load_trained(parts, "critic", lora=True)
+            networks["teacher"] = _load_frozen(parts, "teacher", parts.teacher_wan)
+        if config.kl:
+            networks["reference"] = _load_frozen(parts, "student", parts.student.wan).eval()
+    network = networks["student"]
+    optimizer = Optimizer(
+        "student", network, adamw(network, config.lr, (config.beta1, config.beta2), config.weight_decay),
+        lr_key="grpo.lr", grad_clip=config.grad_clip,
+        cosine_steps=config.updates if config.schedule == "cosine" else None,
+    )  # fmt: skip
+    scores = critic = None
+    if config.dmd_weight:
+        losses = replace(dmd, noising=config.dmd_noising)
+        scores = _scores(parts, losses, network, networks["critic"], networks["teacher"])
+        critic = _critic(parts, losses, networks["critic"])
+    policy = PolicyBatches(
+        network, networks.get("reference"), parts.encode_text, parts.student, config, parts.learner.micro_batch, coarse
+    )
     return PolicyLearner(
-        student, scores, reference, encode_text, shape, grpo, learner,
-        rewards=rewards, sentinel=sentinel, window_frames=window_frames, coarse=coarse,
+        _student(parts, network, optimizer, config.ema_decay), policy, config, SentinelWatch(sentinel, optimizer),
+        rewards=rewards, window_frames=window_frames, scores=scores, critic=critic,
     )  # fmt: skip
 
 
-def _trained(
-    wan: WanConfig,
-    source: Source,
-    learner: LearnerConfig,
-    device: torch.device,
-    lora_rank: int | None = None,
-    seed: int = 0,
-) -> Wan:
-    network = _outline(wan, source)
-    if lora_rank is not None:
-        add_adapters(network, lora_rank, learner.lora_alpha)
-    _equip(network, learner)
-    shard(network, device, _compute(learner))
-    return _filled(network, source, device, seed)
+def _student(parts: LearnerParts, network: Wan, optimizer: Optimizer, ema_decay: float) -> TrainedNetwork:
+    return TrainedNetwork(
+        "student", network, optimizer, optimizer_name="student_optimizer", ema_decay=ema_decay, published=True,
+        lora_scale=parts.learner.lora_scale,
+    )  # fmt: skip
 
 
-def _frozen(wan: WanConfig, source: Source, learner: LearnerConfig, device: torch.device) -> Wan:
+def _critic(parts: LearnerParts, config: DmdConfig, network: Wan) -> TrainedNetwork:
+    own = adamw(network, config.critic_lr, (config.beta1, config.beta2), config.weight_decay)
+    optimizer = Optimizer("critic", network, own, lr_key="dmd.critic_lr", grad_clip=config.grad_clip)
+    scale = parts.learner.lora_scale
+    return TrainedNetwork("critic", network, optimizer, optimizer_name="critic_optimizer", lora_scale=scale)
+
+
+def _scores(parts: LearnerParts, config: DmdConfig, student: Wan, critic: Wan, teacher: Wan) -> ScoreDistillation:
+    return ScoreDistillation(
+        student, critic, teacher, parts.encode_text, parts.student, config,
+        micro_batch=parts.learner.micro_batch, seed=parts.seed, negative_prompt=parts.negative_prompt,
+    )  # fmt: skip
+
+
+def _load_trained(parts: LearnerParts, name: str, lora: bool = False) -> Wan:
+    learner, source = parts.learner, parts.sources[name]
+    network = _outline(parts.student.wan, source)
+    if lora and learner.lora_rank is not None:
+        add_adapters(network, learner.lora_rank, learner.lora_alpha)
+    _prepare_training(network, learner)
+    shard(network, parts.device, _compute_dtype(learner))
+    return _fill(network, source, parts.device, parts.seed)
+
+
+def _load_frozen(parts: LearnerParts, name: str, wan: WanConfig) -> Wan:
+    learner, source, device = parts.learner, parts.sources[name], parts.device
     if learner.teacher_offload and not (in_group() and device.type == "cuda"):
-        raise ValueError("learner.teacher_offload=true needs learner ranks on GPUs; set learner.teacher_offload=false")
+        problem = "needs learner ranks on GPUs"
+        raise ConfigError("learner.teacher_offload", True, problem, "set learner.teacher_offload=false")
     network = _outline(wan, source).to(getattr(torch, learner.teacher_dtype)).requires_grad_(False)
     if learner.compile:
         network.compile_blocks()
     shard(network, device, offload=learner.teacher_offload)
-    return _filled(network, source, torch.device("cpu") if learner.teacher_offload else device)
+    return _fill(network, source, torch.device("cpu") if learner.teacher_offload else device, parts.seed)
 
 
 def _outline(wan: WanConfig, source: Source) -> Wan:
-    """A network without memory, which the file fits. Raises ValueError."""
+    """Make a network without memory that the file fits. Raises ValueError."""
     with torch.device("meta"):
         network = Wan(wan)
     check_weights(source.path, source.key, network, source.part)
     return network
 
 
-def _filled(network: Wan, source: Source, device: torch.device, seed: int = 0) -> Wan:
-    """Memory, and the file's weights in it: tensor by tensor, so that a rank holds its shards and little more."""
+def _fill(network: Wan, source: Source, device: torch.device, seed: int) -> Wan:
+    """Allocate the network and load its file tensor by tensor, so that a rank holds its shards and little more."""
     network.to_empty(device=device)
     targets = network.state_dict()
     plain = {plain_name(name): target for name, target in targets.items()}
@@ -153,18 +196,17 @@ def _filled(network: Wan, source: Source, device: torch.device, seed: int = 0) -
     return network
 
 
-def _equip(network: Wan, learner: LearnerConfig) -> None:
+def _prepare_training(network: Wan, learner: LearnerConfig) -> None:
     network.checkpoint_activations = learner.checkpoint_activations
     if learner.compile:
         network.compile_blocks()
 
 
-def _compute(learner: LearnerConfig) -> torch.dtype | None:
-    """What student and critic compute in; None is the dtype of their weights, float32."""
+def _compute_dtype(learner: LearnerConfig) -> torch.dtype | None:
+    """Return the dtype in which student and critic compute; None is that of their weights, float32."""
     if learner.dtype == "float32":
         return None
     if not in_group():
-        raise ValueError(
-            f"learner.dtype={learner.dtype} needs learner ranks; set cluster=ray, or learner.dtype=float32"
-        )
+        problem = "needs learner ranks"
+        raise ConfigError("learner.dtype", learner.dtype, problem, "set cluster=ray or learner.dtype=float32")
     return getattr(torch, learner.dtype)

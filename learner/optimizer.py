@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from learner.parallel import collectives
-from learner.parallel.sharded_muon import ShardedMuon
 from learner.parallel.sharding import copy_into_shards, full_tensor, gather_full_state, synchronise_gradients
 from models.errors import StopsRun
 
@@ -19,7 +18,8 @@ class NonFiniteError(StopsRun):
 
 def adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> list[torch.optim.Optimizer]:
     """AdamW on all weights that train: what the paper distils with."""
-    return [torch.optim.AdamW(_trained(module).values(), lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)]
+    weights = trainable_parameters(module).values()
+    return [torch.optim.AdamW(weights, lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)]
 
 
 def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
@@ -27,7 +27,7 @@ def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Opti
 
     The tiny teacher reaches AdamW's loss of 1300 updates in 600 (docs/decisions.md).
     """
-    trained = _trained(module)
+    trained = trainable_parameters(module)
     matrices = [p for name, p in trained.items() if name.startswith("blocks.") and p.ndim == 2]
     rest = [p for name, p in trained.items() if not (name.startswith("blocks.") and p.ndim == 2)]
     kind = ShardedMuon if any(isinstance(p, DTensor) for p in matrices) else torch.optim.Muon
@@ -37,8 +37,35 @@ def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Opti
     ]
 
 
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that require a gradient, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+class ShardedMuon(torch.optim.Muon):
+    """torch's Muon, matrix by matrix: gathered, stepped whole, and cut again.
+
+    Left to DTensor, its orthogonalisation in bfloat16 adds in another order for every number of ranks, and that noise
+    is as large as the update: after one step weights differed by 0.7 of it. Every rank repeats the whole step,
+    at the price of two or three gathers of each matrix.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            settings = {name: value for name, value in group.items() if name != "params"}
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                matrix = nn.Parameter(full_tensor(p.detach()).clone())
+                matrix.grad = full_tensor(p.grad)
+                alone = torch.optim.Muon([matrix], **settings)
+                for name, value in self.state[p].items():
+                    alone.state[matrix][name] = full_tensor(value)
+                alone.step()
+                copy_into_shards(p, matrix)
+                for name, value in alone.state[matrix].items():
+                    copy_into_shards(self.state[p].setdefault(name, torch.zeros_like(p)), value)
 
 
 class Optimizer:
@@ -62,7 +89,7 @@ class Optimizer:
         self.lr_key, self.grad_clip, self.cosine_steps = lr_key, grad_clip, cosine_steps
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.updates = 0
-        self.rate = 1.0
+        self.lr_scale = 1.0
         """Factor on every learning rate."""
 
     def step(self, losses: Iterable[Tensor], micro_batches: int = 1) -> dict[str, float]:
@@ -89,7 +116,7 @@ class Optimizer:
             )
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * self.rate * self._schedule()
+                group["lr"] = peak * self.lr_scale * self._schedule()
             optimizer.step()
         self.updates += 1
         return {f"{self.name}/loss": loss_value, f"{self.name}/grad_norm": norm_value}
@@ -125,14 +152,12 @@ class Optimizer:
             owned = {p for group in optimizer.param_groups for p in group["params"]}
             for name, p in self.module.named_parameters():
                 if p in owned and name in entries_of:
-                    entries = entries_of[name].items()
-                    optimizer.state[p] = {entry: _moment(p, entry, values) for entry, values in entries}
+                    optimizer.state[p] = {}
+                    for entry, values in entries_of[name].items():
+                        if entry == "step":  # a count, which optimisers keep on the CPU
+                            optimizer.state[p][entry] = values.clone()
+                            continue
+                        moment = torch.zeros_like(p, dtype=values.dtype, requires_grad=False)
+                        copy_into_shards(moment, values)
+                        optimizer.state[p][entry] = moment
         self.updates = updates
-
-
-def _moment(p: nn.Parameter, entry: str, values: Tensor) -> Tensor:
-    if entry == "step":  # a count, which optimisers keep on the CPU
-        return values.clone()
-    moment = torch.zeros_like(p, dtype=values.dtype, requires_grad=False)
-    copy_into_shards(moment, values)
-    return moment

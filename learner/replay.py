@@ -1,7 +1,7 @@
-"""From windows to the current student's own x0: the cache rebuilt, the gradient attached.
+"""From windows to the current student's own x0: the cache is rebuilt, the gradient attached.
 
 The learner never receives a cache (6 GB for Wan, against 4 MB of latents). It reads the clean frames before a window
-once more under its current weights; `window.burn_in_frames` further back make up for what the cache had seen before.
+once more under its current weights; `window.burn_in_frames` further back make up for older frames in the actor's cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,16 +34,16 @@ class Batch:
     noisy: Tensor
     """The rollout's recorded inputs, [B K C H W]."""
     image_rows: Tensor
-    """[R]: the rows whose windows begin in the middle of a video, and so with an image latent for the teacher."""
+    """[R]: rows whose windows begin in the middle of a video, and so with an image latent for the teacher."""
     images: Tensor
-    """[R C H W]: theirs."""
+    """[R C H W]: those image latents."""
 
     def with_image_latents(self, x0: Tensor) -> Tensor:
-        """`x0` [B K C H W] as teacher and critic see it: they know first frames only as encoded images."""
+        """Put image latents in `x0` [B K C H W]: teacher and critic know first frames only as encoded images."""
         return x0.index_put((self.image_rows, torch.zeros_like(self.image_rows)), self.images.to(x0.dtype))
 
     def loss_mask(self, block_frames: int) -> Tensor:
-        """[B K]: 1 where the teacher's word on a frame counts, 0 in the first block behind an image latent."""
+        """Return [B K]: 0 in a first block that begins with an image latent, where teachers are wrong; 1 elsewhere."""
         counts = torch.ones(self.latents.shape[:2], dtype=torch.float64, device=self.latents.device)
         counts[self.image_rows, :block_frames] = 0
         return counts
@@ -55,31 +55,30 @@ def collate(
     device: torch.device,
     history: int | None = None,
 ) -> Batch:
-    """Stack windows; shorter histories are filled up on the left to `history` frames (default: the longest)."""
-    opened = [row for row, window in enumerate(windows) if window.image is not None]
-    images = torch.cat([windows[0].latents[:0], *(windows[row].image[None] for row in opened)])
+    """Stack windows; shorter contexts are filled up on the left to `history` frames (default: the longest).
+
+    A context that is one tensor in memory, as of a group's members, becomes one row.
+    """
+    contexts = {id(window.context): window.context for window in windows}
+    rows = {key: row for row, key in enumerate(contexts)}
+    if history is None:
+        history = max(map(len, contexts.values()))
+    padding = tuple(history - len(context) for context in contexts.values())
+    frames = [
+        torch.cat([context.new_zeros(pad, *context.shape[1:]), context])
+        for context, pad in zip(contexts.values(), padding, strict=True)
+    ]
+    image_rows = [row for row, window in enumerate(windows) if window.image is not None]
+    images = torch.cat([windows[0].latents[:0], *(windows[row].image[None] for row in image_rows)])
     return Batch(
         windows=windows,
         text=encode_text([window.prompt for window in windows]).to(device),
-        past=_past([window.context for window in windows], history, device),
+        past=Past(torch.stack(frames).to(device), padding, tuple(rows[id(window.context)] for window in windows)),
         latents=torch.stack([window.latents for window in windows]).to(device),
         noisy=torch.stack([window.noisy for window in windows]).to(device),
-        image_rows=torch.tensor(opened, dtype=torch.int64, device=device),
+        image_rows=torch.tensor(image_rows, dtype=torch.int64, device=device),
         images=images.to(device),
     )
-
-
-def _past(contexts: Sequence[Tensor], history: int | None, device: torch.device) -> Past:
-    """`contexts` [P' C H W] in one piece; those that are one tensor in memory, as of a group's members, once."""
-    different = {id(context): context for context in contexts}
-    rows = {key: row for row, key in enumerate(different)}
-    longest = max(len(context) for context in contexts) if history is None else history
-    padding = tuple(longest - len(context) for context in different.values())
-    frames = [
-        torch.cat([context.new_zeros(pad, *context.shape[1:]), context])
-        for context, pad in zip(different.values(), padding, strict=True)
-    ]
-    return Past(torch.stack(frames).to(device), padding, tuple(rows[id(context)] for context in contexts))
 
 
 def backward_noise(
@@ -90,7 +89,7 @@ def backward_noise(
     fresh_sigma: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Backward noise initialisation (Self-Forcing++, Eq. 1): the student's inputs [B K C H W] and their levels [B].
+    """Initialise noise backwards (Self-Forcing++, Eq. 1): the student's inputs [B K C H W] and their levels [B].
 
     `recorded` are the rollout's own re-noised inputs x_t = (1 - sigma) x0 + sigma noise, whose x0 is the student's
     prediction one step earlier. `fresh` noises the rollout's final clean latents again, to a drawn student level.
@@ -101,7 +100,7 @@ def backward_noise(
 
 
 def masked_x0(student: Wan, config: StudentConfig, batch: Batch, x_t: Tensor, sigma: Tensor) -> Tensor:
-    """The current student's x0 [B K C H W] of all blocks in one masked pass; `sigma` is [B]."""
+    """Compute the current student's x0 [B K C H W] of all blocks in one masked pass; `sigma` is [B]."""
     level = sigma[:, None].expand(x_t.shape[:2])
     velocity = denoise_window(
         student,
@@ -117,41 +116,36 @@ def masked_x0(student: Wan, config: StudentConfig, batch: Batch, x_t: Tensor, si
 
 
 def blockwise_x0(student: Wan, config: StudentConfig, batch: Batch, sigmas: Sequence[float]) -> Tensor:
-    """The window generated again, block after block, by the current student: [B K C H W]. Exact and slow.
+    """Generate the windows again, block after block, by the current student: x0 [B K C H W]. Exact and slow.
 
     Every block runs all its denoising steps with the rollout's own noise, on a cache of the student's own new frames;
-    x0 is taken, with gradient, at the window's recorded step. With the rollout's weights it gives `masked_x0` of the
+    x0 is taken, with gradient, at the window's recorded step. With the rollout's weights it equals `masked_x0` of the
     recorded inputs.
     """
-    return torch.cat(
-        [_one_blockwise(student, config, batch, i, window, sigmas) for i, window in enumerate(batch.windows)]
-    )
-
-
-def _one_blockwise(
-    student: Wan, config: StudentConfig, batch: Batch, i: int, window: Window, sigmas: Sequence[float]
-) -> Tensor:
     block, device = config.block_frames, batch.latents.device
-    text = student.text_keys_values(batch.text[i : i + 1])
-    context = window.context[None].to(device)
-    if collectives.size() > 1:  # sharded weights meet in every pass: without these, ranks with older videos would wait
-        for _ in range(0, batch.past.padding[batch.past.rows[i]], block):
-            student.keys_values(torch.zeros_like(batch.latents[:1, :block]), text)
-    cache = KVCache(config.wan, config.context_frames, frames=window.start - context.shape[1])
-    for first in range(0, context.shape[1], block):
-        cache = write_block(student, context[:, first : first + block], text, cache)
-    noise = BlockNoise([window.seed], (block, *config.frame_shape), device)
-    taken = []
-    for index in range(window.start // block, (window.start + len(window.latents)) // block):
-        x_t = noise.draw(index, 0)
-        for step, sigma in enumerate(sigmas):
-            level = torch.full((1, block), sigma, device=device)
-            with torch.set_grad_enabled(step == window.step and torch.is_grad_enabled()):
-                x0 = x0_from_velocity(x_t, denoise_block(student, x_t, 1000 * level, text, cache), level)
-            if step == window.step:
-                taken.append(x0)
-            if step + 1 < len(sigmas):
-                following = torch.full((1, block), sigmas[step + 1], device=device)
-                x_t = add_noise(x0.detach(), noise.draw(index, step + 1), following)
-        cache = write_block(student, x0.detach(), text, cache)
-    return torch.cat(taken, dim=1)
+    results = []
+    for row, window in enumerate(batch.windows):
+        text = student.text_keys_values(batch.text[row : row + 1])
+        context = window.context[None].to(device)
+        if collectives.size() > 1:  # sharded weights meet in every pass: else ranks with older videos would wait
+            for _ in range(0, batch.past.padding[batch.past.rows[row]], block):
+                student.keys_values(torch.zeros_like(batch.latents[:1, :block]), text)
+        cache = KVCache(config.wan, config.context_frames, frames=window.start - context.shape[1])
+        for first in range(0, context.shape[1], block):
+            cache = write_block(student, context[:, first : first + block], text, cache)
+        noise = BlockNoise([window.seed], (block, *config.frame_shape), device)
+        predictions = []
+        for index in range(window.start // block, (window.start + len(window.latents)) // block):
+            x_t = noise.draw(index, 0)
+            for step, sigma in enumerate(sigmas):
+                level = torch.full((1, block), sigma, device=device)
+                with torch.set_grad_enabled(step == window.step and torch.is_grad_enabled()):
+                    x0 = x0_from_velocity(x_t, denoise_block(student, x_t, 1000 * level, text, cache), level)
+                if step == window.step:
+                    predictions.append(x0)
+                if step + 1 < len(sigmas):
+                    following = torch.full((1, block), sigmas[step + 1], device=device)
+                    x_t = add_noise(x0.detach(), noise.draw(index, step + 1), following)
+            cache = write_block(student, x0.detach(), text, cache)
+        results.append(torch.cat(predictions, dim=1))
+    return torch.cat(results)

@@ -1,4 +1,4 @@
-"""The texts that a stage reads, and a learner that has all of them at hand before it loads its networks."""
+"""The texts that a stage reads, and the parts that its learner is built from."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,22 @@ from cluster.config.run_config import Config
 from cluster.runs.run_prompts import group_prompts, training_prompts
 from cluster.runs.run_world import text_of
 from cluster.runs.trajectories import given_prompts
+from learner.build import LearnerParts
 from learner.parallel import collectives
+from models.worlds.tiny_world import TinyText
 from models.worlds.world import Text
+
+
+def learner_parts(config: Config, stage: str) -> LearnerParts:
+    """Collect the parts of `stage`'s learner, with all texts that it reads encoded (a collective)."""
+    student = {"dmd": config.init_source, "grpo": config.grpo_init_source}.get(stage, config.base_source)
+    critic = config.grpo_critic_source if stage == "grpo" else config.base_source
+    return LearnerParts(
+        student=config.student, teacher_wan=config.teacher_wan, learner=config.learner,
+        sources={"student": student, "critic": critic, "teacher": config.teacher_source},
+        encode_text=TinyText() if stage == "teacher" else prepared_text(config, stage),
+        negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
+    )  # fmt: skip
 
 
 def prepared_text(config: Config, stage: str) -> Text:

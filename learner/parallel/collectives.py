@@ -1,26 +1,28 @@
-"""Which of the learner's ranks this process is. Alone, without a process group, it is rank 0 of 1."""
+"""Collectives among the learner's ranks. Without a process group a process is rank 0 of 1."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 Result = TypeVar("Result")
+Columns = TypeVar("Columns", bound=NamedTuple)
+"""Named columns, each [n]."""
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return this process's number, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def size() -> int:
-    """How many ranks train together."""
+    """Count the ranks that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
-    """`values` averaged over the ranks, on each of them (a collective)."""
+    """Average `values` over the ranks, on each of them (a collective)."""
     if size() == 1:
         return values
     total = values.clone()
@@ -29,7 +31,7 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 def all_gather_cat(values: Tensor) -> Tensor:
-    """`values` [n ...] of every rank one after the other, [ranks * n ...], on each of them (a collective)."""
+    """Concatenate the ranks' `values` [n ...] to [ranks * n ...], on each of them (a collective)."""
     if size() == 1:
         return values
     parts = [torch.empty_like(values) for _ in range(size())]
@@ -37,38 +39,44 @@ def all_gather_cat(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def all_gather_columns(parts: Sequence[Columns]) -> Columns:
+    """Concatenate columns over `parts`, then over the ranks, on each of them (a collective)."""
+    table = torch.cat([torch.stack(part, dim=1) for part in parts])
+    return type(parts[0])(*all_gather_cat(table).unbind(dim=1))
+
+
 def all_reduce_max(number: int) -> int:
-    """The largest of the ranks' numbers, on each of them (a collective)."""
+    """Return the largest of the ranks' numbers, on each of them (a collective)."""
     if size() == 1:
         return number
-    told = _exchanged(number)
-    distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
-    return int(told.item())
+    value = torch.tensor([number], dtype=torch.int64, device=_device())
+    distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
+    return int(value.item())
 
 
 def broadcast(number: int) -> int:
-    """Rank 0's `number`, on every rank (a collective)."""
+    """Return rank 0's `number` on every rank (a collective)."""
     if size() == 1:
         return number
-    told = _exchanged(number)
-    distributed.broadcast(told, src=0)
-    return int(told.item())
+    value = torch.tensor([number], dtype=torch.int64, device=_device())
+    distributed.broadcast(value, src=0)
+    return int(value.item())
 
 
 def broadcast_bytes(content: bytes) -> bytes:
-    """Rank 0's `content`, on every rank (a collective)."""
+    """Return rank 0's `content` on every rank (a collective)."""
     if size() == 1:
         return content
-    told = torch.zeros(broadcast(len(content)), dtype=torch.uint8)
+    values = torch.zeros(broadcast(len(content)), dtype=torch.uint8)
     if rank() == 0:
-        told = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    told = told.to(_device())
-    distributed.broadcast(told, src=0)
-    return told.cpu().numpy().tobytes()
+        values = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    values = values.to(_device())
+    distributed.broadcast(values, src=0)
+    return values.cpu().numpy().tobytes()
 
 
 def run_on_rank0(action: Callable[[], Result]) -> Result | None:
-    """What `action` gives rank 0, None elsewhere; where it fails there, every rank stops (a collective)."""
+    """Return the result of `action` on rank 0, None elsewhere; its failure stops every rank (a collective)."""
     result: Result | None = None
     failure: Exception | None = None
     if rank() == 0:
@@ -79,10 +87,6 @@ def run_on_rank0(action: Callable[[], Result]) -> Result | None:
     if broadcast(int(failure is not None)):
         raise failure or RuntimeError(f"rank {rank()} stops because rank 0 failed; its own error says why")
     return result
-
-
-def _exchanged(number: int) -> Tensor:
-    return torch.tensor([number], dtype=torch.int64, device=_device())
 
 
 def _device() -> str:

@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from learner.build import make_distiller, make_ode_initializer, make_pretrainer
-from learner.distillation import Distiller
+from learner.build import LearnerParts, dmd_learner, ode_initializer, pretrainer
+from learner.distillation import DmdLearner
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
 from models.checkpoints.weight_files import save_weights
-from models.network_config import CONFIGS, StudentConfig
+from models.errors import ConfigError
+from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.records import ODE, STUDENT, Trajectory, Window
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
@@ -37,17 +38,26 @@ def windows(count: int = 2) -> list[Window]:
     return made
 
 
-def distiller(folder: Path, teacher: str = "teacher", **learner) -> Distiller:
-    return make_distiller(
-        SHAPE, DmdConfig(batch_size=2, student_lr=1e-3), LearnerConfig(**learner),
-        init=Source(folder / "init.safetensors", "init"), base=Source(folder / "base.safetensors", "base"),
-        teacher=Source(folder / f"{teacher}.safetensors", "teacher"),
-        teacher_wan=CONFIGS["tiny_wide" if teacher == "wide" else "tiny"], encode_text=encode_text, negative_prompt="",
-        seed=5, device=CPU,
+def parts(
+    learner: LearnerConfig, seed: int, folder: Path = Path(), teacher_wan: WanConfig = SHAPE.wan, **files: str
+) -> LearnerParts:
+    """`files`: by role, a network of `folder`; its name is the key to change."""
+    sources = {role: Source(folder / f"{name}.safetensors", name) for role, name in files.items()}
+    return LearnerParts(
+        student=SHAPE, teacher_wan=teacher_wan, learner=learner, encode_text=encode_text, sources=sources, seed=seed,
+        device=CPU,
     )  # fmt: skip
 
 
-def update(trained: Distiller, times: int = 1) -> dict[str, float]:
+def distiller(folder: Path, teacher: str = "teacher", **learner) -> DmdLearner:
+    given = parts(
+        LearnerConfig(**learner), 5, folder, teacher_wan=CONFIGS["tiny_wide" if teacher == "wide" else "tiny"],
+        student="init", critic="base", teacher=teacher,
+    )  # fmt: skip
+    return dmd_learner(given, DmdConfig(batch_size=2, student_lr=1e-3))
+
+
+def update(trained: DmdLearner, times: int = 1) -> dict[str, float]:
     for _ in range(times):
         metrics = trained.update_critic(windows()) | trained.update_student(windows())
     return metrics
@@ -65,30 +75,30 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_networks_start_from_the_files_that_are_named(folder):
     trained = distiller(folder)
-    for made, seed in ((trained.student, 0), (trained.critic, 1), (trained.scores.teacher, 2)):
+    for made, seed in ((trained.student.network, 0), (trained.critic.network, 1), (trained.scores.teacher, 2)):
         assert same(made.state_dict(), network(seed).state_dict())
 
 
 def test_adapters_start_as_nothing_and_alone_move(folder):
     trained = distiller(folder, lora_rank=4)
-    start = {name: p.detach().clone() for name, p in trained.student.named_parameters()}
-    assert same(trained.weights(), network(0).state_dict())
+    start = {name: p.detach().clone() for name, p in trained.student.network.named_parameters()}
+    assert same(trained.student.weights(), network(0).state_dict())
     update(trained, times=2)
-    for name, p in trained.student.named_parameters():
+    for name, p in trained.student.network.named_parameters():
         assert (".lora_" in name) == p.requires_grad == (not torch.equal(p, start[name])), name
-    assert len(trained.trained.ema.averages) == 4 * 10 * 2  # blocks, matrices of each, down and up
+    assert len(trained.student.ema.averages) == 4 * 10 * 2  # blocks, matrices of each, down and up
 
 
 def test_merged_adapters_compute_what_unmerged_ones_do_under_the_names_of_the_whole_network(folder):
     trained = distiller(folder, lora_rank=4)
     update(trained, times=2)
     merged = Wan(SHAPE.wan)
-    merged.load_state_dict(trained.weights(), strict=True)
+    merged.load_state_dict(trained.student.weights(), strict=True)
     before = velocity(network(0))
-    torch.testing.assert_close(velocity(merged), velocity(trained.student), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(velocity(merged), velocity(trained.student.network), rtol=1e-5, atol=1e-5)
     assert (velocity(merged) - before).abs().max() > 1e-2
-    assert trained.averaged().keys() == merged.state_dict().keys()
-    assert not same(trained.averaged(), trained.weights())
+    assert trained.student.averaged().keys() == merged.state_dict().keys()
+    assert not same(trained.student.averaged(), trained.student.weights())
 
 
 def test_a_run_with_adapters_goes_on_from_its_state_bit_by_bit(folder):
@@ -98,19 +108,21 @@ def test_a_run_with_adapters_goes_on_from_its_state_bit_by_bit(folder):
     resumed.load_state({group: load(save(named)) for group, named in tensors.items()}, counts)
     update(whole, times=3)
     update(resumed, times=2)
-    assert same(resumed.weights(), whole.weights()) and same(resumed.averaged(), whole.averaged())
+    assert same(resumed.student.weights(), whole.student.weights()) and same(
+        resumed.student.averaged(), whole.student.averaged()
+    )
 
 
 def test_a_state_of_another_network_is_refused_by_name_before_anything_is_written(folder):
     trained, other = distiller(folder), distiller(folder, lora_rank=4)
     with pytest.raises(ValueError, match=r"^the checkpoint's student is of another network: blocks\.0\.\S+ differs"):
         trained.load_state(*other.state())
-    assert same(trained.weights(), network(0).state_dict())
+    assert same(trained.student.weights(), network(0).state_dict())
 
 
 def test_recomputed_activations_give_the_same_update_bit_by_bit(folder):
     plain, frugal = distiller(folder), distiller(folder, checkpoint_activations=True)
-    assert update(plain) == update(frugal) and same(plain.weights(), frugal.weights())
+    assert update(plain) == update(frugal) and same(plain.student.weights(), frugal.student.weights())
 
 
 @pytest.mark.proof
@@ -121,8 +133,7 @@ def test_compiled_blocks_give_the_same_losses(folder):
     states, latents = torch.randn(4, 6, *SHAPE.frame_shape, generator=generator), torch.zeros(6, *SHAPE.frame_shape)
     pair = Trajectory(0, 0, 0, ODE, PROMPTS[0], 0, states, latents)
     for learner in (LearnerConfig(), LearnerConfig(compile=True)):
-        config, base = OdeConfig(batch_size=2), Source(folder / "base.safetensors", "base")
-        trained = make_ode_initializer(SHAPE, config, learner, base, encode_text, 0, CPU)
+        trained = ode_initializer(parts(learner, 0, folder, student="base"), OdeConfig(batch_size=2))
         losses.append([trained.update([pair], 1)["ode/loss"] for _ in range(2)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
@@ -131,17 +142,15 @@ def test_a_teacher_in_bfloat16_judges_about_as_one_in_float32(folder):
     single, half = distiller(folder), distiller(folder, teacher_dtype="bfloat16")
     assert {p.dtype for p in half.scores.teacher.parameters()} == {torch.bfloat16}
     assert update(half)["student/loss"] == pytest.approx(update(single)["student/loss"], rel=0.02)
-    assert {tensor.dtype for tensor in half.weights().values()} == {torch.float32}
+    assert {tensor.dtype for tensor in half.student.weights().values()} == {torch.float32}
 
 
 def test_a_teacher_may_be_larger_than_the_student(folder):
     trained = distiller(folder, teacher="wide")
-    assert trained.scores.teacher.config.dim > trained.student.config.dim == trained.critic.config.dim
+    assert trained.scores.teacher.config.dim > trained.student.network.config.dim == trained.critic.network.config.dim
     assert update(trained)["student/dmd_gradient"] > 0
-    with pytest.raises(ValueError, match=r"wide\.safetensors does not fit the network: .*; change base$"):
-        make_ode_initializer(
-            SHAPE, OdeConfig(), LearnerConfig(), Source(folder / "wide.safetensors", "base"), encode_text, 0, CPU
-        )
+    with pytest.raises(ValueError, match=r"wide\.safetensors does not fit the network: .*; change wide$"):
+        ode_initializer(parts(LearnerConfig(), 0, folder, student="wide"), OdeConfig())
 
 
 def test_the_teacher_runs_once_per_micro_batch_of_the_student_and_never_for_the_critic(folder):
@@ -153,16 +162,11 @@ def test_the_teacher_runs_once_per_micro_batch_of_the_student_and_never_for_the_
     assert seen == [2, 2]  # conditional and unconditional together, one window each
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"dtype": "bfloat16"}, r"^learner\.dtype=bfloat16 needs learner ranks; set cluster=ray, or "),
-        ({"teacher_offload": True}, r"^learner\.teacher_offload=true needs learner ranks on GPUs; set "),
-    ],
-)
-def test_what_only_ranks_can_do_is_refused_without_them(folder, keys, message):
-    with pytest.raises(ValueError, match=message):
-        distiller(folder, **keys)
+@pytest.mark.parametrize(("key", "value"), [("dtype", "bfloat16"), ("teacher_offload", True)])
+def test_keys_that_need_learner_ranks_are_rejected_without_them(folder, key, value):
+    with pytest.raises(ConfigError) as error:
+        distiller(folder, **{key: value})
+    assert (error.value.key, error.value.value) == (f"learner.{key}", value)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +186,10 @@ def test_learner_keys_that_make_no_sense_are_refused(keys, message):
 
 def test_a_pretrained_teacher_is_the_same_in_any_micro_batch_and_saved_as_its_average():
     config = PretrainConfig(steps=4, batch_size=4, lr=1e-3, adamw_lr=1e-3)
-    whole, cut = (make_pretrainer(SHAPE.wan, config, LearnerConfig(micro_batch=n), 6, 3, CPU) for n in (None, 1))
+    whole, cut = (pretrainer(parts(LearnerConfig(micro_batch=n), 3), config) for n in (None, 1))
     for _ in range(2):
         assert cut.update()["pretrain/loss"] == pytest.approx(whole.update()["pretrain/loss"], rel=1e-5)
-    assert not same(whole.averaged(), whole.state()[0]["teacher"])
-    resumed = make_pretrainer(SHAPE.wan, config, LearnerConfig(), 6, 3, CPU)
+    assert not same(whole.trained.averaged(), whole.state()[0]["teacher"])
+    resumed = pretrainer(parts(LearnerConfig(), 3), config)
     resumed.load_state(*whole.state())
-    assert resumed.update() == whole.update() and same(resumed.averaged(), whole.averaged())
+    assert resumed.update() == whole.update() and same(resumed.trained.averaged(), whole.trained.averaged())

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from actors.rollout_actor import RolloutActor
 from actors.rollout_config import WindowConfig
-from learner.distillation import Distiller
-from learner.ema import Ema
+from learner.build import LearnerParts, dmd_learner
+from learner.distillation import DmdLearner
 from learner.optimizer import NonFiniteError
 from learner.replay import collate, masked_x0
 from learner.stage_config import DmdConfig, LearnerConfig
+from learner.trained_network import Ema
 from models.network_config import StudentConfig
 from models.records import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.wan.network import Wan
@@ -42,9 +43,14 @@ def windows() -> list[Window]:
     return [item for item in made if isinstance(item, Window)]
 
 
-def distiller(micro_batch: int | None = None, seed: int = 5, **changes) -> Distiller:
-    config, learner = replace(CONFIG, **changes), LearnerConfig(micro_batch=micro_batch)
-    return Distiller(network(0), network(1), network(2), encode_text, SHAPE, config, learner, seed)
+def parts(**changes) -> LearnerParts:
+    given = {"learner": LearnerConfig(), "encode_text": encode_text, "seed": 5} | changes
+    return LearnerParts(student=SHAPE, teacher_wan=SHAPE.wan, device=torch.device("cpu"), **given)
+
+
+def distiller(micro_batch: int | None = None, seed: int = 5, **changes) -> DmdLearner:
+    given = parts(learner=LearnerConfig(micro_batch=micro_batch), seed=seed)
+    return dmd_learner(given, replace(CONFIG, **changes), [network(0), network(1), network(2)])
 
 
 def copies(*modules: nn.Module) -> list[list[Tensor]]:
@@ -59,7 +65,7 @@ def changed(module: nn.Module, before: Sequence[Tensor]) -> list[bool]:
     return [not torch.equal(p, old) for p, old in zip(module.parameters(), before, strict=True)]
 
 
-def everything(trained: Distiller) -> list[Tensor]:
+def everything(trained: DmdLearner) -> list[Tensor]:
     """All tensors of a checkpoint, in the order of their names."""
     tensors, _ = trained.state()
     return [tensors[group][name] for group in sorted(tensors) for name in sorted(tensors[group])]
@@ -68,28 +74,32 @@ def everything(trained: Distiller) -> list[Tensor]:
 @pytest.mark.parametrize("replay", ["masked", "blockwise"])
 def test_a_student_update_moves_every_student_weight_and_leaves_teacher_and_critic_alone(windows, replay):
     trained = distiller(replay=replay)
-    student, critic, teacher = copies(trained.student, trained.critic, trained.scores.teacher)
+    student, critic, teacher = copies(trained.student.network, trained.critic.network, trained.scores.teacher)
     trained.update_student(windows)
-    assert all(changed(trained.student, student))
-    assert not any(changed(trained.critic, critic)) and not any(changed(trained.scores.teacher, teacher))
-    assert all(p.grad is None for module in (trained.critic, trained.scores.teacher) for p in module.parameters())
+    assert all(changed(trained.student.network, student))
+    assert not any(changed(trained.critic.network, critic)) and not any(changed(trained.scores.teacher, teacher))
+    assert all(
+        p.grad is None for module in (trained.critic.network, trained.scores.teacher) for p in module.parameters()
+    )
 
 
 @pytest.mark.parametrize("replay", ["masked", "blockwise"])
 def test_a_critic_update_moves_every_critic_weight_and_leaves_student_and_teacher_alone(windows, replay):
     trained = distiller(replay=replay)
-    student, critic, teacher = copies(trained.student, trained.critic, trained.scores.teacher)
+    student, critic, teacher = copies(trained.student.network, trained.critic.network, trained.scores.teacher)
     trained.update_critic(windows)
-    assert all(changed(trained.critic, critic))
-    assert not any(changed(trained.student, student)) and not any(changed(trained.scores.teacher, teacher))
-    assert all(p.grad is None for module in (trained.student, trained.scores.teacher) for p in module.parameters())
+    assert all(changed(trained.critic.network, critic))
+    assert not any(changed(trained.student.network, student)) and not any(changed(trained.scores.teacher, teacher))
+    assert all(
+        p.grad is None for module in (trained.student.network, trained.scores.teacher) for p in module.parameters()
+    )
 
 
-def in_float64(guidance: float) -> Distiller:
+def in_float64(guidance: float) -> DmdLearner:
     """A student whose critic is the teacher. Adam makes a step of any gradient above 1e-8: rounding must be below."""
     config = replace(CONFIG, guidance=guidance)
-    networks = (network(seed).double() for seed in (0, 2, 2))
-    return Distiller(*networks, lambda prompts: encode_text(prompts).double(), SHAPE, config, LearnerConfig(), seed=5)
+    given = parts(encode_text=lambda prompts: encode_text(prompts).double())
+    return dmd_learner(given, config, [network(seed).double() for seed in (0, 2, 2)])
 
 
 @pytest.mark.parametrize(("guidance", "moves"), [(1.0, False), (2.0, True)])
@@ -98,9 +108,11 @@ def test_the_student_stands_still_when_the_critic_equals_the_teacher_without_gui
         replace(w, context=w.context.double(), latents=w.latents.double(), noisy=w.noisy.double()) for w in windows
     ]
     trained = in_float64(guidance)
-    before = copies(trained.student)[0]
+    before = copies(trained.student.network)[0]
     metrics = trained.update_student(exact)
-    step = max((p - old).abs().max().item() for p, old in zip(trained.student.parameters(), before, strict=True))
+    step = max(
+        (p - old).abs().max().item() for p, old in zip(trained.student.network.parameters(), before, strict=True)
+    )
     assert (step > 0.5 * CONFIG.student_lr) if moves else (step < 1e-6 * CONFIG.student_lr)
     assert (metrics["student/dmd_gradient"] > 1e-3) if moves else (metrics["student/dmd_gradient"] < 1e-12)
 
@@ -110,11 +122,9 @@ def test_guidance_away_from_the_prompt_itself_leads_nowhere_and_from_another_it_
 
     def updated(guidance: float, negative_prompt: str) -> list[Tensor]:
         config = replace(CONFIG, guidance=guidance)
-        trained = Distiller(
-            network(0), network(1), network(2), encode_text, SHAPE, config, LearnerConfig(), 5, negative_prompt
-        )
+        trained = dmd_learner(parts(negative_prompt=negative_prompt), config, [network(0), network(1), network(2)])
         trained.update_student(windows)
-        return list(trained.weights().values())
+        return list(trained.student.weights().values())
 
     unguided = updated(1.0, "")
     assert same(unguided, updated(1.0, PROMPTS[5])), "without guidance nothing is led away from"
@@ -133,13 +143,13 @@ def always(velocity: float) -> Wan:
 
 @pytest.mark.parametrize("brighter", [1.0, -1.0])
 def test_the_student_moves_to_where_the_teacher_differs_from_the_critic(windows, brighter):
-    trained = Distiller(network(0), always(0.0), always(-brighter), encode_text, SHAPE, CONFIG, LearnerConfig(), seed=5)
+    trained = dmd_learner(parts(), CONFIG, [network(0), always(0.0), always(-brighter)])
     batch = collate(windows, encode_text, torch.device("cpu"))
     levels = torch.full((3,), trained.scores.sigmas[3])
 
     @torch.no_grad()
     def brightness() -> float:
-        return masked_x0(trained.student, SHAPE, batch, batch.noisy, levels).mean().item()
+        return masked_x0(trained.student.network, SHAPE, batch, batch.noisy, levels).mean().item()
 
     before = brightness()
     for _ in range(3):
@@ -149,34 +159,35 @@ def test_the_student_moves_to_where_the_teacher_differs_from_the_critic(windows,
 
 def test_steps_count_student_updates_only_and_published_weights_are_a_copy(windows):
     trained = distiller()
-    published, start = trained.weights(), copies(trained.student)[0]
+    published, start = trained.student.weights(), copies(trained.student.network)[0]
     for update, step in ((trained.update_critic, 0), (trained.update_student, 1), (trained.update_critic, 1)):
         update(windows)
         assert trained.step == step
     assert same(list(published.values()), start)
-    assert published.keys() == trained.student.state_dict().keys()
-    assert same(list(trained.weights().values()), list(trained.student.state_dict().values()))
+    assert published.keys() == trained.student.network.state_dict().keys()
+    assert same(list(trained.student.weights().values()), list(trained.student.network.state_dict().values()))
 
 
 def test_the_average_follows_the_student_by_its_formula_and_is_not_what_actors_get(windows):
     trained = distiller()
-    expected = copies(trained.student)[0]
+    expected = copies(trained.student.network)[0]
     for _ in range(3):
         trained.update_student(windows)
         expected = [
-            0.9 * a + (1 - 0.9) * p.detach() for a, p in zip(expected, trained.student.parameters(), strict=True)
+            0.9 * a + (1 - 0.9) * p.detach()
+            for a, p in zip(expected, trained.student.network.parameters(), strict=True)
         ]
-    averaged = trained.averaged()
+    averaged = trained.student.averaged()
     torch.testing.assert_close(list(averaged.values()), expected, rtol=1e-6, atol=1e-7)
-    assert averaged.keys() == trained.weights().keys()
-    assert not same(list(averaged.values()), list(trained.weights().values()))
+    assert averaged.keys() == trained.student.weights().keys()
+    assert not same(list(averaged.values()), list(trained.student.weights().values()))
 
 
 def test_until_averaging_starts_the_average_is_the_student_itself(windows):
     trained = distiller(ema_start=2)
     for equal in (True, True, False):
         trained.update_student(windows)
-        assert same(list(trained.averaged().values()), list(trained.student.parameters())) == equal
+        assert same(list(trained.student.averaged().values()), list(trained.student.network.parameters())) == equal
 
 
 def test_an_average_leaves_the_module_it_follows_alone():
@@ -193,7 +204,7 @@ def test_an_average_leaves_the_module_it_follows_alone():
     [(4, 8, {}), (1, 3, {"noising": "fresh"}), (1, 3, {"replay": "blockwise", "beta1": 0.9, "ema_start": 2})],
 )
 def test_stopping_saving_loading_and_going_on_is_not_stopping_bit_by_bit(windows, stop, end, changes):
-    def update(trained: Distiller) -> list[dict[str, float]]:
+    def update(trained: DmdLearner) -> list[dict[str, float]]:
         return [trained.update_critic(windows), trained.update_student(windows)]
 
     whole, first, resumed = (distiller(**changes) for _ in range(3))
@@ -202,9 +213,9 @@ def test_stopping_saving_loading_and_going_on_is_not_stopping_bit_by_bit(windows
         update(first)
     saved = first.state()
     update(first)  # and what was saved is a copy
-    for module in (resumed.student, resumed.critic):
+    for module in (resumed.student.network, resumed.critic.network):
         module.load_state_dict(network(9).state_dict())
-    resumed.trained.ema.restart(network(8))
+    resumed.student.ema.restart(network(8))
     resumed.load_state(*saved)
     assert resumed.step == stop and saved[0].keys() == resumed.state()[0].keys()
     assert [update(resumed) for _ in range(end - stop)] == log[stop:]
@@ -236,7 +247,7 @@ def test_stored_latents_are_context_only_where_the_rollouts_own_inputs_are_used(
 
 def test_the_critic_scores_what_the_student_makes_now(windows):
     one, two = distiller(), distiller()
-    two.student.load_state_dict(network(7).state_dict())
+    two.student.network.load_state_dict(network(7).state_dict())
     assert one.update_critic(windows)["critic/loss"] != two.update_critic(windows)["critic/loss"]
 
 

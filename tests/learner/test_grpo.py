@@ -8,10 +8,12 @@ from torch import Tensor
 
 from actors.group_actor import GroupActor
 from actors.rollout_config import WindowConfig
-from learner.grpo import BurnInTooShort, PolicyLearner, SentinelFell
-from learner.policy_batches import PolicyBatches
+from learner.build import LearnerParts, policy_learner
+from learner.grpo import BurnInTooShort, PolicyLearner
+from learner.parallel.collectives import all_gather_columns
+from learner.policy_batches import PolicyBatches, TermColumns
 from learner.policy_config import GrpoConfig
-from learner.score_distillation import ScoreDistillation
+from learner.sentinel_watch import SentinelFell
 from learner.stage_config import DmdConfig, LearnerConfig
 from models.frequencies import low_pass
 from models.network_config import StudentConfig
@@ -65,23 +67,25 @@ def groups() -> list[Group]:
 def learner(
     config: GrpoConfig = CONFIG, micro_batch: int | None = None, sentinel: SentinelConfig | None = None
 ) -> PolicyLearner:
-    student, own = network(0), LearnerConfig(micro_batch=micro_batch)
-    scores = None
-    if config.dmd_weight:
-        scores = ScoreDistillation(student, network(1), network(2), encode_text, SHAPE, DmdConfig(), own, 5)
-    return PolicyLearner(
-        student, scores, network(0) if config.kl else None, encode_text, SHAPE, config, own,
-        rewards={"r": 1.0}, sentinel=sentinel or SentinelConfig(metrics=["seen"]), window_frames=6,
+    networks = {"student": network(0), "critic": network(1), "teacher": network(2)}
+    if config.kl:
+        networks["reference"] = network(0)
+    parts = LearnerParts(
+        student=SHAPE, teacher_wan=SHAPE.wan, learner=LearnerConfig(micro_batch=micro_batch), encode_text=encode_text,
+        seed=5, device=torch.device("cpu"),
+    )  # fmt: skip
+    return policy_learner(
+        parts, config, DmdConfig(), sentinel or SentinelConfig(metrics=["seen"]),
+        rewards={"r": 1.0}, window_frames=6, networks=networks,
     )  # fmt: skip
 
 
-def terms_of(trained: PolicyLearner, groups: Sequence[Group]) -> Tensor:
-    """[N 5] of one pass without a step: exponent, clipped, moving, KL, count."""
-    advantages = trained._advantages(groups)
-    terms: list[Tensor] = []
-    for _, parts in trained._remember(groups, advantages):
+def terms_of(trained: PolicyLearner, groups: Sequence[Group]) -> TermColumns:
+    """Terms of one pass without a step."""
+    terms: list[TermColumns] = []
+    for _, parts in trained._minibatches(groups, trained._advantages(groups)):
         list(trained.policy.losses(parts, terms))
-    return torch.cat(terms)
+    return all_gather_columns(terms)
 
 
 def everything(trained: PolicyLearner) -> dict[str, Tensor]:
@@ -96,57 +100,57 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("micro_batch", [None, 3, 8])
 def test_every_ratio_is_1_to_the_last_bit_before_the_first_step(groups, loss, micro_batch):
     terms = terms_of(learner(replace(CONFIG, loss=loss), micro_batch), groups)
-    assert len(terms) == 2 * MEMBERS * 3 * (FRAMES // 3)
-    assert (terms[:, 0] == 0).all()
-    assert terms[:, 2].all(), "every term has an advantage"
+    assert len(terms.exponent) == 2 * MEMBERS * 3 * (FRAMES // 3)
+    assert (terms.exponent == 0).all()
+    assert terms.moving.all(), "every term has an advantage"
 
 
 @pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio"])
 def test_the_actors_record_is_the_learners_replay_for_every_transition(groups, loss):
     trained = learner(replace(CONFIG, loss=loss))
-    (_, parts), *_ = trained._remember(groups, trained._advantages(groups))
-    replay = torch.cat([part.replay for part in parts])
-    assert len(replay) == 2 * MEMBERS * 3 * (FRAMES // 3)
-    assert replay[:, 0].max() <= 1e-6
-    assert (replay[:, 1] == 1).all() and not replay[:, 2].any()
+    (_, parts), *_ = trained._minibatches(groups, trained._advantages(groups))
+    replay = all_gather_columns([part.replay for part in parts])
+    assert len(replay.error) == 2 * MEMBERS * 3 * (FRAMES // 3)
+    assert replay.error.max() <= 1e-6
+    assert (replay.weight == 1).all() and not replay.masked.any()
 
 
 @pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio"])
 def test_coarse_members_are_compared_by_their_coarse_part_alone(loss):
     made = rolled(FULL, (0, 24), coarse=0.5)
-    batches = PolicyBatches(network(0), None, encode_text, SHAPE, replace(CONFIG, loss=loss), LearnerConfig(), 0.5)
+    batches = PolicyBatches(network(0), None, encode_text, SHAPE, replace(CONFIG, loss=loss), coarse=0.5)
     values = torch.ones(2, MEMBERS, 2, dtype=torch.float64)
     (part,) = batches.snapshot(made, values, values.bool())
-    assert part.replay[:, 0].max() <= 1e-5
+    assert part.replay.error.max() <= 1e-5
 
     fine = torch.randn(made[0].samples.shape, generator=torch.Generator().manual_seed(1))
     fine -= low_pass(fine, 0.5)
     moved = [replace(group, samples=group.samples + fine, behaviour=group.behaviour - fine) for group in made]
     (other,) = batches.snapshot(moved, values, values.bool())
     assert torch.allclose(other.samples, part.samples, atol=1e-5)
-    assert torch.allclose(other.replay[:, 0], part.replay[:, 0], atol=1e-5)
+    assert torch.allclose(other.replay.error, part.replay.error, atol=1e-5)
 
 
 def test_a_burn_in_that_misses_the_actors_policy_is_refused_before_the_first_step():
     trained = learner(replace(CONFIG, clip=1e-5))
     with pytest.raises(BurnInTooShort, match=r"group\.burn_in_frames"):
         trained.update(rolled(0, (24, 27)))
-    assert trained.step == 0 and trained.optimizer.updates == 0
+    assert trained.step == 0 and trained.student.updates == 0
 
 
 @pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio", "regression"])
 def test_a_round_makes_the_better_members_likelier_than_the_worse(groups, loss):
     trained = learner(replace(CONFIG, loss=loss, passes=3, lr=3e-4))
     better = [torch.cat([part.advantage > 0 for part in parts]) for _, parts in
-              trained._remember(groups, trained._advantages(groups))]  # fmt: skip
-    remembered = trained._remember(groups, trained._advantages(groups))
+              trained._minibatches(groups, trained._advantages(groups))]  # fmt: skip
+    remembered = trained._minibatches(groups, trained._advantages(groups))
     trained.update(groups)
-    terms: list[Tensor] = []
+    terms: list[TermColumns] = []
     probe = learner(replace(CONFIG, loss="ppo"))
-    probe.policy.student = trained.student
+    probe.policy.student = trained.student.network
     for _, parts in remembered:
         list(probe.policy.losses(parts, terms))
-    exponent = torch.cat(terms)[:, 0]
+    exponent = all_gather_columns(terms).exponent
     assert exponent[torch.cat(better)].mean() > exponent[~torch.cat(better)].mean()
 
 
@@ -181,8 +185,8 @@ def test_old_groups_count_by_their_tempered_likelihood_and_outliers_do_not_count
     aged = [replace(group, age=2, behaviour=group.behaviour + 0.05 * (i == 1)) for i, group in enumerate(groups)]
     trained = learner(replace(CONFIG, correction_mask=5.0, correction_cap=1.5))
     trained.step = 1
-    (_, parts), *_ = trained._remember(aged, trained._advantages(aged))
-    weights = torch.cat([part.replay[:, 1] for part in parts])
+    (_, parts), *_ = trained._minibatches(aged, trained._advantages(aged))
+    weights = torch.cat([part.replay.weight for part in parts])
     half = len(weights) // 2
     torch.testing.assert_close(weights[:half], torch.ones_like(weights[:half]), rtol=0, atol=1e-4)
     assert (weights[half:] - 1).abs().max() > 0.01
@@ -207,13 +211,13 @@ def test_the_kl_term_holds_the_student_to_where_it_started(groups):
 def test_with_dmd_the_critic_follows_and_the_teacher_stays(groups):
     trained = learner(replace(CONFIG, dmd_weight=1.0, critic_warmup=1, critic_updates=2, dmd_members=3))
     critic, teacher = ([p.clone() for p in net.parameters()] for net in (trained.scores.critic, trained.scores.teacher))
-    student = [p.clone() for p in trained.student.parameters()]
+    student = [p.clone() for p in trained.student.network.parameters()]
     metrics = trained.update(groups)
-    assert trained.scores.critic_optimizer.updates == 2 and trained.optimizer.updates == 0, "a round of warm-up"
-    assert all(torch.equal(a, b) for a, b in zip(student, trained.student.parameters(), strict=True))
+    assert trained.critic.updates == 2 and trained.student.updates == 0, "a round of warm-up"
+    assert all(torch.equal(a, b) for a, b in zip(student, trained.student.network.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(critic, trained.scores.critic.parameters(), strict=True))
     metrics = trained.update(groups)
-    assert trained.optimizer.updates == 1 and metrics["student/dmd_gradient"] > 0
+    assert trained.student.updates == 1 and metrics["student/dmd_gradient"] > 0
     assert all(torch.equal(a, b) for a, b in zip(teacher, trained.scores.teacher.parameters(), strict=True))
 
 
@@ -221,10 +225,10 @@ def test_with_dmd_the_critic_follows_and_the_teacher_stays(groups):
 def test_a_restored_learner_goes_on_bit_for_bit(groups, changes):
     config = replace(CONFIG, passes=2, **changes)
     trained, restored = learner(config), learner(config)
-    trained.watch([look(0.5)])
+    trained.sentinels.check([look(0.5)], trained.step)
     trained.update(groups)
     restored.load_state(*trained.state())
-    assert restored.step == 1 and restored.watched == {"seen": 0.5}
+    assert restored.step == 1 and restored.sentinels.first == {"seen": 0.5}
     for one in (trained, restored):
         one.update(groups)
     assert same(everything(trained), everything(restored))
@@ -242,19 +246,19 @@ def look(score: float) -> Group:
 
 def test_a_sentinel_that_falls_stops_the_run_and_names_itself():
     trained = learner()
-    assert trained.watch([look(0.6), look(0.4)])["sentinel/seen"] == pytest.approx(0.5)
-    trained.watch([look(0.46)])
+    assert trained.sentinels.check([look(0.6), look(0.4)], trained.step)["sentinel/seen"] == pytest.approx(0.5)
+    trained.sentinels.check([look(0.46)], trained.step)
     with pytest.raises(SentinelFell, match=r"seen from 0\.500 to 0\.440"):
-        trained.watch([look(0.44)])
+        trained.sentinels.check([look(0.44)], trained.step)
 
 
 def test_a_sentinel_that_falls_lowers_the_rate_where_that_is_asked_for(groups):
     sentinel = SentinelConfig(metrics=["seen"], action="lower_rate", rate_factor=0.25)
     trained = learner(sentinel=sentinel)
-    trained.watch([look(0.5)])
-    assert trained.watch([look(0.4)])["student/rate"] == 0.25
+    trained.sentinels.check([look(0.5)], trained.step)
+    assert trained.sentinels.check([look(0.4)], trained.step)["student/rate"] == 0.25
     trained.update(groups)
-    assert trained.optimizer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25 * CONFIG.lr)
+    assert trained.student.optimizer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25 * CONFIG.lr)
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])
@@ -263,19 +267,19 @@ def test_a_cosine_schedule_ends_with_the_stage_and_knows_how_many_steps_a_round_
     trained, rates = learner(config), []
     for _ in range(config.steps):
         trained.update([replace(group, age=len(rates)) for group in groups])
-        rates.append(trained.optimizer.optimizers[0].param_groups[0]["lr"])
-    assert trained.optimizer.updates == config.updates == 8 * minibatches
+        rates.append(trained.student.optimizer.optimizers[0].param_groups[0]["lr"])
+    assert trained.student.updates == config.updates == 8 * minibatches
     assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.1 * config.lr
     assert replace(config, dmd_weight=1.0, critic_warmup=3).updates == 2 * minibatches
 
 
 def test_a_sentinel_that_could_not_be_measured_has_not_fallen():
     trained = learner()
-    trained.watch([look(0.5)])
-    trained.watch([look(math.nan)])
-    assert trained.optimizer.rate == 1
+    trained.sentinels.check([look(0.5)], trained.step)
+    trained.sentinels.check([look(math.nan)], trained.step)
+    assert trained.student.optimizer.lr_scale == 1
 
 
 def test_a_sentinel_that_never_had_a_score_stops_the_run_at_the_first_look():
     with pytest.raises(SentinelFell, match=r"nothing could be scored by .* of sentinel\.metrics"):
-        learner().watch([look(math.nan)])
+        learner().sentinels.check([look(math.nan)], 0)

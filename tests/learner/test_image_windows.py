@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from learner.member_windows import windows_for_scores
 from learner.replay import collate, masked_x0
 from learner.score_distillation import ScoreDistillation
-from learner.stage_config import DmdConfig, LearnerConfig
-from learner.transitions import windows_for_scores
+from learner.stage_config import DmdConfig
 from models.flow_matching import add_noise
 from models.network_config import CONFIGS, StudentConfig
 from models.noise import Draw, generator_for
@@ -45,9 +45,8 @@ def windows() -> list[Window]:
 
 
 def scores(shape: StudentConfig) -> ScoreDistillation:
-    return ScoreDistillation(
-        small_network(0), small_network(1), small_network(2), encode_text, shape, DMD, LearnerConfig(), SEED, "dog"
-    )
+    networks = (small_network(seed) for seed in range(3))
+    return ScoreDistillation(*networks, encode_text, shape, DMD, micro_batch=None, seed=SEED, negative_prompt="dog")
 
 
 def drawn(update: Draw, place: int) -> tuple[Tensor, Tensor]:
@@ -79,8 +78,7 @@ def test_the_students_loss_is_that_of_its_blocks_behind_the_image_which_the_teac
         gradient = (fake - real) / (shown - real).abs().mean()
         counted = gradient if window.image is None else gradient[:, BLOCK:]
         expected.append(0.5 * float((counted.double() ** 2).mean()))
-    parts, _ = trained.parts(windows(), Draw.STUDENT_UPDATE, 0)
-    (loss,) = (trained.student_loss(part, []) for part in parts)
+    (loss,), _ = trained.student_losses(windows(), 0, [])
     assert loss.detach().item() == pytest.approx(sum(expected) / 3, rel=1e-4)
 
 
@@ -92,15 +90,16 @@ def test_the_critic_learns_all_of_what_it_is_shown(shape):
         with torch.no_grad():
             velocity = trained.critic(add_noise(shown, noise, sigma), 1000 * sigma, text)
         expected.append(float(((velocity - (noise - shown)) ** 2).mean()))
-    assert trained.update_critic(windows())["critic/loss"] == pytest.approx(sum(expected) / 3, rel=1e-4)
+    (loss,), _ = trained.critic_losses(windows(), 0)
+    assert loss.detach().item() == pytest.approx(sum(expected) / 3, rel=1e-4)
 
 
 def test_an_image_changes_what_is_learnt_and_only_of_its_own_window(shape):
     def loss(given: list[Window], place: int) -> float:
         alone = [replace(window, weight=float(i == place)) for i, window in enumerate(given)]
         trained = scores(shape)
-        parts, _ = trained.parts(alone, Draw.STUDENT_UPDATE, 0)
-        return float(sum(trained.student_loss(part, []).detach() for part in parts))
+        losses, _ = trained.student_losses(alone, 0, [])
+        return float(sum(loss.detach() for loss in losses))
 
     other = windows()
     other[1] = replace(other[1], image=other[1].image + 1)

@@ -4,6 +4,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from learner.build import LearnerParts, ode_initializer
 from learner.ode import OdeInitializer
 from learner.stage_config import LearnerConfig, OdeConfig
 from models.causal import denoise_block, write_block
@@ -21,9 +22,11 @@ STILL = {"batch_size": 1, "lr": 1e-30, "adamw_lr": 1e-30}
 
 
 def initializer(student: Wan | None = None, **changes) -> OdeInitializer:
-    return OdeInitializer(
-        student or network(0), encode_text, SMALL, replace(CONFIG, **changes), LearnerConfig(), seed=3
-    )
+    parts = LearnerParts(
+        student=SMALL, teacher_wan=SMALL.wan, learner=LearnerConfig(), encode_text=encode_text, seed=3,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    return ode_initializer(parts, replace(CONFIG, **changes), student or network(0))
 
 
 def same(one: Wan, other: Wan) -> bool:
@@ -51,7 +54,7 @@ def possible_losses(student: Wan, pair: Trajectory) -> Tensor:
 def test_the_loss_is_that_of_blocks_denoised_one_by_one_each_from_a_level_of_its_own():
     pair = straight(1)
     trained = initializer(**STILL)
-    possible = possible_losses(trained.student, pair[0])
+    possible = possible_losses(trained.trained.network, pair[0])
     nearest = set()
     for _ in range(20):
         distance = (possible - trained.update(pair, 1)["ode/loss"]).abs() / possible
@@ -72,7 +75,7 @@ def test_an_update_depends_on_its_number_and_seed_and_not_on_what_was_drawn_befo
     one, other = initializer(), initializer()
     torch.randn(5)
     assert one.update(straight(4), 4) == other.update(straight(4), 4)
-    assert same(one.student, other.student) and one.step == 1
+    assert same(one.trained.network, other.trained.network) and one.step == 1
 
 
 def test_three_updates_are_one_then_saved_and_loaded_then_two():
@@ -85,7 +88,9 @@ def test_three_updates_are_one_then_saved_and_loaded_then_two():
     assert resumed.step == 1
     for _ in range(2):
         resumed.update(pairs, 4)
-    assert same(resumed.student, whole.student) and not same(resumed.student, first.student)
+    assert same(resumed.trained.network, whole.trained.network) and not same(
+        resumed.trained.network, first.trained.network
+    )
 
 
 def test_trajectories_are_waited_for_one_more_each_update_and_never_more_than_there_are():

@@ -15,7 +15,7 @@ import settings
 from benchmarks.grpo_gain import SHIPPED, compared, measured, real_videos, videos_of
 from cluster.inline import InlineCluster
 from cluster.runs.run_folder import RunFolder
-from learner.build import make_policy_learner
+from learner import build
 from models.records import GRPO
 from settings.compose import ROOT
 from tests.fakes.cut_off import run
@@ -79,11 +79,13 @@ def test_the_preset_trains_on_what_it_names_coarse_groups_of_a_block_and_windows
             taken.extend(found := super().take(role, n))
             return found
 
+    policy_learner = build.policy_learner
+
     def made(*arguments, **keywords):
-        learners.append(make_policy_learner(*arguments, **keywords))
+        learners.append(policy_learner(*arguments, **keywords))
         return learners[-1]
 
-    monkeypatch.setattr("train.make_policy_learner", made)
+    monkeypatch.setattr(build, "policy_learner", made)
     grpo(config, Watched(config), lambda stage, step, steps, metrics: told.append(metrics))
     groups = [group for group in taken if group.role == GRPO]
     assert len(groups) == 8 and {group.latents.shape[:2] for group in groups} == {(4, 3)}

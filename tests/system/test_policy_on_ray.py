@@ -5,9 +5,9 @@ import torch
 
 from actors.rollout_config import GroupConfig
 from cluster.config.cluster_config import ClusterConfig
+from learner.parallel.collectives import all_gather_columns
 from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
-from learner.stage_config import LearnerConfig
 from models.network_config import TINY
 from models.records import GRPO
 from models.wan.network import Wan
@@ -58,14 +58,14 @@ def test_the_ratio_to_what_the_actor_recorded_is_one_before_any_update_for_every
     beyond = [group for group in groups if group.start > shape.context_frames + config.group.burn_in_frames]
     assert len(rolled) >= 4 and beyond, [group.start for group in groups]
     network = student()
-    batches = PolicyBatches(network, None, encode_text, shape, GrpoConfig(loss=loss), LearnerConfig(micro_batch=6))
+    batches = PolicyBatches(network, None, encode_text, shape, GrpoConfig(loss=loss), micro_batch=6)
     valid = torch.ones(GROUPS, MEMBERS, 1, dtype=torch.bool)
     parts = batches.snapshot(groups, torch.ones(GROUPS, MEMBERS, 1, dtype=torch.float64), valid)
-    replay = torch.cat([part.replay for part in parts])
-    assert len(replay) == GROUPS * MEMBERS * 3 * 4, "every member, transition and block"
-    errors = replay[:, 0]
+    replay = all_gather_columns([part.replay for part in parts])
+    assert len(replay.error) == GROUPS * MEMBERS * 3 * 4, "every member, transition and block"
+    errors = replay.error
     assert not errors.isnan().any() and errors.max() <= 1e-6, errors.max()
-    assert (replay[:, 1] == 1).all() and not replay[:, 2].any()
+    assert (replay.weight == 1).all() and not replay.masked.any()
 
 
 def test_the_ratio_tells_another_student_from_the_one_that_acted(taken):
@@ -73,10 +73,10 @@ def test_the_ratio_tells_another_student_from_the_one_that_acted(taken):
     network = student()
     with torch.no_grad():
         network.proj_out.weight.mul_(1.001)
-    batches = PolicyBatches(network, None, encode_text, config.student, GrpoConfig(), LearnerConfig(micro_batch=6))
+    batches = PolicyBatches(network, None, encode_text, config.student, GrpoConfig(), micro_batch=6)
     values = torch.ones(GROUPS, MEMBERS, 1, dtype=torch.float64)
-    replay = torch.cat([part.replay for part in batches.snapshot(groups, values, values.bool())])
-    assert replay[:, 0].median() > 1e-6
+    error = torch.cat([part.replay.error for part in batches.snapshot(groups, values, values.bool())])
+    assert error.median() > 1e-6
 
 
 def test_groups_come_scored_and_the_time_of_their_judge_stands_in_the_trace(taken):

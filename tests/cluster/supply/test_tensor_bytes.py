@@ -15,7 +15,7 @@ from cluster.supply.tensor_bytes import (
     view_bytes,
     view_tensors,
 )
-from learner.flat_copy import FlatCopy
+from learner.trained_network import FlatCopy
 
 
 def tensors(dtype=torch.float32):

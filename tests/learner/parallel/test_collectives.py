@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from actors.group_actor import GroupActor
 from actors.rollout_config import WindowConfig
-from learner.build import make_distiller, make_ode_initializer, make_policy_learner, make_pretrainer
-from learner.distillation import Distiller
+from learner.build import LearnerParts, dmd_learner, ode_initializer, policy_learner, pretrainer
+from learner.distillation import DmdLearner
 from learner.optimizer import NonFiniteError, Optimizer, muon
 from learner.parallel import collectives
 from learner.parallel.micro_batches import own_places
@@ -61,18 +61,23 @@ def write_networks(folder: Path) -> None:
     save_weights(network(3, "tiny_wide").state_dict(), folder / "wide.safetensors", {})
 
 
-def distiller(folder: Path, learner: LearnerConfig, wide: bool = False, **changes) -> Distiller:
-    config = DmdConfig(batch_size=BATCH, ema_decay=0.9, **changes)
-    return make_distiller(
-        SHAPE, config, learner, init=Source(folder / "init.safetensors", "init"),
-        base=Source(folder / "base.safetensors", "base"),
-        teacher=Source(folder / ("wide.safetensors" if wide else "teacher.safetensors"), "teacher"),
-        teacher_wan=CONFIGS["tiny_wide" if wide else "tiny"], encode_text=encode_text, negative_prompt="",
-        seed=5, device=CPU,
+def parts(
+    folder: Path, learner: LearnerConfig, seed: int, student: str = "init", teacher: str = "teacher"
+) -> LearnerParts:
+    files = {"student": student, "critic": "base", "teacher": teacher}
+    return LearnerParts(
+        student=SHAPE, teacher_wan=CONFIGS["tiny_wide" if teacher == "wide" else "tiny"], learner=learner,
+        encode_text=encode_text, seed=seed, device=CPU,
+        sources={role: Source(folder / f"{name}.safetensors", name) for role, name in files.items()},
     )  # fmt: skip
 
 
-def train(trained: Distiller, first: int, end: int) -> Results:
+def distiller(folder: Path, learner: LearnerConfig, wide: bool = False, **changes) -> DmdLearner:
+    config = DmdConfig(batch_size=BATCH, ema_decay=0.9, **changes)
+    return dmd_learner(parts(folder, learner, 5, teacher="wide" if wide else "teacher"), config)
+
+
+def train(trained: DmdLearner, first: int, end: int) -> Results:
     """Updates of critic and student, each rank with its share of the windows; what they log."""
     log = {}
     for update in range(first, end):
@@ -84,9 +89,9 @@ def train(trained: Distiller, first: int, end: int) -> Results:
     return log
 
 
-def outcome(trained: Distiller) -> Results:
-    results = {f"raw {name}": tensor for name, tensor in trained.weights().items()}
-    return results | {f"averaged {name}": tensor for name, tensor in trained.averaged().items()}
+def outcome(trained: DmdLearner) -> Results:
+    results = {f"raw {name}": tensor for name, tensor in trained.student.weights().items()}
+    return results | {f"averaged {name}": tensor for name, tensor in trained.student.averaged().items()}
 
 
 def distil(folder: Path, updates: int, learner: LearnerConfig, wide: bool = False, **changes) -> Results:
@@ -100,7 +105,7 @@ def stop_half_way(folder: Path) -> Results:
     log = train(trained, 0, 4)
     tensors, counts = trained.state()
     assert counts == {"student": 4, "critic": 4}
-    assert all(bool(group) == (collectives.rank() == 0) for group in (*tensors.values(), trained.weights()))
+    assert all(bool(group) == (collectives.rank() == 0) for group in (*tensors.values(), trained.student.weights()))
     if collectives.size() > 1 and collectives.rank() == 0:
         save_file(
             {f"{group}|{name}": t for group, named in tensors.items() for name, t in named.items()}, folder / HALF
@@ -110,8 +115,7 @@ def stop_half_way(folder: Path) -> Results:
 
 def initialise(folder: Path) -> Results:
     config = OdeConfig(steps=8, batch_size=BATCH, lr=2e-3, adamw_lr=5e-4)
-    base, learner = Source(folder / "base.safetensors", "base"), LearnerConfig(micro_batch=1)
-    trained = make_ode_initializer(SHAPE, config, learner, base, encode_text, 3, CPU)
+    trained = ode_initializer(parts(folder, LearnerConfig(micro_batch=1), 3, student="base"), config)
     pairs, log = straight(5, SHAPE), {}
     if collectives.size() > 1:  # two ranks read what one has in memory: of two shards, and of what is no shard yet
         pairs = kept_in(folder / "pairs", range(5), 2, origin(SHAPE))
@@ -119,14 +123,14 @@ def initialise(folder: Path) -> Results:
         assert len(pairs.entries) == 4 and len(pairs) == 5
     for i in range(2):
         log[f"loss {i}"] = torch.tensor(trained.update(pairs, 5)["ode/loss"])
-    return log | trained.weights()
+    return log | trained.trained.weights()
 
 
 def pretrain(folder: Path) -> Results:
     config = PretrainConfig(steps=8, batch_size=BATCH, lr=2e-3, adamw_lr=5e-4)
-    trained = make_pretrainer(SHAPE.wan, config, LearnerConfig(micro_batch=2), 6, 3, CPU)
+    trained = pretrainer(parts(folder, LearnerConfig(micro_batch=2), 3), config)
     log = {f"loss {i}": torch.tensor(trained.update()["pretrain/loss"]) for i in range(2)}
-    return log | trained.averaged()
+    return log | trained.trained.averaged()
 
 
 def groups(folder: Path) -> list[Group]:
@@ -147,18 +151,15 @@ def groups(folder: Path) -> list[Group]:
 def reward(folder: Path) -> Results:
     """Two rounds of stage grpo with the extended DMD loss and the KL term, of advantages over the whole batch."""
     config = GrpoConfig(groups=4, dmd_members=1, critic_updates=1, critic_warmup=0, kl=0.1, lr=1e-3, std_scope="batch")
-    trained = make_policy_learner(
-        SHAPE, config, DmdConfig(), LearnerConfig(micro_batch=1), rewards={"r": 1.0}, sentinel=SentinelConfig(),
-        window_frames=6, coarse=0.5, init=Source(folder / "init.safetensors", "init"),
-        critic=Source(folder / "base.safetensors", "base"), teacher=Source(folder / "teacher.safetensors", "teacher"),
-        teacher_wan=CONFIGS["tiny"], encode_text=encode_text, negative_prompt="",
-        seed=5, device=CPU,
+    trained = policy_learner(
+        parts(folder, LearnerConfig(micro_batch=1), 5), config, DmdConfig(), SentinelConfig(),
+        rewards={"r": 1.0}, window_frames=6, coarse=0.5,
     )  # fmt: skip
     given, log = groups(folder), {}
     for update in range(2):
         metrics = trained.update([replace(given[place], age=update) for place in own_places(4)])
         log |= {f"{name} {update}": torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
-    return log | {f"raw {name}": t for name, t in trained.weights().items()}
+    return log | {f"raw {name}": t for name, t in trained.student.weights().items()}
 
 
 def orthogonalise(folder: Path) -> Results:
@@ -193,7 +194,7 @@ def compute_in_halves(folder: Path) -> Results:
     learner = LearnerConfig(dtype="bfloat16", teacher_dtype="bfloat16", checkpoint_activations=True, micro_batch=1)
     trained = distiller(folder, learner)
     results = train(trained, 0, 1)
-    assert all(p.dtype == torch.float32 and isinstance(p, DTensor) for p in trained.student.parameters())
+    assert all(p.dtype == torch.float32 and isinstance(p, DTensor) for p in trained.student.network.parameters())
     assert all(p.dtype == torch.bfloat16 for p in trained.scores.teacher.parameters())
     return results | outcome(trained)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from learner.transitions import windows_for_scores
+from learner.member_windows import windows_for_scores
 from models.records import GRPO, Group
 
 MEMBERS, FRAMES, BLOCK = 4, 12, 3

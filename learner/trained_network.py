@@ -1,0 +1,157 @@
+"""A network while it trains: its optimizer, running average, published copy, and place in checkpoints."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from learner.lora import merge_lora
+from learner.optimizer import Optimizer, trainable_parameters
+from learner.parallel import collectives
+from learner.parallel.micro_batches import micro_batches, own_places
+from learner.parallel.sharding import full_tensor, gather_full_state, load_full_state, local_shards
+from models.wan.network import Wan
+
+_ALIGNMENT = 64
+
+
+class Ema:
+    """Averages the trainable weights exponentially, sharded over the ranks as they are.
+
+    The average is evaluated and shipped; actors roll out the raw weights.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.averages: dict[str, Tensor] = {n: p.detach().clone() for n, p in trainable_parameters(module).items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Set average <- decay * average + (1 - decay) * weights."""
+        weights = local_shards(trainable_parameters(module).values())
+        torch._foreach_lerp_(local_shards(self.averages.values()), weights, 1 - self.decay)
+
+    @torch.no_grad()
+    def restart(self, module: nn.Module) -> None:
+        """Set the average to `module`'s weights."""
+        torch._foreach_copy_(local_shards(self.averages.values()), local_shards(trainable_parameters(module).values()))
+
+
+class FlatCopy:
+    """Holds one copy of a network's full tensors on rank 0, in one piece of memory that every version reuses.
+
+    New memory would cost three times the copy itself in page faults, and one large array travels almost twice as fast
+    as many small ones (benchmarks/weight_sync.py).
+    """
+
+    def __init__(self, like: Mapping[str, Tensor]):
+        self.tensors: dict[str, Tensor] = {}
+        if collectives.rank() > 0:
+            return
+        places = {}
+        end = 0
+        for name, tensor in like.items():
+            first = -(-end // _ALIGNMENT) * _ALIGNMENT
+            end = first + tensor.numel() * tensor.element_size()
+            places[name] = slice(first, end)
+        pinned = any(tensor.is_cuda for tensor in like.values())
+        buffer = torch.zeros(end, dtype=torch.uint8, pin_memory=pinned)
+        self.tensors = {
+            name: buffer[places[name]].view(tensor.dtype).view(tensor.shape) for name, tensor in like.items()
+        }
+
+    @torch.no_grad()
+    def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copy full tensors to the CPU of rank 0; an empty dict elsewhere (a collective).
+
+        Overwrites the previous call's values.
+        """
+        for name, tensor in tensors.items():
+            full = full_tensor(tensor)
+            if self.tensors:
+                self.tensors[name].copy_(full.detach())
+        return self.tensors
+
+
+class TrainedNetwork:
+    """Bundles a network with its optimizer, its average (`ema_decay`) and a copy to publish from (`published`).
+
+    `name` is its tensors' group in a checkpoint, `optimizer_name` its moments'. Every rank calls every method.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: Wan,
+        optimizer: Optimizer,
+        *,
+        optimizer_name: str = "optimizer",
+        ema_decay: float | None = None,
+        published: bool = False,
+        lora_scale: float = 0.0,
+    ):
+        self.name, self.network, self.optimizer, self.optimizer_name = name, network, optimizer, optimizer_name
+        self.lora_scale = lora_scale
+        self.ema = None if ema_decay is None else Ema(network, ema_decay)
+        self.copy = FlatCopy(network.state_dict()) if published else None
+
+    @property
+    def updates(self) -> int:
+        """Count the optimizer's steps."""
+        return self.optimizer.updates
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the raw weights on rank 0, adapters merged; an empty dict elsewhere (a collective).
+
+        Of a `published` network the next call overwrites the tensors: copy what must last.
+        """
+        state = self.network.state_dict()
+        return merge_lora(gather_full_state(state) if self.copy is None else self.copy.of(state), self.lora_scale)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Return the averaged weights on rank 0; an empty dict elsewhere (a collective).
+
+        With LoRA the adapters are averaged, then merged.
+        """
+        return merge_lora(gather_full_state(self.network.state_dict() | self.ema.averages), self.lora_scale)
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return a checkpoint's tensors by group, on rank 0 (a collective)."""
+        groups = {self.name: gather_full_state(self.network.state_dict())}
+        if self.ema is not None:
+            groups["ema"] = gather_full_state(self.ema.averages)
+        return groups | {self.optimizer_name: self.optimizer.state()}
+
+    def load_state(self, groups: Mapping[str, dict[str, Tensor]], updates: int) -> None:
+        """Restore `state` as it was after `updates` steps; every rank has the full tensors. Raises ValueError."""
+        load_full_state(self.network.state_dict(), groups[self.name], self.name)
+        if self.ema is not None:
+            load_full_state(self.ema.averages, groups["ema"], "ema")
+        self.optimizer.load_state(groups.get(self.optimizer_name, {}), updates)
+
+
+class RegressionLearner:
+    """Fits one network to targets that need no rollouts: the shared shape of stages `teacher` and `ode`."""
+
+    def __init__(self, trained: TrainedNetwork, micro_batch: int | None):
+        self.trained, self.micro_batch = trained, micro_batch
+        self.device = next(trained.network.parameters()).device
+
+    @property
+    def step(self) -> int:
+        """Count the updates done."""
+        return self.trained.updates
+
+    def fit(self, batch_size: int, losses: Callable[[Sequence[int]], Tensor]) -> dict[str, float]:
+        """Step on a batch; `losses` gives [B] for the samples at these places of the whole batch."""
+        places = own_places(batch_size)
+        parts = list(micro_batches(places, self.micro_batch))
+        return self.trained.optimizer.step((losses(part).sum() / len(places) for part in parts), len(parts))
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
+        """Return everything a resumed run needs, tensors on rank 0 only (a collective)."""
+        return self.trained.state(), {"updates": self.step}
+
+    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
+        """Restore `state`; every rank has the full tensors. Raises ValueError."""
+        self.trained.load_state(tensors, state["updates"])
