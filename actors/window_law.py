@@ -1,7 +1,7 @@
-"""Where windows start: the distribution that Self-Forcing++ changes, as a value.
+"""Distributions of window starts: the part of training that Self-Forcing++ changes.
 
 A law draws one of the block-aligned starts of a rollout. Uniform is the paper's (Eq. 2, i ~ Unif{1..N-K+1}); the others
-are its ablations. Starts are drawn when a rollout is dispatched, never when windows arrive.
+are its ablations. Starts are drawn when a rollout is dispatched, never when windows arrive, which favours early ones.
 """
 
 import importlib
@@ -13,149 +13,119 @@ from typing import Protocol
 
 import numpy
 
+from models.errors import ConfigError
+
 
 class WindowLaw(Protocol):
-    """Draws a start, in latent frames, out of `starts` (ascending)."""
+    """Draw a start, in latent frames, out of `starts` (ascending). A law of the user's own is such a callable."""
 
     def __call__(
-        self,
-        starts: Sequence[int],
-        window_frames: int,
-        horizon_frames: int,
-        generator: numpy.random.Generator,
+        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
     ) -> int: ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every start equally often."""
+    """Draw every start equally often. Other laws change `index`, or the starts among which it draws."""
 
     def __call__(
-        self,
-        starts: Sequence[int],
-        window_frames: int,
-        horizon_frames: int,
-        generator: numpy.random.Generator,
+        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
     ) -> int:
-        return starts[generator.integers(len(starts))]
+        return starts[self.index(len(starts), generator)]
+
+    def index(self, count: int, generator: numpy.random.Generator) -> int:
+        """Draw the place of a start among `count` of them."""
+        return int(generator.integers(count))
 
 
 @dataclass(frozen=True)
-class Beta:
-    """Starts spread as Beta(a, b) over the rollout: b > a favours the beginning."""
+class Beta(Uniform):
+    """Draw starts as Beta(a, b) over the rollout: b > a favours its beginning."""
 
     a: float
     b: float
 
     def __post_init__(self):
         if self.a <= 0 or self.b <= 0:
-            raise ValueError(f"beta({self.a}, {self.b}): both numbers must be above 0; change window.law")
+            raise ConfigError("window.law", f"beta({self.a:g}, {self.b:g})", "both numbers must be above 0",
+                              "write beta(1, 4), for example")  # fmt: skip
 
-    def __call__(
-        self,
-        starts: Sequence[int],
-        window_frames: int,
-        horizon_frames: int,
-        generator: numpy.random.Generator,
-    ) -> int:
-        return starts[min(int(generator.beta(self.a, self.b) * len(starts)), len(starts) - 1)]
+    def index(self, count: int, generator: numpy.random.Generator) -> int:
+        return min(int(generator.beta(self.a, self.b) * count), count - 1)
 
 
 @dataclass(frozen=True)
-class Prefix:
-    """Windows that end within the first `horizons` teacher horizons: 1 is Self-Forcing, 2 the 10 s ablation."""
+class Prefix(Uniform):
+    """Draw windows that end within the first `horizons` teacher horizons: 1 is Self-Forcing, 2 the 10 s ablation."""
 
     horizons: float
 
     def __post_init__(self):
         if self.horizons <= 0:
-            raise ValueError(f"prefix({self.horizons}): the prefix must be longer than 0; change window.law")
+            raise ConfigError("window.law", f"prefix({self.horizons:g})", "the prefix has no length",
+                              "write a number above 0, as in prefix(1)")  # fmt: skip
 
     def __call__(
-        self,
-        starts: Sequence[int],
-        window_frames: int,
-        horizon_frames: int,
-        generator: numpy.random.Generator,
+        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
     ) -> int:
         inside = [start for start in starts if start + window_frames <= self.horizons * horizon_frames]
         if not inside:
-            raise ValueError(
-                f"no window of {window_frames} frames ends within {self.horizons} horizons of {horizon_frames} frames; "
-                "change window.law or window.frames"
-            )
-        return inside[generator.integers(len(inside))]
+            raise ConfigError(
+                "window.law", f"prefix({self.horizons:g})", f"no window of {window_frames} frames ends within "
+                f"{self.horizons:g} horizons of {horizon_frames} frames", "write a longer prefix or lower window.frames",
+            )  # fmt: skip
+        return super().__call__(inside, window_frames, horizon_frames, generator)
 
 
 @dataclass(frozen=True)
 class Stratum(Uniform):
-    """Uniform in one of `parts` equal parts of the starts; a start on a border belongs to each by its share."""
+    """Draw uniformly in one of `parts` equal parts of the starts; a start on a border belongs to each by its share."""
 
     part: int
     parts: int
 
-    def __call__(
-        self,
-        starts: Sequence[int],
-        window_frames: int,
-        horizon_frames: int,
-        generator: numpy.random.Generator,
-    ) -> int:
-        place = (self.part + generator.random()) / self.parts
-        return starts[min(int(place * len(starts)), len(starts) - 1)]
+    def index(self, count: int, generator: numpy.random.Generator) -> int:
+        return min(int((self.part + generator.random()) / self.parts * count), count - 1)
 
 
 @dataclass(frozen=True)
 class Stratified(Uniform):
-    """Uniform, and spread: of the windows of one rollout each comes from a part of its own (see `laws_of_rollout`)."""
+    """Draw each window of one rollout from a part of its own (see `laws_of_rollout`): uniform, and spread."""
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """The starts are cut into equal parts, one for each weight, and a part is drawn in proportion to its weight.
+class Weighted(Uniform):
+    """Draw a part of the starts in proportion to its weight, and a start in it. The parts have equal length.
 
-    What is measured to fail more can be drawn more: 1 - validity, position by position.
+    Places that are measured to fail more can be drawn more: 1 - validity, position by position.
     """
 
     weights: tuple[float, ...]
 
     def __post_init__(self):
         if not all(weight >= 0 for weight in self.weights) or not any(self.weights):
-            raise ValueError(
-                f"weighted{self.weights}: weights must be 0 or above, and one of them above 0; change window.law"
-            )
+            raise ConfigError("window.law", f"weighted{self.weights}", "weights must be 0 or above, one above 0",
+                              "write weighted(1, 2, 4), for example")  # fmt: skip
 
-    def __call__(
-        self,
-        starts: Sequence[int],
-        window_frames: int,
-        horizon_frames: int,
-        generator: numpy.random.Generator,
-    ) -> int:
+    def index(self, count: int, generator: numpy.random.Generator) -> int:
         shares = numpy.array(self.weights)
         part = int(generator.choice(len(shares), p=shares / shares.sum()))
-        return Stratum(part, len(shares))(starts, window_frames, horizon_frames, generator)
+        return Stratum(part, len(shares)).index(count, generator)
 
 
 @dataclass(frozen=True)
-class Shares:
-    """Each start as often as its share says."""
+class StartShares(Uniform):
+    """Draw each start with its own probability."""
 
     shares: tuple[float, ...]
 
-    def __call__(
-        self,
-        starts: Sequence[int],
-        window_frames: int,
-        horizon_frames: int,
-        generator: numpy.random.Generator,
-    ) -> int:
-        return starts[int(generator.choice(len(starts), p=self.shares))]
+    def index(self, count: int, generator: numpy.random.Generator) -> int:
+        return int(generator.choice(count, p=self.shares))
 
 
 @dataclass(frozen=True)
 class Priority(Uniform):
-    """A share `even` of the windows uniform, the others in proportion to how far videos were seen to stray there.
+    """Draw a share `even` of the windows uniformly, the others in proportion to the drift measured at their place.
 
     Uniform until something was measured. In one process starts are a function of the seed, over restarts too; on Ray
     what has been measured by a dispatch, and in which order, depends on which actor was quicker.
@@ -165,63 +135,57 @@ class Priority(Uniform):
 
     def __post_init__(self):
         if not 0 < self.even <= 1:
-            raise ValueError(
-                f"priority({self.even}): the share of even windows must be above 0, and at most 1; change window.law"
-            )
+            raise ConfigError("window.law", f"priority({self.even:g})", "the share of uniform windows is out of range",
+                              "write a number above 0 and at most 1, as in priority(0.5)")  # fmt: skip
 
     def after(self, drift: numpy.ndarray) -> WindowLaw:
-        """The law once it is known how far each start has `drift`."""
+        """Return the law for starts at which videos drift by `drift` [starts]."""
         if not drift.sum():
             return Uniform()
         shares = self.even / len(drift) + (1 - self.even) * drift / drift.sum()
-        return Shares(tuple(shares / shares.sum()))
+        return StartShares(tuple(shares / shares.sum()))
 
 
-_LAWS = {"priority": Priority, "uniform": Uniform, "beta": Beta, "prefix": Prefix, "stratified": Stratified}
+_LAWS = {
+    "uniform": Uniform, "stratified": Stratified, "beta": Beta, "prefix": Prefix, "weighted": Weighted,
+    "priority": Priority,
+}  # fmt: skip
+_FORMS = "write uniform, stratified, beta(a, b), prefix(h), weighted(w, ...), priority(share) or a dotted path"
 
 
 def parse_law(text: str) -> WindowLaw:
-    """The law that `window.law` names: a known one with its numbers, or the dotted path of a callable."""
+    """Read `window.law`: a shipped law with its numbers, or the dotted path of a callable. Raises ConfigError."""
     match = re.fullmatch(r"\s*([\w.]+)\s*(?:\(([^()]*)\))?\s*", text)
     if match is None:
-        raise ValueError(f'window.law="{text}" cannot be read; write uniform, beta(1, 4), prefix(1) or a dotted path')
+        raise ConfigError("window.law", text, "this is neither a law nor a dotted path", _FORMS)
     name, numbers = match[1], [part for part in (match[2] or "").split(",") if part.strip()]
-    if name not in (*_LAWS, "weighted"):
-        return _load(name, numbers, text)
-    try:
-        values = [float(number) for number in numbers]
-    except ValueError as error:
-        raise ValueError(f'window.law="{text}" needs numbers, as in beta(1, 4)') from error
-    if name == "weighted":
-        if not values or not all(math.isfinite(value) for value in values):
-            raise ValueError(f'window.law="{text}" needs finite weights, as in weighted(1, 2, 4)')
-        return Weighted(tuple(values))
-    law = _LAWS[name]
-    if len(values) != len(fields(law)) or not all(math.isfinite(value) for value in values):
-        raise ValueError(f'window.law="{text}" needs {len(fields(law))} finite numbers, as in uniform or beta(1, 4)')
-    return law(*values)
-
-
-def _load(path: str, numbers: list[str], text: str) -> WindowLaw:
-    module, _, attribute = path.rpartition(".")
+    if name in _LAWS:
+        law = _LAWS[name]
+        count = max(len(numbers), 1) if law is Weighted else len(fields(law))
+        try:
+            values = [float(number) for number in numbers]
+        except ValueError:
+            values = []
+        if len(values) != count or not all(math.isfinite(value) for value in values):
+            raise ConfigError("window.law", text, f"this law takes {count} finite number{'s' if count > 1 else ''}"
+                              if count else "this law takes no numbers", _FORMS)  # fmt: skip
+        return Weighted(tuple(values)) if law is Weighted else law(*values)
+    module, _, attribute = name.rpartition(".")
     if not module or numbers:
-        raise ValueError(
-            f'window.law="{text}" is unknown; choose uniform, stratified, beta(a, b), prefix(h), weighted(w, ...), '
-            "priority(share), or a dotted path without numbers"
-        )
+        raise ConfigError("window.law", text, "no law has this name, and a dotted path takes no numbers", _FORMS)
     try:
-        law = getattr(importlib.import_module(module), attribute)
+        loaded = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f'window.law="{text}" cannot be imported ({error}); check the dotted path') from error
-    if not callable(law):
-        raise ValueError(f'window.law="{text}" names {law!r}, which cannot be called; name a law')
-    return law
+        raise ConfigError("window.law", text, f"cannot be imported ({error})", "correct the dotted path") from error
+    if not callable(loaded):
+        raise ConfigError("window.law", text, f"this is {loaded!r}, not a callable", "name a law")
+    return loaded
 
 
 def laws_of_rollout(law: WindowLaw, windows: int, generator: numpy.random.Generator) -> list[WindowLaw]:
-    """The law of each window of one rollout: `law` itself, or its parts in an order that is drawn.
+    """Return the law of each window of one rollout: `law` itself, or its parts in an order that is drawn.
 
-    An order that is not drawn would tie parts to roles, which alternate by the window's number, too.
+    A fixed order would tie parts to roles, which alternate by the window's number, too.
     """
     if not isinstance(law, Stratified):
         return [law] * windows
@@ -229,15 +193,15 @@ def laws_of_rollout(law: WindowLaw, windows: int, generator: numpy.random.Genera
 
 
 def window_starts(frames: int, window_frames: int, block_frames: int, earliest: int = 0) -> range:
-    """All block-aligned starts of a window in a rollout of `frames`, from frame `earliest` on."""
+    """Return all block-aligned starts of a window in a rollout of `frames` latent frames, from `earliest` on."""
     return range(earliest, frames - window_frames + 1, block_frames)
 
 
 def draw_start(
     law: WindowLaw, name: str, starts: range, frames: int, horizon: int, generator: numpy.random.Generator
 ) -> int:
-    """Where a window of `frames`, or a fork, starts. Raises ValueError when the law draws another than `starts`."""
+    """Draw where a window of `frames` starts, or a fork. Raises ConfigError when the law draws none of `starts`."""
     start = int(law(starts, frames, horizon, generator))
     if start not in starts:
-        raise ValueError(f"window.law={name} drew start {start}, none of {starts}; change the law")
+        raise ConfigError("window.law", name, f"the law drew start {start}, none of {starts}", "correct the law")
     return start

@@ -90,7 +90,7 @@ def test_every_shipped_preset_is_valid(preset):
         ("stage=ode,dmd", "stage=ode,dmd has several values; write 'stage=[ode,dmd]'"),
         ("cluster.rollout_labels={role:[a]}", "cluster.rollout_labels.role: Cannot convert 'list' to string"),
         ("window.law=beta(1", '"window.law=beta(1" cannot be read'),
-        ("window.law=beta(-1,1)", "beta(-1.0, 1.0)"),
+        ("window.law=beta(-1,1)", "beta(-1, 1)"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
