@@ -1,23 +1,23 @@
-"""What is asked of the actors: prompts, seeds, and the windows that each rollout must yield."""
+"""Plan what the actors make: prompts, seeds, and the windows that each rollout must yield."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy
 
 from actors.drift_tracker import DriftTracker
 from actors.prompts import TrainingPrompts
 from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
-from actors.window_law import Priority, WindowLaw, draw_start, laws_of_rollout, parse_law, window_starts
+from actors.window_law import Priority, draw_start, laws_of_rollout, parse_law, window_starts
 from models.network_config import StudentConfig
 from models.noise import Draw
 from models.records import CRITIC, GRPO, ODE, SENTINEL, STUDENT, GroupPlan, Rollout, WindowPlan
-from rewards.sentinels import SentinelConfig
 
 
 class StudentDispatcher:
-    """Rollouts of the student. Everything about rollout i is a function of (seed, i): asking again gives it again.
+    """Plan rollouts of the student. Rollout i is a function of (seed, i): planned again, it is the same.
 
-    But for law `priority`, whose starts are a function of what was measured before, too.
+    Law `priority` is the exception: its starts depend on the drift measured before, too.
     """
 
     def __init__(
@@ -30,119 +30,118 @@ class StudentDispatcher:
         seed: int,
         drift: DriftTracker | None = None,
     ):
-        """Law `priority` goes by `drift` as it is when a rollout is asked for; without, it is uniform."""
+        """Law `priority` reads `drift` when a rollout is planned; without it, `priority` is uniform."""
         self.student, self.rollout, self.window = student, rollout, window
         self.critic_updates, self.prompts, self.seed = critic_updates, prompts, seed
         self.law, self.drift = parse_law(window.law), drift
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
-        """The batch of rollouts with ids `first`, `first` + 1, ..., asked for after student update `update`."""
+        """Plan a batch of rollouts with ids `first`, `first` + 1, ..., dispatched after student update `update`."""
         return [self._rollout(i, update) for i in range(first, first + self.rollout.batch)]
 
     def _rollout(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
-        frames = _horizon(self.rollout, self.window.frames, self.student.block_frames, update, generator)
-        starts = window_starts(frames, self.window.frames, self.student.block_frames)
-        laws = laws_of_rollout(self._law(starts), self.rollout.windows, generator)
-        windows = tuple(self._window(i, j, law, starts, generator) for j, law in enumerate(laws))
-        return _video(i, i, self.prompts, frames, windows, generator)
+        length, block, last = self.window.frames, self.student.block_frames, len(self.student.timesteps) - 1
+        frames = _draw_horizon(self.rollout, length, block, update, generator)
+        starts = window_starts(frames, length, block)
+        law = self.law
+        if self.drift is not None and isinstance(law, Priority):
+            law = law.after(self.drift.of_windows(starts, length, block))
+        windows = []
+        for j, own_law in enumerate(laws_of_rollout(law, self.rollout.windows, generator)):
+            turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
+            start = draw_start(own_law, self.window.law, starts, length, self.student.horizon_frames, generator)
+            step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
+            windows.append(WindowPlan(CRITIC if turn else STUDENT, start, step, j))
+        return _draw_rollout(i, i, self.prompts, frames, tuple(windows), generator)
 
-    def _law(self, starts: range) -> WindowLaw:
-        if self.drift is None or not isinstance(self.law, Priority):
-            return self.law
-        return self.law.after(self.drift.of_windows(starts, self.window.frames, self.student.block_frames))
 
-    def _window(self, i: int, j: int, law: WindowLaw, starts: range, generator: numpy.random.Generator) -> WindowPlan:
-        turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
-        window, horizon = self.window.frames, self.student.horizon_frames
-        start = draw_start(law, self.window.law, starts, window, horizon, generator)
-        last = len(self.student.timesteps) - 1
-        step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
-        return WindowPlan(CRITIC if turn else STUDENT, start, step, j)
+@dataclass(frozen=True)
+class SentinelTurns:
+    """Order rollout ids in periods of `videos` sentinel videos, then `between` forked rollouts."""
+
+    prompts: Sequence[str]
+    """Held-out prompts of the sentinel videos, in turn."""
+    videos: int
+    frames: int
+    """Length of a sentinel video, in latent frames."""
+    between: int
 
 
 class GroupDispatcher:
-    """Rollouts that are forked, and before every so many of them the same watched prompts for the sentinels.
-
-    Ids run in periods: `sentinel.prompts` videos that are looked at whole, then `between` forked ones.
-    """
+    """Plan rollouts that are forked into groups, and in turns with them the same sentinel videos again and again."""
 
     def __init__(
         self,
         student: StudentConfig,
         rollout: RolloutConfig,
-        window: WindowConfig,
+        law: str,
         group: GroupConfig,
-        sentinel: SentinelConfig,
-        between: int,
+        sentinels: SentinelTurns,
         prompts: Sequence[str],
-        watched: Sequence[str],
         seed: int,
         earliest: int = 0,
     ):
-        """No video is forked before frame `earliest`."""
-        self.student, self.rollout, self.window, self.group = student, rollout, window, group
-        self.earliest = earliest
-        self.sentinel, self.between = sentinel, between
-        self.prompts, self.watched, self.seed = prompts, watched, seed
-        self.law = parse_law(window.law)
+        """Forks start by `law` (as window.law), none before frame `earliest`."""
+        self.student, self.rollout, self.group, self.sentinels = student, rollout, group, sentinels
+        self.prompts, self.seed, self.earliest = prompts, seed, earliest
+        self.law_name, self.law = law, parse_law(law)
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
-        """The batch of rollouts with ids `first`, `first` + 1, ...; sentinels are never mixed with groups."""
-        place = first % (self.sentinel.prompts + self.between)
-        if place < self.sentinel.prompts:
-            last = first + min(self.rollout.batch, self.sentinel.prompts - place)
-            return [self._watched(i, place + i - first) for i in range(first, last)]
-        left = self.sentinel.prompts + self.between - place
-        return [self._forked(i, update) for i in range(first, first + min(self.rollout.batch, left))]
+        """Plan a batch of rollouts with ids `first`, `first` + 1, ...; a batch never mixes sentinels and groups."""
+        place = first % (self.sentinels.videos + self.sentinels.between)
+        if place < self.sentinels.videos:
+            count = min(self.rollout.batch, self.sentinels.videos - place)
+            return [self._sentinel(first + i, place + i) for i in range(count)]
+        count = min(self.rollout.batch, self.sentinels.videos + self.sentinels.between - place)
+        return [self._forked(first + i, update) for i in range(count)]
 
-    def _watched(self, i: int, number: int) -> Rollout:
-        """Watched prompt `number`, with the noise that it has every time."""
+    def _sentinel(self, i: int, number: int) -> Rollout:
+        """Plan sentinel video `number`, with the prompt and noise that it has in every period."""
         generator = numpy.random.default_rng([self.seed, Draw.SENTINEL, number])
-        last = len(self.student.timesteps) - 1
+        frames = self.sentinels.frames
         plan = GroupPlan(
-            SENTINEL,
-            0,
-            last,
-            0,
-            members=1,
-            frames=self.sentinel.frames,
-            transitions=(),
-            shared=(),
-            coarse=1.0,
-            antithetic=False,
-        )
-        prompt = self.watched[number % len(self.watched)]
-        return Rollout(i, 0, prompt, int(generator.integers(2**62)), self.sentinel.frames, (plan,))
+            SENTINEL, start=0, step=len(self.student.timesteps) - 1, index=0, members=1, frames=frames, transitions=(),
+            shared=(), coarse=1.0, antithetic=False,
+        )  # fmt: skip
+        prompt = self.sentinels.prompts[number % len(self.sentinels.prompts)]
+        return Rollout(i, 0, prompt, int(generator.integers(2**62)), frames, (plan,))
 
     def _forked(self, i: int, update: int) -> Rollout:
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         shortest = self.earliest + self.group.frames
-        frames = _horizon(self.rollout, shortest, self.student.block_frames, update, generator)
+        frames = _draw_horizon(self.rollout, shortest, self.student.block_frames, update, generator)
+        starts = window_starts(frames, self.group.frames, self.student.block_frames, self.earliest)
         laws = laws_of_rollout(self.law, self.group.forks, generator)
-        plans = tuple(self._fork(j, law, frames, generator) for j, law in enumerate(laws))
-        period, place = divmod(i, self.sentinel.prompts + self.between)
-        number = period * self.between + place - self.sentinel.prompts
-        return _video(i, number, self.prompts, frames, plans, generator)
+        plans = []
+        for j, law in enumerate(laws):
+            start = draw_start(
+                law, self.law_name, starts, self.group.frames, self.student.horizon_frames, generator
+            )  # fmt: skip
+            plans.append(self._fork(j, start, generator))
+        period, place = divmod(i, self.sentinels.videos + self.sentinels.between)
+        number = period * self.sentinels.between + place - self.sentinels.videos
+        return _draw_rollout(i, number, self.prompts, frames, tuple(plans), generator)
 
-    def _fork(self, j: int, law: WindowLaw, frames: int, generator: numpy.random.Generator) -> GroupPlan:
+    def _fork(self, index: int, start: int, generator: numpy.random.Generator) -> GroupPlan:
+        """Plan one fork at frame `start`: draw its trained transition, and say which noise its members share."""
         group, last = self.group, len(self.student.timesteps) - 1
-        starts = window_starts(frames, group.frames, self.student.block_frames, self.earliest)
-        start = draw_start(law, self.window.law, starts, group.frames, self.student.horizon_frames, generator)
-        drawn = self._transition(last, generator)
+        shares = numpy.array(group.transition_shares or [1.0] * last)
+        drawn = int(generator.choice(last, p=shares / shares.sum()))
+        if group.noise == "fresh":
+            shared: tuple[int, ...] = ()
+        elif group.noise == "first":
+            shared = (0,)
+        else:  # all noise but that of the drawn transition, which is the noise of the step that it reaches
+            shared = tuple(step for step in range(last + 1) if step != drawn + 1)
         transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
-        shared = {"fresh": (), "first": (0,), "one": tuple(s for s in range(last + 1) if s != drawn + 1)}[group.noise]
         return GroupPlan(
-            GRPO, start, last, j, group.members, group.frames, transitions, shared, group.coarse, group.antithetic
+            GRPO, start, last, index, group.members, group.frames, transitions, shared, group.coarse, group.antithetic
         )
-
-    def _transition(self, count: int, generator: numpy.random.Generator) -> int:
-        shares = numpy.array(self.group.transition_shares or [1.0] * count)
-        return int(generator.choice(count, p=shares / shares.sum()))
 
 
 class TeacherDispatcher:
-    """Trajectories of the teacher, one horizon long, for ODE initialisation."""
+    """Plan trajectories of the teacher, one horizon long, for ODE initialisation."""
 
     def __init__(
         self,
@@ -152,36 +151,39 @@ class TeacherDispatcher:
         prompts: Sequence[str],
         seed: int,
     ):
-        """`numbers`: ids of the trajectories to make. Everything about one is a function of (seed, id)."""
+        """`numbers` are the ids of the trajectories to make; each is a function of (seed, id)."""
         self.student, self.rollout, self.numbers = student, rollout, numbers
         self.prompts, self.seed = prompts, seed
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
-        """The batch of trajectories from place `first` in `numbers` on; empty behind the last."""
-        return [self._rollout(i) for i in self.numbers[first : first + self.rollout.batch]]
+        """Plan the batch of trajectories from place `first` in `numbers` on; empty behind the last."""
+        plans, frames = (WindowPlan(ODE, 0, 0, 0),), self.student.horizon_frames
+        return [
+            _draw_rollout(
+                i, i, self.prompts, frames, plans, numpy.random.default_rng([self.seed, Draw.TRAJECTORY, i])
+            )
+            for i in self.numbers[first : first + self.rollout.batch]
+        ]  # fmt: skip
 
-    def _rollout(self, i: int) -> Rollout:
-        generator = numpy.random.default_rng([self.seed, Draw.TRAJECTORY, i])
-        return _video(i, i, self.prompts, self.student.horizon_frames, (WindowPlan(ODE, 0, 0, 0),), generator)
 
-
-def _horizon(rollout: RolloutConfig, shortest: int, block: int, update: int, generator: numpy.random.Generator) -> int:
-    """The horizon N of one rollout, which holds `shortest` frames."""
+def _draw_horizon(
+    rollout: RolloutConfig, shortest: int, block: int, update: int, generator: numpy.random.Generator
+) -> int:
+    """Draw the horizon N of one rollout, in latent frames, of at least `shortest`."""
     longest = rollout.frames_at(update)
     if rollout.horizon == "fixed":
         return longest
     return block * int(generator.integers(shortest // block, longest // block + 1))
 
 
-def _video(
-    i: int,
-    number: int,
-    prompts: Sequence[str],
-    frames: int,
-    windows: tuple[WindowPlan, ...],
+def _draw_rollout(
+    i: int, number: int, prompts: Sequence[str], frames: int, windows: tuple[WindowPlan, ...],
     generator: numpy.random.Generator,
-) -> Rollout:
-    """Rollout `i`, the `number`-th to train on. A file's prompts come once an epoch, the tiny world's are drawn."""
+) -> Rollout:  # fmt: skip
+    """Draw prompt and seed of rollout `i`, the `number`-th to train on.
+
+    Prompts of a file come once per epoch, those of the tiny world are drawn.
+    """
     drawn = prompts[generator.integers(len(prompts))]
     prompt = prompts.prompt(number) if isinstance(prompts, TrainingPrompts) else drawn
     return Rollout(i, 0, prompt, int(generator.integers(2**62)), frames, windows)

@@ -1,4 +1,4 @@
-"""How far a student's videos have strayed from their own beginnings, place by place: what law `priority` goes by."""
+"""Measure how far a student's videos drift from their own beginnings, place by place; law `priority` reads it."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,30 +9,30 @@ RATE = 0.05
 """Weight of a new measurement in the running mean of its place."""
 
 
-def latent_drift(opening: Tensor, frames: Tensor) -> float:
-    """Mean distance of the channels' means in `frames` [B F C H W] to those in the same videos' `opening`.
+def latent_drift(first: Tensor, frames: Tensor) -> float:
+    """Average the distance of channel means in `frames` [B F C H W] to those in the same videos' `first` frames.
 
-    Exposure drift, in latents: no judge, no prompt, no pixels.
+    Exposure drift, in units of latents: no judge, no prompt, no pixels.
     """
-    return (frames.mean((1, 3, 4)) - opening.mean((1, 3, 4))).abs().mean().item()
+    return (frames.mean((1, 3, 4)) - first.mean((1, 3, 4))).abs().mean().item()
 
 
 class DriftTracker:
-    """A running mean for each block of a rollout."""
+    """Keep a running mean of drift for each block of a rollout."""
 
     def __init__(self, state: Iterable[tuple[int, float]] = ()):
-        """`state` as `state` gave it."""
+        """Continue from `state`, as `state()` returns it."""
         self.by_block = dict(map(tuple, state))
 
     def note(self, block: int, measured: float) -> None:
-        """Of one dispatch."""
+        """Add the drift that one dispatch measured at `block`."""
         before = self.by_block.setdefault(block, measured)
         self.by_block[block] = before + RATE * (measured - before)
 
     def of_windows(self, starts: Sequence[int], window_frames: int, block_frames: int) -> numpy.ndarray:
-        """Mean over the blocks of the window at each of `starts`.
+        """Average drift [starts] over the blocks of the window at each start.
 
-        Where nobody has been yet counts as much as the worst place that is known: it has to be looked at.
+        A block that was never measured counts as much as the worst one, so that it is measured soon.
         """
         worst = max(self.by_block.values(), default=1.0)
         firsts = [start // block_frames for start in starts]
@@ -42,5 +42,5 @@ class DriftTracker:
         ])  # fmt: skip
 
     def state(self) -> list[tuple[int, float]]:
-        """For a checkpoint."""
+        """Return the means by block, for a checkpoint."""
         return sorted(self.by_block.items())

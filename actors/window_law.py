@@ -72,7 +72,7 @@ class Prefix(Uniform):
         if not inside:
             raise ConfigError(
                 "window.law", f"prefix({self.horizons:g})", f"no window of {window_frames} frames ends within "
-                f"{self.horizons:g} horizons of {horizon_frames} frames", "write a longer prefix or lower window.frames",
+                f"{self.horizons:g} horizons of {horizon_frames} frames", "write a longer prefix, fewer window.frames",
             )  # fmt: skip
         return super().__call__(inside, window_frames, horizon_frames, generator)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 import settings
-from actors.dispatchers import GroupDispatcher
+from actors.dispatchers import GroupDispatcher, SentinelTurns
 from actors.group_actor import GroupActor
 from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from benchmarks.command import run
@@ -57,8 +57,8 @@ def dispatch(shape: StudentConfig, group_frames: int, batch: int, number: int) -
     """The `number`-th batch of a run with groups of this length."""
     frames = HORIZONS * shape.horizon_frames
     dispatcher = GroupDispatcher(
-        shape, RolloutConfig(frames=frames, batch=batch), WindowConfig(), GroupConfig(frames=group_frames, forks=1),
-        SentinelConfig(prompts=1), batch * REPEATS, TRAINING_PROMPTS, SENTINEL_PROMPTS, seed=0,
+        shape, RolloutConfig(frames=frames, batch=batch), "uniform", GroupConfig(frames=group_frames, forks=1),
+        SentinelTurns(SENTINEL_PROMPTS, 1, SentinelConfig().frames, batch * REPEATS), TRAINING_PROMPTS, seed=0,
     )  # fmt: skip
     return dispatcher.rollouts(1 + number * batch)
 

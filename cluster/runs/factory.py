@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import torch
 
-from actors.dispatchers import GroupDispatcher, StudentDispatcher, TeacherDispatcher
+from actors.dispatchers import GroupDispatcher, SentinelTurns, StudentDispatcher, TeacherDispatcher
 from actors.drift_tracker import DriftTracker
 from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
@@ -55,17 +55,13 @@ def make_dispatcher(
         numbers = [i for i in range(config.ode.pairs) if i not in there]
         return TeacherDispatcher(config.student, config.rollout, numbers, training_prompts(config), config.seed)
     if stage == "grpo":
+        prompts, held_out = group_prompts(config)
+        between = config.grpo.groups * config.sentinel.every // config.group.forks
+        sentinels = SentinelTurns(held_out, config.sentinel.prompts, config.sentinel.frames, between)
         return GroupDispatcher(
-            config.student,
-            config.rollout,
-            config.window,
-            config.group,
-            config.sentinel,
-            config.grpo.groups * config.sentinel.every // config.group.forks,
-            *group_prompts(config),
-            config.seed,
+            config.student, config.rollout, config.window.law, config.group, sentinels, prompts, config.seed,
             config.earliest_fork,
-        )
+        )  # fmt: skip
     return StudentDispatcher(
         config.student,
         config.rollout,

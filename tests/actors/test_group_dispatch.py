@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from actors.dispatchers import GroupDispatcher
+from actors.dispatchers import GroupDispatcher, SentinelTurns
 from actors.prompts import TrainingPrompts
-from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
+from actors.rollout_config import GroupConfig, RolloutConfig
+from models.errors import ConfigError
 from models.network_config import StudentConfig
 from models.records import GRPO, SENTINEL, GroupPlan, Rollout
 from models.worlds.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS
-from rewards.sentinels import SentinelConfig
 
 many = settings(max_examples=30, deadline=None)
 BETWEEN = 10
@@ -34,8 +34,8 @@ def dispatcher(
 ) -> GroupDispatcher:
     rollouts = RolloutConfig(batch=batch, **({"frames": 48} | (rollout or {})))
     return GroupDispatcher(
-        StudentConfig(), rollouts, WindowConfig(law=law), GroupConfig(**({"forks": 1} | group)),
-        SentinelConfig(prompts=looks, frames=24), BETWEEN, prompts, SENTINEL_PROMPTS, seed, earliest,
+        StudentConfig(), rollouts, law, GroupConfig(**({"forks": 1} | group)),
+        SentinelTurns(SENTINEL_PROMPTS, looks, 24, BETWEEN), prompts, seed, earliest,
     )  # fmt: skip
 
 
@@ -175,8 +175,9 @@ def test_a_group_shares_all_noise_but_its_transitions_or_the_first_or_none(noise
 def test_a_law_of_the_users_own_that_forks_past_the_end_is_refused():
     source = dispatcher()
     source.law = lambda starts, window_frames, horizon_frames, generator: 39
-    with pytest.raises(ValueError, match=r"window\.law=.* drew start 39"):
+    with pytest.raises(ConfigError) as caught:
         source.rollouts(6)
+    assert caught.value.key == "window.law" and "39" in str(caught.value)
 
 
 def test_a_sampled_horizon_is_spread_over_all_lengths_that_hold_a_group():
