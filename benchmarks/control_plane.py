@@ -77,7 +77,7 @@ async def measure(config: Config, block_s: float, seconds: float) -> Measured:
     clock = asyncio.get_running_loop().time
     coordinator = SimulatedCoordinator(config, block_s, spread_s=block_s)
     epoch = await coordinator.begin("dmd", config)
-    await coordinator.publish(0, no_weights(0, 0), "")
+    await coordinator.publish(0, [no_weights(0, 0)])
     for updates in range(WARM_UP):
         await update(coordinator, epoch, updates, config)
     measured, updates, delivered = Measured(), WARM_UP, coordinator.supply.buffer.counts["delivered"]
@@ -101,7 +101,7 @@ async def update(coordinator: SimulatedCoordinator, epoch: int, done: int, confi
     for i, role in enumerate([CRITIC] * CRITIC_UPDATES + [STUDENT]):
         number = done * (1 + CRITIC_UPDATES) + i
         takes_s += await take(coordinator, epoch, number, role, config.dmd.batch_size)
-    await coordinator.publish(done + 1, no_weights(done + 1, done + 1), "")
+    await coordinator.publish(done + 1, [no_weights(done + 1, done + 1)])
     await coordinator.metrics(), await coordinator.ledger(), await coordinator.drain_spans()
     return takes_s
 

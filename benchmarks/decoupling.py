@@ -40,7 +40,7 @@ from cluster.planning.pool_balance import made_share, pool_size
 from cluster.runs.factory import make_dispatcher
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.wire import unwrap
-from cluster.weights.packed_weights import PackedWeights
+from cluster.weights.version import WeightsVersion
 from learner.stage_config import DmdConfig
 from models.network_config import StudentConfig
 from models.records import CRITIC, STUDENT, Window
@@ -109,7 +109,9 @@ async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
     clock = asyncio.get_running_loop().time
     newest = no_weights(0, 0)
 
-    async def newer(epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[PackedWeights] | None:
+    async def newer(
+        epoch: int, than: int | None, wait_s: float, slot: int
+    ) -> tuple[asyncio.Future[WeightsVersion]] | None:
         return (newest,) if than is None else None
 
     pool = SimulatedPool(config, newer, block_s(config))
@@ -129,7 +131,7 @@ async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
             for seconds in [CRITIC_WINDOW_S] * CRITIC_UPDATES + [STUDENT_WINDOW_S]:
                 await asyncio.sleep(seconds)
         updates, waiting = updates + whole, waiting - whole * config.dmd.batch_size * (1 + CRITIC_UPDATES)
-        newest = no_weights(newest.version + 1, updates)
+        newest = no_weights(newest.result().version + 1, updates)
         pool.versions.clear()  # everybody begins the next round with the newest weights
         rollouts_s, training_s = rollouts_s + made - started, training_s + clock() - made
     return updates / (rollouts_s + training_s), (rollouts_s + training_s) / training_s
@@ -142,7 +144,7 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
     epoch = await coordinator.begin("dmd", config)
     measured, number = Measured(config, updates=updates), 0
     began = clock()
-    await coordinator.publish(0, no_weights(0, 0), "")
+    await coordinator.publish(0, [no_weights(0, 0)])
     for update in range(warm_up + updates):
         if update == warm_up:
             started, measured.compute_s = clock(), 0.0
@@ -153,7 +155,7 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
             measured.taken += [unwrap(parcel) for parcel in parcels]
             await asyncio.sleep(seconds - (clock() - computing))
             measured.compute_s += clock() - computing
-        await coordinator.publish(update + 1, no_weights(update + 1, update + 1), "")
+        await coordinator.publish(update + 1, [no_weights(update + 1, update + 1)])
         await coordinator.metrics(), await coordinator.ledger(), await coordinator.drain_spans()
     measured.elapsed_s = clock() - started
     note_deliveries(measured, coordinator, began)

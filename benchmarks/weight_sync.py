@@ -19,11 +19,10 @@ import ray  # noqa: E402 (reads its environment when imported)
 import torch  # noqa: E402
 
 from benchmarks.line import print_line  # noqa: E402
-from cluster.weights.object_store import Publisher, WeightShelf, store_fetch  # noqa: E402
-from cluster.weights.packed_weights import pack  # noqa: E402
+from cluster.weights.object_store import ObjectStoreWeights, WeightStore, publish  # noqa: E402
 from cluster.weights.prefetch import PrefetchedWeights  # noqa: E402
+from cluster.weights.version import WeightsVersion  # noqa: E402
 from learner.trained_network import FlatCopy  # noqa: E402
-from models.records import Weights  # noqa: E402
 
 TENSORS, TENSOR_ELEMENTS = 100, 2_500_000
 BYTES = 2 * TENSORS * TENSOR_ELEMENTS
@@ -38,13 +37,13 @@ class Coordinator:
     """What the run's coordinator does about weights, and nothing else."""
 
     def __init__(self):
-        self.shelf = WeightShelf()
+        self.store = WeightStore()
 
-    async def publish(self, version: int, source: ray.actor.ActorHandle, ticket: str) -> None:
-        await self.shelf.collect(version, source, ticket)
+    async def publish(self, version: int, source: ray.actor.ActorHandle) -> None:
+        await self.store.collect(version, source)
 
     async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[ray.ObjectRef] | None:
-        return await self.shelf.newer(than, wait_s)
+        return await self.store.newer(than, wait_s)
 
 
 def parameters() -> dict[str, torch.Tensor]:
@@ -66,13 +65,13 @@ class Actor:
     def __init__(self, coordinator: ray.actor.ActorHandle):
         torch.set_num_threads(1)
         self.network, self.version = Network(), None
-        self.source = PrefetchedWeights(store_fetch(coordinator, 0, 0))
+        self.source = PrefetchedWeights(ObjectStoreWeights(coordinator, 0, 0).fetch)
 
     def follow(self, last: int, check: bool) -> dict[int, float]:
         """By version: when it was in the network. Returns after version `last`."""
         loaded = {}
         while self.version is None or self.version < last:
-            weights = self.source.newer(self.version)
+            weights = self.source.newer(-1 if self.version is None else self.version)
             if weights is None:
                 time.sleep(BLOCK_S)
                 continue
@@ -90,7 +89,7 @@ class Learner:
 
     def __init__(self, coordinator: ray.actor.ActorHandle):
         torch.set_num_threads(1)
-        self.publisher = Publisher(coordinator, TIMEOUT_S)
+        self.coordinator = coordinator
         self.apart = parameters()
         self.together = FlatCopy(self.apart).of(self.apart)
 
@@ -125,7 +124,7 @@ class Learner:
     def _publish(self, version: int, tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
         tensors[f"layer.{version % TENSORS}"] += 1
         begun = time.monotonic()
-        self.publisher.publish(pack(Weights(version, tensors)))
+        publish(self.coordinator, WeightsVersion.of(version, 0, tensors, torch.bfloat16), TIMEOUT_S)
         return begun, time.monotonic()
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Report
 from cluster.runs.factory import computing_of, make_actor, make_scorer, make_supply
-from cluster.runs.run_folder import RunFolder
 from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.supply import State, Supply
 from cluster.supply.validation import BadWindow, inspect_values
+from cluster.weights.version import version_numbers
 from models.records import Group, Trajectory, Weights, Window
 
 
@@ -19,7 +19,7 @@ class InlineCluster:
     """Makes rollouts when the learner asks for windows that are not there yet."""
 
     def __init__(self, config: Config):
-        self.folder = RunFolder(config.run_dir)
+        self.versions = version_numbers(config.run_dir)
         self.tracer = Tracer("inline")
         self.supply: Supply | None = None
         self.published: Weights | None = None
@@ -28,6 +28,8 @@ class InlineCluster:
         """Start supplying a stage: what is left of the one before is cancelled."""
         self.tracer.settle()
         self.supply = make_supply(stage, config, state, kept)
+        if state is not None:
+            self.versions = version_numbers(config.run_dir, state[1]["lineage"])
         self.actor, self.computing = make_actor(stage, config, self), computing_of(config)
         self.scorer = make_scorer(config) if stage == "grpo" else None
         self.published = None
@@ -36,7 +38,7 @@ class InlineCluster:
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the actor."""
         self.tracer.settle()
-        version = self.folder.next_version()
+        version = next(self.versions)
         self.supply.versions.publish(version, update)
         stored = self.computing.cast(tensors)
         self.published = Weights(version, {name: tensor.clone() for name, tensor in stored.items()})

@@ -5,19 +5,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ray
+import torch
 from torch import Tensor
 
 from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Report
-from cluster.runs.factory import computing_of
-from cluster.runs.run_folder import RunFolder
 from cluster.runs.trace import Tracer, clock_offset, shares_of
 from cluster.supply.supply import State
 from cluster.supply.wire import unwrap
-from cluster.weights.object_store import Publisher
-from cluster.weights.packed_weights import pack
+from cluster.weights.object_store import publish
+from cluster.weights.version import WeightsVersion, version_numbers
 from learner.parallel import collectives
-from models.records import Group, Trajectory, Weights, Window
+from models.records import Group, Trajectory, Window
 
 _CALL_TIMEOUT_S = 120.0
 
@@ -26,10 +25,9 @@ class RayCluster:
     """Lives in a learner rank. Rank 0 speaks for all where one voice is enough."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle, config: Config):
-        self.coordinator, self.config, self.folder = coordinator, config, RunFolder(config.run_dir)
+        self.coordinator, self.config, self.versions = coordinator, config, version_numbers(config.run_dir)
         offset = clock_offset(lambda: self._ask(coordinator.clock))
         self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})", offset)
-        self.publisher = Publisher(coordinator, _CALL_TIMEOUT_S)
         self.epoch, self.number = 0, 0
 
     def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
@@ -38,6 +36,8 @@ class RayCluster:
             begin = self.coordinator.begin
             epoch = self._ask(begin, stage, config, state, kept) if collectives.rank() == 0 else 0
             self.epoch, self.number = collectives.broadcast(epoch), 0
+        if state is not None:
+            self.versions = version_numbers(config.run_dir, state[1]["lineage"])
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the coordinator, which owns them from then on."""
@@ -45,8 +45,8 @@ class RayCluster:
         if collectives.rank() > 0:
             return
         with self.tracer.waiting("publish"):
-            stored = computing_of(self.config).cast(tensors)
-            self.publisher.publish(pack(Weights(self.folder.next_version(), stored), update))
+            dtype = getattr(torch, self.config.rollout.dtype)
+            publish(self.coordinator, WeightsVersion.of(next(self.versions), update, tensors, dtype), _CALL_TIMEOUT_S)
 
     def take(self, role: str, n: int) -> Sequence[Window]:
         """This rank's share of the next `n` windows of a role."""

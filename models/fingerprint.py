@@ -2,12 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from models.records import Weights
 
 _ROW_WORDS = 64
 _WORD_BYTES = 8
@@ -15,22 +12,6 @@ _WORD_BYTES = 8
 
 class WeightsDiffer(ValueError):
     """An actor's network does not hold what the learner published."""
-
-
-@dataclass(frozen=True)
-class PublishedWeights(Weights):
-    """Weights with the fingerprint that the learner took of them when it published them."""
-
-    fingerprint: int
-
-    def check(self, loaded: Mapping[str, Tensor]) -> None:
-        """Compare with the tensors that a network holds after loading. Raises WeightsDiffer, naming the version."""
-        found = fingerprint(loaded)
-        if found != self.fingerprint:
-            raise WeightsDiffer(
-                f"the network does not hold version {self.version} as published: fingerprint {found:016x} instead of "
-                f"{self.fingerprint:016x}"
-            )
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> int:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from models.fingerprint import WeightsDiffer, fingerprint
+
 STUDENT, CRITIC, ODE, GRPO, SENTINEL = "student", "critic", "ode", "grpo", "sentinel"
 """Roles: what a sample was drawn for, an update or (sentinel) a look at the student from outside its rewards."""
 
@@ -209,10 +211,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Weights:
-    """A published version of the student. `tensors` are on CPU and are never written again."""
+    """A published version of the student. `tensors` are never written again."""
 
     version: int
     tensors: Mapping[str, Tensor]
+    fingerprint: int | None = None
+    """Of the tensors, taken by the learner; None in one process, where nothing travels."""
+
+    def check(self, loaded: Mapping[str, Tensor]) -> None:
+        """Compare with the tensors that a network holds after loading. Raises WeightsDiffer, naming the version."""
+        if self.fingerprint is not None and fingerprint(loaded) != self.fingerprint:
+            raise WeightsDiffer(
+                f"the network does not hold version {self.version} as published: fingerprint {fingerprint(loaded):016x}"
+                f" instead of {self.fingerprint:016x}"
+            )
 
     @staticmethod
     def of(version: int, module: torch.nn.Module) -> "Weights":

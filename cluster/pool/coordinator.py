@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from cluster.config.run_config import Config
-from cluster.errors import RunFailed, StageEnded
+from cluster.errors import Leaving, RunFailed, StageEnded
 from cluster.pool.ray_pool import Pool, RayPool
 from cluster.pool.reward_pool import RewardPool
 from cluster.pool.rollout_process import Delivery
@@ -20,7 +20,7 @@ from cluster.supply.supply import State, Supply
 from cluster.supply.tensor_bytes import ChecksumMismatch, PackedTensors
 from cluster.supply.validation import BadWindow, inspect_values
 from cluster.supply.wire import Item, Parcel, take_apart, unwrap, wrap
-from cluster.weights.object_store import LEAVE, WeightShelf
+from cluster.weights.object_store import WeightStore
 from models.records import Group, Trajectory, Window
 
 _INLINE_BYTES = 2**17
@@ -36,7 +36,7 @@ class Coordinator(Staffing):
     def __init__(self, config: Config, pool: Pool | None = None, reward_pool: Callable[..., RewardPool] = RewardPool):
         """`reward_pool` makes the reward pool of a stage, as RewardPool does."""
         super().__init__(config, pool or RayPool(config, ray.get_runtime_context().current_actor))
-        self.supply, self.epoch, self.shelf = None, 0, self._new_shelf()
+        self.supply, self.epoch, self.weights = None, 0, WeightStore()
         self.packed: dict[tuple[int, int], PackedTensors] = {}
         """By rollout and window: the bytes of what waits, as they came."""
         self.parcels: dict[int, list[Parcel]] = {}
@@ -55,7 +55,7 @@ class Coordinator(Staffing):
             self.news.append(f"{given_up} windows of stage {self.stage} were given up with it")
         self.epoch += 1
         self.stage, self.stage_config, self.failure = stage, config, None
-        before, self.shelf = self.shelf, self._new_shelf()
+        before, self.weights = self.weights, WeightStore()
         before.wake()  # who asks for weights of the epoch before learns that it is over
         self.supply = make_supply(stage, config, state, kept)
         self.rewards = self.reward_pool(config, self.say)
@@ -74,15 +74,12 @@ class Coordinator(Staffing):
         staying = [slot for slot in self.pool.slots if slot not in self.retiring]
         self.rewards.fit(len(staying), {self.places[slot].node for slot in staying if slot in self.places})
 
-    def _new_shelf(self) -> WeightShelf:
-        return WeightShelf()
-
-    async def publish(self, version: int, source: Any, ticket: str) -> None:
+    async def publish(self, version: int, source: Any) -> None:
         """Own what the learner offers; actors find it at their next block. The learner does not wait for any actor."""
-        supply, shelf = self._begun(), self.shelf
-        packed = await shelf.collect(version, source, ticket)
-        supply.versions.publish(version, packed.update)
-        self.workload.published(packed)
+        supply, store = self._begun(), self.weights
+        weights = await store.collect(version, source)
+        supply.versions.publish(version, weights.update)
+        self.workload.published(weights)
         await self._wake_one(self.room)
 
     async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Parcel]:
@@ -173,17 +170,17 @@ class Coordinator(Staffing):
 
     # -- the actors' side -----------------------------------------------------------------------------------------
 
-    async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[Any] | str | None:
+    async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[Any] | None:
         """A reference to weights newer than version `than`, as soon as there are any; None after `wait_s` without.
 
-        LEAVE to an actor whose node is about to go away. Raises StageEnded for an epoch that is over.
+        Raises Leaving for an actor that must go, and StageEnded for an epoch that is over.
         """
-        found = await self.shelf.newer(than, wait_s, lambda: epoch != self.epoch or slot in self.leaving)
+        found = await self.weights.newer(than, wait_s, lambda: epoch != self.epoch or slot in self.leaving)
         if epoch != self.epoch:
             raise StageEnded
         if slot in self.leaving:
             self.told.add(slot)
-            return LEAVE
+            raise Leaving
         if found is not None:
             self.workload.pulled()
         return found

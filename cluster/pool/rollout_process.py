@@ -1,6 +1,5 @@
 """An actor of actors/, made remote."""
 
-import logging
 import os
 import signal
 import threading
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
@@ -20,14 +18,12 @@ from cluster.pool.scale_down import Place
 from cluster.runs.factory import make_actor
 from cluster.runs.trace import Span, Tracer, clock_offset
 from cluster.supply.wire import Parcel, unwrap, wrap
-from cluster.weights.collective import collective_fetch
-from cluster.weights.object_store import store_fetch
-from cluster.weights.prefetch import Fetch, PrefetchedWeights
-from models.records import MadeBlock, Progress, Rollout, Weights
+from cluster.weights.collective import CollectiveWeights
+from cluster.weights.object_store import ObjectStoreWeights
+from cluster.weights.prefetch import PrefetchedWeights
+from models.records import MadeBlock, Progress, Rollout
 
 _CALL_TIMEOUT_S = 60.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,31 +35,8 @@ class Delivery:
     """What it did since its last delivery."""
 
 
-class RemoteWeights:
-    """The actor's side of the published weights: fetched in the background, taken up at a block boundary."""
-
-    def __init__(self, fetch: Fetch, device: str, leaving: threading.Event):
-        self.prefetched, self.leaving = PrefetchedWeights(fetch, device), leaving
-
-    def newer(self, than: int | None) -> Weights | None:
-        """The newest weights if they are newer than `than`. Raises Leaving: block boundaries are where one may go."""
-        if self.leaving.is_set():
-            raise Leaving
-        try:
-            if than is None:
-                self.prefetched.first(_CALL_TIMEOUT_S)
-            return self.prefetched.newer(than)
-        except (GetTimeoutError, ObjectLostError, RayActorError, TimeoutError) as error:
-            _log.warning("no weights can be fetched here (%s); another process goes on", error)
-            raise Leaving from error
-
-    def close(self) -> None:
-        """Stop fetching."""
-        self.prefetched.close()
-
-
-def here() -> Place:
-    """Where this process is."""
+def place_of_process() -> Place:
+    """Return the node and GPUs of this process."""
     context = ray.get_runtime_context()
     node, gpus = context.get_node_id(), context.get_accelerator_ids()["GPU"]
     return Place(node, context.get_node_labels(), tuple(f"{node}/{gpu}" for gpu in gpus))
@@ -80,11 +53,11 @@ class RolloutProcess:
         self.device = "cuda" if cluster.actor_gpus else "cpu"
         self.leaving = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: self.leaving.set())
-        self.weights: RemoteWeights | None = None
+        self.weights: PrefetchedWeights | None = None
 
     def place(self) -> Place:
         """Where this process is: quick to say, as what takes long to load is loaded in `begin`."""
-        return here()
+        return place_of_process()
 
     def begin(self, stage: str, config: Config, epoch: int, relay: ray.actor.ActorHandle | None) -> None:
         """Become the actor that supplies `stage`. Weights come by `relay` if there is one, else through the store."""
@@ -92,10 +65,10 @@ class RolloutProcess:
             self.weights.close()
         offset = clock_offset(lambda: ray.get(self.coordinator.clock.remote(), timeout=_CALL_TIMEOUT_S))
         self.tracer = Tracer(f"rollout {self.slot} (pid {os.getpid()})", offset)
-        fetch = store_fetch(self.coordinator, epoch, self.slot)
+        source = ObjectStoreWeights(self.coordinator, epoch, self.slot)
         if relay is not None:
-            fetch = collective_fetch(relay, self.slot, self.device, _CALL_TIMEOUT_S, fallback=fetch)
-        self.weights = RemoteWeights(fetch, self.device, self.leaving)
+            source = CollectiveWeights(relay, self.slot, self.device, _CALL_TIMEOUT_S, fallback=source)
+        self.weights = PrefetchedWeights(source.fetch, self.device, self.leaving)
         self.actor = make_actor(stage, config, self.weights, self.device)
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:

@@ -17,7 +17,7 @@ from cluster.pool.slots import RECALLED, Roster
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.supply import Supply
 from cluster.supply.validation import BadWindow
-from cluster.weights.object_store import WeightShelf
+from cluster.weights.object_store import WeightStore
 
 _LOST_IN_A_ROW = 5
 """Processes that one dispatch, or one start, may lose without a sign of life in between: more are no accident."""
@@ -32,7 +32,7 @@ class Staffing(Roster):
     A slot's driver takes a dispatch only when its process is there: one that waits for a node holds up nobody.
     """
 
-    shelf: WeightShelf
+    weights: WeightStore
     supply: Supply | None
     stage: str
     stage_config: Config
@@ -132,7 +132,7 @@ class Staffing(Roster):
         """
         async with self.room:
             while slot in self.meter.running:
-                if self.stage != "ode" and self.shelf.version is None:
+                if self.stage != "ode" and self.weights.version is None:
                     await self.room.wait()
                     continue
                 dispatch = self.supply.next()
@@ -186,7 +186,7 @@ class Staffing(Roster):
         """
         for slot in self._fit(size):
             self._start(f"rollout actor {slot}", self._drive, slot)
-        self.shelf.wake()
+        self.weights.wake()
         await self._notify(self.room)
 
     async def _autoscale(self, autoscaling: Autoscaling) -> None:
@@ -216,7 +216,7 @@ class Staffing(Roster):
             for slot in await self.pool.dead(self._idle):
                 if slot in self._idle:  # still
                     self._replace(slot, "died with nothing to do")
-            self.shelf.wake()
+            self.weights.wake()
             if self.meter.replaced:  # their drivers may still wait for room
                 await self._notify(self.room)
             await asyncio.sleep(_POLL_S)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.pool.rollout_process import Delivery
 from cluster.supply.wire import Parcel
-from cluster.weights.packed_weights import PackedWeights
+from cluster.weights.version import WeightsVersion
 
 _BLOCKS_JUDGED = 5
 """Blocks over which an actor's speed is taken: a median, so that one hiccup is none."""
@@ -73,10 +73,10 @@ class Workload:
         """Windows go to a learner rank."""
         self.bytes_out += sum(parcel.tensors.nbytes for parcel in parcels)
 
-    def published(self, packed: PackedWeights) -> None:
+    def published(self, weights: WeightsVersion) -> None:
         """A new version is there."""
         self.versions += 1
-        self.weight_bytes = packed.nbytes
+        self.weight_bytes = weights.nbytes
 
     def pulled(self) -> None:
         """An actor fetches the newest version."""

@@ -65,13 +65,6 @@ class RunFolder:
         file = self.path / "made.json"
         return json.loads(file.read_text()) if file.is_file() else {}
 
-    def next_version(self) -> int:
-        """A number for published weights that no version of this run had before, whatever was rolled back or killed."""
-        file = self.path / "last_version"
-        version = int(file.read_text()) + 1 if file.is_file() else 0
-        write_whole(file, str(version).encode())
-        return version
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder against other commands.

@@ -1,104 +1,91 @@
-"""How a version gets from the learner to the pool: one copy, owned by the coordinator from the start.
+"""Weights through Ray's object store: one copy, owned by the coordinator from the start.
 
-Ray gives an object that an actor's method returns to the caller of that method. So the learner only offers its bytes;
-the coordinator calls back into the learner's process, and what comes back lies in the node's store, is the
-coordinator's own, and outlives the learner. Handing the bytes over as an argument and storing them again there would be
-two copies, and an object put by the learner would be lost with it.
+    learner                      coordinator                          rollout process
+    publish(weights)  --(1)-->   WeightStore.collect
+       _offered       <-(2)--      calls back
+       version N      --(3)-->   WeightStore: reference to N  <-(4)--  ObjectStoreWeights.fetch(than=N-1)
+                                                              --(5)->  reads N in place, in its node's store
+
+Ray gives an object that an actor's method returns to the caller of that method. So the learner only offers its
+tensors (1), the coordinator calls back into the learner's process (2), and the answer (3) lies in the node's store, is
+owned by the coordinator, and outlives the learner. Handing the bytes over as an argument and storing them again there
+would be two copies, and an object put by the learner would be lost with it.
+
+Example: the learner publishes version 7 while an actor rolls out with 6. The actor's `fetch(6)` waits in
+`WeightStore.newer`, is answered with a reference to 7 when `collect` returns, and reads the tensors without a copy.
 """
 
 import asyncio
-import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import ray
 
-from cluster.errors import Leaving
-from cluster.weights.packed_weights import PackedWeights, unpack
-from cluster.weights.prefetch import Fetch
-from models.records import Weights
+from cluster.weights.version import WeightsVersion
 
-LEAVE = "leave"
-"""The coordinator's answer to an actor whose node is about to go away."""
-_WAIT_S = 5.0
+WAIT_S = 5.0
+"""For how long an actor's question for newer weights stays open at the coordinator."""
 _CALL_TIMEOUT_S = 60.0
 
-_offered: dict[str, PackedWeights] = {}
-"""By ticket: what this process is publishing right now."""
+_offered: dict[int, WeightsVersion] = {}
+"""By number: what this process is publishing right now."""
 
 
-class Publisher:
-    """The learner's side. Needs a coordinator with `publish(version, source, ticket)`."""
+def publish(coordinator: ray.actor.ActorHandle, weights: WeightsVersion, timeout_s: float) -> None:
+    """Hand a version to a coordinator with `publish(version, source)`, which owns it afterwards.
 
-    def __init__(self, coordinator: ray.actor.ActorHandle, timeout_s: float):
-        self.coordinator, self.timeout_s = coordinator, timeout_s
-        callable_here = ray.get_runtime_context().get_actor_id() is not None
-        self._bearer = None if callable_here else _Bearer.remote()
-
-    def publish(self, packed: PackedWeights) -> None:
-        """Hand a version over. Afterwards the coordinator owns it, and its tensors may be written to.
-
-        Raises GetTimeoutError after `timeout_s`, or what the coordinator raised.
-        """
-        if self._bearer is None:
-            _offer(self.coordinator, packed, self.timeout_s)
-        else:
-            ray.get(self._bearer.offer.remote(self.coordinator, packed, self.timeout_s), timeout=self.timeout_s)
-
-
-def store_fetch(coordinator: ray.actor.ActorHandle, epoch: int, slot: int) -> Fetch:
-    """The actor's side: weights read in place from the node's store.
-
-    Needs a coordinator with `newer(epoch, than, wait_s, slot)`. Raises Leaving when it says LEAVE, what it raised, or
-    Ray's errors.
+    When this returns, the tensors may be written to. Raises GetTimeoutError after `timeout_s`, or what the coordinator
+    raised. A process that Ray cannot call, such as a driver, puts the version itself and must outlive its use.
     """
+    context = ray.get_runtime_context()
+    callable_process = context.get_actor_id() is not None
+    source = context.current_actor if callable_process else [ray.put(weights)]
+    _offered[weights.version] = weights
+    try:
+        ray.get(coordinator.publish.remote(weights.version, source), timeout=timeout_s)
+    finally:
+        del _offered[weights.version]
 
-    def fetch(than: int | None) -> Weights | None:
-        found = ray.get(coordinator.newer.remote(epoch, than, _WAIT_S, slot), timeout=_WAIT_S + _CALL_TIMEOUT_S)
-        if found == LEAVE:
-            raise Leaving
-        return None if found is None else unpack(ray.get(found[0], timeout=_CALL_TIMEOUT_S))
 
-    return fetch
+def _hand_over(process: Any, version: int) -> WeightsVersion:
+    """Runs in the learner's process, next to its training."""
+    return _offered[version]
 
 
-class WeightShelf:
-    """The coordinator's side: the newest version, and the actors that wait for a newer one. For one event loop."""
+class WeightStore:
+    """Holds the coordinator's newest version for the actors that wait for one. For one event loop."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.version: int | None = None
-        self.reference: ray.ObjectRef | None = None
-        self._packed: PackedWeights | None = None
-        self._arrived = asyncio.Event()
+        self.reference: Awaitable[WeightsVersion] | None = None
+        self._weights: WeightsVersion | None = None
+        self._change = asyncio.Event()
 
-    async def collect(self, version: int, source: ray.actor.ActorHandle, ticket: str) -> PackedWeights:
-        """Fetch an offered version from the learner's process, serve it from then on, and return it.
+    async def collect(self, version: int, source: ray.actor.ActorHandle | list) -> WeightsVersion:
+        """Fetch an offered version, serve it from then on, and return it.
 
-        Raises ValueError for a version that is not newer, and Ray's error if the learner died on the way.
+        `source` is the learner's process, or holds the reference itself. Raises ValueError for a version that is not
+        newer, KeyError for one that is not offered any more, and Ray's error if the learner died on the way.
         """
         if self.version is not None and version <= self.version:
             raise ValueError(f"version {version} was published after version {self.version}; versions only grow")
-        reference = source.__ray_call__.remote(_hand_over, ticket)
-        # The view is kept: it pins the bytes in this node's store, where they survive the learner's node too.
+        reference = source[0] if isinstance(source, list) else source.__ray_call__.remote(_hand_over, version)
+        # The tensors are kept: they pin the bytes in this node's store, where they survive the learner's node too.
         async with asyncio.timeout(_CALL_TIMEOUT_S):
-            packed = await reference
-        self.show(version, reference, packed)
-        return packed
-
-    def show(self, version: int, reference: Any, packed: PackedWeights) -> None:
-        """Serve a version from now on, and tell everybody who waits."""
-        self.version, self.reference, self._packed = version, reference, packed
+            self._weights = await reference
+        self.version, self.reference = version, reference
         self.wake()
+        return self._weights
 
     def wake(self) -> None:
-        """Have everybody who waits look whether it still should."""
-        self._arrived.set()
-        self._arrived = asyncio.Event()
+        """Have every waiting actor's question look again."""
+        self._change.set()
+        self._change = asyncio.Event()
 
     async def newer(
         self, than: int | None, wait_s: float, in_vain: Callable[[], bool] = lambda: False
-    ) -> tuple[ray.ObjectRef] | None:
-        """A reference to weights newer than version `than`, or None if none came within `wait_s` or it is `in_vain`.
+    ) -> tuple[Awaitable[WeightsVersion]] | None:
+        """Return a reference to weights newer than `than`, or None if none came within `wait_s` or it is `in_vain`.
 
         In a tuple, because Ray would resolve a bare reference.
         """
@@ -107,30 +94,24 @@ class WeightShelf:
                 while self.version is None or (than is not None and self.version <= than):
                     if in_vain():
                         return None
-                    await self._arrived.wait()
+                    await self._change.wait()
         except TimeoutError:
             return None
         return (self.reference,)
 
 
-def _offer(coordinator: ray.actor.ActorHandle, packed: PackedWeights, timeout_s: float) -> None:
-    ticket = uuid.uuid4().hex
-    _offered[ticket] = packed
-    try:
-        me = ray.get_runtime_context().current_actor
-        ray.get(coordinator.publish.remote(packed.version, me, ticket), timeout=timeout_s)
-    finally:
-        del _offered[ticket]
+class ObjectStoreWeights:
+    """Fetches newer weights for one rollout process, in place from its node's store."""
 
+    def __init__(self, coordinator: ray.actor.ActorHandle, epoch: int, slot: int):
+        """`coordinator` has `newer(epoch, than, wait_s, slot)`."""
+        self.coordinator, self.epoch, self.slot = coordinator, epoch, slot
 
-def _hand_over(process: Any, ticket: str) -> PackedWeights:
-    """Runs in the learner's process, beside its training."""
-    return _offered[ticket]
+    def fetch(self, than: int | None) -> WeightsVersion | None:
+        """Return weights newer than version `than`, or None after some seconds without.
 
-
-@ray.remote(num_cpus=0, max_concurrency=2)
-class _Bearer:
-    """Publishes for a process that nobody can call, such as a driver: at the price of one more copy."""
-
-    def offer(self, coordinator: ray.actor.ActorHandle, packed: PackedWeights, timeout_s: float) -> None:
-        _offer(coordinator, packed, timeout_s)
+        Raises what the coordinator raised (Leaving, StageEnded), or Ray's errors.
+        """
+        newer = self.coordinator.newer.remote(self.epoch, than, WAIT_S, self.slot)
+        answer = ray.get(newer, timeout=WAIT_S + _CALL_TIMEOUT_S)
+        return None if answer is None else ray.get(answer[0], timeout=_CALL_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The actor's side of the weights: the newest version is fetched beside the rollout, which never waits for it."""
+"""Weights of a rollout process: a thread fetches the newest version, so that the rollout never waits for it."""
 
 import logging
 import threading
@@ -6,26 +6,31 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
+from cluster.errors import Leaving
 from models.records import Weights
 
 Fetch = Callable[[int | None], Weights | None]
-"""Weights newer than a version. Waits for some seconds for them to appear, then answers None and is asked again."""
+"""Returns weights newer than a version. Waits for some seconds for them to appear, then returns None."""
+
+_FIRST_TIMEOUT_S = 60.0
 
 _log = logging.getLogger(__name__)
 
 
 class PrefetchedWeights:
-    """A double buffer: the network holds one version, the newest other one stands by on the same device.
+    """Double-buffers weights: the network holds one version, the newest other one stands by on the same device.
 
     Only the newest is kept. With a GPU, a version that nobody took is given up before the next one is copied, so that
     there are never more than two on the device. For one actor only: a version is handed out once.
     """
 
-    def __init__(self, fetch: Fetch, device: str = "cpu"):
-        self._fetch, self._device = fetch, torch.device(device)
+    def __init__(self, fetch: Fetch, device: str = "cpu", leave: threading.Event | None = None):
+        """`leave` is set when the process must go."""
+        self._fetch, self._device, self._leave = fetch, torch.device(device), leave or threading.Event()
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        self._arrived = threading.Condition()
+        self._change = threading.Condition()
         self._standby: Weights | None = None
         self._newest: int | None = None
         self._failure: Exception | None = None
@@ -33,19 +38,25 @@ class PrefetchedWeights:
         self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
         self._thread.start()
 
-    def first(self, timeout_s: float) -> None:
-        """Wait for the very first version. Raises TimeoutError, or what `fetch` raised."""
-        with self._arrived:
-            if not self._arrived.wait_for(lambda: self._newest is not None or self._failure is not None, timeout_s):
-                raise TimeoutError(f"no weights were published within {timeout_s} s")
-            if self._failure is not None:
-                raise self._failure
+    def newer(self, than: int | None, first_timeout_s: float = _FIRST_TIMEOUT_S) -> Weights | None:
+        """Return the newest weights that have arrived, if they are newer than `than`; `than=None` waits for the first.
 
-    def newer(self, than: int | None) -> Weights | None:
-        """The newest weights that have arrived, if they are newer than `than`. Never waits; raises what `fetch` did."""
-        with self._arrived:
-            if self._failure is not None:
-                raise self._failure
+        Raises Leaving when the process must go or the weights cannot be fetched, and else what `fetch` raised: between
+        two blocks is where a process may go.
+        """
+        if self._leave.is_set():
+            raise Leaving
+        with self._change:
+            if than is None:
+                self._change.wait_for(lambda: self._newest is not None or self._failure is not None, first_timeout_s)
+            failure = self._failure
+            if than is None and self._newest is None and failure is None:
+                failure = TimeoutError(f"no weights were published within {first_timeout_s} s")
+            if isinstance(failure, GetTimeoutError | ObjectLostError | RayActorError | TimeoutError):
+                _log.warning("no weights can be fetched here (%s); another process goes on", failure)
+                raise Leaving from failure
+            if failure is not None:
+                raise failure
             weights = self._standby
             if weights is None or (than is not None and weights.version <= than):
                 return None
@@ -58,7 +69,7 @@ class PrefetchedWeights:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Fetch no more. A fetch that hangs is left behind after `timeout_s`; its thread ends with the process."""
-        with self._arrived:
+        with self._change:
             self._closed = True
             self._standby = None
         self._thread.join(timeout_s)
@@ -68,24 +79,22 @@ class PrefetchedWeights:
     def _run(self) -> None:
         try:
             while not self._closed:
-                self._step()
-        except Exception as error:  # belongs to the actor's thread, which is told at its next block
-            with self._arrived:
+                weights = self._fetch(self._newest)
+                if weights is None:
+                    continue
+                if self._stream is not None:
+                    with self._change:
+                        self._standby = None
+                    weights = self._on_device(weights)
+                with self._change:
+                    if not self._closed:
+                        self._standby, self._newest = weights, weights.version
+                        self._change.notify_all()
+                del weights  # the next fetch must not keep a version that the network has let go of
+        except Exception as error:  # belongs to the actor's thread, which raises it at its next block
+            with self._change:
                 self._failure = error
-                self._arrived.notify_all()
-
-    def _step(self) -> None:
-        weights = self._fetch(self._newest)
-        if weights is None:
-            return
-        if self._stream is not None:
-            with self._arrived:
-                self._standby = None
-            weights = self._on_device(weights)
-        with self._arrived:
-            if not self._closed:
-                self._standby, self._newest = weights, weights.version
-                self._arrived.notify_all()
+                self._change.notify_all()
 
     def _on_device(self, weights: Weights) -> Weights:
         with torch.cuda.stream(self._stream):

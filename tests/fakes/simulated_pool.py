@@ -15,10 +15,9 @@ from cluster.pool.rollout_process import Delivery  # noqa: E402
 from cluster.pool.scale_down import Place  # noqa: E402
 from cluster.runs.trace import Span  # noqa: E402
 from cluster.supply.dispatch import Dispatch  # noqa: E402
-from cluster.supply.tensor_bytes import ByteViews, PackedTensors, pack_tensors  # noqa: E402
+from cluster.supply.tensor_bytes import PackedTensors, pack_tensors  # noqa: E402
 from cluster.supply.wire import Item, Parcel, take_apart  # noqa: E402
-from cluster.weights.object_store import WeightShelf  # noqa: E402
-from cluster.weights.packed_weights import PackedWeights  # noqa: E402
+from cluster.weights.version import WeightsVersion  # noqa: E402
 from tests.fakes.zero_videos import PretendedVideos  # noqa: E402
 
 Newer = Callable[[int, int | None, float, int], Awaitable[Any]]
@@ -78,7 +77,7 @@ class SimulatedPool:
     async def _first_weights(self, epoch: int, slot: int) -> None:
         while (answer := await self.newer(epoch, None, _WAIT_S, slot)) is None:
             pass
-        self.versions[slot] = answer[0].version
+        self.versions[slot] = answer[0].result().version
         self._ask(epoch, slot)
 
     def _pull(self, epoch: int, slot: int) -> None:
@@ -87,7 +86,7 @@ class SimulatedPool:
             return
         answer = self.asked[slot].result()
         if answer is not None:
-            self.versions[slot] = answer[0].version
+            self.versions[slot] = answer[0].result().version
         self._ask(epoch, slot)
 
     def _ask(self, epoch: int, slot: int) -> None:
@@ -122,17 +121,11 @@ class SimulatedPool:
         return ()
 
 
-class _Shelf(WeightShelf):
-    """Serves what is offered as it is: there is no other process to fetch it from."""
-
-    async def collect(self, version: int, source: PackedWeights, ticket: str) -> PackedWeights:
-        self.show(version, source, source)
-        return source
-
-
-def no_weights(version: int, update: int) -> PackedWeights:
-    """A version without tensors."""
-    return PackedWeights(version, ByteViews([], {}), 0, update)
+def no_weights(version: int, update: int) -> asyncio.Future[WeightsVersion]:
+    """Return a reference to a version without tensors: there is no other process to fetch it from."""
+    reference = asyncio.get_running_loop().create_future()
+    reference.set_result(WeightsVersion(version, {}, None, update))
+    return reference
 
 
 class SimulatedCoordinator(Coordinator):
@@ -142,9 +135,6 @@ class SimulatedCoordinator(Coordinator):
         super().__init__(config, SimulatedPool(config, self.newer, block_s, spread_s))
         self.available: dict[tuple[int, int], float] = {}
         """By rollout and window: the event loop's time from which the learner could take it."""
-
-    def _new_shelf(self) -> WeightShelf:
-        return _Shelf()
 
     async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
         await super()._receive(slot, dispatch, delivery)

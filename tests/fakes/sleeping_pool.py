@@ -1,6 +1,5 @@
 """A rollout pool on Ray whose processes sleep where they would compute: all else is the run's own."""
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,11 +10,12 @@ from cluster.config.run_config import Config
 from cluster.errors import Leaving, StageEnded
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.ray_pool import RayPool
-from cluster.pool.rollout_process import Delivery, RemoteWeights, here
+from cluster.pool.rollout_process import Delivery, place_of_process
 from cluster.pool.scale_down import Place
 from cluster.runs.trace import Span
 from cluster.supply.wire import Parcel, unwrap, wrap
-from cluster.weights.object_store import store_fetch
+from cluster.weights.object_store import ObjectStoreWeights
+from cluster.weights.prefetch import PrefetchedWeights
 from models.records import MadeBlock, Rollout, Window
 from tests.fakes.zero_videos import PretendedVideos
 
@@ -23,7 +23,7 @@ from tests.fakes.zero_videos import PretendedVideos
 class SleepingActor:
     """Has RolloutActor's `windows`. A block is due `block_s` after the one before, so handing it over costs nothing."""
 
-    def __init__(self, config: Config, weights: RemoteWeights, block_s: float):
+    def __init__(self, config: Config, weights: PrefetchedWeights, block_s: float):
         self.config, self.weights, self.block_s = config, weights, block_s
         self.version: int | None = None
 
@@ -50,17 +50,17 @@ class SleepingProcess:
 
     def __init__(self, coordinator: ray.actor.ActorHandle, slot: int, block_s: float):
         self.coordinator, self.slot, self.block_s = coordinator, slot, block_s
-        self.weights: RemoteWeights | None = None
+        self.weights: PrefetchedWeights | None = None
 
     def place(self) -> Place:
         """As RolloutProcess.place."""
-        return here()
+        return place_of_process()
 
     def begin(self, stage: str, config: Config, epoch: int, relay: None) -> None:
         """As RolloutProcess.begin."""
         if self.weights is not None:
             self.weights.close()
-        self.weights = RemoteWeights(store_fetch(self.coordinator, epoch, self.slot), "cpu", threading.Event())
+        self.weights = PrefetchedWeights(ObjectStoreWeights(self.coordinator, epoch, self.slot).fetch)
         self.actor = SleepingActor(config, self.weights, self.block_s)
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:

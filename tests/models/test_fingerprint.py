@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.fingerprint import PublishedWeights, WeightsDiffer, fingerprint
+from models.fingerprint import WeightsDiffer, fingerprint
+from models.records import Weights
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_exchanged_tensors_rows_names_dtypes_and_shapes_are_noticed(tensors):
 def test_a_network_that_kept_one_stale_tensor_is_refused_by_version():
     network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
     state = {name: tensor + 1 for name, tensor in network.state_dict().items()}
-    published = PublishedWeights(7, state, fingerprint(state))
+    published = Weights(7, state, fingerprint(state))
     stale = network.state_dict()["1.bias"].clone()
     network.load_state_dict(published.tensors, assign=True)
     published.check(network.state_dict())

@@ -52,7 +52,7 @@ class PullingPool(SimulatedPool):
             yield delivery
 
     def _pull(self, epoch, slot):
-        self.versions[slot] = self.coordinator.shelf.version
+        self.versions[slot] = self.coordinator.weights.version
 
 
 async def coordinated(config, pace, updates):
@@ -62,7 +62,7 @@ async def coordinated(config, pace, updates):
     coordinator.pool = PullingPool(config, coordinator.newer, pace.block_s)
     coordinator.pool.coordinator = coordinator
     epoch = await coordinator.begin("dmd", config)
-    await coordinator.publish(0, no_weights(0, 0), "")
+    await coordinator.publish(0, [no_weights(0, 0)])
     began, number, seen = clock(), 0, []
     for update in range(1, updates + 1):
         waited_s, ages = 0.0, []
@@ -74,7 +74,7 @@ async def coordinated(config, pace, updates):
             number += 1
             await asyncio.sleep(seconds)
         await asyncio.sleep(pace.publish_s)
-        await coordinator.publish(update, no_weights(update, update), "")
+        await coordinator.publish(update, [no_weights(update, update)])
         seen.append((clock() - began, waited_s, statistics.mean(ages)))
     first_s = min(coordinator.available.values()) - began
     return first_s, *zip(*seen, strict=True)

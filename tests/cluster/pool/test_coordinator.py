@@ -7,14 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cluster.errors import RunFailed, StageEnded
+from cluster.errors import Leaving, RunFailed, StageEnded
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.ray_pool import ActorLost
 from cluster.pool.rollout_process import Delivery
 from cluster.runs.trace import Span
 from cluster.supply.tensor_bytes import PackedTensors
 from cluster.supply.wire import Parcel, unwrap, wrap
-from cluster.weights.object_store import LEAVE
 from models.records import CRITIC, STUDENT, MadeBlock, Window
 from tests.fakes.small_runs import StandingPool, pretended, run, small
 
@@ -74,7 +73,7 @@ async def learn(coordinator, epoch, config, requests, first=0):
 def published(coordinator):
     """As after a publish of version 0."""
     coordinator.supply.versions.publish(0, 0)
-    coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
+    coordinator.weights.version, coordinator.weights.reference = 0, "weights"
 
 
 @pytest.mark.parametrize("trouble", ["lost", "left"])
@@ -190,8 +189,9 @@ def test_an_actor_on_a_draining_node_is_asked_to_leave():
         pool.on_draining_nodes = {"node 1"}
         published(coordinator)
         async with asyncio.timeout(30):
-            while await coordinator.newer(epoch, 0, 0.1, 1) != LEAVE:
-                pass
+            with pytest.raises(Leaving):
+                while True:
+                    await coordinator.newer(epoch, 0, 0.1, 1)
         assert await coordinator.newer(epoch, None, 0.1, 0) == ("weights",)
         assert await coordinator.newer(epoch, 0, 0.1, 0) is None
 
@@ -224,7 +224,7 @@ def test_a_state_taken_in_the_middle_begins_a_stage_that_hands_out_the_rest():
         lost = await learn(coordinator, epoch, config, 9, first=13)
         epoch = await coordinator.begin("dmd", config, state)
         coordinator.supply.versions.publish(1, 3)
-        coordinator.shelf.version, coordinator.shelf.reference = 1, "weights"
+        coordinator.weights.version, coordinator.weights.reference = 1, "weights"
         await coordinator._wake_one(coordinator.room)
         after = await learn(coordinator, epoch, config, 27)
         keys = [(w.rollout, w.index) for w in before + after]
@@ -262,7 +262,7 @@ def test_a_coordinator_that_was_started_again_tells_the_learner_to_begin_again()
     async def test():
         config = small()
         coordinator = Coordinator(config, PretendPool(config))
-        for call in (coordinator.take(3, 0, CRITIC, 2, 0, 1), coordinator.state(), coordinator.publish(0, None, "")):
+        for call in (coordinator.take(3, 0, CRITIC, 2, 0, 1), coordinator.state(), coordinator.publish(0, None)):
             with pytest.raises(StageEnded):
                 await call
 

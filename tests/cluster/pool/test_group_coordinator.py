@@ -60,7 +60,7 @@ def learned(spoil, rounds):
         coordinator.reward_pool = lambda config, say: judge
         epoch = await coordinator.begin("grpo", config)
         coordinator.supply.versions.publish(0, 0)
-        coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
+        coordinator.weights.version, coordinator.weights.reference = 0, "weights"
         await coordinator._wake_one(coordinator.room)
         taken = await coordinator.take(epoch, 0, SENTINEL, 2, 0, 1)
         for number in range(1, rounds + 1):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from cluster.errors import RunFailed
+from cluster.errors import Leaving, RunFailed
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.ray_pool import ActorLost, NoNode
 from cluster.pool.rollout_process import Delivery
@@ -14,7 +14,6 @@ from cluster.pool.scale_down import Place
 from cluster.pool.slots import DRAINING, RECALLED
 from cluster.runs.factory import make_dispatcher
 from cluster.supply.wire import unwrap, wrap
-from cluster.weights.object_store import LEAVE
 from models.records import CRITIC, STUDENT, MadeBlock
 from tests.fakes.small_runs import StandingPool, pretended, run, small
 
@@ -55,7 +54,9 @@ class Pool(StandingPool):
             if isinstance(item, MadeBlock):
                 if slot in self.told:
                     return
-                if await self.coordinator.newer(epoch, 0, 0.0, slot) == LEAVE:
+                try:
+                    await self.coordinator.newer(epoch, 0, 0.0, slot)
+                except Leaving:
                     self.told.add(slot)
 
 
@@ -65,7 +66,7 @@ async def begun(config, **given):
     pool.coordinator = coordinator
     epoch = await coordinator.begin("dmd", config)
     coordinator.supply.versions.publish(0, 0)
-    coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
+    coordinator.weights.version, coordinator.weights.reference = 0, "weights"
     await coordinator._wake_one(coordinator.room)
     return coordinator, pool, epoch
 
@@ -272,7 +273,7 @@ def test_a_stage_that_begins_has_only_the_actors_that_are_wanted():
         epoch = await coordinator.begin("dmd", config)
         assert len(pool.slots) == 2 and not coordinator.retiring
         coordinator.supply.versions.publish(0, 0)
-        coordinator.shelf.version, coordinator.shelf.reference = 0, "weights"
+        coordinator.weights.version, coordinator.weights.reference = 0, "weights"
         await coordinator._wake_one(coordinator.room)
         assert len(await learn(coordinator, epoch, config, 20)) == 40
 

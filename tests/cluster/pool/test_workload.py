@@ -10,8 +10,8 @@ from cluster.pool.rollout_process import Delivery
 from cluster.pool.workload import Workload
 from cluster.runs.trace import Span
 from cluster.supply.wire import wrap
-from cluster.weights.packed_weights import pack
-from models.records import MadeBlock, Progress, Weights, Window
+from cluster.weights.version import WeightsVersion
+from models.records import MadeBlock, Progress, Window
 
 SHARES = ("busy", "starting", "idle")
 
@@ -81,7 +81,7 @@ def test_bytes_are_those_of_the_tensors_by_kind_and_counted_in_one_interval_only
     for item in (window, block, block):
         workload.received(0, delivery(item))
     workload.handed_out([wrap(window)])
-    workload.published(pack(Weights(0, {"w": torch.zeros(10, dtype=torch.bfloat16)})))
+    workload.published(WeightsVersion(0, {"w": torch.zeros(10, dtype=torch.bfloat16)}))
     for _ in range(3):
         workload.pulled()
     metrics = workload.metrics()

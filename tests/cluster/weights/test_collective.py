@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from cluster.weights.packed_weights import pack, unpack
-from models.records import Weights
+from cluster.weights.version import WeightsVersion
+from models.fingerprint import fingerprint
 
 TIMEOUT_S = 8.0
 """Where a process dies: what the others may take to notice."""
@@ -16,15 +16,13 @@ PATIENT_S = 100.0
 
 def weights(version):
     torch.manual_seed(version)
-    return Weights(
-        version,
-        {
-            "a": torch.randn(300, 200).bfloat16(),
-            "scalar": torch.randn(()),
-            "empty": torch.empty(0, 3),
-            "strided": torch.randn(5, 7).t(),
-        },
-    )
+    tensors = {
+        "a": torch.randn(300, 200).bfloat16(),
+        "scalar": torch.randn(()),
+        "empty": torch.empty(0, 3),
+        "strided": torch.randn(5, 7).t(),
+    }
+    return WeightsVersion(version, tensors, fingerprint(tensors))
 
 
 @pytest.fixture
@@ -40,49 +38,41 @@ def pool(local_ray, timeout_s):
     @ray.remote(num_cpus=0)
     class Coordinator:
         def __init__(self):
-            from cluster.weights.object_store import WeightShelf
+            from cluster.weights.object_store import WeightStore
 
-            self.shelf = WeightShelf()
+            self.store = WeightStore()
 
-        async def publish(self, version, source, ticket):
-            await self.shelf.collect(version, source, ticket)
+        async def publish(self, version, source):
+            await self.store.collect(version, source)
 
         async def newer(self, epoch, than, wait_s, slot):
-            return await self.shelf.newer(than, wait_s)
+            return await self.store.newer(than, wait_s)
 
     @ray.remote(num_cpus=0)
     class Actor:
         def __init__(self, relay, member, coordinator):
-            from cluster.weights.collective import collective_fetch
-            from cluster.weights.object_store import store_fetch
+            from cluster.weights.collective import CollectiveWeights
+            from cluster.weights.object_store import ObjectStoreWeights
 
-            self.fell_back = []
-            store = store_fetch(coordinator, 0, 0)
-
-            def fallback(than):
-                self.fell_back.append(than)
-                return store(than)
-
-            self.fetch = collective_fetch(relay, member, "cpu", timeout_s, fallback)
+            self.weights = CollectiveWeights(relay, member, "cpu", timeout_s, ObjectStoreWeights(coordinator, 0, 0))
 
         def receive(self, than):
-            while (found := self.fetch(than)) is None:
+            while (received := self.weights.fetch(than)) is None:
                 pass  # as PrefetchedWeights does
-            found.check(found.tensors)
-            return pack(found)
+            received.check(received.tensors)
+            return received
 
-        def times_fallen_back(self):
-            return len(self.fell_back)
+        def failed(self):
+            return self.weights.failed
 
-        def meet(self, relay, member):
-            from cluster.weights.collective import _meet
-
-            self.group = _meet(relay, member, torch.device("cpu"), timeout_s)
+        def meet(self, member):
+            self.weights.slot = member
+            self.weights.connect()
 
         def receive_what_is_never_sent(self):
             from cluster.weights.collective import _finish
 
-            _finish(self.group.recv, torch.empty(100, dtype=torch.uint8), 0, time.monotonic() + timeout_s)
+            _finish(self.weights.group.recv, torch.empty(100, dtype=torch.uint8), 0, time.monotonic() + timeout_s)
 
     from cluster.weights.collective import WeightRelay
 
@@ -99,13 +89,12 @@ def pool(local_ray, timeout_s):
 
 
 def publish(coordinator, version):
-    from cluster.weights.object_store import Publisher
+    from cluster.weights import object_store
 
-    Publisher(coordinator, 60).publish(pack(weights(version)))
+    object_store.publish(coordinator, weights(version), 60)
 
 
-def assert_equal(packed, version):
-    received = unpack(packed)
+def assert_equal(received, version):
     assert received.version == version
     expected = weights(version).tensors
     assert list(received.tensors) == list(expected)
@@ -113,8 +102,9 @@ def assert_equal(packed, version):
         assert received.tensors[name].dtype == tensor.dtype and torch.equal(received.tensors[name], tensor)
 
 
-def fell_back(ray, actor):
-    return ray.get(actor.times_fallen_back.remote(), timeout=60)
+def failed(ray, actor):
+    """Whether the actor has fallen back on the store."""
+    return ray.get(actor.failed.remote(), timeout=60)
 
 
 @pytest.mark.proof
@@ -129,7 +119,7 @@ def test_both_actors_receive_every_version_bit_equal_without_the_store(local_ray
         for packed in received:
             assert_equal(packed, version)
         than = version
-    assert [fell_back(local_ray, actor) for actor in actors] == [0, 0]
+    assert [failed(local_ray, actor) for actor in actors] == [False, False]
 
 
 @pytest.mark.proof
@@ -155,7 +145,7 @@ def test_a_killed_actor_hangs_nobody_and_another_takes_its_place(local_ray, pool
     assert_equal(local_ray.get(actors[1].receive.remote(0), timeout=60), 1)
     actors[0] = new_actor(0)
     assert_equal(local_ray.get(actors[0].receive.remote(None), timeout=60), 1)
-    assert [fell_back(local_ray, actor) for actor in actors] == [0, 0]
+    assert [failed(local_ray, actor) for actor in actors] == [False, False]
 
 
 @pytest.mark.ray
@@ -169,7 +159,7 @@ def test_when_the_relay_is_killed_actors_go_on_through_the_store_at_once(local_r
     publish(coordinator, 1)
     for packed in local_ray.get(waiting, timeout=60):
         assert_equal(packed, 1)
-    assert all(fell_back(local_ray, actor) for actor in actors)
+    assert all(failed(local_ray, actor) for actor in actors)
 
 
 @pytest.mark.proof
@@ -177,7 +167,7 @@ def test_when_the_relay_is_killed_actors_go_on_through_the_store_at_once(local_r
 def test_a_send_to_a_member_that_never_receives_ends_with_the_timeout(local_ray, pool):
     coordinator, relay, actors, _ = pool
     publish(coordinator, 0)
-    local_ray.get(actors[0].meet.remote(relay, 7), timeout=60)
+    local_ray.get(actors[0].meet.remote(7), timeout=60)
     local_ray.get(relay.announce.remote(7, None, 5.0), timeout=60)
     started = time.monotonic()
     sending = relay.send.remote(7)
@@ -192,7 +182,7 @@ def test_a_send_to_a_member_that_never_receives_ends_with_the_timeout(local_ray,
 def test_a_send_to_a_member_that_is_killed_meanwhile_ends_with_an_error(local_ray, pool):
     coordinator, relay, actors, _ = pool
     publish(coordinator, 0)
-    local_ray.get(actors[0].meet.remote(relay, 7), timeout=60)
+    local_ray.get(actors[0].meet.remote(7), timeout=60)
     local_ray.get(relay.announce.remote(7, None, 5.0), timeout=60)
     sending = relay.send.remote(7)
     local_ray.kill(actors[0])
@@ -205,7 +195,7 @@ def test_a_send_to_a_member_that_is_killed_meanwhile_ends_with_an_error(local_ra
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_receiver_whose_relay_is_killed_or_silent_is_told_in_time(local_ray, pool, killed):
     _, relay, actors, _ = pool
-    local_ray.get(actors[0].meet.remote(relay, 0), timeout=60)
+    local_ray.get(actors[0].meet.remote(0), timeout=60)
     receiving = actors[0].receive_what_is_never_sent.remote()
     if killed:
         local_ray.kill(relay)

@@ -5,8 +5,7 @@ import time
 import pytest
 import torch
 
-from cluster.weights.packed_weights import pack
-from models.records import Weights
+from cluster.weights.version import WeightsVersion
 
 
 @pytest.fixture
@@ -17,23 +16,23 @@ def roles(local_ray):
     @ray.remote(num_cpus=0)
     class Coordinator:
         def __init__(self):
-            from cluster.weights.object_store import WeightShelf
+            from cluster.weights.object_store import WeightStore
 
-            self.shelf = WeightShelf()
+            self.store = WeightStore()
 
-        async def publish(self, version, source, ticket):
-            await self.shelf.collect(version, source, ticket)
+        async def publish(self, version, source):
+            await self.store.collect(version, source)
 
         async def newer(self, epoch, than, wait_s, slot):
-            return await self.shelf.newer(than, wait_s)
+            return await self.store.newer(than, wait_s)
 
     @ray.remote(num_cpus=0, max_concurrency=2)
     class Learner:
         def publish_and_overwrite(self, coordinator, version):
-            from cluster.weights.object_store import Publisher
+            from cluster.weights.object_store import publish
 
             tensors = {"a": torch.full((1000, 1000), float(version))}
-            Publisher(coordinator, 60).publish(pack(Weights(version, tensors)))
+            publish(coordinator, WeightsVersion.of(version, 0, tensors, torch.float32), 60)
             tensors["a"].zero_()
 
     coordinator, learner = Coordinator.remote(), Learner.remote()
@@ -54,9 +53,9 @@ def kill(ray, process):
 
 
 def fetch(coordinator, than=None):
-    from cluster.weights.object_store import store_fetch
+    from cluster.weights.object_store import ObjectStoreWeights
 
-    weights = store_fetch(coordinator, 0, 0)(than)
+    weights = ObjectStoreWeights(coordinator, 0, 0).fetch(than)
     weights.check(weights.tensors)
     return weights.version, weights.tensors["a"].unique().tolist()
 
@@ -96,12 +95,12 @@ def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_
 
 @pytest.mark.ray
 def test_a_driver_can_publish_too(local_ray, roles):
-    from cluster.weights.object_store import Publisher
+    from cluster.weights.object_store import publish
 
     coordinator, _ = roles
-    publisher = Publisher(coordinator, 60)
     for version in (4, 5):
-        publisher.publish(pack(Weights(version, {"a": torch.full((3,), float(version))})))
+        tensors = {"a": torch.full((3,), float(version))}
+        publish(coordinator, WeightsVersion.of(version, 0, tensors, torch.float32), 60)
     assert fetch(coordinator) == (5, [5.0])
 
 
@@ -110,8 +109,8 @@ def test_an_offer_that_was_withdrawn_or_whose_learner_died_changes_nothing(local
     coordinator, learner = roles
     local_ray.get(learner.publish_and_overwrite.remote(coordinator, 1), timeout=60)
     with pytest.raises(KeyError):
-        local_ray.get(coordinator.publish.remote(2, learner, "no such ticket"), timeout=60)
+        local_ray.get(coordinator.publish.remote(2, learner), timeout=60)
     kill(local_ray, learner)
     with pytest.raises(local_ray.exceptions.RayActorError):
-        local_ray.get(coordinator.publish.remote(2, learner, "no such ticket"), timeout=60)
+        local_ray.get(coordinator.publish.remote(2, learner), timeout=60)
     assert fetch(coordinator) == (1, [1.0])

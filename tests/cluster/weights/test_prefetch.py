@@ -7,15 +7,12 @@ import weakref
 import pytest
 import torch
 
-from cluster.weights.packed_weights import pack, unpack
+from cluster.errors import Leaving
 from cluster.weights.prefetch import PrefetchedWeights
-from models.fingerprint import fingerprint
-from models.network_config import TINY
 from models.records import Weights
-from models.wan.network import Wan
 
 
-class Shelf:
+class Learner:
     """What a learner has published: `fetch` waits for a version that is newer."""
 
     def __init__(self):
@@ -53,48 +50,25 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf():
-    return Shelf()
+def learner():
+    return Learner()
 
 
 @pytest.fixture
-def prefetched(shelf):
-    source = PrefetchedWeights(shelf.fetch)
+def prefetched(learner):
+    source = PrefetchedWeights(learner.fetch)
     yield source
     source.close()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_packed_weights_are_the_same_bytes_with_the_learners_fingerprint(dtype):
-    tensors = {"a": torch.randn(3, 5).to(dtype), "b": torch.randn(7).to(dtype), "c": torch.randn(()).to(dtype)}
-    unpacked = unpack(pack(Weights(4, tensors)))
-    assert unpacked.version == 4 and unpacked.fingerprint == fingerprint(tensors)
-    for name, tensor in tensors.items():
-        assert unpacked.tensors[name].dtype == dtype and torch.equal(unpacked.tensors[name], tensor)
-
-
-def test_a_network_that_took_packed_weights_by_pointer_computes_the_same_and_leaves_them_alone():
-    torch.manual_seed(0)
-    learner, actor = Wan(TINY).eval(), Wan(TINY).eval().requires_grad_(False)
-    packed = pack(Weights.of(3, learner))
-    for chunk in packed.views.chunks:
-        chunk.flags.writeable = False
-    published = unpack(packed)
-    actor.load_state_dict(published.tensors, assign=True)
-    published.check(actor.state_dict())
-    pointers = {tensor.data_ptr() for tensor in published.tensors.values()}
-    assert {tensor.data_ptr() for tensor in actor.state_dict().values()} == pointers
-    assert not any(parameter.requires_grad for parameter in actor.parameters())
-
-
-def test_the_newest_version_wins_and_comes_once(shelf, prefetched):
+def test_the_newest_version_wins_and_comes_once(learner, prefetched):
     for version in (3, 4, 7):
-        shelf.publish(version)
-        shelf.wait_until_fetched(version)
+        learner.publish(version)
+        learner.wait_until_fetched(version)
     assert prefetched.newer(None).version == 7
     assert prefetched.newer(7) is None
-    shelf.publish(9)
-    shelf.wait_until_fetched(9)
+    learner.publish(9)
+    learner.wait_until_fetched(9)
     assert prefetched.newer(9) is None
     assert prefetched.newer(7).version == 9
 
@@ -109,33 +83,46 @@ def test_newer_answers_while_a_fetch_hangs():
 
     source = PrefetchedWeights(fetch)
     assert entered.wait(20)
-    assert source.newer(None) is None, "answered although no fetch has ever returned"
+    assert source.newer(0) is None, "answered although no fetch has ever returned"
     leave.set()
-    source.first(20)
     assert source.newer(None).version == 1
     source.close()
 
 
-def test_first_waits_for_the_first_version_and_leaves_it_for_newer(shelf, prefetched):
-    with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
-        prefetched.first(0.01)
-    publisher = threading.Timer(0.05, shelf.publish, [0])
+def test_an_actor_without_weights_waits_for_the_first_version_and_leaves_when_none_comes(learner, prefetched):
+    with pytest.raises(Leaving):
+        prefetched.newer(None, first_timeout_s=0.01)
+    publisher = threading.Timer(0.05, learner.publish, [0])
     publisher.start()
-    prefetched.first(20)
     assert prefetched.newer(None).version == 0
-    prefetched.first(20)
+    assert prefetched.newer(None) is None, "it was handed out, and is waited for once"
 
 
-def test_what_fetch_raises_is_raised_at_the_next_block(shelf, prefetched):
-    shelf.publish(1)
-    shelf.wait_until_fetched(1)
-    shelf.fail(ConnectionError("the coordinator is gone"))
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(ValueError("a mistake"), ValueError), (TimeoutError("the coordinator is gone"), Leaving)],
+)
+def test_what_fetch_raises_is_raised_at_the_next_block_and_a_lost_coordinator_makes_the_actor_leave(
+    learner, prefetched, error, raised
+):
+    learner.publish(1)
+    learner.wait_until_fetched(1)
+    learner.fail(error)
     prefetched._thread.join(20)
-    for _ in range(2):
-        with pytest.raises(ConnectionError, match="the coordinator is gone"):
-            prefetched.newer(None)
-    with pytest.raises(ConnectionError):
-        prefetched.first(20)
+    for than in (0, None):
+        with pytest.raises(raised):
+            prefetched.newer(than)
+
+
+def test_a_process_that_must_go_leaves_at_its_next_block(learner):
+    leave = threading.Event()
+    source = PrefetchedWeights(learner.fetch, leave=leave)
+    learner.publish(1)
+    assert source.newer(None).version == 1
+    leave.set()
+    with pytest.raises(Leaving):
+        source.newer(1)
+    source.close()
 
 
 def test_never_more_than_two_versions_are_alive():
@@ -172,13 +159,13 @@ def test_never_more_than_two_versions_are_alive():
     source.close()
 
 
-def test_close_ends_the_thread_and_gives_up_what_stood_by(shelf):
-    source = PrefetchedWeights(shelf.fetch)
-    shelf.publish(1)
-    shelf.wait_until_fetched(1)
+def test_close_ends_the_thread_and_gives_up_what_stood_by(learner):
+    source = PrefetchedWeights(learner.fetch)
+    learner.publish(1)
+    learner.wait_until_fetched(1)
     source.close()
     assert not source._thread.is_alive()
-    assert source.newer(None) is None
+    assert source.newer(0) is None
 
 
 def test_closing_does_not_wait_for_a_fetch_that_hangs(caplog):
@@ -192,10 +179,9 @@ def test_closing_does_not_wait_for_a_fetch_that_hangs(caplog):
 
 
 @pytest.mark.gpu
-def test_weights_stand_by_on_the_actors_gpu(shelf):
-    source = PrefetchedWeights(shelf.fetch, "cuda")
-    shelf.publish(5)
-    source.first(60)
+def test_weights_stand_by_on_the_actors_gpu(learner):
+    source = PrefetchedWeights(learner.fetch, "cuda")
+    learner.publish(5)
     weights = source.newer(None)
     assert weights.tensors["a"].device.type == "cuda"
     assert torch.equal(weights.tensors["a"].cpu(), torch.full((4,), 5.0))
