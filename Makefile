@@ -9,7 +9,7 @@ READY := .venv/.installed
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check proofs lock clean-venv
+.PHONY: help demo test check core-proofs proofs docs lock clean-venv
 .DELETE_ON_ERROR:
 
 help: ## Print this list.
@@ -18,16 +18,28 @@ help: ## Print this list.
 demo: $(READY) ## Train a minute-long tiny student and write runs/demo/report.html (options: ARGS="seed=1").
 	@$(BIN)/python demo.py $(ARGS)
 
-test: check ## Run the checks and every test but the proofs and those that need a GPU.
-	@$(BIN)/python -m pytest -m "not proof and not gpu" -n 2 --dist loadscope --durations=15 --durations-min=1 $(ARGS)
+test: $(READY) ## Run the checks and every test but the proofs and those that need a GPU.
+	@began=$$(date +%s); $(MAKE) --no-print-directory check && \
+		$(BIN)/python -m pytest -m "not proof and not gpu" -n 2 --dist loadscope --durations=15 --durations-min=1 $(ARGS); \
+		status=$$?; took=$$(($$(date +%s) - began)); echo "make test took $$((took / 60)) min $$((took % 60)) s"; exit $$status
 
-check: $(READY) ## Check the format, the lint rules and the law of the house (imports go down only).
+check: $(READY) ## Check the format, the lint rules and the layers (imports go down only).
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-logo
 
+# The log says what was killed and when, what each run printed, and how large the pool was.
+core-proofs: $(READY) ## Run the proofs that matter most (25 minutes at most); what they did: runs/core_proofs.log.
+	@mkdir -p runs; set -o pipefail; \
+		timeout --kill-after=60 1500 $(BIN)/python -m pytest -v -m core -rP --durations=0 $(ARGS) 2>&1 | tee runs/core_proofs.log
+
 proofs: $(READY) ## Run the tests that take long: students that show the paper's effect, runs that lose processes.
 	@$(BIN)/python -m pytest -m proof --durations=0 $(ARGS)
+
+docs: $(READY) ## Write the generated reference pages and build the site, strictly, into site/.
+	@$(BIN)/python -m tests.docs.reference
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "built site/index.html"
 
 lock: $(BIN)/uv ## Compile requirements.txt from pyproject.toml (newest versions: ARGS=--upgrade).
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --extra test --extra docs --quiet \

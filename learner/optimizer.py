@@ -25,7 +25,7 @@ def adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay
 def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
     """Muon on the blocks' matrices, AdamW on the rest: for the stages that learn from data.
 
-    The tiny teacher reaches AdamW's loss of 1300 updates in 600 (docs/decisions.md).
+    The tiny teacher reaches AdamW's loss of 1300 updates in 600 (docs/decisions/LOG.md).
     """
     trained = trainable_parameters(module)
     matrices = [p for name, p in trained.items() if name.startswith("blocks.") and p.ndim == 2]

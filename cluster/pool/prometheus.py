@@ -22,7 +22,7 @@ class RayMetrics:
                 continue
             kind = kind_of(key)
             if key not in self.instruments:
-                self.instruments[key] = kind(name_of(key), description=f"{key}, see docs/metrics.md")
+                self.instruments[key] = kind(name_of(key), description=f"{key}, see docs/reference/metrics.md")
             instrument = self.instruments[key]
             if kind is Gauge:
                 instrument.set(value)

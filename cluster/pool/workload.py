@@ -109,7 +109,7 @@ class Workload:
         return f"{said}, last sign of life {silent_s:.0f} s ago"
 
     def metrics(self) -> dict[str, Any]:
-        """Shares, rates and bytes of the interval that ends now; docs/metrics.md explains each."""
+        """Shares, rates and bytes of the interval that ends now; docs/reference/metrics.md explains each."""
         now = self.clock()
         for slot in self.doing:
             self._account(slot, now)

@@ -53,7 +53,7 @@ class Cluster(Protocol):
         """
 
     def metrics(self) -> dict[str, Any]:
-        """Measure the supply and the pool since the last call; docs/metrics.md explains each key."""
+        """Measure the supply and the pool since the last call; docs/reference/metrics.md explains each key."""
 
     def report(self, metrics: dict[str, Any]) -> Report:
         """Export an update's metrics (on Ray: at its metrics port), and return the report since the last call."""

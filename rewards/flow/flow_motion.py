@@ -24,7 +24,7 @@ def coherent(flow: Flow) -> PairMotion:
     """Take the length of flow's mean vector, weighted by texture, with invalid pixels as standing still.
 
     Boiling and motion in opposite directions cancel, and so does most of the noise of flow computed too coarsely for
-    its frames (docs/decisions.md compares both). A picture without texture does not move.
+    its frames (docs/decisions/LOG.md compares both). A picture without texture does not move.
     """
     seen = flow.texture.flatten(1)
     valid = ~flow.invalid.flatten(1)

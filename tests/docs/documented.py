@@ -1,22 +1,32 @@
-"""The commands of docs/cluster.md, as they stand there."""
+"""The pages, and the commands in their blocks of code."""
 
 import re
+from pathlib import Path
 
 from settings.compose import ROOT
 
-PAGE = ROOT / "docs/cluster.md"
 MARK = "# real GPUs"
 
 
+def pages() -> list[Path]:
+    """List every page that people read."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
 def commands() -> list[str]:
-    """Every line of every block, comments included."""
-    blocks = re.findall(r"(?ms)^```\n(.*?)^```$", PAGE.read_text())
-    return [line for block in blocks for line in block.splitlines() if line]
+    """List the commands of docs/cluster."""
+    return [line for page in sorted((ROOT / "docs/cluster").glob("*.md")) for line in lines_of_blocks(page) if line]
+
+
+def lines_of_blocks(page: Path) -> list[str]:
+    """List the lines of the blocks of code without a language; drawings say that they are text."""
+    blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", page.read_text())
+    return [line for language, block in blocks if not language for line in block.splitlines()]
 
 
 def documented(start: str, replaced: dict[str, str] | None = None) -> str:
-    """The one command without the mark that begins with `start`, with its placeholders replaced."""
-    (found,) = (line for line in commands() if line.startswith(start) and MARK not in line)
+    """Return the one command of docs/cluster without the mark that begins with `start`, placeholders replaced."""
+    (command,) = (line for line in commands() if line.startswith(start) and MARK not in line)
     for placeholder, value in (replaced or {}).items():
-        found = found.replace(placeholder, value)
-    return found
+        command = command.replace(placeholder, value)
+    return command

@@ -1,4 +1,4 @@
-"""docs/metrics.md names every key that a run logs, and no other."""
+"""docs/reference/metrics.md names every key that a run logs, and no other."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from cluster.pool.workload import Workload
 from cluster.runs.factory import make_supply
 from cluster.supply.validation import BadWindow
 
-PAGE = settings.ROOT / "docs/metrics.md"
+PAGE = settings.ROOT / "docs/reference/metrics.md"
 
 
 def named():
@@ -84,14 +84,14 @@ def test_every_key_that_is_logged_is_explained(logged):
     patterns = [pattern(key) for key in named()]
     for source, keys in logged.items():
         unknown = sorted(key for key in keys if not any(p.fullmatch(key) for p in patterns))
-        assert not unknown, f"{source} logs {unknown}: explain them in docs/metrics.md"
+        assert not unknown, f"{source} logs {unknown}: explain them in docs/reference/metrics.md"
 
 
 @pytest.mark.slow
 def test_every_key_that_is_explained_is_logged(logged):
     keys = set().union(*logged.values())
     missing = sorted(key for key in named() if not any(pattern(key).fullmatch(k) for k in keys))
-    assert not missing, f"nothing logs {missing}: take them out of docs/metrics.md"
+    assert not missing, f"nothing logs {missing}: take them out of docs/reference/metrics.md"
 
 
 def test_no_key_is_explained_twice_and_every_row_has_a_unit_and_a_meaning():

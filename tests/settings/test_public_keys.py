@@ -9,6 +9,7 @@ import pytest
 import settings
 
 GOLDEN = settings.ROOT / "tests/golden"
+OLD = [line for line in (GOLDEN / "old_keys.txt").read_text().splitlines() if not line.startswith("#")]
 KEYS = [line.split() for line in (GOLDEN / "keys.txt").read_text().splitlines()]
 
 
@@ -28,3 +29,10 @@ def test_the_public_keys_of_a_command_are_those_of_the_golden_list(command):
     if command == "tune":
         golden |= {key for owner, key in KEYS if owner == "train"}
     assert keys_in_help(command) == golden
+
+
+@pytest.mark.parametrize("argument", OLD)
+def test_an_old_name_of_a_key_of_train_still_sets_it(argument):
+    key = argument.partition("=")[0]
+    assert ["train", key] not in KEYS
+    settings.load([argument])

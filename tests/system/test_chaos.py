@@ -90,6 +90,7 @@ def kill_one(chance: random.Random, title: str) -> None:
     os.kill(chance.choice(found), signal.SIGKILL)
 
 
+@pytest.mark.core
 @pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def test_actors_that_ray_has_no_place_for_hold_up_nobody_and_are_given_up_when_n
         local_ray.kill(cluster.pool.coordinator)
 
 
+@pytest.mark.core
 @pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A scan whose trials are runs on a cluster, submitted as docs/cluster.md says: how many run together."""
+"""A scan whose trials are runs on a cluster, submitted as docs/cluster/ says: how many run together."""
 
 import json
 
