@@ -14,13 +14,13 @@ def _like(sigma: Tensor, x: Tensor) -> Tensor:
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """x_t at level `sigma`; computed in at least float32, returned in the dtype of `x0`."""
+    """Return x_t at level `sigma`; computed in at least float32, returned in the dtype of `x0`."""
     sigma = _like(sigma, x0)
     return ((1 - sigma) * x0 + sigma * noise).type_as(x0)
 
 
 def x0_from_velocity(x_t: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-    """Clean prediction x0 = x_t - sigma velocity."""
+    """Return the clean prediction x0 = x_t - sigma velocity."""
     return (x_t - _like(sigma, x_t) * velocity).type_as(x_t)
 
 
@@ -30,7 +30,7 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 
 
 def warped_sigmas(timesteps: Sequence[float], shift: float) -> list[float]:
-    """Denoising levels of the few-step student: 1000, 750, 500, 250 with shift 5 are 1, .9375, .8333, .625.
+    """Return the denoising levels of the few-step student: 1000, 750, 500, 250 with shift 5 are 1, .9375, .8333, .625.
 
     Kept as floats: rounding them to integer timesteps trains, but badly (Self-Forcing `warp_denoising_step`).
     """
@@ -38,7 +38,7 @@ def warped_sigmas(timesteps: Sequence[float], shift: float) -> list[float]:
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance in the standard form, uncond + scale (cond - uncond).
+    """Apply classifier-free guidance in the standard form, uncond + scale (cond - uncond).
 
     Self-Forcing writes cond + s (cond - uncond): its 3.0 is 4.0 here.
     """

@@ -1,4 +1,4 @@
-"""The student's memory: keys and values of finished blocks, a rolling window of them."""
+"""The student's cache: keys and values of finished blocks, a rolling window of them."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from models.wan.rope import shift_frames
 
 @dataclass(frozen=True)
 class KVCache:
-    """Immutable cache. `append` returns a new one; tensors that a cache holds are never written again.
+    """Caches keys and values immutably: `append` returns a new cache, and no tensor in a cache is written again.
 
     A graph built on an older cache stays valid, and a rollout is forked by keeping a reference. Lengths are Python
     integers, so no layer waits for the device. One append copies the window once per block, not once per pass.
@@ -19,18 +19,18 @@ class KVCache:
     context_frames: int
     """Finished frames that a new block sees: the attention window less the block itself (21 - 3 in Wan)."""
     sink_frames: int = 0
-    """First frames of the video that are never forgotten, beside the window. The paper uses none."""
+    """First frames of the video that are never evicted. The paper uses none."""
     frames: int = 0
     """Frames appended so far: where the next block starts."""
     window_frames: int = 0
-    """Frames remembered, without the sink's."""
+    """Frames in the window, without the sink's."""
     sink: list[KeysValues] | None = None
     trunk: list[KeysValues] | None = None
     """The part of the window from before a fork: one row, which all members read."""
     window: list[KeysValues] | None = None
 
     def append(self, block_frames: int, keys_values: list[KeysValues]) -> "KVCache":
-        """The cache after a block of `block_frames` frames; the oldest frames leave, first in first out."""
+        """Return the cache after a block of `block_frames` frames; the oldest frames are evicted."""
         frames = self.frames + block_frames
         if self.frames < self.sink_frames:
             sink = keys_values if self.sink is None else _joined(self.sink, keys_values)
@@ -49,7 +49,7 @@ class KVCache:
         )
 
     def fork(self, row: int) -> "KVCache":
-        """The cache of one of the videos, for any number of continuations of it.
+        """Return the cache of the video at `row`, for any number of continuations of it.
 
         All members read this video's memory until its frames have left the window; a layer that attends joins it with
         the members' own, for as long as it attends.
@@ -60,7 +60,7 @@ class KVCache:
         return replace(self, sink=_row(self.sink, row), trunk=window, window=None)
 
     def past(self) -> list[Segments] | None:
-        """Keys and values of all remembered frames, layer by layer; None when empty."""
+        """Return keys and values of all cached frames, layer by layer; None when empty."""
         sink = self.sink
         # Left at its absolute place, a sink's distance to the queries would grow past everything seen in training.
         gap = max(0, self.frames - self.window_frames - self.sink_frames)

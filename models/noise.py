@@ -12,7 +12,7 @@ from models.frequencies import low_pass
 
 
 class Draw(IntEnum):
-    """What a random number is for: the second place after the seed, so that no two uses share a stream."""
+    """Names the use of a random number: the second place after the seed, so that no two uses share a stream."""
 
     PRETRAINING = 1
     ODE_BATCH = 2
@@ -27,14 +27,14 @@ class Draw(IntEnum):
 
 
 def generator_for(*place: int) -> torch.Generator:
-    """A CPU generator that depends on `place` alone: (seed, Draw.CRITIC_UPDATE, update, window), ..."""
+    """Make a CPU generator that depends on `place` alone: (seed, Draw.CRITIC_UPDATE, update, window), ..."""
     state = numpy.random.SeedSequence(place).generate_state(2, numpy.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 @dataclass(frozen=True)
 class BlockNoise:
-    """Noise of a batch of videos, one seed each: the same for a video in whatever batch and process it is made."""
+    """Draws noise of a batch of videos, one seed each: the same for a video in any batch and process."""
 
     seeds: Sequence[int]
     block_shape: tuple[int, int, int, int]
@@ -42,22 +42,22 @@ class BlockNoise:
     device: torch.device = torch.device("cpu")
 
     def draw(self, block: int, step: int) -> Tensor:
-        """Noise [B F C H W] for a denoising step of a block; step 0 is the block's start."""
+        """Draw noise [B F C H W] for a denoising step of a block; step 0 is the block's start."""
         drawn = [torch.randn(self.block_shape, generator=generator_for(seed, block, step)) for seed in self.seeds]
         return _to_device(torch.stack(drawn), self.device)
 
 
 @dataclass(frozen=True)
 class MemberNoise:
-    """Noise of the members of a group: one video's own where it is shared, else each member's."""
+    """Draws noise of a group's members: the video's own where it is shared, else one per member."""
 
     seed: int
     """The video's."""
     fork: int
-    """Which of the video's groups it is: two that begin at one place are not the same group."""
+    """Number of the group among the video's: two that begin at one frame differ."""
     members: int
     shared: Sequence[int]
-    """Denoising steps whose noise all members share; it is what the video would have had."""
+    """Denoising steps whose noise all members share: the video's own."""
     coarse: float
     """Share of the spatial frequencies, from the lowest, in which members differ; the others are the video's."""
     antithetic: bool
@@ -67,22 +67,21 @@ class MemberNoise:
     device: torch.device = torch.device("cpu")
 
     def draw(self, block: int, step: int) -> Tensor:
-        """Noise [G F C H W] for a denoising step of a block; step 0 is the block's start."""
+        """Draw noise [G F C H W] for a denoising step of a block; step 0 is the block's start."""
         common = torch.randn(self.block_shape, generator=generator_for(self.seed, block, step))
         if step in self.shared:
             return _to_device(common, self.device).expand(self.members, *self.block_shape)
-        own = torch.stack([self._own(member, block, step) for member in range(self.members)])
+        drawn = []
+        for member in range(self.members):
+            number, sign = (member // 2, 1 - 2 * (member % 2)) if self.antithetic else (member, 1)
+            generator = generator_for(self.seed, block, step, self.fork, 1 + number)
+            drawn.append(sign * torch.randn(self.block_shape, generator=generator))
+        own = torch.stack(drawn)
         if self.coarse < 1:
             own = common + low_pass(own - common, self.coarse)
         return _to_device(own, self.device)
 
-    def _own(self, member: int, block: int, step: int) -> Tensor:
-        number, sign = (member // 2, 1 - 2 * (member % 2)) if self.antithetic else (member, 1)
-        return sign * torch.randn(
-            self.block_shape, generator=generator_for(self.seed, block, step, self.fork, 1 + number)
-        )
-
 
 def _to_device(drawn: Tensor, device: torch.device) -> Tensor:
-    """The same numbers on `device`. A GPU copies pinned memory when it comes to it, and nobody waits for that."""
+    """Copy `drawn` to `device`. From pinned memory a GPU copies without making the CPU wait."""
     return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)

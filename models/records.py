@@ -1,4 +1,8 @@
-"""What both halves speak of: a rollout that was asked for, and the windows that come out of it."""
+"""Values that actors, cluster and learner exchange: planned rollouts, and the samples made of them.
+
+Frames are latent frames of a video, counted from 0; a block is `student.block_frames` of them. A denoising step is an
+index into `student.timesteps`. Field names are those of checkpoints and of the wire.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +13,12 @@ from torch import Tensor
 from models.fingerprint import WeightsDiffer, fingerprint
 
 STUDENT, CRITIC, ODE, GRPO, SENTINEL = "student", "critic", "ode", "grpo", "sentinel"
-"""Roles: what a sample was drawn for, an update or (sentinel) a look at the student from outside its rewards."""
+"""Roles: the update that a sample is drawn for, or (sentinel) a measurement of the student outside its rewards."""
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """A window as drawn at dispatch: before the rollout starts, so that no position is favoured by arriving early."""
+    """Plans a window at dispatch, before the rollout starts, so that no position is favoured by arriving early."""
 
     role: str
     start: int
@@ -22,12 +26,12 @@ class WindowPlan:
     step: int
     """Denoising step whose input is recorded and where the learner computes x0."""
     index: int
-    """Which of its rollout's windows this is: kept when some of them are asked for again."""
+    """Number of the window among its rollout's; kept when some of them are requested again."""
 
 
 @dataclass(frozen=True)
 class GroupPlan(WindowPlan):
-    """Where a rollout is forked, and into what. `start` is the fork; `step` is the last, where x0 is the block."""
+    """Plans a fork of a rollout. `start` is the fork; `step` is the last, where x0 is the block."""
 
     members: int
     """Continuations G."""
@@ -45,7 +49,7 @@ class GroupPlan(WindowPlan):
 
 @dataclass(frozen=True)
 class Rollout:
-    """One video to be made, and the windows to be cut from it."""
+    """Plans one video, and the windows to be cut from it."""
 
     id: int
     attempt: int
@@ -57,22 +61,31 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Window:
-    """A window of a student's rollout: the unit of transport, age and accounting. All tensors are latents on CPU."""
+class SampleHeader:
+    """Names the rollout and plan that a window, group or trajectory comes from."""
 
     rollout: int
     attempt: int
+    """Try of that rollout, from 0."""
     index: int
-    """Which of its rollout's planned windows this is."""
+    """Number among the rollout's planned windows."""
     role: str
     prompt: str
     seed: int
+
+
+@dataclass(frozen=True)
+class Window(SampleHeader):
+    """Holds a window of a student's rollout: the unit of transport, age and accounting. Latents are on CPU."""
+
     start: int
+    """First latent frame."""
     step: int
+    """Denoising step that `noisy` is the input of."""
     versions: tuple[int, ...]
     """Weight version of each block of context and window."""
     context: Tensor
-    """Clean frames before the window, [P C H W]; fewer than asked for where the video is younger."""
+    """Clean frames before the window, [P C H W]; fewer than planned where the video is younger."""
     latents: Tensor
     """The rollout's own clean frames, [K C H W]."""
     noisy: Tensor
@@ -82,7 +95,7 @@ class Window:
     weight: float = 1.0
     """Share of the window in the loss (buffer.policy=weight)."""
     image: Tensor | None = None
-    """What teacher and critic see in place of the first frame, [C H W] (`window_image_latents`)."""
+    """Image latent that teacher and critic see in place of the first frame, [C H W] (`window_image_latents`)."""
 
     def __post_init__(self):
         frame = self.latents.shape[1:]
@@ -101,25 +114,19 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Group:
-    """G continuations of one rollout from a shared past: GRPO's unit, because an advantage needs all of them.
+class Group(SampleHeader):
+    """Holds G continuations of one rollout from a shared past: GRPO's unit, because an advantage needs all of them.
 
     Transition s of a block draws its input of step s + 1 from N((1 - sigma') x0, sigma'^2 I), where x0 is the student's
-    prediction at step s and sigma' the level of step s + 1 (Self-Forcing++, Eq. 7). All tensors are latents on CPU.
+    prediction at step s and sigma' the level of step s + 1 (Self-Forcing++, Eq. 7). Latents are on CPU.
     """
 
-    rollout: int
-    attempt: int
-    index: int
-    role: str
-    prompt: str
-    seed: int
     start: int
     """First latent frame of the continuations: the fork."""
     step: int
     """The last denoising step, whose input is `noisy`."""
     transitions: tuple[int, ...]
-    """Which transitions are recorded, T of them."""
+    """Recorded transitions, T of them."""
     versions: tuple[int, ...]
     """Weight version of each block of context and continuation."""
     context: Tensor
@@ -127,13 +134,13 @@ class Group:
     latents: Tensor
     """[G K C H W]."""
     noisy: Tensor
-    """Inputs of denoising step `step`, [G K C H W]: what an extended DMD loss on these frames starts from."""
+    """Inputs of denoising step `step`, [G K C H W]: an extended DMD loss on these frames starts from them."""
     states: Tensor
     """Inputs of the steps that the transitions leave, [G T K C H W]."""
     samples: Tensor
-    """Inputs of the steps that the transitions reach, [G T K C H W]: what was drawn."""
+    """Inputs of the steps that the transitions reach, [G T K C H W]: the draws."""
     behaviour: Tensor
-    """The actor's x0 at the steps that the transitions leave, [G T K C H W]: the statistics that it drew with."""
+    """The actor's x0 at the steps that the transitions leave, [G T K C H W]: the means that it drew with."""
     scores: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     """By reward, member and window of the continuation; NaN where the reward failed, which is not a score."""
     age: int = 0
@@ -150,19 +157,14 @@ class Group:
 
     @property
     def members(self) -> int:
+        """Number of continuations G."""
         return len(self.latents)
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """A teacher's trajectory at the student's denoising levels: what ODE initialisation regresses onto."""
+class Trajectory(SampleHeader):
+    """Holds a teacher's trajectory at the student's denoising levels: ODE initialisation regresses onto it."""
 
-    rollout: int
-    attempt: int
-    index: int
-    role: str
-    prompt: str
-    seed: int
     states: Tensor
     """[S K C H W], one per denoising step, from pure noise down."""
     latents: Tensor
@@ -173,45 +175,45 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class MadeBlock:
-    """A finished block of videos that are made together: streamed out, so that another actor can go on from it."""
+    """Holds a finished block of videos of one batch: streamed out, so that another actor can continue from it."""
 
     index: int
-    """Its place in the videos, counted in blocks."""
+    """Place in the videos, counted in blocks."""
     version: int
-    """Version of the weights that made it."""
+    """Version of its weights."""
     x0: Tensor
     """[B F C H W] on CPU."""
     inputs: Mapping[int, Tensor]
     """By denoising step, for the steps that a planned window over this block records: [B F C H W] on CPU."""
 
     def rows(self, kept: Sequence[int]) -> "MadeBlock":
-        """The same block of some of the videos."""
+        """Return the same block of the videos at these rows."""
         rows = list(kept)
         return MadeBlock(self.index, self.version, self.x0[rows], {s: x[rows] for s, x in self.inputs.items()})
 
 
 def first_frames(blocks: Sequence[MadeBlock], row: int, before: int, frames: int) -> Tensor | None:
-    """The first `frames` latent frames [R C H W] of video `row` of those that `blocks` are of, or fewer.
+    """Return the first `frames` latent frames [R C H W] of video `row`, or fewer, from its blocks.
 
     Only blocks that begin before frame `before` count; None where there are none.
     """
-    shown = [block.x0[row] for block in blocks if block.index * block.x0.shape[1] < before]
-    return torch.cat(shown)[:frames] if shown else None
+    parts = [block.x0[row] for block in blocks if block.index * block.x0.shape[1] < before]
+    return torch.cat(parts)[:frames] if parts else None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life from a sampler that has no block to show yet."""
+    """Reports that a sampler without a finished block is alive."""
 
     steps: int
-    """Steps that are done."""
+    """Steps done."""
     what: str
-    """What a step is, for the trace."""
+    """Name of a step, for the trace."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A published version of the student. `tensors` are never written again."""
+    """Holds a published version of the student. `tensors` are never written again."""
 
     version: int
     tensors: Mapping[str, Tensor]
@@ -228,5 +230,5 @@ class Weights:
 
     @staticmethod
     def of(version: int, module: torch.nn.Module) -> "Weights":
-        """A copy of `module`'s weights: the original goes on training."""
+        """Copy `module`'s weights: the original continues to train."""
         return Weights(version, {name: p.detach().cpu().clone() for name, p in module.state_dict().items()})

@@ -1,4 +1,4 @@
-"""How videos are made: the student block by block, the teacher all at once."""
+"""Samplers: the student block by block, the teacher all frames at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from models.wan.network import Wan
 
 @dataclass(frozen=True)
 class SampledBlock:
-    """A finished block of a rollout."""
+    """Holds a finished block of a rollout."""
 
     index: int
+    """Place in the rollout, counted in blocks."""
     x0: Tensor
     """[B F C H W]."""
     inputs: list[Tensor]
@@ -25,14 +26,14 @@ class SampledBlock:
     predictions: list[Tensor]
     """The clean prediction of each denoising step, [B F C H W] each; the last is the block."""
     cache: KVCache
-    """The cache behind the block: who keeps it can fork the videos here."""
+    """The cache behind the block: keep it to fork the videos here."""
 
 
 @torch.no_grad()
 def stream_blocks(
     student: Wan, text: Tensor, noise: BlockNoise | MemberNoise, sigmas: Sequence[float], cache: KVCache
 ) -> Iterator[SampledBlock]:
-    """Blocks without end, by the few-step re-noising sampler; the caller stops when it has enough.
+    """Yield blocks without end, by the few-step re-noising sampler; the caller stops.
 
     Each step predicts x0 and noises it again to the next level with fresh noise; the last x0 is the block, read once
     more at timestep 0 into the cache. Between two blocks the caller may load newer weights into `student`.
@@ -59,7 +60,7 @@ def stream_blocks(
 def teacher_states(
     teacher: Wan, text: Tensor, unconditional: Tensor, noise: Tensor, sigmas: Sequence[float], guidance: float
 ) -> Iterator[Tensor]:
-    """States [B F C H W] of the teacher's probability-flow ODE at each of `sigmas` (from 1 down), then its end x0.
+    """Yield the teacher's probability-flow ODE [B F C H W] at each of `sigmas` (from 1 down), then its end x0.
 
     Euler steps with classifier-free `guidance` in the standard form. `unconditional` is the negative prompt's text.
     """

@@ -11,7 +11,7 @@ from models.wan import flash_attention
 
 @dataclass(frozen=True)
 class Visibility:
-    """A block mask, kept as slices: each span is (its queries, the key slices that they see), in tokens.
+    """Holds a block mask as slices: each span is (its queries, the key slices that they see), in tokens.
 
     A causal window mask is empty almost everywhere, and dense inside its blocks. Attending span by span costs only the
     visible part, needs no L x L mask in memory, and each span runs the unmasked (flash) kernel. `masks` holds one
@@ -23,7 +23,7 @@ class Visibility:
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, visibility: Visibility | None = None) -> Tensor:
-    """Attention of `queries` [B Lq H d] over `keys` and `values` [B Lk H d]; result [B Lq H d].
+    """Attend with `queries` [B Lq H d] over `keys` and `values` [B Lk H d]; the result is [B Lq H d].
 
     Without `visibility` every query sees every key.
     """
@@ -31,13 +31,10 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, visibility: Visibility
         return _attend(queries, keys, values, None)
     out = []
     for (rows, columns), mask in zip(visibility.spans, visibility.masks, strict=True):
-        out.append(_attend(queries[:, rows], _gather(keys, columns), _gather(values, columns), mask))
+        parts = ([x[:, column] for column in columns] for x in (keys, values))
+        seen_keys, seen_values = (part[0] if len(part) == 1 else torch.cat(part, dim=1) for part in parts)
+        out.append(_attend(queries[:, rows], seen_keys, seen_values, mask))
     return torch.cat(out, dim=1)
-
-
-def _gather(x: Tensor, columns: tuple[slice, ...]) -> Tensor:
-    parts = [x[:, column] for column in columns]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -21,14 +21,14 @@ _loaded: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor | tuple[Tensor, Ten
 
 
 def select_module(installed: Callable[[str], bool], capability: tuple[int, int]) -> str | None:
-    """The module whose kernel serves a GPU of this compute capability best; None where torch's own has to."""
+    """Return the module with the best kernel for a GPU of this compute capability; None for torch's own."""
     if capability[0] == 9 and installed(_VERSION_3):
         return _VERSION_3
     return _VERSION_2 if capability[0] >= 8 and installed(_VERSION_2) else None
 
 
 def supports(queries: Tensor, keys: Tensor) -> bool:
-    """Whether a kernel can take these: unlike torch's, it does not repeat a row that a batch shares."""
+    """Return whether a kernel takes these: unlike torch's, it does not repeat a row that a batch shares."""
     return (
         queries.device.type == "cuda"
         and queries.dtype in _HALF
@@ -39,7 +39,7 @@ def supports(queries: Tensor, keys: Tensor) -> bool:
 
 @torch.compiler.assume_constant_result  # or each compiled block would break its graph here
 def selected_module() -> str | None:
-    """The module chosen for the GPU of this process, when this is first asked."""
+    """Return the module for the GPU of this process, selected at the first call."""
     return _choice()
 
 
@@ -53,6 +53,6 @@ def _choice() -> str | None:
 
 
 def flash_attend(module: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention by `module` of `queries` [B Lq H d] over `keys` and `values` [B Lk H d]; [B Lq H d]."""
-    made = _loaded[module](queries, keys, values)
-    return made[0] if isinstance(made, tuple) else made  # early releases of version 3 give the log of the sums too
+    """Attend by `module` with `queries` [B Lq H d] over `keys` and `values` [B Lk H d]; the result is [B Lq H d]."""
+    out = _loaded[module](queries, keys, values)
+    return out[0] if isinstance(out, tuple) else out  # early releases of version 3 give the log of the sums too

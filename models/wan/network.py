@@ -1,6 +1,6 @@
 """The Wan diffusion transformer. Teacher, critic and student are this one class.
 
-What differs is who may look at whom, and that is an argument: `forward` is the bidirectional network of teacher and
+They differ in which frames see which, and that is an argument: `forward` is the bidirectional network of teacher and
 critic; `models.causal` calls `run` and `keys_values` with a cache or a block mask to make the student.
 """
 
@@ -19,7 +19,7 @@ from models.wan.rope import rotary_positions
 
 
 class Wan(nn.Module):
-    """Velocity prediction v = noise - x0 for latents [B F C H W] (Wan2.1; state-dict names of diffusers)."""
+    """Predicts velocity v = noise - x0 for latents [B F C H W] (Wan2.1; state-dict names of diffusers)."""
 
     def __init__(self, config: WanConfig):
         super().__init__()
@@ -38,7 +38,7 @@ class Wan(nn.Module):
         """Whether a pass with gradient keeps only the blocks' inputs and computes the blocks again going back."""
 
     def compile_blocks(self, backend: str | Callable = "inductor") -> None:
-        """Compile the blocks in place by torch; what they compute stays the same, to rounding.
+        """Compile the blocks in place; their results stay the same, to rounding.
 
         Each length of the past is a graph of its own, with static shapes: a cache that is full needs no more of them.
         """
@@ -49,7 +49,7 @@ class Wan(nn.Module):
             block.compile(backend=backend, dynamic=False)
 
     def forward(self, x_t: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        """Velocity [B F C H W] with every frame seeing every other.
+        """Return the velocity [B F C H W] with every frame seeing every other.
 
         `timestep` is [B] or, one per frame, [B F], in [0, 1000]; `text` is [B S text_dim], padding rows zero.
         """
@@ -58,7 +58,7 @@ class Wan(nn.Module):
         return self.run(x_t, timestep, self.text_keys_values(text))
 
     def text_keys_values(self, text: Tensor) -> list[KeysValues]:
-        """Cross-attention keys and values of every layer: constant over a video, so made once per prompt."""
+        """Return cross-attention keys and values of every layer: constant over a video, so computed once per prompt."""
         embedded = self.condition_embedder.text(text)
         return [block.text_keys_values(embedded) for block in self.blocks]
 
@@ -72,10 +72,15 @@ class Wan(nn.Module):
         past: Sequence[Segments] | None = None,
         visibility: Visibility | None = None,
     ) -> Tensor:
-        """Velocity of frames `start`, `start` + 1, ..., which also see the `past` keys and values of each layer."""
+        """Return the velocity of frames `start`, `start` + 1, ..., which also see each layer's `past`."""
         hidden, embedding, time, rotary = self._embed(x_t, timestep, start)
+        recompute = self.checkpoint_activations and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            hidden, _ = self._through(block, hidden, time, text[i], rotary, past[i] if past else (), visibility)
+            arguments = (hidden, time, text[i], rotary, past[i] if past else (), visibility)
+            if recompute:
+                hidden, _ = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)  # draw nothing
+            else:
+                hidden, _ = block(*arguments)
         shift, scale = (self.scale_shift_table + embedding[:, :, None]).unsqueeze(3).unbind(2)
         patches = self.proj_out((self.norm_out(hidden) * (1 + scale) + shift).type_as(hidden))
         rows, columns = self.config.grid(*x_t.shape[-2:])
@@ -92,25 +97,20 @@ class Wan(nn.Module):
         past: Sequence[Segments] | None = None,
         visibility: Visibility | None = None,
     ) -> list[KeysValues]:
-        """Self-attention keys and values of every layer for finished frames `x0`, read at timestep 0.
+        """Return every layer's self-attention keys and values for finished frames `x0`, read at timestep 0.
 
-        The last layer stops at its keys and values: no later layer reads what it would have computed.
+        The last layer stops at its keys and values: no later layer would read its output.
         """
         timestep = torch.zeros(x0.shape[:2], dtype=torch.float32, device=x0.device)
         hidden, _, time, rotary = self._embed(x0, timestep, start)
-        made = []
+        layers = []
         for i, block in enumerate(self.blocks[:-1]):
             hidden, own = block(hidden, time, text[i], rotary, past[i] if past else (), visibility)
-            made.append(own)
-        return [*made, self.blocks[-1].self_keys_values(hidden, time, rotary)]
-
-    def _through(self, block: Block, *arguments) -> tuple[Tensor, KeysValues]:
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)  # blocks draw nothing
-        return block(*arguments)
+            layers.append(own)
+        return [*layers, self.blocks[-1].self_keys_values(hidden, time, rotary)]
 
     def _embed(self, x_t: Tensor, timestep: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Tokens [B F P D], time embedding [B F D], modulations [B F 6 D], rotary positions."""
+        """Return tokens [B F P D], time embedding [B F D], modulations [B F 6 D], rotary positions."""
         _, p, q = self.config.patch_size
         patches = rearrange(x_t, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=q)
         patches = patches.to(self.patch_embedding.weight.dtype)

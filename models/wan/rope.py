@@ -13,7 +13,7 @@ THETA = 10_000.0
 
 
 def _angles(positions: Tensor, dim: int) -> Tensor:
-    """Angles [n dim/2] of `positions` [n]. Float64: in float32 the angle error reaches 3e-4 at frame 1000."""
+    """Return angles [n dim/2] of `positions` [n]. Float64: in float32 the angle error reaches 3e-4 at frame 1000."""
     exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
     return positions.to(torch.float64)[:, None] / THETA**exponents
 
@@ -21,7 +21,7 @@ def _angles(positions: Tensor, dim: int) -> Tensor:
 def rotary_positions(
     config: WanConfig, start: int, frames: int, height: int, width: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each [L 1 head_dim/2], of `frames` latent frames that begin at frame `start`.
+    """Return cosines and sines, each [L 1 head_dim/2], of `frames` latent frames from frame `start` on.
 
     `height` and `width` are those of a latent frame; device and dtype come from `like` (at least float32).
     """
@@ -44,7 +44,7 @@ def rotary_positions(
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the pairs (2i, 2i + 1) of `x` [B L H head_dim] by `rotary`; the dtype of `x` is kept."""
+    """Rotate the pairs (2i, 2i + 1) of `x` [B L H head_dim] by `rotary`; keeps the dtype."""
     cosine, sine = rotary
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1).flatten(-2).type_as(x)
