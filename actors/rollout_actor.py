@@ -1,4 +1,4 @@
-"""A process that makes videos. A plain class: cluster/ makes it remote, tests just call it."""
+"""Make long videos with the student, and cut the planned windows out of them."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -7,67 +7,46 @@ import torch
 
 from actors.student_actor import StudentActor, blocks_kept
 from models.records import MadeBlock, Rollout, Window, WindowPlan
-from models.sampler import stream_blocks
 
 
 class RolloutActor(StudentActor):
-    """Rolls the student out, several videos at a time, and yields each planned window when its last block exists."""
+    """Roll the student out, several videos at a time. A plain class: cluster/ makes it remote, tests just call it."""
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[MadeBlock] = ()) -> Iterator[Window | MadeBlock]:
-        """Windows of `rollouts` in the order in which they are finished, and each block before its windows.
+        """Yield each block of `rollouts`, and after it the planned windows that it ends; stop after the last window.
 
-        Stops after the last window. `made` are the last blocks of these videos, streamed by an actor that was lost:
-        the videos go on behind them, with the noise that they would have had. The cache is rebuilt from these blocks
-        under the newest weights, as the learner rebuilds it. Memory is flat in the length of the video: only the
-        blocks that a window can still need are kept.
+        `made` are the last blocks of these videos, streamed by an actor that was lost: the videos continue behind them,
+        with the noise that they would have had, and the cache is rebuilt from these blocks under the newest weights, as
+        the learner rebuilds it. Memory is flat in the length of the video: only the blocks that a window can still need
+        are kept.
         """
-        block_frames = self.config.block_frames
-        text = self.text_of(rollouts)
+        block_frames, frames = self.config.block_frames, self.window.frames
         recent = deque(made, maxlen=blocks_kept(self.config, self.window))
-        last = max(plan.start + self.window.frames for rollout in rollouts for plan in rollout.windows) // block_frames
-        self.pull()
-        cache = self.cache_after(recent, text)
-        blocks = stream_blocks(self.student, text, self.noise_of(rollouts), self.sigmas, cache)
+        last = max(plan.start + frames for rollout in rollouts for plan in rollout.windows) // block_frames
+        _, cache, blocks = self.resume(rollouts, recent)
         for index in range(cache.frames // block_frames, last):
-            recent.append(self.on_cpu(next(blocks), self._recorded(index, rollouts)))
+            first, end = index * block_frames, (index + 1) * block_frames
+            plans = [plan for rollout in rollouts for plan in rollout.windows]
+            steps = {plan.step for plan in plans if plan.start <= first < plan.start + frames}
+            recent.append(self.on_cpu(next(blocks), sorted(steps)))
             yield recent[-1]
             for i, rollout in enumerate(rollouts):
                 for plan in rollout.windows:
-                    if plan.start + self.window.frames == (index + 1) * block_frames:
-                        yield self._cut(i, rollout, plan, recent)
+                    if plan.start + frames == end:
+                        yield self._cut(i, rollout, plan, list(recent))
             self.pull()
 
-    def _recorded(self, index: int, rollouts: Sequence[Rollout]) -> list[int]:
-        """The denoising steps whose inputs planned windows over this block record."""
-        first = index * self.config.block_frames
-        steps = {
-            plan.step
-            for rollout in rollouts
-            for plan in rollout.windows
-            if plan.start <= first < plan.start + self.window.frames
-        }
-        return sorted(steps)
-
-    def _cut(self, i: int, rollout: Rollout, plan: WindowPlan, recent: Sequence[MadeBlock]) -> Window:
-        """A window of video `i`, which ends with the newest of the `recent` blocks."""
-        blocks = self.window.frames // self.config.block_frames
-        made = list(recent)
+    def _cut(self, i: int, rollout: Rollout, plan: WindowPlan, made: Sequence[MadeBlock]) -> Window:
+        """Cut a window of video `i` that ends with the last of `made`."""
+        frames, blocks = self.window.frames, self.window.frames // self.config.block_frames
         clean = torch.cat([block.x0[i] for block in made])
-        noisy = torch.cat([block.inputs[plan.step][i] for block in made[-blocks:]])
-        context, latents = clean[: -self.window.frames], clean[-self.window.frames :]
+        context, latents = clean[:-frames], clean[-frames:]
         images = self.images_of(context, latents[:1])
         return Window(
-            rollout=rollout.id,
-            attempt=rollout.attempt,
-            index=plan.index,
-            role=plan.role,
-            prompt=rollout.prompt,
-            seed=rollout.seed,
-            start=plan.start,
-            step=plan.step,
+            **rollout.sample_fields(plan),
             versions=tuple(block.version for block in made),
             context=context,
             latents=latents,
-            noisy=noisy,
+            noisy=torch.cat([block.inputs[plan.step][i] for block in made[-blocks:]]),
             image=None if images is None else images[0],
         )

@@ -1,6 +1,6 @@
-"""What every actor does that rolls a student out: weights that come while it works, and videos that go on."""
+"""Base of the actors that roll a student out: they pull weights between blocks and resume videos of lost actors."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -14,22 +14,22 @@ from models.kv_cache import KVCache
 from models.network_config import StudentConfig
 from models.noise import BlockNoise
 from models.records import MadeBlock, Rollout, Weights
-from models.sampler import SampledBlock
+from models.sampler import SampledBlock, stream_blocks
 from models.worlds.video_codec import VideoCodec, window_image_latents
 
 _ON_CPU = ComputeSpec()
 
 
 class WeightSource(Protocol):
-    """Where an actor finds newer weights."""
+    """Give an actor newer weights."""
 
     def newer(self, than: int | None) -> Weights | None:
-        """The newest published weights if they are newer than version `than`, else None. Never waits."""
+        """Return the newest published weights if they are newer than version `than`, else None. Never waits."""
         ...
 
 
 class StudentActor:
-    """A student on a device, with the newest weights that it has pulled: it computes in their dtype."""
+    """Hold a student on a device, with the newest weights that it has pulled, in their dtype."""
 
     def __init__(
         self,
@@ -46,51 +46,51 @@ class StudentActor:
         self.student = computing.outline(student.wan)
         self.version: int | None = None
         self.sigmas = warped_sigmas(student.timesteps, student.shift)
+        self.block_shape = (student.block_frames, *student.frame_shape)
+        """(F, C, H, W) of a block."""
 
     def pull(self) -> None:
-        """Load newer weights if there are any: no drain, no barrier. Called at block boundaries."""
+        """Load newer weights if there are any, without waiting. Called at block boundaries.
+
+        Raises WeightsDiffer where the network does not hold them as published, RuntimeError before the first version.
+        """
         weights = self.weights.newer(self.version)
         if weights is not None:
-            self.student.load_state_dict(weights.tensors, assign=True)  # a pointer flip: no copy, and no cast
+            self.student.load_state_dict(weights.tensors, assign=True)  # moves pointers: no copy, and no cast
             self.version = weights.version
             weights.check(self.student.state_dict())
-        assert self.version is not None, "asked for a rollout before any weights were published"
+        if self.version is None:
+            raise RuntimeError("a rollout was dispatched before any weights were published")
 
-    @property
-    def block_shape(self) -> tuple[int, int, int, int]:
-        """(F, C, H, W) of a block."""
-        return self.config.block_frames, *self.config.frame_shape
+    def resume(
+        self, rollouts: Sequence[Rollout], recent: Sequence[MadeBlock]
+    ) -> tuple[Tensor, KVCache, Iterator[SampledBlock]]:
+        """Pull weights, and stream the blocks of `rollouts` behind their `recent` ones, with the noise of their seeds.
 
-    def noise_of(self, rollouts: Sequence[Rollout]) -> BlockNoise:
-        """The videos' noise, wherever they are made."""
-        return BlockNoise([rollout.seed for rollout in rollouts], self.block_shape, self.device)
-
-    def text_of(self, rollouts: Sequence[Rollout]) -> Tensor:
-        """[B S text_dim]."""
-        return self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
+        Returns the text embeddings [B S text_dim], the cache, rebuilt from `recent` under the newest weights, and the
+        stream.
+        """
+        text = self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
+        self.pull()
+        frames = recent[0].index * self.config.block_frames if recent else 0
+        cache = KVCache(self.config.wan, self.config.context_frames, frames=frames)
+        with torch.no_grad():
+            text_keys_values = self.student.text_keys_values(text)
+        for block in recent:
+            cache = write_block(self.student, block.x0.to(self.device), text_keys_values, cache)
+        noise = BlockNoise([rollout.seed for rollout in rollouts], self.block_shape, self.device)
+        return text, cache, stream_blocks(self.student, text, noise, self.sigmas, cache)
 
     def images_of(self, before: Tensor, first: Tensor) -> Tensor | None:
-        """See `models.video_codec.window_image_latents`; on CPU, in the dtype of the latents."""
+        """Call `models.worlds.video_codec.window_image_latents`; on CPU, in the dtype of the latents."""
         images = window_image_latents(self.codec, before.to(self.device), first.to(self.device))
         return None if images is None else images.to(first.device, first.dtype)
 
-    def cache_after(self, made: Iterable[MadeBlock], text: Tensor) -> KVCache:
-        """The cache as the last frames of `made` leave it."""
-        made = list(made)
-        cache = KVCache(
-            self.config.wan, self.config.context_frames, frames=made[0].index * self.config.block_frames if made else 0
-        )
-        with torch.no_grad():
-            text_keys_values = self.student.text_keys_values(text)
-        for block in made:
-            cache = write_block(self.student, block.x0.to(self.device), text_keys_values, cache)
-        return cache
-
     def on_cpu(self, block: SampledBlock, steps: Iterable[int] = ()) -> MadeBlock:
-        """The block as it travels, with its inputs of these denoising steps."""
+        """Copy a block to the CPU for transport, with its inputs of these denoising steps."""
         return MadeBlock(block.index, self.version, block.x0.cpu(), {step: block.inputs[step].cpu() for step in steps})
 
 
 def blocks_kept(student: StudentConfig, window: WindowConfig) -> int:
-    """Blocks that a window spans, with the context and the burn-in before it: what is kept of a running video."""
+    """Count the blocks of a window with its context and burn-in: how much of a running video is kept."""
     return (window.burn_in_frames + student.context_frames + window.frames) // student.block_frames

@@ -6,6 +6,7 @@ index into `student.timesteps`. Field names are those of checkpoints and of the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,13 @@ class Rollout:
     frames: int
     """Horizon N in latent frames."""
     windows: tuple[WindowPlan, ...]
+
+    def sample_fields(self, plan: WindowPlan) -> dict[str, Any]:
+        """Return the fields of a window or group that come from its rollout and its plan."""
+        return {
+            "rollout": self.id, "attempt": self.attempt, "prompt": self.prompt, "seed": self.seed,
+            "index": plan.index, "role": plan.role, "start": plan.start, "step": plan.step,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

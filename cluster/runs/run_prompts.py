@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.prompt_extension import extend
+from actors.prompt_extension import extend_prompts
 from actors.prompts import TrainingPrompts, read_prompts
 from cluster.config.run_config import Config
 from models.atomic_files import write_whole
@@ -44,7 +44,7 @@ def prepare_prompts(config: Config) -> list[str]:
     found = read_prompts(Path(config.prompts), config.prompt)
     said, texts = [f"prompts={config.prompts}: {found}"], found.texts
     if config.prompt.url is not None:
-        extended = extend(texts, config.prompt, config.prompt_cache)
+        extended = extend_prompts(texts, config.prompt, config.prompt_cache)
         if extended.failed > _FAILED * len(texts):
             raise ValueError(
                 f"prompt.url left {extended.failed:,} of {len(texts):,} prompts as they are ({extended.reason}); the "

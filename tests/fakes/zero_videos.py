@@ -36,14 +36,7 @@ class PretendedVideos:
 
     def _cut(self, rollout: Rollout, plan: WindowPlan) -> Window:
         return Window(
-            rollout=rollout.id,
-            attempt=rollout.attempt,
-            index=plan.index,
-            role=plan.role,
-            prompt=rollout.prompt,
-            seed=rollout.seed,
-            start=plan.start,
-            step=plan.step,
+            **rollout.sample_fields(plan),
             versions=tuple(self.recent),
             context=self._still(len(self.recent) * self.student.block_frames - self.frames),
             latents=self._still(self.frames),

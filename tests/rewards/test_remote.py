@@ -13,6 +13,7 @@ import torch
 from aiohttp import web
 from safetensors.torch import load, save
 
+from models.errors import ConfigError
 from rewards.attempt import attempt
 from rewards.registry import make_reward
 from rewards.remote import score_of
@@ -99,7 +100,7 @@ def test_a_failed_clip_is_missing_and_the_others_are_not(caplog):
     with served(handler) as url:
         scores = ask(url)
     assert scores[0] == scores[2] == 0.5 and math.isnan(scores[1])
-    assert "status 400, not 200 (try 1 of 3)" in caplog.text
+    assert "status 400, not 200, at try 1 of 3" in caplog.text
 
 
 def test_what_may_pass_is_tried_again_and_the_tries_are_counted(caplog):
@@ -116,7 +117,7 @@ def test_what_may_pass_is_tried_again_and_the_tries_are_counted(caplog):
         scores = ask(url, 2, retries=2)
     assert scores[0] == 1 and math.isnan(scores[1])
     assert tries.count("clip 0") == tries.count("clip 1") == 3
-    assert "status 500, not 200 (try 3 of 3)" in caplog.text
+    assert "status 500, not 200, at try 3 of 3" in caplog.text
 
 
 def test_an_endpoint_that_is_down_leaves_every_clip_missing_and_logs_no_token(caplog):
@@ -127,7 +128,7 @@ def test_an_endpoint_that_is_down_leaves_every_clip_missing_and_logs_no_token(ca
         scorer = Scorer(config, ["remote"], lambda latents: latents.clamp(0, 1))
         scores = scorer.score("a prompt", torch.rand(2, 12, 3, 12, 12), None, None)
     assert all(math.isnan(score) for member in scores.values["remote"] for score in member)
-    said = f"127.0.0.1:{port} scored none of 4 clips: ClientConnectorError (try 2 of 2)"
+    said = f"127.0.0.1:{port} scored none of 4 clips: ClientConnectorError, at try 2 of 2"
     assert said in scores.failures["remote"] and said in caplog.text and "secret" not in caplog.text
 
 
@@ -244,5 +245,6 @@ def test_the_scorer_asks_a_remote_reward_and_counts_what_is_missing():
 
 
 def test_without_an_address_the_reward_is_refused_with_the_key():
-    with pytest.raises(ValueError, match=r"reward.url is not set"):
+    with pytest.raises(ConfigError) as caught:
         make_reward("remote", RewardConfig())
+    assert caught.value.key == "reward.url"
