@@ -46,7 +46,7 @@ def main() -> None:
     drain += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=300"]
     subprocess.run(drain, check=True, capture_output=True, timeout=60)
     windows += [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
-    _, news, _ = ray.get(cluster.pool.coordinator.look.remote(), timeout=30)
+    _, news, _ = ray.get(cluster.coordinator.look.remote(), timeout=30)
     found = {"windows": len({(w.rollout, w.index) for w in windows}), "attempts": sorted({w.attempt for w in windows})}
     print(json.dumps(found | {"news": news}))
     ray.shutdown()

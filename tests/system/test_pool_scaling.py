@@ -31,12 +31,12 @@ def test_actors_that_ray_has_no_place_for_hold_up_nobody_and_are_given_up_when_n
     try:
         cluster.begin("dmd", config)
         places = int(local_ray.cluster_resources()["CPU"])
-        local_ray.get(cluster.pool.coordinator.resize.remote(places + 2), timeout=60)
+        local_ray.get(cluster.coordinator.resize.remote(places + 2), timeout=60)
         torch.manual_seed(0)
         cluster.publish(Wan(TINY).state_dict(), 0)
         windows = list(cluster.take(CRITIC, 96))
         assert cluster.metrics()["rollout/actors"] == places + 2
-        local_ray.get(cluster.pool.coordinator.resize.remote(1), timeout=60)
+        local_ray.get(cluster.coordinator.resize.remote(1), timeout=60)
         windows += [w for role, n in ((STUDENT, 64), (CRITIC, 96)) for w in cluster.take(role, n)]
         assert {(w.rollout, w.index) for w in windows} == {(r, i) for r in range(16) for i in range(16)}
         deadline = time.monotonic() + 120
@@ -46,7 +46,7 @@ def test_actors_that_ray_has_no_place_for_hold_up_nobody_and_are_given_up_when_n
         metrics = cluster.metrics()
         assert metrics["rollout/actors"] == 1 and metrics["rollout/actors_lost"] == 0
     finally:
-        local_ray.kill(cluster.pool.coordinator)
+        local_ray.kill(cluster.coordinator)
 
 
 @pytest.mark.core
