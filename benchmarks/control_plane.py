@@ -24,36 +24,17 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.rollout_config import RolloutConfig, WindowConfig
 from benchmarks.decoupling import run_alone
 from benchmarks.line import print_line
-from cluster.config.buffer_config import BufferConfig
-from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
-from learner.stage_config import DmdConfig
-from models.network_config import StudentConfig
 from models.records import CRITIC, STUDENT
 from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
+from tests.fakes.small_runs import CRITIC_UPDATES, smallest_run
 
 ACTORS = (64, 256, 1024)
-CRITIC_UPDATES, WINDOWS, RANK_WINDOWS = 5, 6, 8
+RANK_WINDOWS = 8
 BAR, OFFERED = 2000.0, 1000.0
 REPEATS, MEASURED_S, WARM_UP = 3, 1.5, 2
-BLOCKS = 6
-"""Of a rollout; a window is one block, so an actor emits about as many windows as blocks."""
-
-
-def run_config(actors: int, seed: int = 0) -> Config:
-    """The shortest rollouts and smallest latents that the run's own rules accept."""
-    return Config(
-        seed=seed,
-        student=StudentConfig(height=4, width=4, horizon_frames=3, attention_frames=3),
-        rollout=RolloutConfig(frames=3 * BLOCKS, batch=1, windows=WINDOWS),
-        window=WindowConfig(frames=3, burn_in_frames=0),
-        dmd=DmdConfig(batch_size=actors // 4, critic_updates=CRITIC_UPDATES),
-        buffer=BufferConfig(windows=WINDOWS * actors + 3 * actors, policy="wait", max_age=8),
-        cluster=ClusterConfig(rollout_actors=actors, timeout_s=60.0),
-    )
 
 
 @dataclass
@@ -132,14 +113,14 @@ def main() -> None:
     takes: dict[int, float] = {}
     device = "one event loop, no Ray"
     for actors in ACTORS:
-        config = run_config(actors)
+        config = smallest_run(actors)
         shown = {"actors": actors, "ranks": config.dmd.batch_size // RANK_WINDOWS, "plan": config.dmd.batch_size}
-        free = [run_alone(measure(run_config(actors, seed), 0.0, MEASURED_S)) for seed in range(REPEATS)]
+        free = [run_alone(measure(smallest_run(actors, seed), 0.0, MEASURED_S)) for seed in range(REPEATS)]
         rates, per_cpu_s = [m.windows_per_s for m in free], [m.windows / m.cpu_s for m in free]
         cpu = round(statistics.median(per_cpu_s), 1)
         print_line("control_plane.sustained", rates, "windows/s", device, shown, bar=BAR, per_cpu_second=cpu)
         block_s = actors / OFFERED
-        paced = [run_alone(measure(run_config(actors, seed), block_s, MEASURED_S)) for seed in range(REPEATS)]
+        paced = [run_alone(measure(smallest_run(actors, seed), block_s, MEASURED_S)) for seed in range(REPEATS)]
         shown |= {"offered_windows_per_s": round(statistics.median(m.windows_per_s for m in paced))}
         for name, kept, runs in (
             ("latency", latency, [m.latencies_s for m in paced]),

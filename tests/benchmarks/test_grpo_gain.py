@@ -1,9 +1,16 @@
-"""What stage grpo gained, as it is told."""
+"""What stage grpo gains: the arithmetic, and (`make proofs`) the tiny world on two seeds."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 import settings
 from benchmarks import grpo_gain, grpo_picture, ratio_error
+from benchmarks.grpo_gain import SHIPPED, compared, measured, real_videos, videos_of
 from models.wan.network import Wan
 
 
@@ -49,3 +56,27 @@ def test_the_replay_comes_nearer_to_the_record_with_burn_in_until_it_is_exact():
         for burn_in in (0, ratio_error.BURN_IN[-1])
     )
     assert full <= 1e-6 < short
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("seed", [0, 1])
+def test_in_the_tiny_world_rewards_rise_and_nothing_that_nobody_rewards_pays_for_it(seed, tmp_path):
+    command = [sys.executable, "train.py", "preset=tiny", "stage=grpo", f"seed={seed}", f"run_dir={tmp_path}/run"]
+    started = time.monotonic()
+    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True, timeout=3600)
+    assert shown.returncode == 0, shown.stderr
+    seconds = time.monotonic() - started
+    print(f"seed {seed}: {seconds:.0f} s")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    clipped = [line["policy/clipped"] for line in lines if "policy/clipped" in line]
+    assert sum(clipped) / len(clipped) > 0.01, "the clip acts"
+    assert seconds < 480
+    config = settings.load([])
+    began = videos_of(Path(settings.ROOT, SHIPPED), config)
+    after = measured(videos_of(tmp_path / "run/grpo/student.safetensors", config), config, began)
+    told = compared(after, measured(began, config, began), measured(real_videos(config), config, began))
+    print(told)
+    assert told["gap_closed"] >= 0.25
+    assert told["flow_kept"] >= 0.9
+    assert told["dynamic_degree_kept"] >= 0.95
+    assert told["validity_change"] >= -0.01

@@ -1,11 +1,14 @@
 """benchmarks.house counts what a small checkout holds."""
 
+import re
 import subprocess
 
 import pytest
 
+import settings
 from benchmarks.house import circles, measure, misses, modules_of
 
+HOUSE = ("actors", "cluster", "evaluation", "learner", "models", "reports", "rewards", "settings", "tests")
 FILES = {
     "models/flow.py": "def shared():\n    pass\n",
     "cluster/pool/__init__.py": "",
@@ -53,3 +56,11 @@ def test_what_is_above_its_bound_is_listed(checkout):
 )
 def test_circles_are_the_components_of_more_than_one(edges, components):
     assert sorted(circles(edges)) == components
+
+
+def test_only_benchmarks_and_their_tests_import_benchmarks():
+    own = settings.ROOT.glob("*.py")
+    others = [path for name in HOUSE for path in (settings.ROOT / name).rglob("*.py")]
+    for path in [*own, *others]:
+        imports = re.search(r"(?m)^\s*(from|import) benchmarks\b", path.read_text())
+        assert not imports or "tests/benchmarks" in path.as_posix(), path

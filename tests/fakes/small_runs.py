@@ -5,14 +5,34 @@ from collections import Counter
 
 import torch
 
-from actors.rollout_config import GroupConfig, RolloutConfig
+from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from actors.student_actor import blocks_kept
 from cluster.config.buffer_config import BufferConfig
+from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.pool.scale_down import Place
 from learner.policy_config import GrpoConfig
+from learner.stage_config import DmdConfig
+from models.network_config import StudentConfig
 from models.records import Group, MadeBlock, Progress, Window
 from rewards.sentinels import SentinelConfig
+
+BLOCKS = WINDOWS = 6
+"""Of a rollout; a window is one block, so an actor emits as many windows as blocks."""
+CRITIC_UPDATES = 5
+
+
+def smallest_run(actors: int, seed: int = 0) -> Config:
+    """Configure the shortest rollouts and smallest latents that the rules between keys accept."""
+    return Config(
+        seed=seed,
+        student=StudentConfig(height=4, width=4, horizon_frames=3, attention_frames=3),
+        rollout=RolloutConfig(frames=3 * BLOCKS, batch=1, windows=WINDOWS),
+        window=WindowConfig(frames=3, burn_in_frames=0),
+        dmd=DmdConfig(batch_size=actors // 4, critic_updates=CRITIC_UPDATES),
+        buffer=BufferConfig(windows=WINDOWS * actors + 3 * actors, policy="wait", max_age=8),
+        cluster=ClusterConfig(rollout_actors=actors, timeout_s=60.0),
+    )
 
 
 class StandingPool:

@@ -1,23 +1,16 @@
-"""Stage grpo as a whole: what a resumed run is, and (`make proofs`) what it gains in the tiny world."""
+"""Stage grpo as a whole: a resumed run equals one that was never stopped."""
 
-import json
 import math
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import settings
-from benchmarks.grpo_gain import SHIPPED, compared, measured, real_videos, videos_of
 from cluster.inline import InlineCluster
 from cluster.runs.run_folder import RunFolder
 from learner import build
 from models.records import GRPO
-from settings.compose import ROOT
 from tests.fakes.cut_off import run
 from train import grpo
 
@@ -93,27 +86,3 @@ def test_the_preset_trains_on_what_it_names_coarse_groups_of_a_block_and_windows
     assert learners[0].policy.coarse == config.group.coarse == 0.33
     assert len(told) == 2 and all(math.isfinite(found["policy/ratio_max"] + found["critic/loss"]) for found in told)
     assert told[0]["policy/replay_error_max"] < config.grpo.clip / 2
-
-
-@pytest.mark.proof
-@pytest.mark.parametrize("seed", [0, 1])
-def test_in_the_tiny_world_rewards_rise_and_nothing_that_nobody_rewards_pays_for_it(seed, tmp_path):
-    command = [sys.executable, "train.py", "preset=tiny", "stage=grpo", f"seed={seed}", f"run_dir={tmp_path}/run"]
-    started = time.monotonic()
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
-    assert shown.returncode == 0, shown.stderr
-    seconds = time.monotonic() - started
-    print(f"seed {seed}: {seconds:.0f} s")
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    clipped = [line["policy/clipped"] for line in lines if "policy/clipped" in line]
-    assert sum(clipped) / len(clipped) > 0.01, "the clip acts"
-    assert seconds < 480
-    config = settings.load([])
-    began = videos_of(Path(ROOT, SHIPPED), config)
-    after = measured(videos_of(tmp_path / "run/grpo/student.safetensors", config), config, began)
-    told = compared(after, measured(began, config, began), measured(real_videos(config), config, began))
-    print(told)
-    assert told["gap_closed"] >= 0.25
-    assert told["flow_kept"] >= 0.9
-    assert told["dynamic_degree_kept"] >= 0.95
-    assert told["validity_change"] >= -0.01

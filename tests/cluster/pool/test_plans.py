@@ -4,10 +4,10 @@ import asyncio
 
 import torch
 
-from benchmarks.control_plane import run_config
 from cluster.supply.wire import unwrap
 from models.records import CRITIC
 from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
+from tests.fakes.small_runs import smallest_run
 
 
 async def begun(config, state=None):
@@ -31,7 +31,7 @@ def assert_same(some, others):
 
 def test_ranks_share_a_plan_out_and_asking_again_gives_the_same():
     async def run():
-        coordinator, epoch = await begun(run_config(64))
+        coordinator, epoch = await begun(smallest_run(64))
         whole = await taken(coordinator, epoch, 0, ranks=1)
         assert_same(await taken(coordinator, epoch, 0, ranks=4), whole)
         following = await taken(coordinator, epoch, 1, ranks=2)
@@ -43,7 +43,7 @@ def test_ranks_share_a_plan_out_and_asking_again_gives_the_same():
 
 def test_windows_that_waited_in_a_checkpoint_are_handed_out_like_those_that_just_came():
     async def run():
-        config = run_config(64)
+        config = smallest_run(64)
         coordinator, epoch = await begun(config)
         await taken(coordinator, epoch, 0, ranks=1)
         while not coordinator.supply.buffer.complete(CRITIC, 16):
@@ -57,7 +57,7 @@ def test_windows_that_waited_in_a_checkpoint_are_handed_out_like_those_that_just
 
 def test_what_the_coordinator_holds_of_windows_ends_with_them():
     async def run():
-        coordinator, epoch = await begun(run_config(64))
+        coordinator, epoch = await begun(smallest_run(64))
         for number in range(8):
             await taken(coordinator, epoch, number, ranks=2)
             assert coordinator.packed.keys() == coordinator.supply.buffer.waiting.keys()
