@@ -20,7 +20,7 @@ from cluster.runs.cluster_interface import Cluster
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
 from cluster.runs.stage_texts import learner_parts
-from cluster.runs.trajectories import open_pairs
+from cluster.runs.trajectories import trajectories_of
 from learner import build
 from models.records import CRITIC, GRPO, ODE, SENTINEL, STUDENT
 
@@ -42,7 +42,7 @@ def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
 def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
     learner = build.ode_initializer(learner_parts(config, "ode"), config.ode)
-    with RunFolder(config.run_dir).stage("ode", config.checkpoint) as folder, open_pairs(config) as pairs:
+    with RunFolder(config.run_dir).stage("ode", config.checkpoint) as folder, trajectories_of(config).open() as pairs:
         folder.restore(learner)
         cluster.begin("ode", config, kept=pairs.numbers)
         metrics = {}

@@ -1,6 +1,5 @@
 """From a loop and a configuration to a running system."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,16 +9,23 @@ from cluster.bootstrap.ray_environment import cluster_address, settle_environmen
 from cluster.config.run_config import Config
 from cluster.inline import InlineCluster
 from cluster.planning import placement
+from cluster.runs.cluster_interface import Cluster
 from cluster.runs.display import Display
 from cluster.runs.factory import make_scorer
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
-from cluster.runs.run_world import check_world
-from cluster.runs.saved_windows import SavedCluster, alone
-from cluster.runs.saved_windows import check as check_saved_windows
-from cluster.runs.trajectories import check_pairs
+from cluster.runs.run_world import check_judges, check_tiny_world, check_wan_world, world_of
+from cluster.runs.saved_windows import SavedCluster, check_new_folder, find_windows, half_alone
+from cluster.runs.start_checks import (
+    check_source,
+    check_stage_folders,
+    check_start_of_grpo,
+    check_student_of_dmd,
+    check_teacher_of_students,
+)
+from cluster.runs.trajectories import trajectories_of
 from cluster.runs.wandb_log import check_login
-from models.checkpoints.weight_files import check_weights, verify_weights
+from learner.stage_config import Source
 from models.wan.network import Wan
 
 
@@ -33,7 +39,7 @@ def launch(loop: Callable, config: Config) -> Config:
         return config
     with folder.locked():
         if config.debug.half is not None:
-            loop, config = alone(loop, config)
+            loop, config = half_alone(loop, config)
         if config.cluster.kind == "inline":
             _launch_inline(loop, config)
         else:
@@ -58,59 +64,46 @@ def reach(config: Config) -> None:
 
 
 def preflight(config: Config) -> None:
-    """Check what a user can get wrong before anything starts, then claim the run folder.
-
-    Raises ValueError: more than the cluster can ever have, what the run's world cannot honour, missing, damaged or
-    foreign weights and checkpoints, a run folder of another config, wandb without a login, saved windows that are
-    missing or in the way, trajectories of another teacher.
-    """
+    """Check what a user can get wrong before anything starts, then claim the run folder. Raises ValueError."""
+    stages, folder = config.stages, RunFolder(config.run_dir)
     placement.check(config)
     check_login(config.wandb)
-    folder, stages = RunFolder(config.run_dir), config.stages
     with torch.device("meta"):
-        student, real = Wan(config.student.wan), Wan(config.teacher_wan)
+        student, teacher = Wan(config.student.wan), Wan(config.teacher_wan)
     if "teacher" not in stages:
-        check_weights(config.teacher_path, "teacher", real)
-        verify_weights(config.teacher_path, "teacher")
-    for key in ("base", "init"):
-        if getattr(config, key) is not None:
-            check_weights(Path(getattr(config, key)), key, student)
-            verify_weights(Path(getattr(config, key)), key)
-    for path in sorted(folder.path.glob("*/")):
-        stage = folder.stage(path.name)
-        stage.verify()
-        if stage.finished:
-            check_weights(stage.result, "run_dir", real if path.name == "teacher" else student)
-    if "dmd" in stages and "ode" not in stages and config.init is None and not folder.stage("ode").finished:
-        raise ValueError("stage dmd starts from a student: run stage ode before it, or give init=<student.safetensors>")
-    others = [name for name in ("ode", "dmd", "grpo") if (folder.path / name).exists()]
-    if "teacher" in stages and others and not folder.stage("teacher").finished:
-        raise ValueError(
-            f"run_dir={folder.path} already has {' and '.join(others)} of another teacher; leave stage teacher out, or "
-            "give a new run_dir"
-        )
-    check_world(config)
+        check_source(config.teacher_source, teacher)
+    for key, given in (("base", config.base), ("init", config.init)):
+        if given is not None:
+            check_source(Source(Path(given), key), student)
+    check_stage_folders(folder, student, teacher)
+    check_student_of_dmd(folder, stages, config.init)
+    check_teacher_of_students(folder, stages)
+    if not config.in_wan_world:
+        check_tiny_world(config.student)
+    else:
+        if "grpo" in stages:
+            check_judges(config.student.model, config.reward.weights, config.sentinel.metrics)
+        check_wan_world(stages, config.student, config.prompts, config.window.frames, world_of(config))
     if "grpo" in stages:
         make_scorer(config)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:
-        for source in [config.grpo_init_source] + [config.grpo_critic_source] * (config.grpo.dmd_weight > 0):
-            check_weights(source.path, source.key, student, source.part)
-            verify_weights(source.path, source.key)
-        if config.grpo.dmd_weight and config.grpo_critic_source == config.base_source:
-            print(
-                f"note: no critic lies beside {config.grpo_init_path}; that of stage grpo starts from "
-                f"{config.base_source.path} and does not know the student yet (grpo.critic names one)",
-                file=sys.stderr,
-            )
-    check_saved_windows(config)
-    check_pairs(config)
+        critic = config.grpo_critic_source if config.grpo.dmd_weight else None
+        check_start_of_grpo(config.grpo_init_source, critic, config.base_source, student)
+    if config.debug.learner_only:
+        find_windows(config.saved_windows_path, config.window.frames, config.student.frame_shape)
+    if config.debug.rollout_only:
+        check_new_folder(config.saved_windows_path)
+    if "ode" in stages and not folder.stage("ode").finished:
+        trajectories_of(config).check(new_teacher="teacher" in stages and not config.teacher_path.exists())
     folder.claim(config)
 
 
 def _launch_inline(loop: Callable, config: Config) -> None:
     torch.set_num_threads(config.cluster.threads)
     with Display() as display:
-        cluster = SavedCluster(config) if config.debug.learner_only else InlineCluster(config)
+        cluster: Cluster = InlineCluster(config)
+        if config.debug.learner_only:
+            cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
         log = RunLog(config.run_dir, config.wandb, cluster, display)
         try:
             loop(config, cluster, log)

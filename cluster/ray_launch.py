@@ -130,7 +130,9 @@ def _learn(task: dict[str, Any]) -> None:
         return
     forward_warnings(coordinator, "learner")
     on_ray = RayCluster(coordinator, config)
-    cluster = SavedCluster(config) if config.debug.learner_only else on_ray
+    cluster: Cluster = on_ray
+    if config.debug.learner_only:
+        cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
     try:
         _run_rank(task["loop"], config, cluster, on_ray.show)
     except StopsRun as stop:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cluster.config.run_config import Config
 from cluster.planning import wan_costs
 from cluster.planning.stage_costs import Line, history_frames, judged_stage, window_frames
-from cluster.runs.trajectories import planned_bytes
+from cluster.runs.trajectories import trajectory_bytes
 from models.network_config import WanConfig
 
 _LATENT = 4
@@ -144,7 +144,7 @@ def shared_memory(config: Config) -> list[Line]:
         Line("one version of the weights", weights, "B", f"{config.rollout.dtype}, from the learner to every actor"),
     ]
     if "ode" in config.stages and config.ode.pairs_dir is None:
-        pair, waiting = planned_bytes(config, "float32"), min(config.buffer.windows, config.ode.pairs)
+        pair, waiting = trajectory_bytes(config.student, "float32"), min(config.buffer.windows, config.ode.pairs)
         ranks, shard = config.cluster.learner_ranks, config.ode.shard_mb * 1e6
         lines += [
             Line("one trajectory of the teacher", pair, "B", "float32, from an actor to every rank"),
@@ -158,7 +158,7 @@ def disk(config: Config) -> list[Line]:
     """Bytes that stages leave in the run folder, beside checkpoints."""
     if "ode" not in config.stages or config.ode.pairs_dir is not None:
         return []
-    pairs, pair = config.ode.pairs, planned_bytes(config, config.ode.dtype)
+    pairs, pair = config.ode.pairs, trajectory_bytes(config.student, config.ode.dtype)
     note = f"{pairs} of {pair / 1e6:.1f} MB, {config.ode.dtype}, in files of {config.ode.shard_mb} MB"
     return [Line("trajectories of the teacher", pairs * pair, "B", note)]
 

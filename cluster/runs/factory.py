@@ -15,8 +15,8 @@ from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
 from actors.window_law import Priority, parse_law
 from cluster.config.run_config import Config
-from cluster.runs.run_prompts import group_prompts, training_prompts
-from cluster.runs.run_world import codec_of, text_of
+from cluster.runs.run_prompts import prompts_of
+from cluster.runs.run_world import world_of
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.group_scoring import GroupScorer
 from cluster.supply.supply import State, Supply
@@ -43,7 +43,7 @@ def make_supply(stage: str, config: Config, state: State | None = None, kept: Co
 def make_scorer(config: Config, device: str = "cpu") -> GroupScorer:
     """What scores the groups of stage grpo. Raises ValueError where a reward, its flow or the codec cannot be made."""
     own = torch.device(device)
-    return GroupScorer(config.reward, config.sentinel.metrics, codec_of(config, own), own)
+    return GroupScorer(config.reward, config.sentinel.metrics, world_of(config).codec(own), own)
 
 
 def make_dispatcher(
@@ -53,9 +53,9 @@ def make_dispatcher(
     if stage == "ode":
         there = set(kept)
         numbers = [i for i in range(config.ode.pairs) if i not in there]
-        return TeacherDispatcher(config.student, config.rollout, numbers, training_prompts(config), config.seed)
+        return TeacherDispatcher(config.student, config.rollout, numbers, prompts_of(config).training(), config.seed)
     if stage == "grpo":
-        prompts, held_out = group_prompts(config)
+        prompts, held_out = prompts_of(config).groups(config.sentinel.prompts)
         between = config.grpo.groups * config.sentinel.every // config.group.forks
         sentinels = SentinelTurns(held_out, config.sentinel.prompts, config.sentinel.frames, between)
         return GroupDispatcher(
@@ -67,7 +67,7 @@ def make_dispatcher(
         config.rollout,
         config.window,
         config.dmd.critic_updates,
-        training_prompts(config),
+        prompts_of(config).training(),
         config.seed,
         drift,
     )
@@ -78,7 +78,7 @@ def make_actor(
 ) -> RolloutActor | TeacherActor | GroupActor:
     """An actor for `stage`, not yet remote."""
     computing = computing_of(config, device)
-    encode_text = text_of(config, computing.device)
+    encode_text = world_of(config).text(computing.device)
     if stage == "ode":
         ode = config.ode
         teacher = computing.outline(config.teacher_wan).to_empty(device=computing.device)
@@ -88,7 +88,7 @@ def make_actor(
             config.negative_prompt,
         )  # fmt: skip
     actor = GroupActor if stage == "grpo" else RolloutActor
-    codec = codec_of(config, computing.device)
+    codec = world_of(config).codec(computing.device)
     return actor(config.student, config.window_of(stage), encode_text, codec, weights, computing)
 
 

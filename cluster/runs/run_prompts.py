@@ -1,78 +1,110 @@
-"""Which prompts a run trains on: read, filtered and extended once, then the run's own."""
+"""The prompts that a run trains on: read, filtered and extended once, then kept in its folder."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from actors.prompt_config import PromptConfig
 from actors.prompt_extension import extend_prompts
 from actors.prompts import TrainingPrompts, read_prompts
 from cluster.config.run_config import Config
 from models.atomic_files import write_whole
+from models.errors import ConfigError
 from models.worlds import tiny_world
 
-_FAILED = 0.5
-"""The share of prompts without an answer from which on the endpoint, not the prompts, is to blame."""
+_MOST_UNANSWERED = 0.5
+"""The share of prompts without an answer above which the endpoint, not the prompts, is to blame."""
+
+
+@dataclass(frozen=True)
+class RunPrompts:
+    """Give the prompts of a run: those kept in its folder, else those of its file, else the tiny world's."""
+
+    run_dir: Path
+    file: Path | None
+    keys: PromptConfig
+    seed: int
+
+    @property
+    def kept(self) -> Path:
+        """The run's own prompts, one a line."""
+        return self.run_dir / "prompts.txt"
+
+    def check(self, sentinels: int, in_tiny_world: bool) -> None:
+        """Read the file before a folder is claimed for it; `sentinels` prompts are not trained on.
+
+        Raises ValueError for an unreadable file, for too few prompts, and in the tiny world for any but its own.
+        """
+        if self.file is None or self.kept.is_file():
+            return
+        found = read_prompts(self.file, self.keys)
+        if sentinels and len(found.texts) <= sentinels:
+            raise ConfigError(
+                "sentinel.prompts", sentinels, f"prompts={self.file} leaves {found}, and training needs some more",
+                "give more prompts, or lower sentinel.prompts",
+            )  # fmt: skip
+        if not in_tiny_world:
+            return
+        if self.keys.url is not None:
+            raise ConfigError(
+                "prompt.url", self.keys.url, "the tiny world reads its own prompts only", "leave prompt.url out"
+            )
+        for text in found.texts:
+            tiny_world.scene_of(text)
+
+    def prepare(self) -> list[str]:
+        """Write the run's prompts into its folder; returns lines for the user.
+
+        A run that has them keeps them, whatever has become of the file or the endpoint: what is trained on must not
+        change.
+        """
+        if self.file is None or self.kept.is_file():
+            return []
+        found = read_prompts(self.file, self.keys)
+        notes, texts = [f"prompts={self.file}: {found}"], found.texts
+        if self.keys.url is not None:
+            cache = self.run_dir / "extended_prompts.jsonl" if self.keys.cache is None else Path(self.keys.cache)
+            extended = extend_prompts(texts, self.keys, cache)
+            if extended.failed > _MOST_UNANSWERED * len(texts):
+                raise ConfigError(
+                    "prompt.url", self.keys.url,
+                    f"{extended.failed:,} of {len(texts):,} prompts got no answer ({extended.reason})",
+                    "repair the endpoint and run the same command again, which asks for those only, change prompt.url, "
+                    "or leave it out",
+                )  # fmt: skip
+            notes.append(f"prompt.url: {extended}")
+            texts = extended.texts
+        write_whole(self.kept, "".join(f"{text}\n" for text in texts).encode())
+        return notes
+
+    def training(self) -> Sequence[str]:
+        """Give the prompts of stages ode and dmd."""
+        if self.file is None:
+            return tiny_world.PROMPTS
+        if self.kept.is_file():
+            return TrainingPrompts(self.kept.read_text(encoding="utf-8").splitlines(), self.seed)
+        return TrainingPrompts(read_prompts(self.file, self.keys).texts, self.seed)
+
+    def groups(self, sentinels: int) -> tuple[Sequence[str], Sequence[str]]:
+        """Give the prompts of stage grpo, and those of its sentinels: the first `sentinels`, never trained on."""
+        if self.file is None:
+            return tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS
+        texts = self.training()
+        return TrainingPrompts(texts[sentinels:], self.seed), texts[:sentinels]
+
+
+def prompts_of(config: Config) -> RunPrompts:
+    """Derive a run's prompts from its keys."""
+    file = None if config.prompts is None else Path(config.prompts)
+    return RunPrompts(Path(config.run_dir), file, config.prompt, config.seed)
 
 
 def check_prompts(config: Config) -> None:
-    """Read the file, so that what is wrong with it is said before a folder is claimed.
-
-    Raises ValueError for one that cannot be read, for too few prompts, and in the tiny world for any but its own.
-    """
-    if config.prompts is None or _own(config).is_file():
-        return
-    found = read_prompts(Path(config.prompts), config.prompt)
-    if "grpo" in config.stages and len(found.texts) <= config.sentinel.prompts:
-        raise ValueError(
-            f"prompts={config.prompts} leaves {found}, and sentinel.prompts = {config.sentinel.prompts} of them are "
-            "not trained on; give more prompts, or lower sentinel.prompts"
-        )
-    if config.in_wan_world:
-        return
-    if config.prompt.url is not None:
-        raise ValueError("prompt.url is set, but the tiny world reads only its own prompts; leave it out")
-    for text in found.texts:
-        tiny_world.scene_of(text)
+    """Check a run's prompts, as `RunPrompts.check`."""
+    sentinels = config.sentinel.prompts if "grpo" in config.stages else 0
+    prompts_of(config).check(sentinels, not config.in_wan_world)
 
 
 def prepare_prompts(config: Config) -> list[str]:
-    """Write the run's prompts, one a line, into its folder, and return what is to be said of them.
-
-    A run that has them keeps them: going on must not change what is trained on, though the file or the endpoint has.
-    """
-    if config.prompts is None or _own(config).is_file():
-        return []
-    found = read_prompts(Path(config.prompts), config.prompt)
-    said, texts = [f"prompts={config.prompts}: {found}"], found.texts
-    if config.prompt.url is not None:
-        extended = extend_prompts(texts, config.prompt, config.prompt_cache)
-        if extended.failed > _FAILED * len(texts):
-            raise ValueError(
-                f"prompt.url left {extended.failed:,} of {len(texts):,} prompts as they are ({extended.reason}); the "
-                "same command asks for those again; repair the endpoint, change prompt.url, or leave it out"
-            )
-        said.append(f"prompt.url: {extended}")
-        texts = extended.texts
-    write_whole(_own(config), "".join(f"{text}\n" for text in texts).encode())
-    return said
-
-
-def training_prompts(config: Config) -> Sequence[str]:
-    """What stages ode and dmd train on: the run's prompts, before it has begun those of the file, else the world's."""
-    if config.prompts is None:
-        return tiny_world.PROMPTS
-    own = _own(config)
-    if own.is_file():
-        return TrainingPrompts(own.read_text(encoding="utf-8").splitlines(), config.seed)
-    return TrainingPrompts(read_prompts(Path(config.prompts), config.prompt).texts, config.seed)
-
-
-def group_prompts(config: Config) -> tuple[Sequence[str], Sequence[str]]:
-    """What stage grpo trains on, and what its sentinels watch: the first `sentinel.prompts`, which nobody trains on."""
-    if config.prompts is None:
-        return tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS
-    texts, watched = training_prompts(config), config.sentinel.prompts
-    return TrainingPrompts(texts[watched:], config.seed), texts[:watched]
-
-
-def _own(config: Config) -> Path:
-    return Path(config.run_dir, "prompts.txt")
+    """Write a run's prompts, as `RunPrompts.prepare`."""
+    return prompts_of(config).prepare()

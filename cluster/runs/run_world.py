@@ -1,79 +1,100 @@
-"""The world that a run trains in: what each of its processes opens of it, and what it cannot honour."""
+"""The world that a run trains in: opened by each of its processes, checked before any of them starts."""
 
 import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from cluster.config.run_config import Config
+from models.errors import ConfigError
+from models.network_config import StudentConfig, WanConfig
 from models.worlds import tiny_world
 from models.worlds.video_codec import VideoCodec
 from models.worlds.world import Text, open_codec, open_text
 from rewards.reward_config import SHIPPED
 
 
-def text_of(config: Config, device: torch.device) -> Text:
-    """The run's text encoder, which takes memory on `device` while it encodes a prompt that nobody has encoded yet.
+@dataclass(frozen=True)
+class RunWorld:
+    """Open the text encoder and the codec of a run."""
 
-    That the negative prompt is cut is not for it to say: `check_world` does, once for all processes. Raises ValueError
-    where its folder is missing or does not fit.
-    """
+    wan: WanConfig
+    text_encoder: Path | None
+    """Folder of the text encoder; None in the tiny world."""
+    vae: Path | None
+    text_cache: Path
+    text_dtype: torch.dtype
+    negative_prompt: str
+
+    def text(self, device: torch.device) -> Text:
+        """Open the text encoder, which takes memory on `device` only while it encodes a prompt not yet cached.
+
+        It does not warn of a negative prompt that is cut: `check_world` does, once for all processes. Raises ValueError
+        where its folder is missing or does not fit.
+        """
+        warned = [self.negative_prompt]
+        return open_text(self.wan, self.text_encoder, self.text_cache, device, self.text_dtype, warned_prompts=warned)
+
+    def codec(self, device: torch.device) -> VideoCodec:
+        """Open the codec on `device`. Raises ValueError where its folder is missing or does not fit."""
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        return open_codec(self.wan, self.vae, device, dtype)
+
+
+def world_of(config: Config) -> RunWorld:
+    """Derive a run's world from its keys: folders that are not given are looked for beside teacher and base."""
+    beside = config.teacher_path, config.base_source.path
     # One type in all processes, with GPUs and without: embeddings of another would be other entries of the cache.
     dtype = torch.bfloat16 if config.cluster.rank_gpus else torch.float32
-    folder = config.text_encoder_folder(config.teacher_path, config.base_source.path)
-    return open_text(
-        config.student.wan, folder, config.text_cache_folder, device, dtype, warned_prompts=[config.negative_prompt]
-    )
+    return RunWorld(
+        config.student.wan, config.text_encoder_folder(*beside), config.vae_folder(*beside), config.text_cache_folder,
+        dtype, config.negative_prompt,
+    )  # fmt: skip
 
 
-def codec_of(config: Config, device: torch.device) -> VideoCodec:
-    """The run's codec on `device`. Raises ValueError where its folder is missing or does not fit."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    folder = config.vae_folder(config.teacher_path, config.base_source.path)
-    return open_codec(config.student.wan, folder, device, dtype)
-
-
-def check_world(config: Config) -> None:
-    """Refuse, in one line with the key to change, what cannot be trained in the run's world. Raises ValueError."""
-    if not config.in_wan_world:
-        _check_tiny_world(config)
-        return
-    if "teacher" in config.stages:
-        raise ValueError("stage teacher learns the tiny world's own videos; leave it out, and give weights as teacher=")
-    if config.prompts is None:
-        raise ValueError(f"student.model={config.student.model} needs prompts to train on; give prompts=<file>")
-    if config.window.frames == config.student.block_frames and {"dmd", "grpo"} & set(config.stages):
-        raise ValueError(
-            f"window.frames = {config.window.frames} is one block, which is left out of the loss in the middle of a "
-            f"video; raise window.frames to {2 * config.window.frames} or more"
-        )
-    if "grpo" in config.stages:
-        _check_rewards(config)
-    cpu = torch.device("cpu")
-    _say_cut(config, text_of(config, cpu))
-    if {"dmd", "grpo"} & set(config.stages):
-        codec_of(config, cpu)
-
-
-def _say_cut(config: Config, text: Text) -> None:
-    read = config.student.wan.text_len
-    if surplus := text.truncated_tokens(config.negative_prompt):
-        print(f"note: prompt.negative has {read + surplus} tokens; the first {read} are read", file=sys.stderr)
-
-
-def _check_tiny_world(config: Config) -> None:
-    for key, given, wanted in (
-        ("student.height", config.student.height, tiny_world.SIZE),
-        ("student.width", config.student.width, tiny_world.SIZE),
-        ("student.horizon_frames", config.student.horizon_frames, tiny_world.HORIZON),
+def check_tiny_world(student: StudentConfig) -> None:
+    """Reject a student whose videos the tiny world cannot show. Raises ConfigError."""
+    for key, value, fixed in (
+        ("student.height", student.height, tiny_world.SIZE),
+        ("student.width", student.width, tiny_world.SIZE),
+        ("student.horizon_frames", student.horizon_frames, tiny_world.HORIZON),
     ):
-        if given != wanted:
-            raise ValueError(f"{key} is {given}, but training is in the tiny world, where it is {wanted}; set it back")
+        if value != fixed:
+            raise ConfigError(key, value, f"the tiny world has {fixed}", f"write {key}={fixed}")
 
 
-def _check_rewards(config: Config) -> None:
-    for key, names in (("reward.terms", config.reward.weights), ("sentinel.metrics", config.sentinel.metrics)):
+def check_wan_world(
+    stages: Collection[str], student: StudentConfig, prompts: str | None, window_frames: int, world: RunWorld
+) -> None:
+    """Reject stages that cannot train in a world of real videos, and open what they open. Raises ValueError."""
+    if "teacher" in stages:
+        raise ConfigError(
+            "stage", list(stages), "stage teacher learns the tiny world's videos only",
+            "leave stage teacher out, and write teacher=WEIGHTS",
+        )  # fmt: skip
+    if prompts is None:
+        raise ConfigError("prompts", None, f"student.model={student.model} trains on a file", "write prompts=FILE")
+    windows = not {"dmd", "grpo"}.isdisjoint(stages)
+    if windows and window_frames == student.block_frames:
+        raise ConfigError(
+            "window.frames", window_frames, "a window of one block has no loss in the middle of a video",
+            f"write window.frames={2 * window_frames} or more",
+        )  # fmt: skip
+    cpu = torch.device("cpu")
+    if surplus := world.text(cpu).truncated_tokens(world.negative_prompt):
+        read = student.wan.text_len
+        print(f"note: prompt.negative has {read + surplus} tokens; the first {read} are read", file=sys.stderr)
+    if windows:
+        world.codec(cpu)
+
+
+def check_judges(model: str, terms: Sequence[str], metrics: Sequence[str]) -> None:
+    """Reject rewards and sentinels that judge the tiny world only. Raises ConfigError."""
+    for key, names in (("reward.terms", terms), ("sentinel.metrics", metrics)):
         if tiny := [name for name in names if SHIPPED.get(name, name).startswith("rewards.tiny.")]:
-            raise ValueError(
-                f"{key} has {', '.join(tiny)}, which judges the tiny world only, and student.model="
-                f"{config.student.model} is of another; take it out of {key}"
-            )
+            raise ConfigError(
+                key, None, f"{', '.join(tiny)} judges the tiny world only, not student.model={model}",
+                f"take it out of {key}",
+            )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Each half of stage dmd alone: the rollout pool saves windows, the learner trains on saved ones."""
+"""Each half of stage dmd alone: rollouts saved as windows, or updates on saved windows."""
 
 import json
 import os
@@ -18,21 +18,23 @@ from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Cluster, Report
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
-from cluster.runs.stage_texts import prepared_text
+from cluster.runs.run_world import world_of
+from cluster.runs.stage_texts import prepared_text, stage_texts
 from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.supply import State
 from cluster.supply.wire import put_together, take_apart
 from learner.parallel import collectives
 from models.atomic_files import write_whole
 from models.checkpoints.weight_files import load_weights
+from models.errors import ConfigError
 from models.records import CRITIC, STUDENT, Trajectory, Window
 from models.wan.network import Wan
 
 _HEADER = "longtake.windows"
 
 
-def alone(loop: Callable, config: Config) -> tuple[Callable, Config]:
-    """The loop and the configuration of the half that debug asks for.
+def half_alone(loop: Callable, config: Config) -> tuple[Callable, Config]:
+    """Give loop and configuration of the half of a run that debug.rollout_only or debug.learner_only names.
 
     It works in a folder of its own inside run_dir, which is cleared first: it must not touch what the run has learnt.
     """
@@ -50,22 +52,19 @@ def alone(loop: Callable, config: Config) -> tuple[Callable, Config]:
     return save_windows if config.debug.rollout_only else loop, apart
 
 
-def check(config: Config) -> None:
-    """Refuse what a half alone cannot start with. Raises ValueError."""
-    if config.debug.learner_only:
-        find_windows(config)
-    folder = config.saved_windows_path
-    if config.debug.rollout_only and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"debug.windows={folder} is not empty; give the path of a new folder")
+def check_new_folder(folder: Path) -> None:
+    """Reject a place for saved windows that holds anything. Raises ConfigError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError("debug.windows", folder, "it is not empty", "write the path of a new folder")
 
 
 def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
-    """The loop of debug.rollout_only: windows as stage dmd would take them, but saved."""
+    """Run the loop of debug.rollout_only: take windows as stage dmd does, and save them."""
     student = Wan(config.student.wan)
     load_weights(student, config.init_path, "init")
     roles = [CRITIC] * config.dmd.critic_updates + [STUDENT]
     steps = -(-config.debug.count // (config.dmd.batch_size * len(roles)))
-    prepared_text(config, "dmd")
+    prepared_text(world_of(config), stage_texts("dmd", config), config.device)
     cluster.begin("dmd", config)
     cluster.publish(student.state_dict(), 0)
     pace = None
@@ -73,9 +72,8 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
         for i, role in enumerate(roles):
             number = (step - 1) * len(roles) + i
             save_batch(config.saved_windows_path, number, cluster.take(role, config.dmd.batch_size))
-            collectives.all_reduce_max(
-                number
-            )  # as an update does: no rank gets ahead of plans that another has still to ask for
+            # As an update does: no rank gets ahead of plans that another has still to ask for.
+            collectives.all_reduce_max(number)
             pace = pace or _Pace(cluster.metrics())  # from the first batch on: the processes have started
         metrics = cluster.metrics()
         log("rollout_only", step, steps, metrics | pace.rates(metrics))
@@ -83,7 +81,7 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
 
 
 class _Pace:
-    """What arrives per second since this was made. Only rank 0 has the metrics to tell."""
+    """Measure windows and blocks per second since its creation; rank 0 alone has the metrics."""
 
     def __init__(self, metrics: dict[str, Any]):
         self.first_s, self.first, self.blocks = time.perf_counter(), metrics.get("windows/delivered", 0), 0
@@ -103,99 +101,104 @@ def save_batch(folder: Path, number: int, windows: Sequence[Window]) -> None:
     write_whole(folder / f"{number:06d}_{collectives.rank():04d}.safetensors", save(tensors, metadata=header))
 
 
-class Place(NamedTuple):
-    """Where a window is saved."""
+class SavedWindow(NamedTuple):
+    """Locate a saved window."""
 
     file: Path
     row: int
     plain: dict[str, Any]
 
     def load(self) -> Window:
-        """Read it."""
+        """Read the window."""
         with safe_open(self.file, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(f"{self.row}/")]  # noqa: SIM118
             parts = {name.partition("/")[2]: file.get_tensor(name) for name in names}
         return put_together(self.plain, parts)
 
 
-def find_windows(config: Config) -> dict[str, list[Place]]:
-    """Saved windows by role, in the order in which they were taken. Reads headers only.
+def find_windows(folder: Path, frames: int, frame_shape: tuple[int, int, int]) -> dict[str, list[SavedWindow]]:
+    """List saved windows by role, in the order in which they were taken. Reads headers only.
 
-    Raises ValueError where there are none, none of a role, damaged files, or windows of another shape.
+    Raises ConfigError where there are none, none of a role, damaged files, or windows of another shape.
     """
-    folder, wanted = config.saved_windows_path, [config.window.frames, *config.student.frame_shape]
-    found: dict[str, list[Place]] = {CRITIC: [], STUDENT: []}
+    shape = [frames, *frame_shape]
+    found: dict[str, list[SavedWindow]] = {CRITIC: [], STUDENT: []}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
                 plains = json.loads((file.metadata() or {}).get(_HEADER, "[]"))
                 shapes = [file.get_slice(f"{row}/latents").get_shape() for row in range(len(plains))]
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error}); save the windows again") from error
-        for row, (plain, shape) in enumerate(zip(plains, shapes, strict=True)):
-            if list(shape) != wanted:
-                raise ValueError(
-                    f"{path} has windows of shape {list(shape)}, and window.frames and student ask for {wanted}; save "
-                    "windows with this configuration, or change debug.windows"
-                )
-            found[plain["role"]].append(Place(path, row, plain))
+            raise ConfigError(
+                "debug.windows", folder, f"{path.name} is no whole safetensors file ({error})", "save the windows again"
+            ) from error
+        for row, (plain, stored) in enumerate(zip(plains, shapes, strict=True)):
+            if list(stored) != shape:
+                raise ConfigError(
+                    "debug.windows", folder,
+                    f"{path.name} has windows of shape {list(stored)}, window.frames and student make {shape}",
+                    "save windows with this configuration, or write another debug.windows",
+                )  # fmt: skip
+            found[plain["role"]].append(SavedWindow(path, row, plain))
     if not any(found.values()):
-        raise ValueError(
-            f"no saved windows in {folder}; save some with debug.rollout_only=true, or give their folder as "
-            "debug.windows"
-        )
-    for role, places in found.items():
-        if not places:
-            raise ValueError(f"no {role} windows in {folder}; save more with debug.rollout_only=true (debug.count)")
+        raise ConfigError(
+            "debug.windows", folder, "no window is saved there",
+            "save some with debug.rollout_only=true, or write their folder",
+        )  # fmt: skip
+    for role, windows in found.items():
+        if not windows:
+            raise ConfigError(
+                "debug.windows", folder, f"no {role} window is saved there", "raise debug.count and save anew"
+            )
     return found
 
 
 class NoPool:
-    """No rollout process: what a coordinator has while the learner is alone."""
+    """Stand in for the rollout pool while the learner runs alone."""
 
     def __init__(self) -> None:
         self.slots: list[int] = []
 
 
 class SavedCluster:
-    """The cluster of debug.learner_only: the verbs of `Cluster`, with saved windows in a loop and no actors."""
+    """Supply the learner with saved windows in a loop, without actors (debug.learner_only)."""
 
-    def __init__(self, config: Config):
-        self.places = find_windows(config)
+    def __init__(self, folder: Path, frames: int, frame_shape: tuple[int, int, int]):
+        self.saved = find_windows(folder, frames, frame_shape)
         self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})")
 
     def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
-        """Start at the first window, or go on where the checkpoint was."""
+        """Start at the first window, or at the checkpoint's."""
         assert stage == "dmd", stage
         self.taken = Counter() if state is None else Counter(state[1]["taken"])
         self.batches, self.begun = 0, time.perf_counter()
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
-        """Nobody rolls these weights out."""
+        """Drop the weights: no actor rolls them out."""
         self.tracer.settle()
 
     def take(self, role: str, n: int) -> Sequence[Window]:
-        """This rank's share of the next `n` windows of a role; after the last comes the first."""
+        """Load this rank's share of the next `n` windows of a role; the first follows the last."""
         with self.tracer.waiting(f"{role} windows"):
-            share, places = n // collectives.size(), self.places[role]
+            share, saved = n // collectives.size(), self.saved[role]
             first = self.taken[role] + collectives.rank() * share
-            windows = [places[(first + i) % len(places)].load() for i in range(share)]
+            windows = [saved[(first + i) % len(saved)].load() for i in range(share)]
         self.taken[role] += n
         self.batches += 1
         self.tracer.until_next(f"{role} update")
         return windows
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
-        """Never asked: stage dmd has no samples that go to all ranks."""
+        """Fail: stage dmd takes no samples on all ranks."""
         raise AssertionError(f"{role} samples are not saved")
 
     def state(self) -> State:
-        """How many of each role were taken."""
+        """Count the windows taken, by role."""
         self.tracer.until_next("checkpoint", waits=True)
         return {}, {"taken": dict(self.taken)}
 
     def metrics(self) -> dict[str, Any]:
-        """Where the learner's time goes, and its updates, of critic and student, per second since the stage began."""
+        """Measure the learner's waiting times, and its updates per second since the stage began."""
         rate = self.batches / (time.perf_counter() - self.begun)
         return shares_of(self.tracer) | {"debug/updates_per_s": rate}
 

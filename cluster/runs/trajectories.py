@@ -1,123 +1,132 @@
-"""Teacher trajectories of a run: where they are kept, what makes them, and in which order updates come to know them."""
+"""Teacher trajectories of a run: their place, their origin, and the order in which updates come to know them."""
 
 import shutil
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import torch
 
 from actors.teacher_actor import solver_sigmas
 from cluster.config.run_config import Config
-from cluster.runs.run_folder import RunFolder
-from cluster.runs.run_world import text_of
-from cluster.runs.trajectory_folder import PairFolder, check_own, find_given, find_own, pair_bytes
-from cluster.runs.trajectory_index import PairIndex, PairOrigin
+from cluster.runs.run_world import RunWorld, world_of
+from cluster.runs.trajectory_folder import TrajectoryFolder, check_own, find_given, find_own
+from cluster.runs.trajectory_index import TrajectoryIndex, TrajectoryOrigin
 from cluster.supply.buffer import order_of_leaving
+from learner.stage_config import OdeConfig
 from models.checkpoints.weight_files import stored_tensors
+from models.errors import ConfigError
 from models.fingerprint import fingerprint
 from models.flow_matching import warped_sigmas
+from models.network_config import StudentConfig
 
 _MEGABYTE = 10**6
 
 
-def open_pairs(config: Config) -> PairFolder:
-    """The run's trajectories as far as they are made, or those that another run made (a collective)."""
-    path, order = _path(config), pair_order(config)
-    shard_bytes = config.ode.shard_mb * _MEGABYTE
-    if config.ode.pairs_dir is None:
-        return PairFolder(path, order, shard_bytes, lambda: find_own(path, pair_origin(config)))
-    return PairFolder(path, order, shard_bytes, lambda: _given(config, order))
+@dataclass(frozen=True)
+class RunTrajectories:
+    """Keep the trajectories of stage ode: made into the run's folder, or read from `ode.pairs_dir`."""
 
+    run_dir: Path
+    ode: OdeConfig
+    student: StudentConfig
+    rollouts: int
+    """Rollouts of one dispatch."""
+    seed: int
+    teacher: Path
+    world: RunWorld
 
-def check_pairs(config: Config) -> None:
-    """Refuse, before anything starts, trajectories of another teacher or of other settings, and a disk too small.
+    @property
+    def path(self) -> Path:
+        """Folder of the trajectories."""
+        return self.run_dir / "ode_pairs" if self.ode.pairs_dir is None else Path(self.ode.pairs_dir)
 
-    Changes nothing. Raises ValueError.
-    """
-    if "ode" not in config.stages or RunFolder(config.run_dir).stage("ode").finished:
-        return
-    trained_here = "teacher" in config.stages and not config.teacher_path.exists()
-    if config.ode.pairs_dir is None:
-        _check_room(config)
-        if not trained_here:
-            check_own(_path(config), lambda: pair_origin(config))
-    elif trained_here:
-        raise ValueError(
-            f"ode.pairs_dir={config.ode.pairs_dir} is given, and stage teacher would make another teacher than theirs; "
-            "leave one of them out"
+    @cached_property
+    def order(self) -> list[int]:
+        """Numbers of all trajectories, in the order in which a run that makes all of them takes them.
+
+        Updates come to know them in this order whatever is on disk: a resumed run draws the batches of one that was
+        never stopped.
+        """
+        pairs = self.ode.pairs
+        dispatches = [range(first, min(first + self.rollouts, pairs)) for first in range(0, pairs, self.rollouts)]
+        return [number for numbers in dispatches for number in order_of_leaving(numbers, self.seed, numbers[0])]
+
+    def open(self) -> TrajectoryFolder:
+        """Open the trajectories that exist (a collective). Raises TrajectoriesFailed."""
+        find = self._given if self.ode.pairs_dir is not None else lambda: find_own(self.path, self.origin())
+        return TrajectoryFolder(self.path, self.order, self.ode.shard_mb * _MEGABYTE, find)
+
+    def check(self, new_teacher: bool) -> None:
+        """Reject trajectories of another teacher or of other settings, and a disk too small; changes nothing.
+
+        `new_teacher`: this run trains its teacher first. Raises ValueError.
+        """
+        if self.ode.pairs_dir is None:
+            self._check_disk()
+            if not new_teacher:
+                check_own(self.path, self.origin)
+        elif new_teacher:
+            raise ConfigError(
+                "ode.pairs_dir", self.ode.pairs_dir, "stage teacher would make another teacher than theirs",
+                "leave stage teacher or ode.pairs_dir out",
+            )  # fmt: skip
+        else:
+            self._given()
+
+    def prompts(self) -> list[str]:
+        """List the prompts of the given trajectories that this run trains on. Raises TrajectoriesFailed."""
+        needed = set(self._needed)
+        return [entry.prompt for entry in self._given().entries() if entry.number in needed]
+
+    def origin(self) -> TrajectoryOrigin:
+        """Describe what this run's trajectories come from. Reads all of the teacher's weights."""
+        student = self.student
+        levels = warped_sigmas(student.timesteps, student.shift)
+        sigmas = solver_sigmas(levels, self.ode.solver_steps, student.shift)
+        return TrajectoryOrigin(
+            teacher=f"{fingerprint(dict(stored_tensors(self.teacher))):016x}",
+            solver_steps=len(sigmas),
+            timesteps=list(student.timesteps),
+            shift=student.shift,
+            indices=[*(sigmas.index(sigma) for sigma in levels), -1],
+            guidance=self.ode.guidance,
+            negative_prompt=self.world.negative_prompt,
+            shape=[student.horizon_frames, *student.frame_shape],
+            dtype=self.ode.dtype,
+            text_encoder=self.world.text(torch.device("cpu")).identity,
         )
-    else:
-        _given(config, pair_order(config))
+
+    @property
+    def _needed(self) -> Sequence[int]:
+        return self.order[: self.ode.pairs_at(self.ode.steps - 1)]
+
+    def _given(self) -> TrajectoryIndex:
+        return find_given(self.path, self.origin(), self._needed, "ode.pairs_dir")
+
+    def _check_disk(self) -> None:
+        needed = self.ode.pairs * trajectory_bytes(self.student, self.ode.dtype)
+        kept = sum(file.stat().st_size for file in self.path.glob("shard_*.safetensors"))
+        disk = shutil.disk_usage(next(folder for folder in self.path.absolute().parents if folder.is_dir()))
+        if disk.total and needed - kept > disk.free:  # what has no size, as /proc, is no place to write: see `claim`
+            raise ConfigError(
+                "ode.pairs", self.ode.pairs,
+                f"they take {needed / 1e9:,.0f} GB, and run_dir={self.run_dir} has {disk.free / 1e9:,.0f} GB free",
+                "write another run_dir, or lower ode.pairs",
+            )  # fmt: skip
 
 
-def pair_order(config: Config) -> list[int]:
-    """Numbers of all trajectories as a run that makes all of them takes them.
-
-    Updates come to know them in this order whatever is on disk already: a resumed run draws the batches of one that was
-    never stopped.
-    """
-    size, pairs = config.rollout.batch, config.ode.pairs
-    dispatches = [range(first, min(first + size, pairs)) for first in range(0, pairs, size)]
-    return [number for numbers in dispatches for number in order_of_leaving(numbers, config.seed, numbers[0])]
+def trajectories_of(config: Config) -> RunTrajectories:
+    """Derive a run's trajectories from its keys."""
+    return RunTrajectories(
+        Path(config.run_dir), config.ode, config.student, config.rollout.batch, config.seed, config.teacher_path,
+        world_of(config),
+    )  # fmt: skip
 
 
-def given_prompts(config: Config) -> list[str]:
-    """Prompts of the trajectories in ode.pairs_dir that this run trains on. Raises ValueError as `check_pairs`."""
-    numbers = set(_needed(config, pair_order(config)))
-    entries = _given(config, pair_order(config)).entries()
-    return [entry.prompt for entry in entries if entry.number in numbers]
-
-
-def planned_bytes(config: Config, dtype: str) -> int:
-    """Bytes of one trajectory in `dtype`."""
-    return pair_bytes(replace(_origin(config, "", ""), dtype=dtype))
-
-
-def pair_origin(config: Config) -> PairOrigin:
-    """What this run's trajectories come from. Reads all of the teacher's weights."""
-    teacher = f"{fingerprint(dict(stored_tensors(config.teacher_path))):016x}"
-    return _origin(config, teacher, text_of(config, torch.device("cpu")).identity)
-
-
-def _origin(config: Config, teacher: str, text_encoder: str) -> PairOrigin:
-    student, ode = config.student, config.ode
-    own = warped_sigmas(student.timesteps, student.shift)
-    sigmas = solver_sigmas(own, ode.solver_steps, student.shift)
-    return PairOrigin(
-        teacher=teacher,
-        solver_steps=len(sigmas),
-        timesteps=list(student.timesteps),
-        shift=student.shift,
-        indices=[*(sigmas.index(sigma) for sigma in own), -1],
-        guidance=ode.guidance,
-        negative_prompt=config.negative_prompt,
-        shape=[student.horizon_frames, *student.frame_shape],
-        dtype=ode.dtype,
-        text_encoder=text_encoder,
-    )
-
-
-def _path(config: Config) -> Path:
-    return Path(config.run_dir, "ode_pairs") if config.ode.pairs_dir is None else Path(config.ode.pairs_dir)
-
-
-def _given(config: Config, order: list[int]) -> PairIndex:
-    return find_given(_path(config), pair_origin(config), _needed(config, order), "ode.pairs_dir")
-
-
-def _needed(config: Config, order: list[int]) -> list[int]:
-    return order[: config.ode.pairs_at(config.ode.steps - 1)]
-
-
-def _check_room(config: Config) -> None:
-    path = _path(config)
-    needed = config.ode.pairs * planned_bytes(config, config.ode.dtype)
-    there = sum(file.stat().st_size for file in path.glob("shard_*.safetensors"))
-    disk = next(folder for folder in path.absolute().parents if folder.is_dir())
-    disk_usage = shutil.disk_usage(disk)
-    free = disk_usage.free
-    if disk_usage.total and needed - there > free:  # what has no size, as /proc, is no place to write: `claim` says so
-        raise ValueError(
-            f"run_dir={config.run_dir} has {free / 1e9:,.0f} GB free, and ode.pairs = {config.ode.pairs} trajectories "
-            f"take {needed / 1e9:,.0f} GB; give another run_dir, or lower ode.pairs"
-        )
+def trajectory_bytes(student: StudentConfig, dtype: str) -> int:
+    """Compute the bytes of one trajectory in `dtype`: a state per denoising step, and the latents."""
+    numbers = prod([len(student.timesteps) + 1, student.horizon_frames, *student.frame_shape])
+    return numbers * getattr(torch, dtype).itemsize

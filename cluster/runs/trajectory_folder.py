@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from itertools import count
-from math import prod
 from pathlib import Path
 
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor
 from cluster.runs.checkpoint_writer import Say
 from cluster.runs.trajectory_index import (
     INDEX,
-    PairEntry,
-    PairIndex,
-    PairOrigin,
     Shard,
+    TrajectoryEntry,
+    TrajectoryIndex,
+    TrajectoryOrigin,
     checksum,
     decode,
     encode,
@@ -35,11 +34,11 @@ _OWN = "run_dir", "set it back, remove that folder, or give a new run_dir"
 _log = logging.getLogger(__name__)
 
 
-class PairsFailed(StopsRun, ValueError):
+class TrajectoriesFailed(StopsRun, ValueError):
     """Trajectories of another origin, or that cannot be written or read; the message names file, reason and cure."""
 
 
-class PairFolder(Sequence[Trajectory]):
+class TrajectoryFolder(Sequence[Trajectory]):
     """Trajectories by their place in an order that is fixed beforehand, as far as they have come without a gap.
 
     They are `Trajectory` of number `rollout`, in the dtype that they are kept in. Rank 0 writes. What is not yet a
@@ -47,20 +46,20 @@ class PairFolder(Sequence[Trajectory]):
     context: leaving it writes the last shard.
     """
 
-    def __init__(self, path: Path, order: Sequence[int], shard_bytes: int, find: Callable[[], PairIndex]):
+    def __init__(self, path: Path, order: Sequence[int], shard_bytes: int, find: Callable[[], TrajectoryIndex]):
         """`order`: numbers of all trajectories; `find` gives rank 0 the index of what is there (a collective)."""
         self.path, self.order = path, order
         found = collectives.run_on_rank0(lambda: encode(find()))
         # Told, not read again: shared storage may show other nodes an older file.
         index, _ = decode(collectives.broadcast_bytes(found or b""))
         self.origin, self.shards = index.origin, dict(index.shards)
-        self.entries: dict[int, PairEntry] = {entry.number: entry for entry in index.entries()}
+        self.entries: dict[int, TrajectoryEntry] = {entry.number: entry for entry in index.entries()}
         self.unwritten: dict[int, Trajectory] = {}
-        self.pairs_per_shard = max(1, shard_bytes // pair_bytes(self.origin))
+        self.pairs_per_shard = max(1, shard_bytes // self.origin.trajectory_bytes)
         self.arrived = 0
         self._look()
 
-    def __enter__(self) -> "PairFolder":
+    def __enter__(self) -> "TrajectoryFolder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -77,7 +76,7 @@ class PairFolder(Sequence[Trajectory]):
         return sorted(self.entries)
 
     def add(self, made: Sequence[Trajectory]) -> None:
-        """Keep trajectories that are not there yet, the same on every rank (a collective). Raises PairsFailed."""
+        """Keep new trajectories, the same on every rank (a collective). Raises TrajectoriesFailed."""
         dtype = getattr(torch, self.origin.dtype)
         for pair in made:
             number = pair.rollout
@@ -89,22 +88,22 @@ class PairFolder(Sequence[Trajectory]):
         self._look()
 
     def write(self) -> None:
-        """Put on disk what is not there yet, the same on every rank (a collective). Raises PairsFailed."""
+        """Write the trajectories not yet on disk, the same on every rank (a collective). Raises TrajectoriesFailed."""
         if not self.unwritten:
             return
         shard, pairs = next(i for i in count() if i not in self.shards), list(self.unwritten.values())
         size = collectives.broadcast(collectives.run_on_rank0(lambda: self._write_shard(shard, pairs)) or 0)
         entries = [
-            PairEntry(pair.rollout, pair.prompt, pair.seed, shard, position, checksum(pair.states, pair.latents))
+            TrajectoryEntry(pair.rollout, pair.prompt, pair.seed, shard, position, checksum(pair.states, pair.latents))
             for position, pair in enumerate(pairs)
         ]
         self.shards[shard] = Shard(size, tuple(entries))
-        collectives.run_on_rank0(lambda: _write_index(self.path, PairIndex(self.origin, self.shards)))
+        collectives.run_on_rank0(lambda: _write_index(self.path, TrajectoryIndex(self.origin, self.shards)))
         self.entries |= {entry.number: entry for entry in entries}
         self.unwritten.clear()
 
     def __getitem__(self, place: int) -> Trajectory:
-        """Read one and compare its checksum; its tensors are mapped from the file. Raises PairsFailed."""
+        """Read one and compare its checksum; its tensors are mapped from the file. Raises TrajectoriesFailed."""
         if not 0 <= place < len(self):
             raise IndexError(place)
         number = self.order[place]
@@ -116,9 +115,9 @@ class PairFolder(Sequence[Trajectory]):
             with safe_open(file, framework="pt") as opened:  # for this one only: what stays mapped counts as memory
                 states, latents = (opened.get_tensor(name) for name in _names(entry.position))
         except (SafetensorError, OSError) as error:
-            raise PairsFailed(f"{file} cannot be read ({error}); {_CURE}") from error
+            raise TrajectoriesFailed(f"{file} cannot be read ({error}); {_CURE}") from error
         if checksum(states, latents) != entry.checksum:
-            raise PairsFailed(f"{file} is damaged (the checksum of trajectory {number} does not match); {_CURE}")
+            raise TrajectoriesFailed(f"{file} is damaged (the checksum of trajectory {number} does not match); {_CURE}")
         return _pair(number, entry.prompt, entry.seed, states, latents)
 
     def _look(self) -> None:
@@ -138,17 +137,17 @@ class PairFolder(Sequence[Trajectory]):
             with beside(file) as partial:
                 write_tensors(partial, planned, named.items())
         except OSError as error:
-            raise PairsFailed(_unwritten(file, error)) from error
+            raise TrajectoriesFailed(_unwritten(file, error)) from error
         return file.stat().st_size
 
 
-def find_own(path: Path, origin: PairOrigin, say: Say = _log.warning) -> PairIndex:
-    """The index of a folder that trajectories of `origin` are kept in; a new folder gets an empty one.
+def find_own(path: Path, origin: TrajectoryOrigin, say: Say = _log.warning) -> TrajectoryIndex:
+    """Read the index of a run's own trajectories of `origin`; a new folder gets an empty one.
 
-    What is damaged or missing is said and left out, to be made again. Raises PairsFailed for one of another origin.
+    Reports and leaves out damaged or missing ones, to be made again. Raises TrajectoriesFailed for another origin.
     """
     if not (path / INDEX).is_file():
-        index, whole = PairIndex(origin, {}), False
+        index, whole = TrajectoryIndex(origin, {}), False
     else:
         index, whole = _read(path, origin, *_OWN)
         if not whole:
@@ -156,7 +155,7 @@ def find_own(path: Path, origin: PairOrigin, say: Say = _log.warning) -> PairInd
     cut = _cut(path, index)
     for number, why in cut.items():
         say(f"{why}; its {len(index.shards[number].pairs)} trajectories are made again")
-    index = PairIndex(origin, {number: shard for number, shard in index.shards.items() if number not in cut})
+    index = TrajectoryIndex(origin, {number: shard for number, shard in index.shards.items() if number not in cut})
     if index.shards:
         say(f"{len(list(index.entries()))} trajectories in {path} are made already")
     if cut or not whole:  # before a shard is written again under its number: the index must not vouch for that one
@@ -164,48 +163,43 @@ def find_own(path: Path, origin: PairOrigin, say: Say = _log.warning) -> PairInd
     return index
 
 
-def check_own(path: Path, origin: Callable[[], PairOrigin]) -> None:
+def check_own(path: Path, origin: Callable[[], TrajectoryOrigin]) -> None:
     """Refuse what `find_own` would; `origin` is asked for only where there is an index. Changes nothing."""
     if (path / INDEX).is_file():
         _read(path, origin(), *_OWN)
 
 
-def find_given(path: Path, origin: PairOrigin, needed: Sequence[int], key: str) -> PairIndex:
-    """The index of a folder that is only read. Changes nothing.
+def find_given(path: Path, origin: TrajectoryOrigin, needed: Sequence[int], key: str) -> TrajectoryIndex:
+    """Read the index of a folder of another run; changes nothing.
 
-    Raises PairsFailed, naming `key`, for no or a damaged folder, one of another origin, and one that lacks what is
-    `needed`.
+    Raises TrajectoriesFailed, naming `key`, for no or a damaged folder, for another origin, and for one that lacks
+    `needed` numbers.
     """
     if not (path / INDEX).is_file():
-        raise PairsFailed(f"{key}={path} holds no trajectories; give the folder ode_pairs of a run")
+        raise TrajectoriesFailed(f"{key}={path} holds no trajectories; give the folder ode_pairs of a run")
     index, whole = _read(path, origin, key, f"set it back, or give another {key}")
     for why in [*_cut(path, index).values()] + [f"the end of {path / INDEX} is damaged"] * (not whole):
-        raise PairsFailed(f"{key}: {why}; copy the folder again, or let the run that made it mend it")
+        raise TrajectoriesFailed(f"{key}: {why}; copy the folder again, or let the run that made it mend it")
     there = {entry.number for entry in index.entries()}
     if missing := [number for number in needed if number not in there]:
-        raise PairsFailed(
+        raise TrajectoriesFailed(
             f"{key}={path} lacks {len(missing)} of the {len(needed)} trajectories that this run trains on; lower "
             "ode.pairs, or let the run that makes them finish"
         )
     return index
 
 
-def pair_bytes(origin: PairOrigin) -> int:
-    """Bytes of one trajectory."""
-    return len(origin.indices) * prod(origin.shape) * getattr(torch, origin.dtype).itemsize
-
-
-def _read(path: Path, origin: PairOrigin, key: str, cure: str) -> tuple[PairIndex, bool]:
+def _read(path: Path, origin: TrajectoryOrigin, key: str, cure: str) -> tuple[TrajectoryIndex, bool]:
     try:
         index, whole = decode((path / INDEX).read_bytes())
     except ValueError as error:
-        raise PairsFailed(f"{key}: {path / INDEX} is no index of trajectories ({error}); {cure}") from error
+        raise TrajectoriesFailed(f"{key}: {path / INDEX} is no index of trajectories ({error}); {cure}") from error
     if difference := index.origin.difference(origin):
-        raise PairsFailed(f"{key}: {path} holds trajectories of {difference}; {cure}")
+        raise TrajectoriesFailed(f"{key}: {path} holds trajectories of {difference}; {cure}")
     return index, whole
 
 
-def _cut(path: Path, index: PairIndex) -> dict[int, str]:
+def _cut(path: Path, index: TrajectoryIndex) -> dict[int, str]:
     """Shards that are missing or of another size than was written, and what to say of them. Reads none."""
     found = {}
     for number, shard in index.shards.items():
@@ -218,11 +212,11 @@ def _cut(path: Path, index: PairIndex) -> dict[int, str]:
     return found
 
 
-def _write_index(path: Path, index: PairIndex) -> None:
+def _write_index(path: Path, index: TrajectoryIndex) -> None:
     try:
         write_whole(path / INDEX, encode(index))
     except OSError as error:
-        raise PairsFailed(_unwritten(path / INDEX, error)) from error
+        raise TrajectoriesFailed(_unwritten(path / INDEX, error)) from error
 
 
 def _unwritten(file: Path, error: OSError) -> str:

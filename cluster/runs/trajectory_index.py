@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _KEYS = {
 
 
 @dataclass(frozen=True)
-class PairOrigin:
+class TrajectoryOrigin:
     """What a trajectory comes from, but for its prompt and seed: those of two origins are never mixed."""
 
     teacher: str
@@ -49,7 +50,12 @@ class PairOrigin:
     text_encoder: str
     """Its identity: what the teacher read of a prompt."""
 
-    def difference(self, here: "PairOrigin") -> str | None:
+    @property
+    def trajectory_bytes(self) -> int:
+        """Bytes of one trajectory on disk."""
+        return len(self.indices) * prod(self.shape) * getattr(torch, self.dtype).itemsize
+
+    def difference(self, here: "TrajectoryOrigin") -> str | None:
         """The first configuration key in which `here` differs, with both values; None where nothing does."""
         for name, key in _KEYS.items():
             theirs, ours = getattr(self, name), getattr(here, name)
@@ -59,7 +65,7 @@ class PairOrigin:
 
 
 @dataclass(frozen=True)
-class PairEntry:
+class TrajectoryEntry:
     """One trajectory on disk."""
 
     number: int
@@ -77,18 +83,18 @@ class Shard:
 
     size: int
     """Bytes of the file."""
-    pairs: tuple[PairEntry, ...]
+    pairs: tuple[TrajectoryEntry, ...]
 
 
 @dataclass(frozen=True)
-class PairIndex:
+class TrajectoryIndex:
     """What a folder holds."""
 
-    origin: PairOrigin
+    origin: TrajectoryOrigin
     shards: Mapping[int, Shard]
     """By number."""
 
-    def entries(self) -> Iterator[PairEntry]:
+    def entries(self) -> Iterator[TrajectoryEntry]:
         """All trajectories on disk."""
         return (pair for shard in self.shards.values() for pair in shard.pairs)
 
@@ -106,7 +112,7 @@ def checksum(*tensors: Tensor) -> bytes:
     return digest.digest()
 
 
-def encode(index: PairIndex) -> bytes:
+def encode(index: TrajectoryIndex) -> bytes:
     """A record for the origin, then one for each shard, each msgpack behind a checksum of its own."""
     records = [asdict(index.origin)]
     for number, shard in index.shards.items():
@@ -115,7 +121,7 @@ def encode(index: PairIndex) -> bytes:
     return b"".join(_sealed(msgpack.packb(record)) for record in records)
 
 
-def decode(content: bytes) -> tuple[PairIndex, bool]:
+def decode(content: bytes) -> tuple[TrajectoryIndex, bool]:
     """The index up to its first damaged record, and whether that was all of it.
 
     Raises ValueError where even the origin cannot be read.
@@ -131,14 +137,16 @@ def decode(content: bytes) -> tuple[PairIndex, bool]:
             end = unpacker.tell()
     except (UnpackException, ValueError, TypeError):  # bytes that are no records: what follows is damaged
         pass
-    if not records or set(records[0]) != {field.name for field in fields(PairOrigin)}:
+    if not records or set(records[0]) != {field.name for field in fields(TrajectoryOrigin)}:
         raise ValueError("it does not say what made them")
-    return PairIndex(PairOrigin(**records[0]), {r["shard"]: _shard(r) for r in records[1:]}), end == len(content)
+    return TrajectoryIndex(TrajectoryOrigin(**records[0]), {r["shard"]: _shard(r) for r in records[1:]}), end == len(
+        content
+    )
 
 
 def _shard(record: dict[str, Any]) -> Shard:
     pairs = (
-        PairEntry(number, prompt, seed, record["shard"], position, digest)
+        TrajectoryEntry(number, prompt, seed, record["shard"], position, digest)
         for number, prompt, seed, position, digest in record["pairs"]
     )
     return Shard(record["size"], tuple(pairs))

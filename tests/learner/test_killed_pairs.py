@@ -12,12 +12,12 @@ KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from cluster.runs.trajectory_folder import PairFolder, find_own, pair_bytes
-from cluster.runs.trajectory_index import PairOrigin
+from cluster.runs.trajectory_folder import TrajectoryFolder, find_own
+from cluster.runs.trajectory_index import TrajectoryOrigin
 from models.records import ODE, Trajectory
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
-MADE_BY = PairOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [6, 3, 4, 8], "float32", "tiny")
+MADE_BY = TrajectoryOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [6, 3, 4, 8], "float32", "tiny")
 
 torch.set_num_threads(1)  # a forked child has none of the threads that its parent's pool counts on
 
@@ -26,7 +26,8 @@ def pair(number):
     return Trajectory(number, 0, 0, ODE, f"prompt {number}", 7 * number, tensors[:2], tensors[2])
 
 def open_folder(path, count, lines):
-    return PairFolder(path, range(count), 3 * pair_bytes(MADE_BY), lambda: find_own(path, MADE_BY, lines.append))
+    shard_bytes = 3 * MADE_BY.trajectory_bytes
+    return TrajectoryFolder(path, range(count), shard_bytes, lambda: find_own(path, MADE_BY, lines.append))
 
 def missing(kept, count):
     return [number for number in range(count) if number not in kept.entries]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from cluster.runs.trajectory_folder import PairFolder, find_own, pair_bytes
-from cluster.runs.trajectory_index import PairOrigin
+from cluster.runs.trajectory_folder import TrajectoryFolder, find_own
+from cluster.runs.trajectory_index import TrajectoryOrigin
 from models.flow_matching import warped_sigmas
 from models.network_config import StudentConfig
 from models.records import ODE, Trajectory
@@ -25,16 +25,16 @@ def straight(count: int, shape: StudentConfig = SMALL) -> list[Trajectory]:
     return made
 
 
-def origin(shape: StudentConfig = SMALL, dtype: str = "float32") -> PairOrigin:
+def origin(shape: StudentConfig = SMALL, dtype: str = "float32") -> TrajectoryOrigin:
     steps = len(shape.timesteps)
-    return PairOrigin(
+    return TrajectoryOrigin(
         teacher="0123456789abcdef", solver_steps=4 * steps, timesteps=list(shape.timesteps), shift=shape.shift,
         indices=[*(4 * step for step in range(steps)), -1], guidance=1.5, negative_prompt="",
         shape=[shape.horizon_frames, *shape.frame_shape], dtype=dtype, text_encoder="tiny",
     )  # fmt: skip
 
 
-def kept_in(path: Path, order, per_shard: int, made_by: PairOrigin | None = None, say=print) -> PairFolder:
+def kept_in(path: Path, order, per_shard: int, made_by: TrajectoryOrigin | None = None, say=print) -> TrajectoryFolder:
     """A folder of a run whose shards hold `per_shard` trajectories."""
     made_by = origin() if made_by is None else made_by
-    return PairFolder(path, order, per_shard * pair_bytes(made_by), lambda: find_own(path, made_by, say))
+    return TrajectoryFolder(path, order, per_shard * made_by.trajectory_bytes, lambda: find_own(path, made_by, say))

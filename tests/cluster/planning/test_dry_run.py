@@ -12,7 +12,7 @@ from actors.rollout_actor import RolloutActor
 from cluster.planning import memory, stage_costs, wan_costs
 from cluster.planning.dry_run import report, shown
 from cluster.runs.factory import computing_of, make_actor, make_dispatcher
-from cluster.runs.trajectories import open_pairs
+from cluster.runs.trajectories import trajectories_of
 from models.causal import write_block
 from models.kv_cache import KVCache
 from models.records import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan
@@ -152,7 +152,7 @@ def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depen
     given = settings.load([*ON_EIGHT, "stage=ode", "ode.pairs_dir=x"])
     assert not memory.disk(given) and stage_costs.stage_cost(given, "ode").actors == 0
     small = settings.load(["preset=tiny", "ode.pairs=20", f"run_dir={tmp_path}"])
-    with open_pairs(small) as pairs:
+    with trajectories_of(small).open() as pairs:
         shape = (small.student.horizon_frames, *small.student.frame_shape)
         for i in range(20):
             pairs.add([Trajectory(i, 0, 0, ODE, PROMPTS[i], i, torch.zeros(4, *shape), torch.zeros(shape))])

@@ -8,7 +8,8 @@ import pytest
 
 import settings
 from cluster.runs.factory import make_dispatcher
-from cluster.runs.run_prompts import check_prompts, group_prompts, prepare_prompts, training_prompts
+from cluster.runs.run_prompts import check_prompts, prompts_of
+from models.errors import ConfigError
 from models.worlds import tiny_world
 from tests.fakes.endpoint import longer, served
 
@@ -24,10 +25,10 @@ def given(tmp_path, *lines: str) -> None:
 def test_a_run_says_what_it_dropped_once_and_keeps_its_prompts_whatever_becomes_of_the_file(tmp_path):
     given(tmp_path, "a cat on a mat", "no", "a dog in a bog")
     config = run(tmp_path)
-    assert prepare_prompts(config) == [f"prompts={tmp_path}/given.txt: 2 prompts; dropped: 1 too short"]
+    assert prompts_of(config).prepare() == [f"prompts={tmp_path}/given.txt: 2 prompts; dropped: 1 too short"]
     given(tmp_path, "a bird in the word")
-    assert prepare_prompts(config) == []
-    assert list(training_prompts(config)) == ["a cat on a mat", "a dog in a bog"]
+    assert prompts_of(config).prepare() == []
+    assert list(prompts_of(config).training()) == ["a cat on a mat", "a dog in a bog"]
 
 
 def test_rollouts_of_stages_ode_and_dmd_are_of_these_prompts(tmp_path):
@@ -40,14 +41,14 @@ def test_rollouts_of_stages_ode_and_dmd_are_of_these_prompts(tmp_path):
 
 def test_sentinels_watch_prompts_that_stage_grpo_does_not_train_on(tmp_path):
     given(tmp_path, *(f"a cat on mat {i}" for i in range(20)))
-    training, watched = group_prompts(run(tmp_path, "stage=grpo", "sentinel.prompts=4"))
+    training, watched = prompts_of(run(tmp_path, "stage=grpo", "sentinel.prompts=4")).groups(4)
     assert list(watched) == [f"a cat on mat {i}" for i in range(4)]
     assert set(training).isdisjoint(watched) and len(training) == 16
 
 
 def test_too_few_prompts_for_the_sentinels_are_refused(tmp_path):
     given(tmp_path, *(f"a cat on mat {i}" for i in range(8)))
-    with pytest.raises(ValueError, match=r"leaves 8 prompts, and sentinel\.prompts = 8 of them"):
+    with pytest.raises(ConfigError, match=r"^sentinel\.prompts=8: .*\b8 prompts"):
         check_prompts(run(tmp_path, "stage=grpo", "sentinel.prompts=8"))
     assert not (tmp_path / "run").exists()
 
@@ -59,7 +60,7 @@ def test_prompts_that_the_tiny_world_cannot_show_are_refused_by_name(tmp_path):
     check_prompts(run(tmp_path, "preset=wan_1_3b"))
     given(tmp_path, *tiny_world.PROMPTS[:9])
     check_prompts(run(tmp_path))
-    with pytest.raises(ValueError, match=r"prompt\.url is set, but the tiny world"):
+    with pytest.raises(ConfigError, match=r"^prompt\.url="):
         check_prompts(run(tmp_path, "prompt.url=http://127.0.0.1:9/v1"))
 
 
@@ -72,8 +73,8 @@ def test_a_mistake_in_the_file_is_said_at_the_terminal_before_a_folder_is_claime
 
 def test_without_a_file_the_prompts_are_the_tiny_worlds():
     config = settings.load([])
-    assert prepare_prompts(config) == [] and training_prompts(config) == tiny_world.PROMPTS
-    assert group_prompts(config) == (tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS)
+    assert prompts_of(config).prepare() == [] and prompts_of(config).training() == tiny_world.PROMPTS
+    assert prompts_of(config).groups(4) == (tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS)
 
 
 def extending(tmp_path, url: str):
@@ -90,14 +91,12 @@ def test_an_endpoint_that_answers_less_than_half_is_refused_and_what_it_answered
 
     with served(answer) as url:
         config = extending(tmp_path, url)
-        with pytest.raises(
-            ValueError, match=r"^prompt\.url left 3 of 5 prompts as they are \(status 404, not 200, at try 1 of 1\); "
-        ):
-            prepare_prompts(config)
+        with pytest.raises(ConfigError, match=r"^prompt\.url=.*\b3 of 5 .*\(status 404, not 200"):
+            prompts_of(config).prepare()
         assert not (tmp_path / "run/prompts.txt").exists()
         alive.add("a cat on mat 2")
-        assert "3 prompts extended, 1 of them asked for now; 2 stay as they are" in prepare_prompts(config)[1]
-    assert sum("A film of" in text for text in training_prompts(config)) == 3
+        assert "3 prompts extended, 1 of them asked for now; 2 stay as they are" in prompts_of(config).prepare()[1]
+    assert sum("A film of" in text for text in prompts_of(config).training()) == 3
 
 
 def test_an_endpoint_that_is_dead_is_refused_with_its_key_and_the_reason(tmp_path):
@@ -105,8 +104,8 @@ def test_an_endpoint_that_is_dead_is_refused_with_its_key_and_the_reason(tmp_pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         config = extending(tmp_path, f"http://127.0.0.1:{free.getsockname()[1]}/v1")
-    with pytest.raises(ValueError, match=r"^prompt\.url left 1 of 1 prompts .*ClientConnectorError"):
-        prepare_prompts(config)
+    with pytest.raises(ConfigError, match=r"^prompt\.url=.*\b1 of 1 .*ClientConnectorError"):
+        prompts_of(config).prepare()
 
 
 @pytest.mark.parametrize("place", ["/proc/nope/x", "given.txt/x"])
@@ -114,4 +113,4 @@ def test_a_cache_of_prompts_that_cannot_be_written_is_named(place, tmp_path):
     given(tmp_path, "a cat on a mat")
     config = run(tmp_path, "preset=wan_1_3b", "prompt.url=http://127.0.0.1:1", f"prompt.cache={tmp_path / place}")
     with pytest.raises(ValueError, match=rf"^prompt\.cache={tmp_path / place}: "):
-        prepare_prompts(config)
+        prompts_of(config).prepare()

@@ -9,8 +9,8 @@ import torch
 import settings
 from cluster.launch import preflight
 from cluster.runs.factory import make_supply
-from cluster.runs.run_prompts import prepare_prompts
-from cluster.runs.run_world import codec_of, text_of
+from cluster.runs.run_prompts import prompts_of
+from cluster.runs.run_world import world_of
 from cluster.runs.stage_texts import prepared_text, stage_texts
 from models.network_config import CONFIGS
 from models.records import CRITIC, STUDENT
@@ -38,12 +38,9 @@ def small_network_is_known(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (
-            ["stage=[teacher,ode]", "init=null"],
-            r"^stage teacher learns the tiny world's own videos; .* give weights as teacher=",
-        ),
-        (["prompts=null"], r"^student\.model=small_wan needs prompts .* give prompts="),
-        (["window.frames=3"], r"^window\.frames = 3 is one block, .* raise window\.frames to 6"),
+        (["stage=[teacher,ode]", "init=null"], r"^stage=\[teacher,ode\]: "),
+        (["prompts=null"], r"^prompts: "),
+        (["window.frames=3"], r"^window\.frames=3: .*write window\.frames=6"),
         (["vae={world}/nowhere"], r"^vae=.*nowhere holds no readable vae/config\.json"),
         (["text_encoder={world}/nowhere"], r"^text_encoder=.*nowhere holds no readable text_encoder/config\.json"),
         (["teacher={world}/network.safetensors"], r"^texts of width 16 need an encoder; give text_encoder="),
@@ -65,9 +62,9 @@ def test_what_another_world_cannot_honour_is_refused_in_one_line_that_names_the_
 @pytest.mark.parametrize(
     ("argument", "named"),
     [
-        ("sentinel.metrics=[exposure_drift,text_alignment]", r"sentinel\.metrics has text_alignment, which"),
-        ("reward.terms={tiny_judge:1.0,tiny_motion:0.0}", r"reward\.terms has tiny_judge, tiny_motion, which"),
-        ("reward.terms={rewards.tiny.TinyJudge:1.0}", r"reward\.terms has rewards\.tiny\.TinyJudge, which"),
+        ("sentinel.metrics=[exposure_drift,text_alignment]", r"^sentinel\.metrics: text_alignment "),
+        ("reward.terms={tiny_judge:1.0,tiny_motion:0.0}", r"^reward\.terms: tiny_judge, tiny_motion "),
+        ("reward.terms={rewards.tiny.TinyJudge:1.0}", r"^reward\.terms: rewards\.tiny\.TinyJudge "),
     ],
 )
 def test_judges_of_the_tiny_world_are_refused_by_name_in_another(world, tmp_path, argument, named):
@@ -90,19 +87,19 @@ def test_vae_and_text_encoder_are_the_given_ones_else_the_teachers_else_the_base
 
     alone = f"teacher={world}/network.safetensors"
     for found in (load(), load(alone, f"base={world}"), load(alone, f"vae={world}", f"text_encoder={world}")):
-        assert isinstance(codec_of(found, CPU), WanCodec)
-        assert text_of(found, CPU)(PROMPTS[:1]).shape == (1, CONFIG.text_len, CONFIG.text_dim)
+        assert isinstance(world_of(found).codec(CPU), WanCodec)
+        assert world_of(found).text(CPU)(PROMPTS[:1]).shape == (1, CONFIG.text_len, CONFIG.text_dim)
     tiny = settings.load(["preset=tiny"])
-    assert isinstance(codec_of(tiny, CPU), TinyCodec)
-    assert text_of(tiny, CPU)(TINY_PROMPTS[:1]).shape == (1, 12, 32)
+    assert isinstance(world_of(tiny).codec(CPU), TinyCodec)
+    assert world_of(tiny).text(CPU)(TINY_PROMPTS[:1]).shape == (1, 12, 32)
 
 
 def test_an_actor_that_sees_the_cache_never_loads_the_text_encoder_for_what_the_learner_prepared(world, tmp_path):
     config = settings.load([*keys(world, tmp_path / "run"), "stage=dmd", f"init={world}/network.safetensors"])
-    prepare_prompts(config)
-    prepared = prepared_text(config, "dmd")
+    prompts_of(config).prepare()
+    prepared = prepared_text(world_of(config), stage_texts("dmd", config), config.device)
     assert "_network" not in vars(prepared.encoder), "its memory is given back"
-    actors = text_of(config, CPU)
+    actors = world_of(config).text(CPU)
     assert torch.equal(actors([*PROMPTS, WAN_NEGATIVE_PROMPT]), prepared([*PROMPTS, WAN_NEGATIVE_PROMPT]))
     actors.encoder.encode = None
     actors([*PROMPTS, WAN_NEGATIVE_PROMPT])
@@ -113,13 +110,13 @@ def test_a_negative_prompt_that_is_cut_is_said_once_by_its_key_and_not_by_every_
     config = settings.load([*given, "prompt.negative=a cat walks on a dog on a dog on grass"])
     preflight(config)
     assert capsys.readouterr().err == "note: prompt.negative has 12 tokens; the first 8 are read\n"
-    prepared_text(config, "dmd")
+    prepared_text(world_of(config), stage_texts("dmd", config), config.device)
     for _ in range(2):
-        text_of(config, CPU)([config.negative_prompt])
+        world_of(config).text(CPU)([config.negative_prompt])
     assert "tokens" not in capsys.readouterr().err
     preflight(config)
     assert "prompt.negative has 12 tokens" in capsys.readouterr().err, "another command says it again"
-    text_of(config, CPU)(["a cat walks on a cat on a cat"])
+    world_of(config).text(CPU)(["a cat walks on a cat on a cat"])
     assert 'the prompt "a cat walks on a cat on a cat..." has 10 tokens' in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.runs.trajectory_folder import PairFolder, PairsFailed, check_own, find_given, find_own
+from cluster.runs.trajectory_folder import TrajectoriesFailed, TrajectoryFolder, check_own, find_given, find_own
 from cluster.runs.trajectory_index import INDEX, decode, shard_path
 from tests.learner.trajectories import kept_in, origin, straight
 
@@ -155,7 +155,7 @@ def test_a_shard_changed_in_one_byte_is_noticed_when_it_is_read_and_named(tmp_pa
     kept = kept_in(tmp_path, NUMBERS, 3)
     assert_same(kept[4], straight(COUNT)[4])
     with pytest.raises(
-        PairsFailed, match=r"shard_000001\.safetensors is damaged .* trajectory 5 .* remove it"
+        TrajectoriesFailed, match=r"shard_000001\.safetensors is damaged .* trajectory 5 .* remove it"
     ) as caught:
         kept[5]
     assert "\n" not in str(caught.value)
@@ -167,7 +167,7 @@ def test_a_shard_that_is_gone_while_the_run_goes_on_is_named(tmp_path):
     fill(tmp_path)
     kept = kept_in(tmp_path, NUMBERS, 3)
     shard_path(tmp_path, 2).write_bytes(b"junk")
-    with pytest.raises(PairsFailed, match=r"shard_000002\.safetensors cannot be read"):
+    with pytest.raises(TrajectoriesFailed, match=r"shard_000002\.safetensors cannot be read"):
         kept[6]
 
 
@@ -208,7 +208,9 @@ def test_a_folder_whose_index_does_not_say_what_made_it_is_refused(tmp_path):
 def test_trajectories_of_another_run_are_only_read(tmp_path):
     fill(tmp_path)
     before = files(tmp_path)
-    with PairFolder(tmp_path, [7, 2, 9], 1, lambda: find_given(tmp_path, origin(), [7, 2, 9], "ode.pairs_dir")) as kept:
+    with TrajectoryFolder(
+        tmp_path, [7, 2, 9], 1, lambda: find_given(tmp_path, origin(), [7, 2, 9], "ode.pairs_dir")
+    ) as kept:
         assert [pair.rollout for pair in kept] == [7, 2, 9]
     assert files(tmp_path) == before
 
@@ -235,7 +237,7 @@ def test_another_runs_folder_that_is_not_whole_is_refused_in_one_line_and_left_a
 def test_what_cannot_be_written_is_said_in_one_line_and_is_not_lost(tmp_path, name):
     kept = kept_in(tmp_path, NUMBERS, 3)
     (tmp_path / name).mkdir()
-    with pytest.raises(PairsFailed, match=r"was not written .* run the same command again") as caught:
+    with pytest.raises(TrajectoriesFailed, match=r"was not written .* run the same command again") as caught:
         kept.add(straight(3))
     assert "\n" not in str(caught.value)
     (tmp_path / name).rmdir()
@@ -249,19 +251,20 @@ MEMORY = """
 import random, sys
 from pathlib import Path
 import psutil, torch
-from cluster.runs.trajectory_folder import PairFolder, find_own, pair_bytes
-from cluster.runs.trajectory_index import PairOrigin
+from cluster.runs.trajectory_folder import TrajectoryFolder, find_own
+from cluster.runs.trajectory_index import TrajectoryOrigin
 from models.records import ODE, Trajectory
 
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
-made_by = PairOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [12, 3, 64, 64], "float32", "tiny")
+made_by = TrajectoryOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [12, 3, 64, 64], "float32", "tiny")
 
 def pair(number):
     tensors = torch.full((3, *made_by.shape), float(number))
     return Trajectory(number, 0, 0, ODE, f"prompt {number}", number, tensors[:2], tensors[2])
 
 def open_folder():
-    return PairFolder(folder, range(count), 4 * pair_bytes(made_by), lambda: find_own(folder, made_by, print))
+    shard_bytes = 4 * made_by.trajectory_bytes
+    return TrajectoryFolder(folder, range(count), shard_bytes, lambda: find_own(folder, made_by, print))
 
 torch.set_num_threads(1)
 memory = psutil.Process().memory_info
@@ -277,7 +280,7 @@ for _ in range(count):
     batch = [kept[draw.randrange(count)] for _ in range(4)]
     assert all((pair.latents == pair.rollout).all() and (pair.states == pair.rollout).all() for pair in batch)
     largest = max(largest, memory().rss)
-print(largest - before, count * pair_bytes(made_by))
+print(largest - before, count * made_by.trajectory_bytes)
 """
 
 

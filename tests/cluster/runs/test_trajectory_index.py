@@ -4,15 +4,15 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from cluster.runs.trajectory_index import PairEntry, PairIndex, Shard, checksum, decode, encode
+from cluster.runs.trajectory_index import Shard, TrajectoryEntry, TrajectoryIndex, checksum, decode, encode
 from tests.learner.trajectories import origin
 
-INDEX = PairIndex(
+INDEX = TrajectoryIndex(
     origin(),
     {
         shard: Shard(
             1000 * shard,
-            tuple(PairEntry(3 * shard + i, f"prompt {i}", 2**61 + i, shard, i, bytes([i] * 8)) for i in range(3)),
+            tuple(TrajectoryEntry(3 * shard + i, f"prompt {i}", 2**61 + i, shard, i, bytes([i] * 8)) for i in range(3)),
         )
         for shard in (0, 2, 5)
     },
@@ -22,12 +22,12 @@ INDEX = PairIndex(
 def beginnings():
     """What may be left of INDEX when its end is damaged: the origin, with the first shards."""
     shards = list(INDEX.shards.items())
-    return [PairIndex(INDEX.origin, dict(shards[:n])) for n in range(len(shards) + 1)]
+    return [TrajectoryIndex(INDEX.origin, dict(shards[:n])) for n in range(len(shards) + 1)]
 
 
 def test_an_index_comes_back_as_it_was():
     assert decode(encode(INDEX)) == (INDEX, True)
-    empty = PairIndex(origin(), {})
+    empty = TrajectoryIndex(origin(), {})
     assert decode(encode(empty)) == (empty, True)
 
 
