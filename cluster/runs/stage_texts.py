@@ -19,10 +19,13 @@ def learner_parts(config: Config, stage: str) -> LearnerParts:
     """Collect the parts of `stage`'s learner, with all texts that it reads encoded (a collective)."""
     student = {"dmd": config.init_source, "grpo": config.grpo_init_source}.get(stage, config.base_source)
     critic = config.grpo_critic_source if stage == "grpo" else config.base_source
+    text: Text = TinyText()
+    if stage != "teacher":
+        text = prepared_text(world_of(config), stage_texts(stage, config), config.device)
     return LearnerParts(
         student=config.student, teacher_wan=config.teacher_wan, learner=config.learner,
         sources={"student": student, "critic": critic, "teacher": config.teacher_source},
-        encode_text=TinyText() if stage == "teacher" else prepared_text(world_of(config), stage_texts(stage, config), config.device),
+        encode_text=text,
         negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
     )  # fmt: skip
 
