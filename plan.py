@@ -1,105 +1,66 @@
-"""How many rollout GPUs a learner wants, what the stage then takes and costs, and whether it fits: before renting."""
+"""Compute how many rollout GPUs a learner needs, what the stage then takes and costs, and whether it fits.
 
-import sys
-from collections.abc import Sequence
-from dataclasses import fields, replace
-
-from cluster.config.plan_config import PlanConfig
-from models.terminal import answer_help, readable_in_part
-
-USAGE = """python plan.py preset=wan_1_3b plan.learner_gpus=8 [key=value ...]
+python plan.py preset=wan_1_3b plan.learner_gpus=8 [key=value ...]
 
 Plays stage dmd through in simulated time, from measured costs or from a table. Starts nothing, needs no GPU and no Ray.
   python plan.py preset=wan_1_3b plan.learner_gpus=8 rollout.frames=402 plan.plot=plan.png
   python plan.py preset=wan_1_3b plan.learner_gpus=8 plan.block_s=0.71 'plan.rollout_gpus=[8,16,24,32]'
   python plan.py preset=tiny plan.costs=runs/tiny/metrics.jsonl device_name=cpu
-All keys of train.py describe the run that is planned; train.py --help lists them."""
+All keys of train.py describe the run that is planned.
+"""
 
-
-def explain() -> str:
-    """The text of --help."""
-    keys = [
-        (f"plan.{field.name}", getattr(PlanConfig(), field.name), field.metadata["doc"]) for field in fields(PlanConfig)
-    ]
-    width = max(len(name) for name, _, _ in keys)
-    return "\n".join([USAGE, "", *(f"  {n:<{width}}  {doc} [{'none' if v is None else v}]" for n, v, doc in keys)])
-
-
-if __name__ == "__main__":
-    answer_help(explain)
-
-# ruff: noqa: E402  (help should not wait for what takes seconds to import)
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 
 import settings
-from cluster.config.run_config import Config
-from cluster.errors import RunFailed
-from cluster.planning.cost_table import find_costs, pace
-from cluster.planning.memory_check import check_fit
-from cluster.planning.plan_picture import draw
-from cluster.planning.plan_report import report
-from cluster.planning.pool_sizes import sizes
+from cluster.config.plan_config import PlannedRun
+from models.errors import ConfigError
 from models.user_paths import user_path
 
 
-def read_arguments(arguments: Sequence[str]) -> tuple[PlanConfig, Config]:
-    """The keys of this script, and the run that is planned. Raises ValueError, in one line with the key to change."""
-    own = [argument for argument in arguments if argument.startswith("plan.")]
-    for argument in own:
-        if "=" not in argument:
-            raise ValueError(f'"{argument}" cannot be read; write key=value; --help lists every key')
+def read_plan(arguments: Sequence[str]) -> PlannedRun:
+    """Read the plan and the run that it is about. Raises ConfigError."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    gpus, ranks = given.get("plan.learner_gpus"), given.get("cluster.learner_ranks")
+    if gpus is not None:
+        if ranks not in (None, gpus):
+            problem = f"cluster.learner_ranks={ranks} is given too"
+            raise ConfigError("plan.learner_gpus", gpus, problem, "leave one of them out")
+        arguments = [*arguments, f"cluster.learner_ranks={gpus}"]
     try:
-        given = OmegaConf.from_dotlist([argument.removeprefix("plan.") for argument in own])
-        plan = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanConfig), given))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        where = f"plan.{getattr(error, 'full_key', '') or ''}".rstrip(".")
-        raise ValueError(f"{where}: {str(error).splitlines()[0]}; --help lists every key") from error
-    run = [argument for argument in arguments if argument not in own]
-    if plan.learner_gpus is not None:
-        ranks = f"cluster.learner_ranks={plan.learner_gpus}"
-        for argument in run:
-            if argument.startswith("cluster.learner_ranks=") and argument != ranks:
-                raise ValueError(f"plan.learner_gpus={plan.learner_gpus} and {argument} differ; leave one of them out")
-        run = [*run, ranks]
-    config = _loaded(run, plan)
-    if "dmd" not in config.stages:
-        raise ValueError(f"stage is {config.stages}, and it is stage dmd that has two halves to plan; set stage=dmd")
-    if config.cluster.kind == "inline":
-        raise ValueError("cluster=inline is one process, in which nobody waits for anybody; set cluster=ray")
-    return plan, replace(config, prompts=None)  # which prompts they are takes no time
-
-
-def _loaded(run: Sequence[str], plan: PlanConfig) -> Config:
-    """Of the learner's ranks, the key that was typed is named."""
-    try:
-        return settings.load(run)
-    except ValueError as error:
-        if plan.learner_gpus is None:
+        run = settings.load(arguments, schema=PlannedRun)
+    except ConfigError as error:
+        if gpus is None or error.key != "cluster.learner_ranks":
             raise
-        raise ValueError(str(error).replace("cluster.learner_ranks", "plan.learner_gpus")) from error
+        raise ConfigError("plan.learner_gpus", gpus, error.problem, "write another number of GPUs") from error
+    if "dmd" not in run.stages:
+        raise ConfigError("stage", run.stages, "only stage dmd has two halves to plan", "write stage=dmd")
+    if run.cluster.kind == "inline":
+        raise ConfigError("cluster", "inline", "one process has nothing to balance", "write cluster=ray")
+    if run.plan.plot is not None and not user_path(run.plan.plot, "plan.plot").parent.is_dir():
+        raise ConfigError(
+            "plan.plot", run.plan.plot, "its folder does not exist", "make the folder, or change the path"
+        )
+    return replace(run, prompts=None)  # which prompts they are takes no time
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the plan, and draw it where asked. Raises ValueError, in one line with the key to change."""
-    plan, config = read_arguments(arguments)
-    picture = None if plan.plot is None else user_path(plan.plot, "plan.plot")
-    if picture is not None and not picture.parent.is_dir():
-        raise ValueError(f"plan.plot={plan.plot}: there is no folder {picture.parent}; make it, or give another file")
-    check_fit(config)
-    found = find_costs(plan, config)
-    tried = sizes(config, pace(found, config), plan, lambda what: print(f"playing through: {what}", file=sys.stderr))
-    print(report(config, plan, found, tried))
-    if picture is not None:
-        draw(tried, picture)
-        print(f"\npicture: {plan.plot}")
+def main(run: PlannedRun) -> None:
+    """Print the plan, and draw it if plan.plot names a picture. Raises ConfigError."""
+    from cluster.planning.cost_table import find_costs, pace
+    from cluster.planning.memory_check import check_fit
+    from cluster.planning.plan_picture import draw
+    from cluster.planning.plan_report import report
+    from cluster.planning.pool_sizes import sizes
+
+    check_fit(run)
+    costs = find_costs(run.plan, run)
+    tried = sizes(run, pace(costs, run), run.plan, lambda what: print(f"playing through: {what}", file=sys.stderr))
+    print(report(run, run.plan, costs, tried))
+    if run.plan.plot is not None:
+        draw(tried, user_path(run.plan.plot, "plan.plot"))
+        print(f"\npicture: {run.plan.plot}")
 
 
 if __name__ == "__main__":
-    try:
-        with readable_in_part():
-            main(sys.argv[1:])
-    except (ValueError, RunFailed) as error:  # the second is what the stage itself would stop for
-        print(f"plan.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    settings.command(main, PlannedRun, __doc__, read_plan, groups=None)

@@ -2,20 +2,20 @@
 
 Read from the top: a teacher for the tiny world, ODE initialisation, extended DMD on the student's own long rollouts,
 GRPO with rewards of optical flow.
+
+python train.py [key=value ...]
+
+Trains in the folder run_dir; the same command again continues from the last checkpoint.
+  python train.py preset=smoke                     every stage once, on a local Ray
+  python train.py preset=tiny window=prefix        Self-Forcing: windows of the first teacher horizon only
 """
 
 import settings
-
-USAGE = """python train.py [key=value ...]
-
-Trains in the folder run_dir; the same command again goes on from the last checkpoint.
-  python train.py preset=smoke                     every stage once, on a local Ray
-  python train.py preset=tiny window=prefix        Self-Forcing: windows of the first teacher horizon only"""
-if __name__ == "__main__":
-    settings.answer_help(USAGE)
-
-# ruff: noqa: E402  (torch takes seconds to import, help should not)
 from cluster.config.run_config import Config
+
+if __name__ == "__main__":  # help and mistakes are answered before torch is imported, which takes seconds
+    config = settings.arguments(Config, __doc__, settings.load)
+
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
@@ -108,6 +108,6 @@ def loop(config: Config, cluster: Cluster, log: RunLog) -> None:
 
 
 if __name__ == "__main__":
-    done = settings.run(loop, preset="tiny")
+    done = settings.run_loop(loop, config)
     results = [RunFolder(done.run_dir).stage(stage) for stage in done.stages]
     print("finished:", *(stage.result for stage in results if stage.finished))

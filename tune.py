@@ -2,50 +2,43 @@
 
 One student of stage ode, then a trial for every combination of values and every seed, each in a process of its own, or
 with cluster= as a whole run on Ray, and in an ordinary run folder; then scan.csv and a report that compares them.
+
+python tune.py [key=value ...] [key=value,value ...]
+
+Trains every combination of the values on every seed; without any, the ablation of Self-Forcing++ in the tiny world, in
+less than half an hour on two cores. Writes scan.csv and report.html into run_dir (runs/scan).
+The same command again continues where it stopped; with more values or seeds, only what is new is trained. A trial is
+one process; with cluster= it is a run on Ray, as many at once as are sure to have room (dry_run=true prints how many).
+  python tune.py window=uniform,beta_early,prefix
+  python tune.py scan.over='{window: [uniform, prefix], dmd.student_lr: [1e-4, 2e-4]}' scan.seeds=[0]
 """
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import settings
 from cluster.config.scan_config import Scan
 
-USAGE = """python tune.py [key=value ...] [key=value,value ...]
-
-Trains every combination of the values on every seed; without any, the ablation of Self-Forcing++ in the tiny world, in
-less than half an hour on two cores. Writes scan.csv and report.html into run_dir (runs/scan).
-The same command again goes on where it stopped; with more values or seeds, only what is new is trained. A trial is one
-process; with cluster= it is a run on Ray, as many at once as are sure to have room (dry_run=true says how many).
-  python tune.py window=uniform,beta_early,prefix
-  python tune.py scan.over='{window: [uniform, prefix], dmd.student_lr: [1e-4, 2e-4]}' scan.seeds=[0]"""
-if __name__ == "__main__":
-    settings.answer_help(USAGE, Scan)
-
-# ruff: noqa: E402  (torch takes seconds to import, help should not)
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from cluster.bootstrap.ray_environment import settle_environment
-from cluster.launch import launch, preflight, reach
-from cluster.runs.run_folder import RunFolder
-from cluster.runs.run_prompts import check_prompts, prepare_prompts
-from cluster.tuning.trials import Trial
-from reports import scan_report
-from settings.scan_arguments import plan
-from train import dmd, ode
+if TYPE_CHECKING:
+    from cluster.tuning.trials import Trial
 
 
-def prepare(scan: Scan, trials: Sequence[Trial]) -> None:
-    """Claim the scan's folder and its trials'. Raises ValueError or CannotStart for what a user can get wrong."""
-    check_prompts(scan)
-    reach(scan)
-    preflight(scan)
-    for line in prepare_prompts(scan):
-        print(line, file=sys.stderr)
-    for trial in trials:
-        RunFolder(trial.config.run_dir).claim(trial.config)
+def read_scan(arguments: Sequence[str]) -> "tuple[Scan, list[Trial]]":
+    """Read the scan and its trials from a command line. Raises ConfigError."""
+    from settings.scan_arguments import plan  # imports torch, which help does not wait for
+
+    return plan(arguments)
 
 
-def run(scan: Scan, trials: Sequence[Trial]) -> dict[str, str]:
+def run(scan: Scan, trials: "Sequence[Trial]") -> dict[str, str]:
     """Train the unfinished trials, each from its checkpoint; returns reasons of failures, by trial name."""
+    from cluster.bootstrap.ray_environment import settle_environment
+    from cluster.launch import launch
+    from cluster.runs.run_folder import RunFolder
+    from train import dmd, ode
+
     if "ode" in scan.stages:
         launch(ode, scan)
     waiting = [trial for trial in trials if trial.folder.state == "unfinished"]
@@ -58,22 +51,26 @@ def run(scan: Scan, trials: Sequence[Trial]) -> dict[str, str]:
         return tune_trials(dmd, scan, trials, waiting)
 
 
-def main() -> None:
-    """Plan, train, compare."""
-    with settings.refusing():
-        scan, trials = plan(sys.argv[1:])
+def main(scan: Scan, trials: "Sequence[Trial]") -> int:
+    """Print the plan for dry_run; else train and compare. Returns the exit status."""
+    from cluster.runs.run_folder import RunFolder
+    from reports import scan_report
+
+    with settings.user_errors():
         if scan.dry_run:
             print(scan_report.scan_overview(scan, trials))
-            return
-        prepare(scan, trials)
-    with settings.stopping(scan.run_dir):
+            return 0
+        settings.prepare_run(scan, joins=True)
+        for trial in trials:
+            RunFolder(trial.config.run_dir).claim(trial.config)
+    with settings.run_errors(scan.run_dir):
         failures = run(scan, trials)
     scan_report.write_scan_report(scan, trials)
     print(f"report: {Path(scan.run_dir, 'report.html')}")
     for name, reason in failures.items():
         print(f"tune.py: {name} failed: {reason}; the same command tries it again", file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(*settings.arguments(Scan, __doc__, read_scan)))

@@ -1,17 +1,21 @@
-"""A benchmark as a command: --help prints its page, a mistake of the user's is one line and exit status 2."""
+"""Run a benchmark as a command: its page is the help, its options are read as those of every command."""
 
-import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from models.terminal import answer_help, readable_in_part
+import settings
 
 
-def run(name: str, page: str | None, main: Callable[[Sequence[str]], None]) -> None:
-    """Give `main` the arguments of the command line; it raises ValueError, in one line, for a mistake in them."""
-    answer_help(lambda: page or "")
-    try:
-        with readable_in_part():
-            main(sys.argv[1:])
-    except ValueError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
+@dataclass(kw_only=True)
+class NoKeys:
+    """Take no arguments."""
+
+
+def run(main: Callable, page: str | None, schema: type = NoKeys, positional: str | None = None) -> None:
+    """Read the command line into `schema` and give it to `main`; `positional` names the key of a bare argument."""
+
+    def read(arguments: Sequence[str]) -> object:
+        named = [text if positional is None or "=" in text else f"{positional}={text}" for text in arguments]
+        return settings.read(named, schema)
+
+    settings.command(main, schema, page or "", read)

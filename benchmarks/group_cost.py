@@ -20,6 +20,7 @@ left out.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from benchmarks.line import print_line
 from cluster.runs.factory import make_scorer
 from cluster.supply.group_scoring import GroupScorer
 from models.checkpoints.weight_files import load_weights
+from models.keys import key
 from models.network_config import StudentConfig
 from models.records import Group, MadeBlock, Rollout, Weights, first_frames
 from models.wan.network import Wan
@@ -93,9 +95,16 @@ def on_paper() -> dict[str, float]:
     }
 
 
-def main(arguments: Sequence[str]) -> None:
+@dataclass(kw_only=True)
+class Options:
+    """Name the student."""
+
+    student: str | None = key(None, "weights of the student; without, the shipped one")
+
+
+def main(options: Options) -> None:
     torch.set_num_threads(1)
-    path = Path(arguments[0]) if arguments else settings.ROOT / "assets/tiny/student_uniform.safetensors"
+    path = Path(options.student) if options.student else settings.ROOT / "assets/tiny/student_uniform.safetensors"
     shape, config = StudentConfig(), settings.load([])
     student = Wan(shape.wan).eval()
     load_weights(student, path, "student")
@@ -133,4 +142,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run("benchmarks.group_cost", __doc__, main)
+    run(main, __doc__, Options, "student")

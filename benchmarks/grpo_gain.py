@@ -15,11 +15,11 @@ from torch import Tensor
 
 import settings
 from actors.generation.whole_videos import make_videos
-from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
 from evaluation.metrics import segment_metrics
 from models.checkpoints.weight_files import load_weights
+from models.errors import ConfigError
 from models.noise import Draw, generator_for
 from models.wan.network import Wan
 from models.worlds.tiny_world import HELD_OUT_PROMPTS, encode_text, sample_video, to_latents, to_pixels
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     before = next((a.partition("=")[2] for a in arguments if a.startswith("before=")), str(settings.ROOT / SHIPPED))
     students = [a.partition("=")[2] for a in arguments if a.startswith("after=")]
     if not students:
-        raise ValueError("no student is given; name at least one as after=<student.safetensors>")
+        raise ConfigError("after", None, "no student is given", "write after=STUDENT.safetensors, once or more often")
     config = settings.load([a for a in arguments if not a.startswith(("before=", "after="))])
     for path in [before, *students]:  # a wrong one is found before minutes are spent
         load_weights(Wan(config.student.wan), Path(path), "before" if path == before else "after")
@@ -132,4 +132,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run("benchmarks.grpo_gain", __doc__, main)
+    settings.command(main, Config, __doc__, list, groups=None)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 import settings
-from benchmarks.command import run
+from benchmarks.command import NoKeys
 from benchmarks.grpo_gain import SHIPPED, measured, real_videos, videos_of
 from models.checkpoints.weight_files import load_weights
+from models.errors import ConfigError
 from models.wan.network import Wan
 from models.worlds.tiny_judge import judge
 from models.worlds.tiny_world import HELD_OUT_PROMPTS, to_pixels
@@ -59,12 +60,14 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     given = dict(argument.partition("=")[::2] for argument in arguments)
     if "out" not in given or len(given) < 2 or not all(given.values()):
-        raise ValueError("give out=<picture.png> and at least one <label>=<student.safetensors>")
+        raise ConfigError(
+            "out", given.get("out"), "picture or students are missing", "write out=FILE.png LABEL=STUDENT.safetensors"
+        )
     out, config = Path(given.pop("out")), settings.load([])
     if out.suffix != ".png":
-        raise ValueError(f"out={out}; give a picture, .png")
+        raise ConfigError("out", out, "no picture of a kind that is written", "end it in .png")
     if not out.parent.is_dir():
-        raise ValueError(f"out={out}: there is no folder {out.parent}; make it, or give another file")
+        raise ConfigError("out", out, "its folder does not exist", "make the folder, or change the path")
     for label, path in given.items():  # a wrong one is found before minutes are spent
         load_weights(Wan(config.student.wan), Path(path), label)
     videos = {label: videos_of(Path(path), config) for label, path in given.items()} | {"real": real_videos(config)}
@@ -74,4 +77,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run("benchmarks.grpo_picture", __doc__, main)
+    settings.command(main, NoKeys, __doc__, list)

@@ -11,12 +11,11 @@ counted. `value` is the largest deviation.
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors.rollout_config import RolloutConfig, WindowConfig
-from benchmarks.command import run
+from benchmarks.command import NoKeys, run
 from benchmarks.line import print_line
 from cluster.bootstrap.ray_environment import settle_environment
 from cluster.config.buffer_config import BufferConfig
@@ -123,9 +122,7 @@ def compare(name: str) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str]) -> None:
-    if arguments:
-        raise ValueError(f"{arguments[0]}: this benchmark takes no arguments")
+def main(_: NoKeys) -> None:
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=2**28)
     runs = [compare(name) for name in POOLS]
     ray.shutdown()
@@ -137,4 +134,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run("benchmarks.plan_check", __doc__, main)
+    run(main, __doc__)

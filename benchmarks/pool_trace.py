@@ -6,6 +6,7 @@ wait in the buffer; the learner's share of waiting. Every change of size carries
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import matplotlib
 
 from benchmarks.command import run
 from cluster.autoscale.loop import FILE, looks
+from models.errors import ConfigError
+from models.keys import key
 
 matplotlib.use("Agg")
 
@@ -66,19 +69,32 @@ def draw(seen: Sequence[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def main(arguments: Sequence[str]) -> None:
-    folders = [argument for argument in arguments if not argument.startswith("out=")]
-    outs = [argument.removeprefix("out=") for argument in arguments if argument.startswith("out=")]
-    if len(folders) != 1 or len(outs) > 1:
-        raise ValueError("give the folder of one run, and out=<picture.png> if the picture should not lie in it")
-    file = Path(folders[0], FILE)
+@dataclass(kw_only=True)
+class Options:
+    """Name the run and the picture."""
+
+    run_dir: str = key("", "folder of the run")
+    out: str | None = key(None, "picture (png); without, pool_trace.png in the folder of the run")
+
+    def __post_init__(self):
+        if not self.run_dir:
+            raise ConfigError("run_dir", None, "no run is given", "write run_dir=FOLDER")
+
+
+def main(options: Options) -> None:
+    file = Path(options.run_dir, FILE)
     seen = looks(file)
     if not seen:
-        raise ValueError(f"{file} has no look at a pool; give the folder of a run with autoscale.enabled=true")
-    out = Path(outs[0]) if outs else Path(folders[0], "pool_trace.png")
+        raise ConfigError(
+            "run_dir",
+            options.run_dir,
+            f"no {FILE} with a look at a pool",
+            "write the folder of a run with autoscale.enabled=true",
+        )
+    out = Path(options.out) if options.out else Path(options.run_dir, "pool_trace.png")
     draw(seen, out)
     print(out)
 
 
 if __name__ == "__main__":
-    run("benchmarks.pool_trace", __doc__, main)
+    run(main, __doc__, Options, "run_dir")

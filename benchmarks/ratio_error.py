@@ -15,11 +15,11 @@ import torch
 import settings
 from actors.group_actor import GroupActor
 from actors.rollout_config import WindowConfig
-from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
 from learner.policy_batches import PolicyBatches
 from models.checkpoints.weight_files import load_weights
+from models.errors import ConfigError
 from models.records import GRPO, Group, GroupPlan, Rollout, Weights
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     keys = [argument for argument in arguments if "=" in argument]
     paths = [Path(argument) for argument in arguments if argument not in keys]
     if len(paths) > 1:
-        raise ValueError(f"{', '.join(map(str, paths))} are several students; give one")
+        raise ConfigError(str(paths[1]), None, "a second student", "leave it out")
     path = paths[0] if paths else settings.ROOT / "assets/tiny/student_uniform.safetensors"
     config = settings.load(["stage=grpo", *keys])
     own = config.group.burn_in_frames
@@ -86,4 +86,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run("benchmarks.ratio_error", __doc__, main)
+    settings.command(main, Config, __doc__, list, groups=None)

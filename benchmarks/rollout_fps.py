@@ -15,8 +15,8 @@ on an H100, not said whether with VAE.
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice, pairwise
 
 import torch
@@ -27,7 +27,7 @@ from actors.generation.video_decoder import show_blocks
 from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.planning import wan_costs
-from models.command_line import read_value
+from models.errors import ConfigError
 from models.flow_matching import warped_sigmas
 from models.keys import key
 from models.kv_cache import KVCache
@@ -55,6 +55,19 @@ class Options:
     blocks: int = key(8, "blocks that are timed in each repeat")
     repeats: int = key(5, "repeats")
 
+    def __post_init__(self):
+        if self.model not in MODELS:
+            raise ConfigError("model", self.model, "no model of this benchmark", f"write model={' or '.join(MODELS)}")
+        if self.dtype not in (None, *wan_costs.BYTES):
+            raise ConfigError(
+                "dtype", self.dtype, "no dtype of a rollout", f"write dtype={' or '.join(wan_costs.BYTES)}"
+            )
+        for name in ("blocks", "repeats"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "below 1", f"write {name}=1 or more")
+        if self.vae and self.model == "tiny":
+            raise ConfigError("vae", True, "the tiny world's latents are its pixels", "leave vae out")
+
 
 class DrawnNoise:
     """The same noise for every block, drawn before: what it is does not matter for speed."""
@@ -68,8 +81,7 @@ class DrawnNoise:
         return self.steps[step]
 
 
-def main(arguments: Sequence[str]) -> None:
-    options = parse(arguments)
+def main(options: Options) -> None:
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     student = settings.load([f"preset={options.model}"]).student
@@ -114,27 +126,6 @@ def main(arguments: Sequence[str]) -> None:
         peak_memory_gb=round(peak_bytes[0] / 1e9, 3),
         peak_memory_with_vae_gb=round(peak_bytes[1] / 1e9, 3) if wants_vae else None,
     )
-
-
-def parse(arguments: Sequence[str]) -> Options:
-    """Read `key=value`. Raises ValueError for what cannot be read."""
-    kinds = {field.name: field.type for field in fields(Options)}
-    given = {}
-    for argument in arguments:
-        name, _, text = argument.partition("=")
-        if name not in kinds or not text:
-            raise ValueError(f'"{argument}" cannot be read; write key=value with one of {", ".join(kinds)}')
-        given[name] = read_value(name, text, kinds[name])
-        if kinds[name] is int and given[name] < 1:
-            raise ValueError(f"{name}={text} cannot be read; write a whole number above 0")
-    options = Options(**given)
-    if options.model not in MODELS:
-        raise ValueError(f'model is "{options.model}"; set it to one of {", ".join(MODELS)}')
-    if options.dtype not in (None, *wan_costs.BYTES):
-        raise ValueError(f'dtype is "{options.dtype}"; set it to {" or ".join(wan_costs.BYTES)}')
-    if options.vae and options.model == "tiny":
-        raise ValueError("vae=true, but the tiny world's latents are its pixels; leave vae out")
-    return options
 
 
 def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool) -> Iterator[SampledBlock]:
@@ -239,4 +230,4 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, repeats: int) -
 
 
 if __name__ == "__main__":
-    run("benchmarks.rollout_fps", __doc__, main)
+    run(main, __doc__, Options)

@@ -12,7 +12,6 @@ from rich.table import Column, Table
 
 from evaluation.adversarial_clips import adversarial_clips, reference_clip
 from evaluation.flow_pictures import SHOWN, Strip, draw_strip
-from evaluation.reward_trial_options import TrialOptions
 from evaluation.video_files import Video, read_videos, video_files
 from rewards.attempt import attempt
 from rewards.flow.flow_motion import pair_motion
@@ -27,18 +26,18 @@ _COLUMNS = 40
 """Of a table that goes to a file: beside the rewards' names."""
 
 
-def score_videos(options: TrialOptions, config: RewardConfig) -> None:
+def score_videos(config: RewardConfig, videos: str | None = None, out: str | None = None, clips: bool = False) -> None:
     """Score every video and draw its optical flow. Raises ValueError, in one line, for a mistake of the user's."""
-    files = video_files(options.videos) if options.videos else []
+    files = video_files(videos) if videos else []
     names = [name for name in SHIPPED if name != "remote" or config.url is not None]
     names += [name for name in config.weights if name not in SHIPPED]
     panel = Panel(make_rewards(names, config), config)
     flow = make_flow_engine(config)
-    if options.clips:
+    if clips:
         _show("adversarial clips", _adversarial(panel, flow), panel)
     if not files:
         return
-    out, rows, bad = Path(options.out or options.videos), {}, []
+    folder, rows, bad = Path(out or videos), {}, []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(files))
         for path in files:
@@ -47,13 +46,13 @@ def score_videos(options: TrialOptions, config: RewardConfig) -> None:
                     progress.update(task, description=video.name)
                     rows[video.name], strip = _try(video, panel, flow)
                     if strip is not None:
-                        draw_strip(out / f"{video.name}.flow.png", video.name, strip)
+                        draw_strip(folder / f"{video.name}.flow.png", video.name, strip)
             except ValueError as error:  # the other files are as good as before
                 bad.append(str(error))
             progress.advance(task)
     if rows:
         _show(f"mean over windows of {config.window_frames} frames", rows, panel)
-        print(f"pictures of the flow: {out}")
+        print(f"pictures of the flow: {folder}")
         for name in config.terms:
             if all(math.isnan(row[name]) for row in rows.values()):
                 bad.append(f"reward.terms has {name}, and it scored nothing: {panel.failures.get(name, 'all NaN')}")

@@ -1,20 +1,22 @@
-"""Paths as people type them. Imports no torch: help must be quick."""
+"""Read paths as people type them."""
 
 from pathlib import Path
+
+from models.errors import ConfigError
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 
 def user_path(given: str, key: str) -> Path:
-    """`given` with ~ as a home folder. Raises ValueError, naming `key`, for an empty one or a home that nobody has."""
+    """Expand ~ in a path. Raises ConfigError for an empty one or the home folder of an unknown user."""
     if not given:
-        raise ValueError(f"{key}= is empty; give a path, or leave {key} out")
+        raise ConfigError(key, given, "the path is empty", f"write {key}=PATH, or leave {key} out")
     try:
         return Path(given).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{key}={given} begins with the home folder of nobody here; write the whole path") from error
+        raise ConfigError(key, given, "its home folder is of no user here", "write the whole path") from error
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a path names a file of `torch.save`."""
+    """Return whether `path` names a file of `torch.save`."""
     return path.suffix in _PICKLES and not path.is_dir()

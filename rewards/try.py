@@ -1,21 +1,47 @@
-"""Command `python -m rewards.try`: score a folder of videos with every reward before training on them."""
+"""Score a folder of videos with every reward, before anything is trained on them.
 
-import sys
+python -m rewards.try videos=FOLDER [out=FOLDER] [clips=true] [reward.key=value ...]
 
-from evaluation.reward_trial_options import USAGE, parse
-from models.terminal import answer_help, readable_in_part
+Scores window by window against the video's own first window, and draws the optical flow. Prompts, for rewards that
+read them: NAME.txt beside a video, one a line. All rewards are shown; reward.terms adds your own, by dotted path, and
+the remote one. Failures are listed below the table.
+  python -m rewards.try clips=true                      the clips that must score low
+  python -m rewards.try videos=runs/demo/uniform reward.upsample=4 reward.finest_scale=0    the tiny world
+"""
 
-if __name__ == "__main__":
-    answer_help(lambda: USAGE)
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
 
-    import logging
+import settings
+from models.errors import ConfigError
+from models.keys import key
+from rewards.reward_config import RewardConfig
 
-    from evaluation.reward_trial import score_videos
+
+@dataclass(kw_only=True)
+class TrialOptions:
+    """Describe which videos to score, and where the pictures go."""
+
+    videos: str | None = key(None, "folder of videos (mp4, ..., or safetensors with `video` uint8 [B T 3 H W])")
+    out: str | None = key(None, "folder of the pictures of the flow; without it they lie beside the videos")
+    clips: bool = key(False, "score the adversarial clips too, which exploit rewards of smoothness")
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self):
+        if not self.videos and not self.clips:
+            raise ConfigError("videos", None, "nothing to score", "write videos=FOLDER, or clips=true")
+        if self.out is not None and Path(self.out).exists() and not Path(self.out).is_dir():
+            raise ConfigError("out", self.out, "this is a file", "write the folder of the pictures")
+
+
+def main(options: TrialOptions) -> None:
+    """Score the videos and print the table. Raises ConfigError."""
+    from evaluation.reward_trial import score_videos  # imports torch, which help and mistakes do not wait for
 
     logging.getLogger("rewards.attempt").setLevel(logging.ERROR)  # failures are listed below the table, once
-    try:
-        with readable_in_part():
-            score_videos(*parse(sys.argv[1:]))
-    except ValueError as error:
-        print(f"rewards.try: {error}", file=sys.stderr)
-        sys.exit(2)
+    score_videos(options.reward, options.videos, options.out, options.clips)
+
+
+if __name__ == "__main__":
+    settings.command(main, TrialOptions, __doc__)

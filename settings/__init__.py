@@ -1,29 +1,19 @@
 """Parse command lines with Hydra, print help, and set exit codes."""
 
-from settings.compose import (
-    ROOT,
-    all_keys,
-    answer_help,
-    choices,
-    explain,
-    load,
-    load_student,
-    refusing,
-    run,
-    stopping,
-    values_of,
-)
+from settings.command import arguments, command, prepare_run, run_errors, run_loop, user_errors
+from settings.compose import ROOT, choices, load, read
+from settings.parse import keys_of
 
 __all__ = [
     "ROOT",
-    "all_keys",
-    "answer_help",
+    "arguments",
     "choices",
-    "explain",
+    "command",
+    "keys_of",
     "load",
-    "load_student",
-    "refusing",
-    "run",
-    "stopping",
-    "values_of",
+    "prepare_run",
+    "read",
+    "run_errors",
+    "run_loop",
+    "user_errors",
 ]

@@ -9,6 +9,7 @@ import av
 import numpy
 
 from models.atomic_files import beside
+from models.errors import ConfigError
 
 _QUALITY = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
 _HEADERS_BYTES = 1 << 16
@@ -75,14 +76,16 @@ class Mp4File:
 
 
 def check_encoder(fps: int, height: int, width: int) -> None:
-    """Refuse what H.264 cannot hold, by opening the encoder for it. Raises ValueError."""
+    """Open the encoder once for frames of this size and rate. Raises ConfigError if H.264 cannot hold them."""
     context = av.CodecContext.create("libx264", "w")
     _shape(context, height, width)
     try:
         context.framerate, context.options = fps, _QUALITY
         context.open()
     except (av.FFmpegError, OverflowError) as error:
-        raise ValueError(f"H.264 cannot hold frames of {height}x{width} at fps={fps}") from error
+        problem = f"H.264 cannot hold frames of {height}x{width} at {fps} frames per second"
+        cure = "make both even and below 16000 by enlarge, height and width, or lower fps"
+        raise ConfigError("enlarge", None, problem, cure) from error
 
 
 def _shape(context: av.VideoCodecContext, height: int, width: int) -> None:

@@ -1,8 +1,9 @@
 """Keys of plan.py, beside those of the run that it plans. Imports no torch: help must be quick."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cluster.config.run_config import Config
 from models.keys import key, require_positive
 
 COSTS = ("block_s", "cut_s", "student_window_s", "critic_window_s", "publish_s")
@@ -42,3 +43,10 @@ class PlanConfig:
             raise ValueError(f"plan.gpu_hour_price is {self.gpu_hour_price}; it must be 0 or above and finite")
         if self.plot is not None and not self.plot.endswith(".png"):
             raise ValueError(f"plan.plot is {self.plot}; give a file that ends in .png")
+
+
+@dataclass(kw_only=True)
+class PlannedRun(Config):
+    """Hold the keys of a run and those of its plan."""
+
+    plan: PlanConfig = field(default_factory=PlanConfig)

@@ -15,6 +15,7 @@ from models.checkpoints.formats import Checkpoint, open_checkpoint
 from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters
 from models.checkpoints.safetensors_files import first_names, open_safetensors
 from models.checkpoints.weight_names import to_original
+from models.errors import ConfigError
 from models.user_paths import is_pickle
 from models.wan.network import Wan
 
@@ -71,12 +72,12 @@ def check_network_fit(checkpoint: Checkpoint, key: str, module: nn.Module) -> No
     """Refuse a checkpoint that lacks weights of `module`, has others or is of another network. Raises ValueError."""
     described = checkpoint.config if isinstance(module, Wan) else None
     if described is not None and (difference := config_misfit(module.config, described)):
-        raise ValueError(f"{checkpoint.path} does not fit the network: its config.json has {difference}; change {key}")
+        raise ConfigError(key, checkpoint.path, f"its config.json has {difference}", f"change {key}")
     rename = to_original if checkpoint.original else str
     wanted = {rename(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {rename(name): stored.shape for name, stored in checkpoint.stored.items()}
     if difference := shape_misfit(wanted, found):
-        raise ValueError(f"{checkpoint.path} does not fit the network: it {difference}; change {key}")
+        raise ConfigError(key, checkpoint.path, f"it does not fit the network: it {difference}", f"change {key}")
 
 
 def verify_weights(path: Path, key: str) -> bool:

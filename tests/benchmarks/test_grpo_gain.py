@@ -24,27 +24,27 @@ def test_a_gap_is_closed_by_the_share_of_the_way_to_real_videos_and_the_rest_is_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [([], "no student is given"), (["after=nowhere.safetensors"], "nowhere.safetensors")],
+    ("arguments", "key"),
+    [([], "after"), (["after=nowhere.safetensors"], "after")],
 )
-def test_a_student_that_is_not_there_is_refused_before_anything_is_measured(arguments, message, monkeypatch):
+def test_a_student_that_is_not_there_is_refused_before_anything_is_measured(arguments, key, monkeypatch):
     monkeypatch.setattr(grpo_gain, "measured", lambda *_: pytest.fail("minutes were spent first"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{key}"):
         grpo_gain.main(arguments)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "key"),
     [
-        (["a=x.safetensors"], "give out=<picture.png>"),
-        (["out=x.txt", "a=x.safetensors"], "out=x.txt; give a picture, .png"),
-        (["out=/no/such/folder/x.png", "a=x.safetensors"], "there is no folder /no/such/folder"),
-        (["out=x.png", "a=nowhere.safetensors"], "a=nowhere.safetensors does not exist"),
+        (["a=x.safetensors"], "out"),
+        (["out=x.txt", "a=x.safetensors"], "out=x.txt"),
+        (["out=/no/such/folder/x.png", "a=x.safetensors"], "out=/no/such/folder/x.png"),
+        (["out=x.png", "a=nowhere.safetensors"], "a=nowhere.safetensors"),
     ],
 )
-def test_a_picture_that_cannot_be_made_is_refused_before_anything_is_measured(arguments, message, monkeypatch):
+def test_a_picture_that_cannot_be_made_is_refused_before_anything_is_measured(arguments, key, monkeypatch):
     monkeypatch.setattr(grpo_picture, "videos_of", lambda *_: pytest.fail("minutes were spent first"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{key}"):
         grpo_picture.main(arguments)
 
 

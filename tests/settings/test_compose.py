@@ -1,12 +1,15 @@
 """What a person may type, and what is answered when it cannot be."""
 
-import subprocess
-import sys
 from itertools import count
+from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import settings
@@ -30,6 +33,33 @@ def test_a_law_with_numbers_needs_no_second_pair_of_quotes():
     assert settings.load(["window.law=beta(1, 2)"]).window.law == "beta(1, 2)"
 
 
+@pytest.mark.parametrize(
+    "key", ["run_dir", "teacher", "base", "prompts", "vae", "text_encoder", "text_cache", "ode.pairs_dir"]
+)
+@given(text=st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1).map(lambda text: f"/{text}/x"))
+@hypothesis.settings(max_examples=10)
+def test_a_path_is_taken_as_typed_whatever_its_characters(key, text):
+    config: Any = settings.load([f"{key}={text}"])
+    for name in key.split("."):
+        config = getattr(config, name)
+    assert Path(config) == Path(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["a=b", "run (1)", "x,y", "#1", "a@b", "50%", "${x}", "beta(1, 2)", "[x]", "{a: b}", "it's"]
+)
+def test_special_characters_in_a_path_need_no_second_pair_of_quotes(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.load([f"run_dir={name}"]).run_dir == str(tmp_path / name)
+    assert settings.load([f"run_dir='{name}'" if "'" not in name else f'run_dir="{name}"']).run_dir == str(
+        tmp_path / name
+    )
+
+
+def test_null_takes_an_optional_path_back():
+    assert settings.load(["stage=dmd", "init=x", "init=null"]).init is None
+
+
 def test_what_is_given_on_the_command_line_beats_the_preset():
     assert settings.load(["preset=smoke", "rollout.frames=48"]).rollout.frames == 48
 
@@ -43,17 +73,25 @@ def test_every_shipped_preset_is_valid(preset):
     settings.load([f"preset={preset}"], schema=Scan if preset == "scan" else Config)
 
 
+def rejected(*arguments: str) -> str:
+    """Return the key that the one line of the error names."""
+    with pytest.raises(ValueError) as caught:
+        settings.load(arguments)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    return caught.value.key if isinstance(caught.value, ConfigError) else str(caught.value)
+
+
 @pytest.mark.parametrize(
-    ("argument", "named"),
+    ("argument", "key"),
     [
         ("window.foo=1", "window.foo"),
         ("foo=1", "foo"),
-        ("preset=huge", "huge"),
-        ("cluster=slurm", "slurm"),
-        ("window.law=gamma(2)", "gamma(2)"),
-        ("window.law=beta(1)", "beta(1)"),
-        ("window.law=no.such.module", "no.such.module"),
-        ("student.horizon_frames=10", "student.horizon_frames is 10"),
+        ("window.law=gamma(2)", "window.law"),
+        ("window.law=beta(1)", "window.law"),
+        ("window.law=beta(1", "window.law"),
+        ("window.law=beta(-1,1)", "window.law"),
+        ("window.law=no.such.module", "window.law"),
+        ("student.horizon_frames=10", "student.horizon_frames"),
         ("student.timesteps=[750,1000]", "student.timesteps"),
         ("dmd.steps=many", "dmd.steps"),
         ("dmd.noising=pink", "dmd.noising"),
@@ -63,6 +101,7 @@ def test_every_shipped_preset_is_valid(preset):
         ("pretrain.prompt_drop=7", "pretrain.prompt_drop"),
         ("dmd.batch_size=0", "dmd.batch_size"),
         ("dmd.steps=0", "dmd.steps"),
+        ("dmd.student_lr=.inf", "dmd.student_lr"),
         ("ode.pairs=0", "ode.pairs"),
         ("buffer.policy=keep", "buffer.policy"),
         ("buffer.bad_share=1", "buffer.bad_share"),
@@ -71,55 +110,65 @@ def test_every_shipped_preset_is_valid(preset):
         ("cluster.timeout_s=.inf", "cluster.timeout_s"),
         ("cluster.slow_factor=.nan", "cluster.slow_factor"),
         ("cluster.weight_transport=nccl", "cluster.weight_transport"),
+        ("cluster.rollout_actors=0", "cluster.rollout_actors"),
         ("learner.dtype=float16", "learner.dtype"),
         ("checkpoint.keep=0", "checkpoint.keep"),
-        ("dmd.student_lr=.inf", "dmd.student_lr"),
-        ("cluster.rollout_actors=0", "cluster.rollout_actors"),
+        ("stage=ode,dmd", "stage"),
         ("wandb.mode=on", "wandb.mode"),
+        ("run_dir=", "run_dir"),
+        ("run_dir=''", "run_dir"),
         ("nonsense", "nonsense"),
-        ("+foo=1", "+foo=1"),
+        ("+foo=1", "+foo"),
         ("~seed", "~seed"),
         ("--hlep", "--hlep"),
-        ("run_dir=", "run_dir= has no value; write run_dir=VALUE, or leave it out"),
-        (
-            "cluster.learner_labels=role=learner",
-            '"cluster.learner_labels=role=learner" cannot be read; write key=value, ',
-        ),
-        ("cluster.learner_labels={role:}", "cannot be read; write key=value, a list as [1,2], a mapping as {role: lea"),
-        ("cluster.learner_labels=role:learner", "is no mapping; write cluster.learner_labels={name: value}"),
-        ("stage=ode,dmd", "stage=ode,dmd has several values; write 'stage=[ode,dmd]'"),
-        ("cluster.rollout_labels={role:[a]}", "cluster.rollout_labels.role: Cannot convert 'list' to string"),
-        ("window.law=beta(1", '"window.law=beta(1" cannot be read'),
-        ("window.law=beta(-1,1)", "beta(-1, 1)"),
+        ("dmd=3", "dmd"),
+        ("cluster.learner_labels=role=learner", "cluster.learner_labels"),
+        ("cluster.learner_labels={role:}", "cluster.learner_labels"),
+        ("cluster.learner_labels=role:learner", "cluster.learner_labels"),
+        ("cluster.learner_labels.role=learner", "cluster.learner_labels.role"),
+        ("cluster.rollout_labels={role:[a]}", "cluster.rollout_labels"),
+        ("preset=scan", "preset"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line_that_names_the_key(argument, named):
-    with pytest.raises(ValueError) as caught:
-        settings.load([argument])
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+def test_a_mistake_in_one_argument_names_its_key(argument, key):
+    assert key in rejected(argument)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("argument", "suggested"),
     [
-        (["group.members=1"], "group.members is 1; one alone has nobody to be better than"),
-        (["reward.terms={continuity:-1}"], "reward.terms.continuity is -1"),
-        (["group.noise=one", "group.transitions=all"], "set group.transitions=one, or noise=first"),
-        (["group.noise=shared"], 'group.noise is "shared"'),
-        (["group.transitions=two"], 'group.transitions is "two"'),
-        (["grpo.groups=5"], "grpo.groups = 5 does not divide into grpo.minibatches = 2"),
-        (["grpo.dmd_noising=new"], 'grpo.dmd_noising is "new"'),
-        (["reward.finest_scale=6"], "reward.finest_scale is 6; it must be 0 to 5"),
-        (["reward.flow=raft"], "reward.flow is raft, but reward.raft_weights is not set"),
-        (["sentinel.action=warn"], 'sentinel.action is "warn"'),
+        ("rollout.frame=9", "rollout.frames=9"),
+        ("dmd.student_rl=1", "dmd.student_lr=1"),
+        ("sed=1", "seed=1"),
+        ("widow.frames=9", "window.frames=9"),
+        ("preset=smok", "preset=smoke"),
+        ("window=beta_erly", "window=beta_early"),
+        ("cluster=h100-8", "cluster=h100_8"),
     ],
 )
-def test_a_mistake_in_stage_grpo_is_answered_in_one_line_that_names_value_and_key(arguments, named):
-    with pytest.raises(ValueError) as caught:
-        settings.load(["stage=grpo", "buffer.windows=32", *arguments])
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+def test_the_nearest_key_or_choice_is_suggested(argument, suggested):
+    with pytest.raises(ConfigError) as error:
+        settings.load([argument])
+    assert error.value.key == argument.partition("=")[0] and suggested in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["group.members=1"], "group.members"),
+        (["reward.terms={continuity:-1}"], "reward.terms"),
+        (["group.noise=one", "group.transitions=all"], "group.transitions"),
+        (["group.noise=shared"], "group.noise"),
+        (["group.transitions=two"], "group.transitions"),
+        (["grpo.groups=5"], "grpo.groups"),
+        (["grpo.dmd_noising=new"], "grpo.dmd_noising"),
+        (["reward.finest_scale=6"], "reward.finest_scale"),
+        (["reward.flow=raft"], "reward.flow"),
+        (["sentinel.action=warn"], "sentinel.action"),
+    ],
+)
+def test_a_mistake_in_stage_grpo_names_its_key(arguments, key):
+    assert key in rejected("stage=grpo", "buffer.windows=32", *arguments)
 
 
 def checked(run_dir, *arguments):
@@ -151,17 +200,17 @@ def test_a_folder_with_other_things_in_it_is_never_taken_over(tmp_path):
 
 
 def test_missing_and_truncated_weights_are_refused_before_anything_starts(tmp_path):
-    with pytest.raises(ValueError, match=r"teacher=.*none\.safetensors does not exist"):
+    with pytest.raises(ValueError, match=r"teacher=.*none\.safetensors"):
         checked(tmp_path / "run", f"teacher={tmp_path}/none.safetensors", "stage=ode")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
-    with pytest.raises(ValueError, match=r"init=.*cut\.safetensors is no whole safetensors file"):
+    with pytest.raises(ValueError, match=r"init=.*cut\.safetensors"):
         checked(tmp_path / "run", f"init={tmp_path}/cut.safetensors", "stage=dmd")
     assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_do_not_fit_the_network_are_refused_before_anything_starts(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors does not fit the network: it lacks .* change init"):
+    with pytest.raises(ValueError, match=r"init=.*other\.safetensors"):
         checked(tmp_path / "run", f"init={tmp_path}/other.safetensors", "stage=dmd")
     assert not (tmp_path / "run").exists()
 
@@ -170,13 +219,13 @@ def test_a_damaged_result_of_a_finished_stage_is_refused(tmp_path):
     checked(tmp_path / "run")
     (tmp_path / "run/ode/checkpoints").mkdir(parents=True)
     (tmp_path / "run/ode/student.safetensors").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"run_dir=.*ode/student\.safetensors is no whole safetensors file"):
+    with pytest.raises(ValueError, match=r"run_dir=.*ode/student\.safetensors"):
         checked(tmp_path / "run", "stage=dmd")
 
 
 @pytest.mark.parametrize("argument", ["student.height=24", "student.horizon_frames=24"])
 def test_what_the_tiny_world_cannot_honour_is_refused(tmp_path, argument):
-    with pytest.raises(ValueError, match=rf"{argument.partition('=')[0]} is .* in the tiny world"):
+    with pytest.raises(ValueError, match=rf"^{argument.partition('=')[0]}"):
         checked(tmp_path / "run", argument)
 
 
@@ -191,7 +240,7 @@ def test_two_commands_are_never_at_work_in_one_folder(tmp_path):
 def test_a_second_teacher_in_a_folder_whose_students_had_another_is_refused(tmp_path):
     checked(tmp_path / "run", "stage=ode")
     (tmp_path / "run/ode").mkdir()
-    with pytest.raises(ValueError, match="already has ode of another teacher"):
+    with pytest.raises(ValueError, match=r"run_dir=.*ode"):
         checked(tmp_path / "run")
 
 
@@ -214,7 +263,7 @@ def test_a_run_keeps_the_teacher_it_has_trained_when_a_later_command_leaves_that
 
 
 def test_stage_dmd_without_a_student_says_where_to_get_one(tmp_path):
-    with pytest.raises(ValueError, match="run stage ode before it, or give init="):
+    with pytest.raises(ValueError, match="init"):
         checked(tmp_path / "run", "stage=dmd")
 
 
@@ -223,18 +272,18 @@ ON_A_GPU = ["reward.flow=raft", "cluster.reward_gpus=1"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "fault"),
     [
-        ([WATCHED, "reward.terms={rewards.nothing.Here:1.0}"], r"rewards\.nothing\.Here cannot be imported"),
-        ([WATCHED, "reward.terms={math.pi:1.0}"], r"math\.pi is float; it must be a callable"),
+        ([WATCHED, "reward.terms={rewards.nothing.Here:1.0}"], r"rewards\.nothing\.Here"),
+        ([WATCHED, "reward.terms={math.pi:1.0}"], r"math\.pi"),
         ([WATCHED, "reward.flow=raft", "cluster.reward_gpus=1"], "reward.raft_weights"),
         ([WATCHED, "reward.flow=raft", "reward.raft_weights=none.pth"], "cluster.reward_gpus"),
         ([WATCHED, *ON_A_GPU, "reward.raft_weights=none.pth"], r"raft_weights=.*none\.pth.*raft_large"),
-        ([WATCHED, "grpo.init=none.safetensors"], r"grpo\.init=.*none\.safetensors does not exist"),
+        ([WATCHED, "grpo.init=none.safetensors"], r"grpo\.init=.*none\.safetensors"),
     ],
 )
-def test_what_stage_grpo_lacks_is_found_before_anything_starts(tmp_path, arguments, said):
-    with pytest.raises(ValueError, match=said) as caught:
+def test_what_stage_grpo_lacks_is_found_before_anything_starts(tmp_path, arguments, fault):
+    with pytest.raises(ValueError, match=fault) as caught:
         checked(tmp_path / "run", "stage=grpo", *arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -268,29 +317,10 @@ def test_the_critic_of_stage_grpo_is_the_one_that_knows_its_student_and_where_th
     assert not capsys.readouterr().err, "there is no critic to be told of"
     save_weights(load_file(shipped / "critic_uniform.safetensors"), own.with_name("critic.safetensors"), {})
     assert critic(f"grpo.init={own}") == Source(own.with_name("critic.safetensors"), "grpo.critic")
-    with pytest.raises(ValueError, match=r"grpo\.critic=.*none\.safetensors does not exist"):
+    with pytest.raises(ValueError, match=r"grpo\.critic=.*none\.safetensors"):
         critic("grpo.critic=none.safetensors")
     torch.save({"generator": load_file(own), "critic": load_file(shipped / "teacher.safetensors")}, tmp_path / "sf.pt")
     assert critic(f"grpo.init={own}", f"grpo.critic={tmp_path}/sf.pt").part == "critic"
     torch.save({"generator": load_file(own)}, tmp_path / "without.pt")
-    with pytest.raises(ValueError, match=r"grpo\.critic=.*without\.pt has no critic; networks in it: generator"):
+    with pytest.raises(ValueError, match=r"grpo\.critic=.*without\.pt.*generator"):
         critic(f"grpo.critic={tmp_path}/without.pt")
-
-
-@pytest.mark.parametrize(("script", "schema"), [("train.py", Config), ("tune.py", Scan), ("demo.py", Config)])
-def test_help_lists_every_key_and_waits_for_no_torch(script, schema):
-    command = [sys.executable, "-X", "importtime", script, "--help"]
-    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0
-    for name, _, doc in settings.all_keys(schema):
-        assert name in shown.stdout and doc in shown.stdout
-    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    assert "cluster.config.run_config" in imported and not imported & {"torch", "ray", "hydra"}
-
-
-def test_a_mistake_at_the_terminal_ends_with_status_2_and_no_traceback(tmp_path):
-    command = [sys.executable, "train.py", f"run_dir={tmp_path}/run", "rollout.frames=7"]
-    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
-    assert shown.returncode == 2
-    assert shown.stderr.count("\n") == 1 and "rollout.frames" in shown.stderr
-    assert not (tmp_path / "run").exists()

@@ -10,12 +10,12 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-import convert
 from models.checkpoints.weight_files import check_weights, save_weights
 from models.checkpoints.weight_names import to_original
 from models.network_config import TINY
 from models.wan.network import Wan
 from settings.compose import ROOT
+from tests.fakes.commands import mistake, run_script
 
 NEVER = Path(tempfile.mkdtemp()) / "never"
 """A place at which nothing may ever be written."""
@@ -26,14 +26,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, ROOT / "convert.py", *arguments], capture_output=True, text=True, check=False
     )
-
-
-def refusal(capsys, *arguments: str) -> str:
-    """The one line on the terminal; the status of a user's mistake."""
-    assert convert.main(arguments) == 2
-    shown = capsys.readouterr()
-    assert shown.err.count("\n") == 1 and shown.err.startswith("convert.py: ")
-    return shown.err
 
 
 @pytest.fixture
@@ -59,7 +51,7 @@ def test_the_command_makes_of_a_pt_a_folder_that_diffusers_reads(self_forcing, t
 
 def test_the_part_that_is_asked_for_is_written(self_forcing, tmp_path, capsys):
     out = tmp_path / "generator.safetensors"
-    assert convert.main([f"source={self_forcing}", "part=generator", f"out={out}", "format=diffusers"]) == 0
+    assert run_script("convert.py", f"source={self_forcing}", "part=generator", f"out={out}", "format=diffusers") == 0
     assert out.is_file() and capsys.readouterr().out.endswith(f"wrote {out}\n")
     student = load_file(STUDENT)
     assert all(torch.equal(tensor, student[name] + 1) for name, tensor in load_file(out).items())
@@ -73,7 +65,7 @@ def test_a_lora_is_merged_with_its_strength(tmp_path):
     lora = tmp_path / "lora.safetensors"
     save_file({f"transformer.{layer}.{side}.weight": matrix for side, matrix in matrices.items()}, lora)
     arguments = [f"source={STUDENT}", f"lora={lora}", "lora_strength=0.25", "format=original", f"out={out}"]
-    assert convert.main(arguments) == 0
+    assert run_script("convert.py", *arguments) == 0
     student = load_file(STUDENT)
     student[f"{layer}.weight"] += 0.5
     written = load_file(out)
@@ -91,43 +83,43 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "key"),
     [
-        ([], "source is missing; give source=PATH"),
-        (["source=x"], "out is missing"),
-        (["source=x", "out=y", "--force"], '"--force" cannot be read'),
-        (["source=x", "out=y", "name=z"], 'name is no key of convert.py'),
-        (["source=x", "out=y", "format=gguf"], "format=gguf is not known; set format to diffusers or original"),
-        (["source=x", "out=y.pt", "format=original"], "out=y.pt is no kind of file that is written; end it in .sa"),
-        (["source=x", "out=y", "dtype=int8"], "dtype=int8 is not known"),
-        (["source=x", "out=y", "shard_gb=big"], "shard_gb=big cannot be read; write a number"),
-        (["source=x", "out=y", "shard_gb=0"], "shard_gb is 0.0"),
-        (["source=x", "out=y", "shard_gb=nan"], "shard_gb is nan"),
-        (["source=x", "out=y", "lora_strength=inf"], "lora_strength is inf"),
-        (["source=/nowhere.safetensors", f"out={NEVER}"], "source=/nowhere.safetensors does not exist"),
-        ([f"source={STUDENT}", f"out={NEVER}", "part=critic"], "leave part=critic out"),
-        ([f"source={STUDENT}", f"out={NEVER}", "lora=/nowhere.safetensors"], "lora=/nowhere.safetensors does not"),
-        ([f"source={STUDENT}", f"out={NEVER}", "model=wan_1_3b"], "does not fit the network: it lacks"),
-        ([f"source={STUDENT}", f"out={NEVER}", "model=/nowhere.json"], "model=/nowhere.json is none of tiny"),
-        ([f"source={STUDENT}", f"out={NEVER}", "model=wan_1_3b"], "change model or source"),
-        ([f"source={STUDENT}", "out=/proc/xx"], "out=/proc/xx cannot be written (No such file or directory)"),
-        (["source=~nouser/x", f"out={NEVER}"], "source=~nouser/x begins with the home folder of nobody here"),
-        ([f"source={STUDENT}", f"out={ROOT}"], "exists and is never overwritten"),
-        ([f"source={STUDENT}", f"out={STUDENT}/x"], "cannot be written"),
-        ([f"source={STUDENT}", f"out=/tmp/{'n' * 300}"], "cannot be written (File name too long); change out"),
+        ([], "source"),
+        (["source=x"], "out"),
+        (["source=x", "out=y", "--force"], "--force"),
+        (["source=x", "out=y", "name=z"], "name=z"),
+        (["source=x", "out=y", "format=gguf"], "format=gguf"),
+        (["source=x", "out=y.pt", "format=original"], "out=y.pt"),
+        (["source=x", "out=y", "dtype=int8"], "dtype=int8"),
+        (["source=x", "out=y", "shard_gb=big"], "shard_gb=big"),
+        (["source=x", "out=y", "shard_gb=0"], "shard_gb=0.0"),
+        (["source=x", "out=y", "shard_gb=nan"], "shard_gb=nan"),
+        (["source=x", "out=y", "lora_strength=inf"], "lora_strength=inf"),
+        (["source=/nowhere.safetensors", f"out={NEVER}"], "source=/nowhere.safetensors"),
+        ([f"source={STUDENT}", f"out={NEVER}", "part=critic"], "source="),
+        ([f"source={STUDENT}", f"out={NEVER}", "lora=/nowhere.safetensors"], "lora=/nowhere.safetensors"),
+        ([f"source={STUDENT}", f"out={NEVER}", "model=wan_1_3b"], "model"),
+        ([f"source={STUDENT}", f"out={NEVER}", "model=/nowhere.json"], "model=/nowhere.json"),
+        ([f"source={STUDENT}", "out=/proc/xx"], "out=/proc/xx"),
+        (["source=~nouser/x", f"out={NEVER}"], "source=~nouser/x"),
+        ([f"source={STUDENT}", f"out={ROOT}"], "out="),
+        ([f"source={STUDENT}", f"out={STUDENT}/x"], "out="),
+        ([f"source={STUDENT}", f"out=/tmp/{'n' * 300}"], "out="),
     ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_with_the_key(capsys, arguments, said):
-    assert said in refusal(capsys, *arguments)
+)
+def test_a_mistake_is_one_line_with_the_key(capsys, arguments, key):
+    line = mistake(capsys, "convert.py", *arguments)
+    assert line.startswith(key), line
     assert not NEVER.exists()
 
 
-def test_a_network_that_nobody_knows_is_refused_by_how_it_differs_from_the_nearest(capsys, tmp_path):
+def test_a_network_that_is_not_known_is_described_by_how_it_differs_from_the_nearest(capsys, tmp_path):
     tensors = load_file(STUDENT)
     del tensors["proj_out.bias"]
     save_weights(tensors, tmp_path / "w.safetensors", {})
-    said = refusal(capsys, f"source={tmp_path}/w.safetensors", f"out={tmp_path}/out")
-    assert "fits none of tiny, " in said and "as tiny it lacks proj_out.bias; set model to its config.json" in said
+    line = mistake(capsys, "convert.py", f"source={tmp_path}/w.safetensors", f"out={tmp_path}/out")
+    assert line.startswith(f"source={tmp_path}/w.safetensors") and " tiny " in line and "proj_out.bias" in line
 
 
 class Code:
@@ -138,59 +130,59 @@ class Code:
 
 
 @pytest.mark.parametrize(
-    ("name", "write", "said"),
+    ("name", "write"),
     [
-        ("w.safetensors", lambda path: path.write_bytes(STUDENT.read_bytes()[:-1000]), "copy or download it again"),
-        ("w.safetensors", lambda path: path.write_text("404: not found"), "is no whole safetensors file"),
-        ("w.pt", lambda path: torch.save({"generator": Code()}, path), "mkdir), which could run code, and was not"),
-        ("w.pt", lambda path: path.write_bytes(b"PK\3\4"), "cannot be read"),
+        ("w.safetensors", lambda path: path.write_bytes(STUDENT.read_bytes()[:-1000])),
+        ("w.safetensors", lambda path: path.write_text("404: not found")),
+        ("w.pt", lambda path: torch.save({"generator": Code()}, path)),
+        ("w.pt", lambda path: path.write_bytes(b"PK\3\4")),
     ],
 )
-def test_a_source_that_is_damaged_or_holds_code_is_refused_and_nothing_of_it_is_run(
-    name, write, said, capsys, tmp_path
-):
+def test_a_source_that_is_damaged_or_holds_code_is_refused_and_nothing_of_it_is_run(name, write, capsys, tmp_path):
     write(tmp_path / name)
-    assert said in refusal(capsys, f"source={tmp_path}/{name}", f"out={tmp_path}/out")
+    line = mistake(capsys, "convert.py", f"source={tmp_path}/{name}", f"out={tmp_path}/out")
+    assert line.startswith(f"source={tmp_path}/{name}")
     assert not NEVER.exists() and not (tmp_path / "out").exists()
 
 
 def test_the_config_beside_the_source_decides_which_network_it_is(tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
-    assert convert.main([f"source={STUDENT}", f"out={first}", "format=original"]) == 0
+    assert run_script("convert.py", f"source={STUDENT}", f"out={first}", "format=original") == 0
     assert load_file(first / "diffusion_pytorch_model.safetensors").keys() == {
         to_original(n) for n in load_file(STUDENT)
     }
-    said = f"wrote {first}, a folder with config.json (one file: end out in .safetensors)\n"
-    assert capsys.readouterr().out.endswith(said)
+    assert f"wrote {first}" in capsys.readouterr().out
     text = (first / "config.json").read_text().replace('"num_heads": 4', '"num_heads": 8')
     (first / "config.json").write_text(text)
-    assert convert.main([f"source={first}", f"out={second}"]) == 0
+    assert run_script("convert.py", f"source={first}", f"out={second}") == 0
     assert WanTransformer3DModel.load_config(second)["num_attention_heads"] == 8
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((1, 1, 1, 1, 1, 1, 1, 1, 1, 1)))
-    said = refusal(capsys, f"source={STUDENT}", f"out={tmp_path}/out")
-    assert "needs 0.00277 GB, and 1e-09 GB are free there; change out" in said and not list(tmp_path.iterdir())
+    line = mistake(capsys, "convert.py", f"source={STUDENT}", f"out={tmp_path}/out")
+    assert line.startswith(f"out={tmp_path}/out: ") and "0.00277 GB" in line and "1e-09 GB" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_fills_up_on_the_way_is_said_with_the_cure_and_left_as_it_was(capsys, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     try:
-        said = refusal(capsys, f"source={STUDENT}", f"out={tmp_path}/out")
+        line = mistake(capsys, "convert.py", f"source={STUDENT}", f"out={tmp_path}/out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "/out cannot be written (File too large), nothing was left; make room, or change out" in said
+    assert line.startswith(f"out={tmp_path}/out: ") and "File too large" in line
     assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path):
     out = tmp_path / "out"
     script = (
-        "import os, sys, convert, models.checkpoints.writing as writing\n"
+        "import os, models.checkpoints.writing as writing\n"
+        "from tests.fakes.commands import run_script\n"
         "writing.flush = lambda path: os.kill(os.getpid(), 9)\n"
-        f"convert.main(['source={self_forcing}', 'out={out}'])"
+        f"run_script('convert.py', 'source={self_forcing}', 'out={out}')"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == -9 and not out.exists()

@@ -9,18 +9,19 @@ import pytest
 import demo
 import settings
 from cluster.launch import launch, preflight
+from reports import demo_report
 from settings.compose import ROOT
 
 
 @pytest.mark.slow
 def test_the_demo_leaves_a_summary_and_a_report_and_does_nothing_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "VIDEOS", 2)
+    monkeypatch.setattr(demo_report, "VIDEOS", 2)
     short = ["ode.steps=2", "ode.pairs=4", "ode.first_pairs=4", "dmd.steps=1", "rollout.frames=24"]
     config = settings.load(["cluster=inline", f"run_dir={tmp_path}/demo", *short], preset="demo")
     for _ in range(2):
         preflight(config)
         launch(demo.loop, config)
-    demo.write_up(config)
+    demo.main(config)
     summary = json.loads((tmp_path / "demo/summary.json").read_text())
     assert summary["commit"] and {"ode", "prefix_1", "uniform"} <= set(summary["seconds"])
     for name in ("prefix_1", "uniform"):

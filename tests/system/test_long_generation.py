@@ -9,11 +9,11 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-import generate
 import models.wan.network
 from models.wan.rope import rotary_positions
 from models.worlds.tiny_judge import judge
 from models.worlds.tiny_world import PROMPTS
+from tests.fakes.commands import run_script
 
 ROWS = 1024
 """Of the table of diffusers and of the original code."""
@@ -26,10 +26,8 @@ def videos(folder: Path, frames: int) -> Tensor:
     """What generate.py makes, [B T 3 12 12] in [0, 1]: every prompt with every seed, prompts first."""
     folder.mkdir()
     (folder / "prompts.txt").write_text("\n".join(CHOSEN))
-    assert generate.main([
-        "preset=tiny", f"prompts={folder}/prompts.txt", f"seeds={list(SEEDS)}", "batch=16", f"seconds={frames / 16}",
-        f"out={folder}/videos",
-    ]) == 0  # fmt: skip
+    arguments = [f"prompts={folder}/prompts.txt", f"seeds={list(SEEDS)}", "batch=16", f"seconds={frames / 16}"]
+    assert run_script("generate.py", "preset=tiny", *arguments, f"out={folder}/videos") == 0
     return torch.stack([filmed(path) for path in sorted((folder / "videos").iterdir())])
 
 

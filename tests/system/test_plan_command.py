@@ -12,6 +12,7 @@ from cluster.config.plan_config import PlanConfig
 from cluster.planning.cost_table import find_costs, pace
 from cluster.planning.plan_report import assumptions, report, video_s
 from cluster.planning.pool_sizes import cheapest, sizes
+from tests.fakes.commands import mistake
 
 EIGHT = ["preset=wan_1_3b", "plan.learner_gpus=8", "plan.updates=20", "dmd.steps=40"]
 NOTED = "import atexit, sys; atexit.register(lambda: print('{}' in sys.modules)); "
@@ -23,10 +24,10 @@ def typed(*arguments, code=""):
 
 
 def test_it_answers_how_many_rollout_gpus_in_a_sentence_marks_the_row_and_draws_it(tmp_path, capsys):
-    plan.main([*EIGHT, "rollout.frames=402", f"plan.plot={tmp_path}/plan.png"])
+    plan.main(plan.read_plan([*EIGHT, "rollout.frames=402", f"plan.plot={tmp_path}/plan.png"]))
     text = capsys.readouterr().out
-    settled, config = plan.read_arguments([*EIGHT, "rollout.frames=402"])
-    best = cheapest(sizes(config, pace(find_costs(settled, config), config), settled, lambda what: None))
+    run = plan.read_plan([*EIGHT, "rollout.frames=402"])
+    best = cheapest(sizes(run, pace(find_costs(run.plan, run), run), run.plan, lambda what: None))
     asked, found = (
         "Horizons of 100 s (402 latent frames) on 8 GPUs for the learner",
         f"want {best.rollout_gpus} GPUs for",
@@ -74,43 +75,36 @@ def test_a_horizon_is_as_long_as_its_video():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "key"),
     [
-        (["plan.learner_gpus=0"], "plan.learner_gpus is 0"),
-        (["plan.learner_gpus=5"], "ode.batch_size = 64 does not divide over plan.learner_gpus = 5; make it a multiple"),
-        (["plan.learner_gpus=4", "cluster.learner_ranks=8"], "plan.learner_gpus=4 and cluster.learner_ranks=8 differ"),
-        (["plan.rollout_gpus=7"], "plan.rollout_gpus: "),
-        (["plan.blocks=3"], "plan.blocks: Key 'blocks' not in 'PlanConfig'; --help lists every key"),
-        (["plan.block_s=fast"], "plan.block_s: Value 'fast'"),
-        (["plan.block_s"], '"plan.block_s" cannot be read; write key=value'),
-        (["rollout.frame=9"], "--help lists every key"),
-        (["device_name=b300"], 'device_name is "b300"; set it to one of h100'),
-        (["learner.checkpoint_activations=false"], "set learner.checkpoint_activations=true"),
-        (["stage=ode"], "stage is ['ode'], and it is stage dmd that has two halves to plan"),
-        (
-            ["cluster=h100_8", "cluster.learner_ranks=8"],
-            "need 16 (2 nodes of 8); lower plan.learner_gpus, or choose a la",
-        ),
-        (["plan.costs=~nouser/m.jsonl"], "plan.costs=~nouser/m.jsonl begins with the home folder of nobody here"),
-        (["plan.costs=/not/here.jsonl"], "plan.costs=/not/here.jsonl cannot be read"),
-        (["plan.plot=/not/here/plan.png"], "plan.plot=/not/here/plan.png: there is no folder /not/here; make it"),
+        (["plan.learner_gpus=0"], "plan.learner_gpus"),
+        (["plan.learner_gpus=5"], "ode.batch_size"),
+        (["plan.learner_gpus=4", "cluster.learner_ranks=8"], "plan.learner_gpus"),
+        (["plan.rollout_gpus=7"], "plan.rollout_gpus"),
+        (["plan.blocks=3"], "plan.blocks"),
+        (["plan.block_s=fast"], "plan.block_s"),
+        (["plan.block_s"], "plan.block_s"),
+        (["rollout.frame=9"], "rollout.frame"),
+        (["device_name=b300"], "device_name"),
+        (["learner.checkpoint_activations=false"], "learner.checkpoint_activations"),
+        (["stage=ode"], "stage"),
+        (["cluster=h100_8", "cluster.learner_ranks=8"], "cluster"),
+        (["plan.costs=~nouser/m.jsonl"], "plan.costs"),
+        (["plan.costs=/not/here.jsonl"], "plan.costs"),
+        (["plan.plot=/not/here/plan.png"], "plan.plot"),
     ],
 )
-def test_a_mistake_is_said_in_one_line_with_the_key(arguments, said):
-    with pytest.raises(ValueError) as found:
-        plan.main(["preset=wan_1_3b", *arguments])
-    assert said in str(found.value) and "\n" not in str(found.value)
+def test_a_mistake_is_one_line_with_the_key(arguments, key, capsys):
+    line = mistake(capsys, "plan.py", "preset=wan_1_3b", *arguments)
+    assert key in line, line
 
 
-def test_a_mistake_ends_with_status_2_in_one_line_and_ray_is_not_imported():
-    shown = typed("preset=tiny", "plan.learner_gpus=0", code=NOTED.format("ray"))
-    assert shown.returncode == 2 and shown.stdout == "False\n"
-    assert shown.stderr == "plan.py: plan.learner_gpus is 0; it must be above 0 and finite\n"
+def test_ray_is_not_imported():
+    shown = typed("preset=tiny", "plan.updates=2", "plan.rollout_gpus=[1]", code=NOTED.format("ray"))
+    assert shown.returncode == 0 and shown.stdout.endswith("False\n")
 
 
-def test_help_names_every_key_and_waits_for_no_torch():
-    shown = typed("--help", code=NOTED.format("torch"))
-    assert shown.returncode == 0 and all(
-        f"  {name} " in shown.stdout for name, _, _ in settings.all_keys(PlanConfig, "plan.")
-    )
-    assert "rollout.frames=402" in shown.stdout and shown.stdout.endswith("False\n")
+def test_help_names_the_keys_of_the_plan_and_waits_for_no_torch():
+    shown = typed("--help", "plan", code=NOTED.format("torch"))
+    assert shown.returncode == 0 and all(f"  {name} " in shown.stdout for name in settings.keys_of(PlanConfig, "plan."))
+    assert shown.stdout.endswith("False\n")

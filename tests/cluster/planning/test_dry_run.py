@@ -233,7 +233,7 @@ def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path)
     """As a user types it. A network of this size would take 5.7 GB."""
     script = (
         "import resource, sys, settings\n"
-        "try:\n    settings.run(None, 'tiny')\n"
+        "try:\n    settings.run_loop(None, settings.load(sys.argv[1:]))\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "import ray\nassert not ray.is_initialized()\n"
         "print('KB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"

@@ -7,16 +7,16 @@ import sys
 import pytest
 
 ENDLESS = """
-from models.terminal import readable_in_part
-with readable_in_part():
+import settings
+with settings.user_errors():
     while True:
         print("a line of a long report")
 """
 HELP = """
-import sys
-from models.terminal import answer_help
+import sys, settings
+from rewards.reward_config import RewardConfig
 sys.argv.append("--help")
-answer_help(lambda: "a page")
+settings.command(None, RewardConfig, "a page")
 """
 
 

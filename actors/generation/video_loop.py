@@ -1,0 +1,142 @@
+"""Generate the videos of a job, batch by batch: stream latents, decode, write, show progress."""
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from actors.generation.generation_config import PIPE
+from actors.generation.job import Job, PlannedVideo
+from actors.generation.streaming import Scene, stream_latents
+from actors.generation.video_decoder import show_blocks
+from actors.generation.video_writer import FramePipe, Mp4File, VideoWriter
+from models.checkpoints.lora_files import attach_adapters
+from models.checkpoints.weight_files import load_weights
+from models.errors import StopsRun
+from models.noise import BlockNoise
+from models.wan.network import Wan
+
+
+class VideoEnded(StopsRun):
+    """End a video before its length: the reason, and where its frames lie."""
+
+    def __init__(self, reason: str, writers: Sequence[VideoWriter], status: int = 1):
+        kept = ", ".join(f"{writer.frames} frames are in {writer.name}" for writer in writers if writer.frames)
+        super().__init__(f"{reason}; {kept or 'no whole frame was written'}")
+        self.status = status
+
+
+class VideoMeter:
+    """Show frames, frames per second, time to the first frame and time left, on standard error. Use as a context."""
+
+    def __init__(self, frames: float):
+        """`frames` are video frames of all videos of a batch; infinite for a video without end."""
+        console = Console(stderr=True)
+        self.bar = Progress(
+            BarColumn(), TextColumn("{task.fields[line]}", markup=False), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.total, self.done = frames, 0
+        self.started_s = time.monotonic()
+        self.first = ""
+        self.task = self.bar.add_task("", total=None if math.isinf(frames) else frames, line="")
+
+    def __enter__(self) -> "VideoMeter":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def add(self, frames: int) -> None:
+        """Note that `frames` more have been written."""
+        self.done += frames
+        if not self.first:
+            self.first = f", first after {time.monotonic() - self.started_s:.2f} s"
+        self.bar.update(self.task, completed=self.done, line=self.line())
+
+    def line(self) -> str:
+        """Write the numbers in one line."""
+        rate = self.done / max(time.monotonic() - self.started_s, 1e-9)
+        total = "" if math.isinf(self.total) else f"/{self.total:.0f}"
+        return f"{self.done}{total} frames, {rate:.1f} frames/s{self.first}"
+
+
+def generate_videos(job: Job) -> None:
+    """Load the student and generate every video of the job.
+
+    Raises VideoEnded for a video that ends early; its frames stay. Raises ConfigError for damaged weights.
+    """
+    student = Wan(job.shape.wan)
+    load_weights(student, job.checkpoint, "checkpoint", adapters=None if job.config.lora_live else job.adapters)
+    if job.config.lora_live:
+        attach_adapters(student, job.adapters)
+    try:
+        student = student.to(job.device, job.dtype).eval()
+    except torch.OutOfMemoryError as error:
+        raise VideoEnded(f"device={job.device} has too little memory for the student; give another", ()) from error
+    if job.device.type == "cuda" if job.config.compile is None else job.config.compile:
+        student.compile_blocks()
+    pipe = None
+    if job.config.out == PIPE:  # frames alone: whatever else prints, in C too, goes to standard error
+        pipe = os.dup(1)
+        os.dup2(2, 1)
+    for first in range(0, len(job.videos), job.config.batch):
+        generate_batch(job, student, job.videos[first : first + job.config.batch], pipe)
+
+
+def generate_batch(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int | None) -> None:
+    """Generate `videos` at the same time. Raises VideoEnded."""
+    config, shape, codec = job.config, job.shape, job.world.codec
+    noise = BlockNoise([v.seed for v in videos], (shape.block_frames, *shape.frame_shape), job.device)
+    image = None if job.image is None else job.image.to(job.device).expand(len(videos), *job.image.shape)
+    rows, columns = (size * codec.space_stride * job.enlarge for size in (shape.height, shape.width))
+    writers: list[VideoWriter] = [
+        FramePipe(pipe) if video.path is None else Mp4File(video.path, config.fps, rows, columns) for video in videos
+    ]
+    try:
+        with ExitStack() as files, VideoMeter(len(videos) * config.frames) as meter:
+            for writer in writers:
+                files.callback(writer.close)
+
+            def show(frames: Tensor) -> None:  # [B T H W 3]; the last block may be longer than the video
+                left = config.frames - meter.done / len(videos)
+                shown = frames[:, : int(min(left, frames.shape[1]))]
+                for writer, video in zip(writers, shown.numpy(), strict=True):
+                    writer.write(video.repeat(job.enlarge, axis=1).repeat(job.enlarge, axis=2))
+                meter.add(len(videos) * shown.shape[1])
+
+            scenes = _scenes(job, videos)
+            latents = stream_latents(student, shape, scenes, noise, codec, config.frames, image, config.recache)
+            show_blocks(latents, codec, job.device, show)
+    except BrokenPipeError as error:
+        raise VideoEnded("nobody reads the pipe any more", writers) from error
+    except OSError as error:
+        reason = f"out={config.out} cannot be written ({error.strerror or error}); make room, or change out"
+        raise VideoEnded(reason, writers) from error
+    except torch.OutOfMemoryError as error:
+        smaller = f"lower batch={config.batch}" if config.batch > 1 else "lower height and width"
+        raise VideoEnded(f"the memory of device={job.device} is full; {smaller}", writers) from error
+    except KeyboardInterrupt as error:  # of another signal it carries the number
+        raise VideoEnded("stopped", writers, 128 + (error.args[0] if error.args else signal.SIGINT)) from error
+    print("\n".join(writer.name for writer in writers) + f": {meter.line()}", file=sys.stderr)
+
+
+def _scenes(job: Job, videos: Sequence[PlannedVideo]) -> list[Scene]:
+    """Encode the prompts of a batch, scene by scene, from the cache that `open_job` filled. Raises VideoEnded."""
+    scenes = []
+    try:
+        for together in zip(*(video.script for video in videos), strict=True):
+            text = job.world.encode_text([prompt for _, prompt in together])
+            scenes.append(Scene(round(together[0][0] * job.config.fps), text.to(job.device)))
+    except ValueError as error:
+        raise VideoEnded(str(error), (), 2) from error
+    return scenes

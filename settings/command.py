@@ -1,0 +1,121 @@
+"""Run a command: help, arguments, errors in one line, exit statuses."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cluster.config.run_config import Config
+from cluster.errors import CannotStart
+from models.errors import StopsRun
+from settings.compose import ROOT, choices, read
+from settings.help import asked_help, help_page
+
+Options = TypeVar("Options")
+
+
+def command(
+    main: Callable[[Options], int | None],
+    schema: type,
+    usage: str,
+    reader: Callable[[Sequence[str]], Options] | None = None,
+    groups: Collection[str] | None = (),
+) -> None:
+    """Read the command line, give what it says to `main`, and exit with the status that `main` returns."""
+    try:
+        options = arguments(schema, usage, reader, groups)
+        with user_errors():
+            status = main(options)
+    except StopsRun as error:
+        status = _complain(error, error.status)
+    except KeyboardInterrupt as error:  # by Ctrl-C, or by another signal whose number it carries
+        status = _complain("stopped", 128 + (error.args[0] if error.args else signal.SIGINT))
+    sys.exit(status)
+
+
+def arguments(
+    schema: type,
+    usage: str,
+    reader: Callable[[Sequence[str]], Options] | None = None,
+    groups: Collection[str] | None = None,
+) -> Options:
+    """Read the command line with `reader`; answer --help, or a mistake in one line, and exit.
+
+    `groups` are those of conf/ that the command takes: all of them where it trains.
+    """
+    given = sys.argv[1:]
+    with user_errors():
+        topic = asked_help(given)
+        if topic is not None:
+            known = {group: names for group, names in choices().items() if groups is None or group in groups}
+            print(help_page(usage, schema, known, topic))
+        else:
+            return reader(given) if reader else read(given, schema)
+    sys.exit(0)
+
+
+def prepare_run(config: Config, joins: bool) -> None:
+    """Check that a run can start, claim its folder, and prepare its prompts. Raises ConfigError or CannotStart.
+
+    `joins` says whether it would join a running cluster: that must answer before the folder is claimed.
+    """
+    from cluster.launch import preflight, reach
+    from cluster.runs.run_prompts import check_prompts, prepare_prompts
+
+    check_prompts(config)
+    if joins:
+        reach(config)
+    preflight(config)
+    for line in prepare_prompts(config):
+        print(line, file=sys.stderr)
+
+
+def run_loop(loop: Callable, config: Config) -> Config:
+    """Run `loop(config, cluster, log)`, or print the plan for dry_run; returns the configuration that ran."""
+    with user_errors():
+        if config.dry_run:
+            from cluster.planning.dry_run import report
+
+            print(report(config), flush=True)
+            sys.exit(0)
+        prepare_run(config, joins=config.cluster.kind == "ray")
+    from cluster.launch import launch
+
+    with run_errors(config.run_dir):
+        return launch(loop, config)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the command in one line: with status 2 for a user's mistake, with 0 when `| head` has read enough."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
+        sys.exit(0)
+    except (ValueError, CannotStart) as error:
+        sys.exit(_complain(error, 2))
+
+
+@contextmanager
+def run_errors(run_dir: str) -> Iterator[None]:
+    """End the command in one line: with status 1 for a run that stops itself, with 130 for Ctrl-C."""
+    try:
+        yield
+    except StopsRun as error:
+        sys.exit(_complain(error, error.status))
+    except KeyboardInterrupt:
+        saved = any(Path(run_dir).rglob("checkpoints/step_*"))
+        following = "continues from the last checkpoint" if saved else "starts over: there is no checkpoint yet"
+        sys.exit(_complain(f"stopped; the same command {following} in {run_dir}", 130))
+
+
+def _complain(reason: Any, status: int) -> int:
+    path = Path(sys.argv[0]).resolve()  # of a module: python -m rewards.try
+    name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    print(f"{name.removesuffix('.py').replace('/', '.') if '/' in name else name}: {reason}", file=sys.stderr)
+    return status

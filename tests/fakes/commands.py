@@ -1,0 +1,28 @@
+"""Commands run in this process, as a shell would run them."""
+
+import runpy
+import sys
+
+from settings.compose import ROOT
+
+
+def run_script(script: str, *arguments: str) -> int:
+    """Run `python SCRIPT ARGUMENTS`, or `python -m MODULE ARGUMENTS`, without a process; returns the exit status."""
+    before, path = sys.argv, ROOT / (script if script.endswith(".py") else f"{script.replace('.', '/')}.py")
+    sys.argv = [str(path), *arguments]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+def mistake(capsys, script: str, *arguments: str) -> str:
+    """Run a command that must end with status 2 and one line; returns the line behind the command's name."""
+    capsys.readouterr()
+    assert run_script(script, *arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"{script}: ") and shown.err.count("\n") == 1 and len(shown.err) < 600, shown.err
+    return shown.err.removeprefix(f"{script}: ").rstrip("\n")
