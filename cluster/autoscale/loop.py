@@ -1,10 +1,11 @@
 """The pool's size while a run goes on: what is measured, what the controller makes of it, and who is told."""
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,36 @@ class Autoscaling:
             Reading("rollout pool", "windows that wait", self.clock(), {"windows": depth}),
             Reading("rollout pool", "learner waits", self.clock(), {"share": measured.waiting_share}),
         ]
+
+    async def run(
+        self,
+        buffer: WindowBuffer,
+        stage: str,
+        size: Callable[[], int],
+        resize: Callable[[int], Awaitable[None]],
+        note: Callable[[Look], None],
+    ) -> None:
+        """Look at the pool every `autoscale.every_s`, and give it the size that the controller decides.
+
+        `size` gives the actors that are asked for now; `note` is given every look.
+        """
+        while True:
+            await asyncio.sleep(self.config.autoscale.every_s)
+            before = size()
+            look = self.look(before, buffer, stage)
+            note(look)
+            if look.size != before:
+                await resize(look.size)
+            try:
+                await asyncio.to_thread(self.write, look.entry)  # shared storage may hang
+            except OSError as error:  # a look that cannot be read later is no reason to stop a run
+                note(
+                    replace(
+                        look,
+                        told=f"{FILE} of the run cannot be written ({error.strerror or error}); the pool goes on",
+                        readings=[],
+                    )
+                )
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append a look to the file."""

@@ -1,178 +1,106 @@
-"""Who waits for whom, and how long a window takes learner and actors: sums that the pool's size is decided by."""
+"""Time that learner and actors work and wait, as sums: the measurements that the pool's size is decided by."""
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from cluster.autoscale.controller import Measurements
 
 _REMEMBERED = 1000
 _DISPATCHES = 4
-"""Dispatches that an actor's seconds per window are taken over, at least: their last windows end where chance puts
-them."""
-WINDOWS = ("Window", "Group", "Trajectory")
-
-
-@dataclass
-class _Made:
-    """What an actor does with one dispatch."""
-
-    since: float | None
-    """None until it makes its first block: what a process does before (loading, compiling) it does once."""
-    windows: int = 0
+"""An actor's seconds per window are averaged over at least so many dispatches: their last windows end by chance."""
 
 
 class Meter:
-    """Of the coordinator's event loop. Levels (who waits, who is there) are summed over time, events by number."""
+    """Integrates levels over time and counts events. For one event loop.
+
+    Levels: `running` processes that supply the stage, `replacing` lost ones whose successors are not up yet, `busy`
+    and `starting` actors, `idle` actors that find no room in the buffer, `waiting` learner ranks, `scoring` groups, and
+    `held` GPUs (a process without one counts as one).
+    """
 
     def __init__(self, span_s: float, clock: Callable[[], float] = time.monotonic, scorers: int = 1):
         """`span_s`: over which to measure; `clock` gives seconds; `scorers`: reward processes."""
         self.span_s, self.clock, self.scorers = span_s, clock, scorers
-        self.waiting = 0
-        """Learner ranks that wait for windows."""
-        self.idle = 0
-        """Actors that wait for room."""
-        self.scoring = 0
-        """Groups that are being scored, or wait for a reward process."""
-        self.held: dict[int, frozenset[str]] = {}
-        """By slot whose process has a node: its GPUs. Where some share a GPU, it is held once."""
-        self.cost = 0
-        """GPUs that are held; a process without one counts as one."""
-        self.running: set[int] = set()
-        self.replaced: set[int] = set()
-        """Slots whose process was lost and whose next one is not there yet."""
-        self.working: dict[int, _Made] = {}
+        self.levels: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.advanced_s = clock()
         self.begin(1)
 
     def begin(self, windows_per_update: int) -> None:
-        """A stage begins: what was measured of another says nothing about it."""
-        self._advance()
+        """Begin a stage: measurements of another say nothing about it."""
         self.windows_per_update, self.left_to_warm, self.warm = windows_per_update, windows_per_update, False
-        self.running, self.replaced, self.working = set(), set(), {}
-        self.began, self.history = Counter(self.sums), self._fresh()
-
-    def _fresh(self) -> deque[Counter[str]]:
-        return deque([Counter(self.sums)], maxlen=_REMEMBERED)
+        self.began = self.totals()
+        self.history = deque([self.began], maxlen=_REMEMBERED)
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def learner_waits(self) -> Iterator[None]:
-        """Time a block in which a rank waits for windows; several that wait together count once."""
-        with self._counted("waiting"):
-            yield
-
-    @contextmanager
-    def finds_no_room(self) -> Iterator[None]:
-        """Time a block in which an actor waits for room in the buffer."""
-        with self._counted("idle"):
-            yield
-
-    @contextmanager
-    def scores(self) -> Iterator[None]:
-        """Time a block in which a group is scored, the wait for a reward process included."""
-        with self._counted("scoring"):
-            yield
-
-    @contextmanager
-    def _counted(self, who: str) -> Iterator[None]:
+    def change(self, by: Mapping[str, int]) -> None:
+        """Add to levels."""
         self._advance()
-        setattr(self, who, getattr(self, who) + 1)
+        self.levels.update(by)
+
+    def hold(self, gpus: int) -> None:
+        """Set how many GPUs the pool holds: a process is paid for from its node on, whether it starts or works."""
+        self._advance()
+        self.levels["held"] = gpus
+
+    @contextmanager
+    def timed(self, level: str) -> Iterator[None]:
+        """Raise a level by one inside a block; of `waiting` ranks, several together count once."""
+        self.change({level: 1})
         try:
             yield
         finally:
-            self._advance()
-            setattr(self, who, getattr(self, who) - 1)
+            self.change({level: -1})
 
     def taken(self, windows: int) -> None:
-        """The learner gets windows. With its second update it is warm: what it loads and compiles, it does once."""
+        """Count windows that the learner gets. From its second update on it is warm: it has loaded and compiled."""
         if windows and not self.warm and self.left_to_warm <= 0:
             self.warm = True
-            self._advance()
-            self.history = self._fresh()
+            self.history = deque([self.totals()], maxlen=_REMEMBERED)
         self.left_to_warm -= windows
         self.sums["taken"] += windows
 
-    def placed(self, slot: int, gpus: Collection[str]) -> None:
-        """The process of a slot has a node: it is paid for, whether it starts or works. `gpus`: named like no other."""
-        self._advance()
-        self.held[slot] = frozenset(gpus)
-        self._count_cost()
-
-    def _count_cost(self) -> None:
-        self.cost = len(frozenset().union(*self.held.values())) + sum(not gpus for gpus in self.held.values())
-
-    def there(self, slot: int) -> None:
-        """The process of a slot can work."""
-        self._advance()
-        self.running.add(slot)
-        self.replaced.discard(slot)
-
-    def gone(self, slot: int, replaced: bool) -> None:
-        """The process of a slot is no more; another was asked for if it is `replaced`."""
-        self.stops(slot)
-        self.held.pop(slot, None)
-        self._count_cost()
-        self.replaced.discard(slot)
-        if replaced:
-            self.replaced.add(slot)
-
-    def stops(self, slot: int) -> None:
-        """The process of a slot works no more until it is `there` again; it keeps its node."""
-        self._advance()
-        self.running.discard(slot)
-
-    def begins(self, slot: int, windows: int, warm: bool) -> None:
-        """An actor is given a dispatch of so many windows; `warm` if its process has made something before."""
+    def dispatched(self, windows: int) -> None:
+        """Count a dispatch of so many windows that an actor is given."""
         self.sums["dispatches"] += 1
         self.sums["asked"] += windows
-        self.working[slot] = _Made(self.clock() if warm else None)
 
-    def delivers(self, slot: int, kind: str) -> None:
-        """An actor has made something."""
-        made = self.working[slot]
-        if made.since is None:
-            made.since = self.clock()
-        made.windows += kind in WINDOWS
-
-    def ends(self, slot: int) -> None:
-        """An actor is done with its dispatch, or lost."""
-        made = self.working.pop(slot)
-        if made.since is not None:
-            self.sums["ended"] += 1
-            self.sums["made"] += made.windows
-            self.sums["making"] += self.clock() - made.since
+    def ended(self, windows: int, seconds: float) -> None:
+        """Count a dispatch that is over: the windows that came of it, and how long they took."""
+        self.sums["ended"] += 1
+        self.sums["made"] += windows
+        self.sums["making"] += seconds
 
     def _advance(self) -> None:
         now = self.clock()
         seconds, self.advanced_s = now - self.advanced_s, now
         self.sums["elapsed"] += seconds
-        self.sums["waited"] += seconds * (self.waiting > 0)
-        self.sums["idle"] += seconds * self.idle
-        self.sums["scoring"] += seconds * min(self.scoring, self.scorers)
-        self.sums["held"] += seconds * self.cost
-        self.sums["running"] += seconds * len(self.running)
-        self.sums["replacing"] += seconds * len(self.replaced)
+        self.sums["waited"] += seconds * (self.levels["waiting"] > 0)
+        self.sums["scoring"] += seconds * min(self.levels["scoring"], self.scorers)
+        for level in ("idle", "held", "running", "replacing", "busy", "starting"):
+            self.sums[level] += seconds * self.levels[level]
 
     # -- what it amounts to ---------------------------------------------------------------------------------------
+
+    def totals(self) -> Counter[str]:
+        """Return all sums up to now, in seconds and events."""
+        self._advance()
+        return Counter(self.sums)
 
     @property
     def gpu_hours(self) -> float:
         """Hours of whole GPUs, or of processes without any, that were held since this was made."""
-        self._advance()
-        return self.sums["held"] / 3600
+        return self.totals()["held"] / 3600
 
     def measure(self, size: int, capacity: int, gpu_hours: float) -> Measurements:
-        """The pool and the learner over the last `span_s` seconds, and further back where little has happened.
+        """Measure pool and learner over the last `span_s` seconds, and further back where little has happened.
 
         `size` actors are asked for, the buffer holds `capacity` windows, and `gpu_hours` were spent.
         """
-        self._advance()
-        self.history.append(Counter(self.sums))
+        self.history.append(self.totals())
         stage = self.sums - self.began
         lately = self._since(elapsed=self.span_s)
         elapsed = max(lately["elapsed"], 1e-9)
@@ -181,7 +109,7 @@ class Meter:
         busy_s = learnt["elapsed"] - learnt["waited"]
         return Measurements(
             size=size,
-            starting=max(0, size - len(self.running)),
+            starting=max(0, size - self.levels["running"]),
             running=lately["running"] / elapsed,
             idle=lately["idle"] / elapsed,
             replacing=lately["replacing"] / elapsed,
@@ -199,7 +127,7 @@ class Meter:
         )
 
     def _since(self, **least: float) -> Counter[str]:
-        """What was added since the latest look that was so long ago; since the first one if none was."""
+        """Return what was added since the latest look that was so long ago; since the first one if none was."""
         now = self.history[-1]
         for then in reversed(self.history):
             if all(now[name] - then[name] >= amount for name, amount in least.items()):

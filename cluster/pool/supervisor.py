@@ -1,19 +1,17 @@
-"""The coordinator's part that keeps rollout processes at work: one driver for every slot of the pool."""
+"""Keeps rollout processes at work: one driver, a task of the coordinator's event loop, for every slot of the pool."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayError
 
-from cluster.autoscale.loop import FILE, Autoscaling
-from cluster.config.run_config import Config
 from cluster.errors import RunFailed, StageEnded
-from cluster.pool.prometheus import RayMetrics
 from cluster.pool.ray_pool import ActorLost, NoNode, Pool, Superseded
 from cluster.pool.rollout_process import Delivery
-from cluster.pool.slots import RECALLED, Roster
+from cluster.pool.slots import Slot, Slots, SlotState
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.supply import Supply
 from cluster.supply.validation import BadWindow
@@ -26,208 +24,201 @@ _POLL_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Staffing(Roster):
-    """All methods run in the coordinator's event loop.
+@dataclass(frozen=True)
+class StageWork:
+    """What the drivers need of the stage that the pool supplies."""
 
-    A slot's driver takes a dispatch only when its process is there: one that waits for a node holds up nobody.
+    supply: Supply
+    weights: WeightStore
+    needs_weights: bool
+    """Whether actors roll out the student, and so wait for its first version."""
+    begin: Callable[[int], Awaitable[None]]
+    """Have the process in a slot supply the stage, as `Pool.begin`."""
+    stream: Callable[[int, Dispatch], AsyncIterator[Delivery]]
+    """Have the process in a slot make a dispatch, as `Pool.stream`."""
+    receive: Callable[[Slot, Dispatch, Delivery], Awaitable[None]]
+    """Take a delivery. Raises BadWindow."""
+
+
+class Supervisor:
+    """Gives dispatches to idle slots and replaces processes that are lost.
+
+    A slot's driver takes a dispatch only when its process is up: one that waits for a node holds up no other.
     """
 
-    weights: WeightStore
-    supply: Supply | None
-    stage: str
-    stage_config: Config
-    epoch: int
-
-    def __init__(self, config: Config, pool: Pool):
-        super().__init__(config, pool)
-        self.autoscaling = Autoscaling(config, self.meter) if config.autoscale.enabled else None
-        self.ray_metrics = RayMetrics()
-        self.arrived, self.room = asyncio.Condition(), asyncio.Condition()
-        self.failure: str | None = None
+    def __init__(
+        self,
+        pool: Pool,
+        slots: Slots,
+        slow_factor: float,
+        say: Callable[[str], None],
+        fail: Callable[[str], Awaitable[None]],
+    ):
+        """`say` takes a line for the terminal, `fail` the reason for which the run must stop."""
+        self.pool, self.slots, self.slow_factor, self.say, self.fail = pool, slots, slow_factor, say, fail
+        self.stage: StageWork | None = None
+        self.room = asyncio.Condition()
+        """Notified when an idle driver may find a dispatch."""
         self.drivers: list[asyncio.Task] = []
 
-    async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
-        raise NotImplementedError
-
-    # -- one stage ------------------------------------------------------------------------------------------------
-
-    async def _stop_drivers(self) -> None:
+    async def stop(self) -> None:
+        """End all drivers: a stage is over."""
         for driver in self.drivers:
             driver.cancel()
         await asyncio.gather(*self.drivers, return_exceptions=True)
         self.drivers = []
 
-    def _start_drivers(self, windows_per_update: int) -> None:
-        self.meter.begin(windows_per_update)
-        if self.autoscaling is not None:
-            self.autoscaling.begin()
-        self._settle()
-        for slot in self.pool.slots:
-            self._start(f"rollout actor {slot}", self._drive, slot)
-        self._start("the watch over the pool", self._watch)
-        if self.autoscaling is not None:
-            self._start("autoscale", self._autoscale, self.autoscaling)
+    def begin(self, stage: StageWork) -> None:
+        """Start a driver for every slot, and the watch over the pool; `Slots.settle` comes before."""
+        self.stage = stage
+        for slot in self.slots:
+            self.start(f"rollout actor {slot.number}", self._drive, slot)
+        self.start("the watch over the pool", self._watch)
 
-    def _start(self, name: str, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        self.drivers = [driver for driver in self.drivers if not driver.done()]
-        self.drivers.append(asyncio.create_task(self._guarded(name, work, *arguments)))
+    def start(self, name: str, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Run `work` until the stage is over; what it raises stops the run, with `name`."""
 
-    async def _guarded(self, name: str, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        try:
-            await work(*arguments)
-        except StageEnded:
-            return
-        except Exception as error:  # hand it to the learner, who stops the run with it
-            _log.exception("rollout pool failed")
-            self.failure = str(error) if isinstance(error, RunFailed) else f"{name} failed: {error}"
-            await self._notify(self.arrived)
-
-    # -- one slot -------------------------------------------------------------------------------------------------
-
-    async def _drive(self, slot: int) -> None:
-        """Keep one actor busy, as long as it is wanted, the buffer has room and the stage asks for more."""
-        while slot in self.pool.slots:
-            await self._have_begun(slot)
-            dispatch = await self._next_dispatch(slot)
-            if dispatch is not None:
-                await self._make(slot, dispatch)
-
-    async def _have_begun(self, slot: int) -> None:
-        """Wait until the slot's process supplies the stage, however often it takes another one."""
-        in_vain, asked_s = 0, self.meter.clock()
-        while slot in self.pool.slots and slot not in self.meter.running:
-            self.workload.starting(slot)
+        async def guard() -> None:
             try:
-                if slot not in self.places:
-                    self._placed(slot, await self.pool.place(slot))
-                await self.pool.begin(slot, self.stage, self.stage_config, self.epoch)
-                self.meter.there(slot)
-            except Superseded:
-                continue
-            except NoNode as none:
-                waited_s = self.meter.clock() - asked_s
-                self._ask_again(slot, f"{none} ({waited_s:.0f} s so far)")
-                in_vain += not self.meter.running  # while others work it may wait
-                if in_vain >= _LOST_IN_A_ROW:
-                    raise RunFailed(
-                        f"rollout actor {slot} {none}, nor in the {waited_s:.0f} s that it has waited, and no other is "
-                        "at work; add nodes, or see who uses those that are there"
-                    ) from none
-            except ActorLost as loss:
-                self._replace(slot, str(loss))
-                if slot not in self.pool.slots:
-                    return
-                in_vain, asked_s = in_vain + 1, self.meter.clock()
-                if in_vain >= _LOST_IN_A_ROW:
-                    raise RunFailed(
-                        f"{in_vain} processes in a row were lost as they started: the last one {loss}"
-                    ) from loss
-            finally:
-                self.workload.idle(slot)
+                await work(*arguments)
+            except StageEnded:
+                return
+            except Exception as error:  # the learner raises it and so stops the run
+                _log.exception("rollout pool failed")
+                await self.fail(str(error) if isinstance(error, RunFailed) else f"{name} failed: {error}")
 
-    async def _next_dispatch(self, slot: int) -> Dispatch | None:
-        """The next dispatch, once there is room for all its windows and weights to make them with.
+        self.drivers = [driver for driver in self.drivers if not driver.done()]
+        self.drivers.append(asyncio.create_task(guard()))
 
-        None if the slot's process is gone, or has been replaced.
+    async def wake(self) -> None:
+        """Have one idle driver look for a dispatch; it wakes the next one when there is more.
+
+        A thousand woken at once would mostly find nothing.
         """
         async with self.room:
-            while slot in self.meter.running:
-                if self.stage != "ode" and self.weights.version is None:
-                    await self.room.wait()
-                    continue
-                dispatch = self.supply.next()
-                if dispatch is not None:
-                    self.room.notify()  # there may be more
-                    return dispatch
-                with self.meter.finds_no_room():
-                    await self.room.wait()
-            self.room.notify()  # what woke this one is for another
-        return None
-
-    async def _make(self, slot: int, dispatch: Dispatch) -> None:
-        """Have one dispatch made; what is missing at the end is given back for another actor to make."""
-        windows = sum(len(rollout.windows) for rollout in dispatch.rollouts)
-        self.meter.begins(slot, windows, warm=slot in self.workload.running)
-        self.workload.busy(slot)
-        afresh = False
-        try:
-            async for delivery in self.pool.stream(slot, self.stage, self.stage_config, self.epoch, dispatch):
-                await self._receive(slot, dispatch, delivery)
-                self.meter.delivers(slot, delivery.parcel.plain["kind"])
-                if delivery.spans and self.workload.too_slow(slot, self.config.cluster.slow_factor):
-                    raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
-            if self.leaving.get(slot) == RECALLED:
-                self._begins_anew(slot)
-            elif slot in self.leaving or self.supply.missing(dispatch):
-                self._replace(slot, "left")
-        except ActorLost as loss:
-            self._replace(slot, str(loss))
-        except BadWindow as bad:
-            self.say(f"rollout actor {slot}: {bad}; refused, and the actor replaced")
-            self._replace(slot, f"made a bad window ({bad.reason})")
-            self.supply.refuse(bad)
-            afresh = True
-        finally:
-            self.workload.idle(slot)
-            self.meter.ends(slot)
-        self.supply.give_back(dispatch, afresh)
-        if dispatch.lost >= _LOST_IN_A_ROW:
-            raise RunFailed(f"{dispatch.lost} processes in a row were lost on {[r.id for r in dispatch.rollouts]}")
-        await self._wake_one(self.room)
-
-    # -- the whole pool -------------------------------------------------------------------------------------------
+            self.room.notify()
 
     async def resize(self, size: int) -> None:
         """Ask for more actors, or have some leave.
 
-        Who was to leave is called back before anybody is added: there are never more actors than the larger of both
-        sizes. Who waits for a node is given up first, then whole nodes are left, by `departing`; who is at work leaves
-        at its next block, and another actor goes on with its videos. No window is lost or made twice by it.
+        Slots that were to leave are called back before any is added: there are never more actors than the larger of
+        both sizes. Processes that wait for a node are given up first, then whole nodes are left, by `departing`; an
+        actor at work leaves at its next block, and another one continues its videos. No window is lost or made twice.
         """
-        for slot in self._fit(size):
-            self._start(f"rollout actor {slot}", self._drive, slot)
-        self.weights.wake()
-        await self._notify(self.room)
+        for slot in self.slots.fit(size):
+            self.start(f"rollout actor {slot.number}", self._drive, slot)
+        self.stage.weights.wake()
+        async with self.room:
+            self.room.notify_all()
 
-    async def _autoscale(self, autoscaling: Autoscaling) -> None:
-        """Look at the pool again and again, and give it the size that its controller decides."""
-        while True:
-            await asyncio.sleep(self.config.autoscale.every_s)
-            size = len(self.pool.slots) - len(self.retiring)
-            look = autoscaling.look(size, self.supply.buffer, self.stage)
-            if look.told is not None:
-                self.say(look.told)
-            self.spans += look.readings
-            self.ray_metrics.show(autoscaling.metrics)
-            if look.size != size:
-                await self.resize(look.size)
+    # -- one slot -------------------------------------------------------------------------------------------------
+
+    async def _drive(self, slot: Slot) -> None:
+        """Keep one actor busy, as long as it is wanted, the buffer has room and the stage asks for more."""
+        while slot.state is not SlotState.GONE:
+            await self._bring_up(slot)
+            dispatch = await self._next_dispatch(slot)
+            if dispatch is None:
+                await asyncio.sleep(0)  # whatever changed the state may need a turn
+            else:
+                await self._make(slot, dispatch)
+
+    async def _bring_up(self, slot: Slot) -> None:
+        """Wait until the slot's process supplies the stage, however many processes that takes."""
+        meter = self.slots.meter
+        in_vain, asked_s = 0, meter.clock()
+        while slot.state is SlotState.STARTING:
             try:
-                await asyncio.to_thread(autoscaling.write, look.entry)  # shared storage may hang
-            except OSError as error:  # a look that nobody can read later is no reason to stop a run
-                self.say(f"{FILE} of the run cannot be written ({error.strerror or error}); the pool goes on")
+                if slot.place is None:
+                    place = await self.pool.place(slot.number)
+                    if slot.state is not SlotState.STARTING:
+                        return
+                    self.slots.placed(slot, place)
+                await self.stage.begin(slot.number)
+                if slot.state is SlotState.STARTING:
+                    self.slots.begun(slot)
+            except Superseded:
+                continue
+            except NoNode as none:
+                waited_s = meter.clock() - asked_s
+                self.slots.ask_again(slot, f"{none} ({waited_s:.0f} s so far)")
+                in_vain += not meter.levels["running"]  # while others work it may wait
+                if in_vain >= _LOST_IN_A_ROW:
+                    raise RunFailed(
+                        f"rollout actor {slot.number} {none}, nor in the {waited_s:.0f} s that it has waited, and no "
+                        "other is at work; add nodes, or see who uses those that are there"
+                    ) from none
+            except ActorLost as loss:
+                self.slots.replace(slot, str(loss))
+                if slot.state is SlotState.GONE:
+                    return
+                in_vain, asked_s = in_vain + 1, meter.clock()
+                if in_vain >= _LOST_IN_A_ROW:
+                    raise RunFailed(
+                        f"{in_vain} processes in a row were lost as they started: the last one {loss}"
+                    ) from loss
+
+    async def _next_dispatch(self, slot: Slot) -> Dispatch | None:
+        """Return the next dispatch, once there is room for all its windows and weights to make them with.
+
+        None if the slot's process is gone, or has been replaced.
+        """
+        stage = self.stage
+        async with self.room:
+            while slot.state is SlotState.IDLE:
+                if stage.needs_weights and stage.weights.version is None:
+                    await self.room.wait()
+                    continue
+                dispatch = stage.supply.next()
+                if dispatch is not None:
+                    self.room.notify()  # there may be more
+                    return dispatch
+                with self.slots.meter.timed("idle"):
+                    await self.room.wait()
+            self.room.notify()  # what woke this one is for another
+        return None
+
+    async def _make(self, slot: Slot, dispatch: Dispatch) -> None:
+        """Have one dispatch made; what is missing at the end is given back for another actor to make."""
+        supply, afresh = self.stage.supply, False
+        self.slots.work(slot, sum(len(rollout.windows) for rollout in dispatch.rollouts))
+        try:
+            async for delivery in self.stage.stream(slot.number, dispatch):
+                await self.stage.receive(slot, dispatch, delivery)
+                self.slots.delivered(slot, delivery.parcel.plain["kind"])
+                if delivery.spans and self.slots.too_slow(slot, self.slow_factor):
+                    raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
+            if slot.state is SlotState.RECALLED:
+                self.slots.begin_anew(slot)
+            elif slot.leaving or supply.missing(dispatch):
+                self.slots.replace(slot, "left")
+        except ActorLost as loss:
+            self.slots.replace(slot, str(loss))
+        except BadWindow as bad:
+            self.say(f"rollout actor {slot.number}: {bad}; refused, and the actor replaced")
+            self.slots.replace(slot, f"made a bad window ({bad.reason})")
+            supply.refuse(bad)
+            afresh = True
+        finally:
+            self.slots.done(slot)
+        supply.give_back(dispatch, afresh)
+        if dispatch.lost >= _LOST_IN_A_ROW:
+            raise RunFailed(f"{dispatch.lost} processes in a row were lost on {[r.id for r in dispatch.rollouts]}")
+        await self.wake()
 
     async def _watch(self) -> None:
         """Ask actors on draining nodes to leave at their next block; replace those that died with nothing to do."""
         while True:
             try:
-                self._clear(await asyncio.to_thread(self.pool.draining))
+                self.slots.clear(await asyncio.to_thread(self.pool.draining))
             except (RayError, RuntimeError, OSError) as error:  # the head is busy or away: the next answer counts
                 self.say(f"cannot ask which nodes are draining: {error}")
-            for slot in await self.pool.dead(self._idle):
-                if slot in self._idle:  # still
-                    self._replace(slot, "died with nothing to do")
-            self.weights.wake()
-            if self.meter.replaced:  # their drivers may still wait for room
-                await self._notify(self.room)
+            idle = {slot.number: slot for slot in self.slots if slot.state is SlotState.IDLE}
+            for number in await self.pool.dead(idle.keys()):
+                if idle[number].state is SlotState.IDLE:  # still
+                    self.slots.replace(idle[number], "died with nothing to do")
+            self.stage.weights.wake()
+            if self.slots.meter.levels["replacing"]:  # their drivers may still wait for room
+                async with self.room:
+                    self.room.notify_all()
             await asyncio.sleep(_POLL_S)
-
-    @staticmethod
-    async def _notify(condition: asyncio.Condition) -> None:
-        async with condition:
-            condition.notify_all()
-
-    @staticmethod
-    async def _wake_one(condition: asyncio.Condition) -> None:
-        """For waiters that wake the next one when there is more: a thousand woken at once would mostly find nothing."""
-        async with condition:
-            condition.notify()

@@ -15,9 +15,11 @@ from cluster.autoscale.loop import Autoscaling
 from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.launch import launch, preflight
+from cluster.pool.slots import Slots
 from cluster.pool.workload import Workload
 from cluster.runs.factory import make_supply
 from cluster.supply.validation import BadWindow
+from tests.fakes.small_runs import StandingPool
 
 PAGE = settings.ROOT / "docs/reference/metrics.md"
 
@@ -55,11 +57,15 @@ def scaled(config):
     config, seconds = replace(config, autoscale=AutoscaleConfig(measured_s=1.0)), itertools.count(step=10.0)
     autoscaling = Autoscaling(config, Meter(1.0, clock=lambda: next(seconds)))
     autoscaling.meter.taken(1)
-    autoscaling.meter.begins(0, windows=1, warm=True)
-    autoscaling.meter.delivers(0, "Window")
-    autoscaling.meter.ends(0)
+    autoscaling.meter.dispatched(1)
+    autoscaling.meter.ended(1, 1.0)
     autoscaling.look(1, make_supply("dmd", config).buffer, "dmd")
     return autoscaling.metrics.keys()
+
+
+def pool_metrics():
+    meter = Meter(20.0)
+    return Workload(Slots(StandingPool(1), meter, {}, print), meter).metrics()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,7 @@ def logged(tmp_path_factory):
         "rollout_only": logged_by(run(*alone, "debug.rollout_only=true")),
         "learner_only": logged_by(run(*alone, "debug.learner_only=true")),
         "refused": set(refused(config)),
-        "pool": set(Workload([0]).metrics()),
+        "pool": set(pool_metrics()),
         "autoscale": set(scaled(config)),
     }
 

@@ -13,6 +13,7 @@ settle_environment(Config())  # the coordinator imports Ray, which reads its env
 from cluster.pool.coordinator import Coordinator  # noqa: E402
 from cluster.pool.rollout_process import Delivery  # noqa: E402
 from cluster.pool.scale_down import Place  # noqa: E402
+from cluster.pool.slots import Slot  # noqa: E402
 from cluster.runs.trace import Span  # noqa: E402
 from cluster.supply.dispatch import Dispatch  # noqa: E402
 from cluster.supply.tensor_bytes import PackedTensors, pack_tensors  # noqa: E402
@@ -131,12 +132,14 @@ def no_weights(version: int, update: int) -> asyncio.Future[WeightsVersion]:
 class SimulatedCoordinator(Coordinator):
     """The run's coordinator without Ray: what it would put into the object store it keeps."""
 
-    def __init__(self, config: Config, block_s: float, spread_s: float = 0.0):
-        super().__init__(config, SimulatedPool(config, self.newer, block_s, spread_s))
+    def __init__(
+        self, config: Config, block_s: float, spread_s: float = 0.0, pool: type[SimulatedPool] = SimulatedPool
+    ):
+        super().__init__(config, pool(config, self.newer, block_s, spread_s))
         self.available: dict[tuple[int, int], float] = {}
         """By rollout and window: the event loop's time from which the learner could take it."""
 
-    async def _receive(self, slot: int, dispatch: Dispatch, delivery: Delivery) -> None:
+    async def _receive(self, slot: Slot, dispatch: Dispatch, delivery: Delivery) -> None:
         await super()._receive(slot, dispatch, delivery)
         plain = delivery.parcel.plain
         if plain["kind"] == "Window":

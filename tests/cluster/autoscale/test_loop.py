@@ -31,19 +31,16 @@ def scaled(tmp_path, **keys):
 
 def starve(meter, clock, seconds, size):
     """Actors need 2 s for a window and the learner half a second; they work as many as are there."""
-    for slot in range(size):
-        meter.there(slot)
+    meter.change({"running": size - meter.levels["running"]})
     for _ in range(seconds // 4):
-        for slot in range(size):
-            meter.begins(slot, windows=2, warm=True)
-        with meter.learner_waits():
+        for _ in range(size):
+            meter.dispatched(2)
+        with meter.timed("waiting"):
             clock.now += 4.0 - size
         meter.taken(2 * size)
-        for slot in range(size):
-            meter.delivers(slot, "Window"), meter.delivers(slot, "Window")
         clock.now += size
-        for slot in range(size):
-            meter.ends(slot)
+        for _ in range(size):
+            meter.ended(2, 4.0)
 
 
 def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):
@@ -87,7 +84,7 @@ def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
 
 def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_cut_off_does_not_count(tmp_path):
     config, clock, meter, autoscaling = scaled(tmp_path)
-    meter.placed(0, ()), meter.placed(1, ())
+    meter.hold(2)
     clock.now += 7200.0
     autoscaling.write(autoscaling.look(2, make_supply("dmd", config).buffer, "dmd").entry)
     with (tmp_path / FILE).open("a") as file:
@@ -95,7 +92,7 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
     again = Autoscaling(config, Meter(20.0, clock))
     assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
-    again.meter.placed(0, ())
+    again.meter.hold(1)
     clock.now += 3600.0
     look = again.look(1, make_supply("dmd", config).buffer, "dmd")
     assert look.entry["gpu_hours"] == pytest.approx(5.0)

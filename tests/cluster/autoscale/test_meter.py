@@ -24,30 +24,27 @@ def test_levels_are_those_of_a_diary_of_the_last_seconds_only(seed):
     """Each second ranks begin or end to wait, actors come, go, wait for room; the learner takes and looks are taken."""
     draw, clock = random.Random(seed), Machine()
     meter, diary = Meter(SPAN, clock), deque(maxlen=SPAN)
-    ranks, idlers, replaced, running = [], [], set(), set()
+    ranks, idlers, replaced, running = [], [], 0, 0
     for second in range(1, 400):
         match draw.randrange(8):
             case 0 | 1 if len(ranks) < 3:
-                ranks.append(entered(meter.learner_waits()))
+                ranks.append(entered(meter.timed("waiting")))
             case 2 | 3 if ranks:
                 ranks.pop().close()
             case 4:
-                slot = draw.randrange(9)
-                meter.there(slot)
-                running.add(slot)
-                replaced.discard(slot)
+                by = draw.randint(-running, 9 - running)
+                meter.change({"running": by})
+                running += by
             case 5:
-                slot = draw.randrange(9)
-                again = draw.random() < 0.5
-                meter.gone(slot, replaced=again)
-                running.discard(slot)
-                replaced = replaced | {slot} if again else replaced - {slot}
+                by = draw.randint(-replaced, 9 - replaced)
+                meter.change({"replacing": by})
+                replaced += by
             case 6:
-                idlers.append(entered(meter.finds_no_room()))
+                idlers.append(entered(meter.timed("idle")))
             case 7 if idlers:
                 idlers.pop().close()
         clock.now = float(second)
-        levels = {"waited": bool(ranks), "idle": len(idlers), "running": len(running), "replacing": len(replaced)}
+        levels = {"waited": bool(ranks), "idle": len(idlers), "running": running, "replacing": replaced}
         diary.append(Counter(levels))
         measured = meter.measure(size=9, capacity=100, gpu_hours=0.0)
         if second >= SPAN:
@@ -57,7 +54,7 @@ def test_levels_are_those_of_a_diary_of_the_last_seconds_only(seed):
             assert measured.idle == pytest.approx(mean["idle"])
             assert measured.running == pytest.approx(mean["running"])
             assert measured.replacing == pytest.approx(mean["replacing"])
-        assert measured.starting == 9 - len(running)
+        assert measured.starting == 9 - running
 
 
 def entered(context):
@@ -71,7 +68,7 @@ def test_the_learners_seconds_per_window_are_its_time_without_waiting_over_what_
     meter = Meter(SPAN, clock)
     meter.begin(windows_per_update=8)
     for _ in range(50):
-        with meter.learner_waits():
+        with meter.timed("waiting"):
             clock.now += 3.0
         meter.taken(4)
         clock.now += 2.0
@@ -95,21 +92,16 @@ def test_what_the_learner_does_once_in_its_first_update_is_forgotten_with_the_se
     assert measured.warm and measured.learner_s == pytest.approx(0.5)
 
 
-def test_an_actors_seconds_per_window_are_those_of_whole_dispatches_without_its_waits_and_its_start():
+def test_an_actors_seconds_per_window_are_those_of_whole_dispatches_of_late():
     clock = Machine()
     meter = Meter(SPAN, clock)
     meter.begin(windows_per_update=8)
-    for number in range(20):
-        meter.begins(0, windows=5, warm=number > 0)
-        clock.now += 100.0 if number == 0 else 2.0  # the first block of a process comes late, once
-        meter.delivers(0, "MadeBlock")
-        for _ in range(5):
-            clock.now += 1.0
-            meter.delivers(0, "Window")
-        meter.ends(0)
+    for seconds in (1000.0, *[7.0] * 20):
+        meter.dispatched(5)
+        clock.now += seconds
+        meter.ended(5, seconds)
         clock.now += 30.0  # waits for room
         measured = meter.measure(1, 64, 0.0)
-        assert measured.actor_s == pytest.approx(1.4, abs=0.41 if number < 3 else 0.11)
     assert measured.actor_s == pytest.approx(1.4) and measured.dispatch_s == pytest.approx(7.0)
     assert measured.fits == 64 // 5
 
@@ -118,48 +110,19 @@ def test_a_stage_begins_without_what_was_measured_of_another_and_hours_go_on():
     clock = Machine()
     meter = Meter(SPAN, clock)
     meter.begin(windows_per_update=4)
-    for slot in (0, 1):
-        meter.placed(slot, ())
-        meter.there(slot)
+    meter.hold(2)
     for _ in range(3):
         meter.taken(4)
-        meter.begins(0, windows=4, warm=True)
-        meter.delivers(0, "Window")
+        meter.dispatched(4)
         clock.now += 1200.0
-        meter.ends(0)
+        meter.ended(1, 1200.0)
     before = meter.measure(2, 100, 0.0)
     assert before.actor_s and before.learner_s and meter.gpu_hours == pytest.approx(2.0)
     meter.begin(windows_per_update=4)
     after = meter.measure(2, 100, 0.0)
     assert after.actor_s is None and after.learner_s is None and not after.whole and not after.warm
     clock.now += 1800.0
-    assert meter.gpu_hours == pytest.approx(3.0), "who has a node is paid for, also while a stage begins"
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_hours_are_those_of_whole_gpus_from_the_node_to_the_end_whoever_shares_them(seed):
-    """Each second a process gets a node, begins, is told to begin anew, or goes; GPUs are shared by up to three."""
-    draw, clock = random.Random(seed), Machine()
-    meter, bill, there = Meter(SPAN, clock), 0, {}
-    for second in range(1, 400):
-        slot = draw.randrange(9)
-        match draw.randrange(5):
-            case 0 | 1 if slot not in there:
-                node, width = draw.randrange(2), draw.choice([0, 1, 1, 2])
-                there[slot] = [f"{node}/{gpu}" for gpu in draw.sample(range(3), width)]
-                meter.placed(slot, there[slot])
-            case 2 if slot in there:
-                meter.there(slot)
-            case 3 if slot in there:
-                meter.stops(slot)
-            case 4:
-                meter.gone(slot, replaced=draw.random() < 0.5)
-                there.pop(slot, None)
-        if second % 50 == 0:
-            meter.begin(4)
-        clock.now = float(second)
-        bill += len({gpu for gpus in there.values() for gpu in gpus}) + sum(not gpus for gpus in there.values())
-        assert meter.gpu_hours == pytest.approx(bill / 3600)
+    assert meter.gpu_hours == pytest.approx(3.0), "a process that has a node is paid for, also while a stage begins"
 
 
 def test_reward_processes_are_busy_while_as_many_groups_are_there_and_not_more_than_wholly():
@@ -168,7 +131,7 @@ def test_reward_processes_are_busy_while_as_many_groups_are_there_and_not_more_t
     groups = []
     for count in (0, 1, 2, 5):
         while len(groups) < count:
-            groups.append(entered(meter.scores()))
+            groups.append(entered(meter.timed("scoring")))
         clock.now += SPAN
         assert meter.measure(1, 100, 0.0).scoring == min(1.0, count / 2)
     for group in groups:
@@ -180,12 +143,10 @@ def test_reward_processes_are_busy_while_as_many_groups_are_there_and_not_more_t
 def test_how_many_dispatches_fit_is_a_matter_of_this_stage_alone():
     clock = Machine()
     meter = Meter(SPAN, clock)
-    meter.there(0)
     for windows, times in ((8, 50), (64, 4)):
         meter.begin(32)
-        meter.there(0)
         for _ in range(times):
             clock.now += 1
-            meter.begins(0, windows, warm=True)
-            meter.ends(0)
+            meter.dispatched(windows)
+            meter.ended(0, 1.0)
     assert meter.measure(1, 256, 0.0).fits == 4

@@ -58,8 +58,7 @@ class PullingPool(SimulatedPool):
 async def coordinated(config, pace, updates):
     """(end of each update, seconds waited in it, mean age of its windows) of the loop of train.py."""
     clock = asyncio.get_running_loop().time
-    coordinator = SimulatedCoordinator(config, pace.block_s)
-    coordinator.pool = PullingPool(config, coordinator.newer, pace.block_s)
+    coordinator = SimulatedCoordinator(config, pace.block_s, pool=PullingPool)
     coordinator.pool.coordinator = coordinator
     epoch = await coordinator.begin("dmd", config)
     await coordinator.publish(0, [no_weights(0, 0)])

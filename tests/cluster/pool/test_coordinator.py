@@ -11,6 +11,7 @@ from cluster.errors import Leaving, RunFailed, StageEnded
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.ray_pool import ActorLost
 from cluster.pool.rollout_process import Delivery
+from cluster.pool.slots import SlotState
 from cluster.runs.trace import Span
 from cluster.supply.tensor_bytes import PackedTensors
 from cluster.supply.wire import Parcel, unwrap, wrap
@@ -83,7 +84,7 @@ def test_windows_of_actors_that_are_lost_or_leave_come_exactly_once_from_others(
         coordinator, pool, epoch = await begun(config)
         pool.troubles.extend([trouble, None, None, None] * 10)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         taken = await learn(coordinator, epoch, config, 40)
         assert sum(pool.replaced.values()) == 10
         keys = Counter((w.rollout, w.index) for w in taken)
@@ -114,7 +115,7 @@ def test_a_bad_window_is_counted_by_name_its_actor_replaced_and_training_goes_on
         coordinator, pool, epoch = await begun(config)
         pool.troubles.append(trouble)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         taken = await learn(coordinator, epoch, config, 20)
         metrics = await coordinator.metrics()
         assert metrics["windows/refused"] == metrics[f"windows/refused_{reason}"] == 1
@@ -132,7 +133,7 @@ def test_when_most_windows_are_bad_the_learner_is_told_why():
         coordinator, pool, epoch = await begun(config, slots=1)
         pool.troubles.extend([lambda w: replace(w, latents=w.latents + torch.nan)] * 50)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         with pytest.raises(RunFailed, match=r"5 windows were refused.*buffer\.bad_share"):
             await learn(coordinator, epoch, config, 20)
 
@@ -145,7 +146,7 @@ def test_an_actor_that_loses_every_process_without_a_block_stops_the_run():
         coordinator, pool, epoch = await begun(config, slots=1)
         pool.troubles.extend(["lost"] * 50)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         with pytest.raises(RunFailed, match="processes in a row were lost"):
             await learn(coordinator, epoch, config, 20)
 
@@ -158,7 +159,7 @@ def test_every_rank_gets_its_own_share_of_one_plan_and_the_same_again_when_it_as
         config.dmd.batch_size = 4
         coordinator, _, epoch = await begun(config)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         keys = []
         for rank in (1, 0, 1, 0):
             parcels = await coordinator.take(epoch, 0, CRITIC, 4, rank, 2)
@@ -185,7 +186,10 @@ def test_an_actor_on_a_draining_node_is_asked_to_leave():
     async def test():
         config = small()
         coordinator, pool, epoch = await begun(config)
-        coordinator.workload.busy(1)  # an idle one is replaced at once
+        slot = coordinator.slots.by_number[1]
+        while slot.state is not SlotState.IDLE:
+            await asyncio.sleep(0)
+        coordinator.slots.work(slot, 1)  # an idle one is replaced at once
         pool.on_draining_nodes = {"node 1"}
         published(coordinator)
         async with asyncio.timeout(30):
@@ -204,7 +208,7 @@ def test_an_actor_much_slower_than_the_others_is_replaced_and_its_videos_continu
         coordinator, pool, epoch = await begun(config, slots=3)
         pool.block_s[1] = 1.0
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         taken = await learn(coordinator, epoch, config, 60)
         assert pool.replaced[1] == 1 and not pool.replaced[0] and not pool.replaced[2]
         assert len({(w.rollout, w.index) for w in taken}) == 120
@@ -218,14 +222,14 @@ def test_a_state_taken_in_the_middle_begins_a_stage_that_hands_out_the_rest():
         config = small()
         coordinator, _, epoch = await begun(config)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         before = await learn(coordinator, epoch, config, 13)
         state = await coordinator.state()
         lost = await learn(coordinator, epoch, config, 9, first=13)
         epoch = await coordinator.begin("dmd", config, state)
         coordinator.supply.versions.publish(1, 3)
         coordinator.weights.version, coordinator.weights.reference = 1, "weights"
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         after = await learn(coordinator, epoch, config, 27)
         keys = [(w.rollout, w.index) for w in before + after]
         assert len(keys) == len(set(keys)) == 80
@@ -246,7 +250,7 @@ def test_dropping_what_is_too_old_replaces_no_actor_and_refuses_nothing(max_age)
         config = small(policy="drop", max_age=max_age)
         coordinator, pool, epoch = await begun(config, slots=3)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         for update in range(1, 8):
             await learn(coordinator, epoch, config, 4, first=4 * (update - 1))
             coordinator.supply.versions.publish(update, update)
@@ -274,7 +278,7 @@ def test_a_plan_that_one_rank_has_is_given_to_the_others_even_if_the_pool_has_fa
         config = small()
         coordinator, _, epoch = await begun(config)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         await coordinator.take(epoch, 0, CRITIC, 2, 0, 2)
         coordinator.failure = "the pool has failed"
         assert len(await coordinator.take(epoch, 0, CRITIC, 2, 1, 2)) == 1

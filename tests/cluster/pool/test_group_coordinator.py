@@ -61,7 +61,7 @@ def learned(spoil, rounds):
         epoch = await coordinator.begin("grpo", config)
         coordinator.supply.versions.publish(0, 0)
         coordinator.weights.version, coordinator.weights.reference = 0, "weights"
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         taken = await coordinator.take(epoch, 0, SENTINEL, 2, 0, 1)
         for number in range(1, rounds + 1):
             taken += await coordinator.take(epoch, number, GRPO, 2, 0, 1)
@@ -89,14 +89,14 @@ def test_the_reward_pool_is_told_how_many_rollout_processes_there_are_and_where(
         await coordinator.begin("grpo", config)
         before = judge.fitted
         await coordinator.resize(before[0] + 2)
-        while len(coordinator.places) < before[0] + 2:
+        while sum(slot.place is not None for slot in coordinator.slots) < before[0] + 2:
             await asyncio.sleep(0)
         await coordinator.resize(1)
-        return actors, before, judge.fitted, coordinator.places
+        return actors, before, judge.fitted, {slot.place.node for slot in coordinator.slots}
 
-    actors, before, (left, nodes), places = asyncio.run(asyncio.wait_for(resized(), 60))
+    actors, before, (left, nodes), all_nodes = asyncio.run(asyncio.wait_for(resized(), 60))
     assert before == (actors, set()) and left == 1
-    assert len(nodes) == 1 and nodes <= {place.node for place in places.values()}
+    assert len(nodes) == 1 and nodes <= all_nodes
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from cluster.pool.coordinator import Coordinator
 from cluster.pool.ray_pool import ActorLost, NoNode
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.scale_down import Place
-from cluster.pool.slots import DRAINING, RECALLED
+from cluster.pool.slots import SlotState
 from cluster.runs.factory import make_dispatcher
 from cluster.supply.wire import unwrap, wrap
 from models.records import CRITIC, STUDENT, MadeBlock
@@ -60,6 +60,27 @@ class Pool(StandingPool):
                     self.told.add(slot)
 
 
+def slots_in(coordinator, *states):
+    """Numbers of the slots in any of these states."""
+    return {slot.number for slot in coordinator.slots if slot.state in states}
+
+
+def retiring(coordinator):
+    return slots_in(coordinator, SlotState.RETIRING)
+
+
+def running(coordinator):
+    return {slot.number for slot in coordinator.slots if slot.running}
+
+
+def leaving(coordinator):
+    return {slot.number for slot in coordinator.slots if slot.leaving}
+
+
+def informed(coordinator):
+    return {slot.number for slot in coordinator.slots if slot.informed}
+
+
 async def begun(config, **given):
     pool = Pool(config, **given)
     coordinator = Coordinator(config, pool)
@@ -67,7 +88,7 @@ async def begun(config, **given):
     epoch = await coordinator.begin("dmd", config)
     coordinator.supply.versions.publish(0, 0)
     coordinator.weights.version, coordinator.weights.reference = 0, "weights"
-    await coordinator._wake_one(coordinator.room)
+    await coordinator.supervisor.wake()
     return coordinator, pool, epoch
 
 
@@ -89,7 +110,7 @@ def test_windows_come_exactly_once_as_they_were_drawn_however_the_pool_grows_and
             if chance.random() < 0.5:
                 before, size = len(pool.slots), chance.randrange(1, 7)
                 await coordinator.resize(size)
-                assert len(pool.slots) - len(coordinator.retiring) == size
+                assert len(coordinator.slots.wanted) == size and pool.slots == sorted(coordinator.slots.by_number)
                 assert len(pool.slots) <= max(before, size), "who leaves is called back before others are made"
             for _ in range(chance.randrange(30)):
                 await asyncio.sleep(0)
@@ -117,13 +138,13 @@ def test_the_pool_has_the_size_that_was_asked_for_as_soon_as_those_who_leave_hav
         coordinator, pool, epoch = await begun(config, slots=6)
         await learn(coordinator, epoch, config, 4)
         await coordinator.resize(2)
-        assert len(pool.slots) - len(coordinator.retiring) == 2
+        assert len(coordinator.slots.wanted) == 2
         await learn(coordinator, epoch, config, 12, first=4)
-        assert len(pool.slots) == 2 and not coordinator.retiring and not coordinator.leaving
+        assert len(pool.slots) == 2 and not leaving(coordinator)
         await coordinator.resize(5)
         assert len(pool.slots) == 5 and len(set(pool.slots)) == 5
         await learn(coordinator, epoch, config, 12, first=16)
-        while coordinator.meter.running != set(pool.slots):
+        while running(coordinator) != set(pool.slots):
             await asyncio.sleep(0)
 
     run(test())
@@ -134,22 +155,22 @@ def test_who_was_to_leave_and_is_wanted_again_goes_on_where_it_is_and_counts_as_
     async def test():
         config = small()
         coordinator, pool, epoch = await begun(config, slots=4)
-        while len(coordinator.meter.working) < 4:
+        while len(slots_in(coordinator, SlotState.WORKING)) < 4:
             await asyncio.sleep(0)
         await coordinator.resize(1)
-        retiring = coordinator.retiring
-        assert len(retiring) == 3
+        leavers = retiring(coordinator)
+        assert len(leavers) == 3
         if told:
-            while coordinator.told != retiring:
+            while informed(coordinator) != leavers:
                 await asyncio.sleep(0)
         await coordinator.resize(3)
-        back = retiring - coordinator.retiring
+        back = leavers - retiring(coordinator)
         assert len(back) == 2 and pool.slots == [0, 1, 2, 3], "nobody new is asked for"
-        assert {coordinator.leaving.get(slot) for slot in back} == ({RECALLED} if told else {None})
+        assert slots_in(coordinator, SlotState.RECALLED) == (back if told else set())
         taken = await learn(coordinator, epoch, config, 40)
         assert len({(w.rollout, w.index) for w in taken}) == 80 and {w.attempt for w in taken} == {0}
-        assert len(pool.slots) == 3 and not coordinator.leaving and not coordinator.told
-        assert not pool.replaced and coordinator.workload.lost_in_all == 0
+        assert len(pool.slots) == 3 and not leaving(coordinator) and not informed(coordinator)
+        assert not pool.replaced and coordinator.slots.lost == 0
         assert {pool.begun[slot] for slot in back} == {2 if told else 1}
 
     run(test())
@@ -160,11 +181,12 @@ def test_an_actor_that_was_replaced_while_ray_was_asked_for_draining_nodes_stays
         config = small()
         coordinator, pool, _ = await begun(config, slots=2)
         await until_full(coordinator, 2)
-        old = dict(coordinator.places)
-        coordinator.places[1] = Place("another node", {}, ())  # the process that was on `node 1` is lost meanwhile
-        coordinator._clear({"node 0", "node 1"})
-        assert pool.replaced == {0: 1} and not coordinator.leaving and old[1].node == "node 1"
-        assert 0 not in coordinator.places, "where its successor is nobody knows yet"
+        first, second = coordinator.slots.by_number.values()
+        assert (first.place.node, second.place.node) == ("node 0", "node 1")
+        second.place = Place("another node", {}, ())  # the process that was on `node 1` is lost meanwhile
+        coordinator.slots.clear({"node 0", "node 1"})
+        assert pool.replaced == {0: 1} and not leaving(coordinator)
+        assert first.place is None, "the node of its successor is not known yet"
 
     run(test())
 
@@ -175,20 +197,23 @@ def test_a_pool_that_shrinks_leaves_whole_nodes_and_lets_one_go_that_drains_befo
         coordinator, pool, _ = await begun(config, slots=6)
         await until_full(coordinator, 6)
         for slot, node in enumerate("abbcca"):
-            coordinator.places[slot] = Place(node, {}, ())
-        coordinator.leaving[3] = DRAINING
+            coordinator.slots.by_number[slot].place = Place(node, {}, ())
+        coordinator.slots.work(coordinator.slots.by_number[3], 1)
+        coordinator.slots.clear({"c"})  # slot 4 has nothing to finish there
+        assert pool.replaced == {4: 1}
+        coordinator.slots.by_number[4].place = Place("d", {}, ())
         await coordinator.resize(5)
-        assert pool.slots == [0, 1, 2, 4, 5]
+        assert retiring(coordinator) == {3}
         await coordinator.resize(2)
-        left = {coordinator.places[slot].node for slot in pool.slots}
-        assert len(pool.slots) == 2 and len(left) == 1 and "c" not in left
+        left = {slot.place.node for slot in coordinator.slots.wanted}
+        assert len(coordinator.slots.wanted) == 2 and len(left) == 1 and not left & {"c", "d"}
 
     run(test())
 
 
 async def until_full(coordinator, actors):
     """Until every actor waits for room."""
-    while coordinator.meter.working or len(coordinator.meter.running) < actors:
+    while slots_in(coordinator, SlotState.WORKING, SlotState.STARTING) or len(running(coordinator)) < actors:
         await asyncio.sleep(0)
 
 
@@ -198,7 +223,7 @@ def test_an_actor_that_waits_for_a_node_holds_up_nobody_and_is_given_up_first():
         coordinator, pool, epoch = await begun(config, slots=1, nodes=1)
         await coordinator.resize(4)
         assert len(await learn(coordinator, epoch, config, 40)) == 80
-        assert coordinator.meter.running == {0} and len(pool.slots) == 4
+        assert running(coordinator) == {0} and len(pool.slots) == 4
         assert coordinator.meter.measure(4, 64, 0.0).starting == 3
         await coordinator.resize(1)
         assert pool.slots == [0], "the one that works stays"
@@ -206,7 +231,7 @@ def test_an_actor_that_waits_for_a_node_holds_up_nobody_and_is_given_up_first():
         pool.nodes = 3
         await coordinator.resize(3)
         await learn(coordinator, epoch, config, 20, first=60)
-        assert len(coordinator.meter.running) == 3
+        assert len(running(coordinator)) == 3
 
     run(test())
 
@@ -217,7 +242,7 @@ def test_an_actor_that_dies_with_nothing_to_do_is_replaced_before_there_is_somet
         coordinator, pool, _ = await begun(config, slots=3)
         await until_full(coordinator, 3)
         pool.dead_with_nothing_to_do = {1}
-        while coordinator.workload.lost_in_all < 1 or len(coordinator.meter.running) < 3:
+        while coordinator.slots.lost < 1 or len(running(coordinator)) < 3:
             await asyncio.sleep(0.01)  # for the next poll of the watch
         assert pool.replaced == {1: 1}
         assert any("actor 1 died with nothing to do" in line for line in coordinator.news)
@@ -254,7 +279,7 @@ def test_while_others_work_one_may_wait_for_its_node_for_ever_and_nothing_is_los
         pool.troubles = [NoNode("never got a node within 7 s")] * 12
         await coordinator.resize(2)
         await learn(coordinator, epoch, config, 40, first=4)
-        assert pool.replaced[1] == 12 and len(coordinator.meter.running) == 2
+        assert pool.replaced[1] == 12 and len(running(coordinator)) == 2
         metrics = await coordinator.metrics()
         assert metrics["rollout/actors_unplaced"] == 12 and metrics["rollout/actors_lost"] == 0
         assert coordinator.meter.measure(2, 64, 0.0).replacing == 0, "nobody is replaced who never was there"
@@ -271,10 +296,10 @@ def test_a_stage_that_begins_has_only_the_actors_that_are_wanted():
         await learn(coordinator, epoch, config, 3)
         await coordinator.resize(2)
         epoch = await coordinator.begin("dmd", config)
-        assert len(pool.slots) == 2 and not coordinator.retiring
+        assert len(pool.slots) == 2 and not retiring(coordinator)
         coordinator.supply.versions.publish(0, 0)
         coordinator.weights.version, coordinator.weights.reference = 0, "weights"
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         assert len(await learn(coordinator, epoch, config, 20)) == 40
 
     run(test())

@@ -1,4 +1,4 @@
-"""What the pool did, second by second."""
+"""What the pool did, second by second: the states of its slots, and the numbers that come of them."""
 
 import random
 from collections import Counter
@@ -6,14 +6,32 @@ from collections import Counter
 import pytest
 import torch
 
+from cluster.autoscale.meter import Meter
 from cluster.pool.rollout_process import Delivery
+from cluster.pool.slots import Slots, SlotState
 from cluster.pool.workload import Workload
 from cluster.runs.trace import Span
 from cluster.supply.wire import wrap
 from cluster.weights.version import WeightsVersion
 from models.records import MadeBlock, Progress, Window
+from tests.fakes.small_runs import StandingPool
 
 SHARES = ("busy", "starting", "idle")
+SPAN = 40
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def pool_of(actors):
+    clock = Clock()
+    meter = Meter(SPAN, clock)
+    slots = Slots(StandingPool(actors), meter, {}, lambda line: None)
+    return clock, meter, slots, Workload(slots, meter)
 
 
 def delivery(item=None, *block_s):
@@ -24,27 +42,29 @@ def delivery(item=None, *block_s):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_shares_are_those_of_a_diary_kept_second_by_second(seed):
-    """Each second every slot is idle, starting (a dispatch, nothing made yet) or busy; intervals end anywhere."""
-    draw, now = random.Random(seed), [0.0]
-    slots = [0, 1, 2]
-    workload = Workload(slots, clock=lambda: now[0])
-    doing, made, diary = dict.fromkeys(slots, "idle"), set(), Counter()
+    """Each second every slot is idle, starting (no process, or nothing made yet) or busy; intervals end anywhere."""
+    draw = random.Random(seed)
+    clock, _, slots, workload = pool_of(3)
+    doing, diary = dict.fromkeys(range(3), "starting"), Counter()
     for second in range(1, 400):
-        slot = draw.choice(slots)
-        if doing[slot] == "idle":
-            workload.busy(slot)
-            doing[slot] = "busy" if slot in made else "starting"
+        slot = draw.choice(list(slots))
+        if slot.state is SlotState.STARTING:
+            slots.begun(slot)
+            doing[slot.number] = "idle"
+        elif slot.state is SlotState.IDLE:
+            slots.work(slot, 1)
+            doing[slot.number] = "busy" if slot.warm else "starting"
         elif draw.random() < 0.4:
-            workload.received(slot, delivery())
-            doing[slot] = "busy"
-            made.add(slot)
+            slots.received(slot, [])
+            doing[slot.number] = "busy"
+        elif draw.random() < 0.5:
+            slots.replace(slot, "died")
+            slots.done(slot)
+            doing[slot.number] = "starting"
         else:
-            if draw.random() < 0.5:
-                workload.lost(slot, "died")
-                made.discard(slot)
-            workload.idle(slot)
-            doing[slot] = "idle"
-        now[0] = float(second)
+            slots.done(slot)
+            doing[slot.number] = "idle"
+        clock.now = float(second)
         diary.update(doing.values())
         if draw.random() < 0.2:
             metrics = workload.metrics()
@@ -54,32 +74,27 @@ def test_the_shares_are_those_of_a_diary_kept_second_by_second(seed):
 
 
 def test_shares_stay_shares_when_the_pool_grows_and_shrinks_within_an_interval():
-    now, slots = [0.0], [0]
-    workload = Workload(slots, clock=lambda: now[0])
-    for slot in (0, 1, 2):
-        workload.busy(slot)
-    now[0] = 10.0
-    slots[:] = [1]
+    clock, _, slots, workload = pool_of(3)
+    clock.now = 10.0
+    slots.fit(1)
     metrics = workload.metrics()
     assert all(0 <= metrics[f"rollout/{what}_share"] <= 1 for what in SHARES)
     assert sum(metrics[f"rollout/{what}_share"] for what in SHARES) == pytest.approx(1)
-    slots[:] = [0, 1, 2, 3]
-    now[0] = 20.0
+    slots.begun(next(iter(slots)))
+    slots.fit(4)
+    clock.now = 20.0
     assert workload.metrics()["rollout/starting_share"] == pytest.approx(0.75)
-    slots[:] = []
-    for slot in (0, 1, 2):
-        workload.idle(slot)
+    slots.fit(0)
     assert workload.metrics()["rollout/actors"] == 0
 
 
 def test_bytes_are_those_of_the_tensors_by_kind_and_counted_in_one_interval_only():
-    workload = Workload([0])
+    _, _, _, workload = pool_of(1)
     latents = torch.zeros(6, 3, 2, 2)
     window = Window(0, 0, 0, "critic", "", 0, 0, 0, (0,), context=latents[:3], latents=latents, noisy=latents)
     block = MadeBlock(0, 0, torch.zeros(2, 3, 3, 2, 2), {})
-    workload.busy(0)
     for item in (window, block, block):
-        workload.received(0, delivery(item))
+        workload.received(delivery(item))
     workload.handed_out([wrap(window)])
     workload.published(WeightsVersion(0, {"w": torch.zeros(10, dtype=torch.bfloat16)}))
     for _ in range(3):
@@ -90,18 +105,3 @@ def test_bytes_are_those_of_the_tensors_by_kind_and_counted_in_one_interval_only
     assert metrics["bytes/weights_out"] == 3 * 20
     again = workload.metrics()
     assert not any(again[name] for name in again if name.startswith("bytes/")) and again["weights/pulls"] == 0
-
-
-def test_an_actor_is_too_slow_against_the_others_median_and_one_alone_never_is():
-    workload = Workload([0, 1, 2])
-    for slot in (0, 1, 2):
-        workload.busy(slot)
-    workload.received(0, delivery(None, *[50.0] * 5))
-    assert not workload.too_slow(0, factor=10)
-    workload.received(1, delivery(None, *[4.0] * 5))
-    workload.received(2, delivery(None, *[6.0] * 4, 1000.0))
-    assert workload.too_slow(0, factor=9) and not workload.too_slow(0, factor=11)
-    assert not workload.too_slow(2, factor=2), "one hiccup among its blocks"
-    workload.lost(0, "is slower")
-    assert not workload.too_slow(0, factor=2), "its place was taken by another"
-    assert workload.metrics()["rollout/actors_lost"] == 1
