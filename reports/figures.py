@@ -1,4 +1,4 @@
-"""What the methods of a report look like: their frames, their curves over time, the README's picture."""
+"""Draw the methods of a report: their frames, their curves over time, and the picture of the README."""
 
 import base64
 import math
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -19,7 +19,7 @@ from models.worlds.tiny_world import FPS, HORIZON
 
 
 class Curve(NamedTuple):
-    """A metric over time: its key in `segment_metrics`, what it is called, which value is best."""
+    """Name a metric over time: its key in `segment_metrics`, its label, and its best value."""
 
     key: str
     label: str
@@ -32,25 +32,49 @@ CURVES = (
     Curve("dynamic_degree", "Dynamic degree", 1),
     Curve("frozen_share", "Frozen share", 0),
 )
+
+
+class Style(NamedTuple):
+    """Colours and line of a method, in charts, legends and tables. Methods can be told apart without colour, too."""
+
+    light: str
+    """Colour on a light page."""
+    dark: str
+    """Colour on a dark page."""
+    dashes: Any
+    """Line style, as matplotlib takes it."""
+    marker: str
+    legend: str
+    """The dashes again, as `stroke-dasharray` of SVG."""
+
+
+STYLES = (
+    Style("#0b62b8", "#62b0ff", "-", "o", "none"),
+    Style("#c2410c", "#ff9a66", "--", "s", "8 4"),
+    Style("#5c636e", "#a2a9b4", ":", "^", "3 3"),
+    Style("#7a3fb0", "#c79bf2", "-.", "D", "10 4 2 4"),
+    Style("#1f7a4d", "#6fcf9b", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "v", "10 2 2 2 2 2"),
+    Style("#9a6a00", "#e0b252", "-", "P", "none"),
+    Style("#b3296f", "#f28bbb", "--", "X", "8 4"),
+    Style("#0f7c86", "#6cc9d1", ":", "*", "3 3"),
+)
 TONES = {"uniform": 0, "prefix_1": 1, "ode": 2}
-"""Each method's number in INKS, in LINES and among the template's colours; any other takes 3 or 4."""
-INKS = ("#0b62b8", "#c2410c", "#5c636e", "#7a3fb0", "#1f7a4d")
-_DASH_DOT_DOT = (0, (6, 1.5, 1, 1.5, 1, 1.5))
-LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), (_DASH_DOT_DOT, "v"), ("-", "P"), ("--", "X"), (":", "*"))
-"""A line's dashes and markers: methods are told apart without colour, too."""
+"""Number in STYLES of each method of the demo; any other takes 3 or 4."""
+_INK = "#1b1f24"
+"""Colour of axes and text on a light page."""
 PICTURED = 4
-"""Videos in the README's picture: the first ones."""
+"""Videos in the picture of the README: the first ones."""
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method: videos [B T 3 H W] in [0, 1], and metrics with one number per teacher horizon."""
+    """Hold videos [B T 3 H W] in [0, 1] of one method, and their metrics, one number per teacher horizon."""
 
     name: str
     title: str
-    """What a reader sees, "method: what is special about it"."""
+    """Shown to the reader, "method: its difference"."""
     metrics: dict[str, list[float]]
-    """What `rewards.segments.segment_metrics` says of all the videos."""
+    """`evaluation.metrics.segment_metrics` of all the videos."""
     videos: Tensor
     prompts: list[str]
 
@@ -80,12 +104,12 @@ class MethodResult:
 
     @property
     def tone(self) -> int:
-        """Number of the method's colour."""
+        """Number of the method's style."""
         return TONES.get(self.name, 3 + sum(self.name.encode()) % 2)
 
 
 def check_methods(arms: Sequence[MethodResult]) -> None:
-    """Refuse methods that cannot be compared."""
+    """Raise ValueError for methods that cannot be compared: other prompts, other lengths, the same name."""
     if not arms:
         raise ValueError("a report needs at least one arm; got none")
     for index, arm in enumerate(arms):
@@ -96,56 +120,54 @@ def check_methods(arms: Sequence[MethodResult]) -> None:
 
 
 def milestones(segments: int) -> list[int]:
-    """The segments shown: 1, 2, 4, 8 and so on, and the last."""
+    """Choose the segments to show: 1, 2, 4, 8 and so on, and the last."""
     return sorted({2**k for k in range(segments.bit_length())} | {segments})
 
 
 def seconds_at(segment: int) -> str:
-    """The time at which the `segment`-th teacher horizon ends."""
+    """Format the time at which the `segment`-th teacher horizon ends."""
     return f"{segment * HORIZON / FPS:g} s"
 
 
 def percent(share: float) -> str:
-    """Whole percent, but never 0 or 100 for what is only close to it."""
+    """Format whole percent, but never 0 or 100 for a share that is only close to it."""
     close = 0 < share < 0.005 or 0.995 <= share < 1
     return f"{min(max(100 * share, 0.1), 99.9):.1f} %" if close else f"{100 * share:.0f} %"
 
 
 class ChartLine(NamedTuple):
-    """A metric by horizon, the number of its colour, and where there is a band around it, its lower and upper edge."""
+    """A metric by teacher horizon, the number of its style, and lower and upper edge of the band around it."""
 
     values: Sequence[float]
     tone: int
     band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
-def method_chart(curve: Curve, arms: Sequence[MethodResult], training_frames: int | None) -> str:
-    """SVG of a metric of all methods over time."""
-    return line_chart(curve, [ChartLine(arm.metrics[curve.key], arm.tone) for arm in arms], training_frames)
-
-
 def line_chart(curve: Curve, lines: Sequence[ChartLine], training_frames: int | None) -> str:
-    """SVG of lines over time. Its colours are the page's, so that it follows light and dark."""
+    """Draw lines over time as SVG in the colours of the page, so that it follows light and dark.
+
+    Dotted verticals mark the teacher's horizon and `training_frames`, both in latent frames.
+    """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    ink, segments, horizon = "#010101", len(lines[0].values), HORIZON / FPS
-    style = {"svg.fonttype": "none", "svg.hashsalt": curve.key, "font.size": 10, "axes.edgecolor": ink}
-    style |= {"text.color": ink, "xtick.color": ink, "ytick.color": ink}
-    with matplotlib.rc_context(style):
+    segments, horizon = len(lines[0].values), HORIZON / FPS
+    options = {"svg.fonttype": "none", "svg.hashsalt": curve.key, "font.size": 10, "axes.edgecolor": _INK}
+    options |= {"text.color": _INK, "xtick.color": _INK, "ytick.color": _INK}
+    with matplotlib.rc_context(options):
         figure = Figure(figsize=(5.6, 2.7), layout="constrained")
         axes = figure.add_subplot()
         for line in lines:
-            dashes, marker = LINES[line.tone % len(LINES)]
+            style = STYLES[line.tone]
             times = [horizon * segment for segment in range(1, segments + 1)]
-            looks = {"color": f"#0a0a{line.tone:02x}", "linestyle": dashes, "marker": marker}
+            looks = {"color": style.light, "linestyle": style.dashes, "marker": style.marker}
             axes.plot(times, line.values, linewidth=2, markersize=4.5, clip_on=False, **looks)
             if line.band is not None:
-                axes.fill_between(times, *line.band, color=looks["color"], alpha=0.14, linewidth=0)
+                axes.fill_between(times, *line.band, color=style.light, alpha=0.14, linewidth=0)
         for frames, text in ((HORIZON, "teacher"), (training_frames, "training")):
             if frames is not None and frames <= segments * HORIZON:
-                axes.axvline(frames / FPS, color=ink, linewidth=1, linestyle=(0, (1, 2)))
+                axes.axvline(frames / FPS, color=_INK, linewidth=1, linestyle=(0, (1, 2)))
                 axes.text(frames / FPS, 1.03, f" {text}", transform=axes.get_xaxis_transform(), fontsize=9)
         highest = max(max(line.values if line.band is None else line.band[1]) for line in lines)
         axes.set_ylim(0, max(0.05, 1.1 * highest) if curve.key == "exposure_drift" else 1.03)
@@ -161,19 +183,20 @@ def line_chart(curve: Curve, lines: Sequence[ChartLine], training_frames: int | 
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(ink, "currentColor")
-    svg = re.sub(r'\s+(xmlns(:xlink)?|(?<=<svg )(width|height))="[^"]*"', "", svg)
-    return re.sub(r"#0a0a([0-9a-f]{2})", lambda match: f"var(--method-{int(match[1], 16)})", svg)
+    svg = re.sub(r'\s+(xmlns(:xlink)?|(?<=<svg )(width|height))="[^"]*"', "", svg[svg.index("<svg") :])
+    for tone, style in enumerate(STYLES):
+        svg = svg.replace(style.light, f"var(--method-{tone})")
+    return svg.replace(_INK, "currentColor")
 
 
 def write_picture(path: str | Path, arms: Sequence[MethodResult]) -> None:
-    """Write the README's PNG: the first videos of every method, side by side, on a light card of its own."""
+    """Write the README's PNG: the first videos of every method next to each other, on a light card."""
     from matplotlib import get_data_path
 
     check_methods(arms)
     fonts = Path(get_data_path(), "fonts", "ttf")
     bold, plain = (ImageFont.truetype(fonts / f"DejaVuSans{name}.ttf", 26) for name in ("-Bold", ""))
-    ink, quiet = "#1b1f24", INKS[TONES["ode"]]
+    quiet = STYLES[TONES["ode"]].light
     columns, prompts = milestones(arms[0].segments), arms[0].prompts[:PICTURED]
     edge, gap, margin, between, head, label, foot = 120, 8, 44, 64, 170, 58, 84
     block, row = len(columns) * (edge + gap) - gap, label + edge
@@ -184,38 +207,38 @@ def write_picture(path: str | Path, arms: Sequence[MethodResult]) -> None:
     for index, arm in enumerate(arms):
         left = margin + index * (block + between)
         method, _, law = arm.title.partition(": ")
-        pen.text((left, margin), method, INKS[arm.tone], bold)
+        pen.text((left, margin), method, STYLES[arm.tone].light, bold)
         pen.text((left, margin + 36), law, quiet, plain)
         for line, prompt in enumerate(prompts):
             pen.text((left, margin + head + line * row + 14), prompt, quiet, plain)
         for column, segment in enumerate(columns):
             x = left + column * (edge + gap)
             middle = x + edge // 2
-            pen.text((middle, margin + 112), f"{segment}\u00d7", ink, bold, "mm")
-            pen.text((middle, margin + 146), seconds_at(segment), ink, plain, "mm")
+            pen.text((middle, margin + 112), f"{segment}\u00d7", _INK, bold, "mm")
+            pen.text((middle, margin + 146), seconds_at(segment), _INK, plain, "mm")
             for line, video in enumerate(arm.videos[: len(prompts)]):
                 frame = frame_image(video[segment * HORIZON - 1]).resize((edge, edge), Image.Resampling.NEAREST)
                 card.paste(frame, (x, margin + head + line * row + label - 6))
             share = percent(arm.metrics["validity"][segment - 1])
-            pen.text((middle, bottom + 28), share, INKS[arm.tone], bold, "mm")
+            pen.text((middle, bottom + 28), share, STYLES[arm.tone].light, bold, "mm")
         pen.text((left, bottom + 54), f"frames valid, all {len(arm.prompts)} videos", quiet, plain)
     write_whole(Path(path), png_bytes(card))
 
 
 def frame_image(frame: Tensor) -> Image.Image:
-    """A frame [3 H W] in [0, 1], pixel by pixel."""
+    """Convert a frame [3 H W] in [0, 1], pixel by pixel."""
     return Image.fromarray((rearrange(frame, "c h w -> h w c") * 255).round().to(torch.uint8).cpu().numpy())
 
 
 def png_bytes(picture: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
+    """Encode a picture as a PNG file."""
     buffer = BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def data_address(frame: Tensor, scale: int = 1) -> str:
-    """A frame [3 H W], nearest neighbour `scale` times larger, as an image address that holds the image."""
+    """Encode a frame [3 H W], enlarged `scale` times by nearest neighbour, as a data: address."""
     small = frame_image(frame)
     large = small.resize((small.width * scale, small.height * scale), Image.Resampling.NEAREST)
     return "data:image/png;base64," + base64.b64encode(png_bytes(large)).decode()

@@ -1,11 +1,10 @@
-"""What a run leaves to read: summary.json, report.html in one file, and the table for a terminal.
+"""Write the report of a demo run: summary.json, report.html in one file, and a table for the terminal.
 
-Only numbers of `rewards.segments` are told, and videos are shown in the order in which they were made.
+It states only numbers of `evaluation.metrics`, and shows videos in the order in which they were generated.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,28 @@ from models.worlds.tiny_judge import TOLERANCE
 from models.worlds.tiny_world import FPS, HORIZON
 from reports.figures import (
     CURVES,
+    ChartLine,
     MethodResult,
     check_methods,
     data_address,
-    method_chart,
+    line_chart,
     milestones,
     percent,
     seconds_at,
     write_picture,
 )
+from reports.page import flat_settings, render_page
 from rewards.object_motion import FASTEST_EXCESS, FROZEN, SLOWEST
 
 __all__ = ["MethodResult", "summary_headline", "summary_table", "write_picture", "write_report", "write_summary"]
 
 OURS, BASELINE = "uniform", "prefix_1"
 HELD, LEVEL, MOVING = 0.90, 0.05, 0.85
-"""Words of the headline: validity that is kept, a gap that is none, a share of motion that is kept."""
+"""Thresholds of the headline: validity that counts as held, a gap that counts as none, motion that counts as held."""
 SHOWN = 8
 """Videos in the report: the first ones."""
 TRAINING_FRAMES = "rollout.frames"
-"""The setting, nested or dotted, that says how long the training rollouts were; marked in the curves."""
+"""Setting, nested or dotted, with the length of the training rollouts in latent frames; marked in the curves."""
 
 
 def write_summary(
@@ -46,7 +47,7 @@ def write_summary(
     settings: Mapping[str, Any],
     arms: Sequence[MethodResult],
 ) -> dict[str, Any]:
-    """Write summary.json, whole or not at all, and return what it says."""
+    """Write summary.json, whole or not at all, and return its content."""
     check_methods(arms)
     methods = {
         arm.name: {"title": arm.title, "videos": len(arm.prompts)}
@@ -60,38 +61,36 @@ def write_summary(
 
 def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[MethodResult]) -> None:
     """Write report.html: numbers of `summary`, frames of `arms`, nothing that lies outside the file."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     check_methods(arms)
     if list(summary["methods"]) != [arm.name for arm in arms]:
         raise ValueError(f"the summary is of {list(summary['methods'])}, not of {[arm.name for arm in arms]}")
     segments = milestones(arms[0].segments)
-    settings = dict(_flat(summary["settings"]))
-    training_frames = settings.get(TRAINING_FRAMES)
+    settings = dict(flat_settings(summary["settings"]))
+    given = settings.get(TRAINING_FRAMES, "none")
+    training_frames = None if given == "none" else int(given)
     shown = {arm.name: arm.videos[:SHOWN] for arm in arms}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).resolve().parent.parent / "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"typeset": _typeset, "clock": _clock}
-    page = environment.get_template("report.html.j2").render(
+    motion = [
+        f"from {method['dynamic_degree'][0]:.2f} to {method['dynamic_degree'][-1]:.2f} with {_short(method)}"
+        for method in summary["methods"].values()
+    ]
+    page = render_page(
+        "report.html.j2",
+        segments,
         headline=summary_headline(summary),
-        motion=_motion(summary),
+        motion=f"From the first to the last segment, dynamic degree goes {', '.join(motion)}.",
         summary=summary,
-        settings={name: "none" if value is None else str(value) for name, value in settings.items()},
+        settings=settings,
         arms=arms,
         prompts=arms[0].prompts[:SHOWN],
-        segments=[(segment, seconds_at(segment)) for segment in segments],
         strips={
             name: [[data_address(video[segment * HORIZON - 1], 8) for segment in segments] for video in videos]
             for name, videos in shown.items()
         },
         sheets={name: data_address(rearrange(videos, "b t c h w -> c (b h) (t w)")) for name, videos in shown.items()},
-        curves=CURVES,
-        charts={curve.key: method_chart(curve, arms, training_frames) for curve in CURVES},
+        charts={
+            curve.key: line_chart(curve, [ChartLine(arm.metrics[curve.key], arm.tone) for arm in arms], training_frames)
+            for curve in CURVES
+        },
         player={
             "frames": arms[0].videos.shape[1],
             "height": arms[0].videos.shape[3],
@@ -105,11 +104,11 @@ def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[Me
         fastest_excess=FASTEST_EXCESS,
         frozen=FROZEN,
     )
-    write_whole(Path(path), page.encode())
+    write_whole(Path(path), page)
 
 
 def summary_headline(summary: Mapping[str, Any]) -> str:
-    """The result in one sentence that says no more than the numbers do."""
+    """State the result in one sentence, which claims no more than the numbers show."""
     methods = summary["methods"]
     last = {name: method["validity"][-1] for name, method in methods.items()}
     segments = len(next(iter(methods.values()))["validity"])
@@ -132,17 +131,8 @@ def summary_headline(summary: Mapping[str, Any]) -> str:
     return f"A{when} {facts}."
 
 
-def _motion(summary: Mapping[str, Any]) -> str:
-    """What became of motion, in one sentence."""
-    told = [
-        f"from {method['dynamic_degree'][0]:.2f} to {method['dynamic_degree'][-1]:.2f} with {_short(method)}"
-        for method in summary["methods"].values()
-    ]
-    return f"From the first to the last segment, dynamic degree goes {', '.join(told)}."
-
-
 def summary_table(summary: Mapping[str, Any]) -> str:
-    """The numbers at 1, 2, 4, 8, 16 teacher horizons, as plain text."""
+    """Format the numbers at 1, 2, 4, 8, 16 teacher horizons as plain text."""
     methods = summary["methods"]
     segments = milestones(len(next(iter(methods.values()))["validity"]))
     captions = {curve.key: f"{curve.label} ({curve.best} is best)" for curve in CURVES}
@@ -158,24 +148,5 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def _short(method: Mapping[str, Any]) -> str:
     return method["title"].partition(":")[0]
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
-
-
-def _typeset(text: str) -> str:
-    """The signs that a terminal does without: times, and spaces that do not break before a unit."""
-    text = re.sub(r"(?<=\d)x\b", "\u00d7", text)
-    return re.sub(r"(?<=\d) (?=s\b|%)", "\u00a0", text)

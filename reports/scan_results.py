@@ -1,4 +1,4 @@
-"""What the trials of a scan say together: arms with mean and interval over seeds, a table, a CSV."""
+"""Combine the trials of a scan: arms with mean and interval over seeds, a table, a CSV."""
 
 import csv
 import io
@@ -14,11 +14,11 @@ from scipy.stats import t as student_t
 
 from cluster.tuning.trials import Trial
 from models.atomic_files import write_whole
-from reports.figures import CURVES, LINES, milestones, seconds_at
+from reports.figures import CURVES, STYLES, milestones, seconds_at
 
 
 class Interval(NamedTuple):
-    """A mean, and the 95 % interval of Student's t around it; half a width of None says that there was one seed."""
+    """A mean, and half the width of Student's 95 % interval around it; None for a single seed."""
 
     mean: float
     half: float | None
@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Of values that are one number per seed."""
+    """Average values, one per seed."""
     if len(values) < 2:
         return Interval(values[0], None)
     quantile = float(student_t.ppf(0.975, len(values) - 1))
@@ -37,7 +37,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class ScanArm:
-    """The trials of one combination of values."""
+    """Group the trials of one combination of values, on several seeds."""
 
     title: str
     tone: int
@@ -45,54 +45,53 @@ class ScanArm:
 
     @cached_property
     def finished(self) -> dict[int, dict[str, list[float]]]:
-        """Metrics by seed."""
+        """Metrics by seed, of finished trials."""
         ended = [trial for trial in self.trials if trial.folder.state == "finished"]
         return {trial.config.seed: trial.folder.scores["metrics"] for trial in ended}
 
     def at(self, metric: str, horizon: int) -> Interval:
-        """Over seeds, in the `horizon`-th teacher horizon, counted from 1."""
+        """Average a metric over seeds, in the `horizon`-th teacher horizon, counted from 1."""
         return interval([metrics[metric][horizon - 1] for metrics in self.finished.values()])
 
     def extremes(self, metric: str) -> tuple[list[float], list[float]]:
-        """The least and the largest value of any seed, by horizon."""
+        """Return the least and the largest value over seeds, by horizon."""
         by_horizon = list(zip(*(metrics[metric] for metrics in self.finished.values()), strict=True))
         return [min(values) for values in by_horizon], [max(values) for values in by_horizon]
 
     def means(self, metric: str) -> list[float]:
-        """Over seeds, by horizon."""
+        """Average a metric over seeds, by horizon."""
         return [mean(values) for values in zip(*(m[metric] for m in self.finished.values()), strict=True)]
 
     def above(self, other: "ScanArm", metric: str) -> dict[int, float]:
-        """How far this arm ends above `other`, on each seed that both have finished: equal prompts, equal noise."""
+        """Subtract the last value of `other`, on each seed that both have finished: equal prompts, equal noise."""
         both = [seed for seed in self.finished if seed in other.finished]
         return {seed: self.finished[seed][metric][-1] - other.finished[seed][metric][-1] for seed in both}
 
 
 def arms_of(trials: Sequence[Trial]) -> list[ScanArm]:
-    """In the scan's order."""
+    """Group trials by arm, in the scan's order."""
     titles = list(dict.fromkeys(trial.arm for trial in trials))
     return [
-        ScanArm(title, tone % len(LINES), tuple(trial for trial in trials if trial.arm == title))
+        ScanArm(title, tone % len(STYLES), tuple(trial for trial in trials if trial.arm == title))
         for tone, title in enumerate(titles)
     ]
 
 
 def scan_table(arms: Sequence[ScanArm]) -> str:
-    """Validity and its interval at 1, 2, 4, ... horizons, the arms against the first of them seed by seed, and what
-    became of the trials, as plain text."""
-    told = [arm for arm in arms if arm.finished]
+    """Format validity with its interval at 1, 2, 4, ... horizons, arms against the first by seed, and trial states."""
+    finished = [arm for arm in arms if arm.finished]
     width = max(len(arm.title) for arm in arms) + 2
     lines = []
-    if told:
-        segments = milestones(len(told[0].means("validity")))
+    if finished:
+        segments = milestones(len(finished[0].means("validity")))
         lines += [" " * width + "".join(f"{f'{segment}x':>15}" for segment in segments)]
         lines += [f"{'validity':<{width}}" + "".join(f"{seconds_at(segment):>15}" for segment in segments)]
-        for arm in told:
+        for arm in finished:
             lines += [f"{arm.title:<{width}}" + "".join(f"{arm.at('validity', s)!s:>15}" for s in segments)]
-        for arm in told[1:]:
-            apart = ", ".join(f"{by:+.2f} on seed {seed}" for seed, by in arm.above(told[0], "validity").items())
+        for arm in finished[1:]:
+            apart = ", ".join(f"{by:+.2f} on seed {seed}" for seed, by in arm.above(finished[0], "validity").items())
             if apart:
-                lines += [f"{arm.title} against {told[0].title} at {segments[-1]}x: {apart}"]
+                lines += [f"{arm.title} against {finished[0].title} at {segments[-1]}x: {apart}"]
     for arm in arms:
         states = [trial.folder.state for trial in arm.trials]
         counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -101,7 +100,7 @@ def scan_table(arms: Sequence[ScanArm]) -> str:
 
 
 def write_csv(path: Path, trials: Sequence[Trial]) -> None:
-    """A row for each trial and horizon; one without metrics for a trial that was stopped or is unfinished."""
+    """Write a row for each trial and horizon; one without metrics for a trial that is stopped or unfinished."""
     keys = list(trials[0].values)
     metrics = [curve.key for curve in CURVES] + ["out_of_range", "speed"]
     text = io.StringIO()
@@ -111,8 +110,8 @@ def write_csv(path: Path, trials: Sequence[Trial]) -> None:
         folder = trial.folder
         last = folder.measurements[-1] if folder.measurements else {"step": 0, "drift": ""}
         values = [str(value) for value in trial.values.values()]
-        known = folder.scores["cpu_seconds"] if folder.state == "finished" else None
-        spent = "" if known is None else f"{known:.1f}"
+        seconds = folder.scores["cpu_seconds"] if folder.state == "finished" else None
+        spent = "" if seconds is None else f"{seconds:.1f}"
         start = [trial.arm, *values, trial.config.seed, folder.state, int(last["step"]), last["drift"], spent]
         if folder.state != "finished":
             rows.writerow([*start, ""] + [""] * len(metrics))
