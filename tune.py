@@ -45,7 +45,7 @@ def run(scan: Scan, trials: "Sequence[Trial]") -> dict[str, str]:
     with RunFolder(scan.run_dir).locked():
         if not waiting:
             return {}
-        settle_environment(scan)
+        settle_environment(scan.cluster)
         from cluster.tuning.ray_tune import tune_trials  # only now: ray reads its environment when imported
 
         return tune_trials(dmd, scan, trials, waiting)

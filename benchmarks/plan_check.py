@@ -22,7 +22,7 @@ from cluster.config.buffer_config import BufferConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 
-settle_environment(Config())  # Ray reads its environment when it is imported
+settle_environment(ClusterConfig())  # Ray reads its environment when it is imported
 
 import ray  # noqa: E402
 import torch  # noqa: E402

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 from cluster.bootstrap.ray_environment import settle_environment
-from cluster.config.run_config import Config
+from cluster.config.cluster_config import ClusterConfig
 
-settle_environment(Config())
+settle_environment(ClusterConfig())
 
 import ray  # noqa: E402 (reads its environment when imported)
 import torch  # noqa: E402

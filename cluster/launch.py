@@ -43,7 +43,7 @@ def launch(loop: Callable, config: Config) -> Config:
         if config.cluster.kind == "inline":
             _launch_inline(loop, config)
         else:
-            settle_environment(config)
+            settle_environment(config.cluster)
             from cluster.ray_launch import launch_on_ray  # only now: ray reads its environment when imported
 
             launch_on_ray(loop, config)
@@ -55,9 +55,9 @@ def reach(config: Config) -> None:
 
     Raises CannotStart.
     """
-    address = cluster_address(config)
+    address = cluster_address(config.cluster)
     if address is not None:
-        settle_environment(config)
+        settle_environment(config.cluster)
         from cluster.bootstrap.ray_head import require_head
 
         require_head(address)

@@ -16,6 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.bootstrap.nodes import needs_of
 from cluster.bootstrap.process_group import NodeAddressConfig
 from cluster.bootstrap.ray_session import ray_session
 from cluster.config.run_config import Config
@@ -50,7 +51,7 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
     """
     with Display() as display:
         display("starting Ray", 0, 1, "")
-        with ray_session(config, display.say):
+        with ray_session(needs_of(config), display.say):
             display("starting Ray", 1, 1, "")
             coordinator = start_coordinator(config)
             ended = threading.Event()

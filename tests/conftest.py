@@ -10,7 +10,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 
 torch.set_num_threads(1)
-settle_environment(Config())  # test modules import ray when they are collected; Ray reads its environment then
+settle_environment(ClusterConfig())  # test modules import ray when they are collected; Ray reads its environment then
 
 # The first example of a test may import or compile; no law limits the duration of an example.
 hypothesis.settings.register_profile("longtake", deadline=None)

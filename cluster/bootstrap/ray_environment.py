@@ -1,37 +1,28 @@
-"""What must stand in the environment before ray is imported: it reads these once, at import."""
+"""Set the environment variables that Ray reads once, when it is imported."""
 
 import os
 import secrets
 from pathlib import Path
 
-from cluster.config.run_config import Config
+from cluster.config.cluster_config import ClusterConfig
 
 
-def settle_environment(config: Config) -> None:
-    """Authentication made explicit, noise turned off. Call before the first `import ray` of the process."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A busy machine takes longer than Train's minute to start a process that imports torch.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
-    if cluster_address(config) is None:
-        # Our own Ray serves this machine only. By default Linux nodes listen on all interfaces, and no address given
-        # to ray.init changes that; this is the switch by which Ray keeps a node on the loopback.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    _settle_auth(joining=cluster_address(config) is not None)
-
-
-def cluster_address(config: Config) -> str | None:
-    """The Ray to join, if any. Ray sets RAY_ADDRESS for the entry point of a submitted job."""
-    return config.cluster.address or os.environ.get("RAY_ADDRESS") or None
-
-
-def _settle_auth(joining: bool) -> None:
-    """Set RAY_AUTH_MODE explicitly, on our side of the connection.
+def settle_environment(cluster: ClusterConfig) -> None:
+    """Make authentication explicit and turn noise off. Call before the first `import ray` of the process.
 
     Unset, Ray 2.60 lets a cluster demand tokens (if a token file exists when it starts) that its clients do not send.
     Joining, we send a token exactly when there is one. Our own local Ray gets a token of its own, in memory only: a
     token file would silently change how clusters start that the user makes later.
     """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A busy machine takes longer than Train's minute to start a process that imports torch.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    joining = cluster_address(cluster) is not None
+    if not joining:
+        # Our own Ray serves this machine only. By default Linux nodes listen on all interfaces, and no address given
+        # to ray.init changes that; this is the switch by which Ray keeps a node on the loopback.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "RAY_AUTH_MODE" in os.environ:
         return
     if not joining:
@@ -39,5 +30,10 @@ def _settle_auth(joining: bool) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    known = "RAY_AUTH_TOKEN" in os.environ or file.is_file()
-    os.environ["RAY_AUTH_MODE"] = "token" if known else "disabled"
+    has_token = "RAY_AUTH_TOKEN" in os.environ or file.is_file()
+    os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"
+
+
+def cluster_address(cluster: ClusterConfig) -> str | None:
+    """Return the Ray to join, if any. Ray sets RAY_ADDRESS for the entry point of a submitted job."""
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None

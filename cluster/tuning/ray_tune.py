@@ -31,9 +31,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster.bootstrap.cpus import usable_cpus
 from cluster.bootstrap.learner_places import guarded, start_places
-from cluster.bootstrap.nodes import registered
+from cluster.bootstrap.nodes import needs_of, registered, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
-from cluster.bootstrap.ray_session import connected, own_cpus, require_nodes
+from cluster.bootstrap.ray_session import connected
 from cluster.config.scan_config import Scan, ScanConfig
 from cluster.errors import RunFailed
 from cluster.runs.display import Display
@@ -49,13 +49,14 @@ def tune_trials(loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequen
     Raises RunFailed on a Ray that has no room for a single trial.
     """
     inline = scan.cluster.kind == "inline"
-    one = math.ceil(scan.scan.cpus if inline else own_cpus(scan))
+    needs = needs_of(scan)
+    one = math.ceil(scan.scan.cpus if inline else needs.cpus)
     with Display() as display:
         display("starting Ray", 0, 1, "")
-        with connected(scan, max(usable_cpus(), one)) as joined:
+        with connected(needs, max(usable_cpus(), one)) as joined:
             display("starting Ray", 1, 1, "")
             if not inline:
-                require_nodes(scan, joined, display.say)
+                require_nodes(needs, joined, display.say)
             return tune_in_session(loop, scan, trials, waiting, display)
 
 
@@ -71,7 +72,7 @@ def tune_in_session(
         loop = partial(guarded, loop=loop, places=start_places())
     together = _together(scan)
     display.say(f"{min(together, len(waiting))} of {len(waiting)} trials at once")
-    by_name = {trial.name: trial if inline else _joining(trial, cluster_address(scan)) for trial in waiting}
+    by_name = {trial.name: trial if inline else _joining(trial, cluster_address(scan.cluster)) for trial in waiting}
     watcher = Watcher(by_name, display, together)
     trainable = tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan)
     tuner = Tuner(

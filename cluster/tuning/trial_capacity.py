@@ -55,7 +55,7 @@ def expected_at_once(scan: Scan) -> str:
     gpus = sum(placement.devices(group) for group in placement.groups(roles))
     if cluster.gpus is not None and gpus:
         return f"{min(most, max(1, cluster.gpus // gpus))} at once at most on cluster.gpus = {cluster.gpus}"
-    if cluster_address(scan) is not None or cluster.elsewhere or gpus:
+    if cluster_address(scan.cluster) is not None or cluster.elsewhere or gpus:
         bound = "" if scan.scan.at_once is None else f", {most} at most"
         return f"as many at once as the cluster's nodes are sure to hold whole{bound}"
     here = usable_cpus()

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from typing import Any
 
 from cluster.bootstrap.ray_environment import settle_environment
+from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 
-settle_environment(Config())  # the coordinator imports Ray, which reads its environment then
+settle_environment(ClusterConfig())  # the coordinator imports Ray, which reads its environment then
 
 from cluster.pool.coordinator import Coordinator  # noqa: E402
 from cluster.pool.rollout_process import Delivery  # noqa: E402

@@ -15,7 +15,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 import settings
-from cluster.bootstrap.nodes import note_unshared_texts
+from cluster.bootstrap.nodes import needs_of, note_unshared_texts
 from cluster.bootstrap.ray_session import ray_session
 from cluster.config.run_config import Config
 from cluster.errors import CannotStart
@@ -53,7 +53,7 @@ def main() -> None:
 
     prefers = "cluster.rollout_prefers={ray.io/market-type:spot}"
     config = made(nodes, "run", *LABELS, prefers, "cluster.rollout_actors=3", "stage=[teacher,ode,dmd]")
-    with ray_session(config, say):
+    with ray_session(needs_of(config), say):
         seen |= {"heard": heard, "texts": notes()} | places(config)
     seen["left in text_cache"] = [path.name for path in FOLDERS.glob("*texts/*")]
     nodes.add_node(num_cpus=4, num_gpus=2, labels={"role": "gpus"}, **SMALL)
@@ -85,7 +85,10 @@ def refusals(nodes: Cluster) -> dict[str, str]:
         if name == "folder":
             (FOLDERS / name / "config.yaml").unlink()
         try:
-            with another_run(nodes.address) if name == "taken" else nullcontext(), ray_session(config, lambda _: None):
+            with (
+                another_run(nodes.address) if name == "taken" else nullcontext(),
+                ray_session(needs_of(config), lambda _: None),
+            ):
                 said[name] = "let in"
         except CannotStart as error:
             said[name] = str(error)
@@ -98,7 +101,8 @@ def notes() -> dict[str, list[str]]:
     with chdir(FOLDERS):  # where no other process is: under this name each has a folder of its own
         for name, heard in said.items():
             folder = f"{FOLDERS}/shared_texts" if name == "shared" else name
-            note_unshared_texts(settings.load(["preset=wan_1_3b", *LABELS, f"text_cache={folder}"]), heard.append)
+            config = settings.load(["preset=wan_1_3b", *LABELS, f"text_cache={folder}"])
+            note_unshared_texts(needs_of(config), heard.append)
     return said
 
 
