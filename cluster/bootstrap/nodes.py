@@ -17,6 +17,7 @@ from cluster.config.run_config import Config
 from cluster.errors import CannotStart
 from cluster.planning import memory, placement
 from cluster.planning.placement import Node, Role
+from models.user_paths import user_path
 
 _POLL_S = 0.5
 _STORE_BYTES = 512 * 2**20
@@ -135,7 +136,8 @@ def note_unshared_texts(needs: RunNeeds, say: Callable[[str], None]) -> None:
     """
     if needs.text_cache is None:
         return
-    folder, labels = Path(needs.text_cache), (needs.cluster.learner_labels, needs.cluster.rollout_labels)
+    folder = user_path(needs.text_cache, "text_cache")
+    labels = (needs.cluster.learner_labels, needs.cluster.rollout_labels)
     mark = folder / f".seen_{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
