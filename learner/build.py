@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from learner.distillation import DmdLearner
 from learner.grpo import PolicyLearner
 from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
 from learner.ode import OdeInitializer
 from learner.optimizer import Optimizer, adamw, muon
-from learner.parallel.sharding import copy_into_shards, in_group, shard
+from learner.parallel.sharding import copy_into_shards, shard
 from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
 from learner.pretraining import Pretrainer
@@ -48,7 +48,9 @@ def pretrainer(parts: LearnerParts, config: PretrainConfig) -> Pretrainer:
     with torch.random.fork_rng():
         torch.manual_seed(parts.seed)
         network = Wan(parts.teacher_wan)
-    _prepare_training(network, parts.learner)
+    network.checkpoint_activations = parts.learner.checkpoint_activations
+    if parts.learner.compile:
+        network.compile_blocks()
     network.to(parts.device)
     shard(network, parts.device, _compute_dtype(parts.learner))
     optimizer = Optimizer(
@@ -61,7 +63,7 @@ def pretrainer(parts: LearnerParts, config: PretrainConfig) -> Pretrainer:
 
 def ode_initializer(parts: LearnerParts, config: OdeConfig, network: Wan | None = None) -> OdeInitializer:
     """Build stage `ode`; without `network` the student is loaded from its source."""
-    network = network or _load_trained(parts, "student")
+    network = network or _load(parts, "student", parts.student.wan)
     optimizer = Optimizer(
         "ode", network, muon(network, config.lr, config.adamw_lr),
         lr_key="ode.lr", grad_clip=1.0, cosine_steps=config.steps,
@@ -78,9 +80,9 @@ def dmd_learner(parts: LearnerParts, config: DmdConfig, networks: Sequence[Wan] 
     With learner.lora_rank student and critic train adapters.
     """
     network, critic, teacher = networks or (
-        _load_trained(parts, "student", lora=True),
-        _load_trained(parts, "critic", lora=True),
-        _load_frozen(parts, "teacher", parts.teacher_wan),
+        _load(parts, "student", parts.student.wan, lora=True),
+        _load(parts, "critic", parts.student.wan, lora=True),
+        _load(parts, "teacher", parts.teacher_wan, frozen=True),
     )
     own = adamw(network, config.student_lr, (config.beta1, config.beta2), config.weight_decay)
     optimizer = Optimizer("student", network, own, lr_key="dmd.student_lr", grad_clip=config.grad_clip)
@@ -106,12 +108,13 @@ def policy_learner(
     teacher for grpo.dmd_weight above 0, a frozen student ("reference") for grpo.kl above 0.
     """
     if networks is None:
-        networks = {"student": _load_trained(parts, "student", lora=True)}
+        wan = parts.student.wan
+        networks = {"student": _load(parts, "student", wan, lora=True)}
         if config.dmd_weight:
-            networks["critic"] = _load_trained(parts, "critic", lora=True)
-            networks["teacher"] = _load_frozen(parts, "teacher", parts.teacher_wan)
+            networks["critic"] = _load(parts, "critic", wan, lora=True)
+            networks["teacher"] = _load(parts, "teacher", parts.teacher_wan, frozen=True)
         if config.kl:
-            networks["reference"] = _load_frozen(parts, "student", parts.student.wan).eval()
+            networks["reference"] = _load(parts, "student", wan, frozen=True).eval()
     network = networks["student"]
     optimizer = Optimizer(
         "student", network, adamw(network, config.lr, (config.beta1, config.beta2), config.weight_decay),
@@ -153,60 +156,40 @@ def _scores(parts: LearnerParts, config: DmdConfig, student: Wan, critic: Wan, t
     )  # fmt: skip
 
 
-def _load_trained(parts: LearnerParts, name: str, lora: bool = False) -> Wan:
-    learner, source = parts.learner, parts.sources[name]
-    network = _outline(parts.student.wan, source)
-    if lora and learner.lora_rank is not None:
-        add_adapters(network, learner.lora_rank, learner.lora_alpha)
-    _prepare_training(network, learner)
-    shard(network, parts.device, _compute_dtype(learner))
-    return _fill(network, source, parts.device, parts.seed)
-
-
-def _load_frozen(parts: LearnerParts, name: str, wan: WanConfig) -> Wan:
-    learner, source, device = parts.learner, parts.sources[name], parts.device
-    if learner.teacher_offload and not (in_group() and device.type == "cuda"):
+def _load(parts: LearnerParts, role: str, wan: WanConfig, *, frozen: bool = False, lora: bool = False) -> Wan:
+    """Load the network of a role tensor by tensor, so that a rank holds its shards and little more."""
+    learner, source, device = parts.learner, parts.sources[role], parts.device
+    offload = frozen and learner.teacher_offload
+    if offload and not (distributed.is_initialized() and device.type == "cuda"):
         problem = "needs learner ranks on GPUs"
         raise ConfigError("learner.teacher_offload", True, problem, "set learner.teacher_offload=false")
-    network = _outline(wan, source).to(getattr(torch, learner.teacher_dtype)).requires_grad_(False)
-    if learner.compile:
-        network.compile_blocks()
-    shard(network, device, offload=learner.teacher_offload)
-    return _fill(network, source, torch.device("cpu") if learner.teacher_offload else device, parts.seed)
-
-
-def _outline(wan: WanConfig, source: Source) -> Wan:
-    """Make a network without memory that the file fits. Raises ValueError."""
     with torch.device("meta"):
         network = Wan(wan)
     check_weights(source.path, source.key, network, source.part)
-    return network
-
-
-def _fill(network: Wan, source: Source, device: torch.device, seed: int) -> Wan:
-    """Allocate the network and load its file tensor by tensor, so that a rank holds its shards and little more."""
-    network.to_empty(device=device)
+    if frozen:
+        network.to(getattr(torch, learner.teacher_dtype)).requires_grad_(False)
+    elif lora and learner.lora_rank is not None:
+        add_adapters(network, learner.lora_rank, learner.lora_alpha)
+    network.checkpoint_activations = learner.checkpoint_activations and not frozen
+    if learner.compile:
+        network.compile_blocks()
+    shard(network, device, None if frozen else _compute_dtype(learner), offload)
+    network.to_empty(device="cpu" if offload else device)
     targets = network.state_dict()
     plain = {plain_name(name): target for name, target in targets.items()}
     for name, values in stored_tensors(source.path, source.part):
         copy_into_shards(plain[name], values)
     for name, target in targets.items():
         if is_adapter(name):
-            copy_into_shards(target, adapter_start(name, target.shape, seed))
+            copy_into_shards(target, adapter_start(name, target.shape, parts.seed))
     return network
-
-
-def _prepare_training(network: Wan, learner: LearnerConfig) -> None:
-    network.checkpoint_activations = learner.checkpoint_activations
-    if learner.compile:
-        network.compile_blocks()
 
 
 def _compute_dtype(learner: LearnerConfig) -> torch.dtype | None:
     """Return the dtype in which student and critic compute; None is that of their weights, float32."""
     if learner.dtype == "float32":
         return None
-    if not in_group():
+    if not distributed.is_initialized():
         problem = "needs learner ranks"
         raise ConfigError("learner.dtype", learner.dtype, problem, "set cluster=ray or learner.dtype=float32")
     return getattr(torch, learner.dtype)

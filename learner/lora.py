@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, by peft) on the linear layers of the blocks; outside the learner nobody sees them."""
+"""Low-rank adapters (LoRA, by peft) on the linear layers of the blocks; only the learner has them."""
 
 import math
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 def add_adapters(network: Wan, rank: int, alpha: float) -> None:
-    """Put adapters of `rank` beside the attention and feed-forward matrices and freeze everything else."""
+    """Add adapters of `rank` to the attention and feed-forward matrices and freeze everything else."""
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and only LoRA runs need it
 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGETS), network)
 
 
 def plain_name(name: str) -> str:
-    """The name in diffusers of a weight that has an adapter beside it."""
+    """Return the name in diffusers of a weight with an adapter."""
     return name.replace(".base_layer.", ".")
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a weight belongs to an adapter."""
+    """Return whether a weight belongs to an adapter."""
     return name.endswith((_DOWN, _UP))
 
 
 def adapter_start(name: str, shape: torch.Size, seed: int) -> Tensor:
-    """The values that an adapter starts from: as peft draws them, but by (seed, name), so equal on every rank."""
+    """Draw an adapter's start: as peft draws them, but by (seed, name), so equal on every rank."""
     if name.endswith(_UP):
         return torch.zeros(shape)
     bound = 1 / math.sqrt(shape[1])
@@ -40,7 +40,7 @@ def adapter_start(name: str, shape: torch.Size, seed: int) -> Tensor:
 
 
 def merge_lora(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Whole tensors under diffusers' names, with `scale` * up @ down added where there is an adapter."""
+    """Return full tensors under diffusers' names, with `scale` * up @ down added where there is an adapter."""
     plain = {plain_name(name): tensor for name, tensor in tensors.items() if not is_adapter(name)}
     for name, down in tensors.items():
         if name.endswith(_DOWN):

@@ -5,25 +5,26 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from learner.parallel import collectives
-from learner.parallel.sharding import copy_into_shards, full_tensor, gather_full_state, synchronise_gradients
+from learner.parallel.sharding import copy_into_shards, full_tensor, gather_full_state
 from models.errors import StopsRun
 
 
 class NonFiniteError(StopsRun):
-    """A loss or gradient became infinite or NaN; the weights are those of the last good update."""
+    """Stop a run whose loss or gradient is infinite or NaN; the weights are those of the last good update."""
 
 
 def adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> list[torch.optim.Optimizer]:
-    """AdamW on all weights that train: what the paper distils with."""
+    """Make AdamW on all trainable weights, the paper's choice for distillation."""
     weights = trainable_parameters(module).values()
     return [torch.optim.AdamW(weights, lr=lr, betas=betas, weight_decay=weight_decay, foreach=True)]
 
 
 def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
-    """Muon on the blocks' matrices, AdamW on the rest: for the stages that learn from data.
+    """Make Muon on the blocks' matrices and AdamW on the rest: for the stages that learn from data.
 
     The tiny teacher reaches AdamW's loss of 1300 updates in 600 (docs/decisions/LOG.md).
     """
@@ -43,7 +44,7 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 class ShardedMuon(torch.optim.Muon):
-    """torch's Muon, matrix by matrix: gathered, stepped whole, and cut again.
+    """Runs torch's Muon on full matrices: gathers each, steps, and shards it again.
 
     Left to DTensor, its orthogonalisation in bfloat16 adds in another order for every number of ranks, and that noise
     is as large as the update: after one step weights differed by 0.7 of it. Every rank repeats the whole step,
@@ -69,7 +70,7 @@ class ShardedMuon(torch.optim.Muon):
 
 
 class Optimizer:
-    """Backward, clip, check, step."""
+    """Steps a module's optimizers: backward, clip, check, schedule, step."""
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Optimizer:
         grad_clip: float,
         cosine_steps: int | None = None,
     ):
-        """`lr_key` is the configuration key of the rate.
+        """Name `lr_key`, the configuration key of the learning rate, in errors.
 
         With `cosine_steps` rates rise over a hundredth of them and fall to zero; without, they are constant.
         """
@@ -95,15 +96,16 @@ class Optimizer:
     def step(self, losses: Iterable[Tensor], micro_batches: int = 1) -> dict[str, float]:
         """Apply the gradient of a batch; returns loss and gradient norm, of all ranks together.
 
-        `losses` gives one scalar per micro-batch, made when it is asked for, so that one graph lives at a time. Their
-        sum is the mean over this rank's share of the batch; the mean over the ranks, whose shares are equal, is taken
-        here. Raises NonFiniteError on every rank, before the weights are touched, when loss or gradient is not finite.
+        `losses` yields one scalar per micro-batch, so that one graph lives at a time. Their sum is the mean over this
+        rank's share of the batch; the mean over the ranks, whose shares are equal, is computed here.
+        Raises NonFiniteError on every rank, before the weights are touched, when loss or gradient is not finite.
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         parts = []
         for i, loss in enumerate(losses, start=1):
-            synchronise_gradients(self.module, i == micro_batches)
+            if isinstance(self.module, FSDPModule):  # average gradients over the ranks once, after the last backward
+                self.module.set_requires_gradient_sync(i == micro_batches)
             loss.backward()
             parts.append(loss.detach())
         assert len(parts) == micro_batches, f"{len(parts)} losses for {micro_batches} micro-batches"
@@ -114,24 +116,22 @@ class Optimizer:
                 f"{self.name}: loss {loss_value} and gradient norm {norm_value} at update {self.updates + 1}; stopped "
                 f"before the optimiser step, and the last checkpoint is good. Lower {self.lr_key} in a new run_dir"
             )
+        schedule = 1.0
+        if self.cosine_steps is not None:
+            warm_up = max(1, self.cosine_steps // 100)
+            done = min(1.0, (self.updates - warm_up) / max(1, self.cosine_steps - warm_up))
+            schedule = 0.5 * (1 + math.cos(math.pi * done))
+            if self.updates < warm_up:
+                schedule = (self.updates + 1) / warm_up
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * self.lr_scale * self._schedule()
+                group["lr"] = peak * self.lr_scale * schedule
             optimizer.step()
         self.updates += 1
         return {f"{self.name}/loss": loss_value, f"{self.name}/grad_norm": norm_value}
 
-    def _schedule(self) -> float:
-        if self.cosine_steps is None:
-            return 1.0
-        warm_up = max(1, self.cosine_steps // 100)
-        if self.updates < warm_up:
-            return (self.updates + 1) / warm_up
-        done = min(1.0, (self.updates - warm_up) / max(1, self.cosine_steps - warm_up))
-        return 0.5 * (1 + math.cos(math.pi * done))
-
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts as whole tensors, for safetensors: "<weight>/<entry>" (a collective, as `gather`)."""
+        """Return moments and step counts as full tensors on rank 0, by "<weight>/<entry>" (a collective)."""
         names = {p: name for name, p in self.module.named_parameters()}
         return gather_full_state(
             {
@@ -143,7 +143,7 @@ class Optimizer:
         )
 
     def load_state(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Put back what `state` gave, on as many ranks as there are now; every rank has the whole tensors."""
+        """Restore `state`, on any number of ranks; every rank has the full tensors."""
         entries_of: dict[str, dict[str, Tensor]] = {}
         for path, values in tensors.items():
             name, entry = path.rsplit("/", 1)

@@ -14,8 +14,7 @@ from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.video_writer import check_encoder
 from actors.prompts import prompt_texts
 from models.atomic_files import partial_of, require_writable
-from models.checkpoints.formats import open_checkpoint
-from models.checkpoints.known_networks import recognise_network
+from models.checkpoints.formats import open_checkpoint, recognise_network
 from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
 from models.checkpoints.weight_files import check_network_fit
 from models.errors import ConfigError

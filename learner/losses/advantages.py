@@ -14,7 +14,7 @@ from learner.policy_config import SCOPES
 
 
 class Standardized(NamedTuple):
-    """Values in units of their groups' spread."""
+    """Holds values in units of their groups' spread."""
 
     values: Tensor
     """[P G W], 0 where masked; the mean over a group's valid members is 0."""
@@ -30,7 +30,7 @@ class Standardized(NamedTuple):
 
 
 class RewardStatistics(NamedTuple):
-    """One reward over a batch, as it was given: before reward-to-go, normalisation and weight."""
+    """Summarises one reward over a batch, before reward-to-go, normalisation and weight."""
 
     mean: float
     """Of the numbers; NaN where there is none."""
@@ -41,7 +41,7 @@ class RewardStatistics(NamedTuple):
 
 
 class Advantages(NamedTuple):
-    """What a batch of groups says about its members."""
+    """Holds the advantages of a batch of groups, and statistics of its rewards."""
 
     values: Tensor
     """[P G W], 0 where masked, within +-clip."""
@@ -54,13 +54,13 @@ class Advantages(NamedTuple):
 
 
 def reward_to_go(rewards: Tensor, gamma: float) -> Tensor:
-    """Sum over windows u >= w of gamma^(u - w) rewards[u], [P G W], because a window's errors stay in later context.
+    """Return the sum over windows u >= w of gamma^(u - w) rewards[u], [P G W].
 
-    A later window that failed counts as the mean of its valid siblings there, which moves nobody's advantage: leaving
-    it out of the sum would score it 0. A window that failed itself stays NaN.
+    A window's errors stay in later context. A later window that failed counts as the mean of its valid siblings there,
+    which moves no advantage: leaving it out of the sum would score it 0. A window that failed itself stays NaN.
     """
     rewards = rewards.double()
-    mean = rewards.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)  # all failed: 0 for all of them, and for nobody
+    mean = rewards.nanmean(dim=1, keepdim=True).nan_to_num(nan=0.0)  # all failed: 0 for all of them
     filled = torch.where(rewards.isnan(), mean, rewards)
     windows = torch.arange(rewards.shape[2], device=rewards.device)
     ahead = windows[:, None] - windows
@@ -73,7 +73,7 @@ def standardise(values: Tensor, scope: str, floor: float) -> Standardized:
 
     The spread is the standard deviation at that window of the group itself (`group`), of all groups pooled, each
     around its own mean (`batch`), or the largest of all groups (`max`). The last two keep a group of near equals from
-    turning the noise of a reward into advantages as large as everybody's.
+    turning the noise of a reward into advantages as large as all others.
     """
     assert scope in SCOPES and floor > 0, (scope, floor)
     assert not values.isinf().any(), "a reward is infinite; a failed one is NaN"
@@ -96,7 +96,7 @@ def standardise(values: Tensor, scope: str, floor: float) -> Standardized:
 def combine(
     scores: Mapping[str, Tensor], weights: Mapping[str, float], gamma: float, scope: str, floor: float, clip: float
 ) -> Advantages:
-    """Each reward's scores [P G W]: to go, standardised within the groups, weighted; then summed and clipped to +-clip.
+    """Combine rewards [P G W]: to go, standardised within groups, weighted; then summed and clipped to +-clip.
 
     A member counts at a window where every reward with a weight has a number: a sum that lacks one would compare it
     with siblings on other grounds. Rewards of weight 0 are reported and change nothing.
@@ -123,5 +123,5 @@ def _statistics(scores: Tensor, gamma: float, scope: str, floor: float) -> Rewar
     return RewardStatistics(float(mean), float(std), zero_spread)
 
 
-def _share(part: Tensor, whole: Tensor) -> float:
-    return float(part.sum() / whole.sum()) if whole.any() else 0.0
+def _share(part: Tensor, total: Tensor) -> float:
+    return float(part.sum() / total.sum()) if total.any() else 0.0

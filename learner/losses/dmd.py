@@ -1,4 +1,4 @@
-"""Losses of the distillation, as pure functions of tensors; a number per sample, [B], because windows have weights."""
+"""Losses of the distillation, pure functions of tensors; one number per sample, [B], because windows have weights."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from models.flow_matching import shift_sigma
 
 
 def score_sigmas(uniform: Tensor, shift: float, low: float, high: float) -> Tensor:
-    """Noise levels at which teacher and critic are compared: uniform [B] in [0, 1], shifted, clamped.
+    """Return the noise levels at which teacher and critic are compared: uniform [B] in [0, 1], shifted, clamped.
 
     Wan: shift 5, clamped to [0.02, 0.98] (Self-Forcing, timesteps 20 and 980).
     """
@@ -15,7 +15,7 @@ def score_sigmas(uniform: Tensor, shift: float, low: float, high: float) -> Tens
 
 
 def dmd_gradient(x0: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
-    """Direction [B F C H W] that lowers KL(student || teacher) at `x0` (DMD2, Eq. 7; Self-Forcing++ Eq. 2).
+    """Return the direction [B F C H W] that lowers KL(student || teacher) at `x0` (DMD2, Eq. 7; Self-Forcing++ Eq. 2).
 
     (fake - real) / mean |x0 - real|, the mean over each sample: the score difference, in units of the distance that the
     teacher wants the sample to move. No gradient flows through any input.
@@ -25,26 +25,22 @@ def dmd_gradient(x0: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
     return (fake_x0 - real_x0) / scale.reshape(-1, *(1,) * (x0.ndim - 1))
 
 
-def dmd_loss(x0: Tensor, gradient: Tensor, judged: Tensor) -> Tensor:
-    """Losses [B] whose gradients with respect to `x0` [B F C H W] are `gradient` / number of its judged elements.
+def dmd_loss(x0: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
+    """Return losses [B] with gradients, by `x0` [B F C H W], of `gradient` / number of unmasked elements.
 
-    0.5 mean (x0 - stop(x0 - gradient))^2 over the frames where `judged` [B F] is 1 (else 0), in float64 because the
-    square of a small difference is taken and undone.
+    0.5 mean (x0 - stop(x0 - gradient))^2 over the frames where `mask` [B F] is 1 (else 0), in float64 because the
+    square of a small difference is computed and undone.
     """
     target = (x0.double() - gradient.double()).detach()
-    squares = (x0.double() - target).square() * judged[..., None, None, None]
-    return 0.5 * (squares.flatten(1).sum(dim=1) / (judged.sum(dim=1) * x0[0, 0].numel()))
+    squares = (x0.double() - target).square() * mask[..., None, None, None]
+    return 0.5 * (squares.flatten(1).sum(dim=1) / (mask.sum(dim=1) * x0[0, 0].numel()))
 
 
 def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """Flow matching, [B]: mean (velocity - (noise - x0))^2. Trains teacher and critic."""
-    return _sample_mean((velocity - (noise - x0)).square())
+    """Return flow-matching losses [B], mean (velocity - (noise - x0))^2: they train teacher and critic."""
+    return (velocity - (noise - x0)).square().flatten(1).mean(dim=1)
 
 
 def regression_loss(x0: Tensor, target: Tensor) -> Tensor:
-    """ODE initialisation, [B]: squared distance to the teacher's x0 (Self-Forcing++, Eq. 4)."""
-    return _sample_mean((x0 - target).square())
-
-
-def _sample_mean(x: Tensor) -> Tensor:
-    return x.flatten(1).mean(dim=1)
+    """Return regression losses [B]: squared distance to the teacher's x0 (Self-Forcing++, Eq. 4)."""
+    return (x0 - target).square().flatten(1).mean(dim=1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Terms(NamedTuple):
-    """What a loss says about its terms."""
+    """Gives a loss per term, and how it came about."""
 
     loss: Tensor
     """[N], with the gradient."""
@@ -27,7 +27,7 @@ class Terms(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """What terms count that an older version of the student drew."""
+    """Weighs terms that an older version of the student drew."""
 
     weight: Tensor
     """[N]; 0 where masked."""
@@ -39,9 +39,10 @@ PolicyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float], T
 
 
 def log_ratio(x0_new: Tensor, x0_old: Tensor, sample: Tensor, sigma_next: Tensor) -> Tensor:
-    """Mean over dimensions of log N(sample; new) - log N(sample; old), [N]; exactly 0 where new is old, bit for bit.
+    """Return the mean over dimensions of log N(sample; new) - log N(sample; old), [N].
 
-    Written as a difference of predictions: the difference of the squares would lose it to rounding.
+    Exactly 0 where new is old, bit for bit. Written as a difference of predictions: the difference of the squares would
+    lose it to rounding.
     """
     x0_new, x0_old, sample = _flat(x0_new, x0_old, sample)
     sigma_next = sigma_next.double()
@@ -64,9 +65,10 @@ def ppo(
 def ratio_norm(
     x0_new: Tensor, x0_old: Tensor, sample: Tensor, sigma: Tensor, sigma_next: Tensor, advantage: Tensor, clip: float
 ) -> Terms:
-    """GRPO-Guard (2510.22319): exponent mean(noise dmean), 0 on average; the loss counts 1 / (sigma - sigma_next).
+    """Clip as GRPO-Guard (2510.22319): exponent mean(noise dmean), 0 on average.
 
-    At ratio 1 the gradient is -A d log p / D x sigma_next / (sigma - sigma_next).
+    The loss counts 1 / (sigma - sigma_next). At ratio 1 the gradient is -A d log p / D x sigma_next / (sigma -
+    sigma_next).
     """
     terms = _clipped(_noise_along_step(x0_new, x0_old, sample, sigma_next) * (1 - sigma_next.double()), advantage, clip)
     return terms._replace(loss=terms.loss / (sigma.double() - sigma_next.double()))
@@ -75,9 +77,10 @@ def ratio_norm(
 def x0_ratio(
     x0_new: Tensor, x0_old: Tensor, sample: Tensor, sigma: Tensor, sigma_next: Tensor, advantage: Tensor, clip: float
 ) -> Terms:
-    """Exponent mean(noise dx0), the same scale at every level: the schedule no longer decides which transition learns.
+    """Clip exponent mean(noise dx0), the same scale at every level.
 
-    At ratio 1 the gradient is -A d log p / D x sigma_next / (1 - sigma_next).
+    The schedule no longer decides which transition learns. At ratio 1 the gradient is -A d log p / D x sigma_next / (1
+    - sigma_next).
     """
     return _clipped(_noise_along_step(x0_new, x0_old, sample, sigma_next), advantage, clip)
 
@@ -85,9 +88,10 @@ def x0_ratio(
 def regression(
     x0_new: Tensor, x0_old: Tensor, sample: Tensor, sigma: Tensor, sigma_next: Tensor, advantage: Tensor, clip: float
 ) -> Terms:
-    """Mean square to the target stop(x0 + A alpha (x' - alpha x0) / (2 sigma_next^2)): no ratio, nothing clipped.
+    """Return the mean square to the target stop(x0 + A alpha (x' - alpha x0) / (2 sigma_next^2)).
 
-    The gradient is -A d log p / D wherever x0_new is: a second pass over the same terms is not held back (CM-GRPO).
+    No ratio, nothing clipped. The gradient is -A d log p / D wherever x0_new is: a second pass over the same terms is
+    not held back (CM-GRPO).
     """
     prediction, sample = _flat(x0_new, sample)
     level = sigma_next.double()[:, None]
@@ -106,7 +110,7 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
 
 
 def kl(x0_new: Tensor, x0_reference: Tensor, sigma_next: Tensor) -> Tensor:
-    """KL(new || reference) of one transition per dimension, [N]: alpha^2 mean(dx0^2) / (2 sigma_next^2)."""
+    """Return KL(new || reference) of one transition per dimension, [N]: alpha^2 mean(dx0^2) / (2 sigma_next^2)."""
     x0_new, x0_reference = _flat(x0_new, x0_reference.detach())
     slope = (1 - sigma_next.double()) / sigma_next.double()
     return slope.square() * (x0_new - x0_reference).square().mean(dim=1) / 2
@@ -116,7 +120,7 @@ def kl(x0_new: Tensor, x0_reference: Tensor, sigma_next: Tensor) -> Tensor:
 def correction(
     x0_old: Tensor, x0_behaviour: Tensor, sample: Tensor, sigma_next: Tensor, cap: float, mask: float
 ) -> Correction:
-    """Weights of terms that were drawn with x0_behaviour (as the actor recorded) while the student predicts x0_old now.
+    """Weigh terms that were drawn with x0_behaviour (as the actor recorded) while the student predicts x0_old now.
 
     The likelihood ratio of all D dimensions is tempered, to its power 1 / sqrt(D): whole it is 0 or infinity, per
     dimension it is always 1. It is truncated at `cap`; outside [1 / mask, mask] the term counts 0 and is flagged.
@@ -134,7 +138,7 @@ def effective_sample_size(weights: Tensor) -> float:
 
 
 def _clipped(exponent: Tensor, advantage: Tensor, clip: float) -> Terms:
-    """-min(ratio A, clamp(ratio) A), [N]; selected, because the gradient of a minimum is halved at a tie."""
+    """Return -min(ratio A, clamp(ratio) A), [N]; selected, because the gradient of a minimum is halved at a tie."""
     ratio, advantage = exponent.exp(), advantage.double()
     clipped = ((advantage > 0) & (ratio > 1 + clip)) | ((advantage < 0) & (ratio < 1 - clip))
     chosen = torch.where(clipped, ratio.detach().clamp(1 - clip, 1 + clip), ratio)
@@ -147,7 +151,7 @@ def _noise_along_step(x0_new: Tensor, x0_old: Tensor, sample: Tensor, sigma_next
 
 
 def _noise(x0: Tensor, sample: Tensor, sigma_next: Tensor) -> Tensor:
-    """The noise [N D] that made `sample` if `x0` was its clean prediction; everything float64."""
+    """Return the noise [N D] that made `sample` if `x0` was its clean prediction; everything float64."""
     level = sigma_next[:, None]
     return (sample - (1 - level) * x0) / level
 

@@ -1,17 +1,16 @@
-"""A network cut over the ranks (FSDP2): shards in training, whole tensors for files, actors and other numbers of ranks.
+"""A network sharded over the ranks (FSDP2): shards in training, full tensors for files and actors.
 
-Without a process group every tensor is whole already and these functions copy, so that callers have one path.
+Without a process group every tensor is full already and these functions copy, so that callers have one path.
 """
 
 import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
-    FSDPModule,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
@@ -23,18 +22,13 @@ from learner.parallel import collectives
 from models.wan.network import Wan
 
 
-def in_group() -> bool:
-    """Whether this process is one of a group, be it the only one: networks can then be cut."""
-    return distributed.is_initialized()
-
-
 def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None, offload: bool = False) -> None:
-    """Cut every block over the ranks, then the rest; weights may still be on "meta".
+    """Shard every block over the ranks, then the rest; weights may still be on "meta".
 
     Computes in `compute` (default: as stored) and reduces gradients in float32. With `offload` shards live on the CPU.
     """
     alone = collectives.size() == 1 and compute is None and not offload
-    if not in_group() or alone:  # one rank gains nothing and takes 30 % longer (tiny network, CPU)
+    if not distributed.is_initialized() or alone:  # one rank gains nothing and takes 30 % longer (tiny network, CPU)
         return
     # Keys and values are views of their projections. Writing to them in place would lose FSDP's hooks; nobody does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
@@ -58,39 +52,33 @@ def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None
         register_fsdp_forward_method(network, method)
 
 
-def synchronise_gradients(module: nn.Module, wanted: bool) -> None:
-    """Whether the next backward passes average gradients over the ranks, or only add them up on each."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(wanted)
-
-
 @torch.no_grad()
 def gather_full_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole private copies on the CPU of rank 0, and an empty dict on the others (a collective).
+    """Copy full tensors to the CPU of rank 0; an empty dict elsewhere (a collective).
 
-    One tensor at a time is whole on every rank, so that a network larger than a device can be gathered.
+    One tensor at a time is full on every rank, so that a network larger than a device can be gathered.
     """
     gathered = {}
     for name, tensor in tensors.items():
-        complete = full_tensor(tensor)
+        full = full_tensor(tensor)
         if collectives.rank() == 0:
-            gathered[name] = complete.detach().to("cpu", copy=True)
+            gathered[name] = full.detach().to("cpu", copy=True)
     return gathered
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor, on every rank (a collective if it is cut)."""
+    """Return all of a tensor, on every rank (a collective if it is sharded)."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_shards(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """What this rank holds of each tensor; writing there writes the tensor."""
+    """Return this rank's part of each tensor; writing there writes the tensor."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 @torch.no_grad()
 def copy_into_shards(target: Tensor, values: Tensor) -> None:
-    """Copy whole `values`, which every rank has, into `target`: each rank its shard."""
+    """Copy full `values`, which every rank has, into `target`: each rank its shard."""
     if isinstance(target, DTensor):
         placed = values.to(target.device)
         values = distribute_tensor(placed, target.device_mesh, target.placements, src_data_rank=None).to_local()
@@ -99,12 +87,12 @@ def copy_into_shards(target: Tensor, values: Tensor) -> None:
 
 
 def load_full_state(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], name: str) -> None:
-    """Fill all of `tensors`; raises ValueError, before anything is written, unless `values` are exactly those.
+    """Copy full `values` into all of `tensors`; `name` is their group in the checkpoint.
 
-    `name` is what the message calls them.
+    Raises ValueError, before anything is written, unless names and shapes are the same.
     """
     for key in sorted(tensors.keys() | values.keys()):
         if key not in tensors or key not in values or tensors[key].shape != values[key].shape:
-            raise ValueError(f"the checkpoint's {name} is of another network: {key} differs; use another run_dir")
+            raise ValueError(f"the checkpoint's {name} is of another network: {key} differs")
     for key, target in tensors.items():
         copy_into_shards(target, values[key])

@@ -5,43 +5,53 @@ from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from models.errors import ConfigError
 from models.network_config import WAN_14B, WanConfig
 
 _DIFFUSERS_CLASS = "WanTransformer3DModel"
 _ORIGINAL_CLASSES = ("WanModel", "CausalWanModel")
 _DIFFUSERS_ONLY = {"qk_norm": "rms_norm_across_heads", "image_dim": None, "added_kv_proj_dim": None,
                    "pos_embed_seq_len": None}  # fmt: skip
-"""What another value of would make another network than ours."""
+"""Fields whose other values make another network than ours."""
 
 _SHARED = ("eps", "ffn_dim", "freq_dim", "num_layers")
 _DEFAULTS = {field.name: field.default for field in fields(WanConfig) if field.default is not MISSING}
 _UNWRITTEN = ("patch_size", "text_dim", "cross_attn_norm")
-"""What the original code leaves out of its config.json: it has one value in every Wan."""
+"""Fields that the original code leaves out of its config.json: they have one value in every Wan."""
 
 
 def read_config(path: Path, key: str) -> WanConfig:
-    """The network that a config.json describes.
+    """Read the network that a config.json describes.
 
-    Raises ValueError, naming `key`, for an unreadable file and for a network that ours is not.
+    Raises ConfigError, naming `key`, for an unreadable file and for a network that ours cannot be.
     """
     try:
         read = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{key}: {path} cannot be read ({error}); copy or download it again") from error
+        raise ConfigError(key, None, f"{path} cannot be read ({error})", "copy or download it again") from error
     name = read.get("_class_name") if isinstance(read, dict) else None
-    if name not in (_DIFFUSERS_CLASS, *_ORIGINAL_CLASSES):
-        raise ValueError(f"{key}: {path} describes {name or 'no network'}, not {_DIFFUSERS_CLASS}; change {key}")
-    given = _of_diffusers(read, path, key) if name == _DIFFUSERS_CLASS else _of_original(read, path, key)
+    change = f"change {key}"
+    if name == _DIFFUSERS_CLASS:
+        for field, value in _DIFFUSERS_ONLY.items():
+            if read.get(field, value) != value:
+                problem = f"{path} has {field}={read[field]}, and our network only {value}"
+                raise ConfigError(key, None, problem, change)
+        given = {field.name: read[field.name] for field in fields(WanConfig) if field.name in read}
+    elif name in _ORIGINAL_CLASSES:
+        given = _read_original(read, path, key)
+    else:
+        raise ConfigError(key, None, f"{path} describes {name or 'no network'}, not {_DIFFUSERS_CLASS}", change)
+    given = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
     try:
         if wrong := [field for field, value in given.items() if not _like(value, getattr(WAN_14B, field))]:
             raise ValueError(f"{wrong[0]} is {given[wrong[0]]!r}")
-        return replace(WAN_14B, **given)  # diffusers, too, takes a 14B network for what is left out
+        return replace(WAN_14B, **given)  # diffusers, too, takes a 14B network for missing fields
     except ValueError as error:
-        raise ValueError(f"{key}: {path} describes no Wan network ({error}); change {key}") from error
+        raise ConfigError(key, None, f"{path} describes no Wan network ({error})", change) from error
 
 
 def write_config(config: WanConfig, original: bool) -> str:
-    """The text of config.json, for the original code or for diffusers."""
+    """Return the text of config.json, for the original code or for diffusers."""
     if not original:
         described = {name: value for name, value in asdict(config).items() if name != "text_len"}
         described = {"_class_name": _DIFFUSERS_CLASS, **described, **_DIFFUSERS_ONLY, "rope_max_seq_len": 1024}
@@ -55,44 +65,35 @@ def write_config(config: WanConfig, original: bool) -> str:
     return json.dumps(described, indent=2) + "\n"
 
 
-def config_misfit(wanted: WanConfig, found: WanConfig) -> str | None:
-    """How the described network differs from the `wanted` one; None where it does not.
+def config_misfit(expected: WanConfig, described: WanConfig) -> str | None:
+    """Say how the described network differs from the expected one; None where it does not.
 
     The length of texts is no part of the weights, and diffusers does not write it.
     """
     differing = [
-        f"{field.name} {getattr(found, field.name)} instead of {getattr(wanted, field.name)}"
+        f"{field.name} {getattr(described, field.name)} instead of {getattr(expected, field.name)}"
         for field in fields(WanConfig)
-        if field.name != "text_len" and getattr(found, field.name) != getattr(wanted, field.name)
+        if field.name != "text_len" and getattr(described, field.name) != getattr(expected, field.name)
     ]
     return ", ".join(differing) or None
 
 
-def _of_diffusers(read: dict[str, Any], path: Path, key: str) -> dict[str, Any]:
-    for name, value in _DIFFUSERS_ONLY.items():
-        if read.get(name, value) != value:
-            raise ValueError(f"{key}: {path} has {name}={read[name]}, and our network only {value}; change {key}")
-    return {field.name: _tuple(read[field.name]) for field in fields(WanConfig) if field.name in read}
-
-
-def _of_original(read: dict[str, Any], path: Path, key: str) -> dict[str, Any]:
+def _read_original(read: dict[str, Any], path: Path, key: str) -> dict[str, Any]:
     if read.get("model_type", "t2v") != "t2v":
-        raise ValueError(f"{key}: {path} has model_type={read['model_type']}, and our network is t2v; change {key}")
+        problem = f"{path} has model_type={read['model_type']}, and our network is t2v"
+        raise ConfigError(key, None, problem, f"change {key}")
     try:
         dim, heads = read["dim"], read["num_heads"]
         if type(dim) is not int or type(heads) is not int or heads < 1 or dim % heads:
-            raise ValueError(f"{key}: {path} has dim={dim} and num_heads={heads}, which do not divide; change {key}")
+            problem = f"{path} has dim={dim} and num_heads={heads}, which do not divide"
+            raise ConfigError(key, None, problem, f"change {key}")
         given = {
             "num_attention_heads": heads, "attention_head_dim": dim // heads, "in_channels": read["in_dim"],
             "out_channels": read["out_dim"], **{name: read[name] for name in _SHARED},
         }  # fmt: skip
     except KeyError as error:
-        raise ValueError(f"{key}: {path} lacks {error.args[0]}; copy or download it again") from error
-    return given | {name: _tuple(read.get(name, _DEFAULTS[name])) for name in ("text_len", *_UNWRITTEN)}
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+        raise ConfigError(key, None, f"{path} lacks {error.args[0]}", "copy or download it again") from error
+    return given | {name: read.get(name, _DEFAULTS[name]) for name in ("text_len", *_UNWRITTEN)}
 
 
 def _like(value: Any, example: Any) -> bool:

@@ -8,8 +8,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from models.atomic_files import require_writable
 from models.checkpoints.config_json import read_config
-from models.checkpoints.formats import Checkpoint, open_checkpoint
-from models.checkpoints.known_networks import network_shapes, recognise_network
+from models.checkpoints.formats import Checkpoint, network_shapes, open_checkpoint, recognise_network
 from models.checkpoints.lora_files import check_adapters, read_adapters
 from models.checkpoints.weight_files import check_network_fit, shape_misfit
 from models.checkpoints.writing import plan_tensors, require_free, write_checkpoint

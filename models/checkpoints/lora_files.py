@@ -15,6 +15,7 @@ from torch.nn import Module
 from models.checkpoints.formats import read_part
 from models.checkpoints.safetensors_files import first_names, open_safetensors, read_header
 from models.checkpoints.weight_names import from_kohya, strip_wrappers, to_diffusers
+from models.errors import ConfigError
 from models.user_paths import is_pickle
 
 _DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
@@ -23,12 +24,12 @@ _ALPHA = (".alpha",)
 _METADATA = "lora_adapter_metadata"
 _OF_PEFT = "adapter_model.safetensors"
 _IN_FOLDER = ("pytorch_lora_weights.safetensors", _OF_PEFT)
-"""What diffusers and peft call the file when they are given a folder."""
+"""The file's name in a folder of diffusers and of peft."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is added to one matrix: scale * up @ down."""
+    """Adds scale * up @ down to one matrix."""
 
     down: Tensor
     """[rank D_in]"""
@@ -38,11 +39,11 @@ class Adapter:
 
 
 def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None = None) -> dict[str, Adapter]:
-    """The adapters of a file, or of a folder of diffusers or peft, by the name in diffusers of their layer.
+    """Read the adapters of a file, or of a folder of diffusers or peft, by the name in diffusers of their layer.
 
-    `strength` multiplies them. An alpha is taken from the file's own tensors, from the metadata that diffusers writes,
-    or from peft's adapter_config.json beside it; without any it equals the rank, as diffusers has it. `part` chooses
-    one of a `.pt` (generator_lora if not given). Raises ValueError, naming `key`, for a bad file or what is no LoRA.
+    `strength` multiplies them. An alpha comes from the file's own tensors, from the metadata that diffusers writes,
+    or from peft's adapter_config.json beside it; without any it equals the rank, as in diffusers. `part` chooses
+    one of a `.pt` (default: generator_lora). Raises ConfigError, naming `key`, for a bad file or no LoRA.
     """
     tensors, described = _read(path, key, part)
     found: dict[str, dict[str, Tensor]] = {}
@@ -57,24 +58,26 @@ def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None 
             unknown.append(name)
     if unknown or len(tensors) != sum(map(len, found.values())) or not found:
         names = f"has the unknown {first_names(unknown)}" if unknown else "is empty, or has a matrix twice"
-        raise ValueError(f"{key}={path} is no LoRA that can be read: it {names}; change {key}")
+        raise ConfigError(key, path, f"is no LoRA that can be read: it {names}", f"change {key}")
     return {layer: _adapter(layer, parts, described, strength, path, key) for layer, parts in found.items()}
 
 
 def check_adapters(adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[int, ...]], key: str = "lora") -> None:
-    """Refuse adapters for layers that the network has not, or has in other sizes. Raises ValueError, naming `key`."""
+    """Reject adapters for layers that the network lacks, or has in other sizes (ConfigError, naming `key`)."""
     for layer, adapter in adapters.items():
-        wanted, fits = shapes.get(f"{layer}.weight"), (adapter.up.shape[0], adapter.down.shape[1])
-        if wanted is None:
-            raise ValueError(f"{key} adapts {layer}, which the network does not have; change lora")
-        if wanted != fits:
-            raise ValueError(f"{key} adapts a {layer} of {fits}, and the network's is {wanted}; change lora")
+        shape, adapted = shapes.get(f"{layer}.weight"), (adapter.up.shape[0], adapter.down.shape[1])
+        if shape is None:
+            raise ConfigError(key, None, f"it adapts {layer}, which the network does not have", f"change {key}")
+        if shape != adapted:
+            raise ConfigError(
+                key, None, f"it adapts a {layer} of {adapted}, and the network's is {shape}", f"change {key}"
+            )
 
 
 def merge_adapters(
     tensors: Iterable[tuple[str, Tensor]], adapters: Mapping[str, Adapter]
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors, each in turn with what its adapter adds, in at least float32 where there is one."""
+    """Yield the tensors, each with its adapter added, in at least float32 where there is one."""
     for name, tensor in tensors:
         adapter = adapters.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         if adapter is not None:
@@ -84,9 +87,9 @@ def merge_adapters(
 
 
 def attach_adapters(network: Module, adapters: Mapping[str, Adapter]) -> None:
-    """Put adapters live beside their layers, in place, by peft; everything else is frozen. Raises ValueError.
+    """Attach live adapters to their layers, in place, by peft; everything else is frozen. Raises ConfigError.
 
-    In bfloat16 an adapter that is small beside its layer is rounded away where it is merged; live it is kept.
+    In bfloat16 an adapter that is small against its layer is rounded away when merged; live it is not.
     """
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and only live LoRA needs it
 
@@ -103,11 +106,11 @@ def attach_adapters(network: Module, adapters: Mapping[str, Adapter]) -> None:
 
 
 def _read(path: Path, key: str, part: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors under the file's own names, and what is said of them elsewhere, in the terms of peft's config."""
+    """Read tensors under the file's own names, and their metadata in the terms of peft's config."""
     if is_pickle(path):
         return read_part(path, key, part, ("generator_lora",)), {}
     if part is not None:
-        raise ValueError(f"{key}={path} is no .pt and holds one set of adapters; leave part={part} out")
+        raise ConfigError(key, path, "is no .pt and holds one set of adapters", f"leave part={part} out")
     if path.is_dir():
         path = next((path / name for name in _IN_FOLDER if (path / name).is_file()), path / _IN_FOLDER[0])
     read_header(path, key)
@@ -127,31 +130,29 @@ def _read(path: Path, key: str, part: str | None) -> tuple[dict[str, Tensor], di
             re.compile(pattern)
         return tensors, described
     except (OSError, ValueError, AttributeError, re.error) as error:
-        raise ValueError(f"{key}={path} has metadata that cannot be read ({error}); change {key}") from error
+        raise ConfigError(key, path, f"has metadata that cannot be read ({error})", f"change {key}") from error
 
 
 def _adapter(
     layer: str, parts: Mapping[str, Tensor], described: Mapping[str, Any], strength: float, path: Path, key: str
 ) -> Adapter:
+    change = f"change {key}"
     if missing := {"down", "up"} - parts.keys():
-        raise ValueError(f"{key}={path} lacks the {' and '.join(sorted(missing))} matrix of {layer}; change {key}")
+        raise ConfigError(key, path, f"lacks the {' and '.join(sorted(missing))} matrix of {layer}", change)
     down, up = parts["down"], parts["up"]
     if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] > 0:
-        raise ValueError(
-            f"{key}={path} has matrices of {list(down.shape)} and {list(up.shape)} for {layer}, which do not "
-            f"multiply; change {key}"
-        )
+        shapes = f"{list(down.shape)} and {list(up.shape)}"
+        raise ConfigError(key, path, f"has matrices of {shapes} for {layer}, which do not multiply", change)
     if "alpha" in parts and parts["alpha"].numel() != 1:
-        raise ValueError(f"{key}={path} has an alpha of {list(parts['alpha'].shape)} for {layer}; change {key}")
+        raise ConfigError(key, path, f"has an alpha of {list(parts['alpha'].shape)} for {layer}", change)
     rank = down.shape[0]
-    alpha = parts["alpha"].item() if "alpha" in parts else _alpha(layer, described, rank)
-    if not math.isfinite(alpha):
-        raise ValueError(f"{key}={path} has an alpha of {alpha} for {layer}; change {key}")
-    return Adapter(down, up, strength * alpha / (math.sqrt(rank) if described.get("use_rslora") else rank))
-
-
-def _alpha(layer: str, described: Mapping[str, Any], rank: int) -> float:
-    for pattern, alpha in (described.get("alpha_pattern") or {}).items():
+    alpha = described.get("lora_alpha", rank)
+    for pattern, value in (described.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", layer):  # as peft reads them; ranks are those of the matrices
-            return alpha
-    return described.get("lora_alpha", rank)
+            alpha = value
+            break
+    if "alpha" in parts:
+        alpha = parts["alpha"].item()
+    if not math.isfinite(alpha):
+        raise ConfigError(key, path, f"has an alpha of {alpha} for {layer}", change)
+    return Adapter(down, up, strength * alpha / (math.sqrt(rank) if described.get("use_rslora") else rank))

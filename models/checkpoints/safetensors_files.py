@@ -1,4 +1,4 @@
-"""Safetensors files, opened with the key to change where they are not whole, and written one tensor at a time."""
+"""Safetensors files: opened with the key to change in errors, and written one tensor at a time."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,52 +11,52 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from models.errors import ConfigError
+
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""What weights may be stored as: eight bits mean nothing without scales, and every tool stores those in its own way."""
+"""Types of stored weights. Eight bits mean nothing without scales, which every tool stores in its own way."""
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a header says of one tensor."""
+    """Gives size and type of one tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the bytes of the tensor."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 @contextmanager
 def open_safetensors(path: Path, key: str) -> Iterator[safe_open]:
-    """A safetensors file. Raises ValueError, naming `key`, for a missing, damaged or foreign one."""
+    """Open a safetensors file. Raises ConfigError, naming `key`, for a missing, damaged or foreign one."""
     if not path.is_file():
-        raise ValueError(f"{key}={path} does not exist; give the path of a checkpoint, a file or a folder")
+        raise ConfigError(key, path, "does not exist", "give the path of a checkpoint, a file or a folder")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{key}={path} is no whole safetensors file ({error}); copy or download it again") from error
+        raise ConfigError(key, path, f"is no whole safetensors file ({error})", "copy or download it again") from error
 
 
 def read_header(path: Path, key: str) -> dict[str, Stored]:
-    """Sizes and types, from the header. Raises ValueError, naming `key`, for a bad file or one of quantized weights."""
+    """Read sizes and types. Raises ConfigError, naming `key`, for a bad file or one of quantized weights."""
     with open_safetensors(path, key) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         for name, part in slices.items():
             if part.get_dtype() not in DTYPES:
-                raise ValueError(
-                    f"{key}={path} holds {name} as {part.get_dtype()}: quantized weights are not read; give a "
-                    "checkpoint of float32, bfloat16 or float16"
-                )
+                problem = f"holds {name} as {part.get_dtype()}: quantized weights are not read"
+                raise ConfigError(key, path, problem, "give a checkpoint of float32, bfloat16 or float16")
         return {name: Stored(tuple(part.get_shape()), DTYPES[part.get_dtype()]) for name, part in slices.items()}
 
 
 def write_tensors(path: Path, planned: Mapping[str, Stored], tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write `tensors`, which come in the order of `planned` and are cast to its types, holding one at a time.
+    """Write `tensors` in the order of `planned`, cast to its types, holding one at a time.
 
     The safetensors library would hold a whole file in memory. Raises OSError where the disk does.
     """
@@ -78,5 +78,5 @@ def write_tensors(path: Path, planned: Mapping[str, Stored], tensors: Iterable[t
 
 
 def first_names(names: Sequence[str]) -> str:
-    """The first of `names`, and how many more there are."""
+    """List the first of `names`, and the number of the others."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -11,16 +11,13 @@ from torch import Tensor, nn
 
 from models.atomic_files import write_whole
 from models.checkpoints.config_json import config_misfit
-from models.checkpoints.formats import Checkpoint, open_checkpoint
+from models.checkpoints.formats import Checkpoint, Shapes, open_checkpoint
 from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters
 from models.checkpoints.safetensors_files import first_names, open_safetensors
 from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
 from models.user_paths import is_pickle
 from models.wan.network import Wan
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Sizes of tensors, by name."""
 
 _CHECKSUM = "longtake.sha256"
 
@@ -45,8 +42,8 @@ def load_weights(
 ) -> None:
     """Fill `module` from a checkpoint of any known format, tensor by tensor, with `adapters` merged in.
 
-    `key` is the configuration key to change: a partial fit is refused by name and leaves the module as it was. `part`
-    chooses a network of a `.pt`. Raises ValueError.
+    `key` is the configuration key to change; `part` chooses a network of a `.pt`. Raises ConfigError for a partial fit,
+    before the module is changed.
     """
     checkpoint = open_checkpoint(path, key, part)
     check_network_fit(checkpoint, key, module)
@@ -59,31 +56,32 @@ def load_weights(
 
 
 def stored_tensors(path: Path, part: str | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Names in diffusers and tensors of a checkpoint, read one at a time: a rank fills its shards and holds no more."""
+    """Read names in diffusers and tensors one at a time: a rank fills its shards and holds no more."""
     return open_checkpoint(path, "path", part).tensors()
 
 
 def check_weights(path: Path, key: str, module: nn.Module, part: str | None = None) -> None:
-    """Refuse what `load_weights` would, in one sentence. Reads headers only; `module` may be on "meta"."""
+    """Reject a file as `load_weights` does, by its headers alone; `module` may be on "meta"."""
     check_network_fit(open_checkpoint(path, key, part), key, module)
 
 
 def check_network_fit(checkpoint: Checkpoint, key: str, module: nn.Module) -> None:
-    """Refuse a checkpoint that lacks weights of `module`, has others or is of another network. Raises ValueError."""
+    """Reject a checkpoint that lacks weights of `module`, has others or is of another network (ConfigError)."""
     described = checkpoint.config if isinstance(module, Wan) else None
     if described is not None and (difference := config_misfit(module.config, described)):
-        raise ConfigError(key, checkpoint.path, f"its config.json has {difference}", f"change {key}")
+        problem = f"does not fit the network: its config.json has {difference}"
+        raise ConfigError(key, checkpoint.path, problem, f"change {key}")
     rename = to_original if checkpoint.original else str
-    wanted = {rename(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {rename(name): stored.shape for name, stored in checkpoint.stored.items()}
-    if difference := shape_misfit(wanted, found):
-        raise ConfigError(key, checkpoint.path, f"it does not fit the network: it {difference}", f"change {key}")
+    expected = {rename(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    stored = {rename(name): stored.shape for name, stored in checkpoint.stored.items()}
+    if difference := shape_misfit(expected, stored):
+        raise ConfigError(key, checkpoint.path, f"does not fit the network: it {difference}", f"change {key}")
 
 
 def verify_weights(path: Path, key: str) -> bool:
-    """Whether `path` carries a checksum; foreign files and folders do not. Reads all of it where it does.
+    """Check the checksum of `path`; returns False where it carries none, as foreign files and folders.
 
-    Raises ValueError, naming `key`, where the content is another than that of the checksum.
+    Raises ConfigError, naming `key`, where the content does not match.
     """
     if path.is_dir() or is_pickle(path) or path.suffix == ".json":
         return False
@@ -92,28 +90,29 @@ def verify_weights(path: Path, key: str) -> bool:
         recorded = header.pop(_CHECKSUM, None)
         if recorded is None:
             return False
-        found = _checksum(header, ((name, file.get_tensor(name)) for name in sorted(file.keys())))
-    if found != recorded:
-        raise ValueError(f"{key}: {path} is damaged (its checksum does not match); copy it again, or remove it")
+        computed = _checksum(header, ((name, file.get_tensor(name)) for name in sorted(file.keys())))
+    if computed != recorded:
+        problem = f"{path} is damaged (its checksum does not match)"
+        raise ConfigError(key, None, problem, "copy it again, or remove it")
     return True
 
 
 def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
-    """What a file holds, from its header. Raises ValueError, naming `key`, for a missing or damaged one."""
+    """Read a file's tensor sizes from its header. Raises ConfigError, naming `key`, for a bad file."""
     with open_safetensors(path, key) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def shape_misfit(wanted: Shapes, found: Shapes) -> str | None:
-    """How `found` differs from `wanted`, with the names of the first tensors that do; None where it does not."""
-    missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    resized = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
+def shape_misfit(expected: Shapes, given: Shapes) -> str | None:
+    """Say how `given` differs from `expected`, with the names of the first such tensors; None where it does not."""
+    missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    resized = sorted(name for name in expected.keys() & given.keys() if expected[name] != given[name])
     problems = (("lacks", missing), ("has the unknown", unexpected), ("has other sizes for", resized))
     return "; it ".join(f"{problem} {first_names(names)}" for problem, names in problems if names) or None
 
 
 def _checksum(header: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of the header and of each tensor in the order given, with its name: not of the layout of a file."""
+    """Hash the header and each tensor in order, with its name (SHA-256): not the layout of a file."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())

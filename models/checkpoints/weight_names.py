@@ -1,4 +1,4 @@
-"""Names of Wan's weights: as the original code has them, and as diffusers (and we) do; and what wraps around either."""
+"""Names of Wan's weights: those of the original code, those of diffusers (and ours), and wrappers of both."""
 
 import re
 from collections.abc import Mapping
@@ -40,27 +40,27 @@ _PREFIXES = re.compile(r"^(?:(?:base_model\.model|diffusion_model|transformer|mo
 
 
 def to_diffusers(name: str) -> str:
-    """The name in diffusers of an original weight or layer; any other name unchanged."""
+    """Return the name in diffusers of an original weight or layer; any other name unchanged."""
     return _translated(name, _IN_BLOCK, _OUTSIDE)
 
 
 def to_original(name: str) -> str:
-    """The original name of a weight or layer of diffusers; any other name unchanged."""
+    """Return the original name of a weight or layer of diffusers; any other name unchanged."""
     return _translated(name, _FROM_BLOCK, _FROM_OUTSIDE)
 
 
 def is_original(name: str) -> bool:
-    """Whether only the original code has this name; `patch_embedding.weight` is a name of both."""
+    """Return whether only the original code has this name; `patch_embedding.weight` is a name of both."""
     return to_diffusers(name) != name
 
 
 def strip_wrappers(name: str) -> str:
-    """The name without what wraps modules (FSDP, activation checkpoints, compile) and without prefixes of owners."""
+    """Remove wrappers (FSDP, activation checkpoints, compile) and owners' prefixes from a name."""
     return _PREFIXES.sub("", _WRAPPERS.sub("", name))
 
 
 def from_kohya(layer: str) -> str:
-    """The original name of a layer that trainers of LoRA in kohya's manner write with underscores; others unchanged."""
+    """Return the original name of a layer in kohya's spelling, with underscores; any other name unchanged."""
     match = _KOHYA.fullmatch(layer)
     if match is None or match[2] not in _UNDERSCORED:
         return layer

@@ -15,13 +15,14 @@ from models.checkpoints.formats import Checkpoint
 from models.checkpoints.lora_files import Adapter, merge_adapters
 from models.checkpoints.safetensors_files import Stored, write_tensors
 from models.checkpoints.weight_names import to_original
+from models.errors import ConfigError
 from models.network_config import WanConfig
 
 _STEM = "diffusion_pytorch_model"
 
 
 def plan_tensors(checkpoint: Checkpoint, original: bool, dtype: torch.dtype | None) -> dict[str, Stored]:
-    """What will be written, by the name it will have; without `dtype` in the types that the checkpoint has."""
+    """Plan the tensors to write, by their new names; without `dtype` in the checkpoint's types."""
     rename = to_original if original else str
     return {rename(name): Stored(held.shape, dtype or held.dtype) for name, held in checkpoint.stored.items()}
 
@@ -39,8 +40,8 @@ def write_checkpoint(
 ) -> None:
     """Write one `.safetensors` file, or a folder of shards with index and config.json, holding one tensor at a time.
 
-    `on_progress` hears the bytes of each tensor. Everything is written beside `out`, which appears when all of it is on
-    the disk. Raises ValueError where `out` is taken, OSError where the disk refuses.
+    `on_progress` gets the bytes of each tensor. `out` appears when all of it is on the disk. Raises ConfigError where
+    `out` exists, OSError where the disk fails.
     """
     partial = out.with_name(f".{out.name}.partial")
     require_free(out, partial)
@@ -68,18 +69,18 @@ def write_checkpoint(
 
 
 def require_free(out: Path, *beside: Path) -> None:
-    """Refuse to overwrite anything. Raises ValueError."""
+    """Reject an `out` that exists, or whose partial files do (ConfigError)."""
     for path in (out, *beside):
         try:
-            taken = path.exists()
+            exists = path.exists()
         except OSError as error:
-            raise ValueError(f"out={out} cannot be written ({error.strerror}); change out") from error
-        if taken:
-            raise ValueError(f"out={out}: {path} exists and is never overwritten; move it away, or change out")
+            raise ConfigError("out", out, f"cannot be written ({error.strerror})", "change out") from error
+        if exists:
+            raise ConfigError("out", out, f"{path} exists and is never overwritten", "move it away, or change out")
 
 
 def split_into_shards(plan: Mapping[str, Stored], shard_bytes: int) -> list[dict[str, Stored]]:
-    """The plan cut, in its order, where a file would exceed `shard_bytes`; a larger tensor has a file of its own."""
+    """Cut the plan, in its order, where a file would exceed `shard_bytes`; a larger tensor has its own file."""
     cut: list[dict[str, Stored]] = []
     size = 0
     for name, stored in plan.items():

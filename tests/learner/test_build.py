@@ -149,8 +149,9 @@ def test_a_teacher_may_be_larger_than_the_student(folder):
     trained = distiller(folder, teacher="wide")
     assert trained.scores.teacher.config.dim > trained.student.network.config.dim == trained.critic.network.config.dim
     assert update(trained)["student/dmd_gradient"] > 0
-    with pytest.raises(ValueError, match=r"wide\.safetensors does not fit the network: .*; change wide$"):
+    with pytest.raises(ConfigError) as error:
         ode_initializer(parts(LearnerConfig(), 0, folder, student="wide"), OdeConfig())
+    assert (error.value.key, error.value.value) == ("wide", folder / "wide.safetensors")
 
 
 def test_the_teacher_runs_once_per_micro_batch_of_the_student_and_never_for_the_critic(folder):

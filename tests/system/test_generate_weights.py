@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoints.known_networks import network_shapes
+from models.checkpoints.formats import network_shapes
 from models.checkpoints.weight_files import save_weights
 from models.checkpoints.weight_names import to_original
 from models.worlds.world_config import SHIPPED_STUDENT

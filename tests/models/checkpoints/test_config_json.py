@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from models.checkpoints.config_json import config_misfit, read_config, write_config
+from models.errors import ConfigError
 from models.network_config import CONFIGS, TINY, WAN_1_3B, WAN_14B
 
 # As they lie beside the published weights.
@@ -60,7 +61,7 @@ def test_the_fields_that_differ_are_named_but_for_the_length_of_texts():
         (DIFFUSERS_1_3B | {"added_kv_proj_dim": 5120}, "added_kv_proj_dim=5120"),
         (DIFFUSERS_1_3B | {"ffn_dim": True}, "ffn_dim is True"),
         (DIFFUSERS_1_3B | {"num_layers": 0}, "num_layers is 0"),
-        (DIFFUSERS_1_3B | {"patch_size": [2, 2]}, r"patch_size is \(2, 2\)"),
+        (DIFFUSERS_1_3B | {"patch_size": [2, 2]}, "patch_size is (2, 2)"),
         (DIFFUSERS_1_3B | {"patch_size": [2, 2, 2]}, "temporal patch of 2"),
         (ORIGINAL_14B | {"model_type": "i2v"}, "model_type=i2v"),
         (ORIGINAL_14B | {"num_heads": 7}, "which do not divide"),
@@ -68,8 +69,10 @@ def test_the_fields_that_differ_are_named_but_for_the_length_of_texts():
     ],
 )
 def test_a_config_of_no_network_of_ours_is_refused_in_a_line(tmp_path, described, said):
-    with pytest.raises(ValueError, match=rf"^teacher: [^\n]*config.json [^\n]*{said}[^\n]*$"):
+    with pytest.raises(ConfigError) as error:
         read_config(written(tmp_path, described), "teacher")
+    assert error.value.key == "teacher" and "\n" not in str(error.value)
+    assert "config.json" in error.value.problem and said in error.value.problem
 
 
 def test_the_tiny_network_says_what_the_original_code_would_take_for_granted():

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from models.checkpoints.formats import open_checkpoint
 from models.checkpoints.weight_files import check_weights, load_weights, stored_tensors, verify_weights
+from models.errors import ConfigError
 from models.wan.network import Wan
 from tests.models.checkpoints.wan_checkpoints import (
     CONFIG,
@@ -53,12 +54,12 @@ def test_each_format_is_checked_and_described_by_its_headers(written):
 def test_each_format_lacking_a_tensor_is_refused_by_its_name(tmp_path):
     kept = weights()
     gone = kept.pop("blocks.1.norm2.weight")
-    assert "lacks blocks.1.norm2.weight;" in refusal(ours(tmp_path / "a.safetensors", kept))
-    assert "lacks blocks.1.norm3.weight;" in refusal(safe(tmp_path / "b.safetensors", original(kept)))
-    assert "lacks blocks.1.norm3.weight;" in refusal(saved(tmp_path / "c.pt", self_forcing(kept)))
-    assert "lacks blocks.1.norm3.weight;" in refusal(write_sharded(tmp_path / "d", original(kept), ORIGINAL_CONFIG))
+    assert "lacks blocks.1.norm2.weight" in refusal(ours(tmp_path / "a.safetensors", kept))
+    assert "lacks blocks.1.norm3.weight" in refusal(safe(tmp_path / "b.safetensors", original(kept)))
+    assert "lacks blocks.1.norm3.weight" in refusal(saved(tmp_path / "c.pt", self_forcing(kept)))
+    assert "lacks blocks.1.norm3.weight" in refusal(write_sharded(tmp_path / "d", original(kept), ORIGINAL_CONFIG))
     message = refusal(saved(tmp_path / "e.pt", self_forcing(kept | {"cls_pred_branch.weight": gone})))
-    assert "lacks blocks.1.norm3.weight; it has the unknown cls_pred_branch.weight;" in message
+    assert "lacks blocks.1.norm3.weight; it has the unknown cls_pred_branch.weight" in message
 
 
 def test_an_image_to_video_checkpoint_is_refused_by_what_it_has_more(tmp_path):
@@ -66,7 +67,7 @@ def test_an_image_to_video_checkpoint_is_refused_by_what_it_has_more(tmp_path):
         "img_emb.proj.0.weight": torch.ones(3),
         "blocks.0.cross_attn.k_img.bias": torch.ones(1),
     }
-    assert "has the unknown blocks.0.cross_attn.k_img.bias, img_emb.proj.0.weight;" in refusal(
+    assert "has the unknown blocks.0.cross_attn.k_img.bias, img_emb.proj.0.weight" in refusal(
         safe(tmp_path / "i2v.safetensors", more)
     )
 
@@ -74,7 +75,7 @@ def test_an_image_to_video_checkpoint_is_refused_by_what_it_has_more(tmp_path):
 def test_other_sizes_are_refused_by_name(tmp_path):
     other = weights() | {"blocks.0.attn1.to_q.weight": torch.ones(23, 24), "proj_out.bias": torch.ones(9)}
     message = refusal(saved(tmp_path / "x.pt", {"generator": original(other, "model.{}")}))
-    assert "has other sizes for blocks.0.self_attn.q.weight, head.head.bias;" in message
+    assert "has other sizes for blocks.0.self_attn.q.weight, head.head.bias" in message
 
 
 def test_a_shard_alone_is_refused_by_what_it_lacks(tmp_path):
@@ -102,7 +103,7 @@ def test_the_same_weights_under_two_names_are_refused(tmp_path):
 def test_quantized_weights_are_refused(tmp_path, kind):
     eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in original(weights()).items()}
     path = tmp_path / f"x.{kind}"
-    assert "float32, bfloat16 or float16" in refusal(saved(path, eight) if kind == "pt" else safe(path, eight))
+    assert "8_e4m3" in refusal(saved(path, eight) if kind == "pt" else safe(path, eight)).lower()
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path):
@@ -116,8 +117,9 @@ def test_a_truncated_shard_is_named(tmp_path):
     folder = write_diffusers(tmp_path / "t", weights(), max_shard_size="20KB")
     cut = sorted(folder.glob("*-0000*"))[1]
     cut.write_bytes(cut.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=f"{cut.name} is no whole safetensors file"):
+    with pytest.raises(ConfigError) as error:
         check_weights(folder, "init", empty())
+    assert (error.value.key, error.value.value) == ("init", cut)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +168,9 @@ def test_a_config_of_another_network_is_refused_by_the_field(tmp_path, change, s
     if "instead" in said:
         assert said in refusal(folder)
     else:
-        with pytest.raises(ValueError, match=r"^init: .*config.json") as caught:
+        with pytest.raises(ConfigError) as error:
             check_weights(folder, "init", empty())
-        assert said in str(caught.value)
+        assert error.value.key == "init" and "config.json" in error.value.problem and said in error.value.problem
 
 
 def test_a_folder_written_by_diffusers_computes_the_same_here(tmp_path):

@@ -16,6 +16,7 @@ from models.checkpoints.safetensors_files import Stored
 from models.checkpoints.weight_files import save_weights, stored_tensors
 from models.checkpoints.weight_names import to_original
 from models.checkpoints.writing import plan_tensors, split_into_shards, write_checkpoint
+from models.errors import ConfigError
 from models.wan.network import Wan
 from tests.models.checkpoints.wan_checkpoints import CONFIG, equal
 
@@ -113,8 +114,9 @@ def test_a_stopped_write_leaves_nothing(source, tmp_path, name, error):
 @pytest.mark.parametrize("taken", ["out", ".out.partial"])
 def test_nothing_is_overwritten(source, tmp_path, taken):
     (tmp_path / taken).write_text("mine")
-    with pytest.raises(ValueError, match=rf"^out=.*{taken} exists"):
+    with pytest.raises(ConfigError) as error:
         write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=LARGE)
+    assert error.value.key == "out" and str(tmp_path / taken) in error.value.problem
     assert (tmp_path / taken).read_text() == "mine"
 
 

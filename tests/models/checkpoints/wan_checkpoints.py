@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.checkpoints.weight_files import check_weights, load_weights, save_weights
 from models.checkpoints.weight_names import to_original
+from models.errors import ConfigError
 from models.network_config import WanConfig
 from models.wan.network import Wan
 
@@ -153,14 +154,15 @@ def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
 
 
 def refusal(path: Path, part: str | None = None) -> str:
-    """The one line with which loading is refused, before anything was filled; checking refuses with the same."""
+    """Problem with which loading is rejected, before anything was filled; checking rejects with the same."""
     network = empty()
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_weights(network, path, "init", part)
     assert equal(network.state_dict(), empty().state_dict())
+    assert caught.value.key == "init"
     message = str(caught.value)
-    assert "\n" not in message and "init" in message and path.name in message and len(message) < 700
-    with pytest.raises(ValueError) as again:
+    assert "\n" not in message and path.name in message and len(message) < 700
+    with pytest.raises(ConfigError) as again:
         check_weights(path, "init", network, part)
     assert str(again.value) == message
-    return message
+    return caught.value.problem
