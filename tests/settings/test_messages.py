@@ -1,0 +1,115 @@
+"""Every command answers --help at once, and every mistake in one line of one form."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import settings
+from cluster.config.plan_config import PlannedRun
+from cluster.config.run_config import Config
+from cluster.config.scan_config import Scan
+from models.errors import ConfigError
+from settings.help import COMMON, help_page
+from settings.parse import nearest
+from tests.fakes.commands import mistake, run_script
+
+COMMANDS = ["train.py", "tune.py", "demo.py", "plan.py", "generate.py", "convert.py", "rewards.try",
+            "benchmarks.rollout_fps"]  # fmt: skip
+FORM = re.compile(r"(?P<key>[^=: ]+)(=.*)?: \S.*\. Fix: \S.*\.")
+WRONG = ["nonsense", "+seed=1", "~seed=1", "--hlep", "speed=", "no.such.key=1", "out", "=1"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("argument", WRONG)
+def test_every_parse_error_of_every_command_has_the_one_form(command, argument, capsys):
+    line = mistake(capsys, command, argument)
+    assert FORM.fullmatch(line), line
+
+
+@pytest.mark.parametrize(
+    ("command", "argument"),
+    [
+        ("train.py", "preset=smok"),
+        ("train.py", "window=unifrom"),
+        ("train.py", "cluster=h100"),
+        ("train.py", "dmd.steps=many"),
+        ("train.py", "dmd.steps=1,2"),
+        ("train.py", "stage=ode,dmd"),
+        ("train.py", "student={height: 3}"),
+        ("train.py", "reward.terms=[1]"),
+        ("tune.py", "window=uniform,prefx"),
+        ("tune.py", "stage=dmd"),
+        ("tune.py", "dmd.steps=1,many"),
+        ("demo.py", "stage=ode"),
+        ("demo.py", "window=prefix"),
+        ("plan.py", "plan.block_s=fast"),
+        ("plan.py", "plan.rollout_gpus=7"),
+        ("generate.py", "preset=smok"),
+        ("generate.py", "seconds=1e9999"),
+        ("generate.py", "seeds=3"),
+        ("convert.py", "shard_gb=big"),
+        ("convert.py", "format=gguf"),
+        ("rewards.try", "reward.upsample=big"),
+        ("benchmarks.rollout_fps", "model=wan"),
+    ],
+)
+def test_a_wrong_value_names_key_and_value_as_typed(command, argument, capsys):
+    needed = {"generate.py": ["prompt=x", "out=x.mp4"], "convert.py": ["source=x", "out=y"]}.get(command, [])
+    line = mistake(capsys, command, *needed, argument)
+    typed = argument if command != "tune.py" else argument.partition("=")[0]  # of several values it names one
+    assert FORM.fullmatch(line) and re.match(rf"{re.escape(typed)}\b.*: ", line), line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_printed_without_torch_ray_and_hydra(command):
+    script = [command] if command.endswith(".py") else ["-m", command]
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", *script, "--help"], cwd=settings.ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0 and command in shown.stdout
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    heavy = {"ray", "hydra"} if command.startswith("benchmarks") else {"torch", "ray", "hydra"}
+    assert not imported & heavy
+
+
+@pytest.mark.parametrize("schema", [Config, Scan, PlannedRun])
+def test_default_help_shows_the_keys_that_people_change_and_all_shows_every_one(schema):
+    keys, few, every = settings.keys_of(schema), help_page("", schema, {}), help_page("", schema, {}, "all")
+    assert 50 <= sum(f"\n  {name} " in few for name in keys) <= 75
+    assert all(f"\n  {key.name} " in every and key.doc in every for key in keys.values())
+
+
+def test_the_common_keys_exist():
+    assert settings.keys_of(Scan).keys() | settings.keys_of(PlannedRun).keys() >= COMMON
+
+
+@pytest.mark.parametrize(("topic", "others"), [("dmd", "grpo"), ("window", "dmd"), ("buffer", "window")])
+def test_help_of_a_group_lists_its_keys_only(topic, others, capsys):
+    assert run_script("train.py", "--help", topic) == 0
+    shown = capsys.readouterr().out
+    names = [name for name in settings.keys_of(Config) if name.startswith(f"{topic}.")]
+    assert all(f"  {name} " in shown for name in names) and f"  {others}." not in shown
+
+
+def test_help_of_an_unknown_group_names_the_nearest(capsys):
+    line = mistake(capsys, "train.py", "--help", "dmb")
+    assert FORM.fullmatch(line) and "--help dmd" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("dmd.step", "dmd.steps"), ("steps", "dmd.steps"), ("grpo.step", "grpo.steps"), ("xyzzy", None)],
+)
+def test_the_nearest_key_is_first_looked_for_in_its_own_group(text, expected):
+    assert nearest(text, ["dmd.steps", "grpo.steps", "seed"]) in (
+        expected,
+        expected and expected.replace("dmd", "grpo"),
+    )
+
+
+def test_a_key_that_a_command_sets_itself_is_a_mistake():
+    with pytest.raises(ConfigError) as error:
+        settings.load(["window.law=uniform"], "demo", fixed=("window.law",))
+    assert error.value.key == "window.law"
