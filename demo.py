@@ -37,7 +37,7 @@ METHODS = {
 TITLES = {"ode": "ODE initialisation: before distillation"} | {name: m.title for name, m in METHODS.items()}
 
 
-def loop(config: Config, cluster: "Cluster", log: "RunLog") -> None:
+def demo_loop(config: Config, cluster: "Cluster", log: "RunLog") -> None:
     """Train the students and generate their videos; what is finished is not done again."""
     from cluster.runs.run_folder import RunFolder
     from reports.demo_report import write_demo_videos
@@ -63,7 +63,7 @@ def read_demo(arguments: Sequence[str]) -> Config:
 
 def main(config: Config) -> None:
     """Train, generate, judge, and write the report."""
-    config = settings.run_loop(loop, config)
+    config = settings.run_loop(demo_loop, config)
     from reports.demo_report import write_demo_report
 
     write_demo_report(config, TITLES, {name: asdict(method) for name, method in METHODS.items()})

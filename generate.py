@@ -16,7 +16,7 @@ from actors.generation.generation_config import GenerationConfig
 
 def read_generation(arguments: Sequence[str]) -> GenerationConfig:
     """Read the keys of generation, and the student's shape from a preset. Raises ConfigError."""
-    return settings.read(arguments, GenerationConfig, part="student")
+    return settings.read_keys(arguments, GenerationConfig, part="student")
 
 
 def main(config: GenerationConfig) -> None:

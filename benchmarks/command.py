@@ -16,6 +16,6 @@ def run(main: Callable, page: str | None, schema: type = NoKeys, positional: str
 
     def read(arguments: Sequence[str]) -> object:
         named = [text if positional is None or "=" in text else f"{positional}={text}" for text in arguments]
-        return settings.read(named, schema)
+        return settings.read_keys(named, schema)
 
     settings.command(main, schema, page or "", read)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import settings
-from actors.generation.whole_videos import make_videos
+from actors.generation.streaming import make_videos
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
 from evaluation.metrics import segment_metrics

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from actors.generation.whole_videos import make_videos
+from actors.generation.streaming import make_videos
 from cluster.config.run_config import Config
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog

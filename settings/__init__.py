@@ -1,7 +1,7 @@
 """Parse command lines with Hydra, print help, and set exit codes."""
 
 from settings.command import arguments, command, prepare_run, run_errors, run_loop, user_errors
-from settings.compose import ROOT, choices, load, read
+from settings.compose import ROOT, choices, load, read_keys
 from settings.parse import keys_of
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "keys_of",
     "load",
     "prepare_run",
-    "read",
+    "read_keys",
     "run_errors",
     "run_loop",
     "user_errors",

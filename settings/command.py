@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from cluster.config.run_config import Config
 from cluster.errors import CannotStart
 from models.errors import StopsRun
-from settings.compose import ROOT, choices, read
+from settings.compose import ROOT, choices, read_keys
 from settings.help import asked_help, help_page
 
 Options = TypeVar("Options")
@@ -53,7 +53,7 @@ def arguments(
             known = {group: names for group, names in choices().items() if groups is None or group in groups}
             print(help_page(usage, schema, known, topic))
         else:
-            return reader(given) if reader else read(given, schema)
+            return reader(given) if reader else read_keys(given, schema)
     sys.exit(0)
 
 

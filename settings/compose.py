@@ -64,7 +64,7 @@ def load(
     return config
 
 
-def read(arguments: Sequence[str], schema: type[S], part: str | None = None) -> S:
+def read_keys(arguments: Sequence[str], schema: type[S], part: str | None = None) -> S:
     """Read the keys of a command that trains nothing; `preset=` fills the group `part`. Raises ConfigError."""
     from omegaconf import OmegaConf
 

@@ -111,7 +111,7 @@ def split(argument: str) -> tuple[str, str]:
     name, equals, text = argument.partition("=")
     if not re.fullmatch(r"\w+", name.split(".")[0]) or not equals:
         problem = "no argument of the form key=value"
-        raise ConfigError(name or argument, text or None, problem, "write key=value; --help lists the keys")
+        raise ConfigError(name or "KEY", text or None, problem, "write key=value; --help lists the keys")
     name = RENAMED.get(name, name)
     if not text:
         raise ConfigError(name, "", "no value is given", f"write {name}=VALUE, or leave {name} out")

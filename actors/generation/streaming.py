@@ -1,6 +1,6 @@
-"""A video as it is made: block after block of latents, of any length in constant memory."""
+"""Stream the latents of videos block by block, of any length in constant memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from models.worlds.video_codec import VideoCodec, video_frames
 
 @dataclass(frozen=True)
 class Scene:
-    """A prompt of a batch of videos, from a video frame on until the next scene begins."""
+    """Hold the prompts of a batch of videos from one frame on, until the next scene begins."""
 
     first: int
     text: Tensor
@@ -26,15 +26,15 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class _Remembered:
-    """The clean latents that the cache was made from."""
+class _RecacheBuffer:
+    """Hold the clean latents that the cache was made from."""
 
     empty: KVCache
     sink: tuple[Tensor, ...] = ()
     window: tuple[Tensor, ...] = ()
     """Pieces [B F C H W], as they were read."""
 
-    def add(self, x0: Tensor) -> "_Remembered":
+    def add(self, x0: Tensor) -> "_RecacheBuffer":
         if _frames(self.sink) < self.empty.sink_frames:
             return replace(self, sink=(*self.sink, x0))
         window = (*self.window, x0)
@@ -43,7 +43,7 @@ class _Remembered:
         return replace(self, window=window)
 
     def read_again(self, student: Wan, text: Tensor, frames: int) -> KVCache:
-        """The cache of the same `frames` frames as if their prompt had been `text`.
+        """Rebuild the cache of the same `frames` frames as if their prompt had been `text`.
 
         An approximation where the window has rolled: the oldest remembered frames are read without those that
         they saw when they were made.
@@ -72,7 +72,7 @@ def stream_latents(
     image: Tensor | None = None,
     recache: bool = False,
 ) -> Iterator[Tensor]:
-    """Clean latents [B F C H W] of one block after another, until they hold `frames` video frames (or without end).
+    """Yield clean latents [B F C H W] of one block after another, until they hold `frames` video frames, or forever.
 
     A scene begins with the first block that lies wholly in it; `recache` then reads what is remembered again under
     the new prompt. `image` [B 3 H W] becomes the first frame, a latent frame of its own before the first block.
@@ -82,7 +82,7 @@ def stream_latents(
     # The image is one frame more than whole blocks: beside the sink, not in its place.
     sink_frames = shape.sink_frames + (1 if image is not None and shape.sink_frames else 0)
     cache = KVCache(shape.wan, shape.context_frames, sink_frames)
-    remembered = _Remembered(cache)
+    remembered = _RecacheBuffer(cache)
     if image is not None:
         first = codec.encode(image[:, None])
         cache = write_block(student, first, student.text_keys_values(scenes[0].text), cache)
@@ -101,3 +101,26 @@ def stream_latents(
             yield block.x0
             if video_frames(codec, cache.frames) >= end:
                 break
+
+
+def make_videos(
+    student: Wan,
+    shape: StudentConfig,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    frames: int,
+    encode_text: Callable[[Sequence[str]], Tensor],
+    progress: Callable[[int], None],
+) -> Tensor:
+    """Make one video per prompt, `frames` latent frames long, for evaluation and reports: latents [B F C H W].
+
+    `progress` receives the number of finished frames.
+    """
+    noise = BlockNoise(seeds, (shape.block_frames, *shape.frame_shape))
+    cache = KVCache(shape.wan, shape.context_frames, shape.sink_frames)
+    blocks = stream_blocks(student, encode_text(prompts), noise, warped_sigmas(shape.timesteps, shape.shift), cache)
+    made = []
+    for done in range(shape.block_frames, frames + 1, shape.block_frames):
+        made.append(next(blocks).x0)
+        progress(done)
+    return torch.cat(made, dim=1)

@@ -1,4 +1,4 @@
-"""From latents to the bytes of a video, block by block, beside the next block's denoising."""
+"""Decode latents to the bytes of a video block by block, on a GPU while the next block is denoised."""
 
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
@@ -11,23 +11,23 @@ from torch import Tensor
 from models.worlds.video_codec import VideoCodec
 
 _IN_FLIGHT = 2
-"""Blocks that are decoded and not yet shown, or being made: one of each."""
+"""Blocks decoded but not yet shown, plus those in the making: one of each."""
 _PATIENCE_S = 10.0
-"""How long an end waits until what was decoded is shown: who reads a pipe may have stopped reading."""
+"""Seconds that an end waits for decoded frames to be shown: the reader of a pipe may have stopped reading."""
 Decoded = tuple[Tensor, Callable[[], None]]
-"""Frames, and what returns when they are on the CPU."""
+"""Frames, and a call that returns when they are on the CPU."""
 
 
 def show_blocks(
     latents: Iterable[Tensor], codec: VideoCodec, device: torch.device, show: Callable[[Tensor], None]
 ) -> None:
-    """Hand the video frames, uint8 [B T H W 3] on the CPU, of each block of latents [B F C H W] to `show`, in order.
+    """Decode each block of latents [B F C H W] and pass its frames, uint8 [B T H W 3] on the CPU, to `show`, in order.
 
-    `show` is called in a thread of its own, as soon as the frames are there. On a GPU what makes the blocks must not
-    wait for the device: then it works on the next block while this one is decoded, copied and shown. Raises what
-    `latents` or `show` raises, an interrupt too; but first all that was decoded before is shown, if that takes seconds.
+    `show` runs in a thread of its own, as soon as the frames arrive. On a GPU `latents` must not wait for the device:
+    then it works on the next block while this one is decoded, copied and shown. Raises whatever `latents` or `show`
+    raises, an interrupt too, after all frames decoded before are shown, if that takes seconds only.
     """
-    decoded = _beside(latents, codec, device) if device.type == "cuda" else _in_turn(latents, codec)
+    decoded = _decode_on_gpu(latents, codec, device) if device.type == "cuda" else _decode_in_turn(latents, codec)
     waiting: SimpleQueue[Decoded | None] = SimpleQueue()
     room, failures = Semaphore(_IN_FLIGHT), []
     thread = Thread(target=_show_waiting, args=(waiting, show, room, failures), daemon=True)
@@ -62,26 +62,26 @@ def _show_waiting(
         room.release()
 
 
-def _in_turn(latents: Iterable[Tensor], codec: VideoCodec) -> Iterator[Decoded]:
+def _decode_in_turn(latents: Iterable[Tensor], codec: VideoCodec) -> Iterator[Decoded]:
     past = None
     for x0 in latents:
-        frames, past = _decoded(codec, x0, past)
+        frames, past = _decode(codec, x0, past)
         yield frames, lambda: None
 
 
-def _beside(latents: Iterable[Tensor], codec: VideoCodec, device: torch.device) -> Iterator[Decoded]:
+def _decode_on_gpu(latents: Iterable[Tensor], codec: VideoCodec, device: torch.device) -> Iterator[Decoded]:
     denoising, decoding = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     past = None
     for x0 in latents:
         decoding.wait_stream(denoising)
         with torch.cuda.stream(decoding):
-            frames, past = _decoded(codec, x0, past)
+            frames, past = _decode(codec, x0, past)
             frames = frames.to("cpu", non_blocking=True)  # into pinned memory, when the device comes to it
             arrived = decoding.record_event()
         x0.record_stream(decoding)  # or denoising could write into its memory before it was read
         yield frames, arrived.synchronize
 
 
-def _decoded(codec: VideoCodec, x0: Tensor, past: Any) -> tuple[Tensor, Any]:
+def _decode(codec: VideoCodec, x0: Tensor, past: Any) -> tuple[Tensor, Any]:
     pixels, past = codec.decode(x0, past)
     return (pixels.float() * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous(), past

@@ -1,4 +1,4 @@
-"""Videos on their way out: an mp4 that plays however it ends, and raw frames for a pipe."""
+"""Write videos: an mp4 that plays however it ends, or raw frames into a pipe."""
 
 import os
 from pathlib import Path
@@ -17,31 +17,31 @@ _HEADERS_BYTES = 1 << 16
 
 
 class VideoWriter(Protocol):
-    """Where the frames of one video go."""
+    """Take the frames of one video."""
 
     name: str
-    """What a person calls it."""
+    """Its name in messages."""
     frames: int
-    """Frames taken so far."""
+    """Frames written so far."""
 
     def write(self, video: numpy.ndarray) -> None:
-        """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them."""
+        """Write the next frames, uint8 [T H W 3]. Raises OSError if the disk is full."""
         ...
 
     def close(self) -> None:
-        """After the last frame."""
+        """Finish after the last frame."""
         ...
 
 
 class Mp4File:
-    """H.264 in fragments of one frame: a killed process leaves all frames but the newest, and any player plays them.
+    """Write H.264 in fragments of one frame: a killed process leaves all frames but the newest, in a file that plays.
 
-    Nothing is held back (no B-frames, no look-ahead), so the file grows as frames come and its first part does not
-    depend on what follows. Fragments of a whole block would lose that block.
+    Without B-frames and look-ahead the file grows as frames come, and its first part does not depend on later frames.
+    Fragments of a whole block would lose that block.
     """
 
     def __init__(self, path: Path, fps: int, height: int, width: int):
-        """The file itself is made with the first frame that reaches it."""
+        """Open the encoder; the file appears with its first frame."""
         self.name, self.file = str(path), _FragmentFile(path)
         self.lock = Lock()  # a second Ctrl-C closes the file while another thread writes, which PyAV would not survive
         layout = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
@@ -54,18 +54,18 @@ class Mp4File:
 
     @property
     def frames(self) -> int:
-        """Frames that are on the disk: until the file is closed, all but the newest."""
+        """Count the frames on the disk: until the file is closed, all but the newest."""
         return self.file.fragments
 
     def write(self, video: numpy.ndarray) -> None:
-        """The next frames, uint8 [T H W 3]. Raises OSError where there is no room for them, or `path` exists."""
+        """Write the next frames, uint8 [T H W 3]. Raises OSError if the disk is full, or `path` exists."""
         for picture in video:
             with self.lock:
                 for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                     self.container.mux(packet)
 
     def close(self) -> None:
-        """Write the newest frame and the index. Raises OSError where there is no room for them."""
+        """Write the newest frame and the index. Raises OSError if the disk is full."""
         with self.lock:
             try:
                 for packet in self.stream.encode(None):
@@ -94,9 +94,9 @@ def _shape(context: av.VideoCodecContext, height: int, width: int) -> None:
 
 
 class _FragmentFile:
-    """Takes each fragment whole or not at all; after the first that does not fit, none.
+    """Write each fragment whole or not at all; after the first that does not fit, none.
 
-    The file appears with its header and its first frame in it: there is none without a frame.
+    The file appears with its header and first frame: there is no file without a frame.
     """
 
     def __init__(self, path: Path):
@@ -136,22 +136,22 @@ class _FragmentFile:
 
 
 class FramePipe:
-    """rgb24 frames, one after the other and nothing else, for a player or an encoder that reads them."""
+    """Write rgb24 frames, one after the other, for a player or an encoder that reads them."""
 
     def __init__(self, descriptor: int):
         self.descriptor, self.name, self.frames = descriptor, "the pipe", 0
 
     def write(self, video: numpy.ndarray) -> None:
-        """The next frames, uint8 [T H W 3]. Raises BrokenPipeError where nobody reads any more."""
+        """Write the next frames, uint8 [T H W 3]. Raises BrokenPipeError if the reader has left."""
         for picture in video:
             _write_all(self.descriptor, picture.tobytes())
             self.frames += 1
 
     def close(self) -> None:
-        """The descriptor is the caller's."""
+        """Leave the descriptor to the caller."""
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
-    while rest:  # pipes and full disks take what there is room for
+    while rest:  # pipes and full disks take a part
         rest = rest[os.write(descriptor, rest) :]

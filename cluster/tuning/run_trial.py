@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.generation.whole_videos import make_videos
+from actors.generation.streaming import make_videos
 from cluster.config.run_config import Config
 from cluster.config.scan_config import ScanConfig
 from cluster.launch import launch, preflight

@@ -17,7 +17,7 @@ def test_a_picture_is_drawn_of_every_run_that_looked_at_its_pool_and_of_no_other
     config.run_dir, config.autoscale = str(tmp_path), AutoscaleConfig(enabled=True)
     for arguments in ([f"run_dir={tmp_path}"], []):
         with pytest.raises(ConfigError) as error:
-            main(settings.read(arguments, Options))
+            main(settings.read_keys(arguments, Options))
         assert error.value.key == "run_dir"
     autoscaling = Autoscaling(config, Meter(60.0))
     for size in (1, 20, 4):  # 20 is more than is allowed: a change

@@ -63,7 +63,7 @@ def test_every_call_is_timed():
 )
 def test_a_mistake_names_the_key(argument):
     with pytest.raises(ConfigError) as error:
-        settings.read([argument], Options)
+        settings.read_keys([argument], Options)
     assert error.value.key == argument.partition("=")[0]
 
 

@@ -42,7 +42,7 @@ def folder(tmp_path) -> Path:
 
 
 def score(arguments: list[str]) -> None:
-    TRY.main(settings.read(arguments, TRY.TrialOptions))
+    TRY.main(settings.read_keys(arguments, TRY.TrialOptions))
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -110,11 +110,11 @@ def test_help_is_answered_without_torch_and_lists_every_key():
 def test_a_command_line_with_a_mistake_names_the_key(arguments, key, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match=f"^{re.escape(key)}[ =:]"):
-        settings.read(arguments, TRY.TrialOptions)
+        settings.read_keys(arguments, TRY.TrialOptions)
 
 
 def test_arguments_become_typed_keys():
-    options = settings.read(
+    options = settings.read_keys(
         ["videos=films (1), a=b", "clips=true", "reward.terms={no_cut: 1, my.own.Reward: 0.5}", "reward.upsample=4",
          "reward.top_share=0.1", "reward.url=http://host/score?a=b"], TRY.TrialOptions,
     )  # fmt: skip

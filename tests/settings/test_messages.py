@@ -59,7 +59,7 @@ def test_a_wrong_value_names_key_and_value_as_typed(command, argument, capsys):
     needed = {"generate.py": ["prompt=x", "out=x.mp4"], "convert.py": ["source=x", "out=y"]}.get(command, [])
     line = mistake(capsys, command, *needed, argument)
     typed = argument if command != "tune.py" else argument.partition("=")[0]  # of several values it names one
-    assert FORM.fullmatch(line) and re.match(rf"{re.escape(typed)}\b.*: ", line), line
+    assert FORM.fullmatch(line) and line.startswith(typed), line
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -20,7 +20,7 @@ def test_the_demo_leaves_a_summary_and_a_report_and_does_nothing_twice(tmp_path,
     config = settings.load(["cluster=inline", f"run_dir={tmp_path}/demo", *short], preset="demo")
     for _ in range(2):
         preflight(config)
-        launch(demo.loop, config)
+        launch(demo.demo_loop, config)
     demo.main(config)
     summary = json.loads((tmp_path / "demo/summary.json").read_text())
     assert summary["commit"] and {"ode", "prefix_1", "uniform"} <= set(summary["seconds"])

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.generation.streaming import Scene, stream_latents
-from actors.generation.whole_videos import make_videos
+from actors.generation.streaming import Scene, make_videos, stream_latents
 from models.causal import write_block
 from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache

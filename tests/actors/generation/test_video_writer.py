@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 from actors.generation.video_writer import Mp4File, check_encoder
+from models.errors import ConfigError
 
 
 def noise(frames: int, height: int, width: int) -> numpy.ndarray:
@@ -62,5 +63,6 @@ def test_a_file_without_frames_is_none(tmp_path):
 @pytest.mark.parametrize(("fps", "height", "width"), [(16, 15, 16), (16, 16, 24000), (2**31, 16, 16)])
 def test_what_h264_cannot_hold_is_known_before(fps, height, width):
     check_encoder(16, 16, 16)
-    with pytest.raises(ValueError, match=f"H.264 cannot hold frames of {height}x{width} at fps={fps}"):
+    with pytest.raises(ConfigError, match=f"{height}x{width}") as error:
         check_encoder(fps, height, width)
+    assert error.value.key == "enlarge" and str(fps) in error.value.problem
