@@ -1,4 +1,4 @@
-"""Clips that a naive reward of smoothness likes and nobody else does, and the smooth one that they are measured by.
+"""Make clips that exploit a naive reward of smoothness, and the smooth clip that they are compared with.
 
 A camera pans over a textured wall; every clip spoils that in one way. Deterministic by seed.
 """
@@ -15,7 +15,7 @@ SIZE = (240, 416)
 STEADY = 3.0
 """Pixels per frame of the smooth clip and of the reference."""
 _SLANT = (0.94, 0.34)
-"""The camera's direction (x, y): neither edge nor pixel grid is favoured."""
+"""Direction of the camera (x, y), along neither an edge nor the pixel grid."""
 _BURST, _BURST_FRAMES = 24.0, 3
 _JITTER = 3.0
 _NOISE = 2 / 255
@@ -23,39 +23,39 @@ _BRIGHTENING = 0.35
 
 
 def adversarial_clips(frames: int = FRAMES, size: tuple[int, int] = SIZE, seed: int = 0) -> dict[str, Tensor]:
-    """Pixels [T 3 H W] in [0, 1] of every clip by name: `smooth` first; what is wrong with the others is their name."""
+    """Make pixels [T 3 H W] in [0, 1] of every clip by name: `smooth` first; the others are named by their flaw."""
     wall, other = textured_wall(size, seed), textured_wall(size, seed + 1)
     time = numpy.arange(frames)
-    smooth = _pan(wall, _steady(STEADY, frames), size)
+    smooth = _pan(wall, _path([STEADY] * (frames - 1)), size)
     burst = numpy.full(frames - 1, STEADY)
     burst[frames // 2 : frames // 2 + _BURST_FRAMES] = _BURST
     stall = STEADY * (1 - time[:-1] / (0.6 * frames)).clip(0)
     shaken = numpy.random.default_rng(seed).normal(0, _JITTER, (frames, 2))
-    after = _pan(other, _steady(STEADY, frames), size)
+    after = _pan(other, _path([STEADY] * (frames - 1)), size)
     noise = torch.randn(smooth.shape, generator=torch.Generator().manual_seed(seed))
     light = _BRIGHTENING * torch.linspace(0, 1, frames)[:, None, None, None]
     return {
         "smooth": smooth,
-        "fast": _pan(wall, _steady(3 * STEADY, frames), size),
-        "slow": _pan(wall, _steady(STEADY / 3, frames), size),
-        "creep": _pan(wall, _steady(STEADY / 10, frames), size),
+        "fast": _pan(wall, _path([3 * STEADY] * (frames - 1)), size),
+        "slow": _pan(wall, _path([STEADY / 3] * (frames - 1)), size),
+        "creep": _pan(wall, _path([STEADY / 10] * (frames - 1)), size),
         "static": smooth[:1].expand_as(smooth),
         "stall": _pan(wall, _path(stall), size),
         "burst": _pan(wall, _path(burst), size),
         "cut": torch.cat([smooth[: frames // 2], after[frames // 2 :]]),
-        "jitter": _pan(wall, _steady(STEADY, frames) + shaken, size),
+        "jitter": _pan(wall, _path([STEADY] * (frames - 1)) + shaken, size),
         "noise": (0.5 + _NOISE * noise).clamp(0, 1),
         "brightening": (smooth + light).clamp(0, 1),
     }
 
 
 def reference_clip(frames: int = FRAMES, size: tuple[int, int] = SIZE, seed: int = 0) -> Tensor:
-    """Pixels [T 3 H W] of the pan that ends where the clips of the same seed begin."""
-    return _pan(textured_wall(size, seed), _steady(STEADY, frames) - STEADY * frames * numpy.array(_SLANT), size)
+    """Make pixels [T 3 H W] of the pan that ends where the clips of the same seed begin."""
+    return _pan(textured_wall(size, seed), _path([STEADY] * (frames - 1)) - STEADY * frames * numpy.array(_SLANT), size)
 
 
 def textured_wall(size: tuple[int, int], seed: int) -> numpy.ndarray:
-    """A wall [h w 3] of float32 in [0.1, 0.8], detailed at every scale from 4 pixels up, seamless at its edges."""
+    """Draw a wall [h w 3] of float32 in [0.1, 0.8], detailed at every scale from 4 pixels up, seamless at its edges."""
     generator = numpy.random.default_rng(seed)
     height, width = (2 * side for side in size)
     distance = numpy.hypot(*numpy.meshgrid(numpy.fft.fftfreq(height), numpy.fft.fftfreq(width), indexing="ij"))
@@ -68,17 +68,13 @@ def textured_wall(size: tuple[int, int], seed: int) -> numpy.ndarray:
     return (0.45 + 0.12 * wall).clip(0.1, 0.8).astype(numpy.float32)
 
 
-def _steady(speed: float, frames: int) -> numpy.ndarray:
-    return _path(numpy.full(frames - 1, speed))
-
-
 def _path(speed: Sequence[float]) -> numpy.ndarray:
-    """Places [T 2] (x, y) of a camera that moves `speed` [T-1] pixels per frame."""
+    """Integrate `speed` [T-1] in pixels per frame to the places [T 2] (x, y) of a camera."""
     return numpy.concatenate([[0], numpy.cumsum(speed)])[:, None] * numpy.array(_SLANT)
 
 
 def _pan(wall: numpy.ndarray, places: numpy.ndarray, size: tuple[int, int]) -> Tensor:
-    """Frames [T 3 H W] of `size` seen from `places` [T 2] (x, y) of a seamless wall."""
+    """Render frames [T 3 H W] of `size` seen from `places` [T 2] (x, y) of a seamless wall."""
     rows, columns = numpy.mgrid[: size[0], : size[1]].astype(numpy.float32)
     frames = [
         cv2.remap(

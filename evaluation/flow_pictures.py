@@ -1,4 +1,4 @@
-"""Pictures of optical flow: direction as hue, speed as colour, over time."""
+"""Draw optical flow over time: direction as hue, speed as saturation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from matplotlib.colors import hsv_to_rgb
 from torch import Tensor
 
 SHOWN = 8
-"""Frames in a strip."""
+"""Most frames in a strip."""
 
 
 def flow_colours(flow: Tensor, fastest: float) -> Tensor:
-    """Colours [N h w 3] in [0, 1] of `flow` [N 2 h w] on the wheel: hue is direction, white is rest.
+    """Colour `flow` [N 2 h w] as [N h w 3] in [0, 1]: hue is direction, white is rest.
 
-    `fastest`, in pixels, has full colour, and so has all that is faster.
+    Flow of `fastest` pixels and more has full colour.
     """
     x, y = flow.unbind(1)
     hue = torch.atan2(y, x) / (2 * torch.pi) % 1
@@ -29,8 +29,8 @@ def flow_colours(flow: Tensor, fastest: float) -> Tensor:
     return torch.from_numpy(hsv_to_rgb(hsv.numpy())).float()
 
 
-def wheel(size: int = 65) -> Tensor:
-    """The legend [size size 4]: the colour of every direction, full at the rim, transparent outside."""
+def colour_wheel(size: int = 65) -> Tensor:
+    """Draw the legend [size size 4]: the colour of every direction, full at the rim, transparent outside."""
     axis = torch.linspace(-1, 1, size)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     colours = flow_colours(torch.stack([x, y])[None], 1.0)[0]
@@ -39,14 +39,14 @@ def wheel(size: int = 65) -> Tensor:
 
 @dataclass(frozen=True)
 class Strip:
-    """A video's flow over time."""
+    """Hold a video's flow over time."""
 
     frames: list[Tensor]
     """[3 H W] in [0, 1], at equal distances."""
     flow: list[Tensor]
     """[2 h w] from each of these frames to the next of the video."""
     motion: list[float]
-    """Of all pairs, in pixels."""
+    """Motion of all pairs, in pixels."""
     borders: list[int]
     """Frames at which windows begin."""
 
@@ -66,7 +66,7 @@ def draw_strip(path: Path, title: str, strip: Strip) -> None:
         axes[f"flow {i}"].axis("off")
     plot, pairs = axes["motion"], len(strip.motion)
     legend = plot.inset_axes((0.94, 0.55, 0.05, 0.45))
-    legend.imshow(wheel().numpy())
+    legend.imshow(colour_wheel().numpy())
     legend.axis("off")
     legend.set_title(f"{fastest:.2g} px", fontsize=7)
     plot.plot(numpy.arange(1, pairs + 1), strip.motion, linewidth=1)

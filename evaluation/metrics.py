@@ -1,6 +1,6 @@
-"""Quality over time: the tiny world's metrics, one number per segment of one teacher horizon.
+"""Evaluation metrics of the tiny world: quality over time, one number per segment of one teacher horizon.
 
-The paper's claim is about what happens after the horizon, so no metric is averaged over a whole video.
+The paper's claim concerns the time after the horizon, so no metric is averaged over a whole video.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Videos of a folder: anything PyAV reads, and safetensors with a tensor `video` uint8 [B T 3 H W]."""
+"""Read the videos of a folder: films that PyAV decodes, and safetensors with a tensor `video` uint8 [B T 3 H W]."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,63 +10,59 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from models.errors import ConfigError
+
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".safetensors")
 
 
 @dataclass(frozen=True)
 class Video:
-    """One video of a file."""
+    """Hold one video of a file."""
 
     name: str
     prompt: str
-    """"" where nobody says it."""
+    """Empty where the file has no prompts."""
     frames: Tensor
     """[T 3 H W] uint8."""
 
 
 def video_files(folder: str) -> list[Path]:
-    """The video files of `folder`, in the order of their names. Raises ValueError where there are none."""
+    """List the video files of `folder` by name. Raises ConfigError where there are none."""
     if not Path(folder).is_dir():
-        raise ValueError(f"videos={folder} is no folder; give one that holds videos ({', '.join(SUFFIXES)})")
+        raise ConfigError("videos", folder, "there is no such folder", f"name a folder of {', '.join(SUFFIXES)}")
     files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise ValueError(f"videos={folder} holds no videos; they end in {', '.join(SUFFIXES)}")
+        raise ConfigError("videos", folder, "this folder has no videos", f"name a folder of {', '.join(SUFFIXES)}")
     return files
 
 
 def read_videos(path: Path) -> Iterator[Video]:
-    """Every video of a file, with its prompt out of the lines of NAME.txt where that lies beside.
+    """Yield every video of a file, with its prompt from the lines of NAME.txt, if that file is there.
 
-    Raises ValueError where the file is no video, or there are not as many prompts as videos.
+    Raises ConfigError where the file cannot be decoded, or has not as many prompts as videos.
     """
-    videos = _stored(path) if path.suffix.lower() == ".safetensors" else [_filmed(path)]
-    beside = path.with_suffix(".txt")
-    prompts = beside.read_text().splitlines() if beside.is_file() else [""] * len(videos)
+    stored = path.suffix.lower() == ".safetensors"
+    try:
+        if stored:
+            with safe_open(path, framework="pt") as file:
+                # .keys() is needed: safe_open is no mapping.
+                videos = file.get_tensor("video") if "video" in file.keys() else None  # noqa: SIM118
+        else:
+            with av.open(str(path)) as film:
+                frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+            videos = torch.from_numpy(numpy.stack(frames)).permute(0, 3, 1, 2)[None] if frames else None
+    except (SafetensorError, OSError, av.FFmpegError, IndexError) as error:
+        raise ConfigError("videos", path, f"it cannot be decoded ({error})", "repair or remove it") from error
+    if videos is None:
+        problem = "it has no tensor `video`" if stored else "this film has no frames"
+        raise ConfigError("videos", path, problem, "write `video` as uint8 [B T 3 H W]" if stored else "remove it")
+    if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[2] != 3 or not videos.numel():
+        problem = f"`video` is {videos.dtype} {list(videos.shape)}"
+        raise ConfigError("videos", path, problem, "write it as uint8 [B T 3 H W]")
+    text = path.with_suffix(".txt")
+    prompts = text.read_text().splitlines() if text.is_file() else [""] * len(videos)
     if len(prompts) != len(videos):
-        raise ValueError(f"{beside} has {len(prompts)} prompts for {len(videos)} videos; write one a line")
+        problem = f"{text.name} has {len(prompts)} prompts for {len(videos)} videos"
+        raise ConfigError("videos", path, problem, "write one prompt per line")
     for number, (frames, prompt) in enumerate(zip(videos, prompts, strict=True)):
         yield Video(path.stem if len(videos) == 1 else f"{path.stem}_{number}", prompt, frames)
-
-
-def _stored(path: Path) -> Tensor:
-    try:
-        with safe_open(path, framework="pt") as file:
-            if "video" not in file.keys():  # noqa: SIM118
-                raise ValueError(f"{path} has no tensor `video`; it must be uint8 [B T 3 H W]")
-            video = file.get_tensor("video")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error})") from error
-    if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3 or not video.numel():
-        raise ValueError(f"{path}: video is {video.dtype} {list(video.shape)}; it must be uint8 [B T 3 H W]")
-    return video
-
-
-def _filmed(path: Path) -> Tensor:
-    try:
-        with av.open(str(path)) as file:
-            frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} is no video that can be read ({error})") from error
-    if not frames:
-        raise ValueError(f"{path} is a video without frames")
-    return torch.from_numpy(numpy.stack(frames)).permute(0, 3, 1, 2)

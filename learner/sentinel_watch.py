@@ -8,7 +8,7 @@ import torch
 from learner.optimizer import Optimizer
 from models.errors import StopsRun
 from models.records import Group
-from rewards.sentinels import SentinelConfig, fallen
+from rewards.sentinels import SentinelConfig, metric_drops
 
 
 class SentinelFell(StopsRun):
@@ -41,7 +41,7 @@ class SentinelWatch:
                 f"nothing could be scored by {', '.join(unscored)} of sentinel.metrics, the guard over rewards; the "
                 "lines above say why: mend it, or leave it out of sentinel.metrics"
             )
-        lost = fallen(self.first, now, self.config.tolerance)
+        lost = metric_drops(self.first, now, self.config.tolerance)
         if lost and self.config.action == "stop":
             changes = ", ".join(f"{name} from {self.first[name]:.3f} to {now[name]:.3f}" for name in lost)
             raise SentinelFell(

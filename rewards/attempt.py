@@ -1,4 +1,4 @@
-"""One call of a reward that may raise, hang or answer nonsense: what it scored, or why it did not."""
+"""Call a reward that may raise, hang or return nonsense: its scores, or the reason for having none."""
 
 import logging
 import threading
@@ -15,13 +15,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of asking a reward about n clips."""
+    """Hold the result of one call of a reward on n clips."""
 
     scores: Tensor
-    """[n] float64; NaN is missing, which is never 0."""
+    """[n] float64; a missing score is NaN, never 0."""
     failure: str | None = None
     running: threading.Thread | None = None
-    """Where the reward still runs: nobody can stop it but the end of the process."""
+    """Thread in which the reward still runs: only the end of the process stops it."""
 
     @property
     def hung(self) -> bool:
@@ -29,31 +29,31 @@ class Attempt:
 
 
 class BadAnswer(ValueError):
-    """A reward answered, and not with a score per clip."""
+    """Reject the answer of a reward that is not one score per clip."""
 
 
 def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) -> Attempt:
-    """Ask `reward` about `clips` and wait for at most `timeout_s`. Logs what fails, and never raises for it."""
+    """Call `reward` on `clips` and wait for at most `timeout_s`. Logs a failure, and never raises for it."""
     answers, errors = [], []
 
     def ask() -> None:
         try:
-            # Whether gradients are recorded is a matter of the thread.
+            # Gradients are switched off per thread.
             with torch.no_grad():
-                answers.append(_checked(reward(clips), len(clips)))
-        except BaseException as error:  # a plug-in may raise anything, SystemExit too; the run goes on without it
+                answers.append(_check_scores(reward(clips), len(clips)))
+        except BaseException as error:  # a plug-in may raise anything, SystemExit too; the run continues
             errors.append(error)
 
     thread = threading.Thread(target=ask, name=f"reward {name}", daemon=True)
     thread.start()
     thread.join(timeout_s)
-    hung = thread.is_alive()  # asked once: it may end at any moment
+    hung = thread.is_alive()  # read once: it may end at any moment
     scores = torch.full((len(clips),), torch.nan, dtype=torch.float64)
     if hung:
         failure = f"no answer within reward.timeout_s={timeout_s:g} s"
     elif errors:
-        said = " ".join(str(errors[0]).split())
-        failure = said if isinstance(errors[0], BadAnswer) else f"{type(errors[0]).__name__}: {said}"
+        reason = " ".join(str(errors[0]).split())
+        failure = reason if isinstance(errors[0], BadAnswer) else f"{type(errors[0]).__name__}: {reason}"
     else:
         scores = answers[0]
         missing = int(scores.isnan().sum())
@@ -64,13 +64,13 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
     return Attempt(scores, failure, thread if hung else None)
 
 
-def _checked(answer: object, clips: int) -> Tensor:
-    """[clips] float64 on the CPU, NaN for what is not finite. Raises BadAnswer; whatever a plug-in gives back."""
+def _check_scores(answer: object, clips: int) -> Tensor:
+    """Convert an answer to [clips] float64 on the CPU, NaN where it is not finite. Raises BadAnswer."""
     if not isinstance(answer, Tensor):
         raise BadAnswer(f"answered {type(answer).__name__}; a reward answers a tensor [{clips}]")
     if answer.shape != (clips,):
         raise BadAnswer(f"answered {list(answer.shape)} for {clips} clips; a reward answers one score per clip")
     if answer.is_complex():
         raise BadAnswer(f"answered {answer.dtype}; scores are real")
-    given = answer.detach().double().cpu()
-    return given.where(given.isfinite(), torch.nan)
+    scores = answer.detach().double().cpu()
+    return scores.where(scores.isfinite(), torch.nan)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from rewards.cut import NoCut
 from rewards.drift import ExposureDrift, SharpnessDrift
 from rewards.flow.flow_motion import PairMotion, pair_motion
-from rewards.reward import Clip
+from rewards.reward import Clip, ClipReward
 from rewards.reward_config import RewardConfig
 
 
@@ -45,23 +45,19 @@ def continuity_of(
     return valid * torch.exp(-(change.max() - spike_free).clamp(min=0) - jerk_scale * change.mean())
 
 
-class FlowContinuity:
+class FlowContinuity(ClipReward):
     """Score a clip's flow by `continuity_of`, against its `motion_reference` or else its reference."""
 
     needs = frozenset({"flow", "reference"})
-    scope = "window"
 
     def __init__(self, config: RewardConfig):
         self._config = config
-
-    def __call__(self, clips: Sequence[Clip]) -> Tensor:
-        return torch.stack([self._score(clip) for clip in clips])
 
     def _motion(self, clip: Clip) -> PairMotion:
         assert clip.flow is not None, "the scorer computes the flow of clips and references"
         return pair_motion(clip.flow, self._config)
 
-    def _score(self, clip: Clip) -> Tensor:
+    def score(self, clip: Clip) -> Tensor:
         if clip.reference is None:
             return torch.tensor(torch.nan)
         moved, invalid = clip.once(self._motion)

@@ -1,24 +1,22 @@
-"""Abrupt transitions: a pair of frames of which the second cannot be had by moving the first."""
-
-from collections.abc import Sequence
+"""Detect cuts: a pair of frames of which the second cannot be made by moving the first."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rewards.flow.optical_flow import Flow, displaced, luma
-from rewards.reward import Clip
+from rewards.reward import Clip, ClipReward
 from rewards.reward_config import RewardConfig
 
 _BINS = 16
 _LEAST_CONTRAST = 0.02
-"""Added to contrast: on a flat frame, noise alone is no cut."""
+"""Added to contrast, so that noise on a flat frame is no cut."""
 
 
 def residual(pixels: Tensor, flow: Flow) -> Tensor:
-    """What flow leaves unexplained [T-1]: mean |I_t+1(x + F) - I_t| in luma, over I_t's standard deviation.
+    """Measure what flow leaves unexplained [T-1]: mean |I_t+1(x + F) - I_t| in luma over I_t's standard deviation.
 
-    About 1.1 for two frames that have nothing to do with each other. Pixels [T 3 H W], flow at any size.
+    About 1.1 for two unrelated frames. Pixels [T 3 H W], flow at any size.
     """
     level = functional.interpolate(luma(pixels)[:, None], flow.forward.shape[-2:], mode="bilinear", align_corners=False)
     unexplained = (displaced(level[1:], flow.forward) - level[:-1]).abs().mean((1, 2, 3))
@@ -26,7 +24,7 @@ def residual(pixels: Tensor, flow: Flow) -> Tensor:
 
 
 def colour_jump(pixels: Tensor) -> Tensor:
-    """Share of values [T-1] that change their bin of 16 from frame to frame: total variation, mean over channels."""
+    """Measure the share of values [T-1] that change their bin of 16 between frames, averaged over channels."""
     frames, channels = pixels.shape[:2]
     bins = (pixels * _BINS).long().clamp(0, _BINS - 1).flatten(0, 1).flatten(1)
     histogram = torch.arange(len(bins), device=bins.device)[:, None] * _BINS
@@ -35,28 +33,24 @@ def colour_jump(pixels: Tensor) -> Tensor:
     return shares.diff(dim=0).abs().sum(2).mean(1) / 2
 
 
-def uncut(evidence: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
-    """exp(-|d|^2) of the worst pair: d is what `evidence` [T-1 N] has above the median pair of `reference` [R N]."""
+def cut_score(evidence: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
+    """Score the worst pair by exp(-|d|^2): d is `evidence` [T-1 N] above the median pair of `reference` [R N]."""
     excess = (evidence - reference.median(0).values).clamp(min=0) / scale
     return torch.exp(-excess.square().sum(1).max())
 
 
-class NoCut:
+class NoCut(ClipReward):
     """1 where no pair of frames changes more than pairs of the reference do; near 0 with one cut."""
 
     needs = frozenset({"pixels", "flow", "reference"})
-    scope = "window"
 
     def __init__(self, config: RewardConfig):
         self._scale = torch.tensor([config.residual_scale, config.histogram_scale])
 
-    def __call__(self, clips: Sequence[Clip]) -> Tensor:
-        return torch.stack([self._score(clip) for clip in clips])
-
-    def _score(self, clip: Clip) -> Tensor:
+    def score(self, clip: Clip) -> Tensor:
         if clip.reference is None or len(clip.pixels) < 2 or len(clip.reference.pixels) < 2:
             return torch.tensor(torch.nan)
-        return uncut(clip.once(_evidence), clip.reference.once(_evidence), self._scale.to(clip.pixels)).cpu()
+        return cut_score(clip.once(_evidence), clip.reference.once(_evidence), self._scale.to(clip.pixels)).cpu()
 
 
 def _evidence(clip: Clip) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from rewards.flow.optical_flow import Flow
@@ -51,6 +52,19 @@ class Reward(Protocol):
     def __call__(self, clips: Sequence[Clip]) -> Tensor:
         """Return scores [n] of n clips: higher is better, NaN where the reward has no score."""
         ...
+
+
+class ClipReward:
+    """Score each clip alone: a base of rewards, for which a subclass gives `needs` and `score`."""
+
+    scope = "window"
+
+    def __call__(self, clips: Sequence[Clip]) -> Tensor:
+        return torch.stack([self.score(clip) for clip in clips])
+
+    def score(self, clip: Clip) -> Tensor:
+        """Return the score [] of one clip, on the CPU; NaN for none."""
+        raise NotImplementedError
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
-"""What a run is watched by while it is trained on rewards: other numbers, on prompts that it does not train on.
+"""Held-out metrics that guard a run against reward hacking: other numbers, on prompts that it does not train on.
 
-Every reward can be had by cheating; what it costs shows in what was not asked for.
+A policy that exploits its reward loses in metrics that are no part of it.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from models.keys import key, require_positive
 
 @dataclass(kw_only=True)
 class SentinelConfig:
-    """Held-out metrics, measured every so many rounds of stage grpo on the same prompts and noise.
+    """Describe the held-out metrics, measured every so many rounds of stage grpo on the same prompts and noise.
 
     None of these prompts is trained on.
     """
@@ -37,11 +37,11 @@ class SentinelConfig:
             raise ValueError(f"sentinel.metrics is {self.metrics}; name at least one reward, and each once")
 
 
-def fallen(first: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> dict[str, float]:
-    """By metric, the share of its first value that it has lost, for those that lost more than `tolerance`.
+def metric_drops(first: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> dict[str, float]:
+    """Return by metric the share of its first value that it lost, for those that lost more than `tolerance`.
 
-    A metric that could not be measured, now or at first, has not fallen: it is NaN, and no comparison with NaN holds.
-    One that began at 0 or below has nothing to lose, and is not watched.
+    A metric without a value, now or at first, is left out: it is NaN, and no comparison with NaN holds. So is one that
+    began at 0 or below.
     """
     lost = {name: 1 - now[name] / value for name, value in first.items() if value > 0 and name in now}
     return {name: share for name, share in lost.items() if share > tolerance}

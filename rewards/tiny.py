@@ -1,57 +1,44 @@
-"""The tiny world's exact judge as rewards: for frames of 12 x 12 and prompts of that world only."""
+"""Rewards of the tiny world's exact judge: for frames of 12 x 12 and prompts of that world only.
 
-from collections.abc import Sequence
+All raise ValueError, as the judge does, for other frames and prompts.
+"""
 
-import torch
 from torch import Tensor
 
 from models.worlds.tiny_judge import Verdict, judge
 from rewards.object_motion import moving_pairs
-from rewards.reward import Clip
+from rewards.reward import Clip, ClipReward
 from rewards.reward_config import RewardConfig
 
 
-class TinyJudge:
+class TinyJudge(ClipReward):
     """Share of frames that are a rendering of the prompted scene."""
 
     needs = frozenset({"pixels", "text"})
-    scope = "window"
 
     def __init__(self, config: RewardConfig):
-        pass
+        """No key changes this reward, nor those below."""
 
-    def __call__(self, clips: Sequence[Clip]) -> Tensor:
-        """Raises ValueError, as the judge does, for other frames and prompts than the tiny world's."""
-        return torch.stack([clip.once(_verdict).valid.double().mean() for clip in clips])
+    def score(self, clip: Clip) -> Tensor:
+        return clip.once(_verdict).valid.double().mean()
 
 
-class TextAlignment:
+class TextAlignment(TinyJudge):
     """Share of frames whose sprite has the prompted colour and shape, whatever else is wrong with them."""
 
-    needs = frozenset({"pixels", "text"})
-    scope = "window"
-
-    def __init__(self, config: RewardConfig):
-        pass
-
-    def __call__(self, clips: Sequence[Clip]) -> Tensor:
-        """Raises ValueError, as the judge does, for other frames and prompts than the tiny world's."""
-        verdicts = [clip.once(_verdict) for clip in clips]
-        return torch.stack([(seen.colour_right & seen.shape_right).double().mean() for seen in verdicts])
+    def score(self, clip: Clip) -> Tensor:
+        verdict = clip.once(_verdict)
+        return (verdict.colour_right & verdict.shape_right).double().mean()
 
 
-class TinyMotion:
-    """Share of pairs of frames that are valid and move at about the prompted speed: flicker is no motion here."""
+class TinyMotion(TinyJudge):
+    """Share of pairs of frames that are valid and move at about the prompted speed; NaN for a single frame.
 
-    needs = frozenset({"pixels", "text"})
-    scope = "window"
+    Flicker does not count as motion.
+    """
 
-    def __init__(self, config: RewardConfig):
-        pass
-
-    def __call__(self, clips: Sequence[Clip]) -> Tensor:
-        """NaN for a single frame. Raises ValueError, as the judge does, for other frames and prompts."""
-        return torch.stack([moving_pairs(clip.once(_verdict), [clip.prompt]).double().mean() for clip in clips])
+    def score(self, clip: Clip) -> Tensor:
+        return moving_pairs(clip.once(_verdict), [clip.prompt]).double().mean()
 
 
 def _verdict(clip: Clip) -> Verdict:

@@ -1,4 +1,4 @@
-"""Optical flow of neighbouring frames, how much of it is believable, and where there was anything to see it by.
+"""Compute optical flow of neighbouring frames, where it is valid, and how much texture it was seen by.
 
 A frame is H x W; flow may be computed on a larger copy of it, h x w, and is then in pixels of that copy.
 """
@@ -13,37 +13,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.errors import ConfigError
+
 SMALLEST = 12
 """OpenCV's DIS refuses smaller frames."""
 _LARGEST_ENLARGED = 1024
-"""A larger side takes seconds a pair, and shows nothing that the frame itself does not."""
+"""A larger side takes seconds per pair, and adds no detail."""
 
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Where every pixel of a frame is in the next, and back. x (column) comes before y (row)."""
+    """Hold where every pixel of a frame is in the next, and back. x (column) comes before y (row)."""
 
     forward: Tensor
     """[T-1 2 h w], pixels of the h x w frame."""
     backward: Tensor
     """[T-1 2 h w], from the second frame of a pair to its first."""
     texture: Tensor
-    """[T-1 h w], `squared_gradient` of a pair's first frame: without any, motion cannot be seen."""
-
+    """[T-1 h w], `squared_gradient` of a pair's first frame: motion shows only where there is some."""
     invalid: Tensor
-    """[T-1 h w] bool: there and back does not end where it began; occluded, or no motion at all."""
+    """[T-1 h w] bool: forward and backward flow disagree; occluded, or no motion at all."""
 
     @classmethod
     def of(cls, forward: Tensor, backward: Tensor, texture: Tensor) -> "Flow":
-        """The flow of pairs that were looked at both ways."""
+        """Make the flow of pairs from both directions; see `inconsistent` for `invalid`."""
         return cls(forward, backward, texture, inconsistent(forward, backward))
 
     def between(self, first: int, last: int) -> "Flow":
-        """The pairs from frame `first` to frame `last`, both included."""
+        """Select the pairs from frame `first` to frame `last`, both included."""
         return Flow(*(getattr(self, field.name)[first:last] for field in fields(self)))
 
     def followed_by(self, later: "Flow") -> "Flow":
-        """These pairs and then those of `later`, which begins with the frame that ends the last of them."""
+        """Append the pairs of `later`, which begins with the frame that ends the last pair here."""
         return Flow(*(torch.cat([getattr(self, f.name), getattr(later, f.name)]) for f in fields(self)))
 
 
@@ -52,65 +53,57 @@ FlowEngine = Callable[[Tensor], Flow]
 
 
 class DisFlow:
-    """OpenCV's DIS, preset FAST, on the CPU: 7 ms a pair and direction at 240 x 416. Deterministic."""
+    """Compute flow by OpenCV's DIS, preset FAST, on the CPU: 7 ms a pair and direction at 240 x 416. Deterministic."""
 
     def __init__(self, upsample: int = 1, finest_scale: int = 2):
         """`finest_scale` is the finest level of the pyramid; 2, the preset's, computes at a quarter of the size."""
-        # OpenCV would otherwise start a thread per core beside torch's.
+        # OpenCV would otherwise start a thread per core on top of torch's.
         cv2.setNumThreads(torch.get_num_threads())
         self._upsample = upsample
         self._engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._engine.setFinestScale(finest_scale)
 
     def __call__(self, pixels: Tensor) -> Flow:
-        """Flow of `pixels` [T 3 H W]. Raises ValueError for frames that DIS refuses."""
-        return by_pairs(grey_frames(pixels, self._upsample), lambda a, b: self._engine.calc(a, b, None))
+        """Compute the flow of `pixels` [T 3 H W]. Raises ConfigError for frames that are too small for DIS."""
+        grey = grey_frames(pixels, self._upsample)
+        directions = []
+        for first, second in ((0, 1), (1, 0)):
+            flows = [self._engine.calc(pair[first], pair[second], None) for pair in pairwise(grey)]
+            empty = torch.zeros(0, 2, *grey.shape[1:])
+            stacked = torch.from_numpy(numpy.stack(flows)).permute(0, 3, 1, 2).contiguous() if flows else empty
+            directions.append(stacked)
+        return Flow.of(*directions, squared_gradient(torch.from_numpy(grey[:-1])))
 
 
 def luma(pixels: Tensor) -> Tensor:
-    """Luma (Rec. 601) [... H W] of `pixels` [... 3 H W]: brightness as the eye weighs the colours."""
+    """Compute luma (Rec. 601) [... H W] of `pixels` [... 3 H W]: brightness as the eye weighs the colours."""
     red, green, blue = pixels.unbind(-3)
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def grey_frames(pixels: Tensor, upsample: int) -> numpy.ndarray:
-    """Luma [T h w] uint8 of `pixels` [T 3 H W], `upsample` times as large."""
+    """Convert `pixels` [T 3 H W] to luma [T h w] uint8, `upsample` times as large. Raises ConfigError."""
     grey = luma(pixels).cpu()
+    size = f"{grey.shape[1]}x{grey.shape[2]}"
     if min(grey.shape[1:]) * upsample < SMALLEST:
-        raise ValueError(
-            f"flow needs frames of at least {SMALLEST}x{SMALLEST} pixels; got {grey.shape[1]}x{grey.shape[2]} "
-            f"and reward.upsample={upsample}; raise reward.upsample"
-        )
+        raise ConfigError("reward.upsample", upsample, f"flow needs {SMALLEST}x{SMALLEST} pixels; frames are {size}",
+                          "write a larger reward.upsample")  # fmt: skip
     if upsample > 1:
         if max(grey.shape[1:]) * upsample > _LARGEST_ENLARGED:
-            raise ValueError(
-                f"frames of {grey.shape[1]}x{grey.shape[2]} pixels would be enlarged {upsample} times for flow; lower "
-                "reward.upsample"
-            )
+            raise ConfigError("reward.upsample", upsample, f"frames of {size} pixels would be too large for flow",
+                              "write a smaller reward.upsample")  # fmt: skip
         grey = functional.interpolate(grey[:, None], scale_factor=upsample, mode="bicubic", align_corners=False)[:, 0]
     return (grey * 255).round().clamp(0, 255).byte().numpy()
 
 
-def by_pairs(grey: numpy.ndarray, engine: Callable[[numpy.ndarray, numpy.ndarray], numpy.ndarray]) -> Flow:
-    """Flow of `grey` [T h w] by an engine of two frames that answers [h w 2]."""
-    pairs = list(pairwise(grey))
-    empty = torch.zeros(0, 2, *grey.shape[1:])
-
-    def stacked(flows: list[numpy.ndarray]) -> Tensor:
-        return torch.from_numpy(numpy.stack(flows)).permute(0, 3, 1, 2).contiguous() if flows else empty
-
-    forward, backward = stacked([engine(a, b) for a, b in pairs]), stacked([engine(b, a) for a, b in pairs])
-    return Flow.of(forward, backward, squared_gradient(torch.from_numpy(grey[:-1])))
-
-
 def squared_gradient(grey: Tensor) -> Tensor:
-    """Squared gradient [T h w] of luma `grey` [T h w], by central differences."""
+    """Compute the squared gradient [T h w] of luma `grey` [T h w], by central differences."""
     rows, columns = torch.gradient(grey.float(), dim=(1, 2))
     return rows.square() + columns.square()
 
 
 def displaced(values: Tensor, flow: Tensor) -> Tensor:
-    """`values` [T C h w] read bilinearly at x + `flow` [T 2 h w]; beyond the edge, the edge."""
+    """Read `values` [T C h w] bilinearly at x + `flow` [T 2 h w]; beyond the edge, at the edge."""
     height, width = flow.shape[-2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     x = (columns.to(flow) + flow[:, 0]) * 2 / max(width - 1, 1) - 1
@@ -119,7 +112,7 @@ def displaced(values: Tensor, flow: Tensor) -> Tensor:
 
 
 def inconsistent(forward: Tensor, backward: Tensor) -> Tensor:
-    """[T h w] bool: |F + B(x+F)| > 0.5 + 0.01 (|F|^2 + |B(x+F)|^2), for flows [T 2 h w] there and back."""
+    """Test [T h w] whether |F + B(x+F)| > 0.5 + 0.01 (|F|^2 + |B(x+F)|^2), for flows [T 2 h w] both ways."""
     back = displaced(backward, forward)
     gap = torch.hypot(*(forward + back).unbind(1))
     return gap > 0.5 + 0.01 * (forward.square().sum(1) + back.square().sum(1))

@@ -4,7 +4,7 @@ from colorsys import hsv_to_rgb
 import pytest
 import torch
 
-from evaluation.flow_pictures import flow_colours, wheel
+from evaluation.flow_pictures import colour_wheel, flow_colours
 
 
 def test_hue_is_direction_and_colour_is_speed_pixel_by_pixel():
@@ -24,7 +24,7 @@ def test_rest_is_white_even_where_nothing_moves():
 
 
 def test_the_wheel_shows_each_direction_where_it_points():
-    legend, size = wheel(65), 65
+    legend, size = colour_wheel(65), 65
     right = flow_colours(torch.tensor([1.0, 0.0])[None, :, None, None], 1.0)[0, 0, 0]
     assert legend[size // 2, -1, :3].tolist() == pytest.approx(right.tolist(), abs=1e-5)
     assert legend[0, 0, 3] == 0 and legend[size // 2, size // 2].tolist() == [1, 1, 1, 1]

@@ -4,7 +4,7 @@ import numpy
 import pytest
 import torch
 
-from rewards.cut import NoCut, colour_jump, residual, uncut
+from rewards.cut import NoCut, colour_jump, cut_score, residual
 from rewards.flow.optical_flow import DisFlow, Flow
 from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
@@ -41,12 +41,12 @@ def test_uncut_is_of_the_worst_pair_beyond_the_references_median():
     reference = torch.tensor([[0.1, 0.0], [0.3, 0.1], [0.2, 0.9]])
     evidence = torch.tensor([[0.2, 0.1], [0.5, 0.3], [0.1, 0.0]])
     expected = math.exp(-((0.3 / 0.3) ** 2 + (0.2 / 0.25) ** 2))
-    assert uncut(evidence, reference, torch.tensor([0.3, 0.25])).item() == pytest.approx(expected, rel=1e-5)
+    assert cut_score(evidence, reference, torch.tensor([0.3, 0.25])).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_less_change_than_in_the_reference_is_no_cut():
     reference = torch.full((4, 2), 0.5)
-    assert uncut(torch.zeros(3, 2), reference, torch.tensor([0.3, 0.25])).item() == 1
+    assert cut_score(torch.zeros(3, 2), reference, torch.tensor([0.3, 0.25])).item() == 1
 
 
 def test_a_single_frame_or_no_reference_tells_nothing():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.adversarial_clips import textured_wall
-from rewards.drift import exposure_drift, exposure_of, sharpness_of, undrifted
+from rewards.drift import drift_score, exposure_drift, exposure_of, sharpness_of
 from rewards.registry import make_reward
 from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
@@ -66,7 +66,7 @@ def test_undrifted_equals_its_formula_written_slowly():
             middle = sum(reference[:, n].tolist()) / 3
             distance += ((seen[t, n].item() - middle) / scale[n]) ** 2
         total += math.exp(-distance)
-    assert undrifted(seen, reference, torch.tensor(scale)).item() == pytest.approx(total / 5, rel=1e-5)
+    assert drift_score(seen, reference, torch.tensor(scale)).item() == pytest.approx(total / 5, rel=1e-5)
 
 
 def test_what_equals_its_reference_has_not_drifted():

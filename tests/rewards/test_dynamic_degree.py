@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from evaluation.adversarial_clips import textured_wall
-from rewards.dynamic_degree import DynamicDegree, dynamics
+from rewards.dynamic_degree import DynamicDegree, soft_dynamic_degree
 from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
@@ -19,8 +19,8 @@ def score(pixels: torch.Tensor, **keys) -> float:
 def test_dynamics_equal_the_soft_count_written_slowly():
     speeds, threshold = [0.0, 3.0, 6.0, 30.0], 6 / 256 * 256
     expected = sum(s**2 / (s**2 + threshold**2) for s in speeds) / 4
-    assert dynamics(torch.tensor(speeds), 256).item() == pytest.approx(expected)
-    assert dynamics(torch.tensor([6.0]), 256).item() == pytest.approx(0.5)
+    assert soft_dynamic_degree(torch.tensor(speeds), 256).item() == pytest.approx(expected)
+    assert soft_dynamic_degree(torch.tensor([6.0]), 256).item() == pytest.approx(0.5)
 
 
 def test_dynamics_grow_with_speed_from_0_at_rest_and_equal_the_formula_at_a_known_one():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.sentinels import SentinelConfig, fallen
+from rewards.sentinels import SentinelConfig, metric_drops
 
 many = settings(max_examples=100, deadline=None)
 
@@ -22,7 +22,7 @@ def test_what_has_lost_more_than_the_tolerated_share_of_its_first_value_has_fall
     first, kept, tolerance
 ):
     now = {name: value * kept["abcd".index(name)] for name, value in first.items()}
-    found = fallen(first, now, tolerance)
+    found = metric_drops(first, now, tolerance)
     for name, value in first.items():
         share = (value - now[name]) / value
         if abs(share - tolerance) > 1e-9:
@@ -32,16 +32,16 @@ def test_what_has_lost_more_than_the_tolerated_share_of_its_first_value_has_fall
 
 
 def test_a_metric_that_rises_or_stays_has_not_fallen():
-    assert fallen({"a": 0.5, "b": 0.5}, {"a": 0.5, "b": 0.9}, 0.1) == {}
+    assert metric_drops({"a": 0.5, "b": 0.5}, {"a": 0.5, "b": 0.9}, 0.1) == {}
 
 
 @pytest.mark.parametrize(("first", "now"), [(math.nan, 0.1), (0.9, math.nan), (0.0, -5.0), (math.nan, math.nan)])
 def test_what_could_not_be_measured_or_was_nothing_at_first_has_not_fallen(first, now):
-    assert fallen({"a": first}, {"a": now}, 0.1) == {}
+    assert metric_drops({"a": first}, {"a": now}, 0.1) == {}
 
 
 def test_a_metric_that_is_no_longer_looked_at_has_not_fallen():
-    assert fallen({"a": 0.9, "b": 0.9}, {"b": 0.1}, 0.1) == pytest.approx({"b": 8 / 9})
+    assert metric_drops({"a": 0.9, "b": 0.9}, {"b": 0.1}, 0.1) == pytest.approx({"b": 8 / 9})
 
 
 @pytest.mark.parametrize(

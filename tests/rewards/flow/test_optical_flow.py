@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from evaluation.adversarial_clips import textured_wall
+from models.errors import ConfigError
 from models.worlds.tiny_world import PROMPTS, sample_video
 from rewards.flow.flow_motion import coherent, fastest
 from rewards.flow.optical_flow import DisFlow, Flow, displaced, inconsistent, squared_gradient
@@ -135,7 +136,7 @@ def test_pairs_between_two_frames_are_those_of_the_frames_alone():
 
 
 def test_frames_too_small_for_flow_are_refused_with_the_key():
-    with pytest.raises(ValueError, match=r"got 8x16 and reward.upsample=1; raise reward.upsample"):
+    with pytest.raises(ConfigError, match=r"^reward\.upsample=1: .*8x16"):
         DisFlow()(torch.zeros(2, 3, 8, 16))
 
 

@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.optical_flow import raft_small
 
+from models.errors import ConfigError
 from rewards.flow.raft import RaftFlow
 from rewards.registry import make_flow_engine
 from rewards.reward_config import RewardConfig
@@ -22,17 +23,18 @@ def weights(tmp_path_factory) -> str:
     ("size", "wanted"), [("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth"), ("small", "raft_small_C_T_V2-01064c6d.pth")]
 )
 def test_missing_weights_are_named_with_the_key(size, wanted):
-    with pytest.raises(ValueError, match=f"reward.raft_weights=nowhere.pth does not exist.*{wanted}"):
+    with pytest.raises(ConfigError, match=f"reward.raft_weights=nowhere.pth: .*{wanted}"):
         make_flow_engine(RewardConfig(flow="raft", raft_size=size, raft_weights="nowhere.pth"))
 
 
 def test_weights_of_the_other_network_and_files_that_are_none_are_refused(weights, tmp_path):
-    with pytest.raises(ValueError, match=r"does not fit: it lacks .*raft_large"):
+    with pytest.raises(ConfigError, match=r"reward.raft_weights=.*lacks .*raft_large"):
         RaftFlow(weights, "large", 1, CPU)
     for name, content in (("broken.pth", b"not weights"), ("text.pth", b"hi"), ("broken.safetensors", b"not weights")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} is no whole file of weights"):
+        with pytest.raises(ConfigError) as caught:
             RaftFlow(str(tmp_path / name), "small", 1, CPU)
+        assert (caught.value.key, caught.value.value) == ("reward.raft_weights", str(tmp_path / name))
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
@@ -41,7 +43,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
             return (print, ("ran",))
 
     torch.save({"weight": Surprise()}, tmp_path / "surprise.pth")
-    with pytest.raises(ValueError, match="is no whole file of weights"):
+    with pytest.raises(ConfigError, match=r"UnpicklingError"):
         RaftFlow(str(tmp_path / "surprise.pth"), "small", 1, CPU)
 
 
