@@ -118,9 +118,7 @@ class Supervisor:
         while slot.state is not SlotState.GONE:
             await self._bring_up(slot)
             dispatch = await self._next_dispatch(slot)
-            if dispatch is None:
-                await asyncio.sleep(0)  # whatever changed the state may need a turn
-            else:
+            if dispatch is not None:
                 await self._make(slot, dispatch)
 
     async def _bring_up(self, slot: Slot) -> None:
@@ -188,9 +186,7 @@ class Supervisor:
                 self.slots.delivered(slot, delivery.parcel.plain["kind"])
                 if delivery.spans and self.slots.too_slow(slot, self.slow_factor):
                     raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
-            if slot.state is SlotState.RECALLED:
-                self.slots.begin_anew(slot)
-            elif slot.leaving or supply.missing(dispatch):
+            if not slot.leaving and supply.missing(dispatch):
                 self.slots.replace(slot, "left")
         except ActorLost as loss:
             self.slots.replace(slot, str(loss))
@@ -201,6 +197,10 @@ class Supervisor:
             afresh = True
         finally:
             self.slots.done(slot)
+        if slot.state is SlotState.RECALLED:
+            self.slots.begin_anew(slot)
+        elif slot.leaving:
+            self.slots.replace(slot, "left")
         supply.give_back(dispatch, afresh)
         if dispatch.lost >= _LOST_IN_A_ROW:
             raise RunFailed(f"{dispatch.lost} processes in a row were lost on {[r.id for r in dispatch.rollouts]}")
