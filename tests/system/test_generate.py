@@ -41,6 +41,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import torch
+from tests.fakes.commands import run_script
 torch.set_num_threads(1)
 assert run_script("generate.py", *sys.argv[1:]) == 0
 print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
