@@ -6,7 +6,6 @@ import pty
 import secrets
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -56,24 +55,34 @@ def test_a_netrc_file_that_cannot_be_read_is_named_without_quoting_it(nobody):
     assert caught.value.key == "wandb.mode" and "hunter2" not in str(caught.value) and caught.value.__suppress_context__
 
 
-@pytest.mark.slow
-def test_no_file_of_a_run_holds_a_key_or_a_token(tmp_path):
-    hidden = {"WANDB_API_KEY": secrets.token_hex(20), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    command = [sys.executable, "train.py", "preset=smoke", "cluster=inline", "stage=dmd", f"run_dir={tmp_path}/run"]
+HIDDEN = {"WANDB_API_KEY": secrets.token_hex(20), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """The folder of two updates, logged to Weights & Biases offline by a process with secrets; and its output."""
+    run_dir = tmp_path_factory.mktemp("logged") / "run"
+    command = [sys.executable, "train.py", "preset=smoke", "cluster=inline", "stage=dmd", f"run_dir={run_dir}"]
     command += ["init=assets/tiny/teacher.safetensors", "dmd.steps=2", "wandb.mode=offline"]
     shown = subprocess.run(
-        command, cwd=settings.ROOT, env=os.environ | hidden, capture_output=True, text=True, timeout=300
+        command, cwd=settings.ROOT, env=os.environ | HIDDEN, capture_output=True, text=True, timeout=300
     )
     assert shown.returncode == 0, shown.stderr
-    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    return run_dir, shown.stdout + shown.stderr
+
+
+@pytest.mark.slow
+def test_no_file_of_a_run_holds_a_key_or_a_token(logged):
+    run_dir, output = logged
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"config.yaml", "metrics.jsonl", "windows.jsonl", "trace.json"} <= names
     assert any(name.endswith(".wandb") for name in names), "wandb has written its files"
     for path in files:
         content = path.read_bytes()
-        for name, value in hidden.items():
+        for name, value in HIDDEN.items():
             assert value.encode() not in content, f"{path} holds {name}"
-    assert not any(value in shown.stdout + shown.stderr for value in hidden.values())
+    assert not any(value in output for value in HIDDEN.values())
 
 
 def test_the_line_beside_the_bar_tells_losses_who_is_busy_what_waits_and_what_was_lost():
@@ -160,12 +169,10 @@ def test_numbers_by_role_and_start_are_a_histogram_for_each_role():
 
 
 @pytest.mark.slow
-def test_ages_are_those_of_the_books_in_which_every_taken_window_stands(tmp_path):
-    arguments = ["preset=smoke", "cluster=inline", "stage=dmd", f"run_dir={tmp_path}/run", "dmd.steps=2"]
-    command = [sys.executable, "train.py", *arguments, "init=assets/tiny/teacher.safetensors"]
-    assert subprocess.run(command, cwd=settings.ROOT, timeout=300).returncode == 0
-    lines = [json.loads(line) for line in Path(tmp_path, "run/metrics.jsonl").read_text().splitlines()]
-    books = [json.loads(line) for line in Path(tmp_path, "run/windows.jsonl").read_text().splitlines()]
+def test_ages_are_those_of_the_books_in_which_every_taken_window_stands(logged):
+    run_dir, _ = logged
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    books = [json.loads(line) for line in (run_dir / "windows.jsonl").read_text().splitlines()]
     taken = [window for entry in books for window in entry["windows"]]
     assert len(taken) == lines[-1]["windows/taken"]
     for line, entry in zip(lines, books, strict=True):
