@@ -21,7 +21,7 @@ from cluster.config.run_config import Config
 from cluster.errors import CannotStart
 from cluster.launch import preflight
 from cluster.planning import placement
-from cluster.pool.rollout_process import here
+from cluster.pool.rollout_process import place_of_process
 
 _ANOTHER = """
 import sys, ray
@@ -123,10 +123,10 @@ class Placed:
     """What runs of each role are reduced to here."""
 
     def labels(self) -> dict[str, str]:
-        return here().labels
+        return place_of_process().labels
 
     def place(self):
-        return here()
+        return place_of_process()
 
 
 def gpus_of(shares: list[float]) -> list[list[str]]:
