@@ -8,13 +8,13 @@ from torch import Tensor
 
 from actors.rollout_config import WindowConfig
 from models.causal import write_block
-from models.computing import ComputeSpec
 from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
 from models.network_config import StudentConfig
 from models.noise import BlockNoise
 from models.records import MadeBlock, Rollout, Weights
 from models.sampler import SampledBlock, stream_blocks
+from models.wan.network import ComputeSpec
 from models.worlds.video_codec import VideoCodec, window_image_latents
 
 _ON_CPU = ComputeSpec()

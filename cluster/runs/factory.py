@@ -21,7 +21,7 @@ from cluster.supply.buffer import WindowBuffer
 from cluster.supply.group_scoring import GroupScorer
 from cluster.supply.supply import State, Supply
 from models.checkpoints.weight_files import load_weights
-from models.computing import ComputeSpec
+from models.wan.network import ComputeSpec
 
 
 def make_supply(stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> Supply:

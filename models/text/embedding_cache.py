@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 from uuid import uuid4
 
 import torch
@@ -14,130 +13,106 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.atomic_files import beside, require_writable
-from models.text.umt5 import Embedding, clean_prompt
+from models.errors import ConfigError
+from models.text.umt5 import Embedding, Umt5, clean_prompt
 
 _SHOWN = 60
-
-
-class TextEncoder(Protocol):
-    """What the cache asks where it has nothing."""
-
-    identity: str
-    """Two encoders that may give different embeddings have different ones."""
-
-    def encode(self, prompts: Sequence[str]) -> list[Embedding]:
-        """Embeddings of cleaned prompts."""
-        ...
-
-    def tokens(self, prompt: str) -> int:
-        """Of a whole cleaned prompt, those that are cut too."""
-        ...
-
-    def unload(self) -> None:
-        """Give memory back."""
-        ...
+"""Characters of a prompt in a warning."""
 
 
 class CachedText:
-    """Prompts to [B S text_dim], float32 on the CPU: rows behind a prompt's last token are zero.
+    """Maps prompts to [B S text_dim], float32 on the CPU: rows behind a prompt's last token are zero.
 
-    Between two calls the encoder holds no memory: who has many new prompts lets them be prepared together.
-    Wan attends to all `length` rows: masking the zeroed ones would be another function (algorithm.md 8.12).
+    Between two calls the encoder holds no memory: prepare many new prompts together. Wan attends to all `length` rows:
+    masking the zeroed ones would be another function (algorithm.md 8.12).
     """
 
-    def __init__(self, encoder: TextEncoder, folder: Path, length: int, warned_prompts: Sequence[str] = ()):
-        """Where one of the prompts `warned_prompts` is cut, the caller reports it."""
+    def __init__(self, encoder: Umt5, folder: Path, length: int, warned_prompts: Sequence[str] = ()):
+        """Read `length` tokens; truncating a prompt prints a warning, except for `warned_prompts`."""
         self.encoder, self.folder, self.length = encoder, folder, length
         self.warned = {clean_prompt(prompt) for prompt in warned_prompts}
 
     @property
     def identity(self) -> str:
-        """That of the encoder."""
+        """Return the encoder's identity."""
         return self.encoder.identity
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """The embeddings of `prompts`; a prompt that is too long is cut, and that is said on standard error."""
+        """Return the embeddings [B S text_dim]; truncating a prompt prints a warning on standard error."""
         cleaned = [clean_prompt(prompt) for prompt in prompts]
-        found = {prompt: self._read(prompt) for prompt in cleaned}
-        found |= dict(self._made([prompt for prompt, embedding in found.items() if embedding is None]))
-        for prompt, embedding in found.items():
-            self._say_cut(prompt, embedding)
-        return torch.stack([self._padded(found[prompt].rows) for prompt in cleaned])
+        embeddings = {prompt: self._read(prompt) for prompt in cleaned}
+        embeddings |= dict(self._encode([prompt for prompt, embedding in embeddings.items() if embedding is None]))
+        for prompt, embedding in embeddings.items():
+            self._warn_if_truncated(prompt, embedding)
+        rows = [embeddings[prompt].rows for prompt in cleaned]
+        padded = torch.zeros(len(rows), self.length, rows[0].shape[1])
+        for target, values in zip(padded, rows, strict=True):
+            target[: len(values)] = values
+        return padded
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode those of `prompts` that the folder lacks; a killed process keeps those that it had done."""
+        """Encode the `prompts` that the folder lacks; a killed process keeps those done before."""
         cleaned = dict.fromkeys(clean_prompt(prompt) for prompt in prompts)
-        for prompt, embedding in self._made([prompt for prompt in cleaned if self._entry(prompt) is None]):
-            self._say_cut(prompt, embedding)
+        for prompt, embedding in self._encode([prompt for prompt in cleaned if self._entry(prompt) is None]):
+            self._warn_if_truncated(prompt, embedding)
 
     def truncated_tokens(self, prompt: str) -> int:
-        """Tokens of `prompt` behind the last one that is read."""
+        """Count the tokens of `prompt` beyond `length`."""
         cleaned = clean_prompt(prompt)
         embedding = self._read(cleaned)
         tokens = self.encoder.tokens(cleaned) if embedding is None else embedding.tokens
         return max(0, tokens - self.length)
 
-    def _made(self, missing: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
-        """Cleaned prompts and their embeddings, each on disk before the next is made."""
+    def path(self, prompt: str) -> Path:
+        """Return the file of a cleaned prompt's embedding."""
+        name = hashlib.sha256(f"{self.encoder.identity}\n{prompt}".encode()).hexdigest()
+        return self.folder / f"{name}.safetensors"
+
+    def _encode(self, missing: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
+        """Yield cleaned prompts and their embeddings, each on disk before the next is encoded."""
         if not missing:
             return
-        with self._named("written"):  # known before the encoder is loaded, which takes minutes
+        with self._os_errors("written"):  # known before the encoder is loaded, which takes minutes
             self.folder.mkdir(parents=True, exist_ok=True)
             require_writable(self.folder)
         for prompt in missing:
             (embedding,) = self.encoder.encode([prompt])
-            self._write(prompt, embedding)
+            content = save({"rows": embedding.rows.contiguous()}, metadata={"tokens": str(embedding.tokens)})
+            # Under a name of its own until it is complete: several processes may write the same one.
+            with self._os_errors("written"), beside(self.path(prompt), f".{uuid4().hex}") as partial:
+                partial.write_bytes(content)
             yield prompt, embedding
         self.encoder.unload()
-
-    def path(self, prompt: str) -> Path:
-        """Where the embedding of a cleaned prompt is kept."""
-        name = hashlib.sha256(f"{self.encoder.identity}\n{prompt}".encode()).hexdigest()
-        return self.folder / f"{name}.safetensors"
-
-    def _padded(self, rows: Tensor) -> Tensor:
-        padded = torch.zeros(self.length, rows.shape[1])
-        padded[: len(rows)] = rows
-        return padded
 
     def _read(self, prompt: str) -> Embedding | None:
         file = self._entry(prompt)
         return None if file is None else Embedding(file.get_tensor("rows"), int(file.metadata()["tokens"]))
 
     def _entry(self, prompt: str) -> safe_open | None:
-        """The file of a cleaned prompt; None where there is none, or a damaged one, which is made again."""
+        """Open the file of a cleaned prompt; None for a missing or damaged one, which is written again."""
         path = self.path(prompt)
-        with self._named("read"):
+        with self._os_errors("read"):
             if not path.is_file():
                 return None
             try:
                 file = safe_open(path, framework="pt")
             except SafetensorError:
                 return None
-        written = set(file.keys()) == {"rows"} and (file.metadata() or {}).get("tokens", "").isdecimal()
-        return file if written else None
-
-    def _write(self, prompt: str, embedding: Embedding) -> None:
-        """Under a name of its own until it is whole: many processes may write the same one."""
-        content = save({"rows": embedding.rows.contiguous()}, metadata={"tokens": str(embedding.tokens)})
-        with self._named("written"), beside(self.path(prompt), f".{uuid4().hex}") as partial:
-            partial.write_bytes(content)
+        complete = set(file.keys()) == {"rows"} and (file.metadata() or {}).get("tokens", "").isdecimal()
+        return file if complete else None
 
     @contextmanager
-    def _named(self, done: str) -> Iterator[None]:
+    def _os_errors(self, done: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or error
-            raise ValueError(
-                f"text_cache={self.folder} cannot be {done} ({reason}); make room, or change text_cache"
-            ) from error
+            problem = f"cannot be {done} ({error.strerror or error})"
+            raise ConfigError("text_cache", self.folder, problem, "make room, or change text_cache") from error
 
-    def _say_cut(self, prompt: str, embedding: Embedding) -> None:
-        if embedding.tokens <= self.length or prompt in self.warned:
-            return
-        self.warned.add(prompt)
-        print(
-            f'note: the prompt "{prompt[:_SHOWN]}..." has {embedding.tokens} tokens; the first {self.length} are read',
-            file=sys.stderr,
-        )
+    def _warn_if_truncated(self, prompt: str, embedding: Embedding) -> None:
+        if embedding.tokens > self.length and prompt not in self.warned:
+            self.warned.add(prompt)
+            print(
+                f'note: the prompt "{prompt[:_SHOWN]}..." has {embedding.tokens} tokens; the first {self.length} are '
+                "read", file=sys.stderr,
+            )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a guided teacher is steered away from."""
+"""Text that a guided teacher is steered away from."""
 
 # ruff: noqa: RUF001  (the prompt is Chinese, its commas too)
 

@@ -4,7 +4,8 @@ They differ in which frames see which, and that is an argument: `forward` is the
 critic; `models.causal` calls `run` and `keys_values` with a cache or a block mask to make the student.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -119,3 +120,25 @@ class Wan(nn.Module):
         embedding, time = self.condition_embedder.time(timestep)
         rotary = rotary_positions(self.config, start, x_t.shape[1], *x_t.shape[-2:], like=hidden)
         return hidden, embedding, time, rotary
+
+
+@dataclass(frozen=True)
+class ComputeSpec:
+    """Says where and how a network without training computes."""
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    """Type of weights, keys and values."""
+    compiled: bool = False
+
+    def outline(self, config: WanConfig) -> Wan:
+        """Make a network on "meta", to be given weights: it takes no memory before them, not even on the host."""
+        with torch.device("meta"):
+            network = Wan(config).to(self.dtype).eval().requires_grad_(False)
+        if self.compiled:
+            network.compile_blocks()
+        return network
+
+    def cast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Cast weights to `dtype`, without copies where they have it."""
+        return {name: tensor.to(self.dtype) for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Wan2.1's VAE as a stream: the caches of its causal convolutions go on from block to block."""
+"""Wan2.1's VAE as a stream: the caches of its causal convolutions pass from block to block."""
 
 import json
 import math
@@ -11,13 +11,17 @@ from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor
 
+from models.errors import ConfigError
+
 ConvCaches = tuple[Tensor | str | None, ...]
-"""What each causal convolution of the decoder remembers: its last two input frames. A string is diffusers' mark of an
+"""Cache of each causal convolution of the decoder: its last two input frames. A string is diffusers' mark of an
 upsampling that has seen the first latent frame only."""
+
+_FIX = "give a diffusers folder of Wan2.1"
 
 
 class WanCodec:
-    """Latents [B F 16 h w] of about unit variance to and from pixels [B 4F-3 3 8h 8w] in [0, 1].
+    """Maps latents [B F 16 h w] of about unit variance to and from pixels [B 4F-3 3 8h 8w] in [0, 1].
 
     The first latent frame is one video frame, each further one four.
     """
@@ -36,22 +40,22 @@ class WanCodec:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, past: ConvCaches | None = None) -> tuple[Tensor, ConvCaches]:
-        """Pixels of the next latent frames, and the caches behind them: 1.9 GB a video of 480x832 in bfloat16."""
+        """Decode the next latent frames to pixels; also returns the caches (1.9 GB a 480x832 video in bfloat16)."""
         scaled = rearrange(latents, "b f c h w -> b c f h w") * self.std + self.mean
         hidden = self.vae.post_quant_conv(scaled.to(self.vae.dtype))
         caches = [None] * self.convolutions if past is None else list(past)
-        made = []
+        frames = []
         for frame in range(hidden.shape[2]):
             first = past is None and frame == 0
-            made.append(
+            frames.append(
                 self.vae.decoder(hidden[:, :, frame : frame + 1], feat_cache=caches, feat_idx=[0], first_chunk=first)
             )
-        pixels = rearrange(torch.cat(made, dim=2), "b c t h w -> b t c h w")
+        pixels = rearrange(torch.cat(frames, dim=2), "b c t h w -> b t c h w")
         return (pixels.float() * 0.5 + 0.5).clamp(0, 1), tuple(caches)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """Latents [B F 16 h w], the mean of their distribution, of videos of 4F-3 frames."""
+        """Encode videos of 4F-3 frames to latents [B F 16 h w], the mean of their distribution."""
         if (video.shape[1] - 1) % self.time_stride:
             raise ValueError(f"got {video.shape[1]} video frames; the VAE encodes 1 + a multiple of {self.time_stride}")
         pixels = rearrange(video, "b t c h w -> b c t h w") * 2 - 1
@@ -60,33 +64,29 @@ class WanCodec:
 
 
 def open_wan_codec(folder: Path, channels: int, device: torch.device, dtype: torch.dtype) -> WanCodec:
-    """The codec of a diffusers folder (or of its vae/). Raises ValueError where it is none for `channels` channels."""
+    """Open the codec of a diffusers folder (or its vae/). Raises ConfigError unless it has `channels` channels."""
     inner = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
         config = dict(json.loads((inner / "config.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"vae={folder} holds no readable vae/config.json; give a diffusers folder of Wan2.1"
-        ) from error
+        raise ConfigError("vae", folder, "holds no readable vae/config.json", _FIX) from error
     if config.get("_class_name") != "AutoencoderKLWan" or config.get("patch_size") is not None:
-        raise ValueError(f"vae={folder} is not the VAE of Wan2.1 (AutoencoderKLWan without patches)")
-    if config.get("z_dim", 16) != channels:
-        raise ValueError(f"vae={folder} has latents of {config['z_dim']} channels, the network of {channels}")
+        raise ConfigError("vae", folder, "is not the VAE of Wan2.1 (AutoencoderKLWan without patches)", _FIX)
+    if (given := config.get("z_dim", 16)) != channels:
+        raise ConfigError("vae", folder, f"has latents of {given} channels, the network of {channels}", _FIX)
     for name in ("latents_mean", "latents_std"):
         values = config.get(name, [0.0] * channels)
-        if not isinstance(values, list) or len(values) != channels or not all(map(_is_number, values)):
-            raise ValueError(f"vae={folder}: {name} of vae/config.json is not {channels} numbers; download it again")
+        numbers = isinstance(values, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in values)
+        if not numbers or len(values) != channels:
+            problem = f"{name} of its vae/config.json is not {channels} numbers"
+            raise ConfigError("vae", folder, problem, "download it again")
     try:
-        vae, found = AutoencoderKLWan.from_pretrained(
+        vae, report = AutoencoderKLWan.from_pretrained(
             inner, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"vae={folder} cannot be loaded: {' '.join(str(error).split())}") from error
-    for problem, names in (("lacks", found["missing_keys"]), ("has the unknown", found["unexpected_keys"])):
+        raise ConfigError("vae", folder, f"cannot be loaded ({' '.join(str(error).split())})", _FIX) from error
+    for fault, names in (("lacks", report["missing_keys"]), ("has the unknown", report["unexpected_keys"])):
         if names:
-            raise ValueError(f"vae={folder} {problem} {', '.join(sorted(names)[:4])}; download it again")
+            raise ConfigError("vae", folder, f"{fault} {', '.join(sorted(names)[:4])}", "download it again")
     return WanCodec(vae.to(device))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -46,9 +46,9 @@ _CHUNK_FRAMES = 64
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge saw in B videos of T frames.
+    """Holds the judge's findings in B videos of T frames.
 
-    `colour` and `shape` are what a frame shows, whatever the prompt; all else is about the prompted scene.
+    `colour` and `shape` are the frame's own, whatever the prompt; all else is about the prompted scene.
     """
 
     error: Tensor

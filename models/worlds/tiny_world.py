@@ -45,7 +45,7 @@ GRADIENT = 0.25
 
 @dataclass(frozen=True)
 class TinyScene:
-    """What a prompt says: indices into COLOURS, SHAPES, SPEEDS and WALLS."""
+    """Names colour, shape, speed and wall of a prompt: keys of COLOURS, SHAPES, SPEEDS and WALLS."""
 
     colour: str
     shape: str
@@ -73,21 +73,21 @@ HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in _THIRD)
 
 
 def scene_of(prompt: str) -> TinyScene:
-    """The scene that `prompt` names; a prompt outside the world is refused."""
+    """Return the scene of `prompt`. Raises ValueError for a prompt outside the world."""
     if prompt not in SCENES:
-        said = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
-        raise ValueError(f'the tiny world knows no "{said}"; a prompt reads like "{PROMPTS[0]}"')
+        shown = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
+        raise ValueError(f'the tiny world knows no "{shown}"; a prompt reads like "{PROMPTS[0]}"')
     return SCENES[prompt]
 
 
 def pixel_grid() -> tuple[Tensor, Tensor]:
-    """Row and column of every pixel's centre, each [H W]."""
+    """Return row and column of every pixel's centre, each [H W]."""
     axis = torch.arange(SIZE) + 0.5
     return torch.meshgrid(axis, axis, indexing="ij")
 
 
 def coverage(shape: str, position: Tensor) -> Tensor:
-    """Share of each pixel covered by a sprite centred at `position` [... 2] (row, column): [... H W] in [0, 1]."""
+    """Return the share [... H W] of each pixel covered by a sprite centred at `position` [... 2] (row, column)."""
     rows, columns = pixel_grid()
     down, right = rows - position[..., 0, None, None], columns - position[..., 1, None, None]
     if shape == "disc":
@@ -97,20 +97,20 @@ def coverage(shape: str, position: Tensor) -> Tensor:
 
 
 def wall_relief() -> Tensor:
-    """The walls' fixed relief [H W], around 1: a checkerboard of two-pixel tiles."""
+    """Return the walls' fixed relief [H W], around 1: a checkerboard of two-pixel tiles."""
     rows, columns = pixel_grid()
     tiles = (rows / 2).floor() + (columns / 2).floor()
     return 1 + 0.10 * (1 - 2 * (tiles % 2))
 
 
 def light_basis() -> Tensor:
-    """[3 H W]: level, and gradients down and right that reach 1 at the edges. A wall's light is a sum of the three."""
+    """Return [3 H W], level and gradients down and right (1 at the edges): a wall's light is a sum of the three."""
     rows, columns = pixel_grid()
     return torch.stack([torch.ones(SIZE, SIZE), 2 * rows / SIZE - 1, 2 * columns / SIZE - 1])
 
 
 def render(scene: TinyScene, position: Tensor, light: Tensor) -> Tensor:
-    """Frames [... 3 H W] in [0, 1] of a sprite at `position` [... 2] on a wall lit by `light` [... 3]."""
+    """Render frames [... 3 H W] in [0, 1] of a sprite at `position` [... 2] on a wall lit by `light` [... 3]."""
     cover = coverage(scene.shape, position).unsqueeze(-3)
     level = torch.einsum("...k,khw->...hw", light, light_basis()) * wall_relief()
     wall = torch.tensor(WALLS[scene.wall])[:, None, None] * level.unsqueeze(-3)
@@ -119,7 +119,7 @@ def render(scene: TinyScene, position: Tensor, light: Tensor) -> Tensor:
 
 
 def sample_video(prompt: str, frames: int, generator: torch.Generator) -> Tensor:
-    """A real video of the world, [F 3 H W] in [0, 1], with random light, start and direction."""
+    """Draw a real video of the world, [F 3 H W] in [0, 1], with random light, start and direction."""
     scene = scene_of(prompt)
     u = torch.rand(6, generator=generator)
     angle = 2 * torch.pi * u[0]
@@ -136,12 +136,12 @@ def sample_video(prompt: str, frames: int, generator: torch.Generator) -> Tensor
 
 
 def to_latents(video: Tensor) -> Tensor:
-    """Pixels in [0, 1] to latents of about unit variance. The world needs no VAE."""
+    """Map pixels in [0, 1] to latents of about unit variance. The world needs no VAE."""
     return (video - 0.4) / 0.25
 
 
 def to_pixels(latents: Tensor) -> Tensor:
-    """Latents to pixels, clamped to [0, 1]."""
+    """Map latents to pixels, clamped to [0, 1]."""
     return (latents * 0.25 + 0.4).clamp(0, 1)
 
 
@@ -149,31 +149,32 @@ _WORDS = sorted({word for prompt in PROMPTS for word in prompt.split()})
 TEXT_LENGTH, TEXT_DIM = TINY.text_len, TINY.text_dim
 
 
-def encode_text(prompts: Sequence[str]) -> Tensor:
-    """Embeddings [B S D]: one fixed unit vector per word, zero rows behind the last. "" is the unconditional prompt."""
-    vectors = torch.eye(TEXT_DIM) * TEXT_DIM**0.5
-    out = torch.zeros(len(prompts), TEXT_LENGTH, TEXT_DIM)
-    for row, prompt in zip(out, prompts, strict=True):
-        if prompt:
-            scene_of(prompt)
-        for i, word in enumerate(prompt.split()):
-            row[i] = vectors[_WORDS.index(word)]
-    return out
-
-
 class TinyText:
-    """`encode_text`, which needs no network and so nothing at hand."""
+    """Embeds prompts of the tiny world without a network: one fixed vector per word."""
 
     identity = "tiny"
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [B S D]. Raises ValueError for a prompt of another world."""
-        return encode_text(prompts)
+        """Return embeddings [B S D], zero rows behind the last word; "" is the unconditional prompt.
+
+        Raises ValueError for a prompt of another world.
+        """
+        vectors = torch.eye(TEXT_DIM) * TEXT_DIM**0.5
+        out = torch.zeros(len(prompts), TEXT_LENGTH, TEXT_DIM)
+        for row, prompt in zip(out, prompts, strict=True):
+            if prompt:
+                scene_of(prompt)
+            for i, word in enumerate(prompt.split()):
+                row[i] = vectors[_WORDS.index(word)]
+        return out
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Refuse a prompt of another world: ValueError."""
-        encode_text(prompts)
+        """Reject a prompt of another world (ValueError)."""
+        self(prompts)
 
     def truncated_tokens(self, prompt: str) -> int:
-        """None: this world's prompts are short."""
+        """Return 0: this world's prompts are short."""
         return 0
+
+
+encode_text = TinyText()

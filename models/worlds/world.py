@@ -1,4 +1,4 @@
-"""How text and pixels become what the networks speak: the tiny world's way or Wan's."""
+"""Text encoder and video codec of the networks' world: the tiny one or Wan's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,33 +8,34 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.errors import ConfigError
 from models.network_config import TINY, WanConfig
 from models.worlds.tiny_world import TinyText
 from models.worlds.video_codec import TinyCodec, VideoCodec
 
 
 class Text(Protocol):
-    """Prompts to what networks read."""
+    """Maps prompts to embeddings."""
 
     identity: str
-    """Two encoders that may give different embeddings have different ones."""
+    """Differs between encoders that may give different embeddings."""
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """[B S text_dim], padding rows zero. Raises ValueError for a prompt that it does not know."""
+        """Return [B S text_dim], padding rows zero. Raises ValueError for an unknown prompt."""
         ...
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Have all of `prompts` at hand from now on, without the memory that encoding takes. Raises ValueError."""
+        """Encode `prompts` ahead, so that later calls need no encoder in memory. Raises ValueError."""
         ...
 
     def truncated_tokens(self, prompt: str) -> int:
-        """Tokens of `prompt` behind the last one that is read: it is cut there. Raises ValueError."""
+        """Count the tokens of `prompt` beyond the longest text: it is truncated there. Raises ValueError."""
         ...
 
 
 @dataclass(frozen=True)
 class World:
-    """A codec and a text encoder that fit one network."""
+    """Bundles the codec and text encoder of one network."""
 
     codec: VideoCodec
     encode_text: Text
@@ -48,9 +49,9 @@ def open_world(
     device: torch.device,
     dtype: torch.dtype,
 ) -> World:
-    """The world of networks of the shape `wan`: the tiny one where no folders are given.
+    """Open the world of networks of the shape `wan`: the tiny one where no folders are given.
 
-    Raises ValueError where a folder is missing, damaged, or does not fit the network.
+    Raises ConfigError where a folder is missing, damaged, or does not fit the network.
     """
     text = open_text(wan, text_encoder, text_cache, device, dtype)
     return World(open_codec(wan, vae, device, dtype), text)
@@ -60,13 +61,13 @@ def open_world(
 
 
 def open_codec(wan: WanConfig, vae: Path | None, device: torch.device, dtype: torch.dtype) -> VideoCodec:
-    """The codec alone. Raises ValueError as `open_world` does."""
+    """Open the codec alone. Raises ConfigError as `open_world`."""
     if vae is not None:
         from models.wan.vae import open_wan_codec
 
         return open_wan_codec(vae, wan.in_channels, device, dtype)
     if wan.in_channels != TinyCodec.channels:
-        raise ValueError(f"latents of {wan.in_channels} channels need a VAE; give vae=<diffusers folder>")
+        raise ConfigError("vae", None, f"latents of {wan.in_channels} channels need one", "give a diffusers folder")
     return TinyCodec()
 
 
@@ -78,9 +79,9 @@ def open_text(
     dtype: torch.dtype,
     warned_prompts: Sequence[str] = (),
 ) -> Text:
-    """The text encoder alone; its network is loaded when it is needed. Raises ValueError as `open_world` does.
+    """Open the text encoder alone; its network is loaded when needed. Raises ConfigError as `open_world`.
 
-    It says which prompts are cut, but of those in `warned_prompts`.
+    Truncating a prompt prints a warning, except for `warned_prompts`.
     """
     if folder is not None:
         from models.text.embedding_cache import CachedText
@@ -88,5 +89,6 @@ def open_text(
 
         return CachedText(Umt5(folder, wan.text_dim, wan.text_len, device, dtype), cache, wan.text_len, warned_prompts)
     if wan.text_dim != TINY.text_dim:
-        raise ValueError(f"texts of width {wan.text_dim} need an encoder; give text_encoder=<diffusers folder>")
+        problem = f"texts of width {wan.text_dim} need one"
+        raise ConfigError("text_encoder", None, problem, "give a diffusers folder")
     return TinyText()

@@ -7,12 +7,12 @@ from models.keys import key
 from models.user_paths import user_path
 
 SHIPPED_STUDENT = Path(__file__).resolve().parents[2] / "assets/tiny/student_uniform.safetensors"
-"""Student of the tiny world that the repository ships."""
+"""The repository's student of the tiny world."""
 
 
 @dataclass(kw_only=True)
 class WorldConfig:
-    """Where text and pixels become what networks speak."""
+    """Sets text encoder and video codec."""
 
     vae: str | None = key(
         None,
@@ -26,11 +26,11 @@ class WorldConfig:
     )
 
     def vae_folder(self, *checkpoints: Path) -> Path | None:
-        """The folder of the VAE: the given one, else the first of `checkpoints` that brings one along."""
+        """Return the folder of the VAE: the given one, else the first of `checkpoints` with one."""
         return _folder(self.vae, "vae", checkpoints)
 
     def text_encoder_folder(self, *checkpoints: Path) -> Path | None:
-        """The folder of the text encoder: the given one, else the first of `checkpoints` that brings one along."""
+        """Return the folder of the text encoder: the given one, else the first of `checkpoints` with one."""
         return _folder(self.text_encoder, "text_encoder", checkpoints)
 
     @property

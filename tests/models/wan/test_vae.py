@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from models.errors import ConfigError
 from models.wan.vae import WanCodec, open_wan_codec
 from models.worlds.video_codec import TinyCodec, image_latent, video_frames, window_image_latents
 from tests.fakes.small_world import small_vae
@@ -142,12 +143,14 @@ def broken(tmp_path, how):
 )
 def test_a_folder_that_is_no_whole_vae_is_refused_in_one_line(how, said, tmp_path):
     broken(tmp_path, how)
-    with pytest.raises(ValueError, match=r"^vae=") as refused:
+    with pytest.raises(ConfigError) as error:
         open_wan_codec(tmp_path, 4, torch.device("cpu"), torch.float32)
-    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert (error.value.key, error.value.value) == ("vae", tmp_path)
+    assert said in error.value.problem and "\n" not in str(error.value)
 
 
 def test_a_vae_of_other_channels_than_the_network_is_refused(tmp_path):
     VAE.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="latents of 4 channels, the network of 16"):
+    with pytest.raises(ConfigError) as error:
         open_wan_codec(tmp_path, 16, torch.device("cpu"), torch.float32)
+    assert error.value.key == "vae" and "4 channels, the network of 16" in error.value.problem
