@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 import numpy
+import torch
 from torch import Tensor
+
+from models.records import MadeBlock
 
 RATE = 0.05
 """Weight of a new measurement in the running mean of its place."""
@@ -15,6 +18,20 @@ def latent_drift(first: Tensor, frames: Tensor) -> float:
     Exposure drift, in units of latents: no judge, no prompt, no pixels.
     """
     return (frames.mean((1, 3, 4)) - first.mean((1, 3, 4))).abs().mean().item()
+
+
+class DriftMeter:
+    """Measures each block of videos that are made together against their own first frames."""
+
+    def __init__(self, horizon_frames: int, first: Iterable[MadeBlock] = ()):
+        """`first` are the first blocks of videos that are continued; those of one horizon are compared with."""
+        self.horizon_frames, self.first = horizon_frames, [block.x0 for block in first]
+
+    def measure(self, block: MadeBlock) -> float:
+        """The block's `latent_drift`; blocks come in order."""
+        if block.index * block.x0.shape[1] < self.horizon_frames:
+            self.first.append(block.x0)
+        return latent_drift(torch.cat(self.first, dim=1), block.x0)
 
 
 class DriftTracker:

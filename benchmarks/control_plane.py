@@ -93,11 +93,11 @@ async def take(coordinator: SimulatedCoordinator, epoch: int, number: int, role:
     ranks, asked = n // RANK_WINDOWS, clock()
 
     async def share(rank: int) -> tuple[float, list[Any]]:
-        parcels = await coordinator.take(epoch, number, role, n, rank, ranks)
-        return clock(), parcels
+        headers = await coordinator.take(epoch, number, role, n, rank, ranks)
+        return clock(), headers
 
     shares = await asyncio.gather(*(share(rank) for rank in range(ranks)))
-    places = [(parcel.plain["rollout"], parcel.plain["index"]) for _, parcels in shares for parcel in parcels]
+    places = [(header.rollout, header.index) for _, headers in shares for header in headers]
     assert len(set(places)) == n, f"{n} windows were asked for, {len(set(places))} came"
     possible = max(asked, *(coordinator.available.get(place, asked) for place in places))
     return [answered - possible for answered, _ in shares]

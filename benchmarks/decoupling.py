@@ -39,7 +39,7 @@ from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share, pool_size
 from cluster.runs.factory import make_dispatcher
 from cluster.supply.dispatch import Dispatch
-from cluster.supply.wire import unwrap
+from cluster.supply.wire import open_item
 from cluster.weights.version import WeightsVersion
 from learner.stage_config import DmdConfig
 from models.network_config import StudentConfig
@@ -120,7 +120,7 @@ async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
     async def roll_out(slot: int, i: int) -> None:
         nonlocal waiting
         async for delivery in pool.stream(slot, "dmd", config, 0, Dispatch(dispatcher.rollouts(i))):
-            waiting += delivery.parcel.plain["kind"] == "Window"
+            waiting += delivery.header.kind == "Window"
 
     for i in range(rounds):
         started = clock()
@@ -149,10 +149,10 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
         if update == warm_up:
             started, measured.compute_s = clock(), 0.0
         for role, seconds in [(CRITIC, CRITIC_WINDOW_S)] * CRITIC_UPDATES + [(STUDENT, STUDENT_WINDOW_S)]:
-            parcels = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
+            headers = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
             number += 1
             computing = clock()
-            measured.taken += [unwrap(parcel) for parcel in parcels]
+            measured.taken += [open_item(header, header.payload) for header in headers]
             await asyncio.sleep(seconds - (clock() - computing))
             measured.compute_s += clock() - computing
         await coordinator.publish(update + 1, [no_weights(update + 1, update + 1)])

@@ -1,18 +1,20 @@
 """The cluster in one process: for debugging, tests and scans. The same supply, so the same windows in order."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from actors.drift_tracker import DriftMeter
 from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Report
-from cluster.runs.factory import computing_of, make_actor, make_scorer, make_supply
+from cluster.runs.factory import computing_of, follows_drift, make_actor, make_scorer, make_supply
 from cluster.runs.trace import Tracer, shares_of
-from cluster.supply.supply import State, Supply
-from cluster.supply.validation import BadWindow, inspect_values
+from cluster.supply.supply import Supply
+from cluster.supply.wire import BadWindow, State, from_checkpoint, open_item, seal, to_checkpoint
 from cluster.weights.version import version_numbers
-from models.records import Group, Trajectory, Weights, Window
+from models.records import Group, MadeBlock, Trajectory, Weights, Window, first_frames
 
 
 class InlineCluster:
@@ -27,7 +29,12 @@ class InlineCluster:
     def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
         self.tracer.settle()
-        self.supply = make_supply(stage, config, state, kept)
+        restored = None
+        if state is not None:
+            sealed = [seal(item) for item in from_checkpoint(state)]
+            restored = state[1], [replace(header, payload=payload) for header, payload in sealed]
+        self.supply = make_supply(stage, config, restored, kept)
+        self.student, self.follows_drift = config.student, follows_drift(stage, config.window.law)
         if state is not None:
             self.versions = version_numbers(config.run_dir, state[1]["lineage"])
         self.actor, self.computing = make_actor(stage, config, self), computing_of(config)
@@ -56,7 +63,7 @@ class InlineCluster:
                 self._roll_out()
         self.number += 1
         self.tracer.until_next(f"{role} update")
-        return taken
+        return [open_item(header, header.payload) for header in taken]
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """The next `n` samples of a role: there is one rank."""
@@ -65,13 +72,18 @@ class InlineCluster:
     def _roll_out(self) -> None:
         dispatch = self.supply.next()
         assert dispatch is not None, "the learner asks for more than the stage makes"
+        drift = DriftMeter(self.student.horizon_frames) if self.follows_drift else None
         try:
             for item in self.actor.windows(dispatch.rollouts):
-                inspect_values(item)
-                self.supply.inspect(dispatch, item)
+                measured = drift.measure(item) if drift is not None and isinstance(item, MadeBlock) else None
+                header, payload = seal(item, measured)
+                header = replace(header, payload=payload)
+                self.supply.validate(dispatch, header)
                 if isinstance(item, Group):
-                    item = self.scorer(item, self.supply.reference(dispatch, item)).group
-                self.supply.keep(dispatch, item)
+                    blocks = [open_item(block, block.payload) for block in self.supply.reference(dispatch, header)]
+                    first = first_frames(blocks, 0, item.start, self.student.horizon_frames)
+                    header = replace(header, scores=self.scorer(item, first).group.scores)
+                self.supply.keep(dispatch, header)
         except BadWindow as bad:
             self.supply.refuse(bad)
             self.supply.give_back(dispatch, afresh=True)
@@ -79,7 +91,8 @@ class InlineCluster:
     def state(self) -> State:
         """Everything about the supply that a checkpoint needs."""
         self.tracer.until_next("checkpoint", waits=True)
-        return self.supply.state()
+        plain, waiting = self.supply.state()
+        return to_checkpoint(plain, [(header, open_item(header, header.payload)) for header in waiting])
 
     def metrics(self) -> dict[str, Any]:
         """The state of the supply."""

@@ -1,7 +1,8 @@
 """The cluster as a learner rank sees it: the same verbs as `InlineCluster`, with a coordinator behind them."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cluster.config.run_config import Config
+from cluster.pool.payloads import fetch
 from cluster.runs.cluster_interface import Report
 from cluster.runs.trace import Tracer, clock_offset, shares_of
-from cluster.supply.supply import State
-from cluster.supply.wire import unwrap
+from cluster.supply.supply import SupplyState
+from cluster.supply.wire import BadWindow, State, from_checkpoint, seal, to_checkpoint
 from cluster.weights.object_store import publish
 from cluster.weights.version import WeightsVersion, version_numbers
 from learner.parallel import collectives
@@ -34,7 +36,7 @@ class RayCluster:
         """Start supplying a stage: what is left of the one before is cancelled."""
         with self.tracer.waiting("begin"):
             begin = self.coordinator.begin
-            epoch = self._ask(begin, stage, config, state, kept) if collectives.rank() == 0 else 0
+            epoch = self._ask(begin, stage, config, _stored(state), kept) if collectives.rank() == 0 else 0
             self.epoch, self.number = collectives.broadcast(epoch), 0
         if state is not None:
             self.versions = version_numbers(config.run_dir, state[1]["lineage"])
@@ -54,15 +56,24 @@ class RayCluster:
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """The next `n` samples of a role, all of them on every rank."""
-        samples = self._take(role, n, 0, 1)
-        collectives.broadcast(self.number)  # no update in between holds the ranks together
-        return samples
+        return self._take(role, n, 0, 1, collectives.all_reduce_max)  # no update in between holds the ranks together
 
-    def _take(self, role: str, n: int, rank: int, size: int) -> list[Any]:
+    def _take(self, role: str, n: int, rank: int, size: int, agree: Callable[[int], int] = int) -> list[Any]:
+        """Open a share of the next request, again until every payload is good; `agree` on how many are bad."""
         with self.tracer.waiting(f"{role} windows"):
-            asked = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)
-            parcels = ray.get(asked, timeout=self.config.cluster.timeout_s + _CALL_TIMEOUT_S)
-            samples = [unwrap(parcel) for parcel in parcels]
+            while True:
+                request = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)
+                headers = ray.get(request, timeout=self.config.cluster.timeout_s + _CALL_TIMEOUT_S)
+                samples = fetch(headers)
+                bad = {
+                    (header.rollout, header.index, header.attempt): sample
+                    for header, sample in zip(headers, samples, strict=True)
+                    if isinstance(sample, BadWindow)
+                }
+                if bad:
+                    self._ask(self.coordinator.withdraw, self.epoch, self.number, bad)
+                if not agree(len(bad)):
+                    break
         self.number += 1
         self.tracer.until_next(f"{role} update")
         return samples
@@ -70,7 +81,10 @@ class RayCluster:
     def state(self) -> State | None:
         """Everything about the supply that a checkpoint needs; rank 0 writes it."""
         self.tracer.until_next("checkpoint", waits=True)
-        return self._ask(self.coordinator.state) if collectives.rank() == 0 else None
+        if collectives.rank() > 0:
+            return None
+        plain, waiting = self._ask(self.coordinator.state)
+        return to_checkpoint(plain, zip(waiting, fetch(waiting), strict=True))
 
     def metrics(self) -> dict[str, Any]:
         """The state of the supply and of the pool, and where this rank has waited."""
@@ -93,3 +107,11 @@ class RayCluster:
     @staticmethod
     def _ask(method: Any, *arguments: Any) -> Any:
         return ray.get(method.remote(*arguments), timeout=_CALL_TIMEOUT_S)
+
+
+def _stored(state: State | None) -> SupplyState | None:
+    """A checkpoint's state with the payloads of what waits in Ray's store."""
+    if state is None:
+        return None
+    sealed = [seal(item) for item in from_checkpoint(state)]
+    return state[1], [replace(header, payload=ray.put(payload)) for header, payload in sealed]

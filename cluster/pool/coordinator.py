@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ray
@@ -23,16 +23,9 @@ from cluster.pool.workload import Workload
 from cluster.runs.factory import make_supply
 from cluster.runs.trace import Reading, Span
 from cluster.supply.dispatch import Dispatch
-from cluster.supply.supply import State, Supply
-from cluster.supply.tensor_bytes import ChecksumMismatch, PackedTensors
-from cluster.supply.validation import BadWindow, inspect_values
-from cluster.supply.wire import Item, Parcel, take_apart, unwrap, wrap
+from cluster.supply.supply import Attempt, Supply, SupplyState
+from cluster.supply.wire import BadWindow, Header
 from cluster.weights.object_store import WeightStore
-from models.records import Group, Trajectory, Window
-
-_INLINE_BYTES = 2**17
-"""Up to here reading a delivery (about 1 GB/s) takes less than the way to a thread and back (0.1 ms)."""
-
 
 _log = logging.getLogger(__name__)
 
@@ -66,10 +59,6 @@ class Coordinator:
         self.failure: str | None = None
         """Why the learner must stop the run."""
         self.supply, self.epoch, self.weights = None, 0, WeightStore()
-        self.packed: dict[tuple[int, int], PackedTensors] = {}
-        """By rollout and window: the bytes of what waits, as they came."""
-        self.parcels: dict[int, list[Parcel]] = {}
-        """By number of the request: what the ranks get."""
         self.awaited: set[tuple[str, int]] = set()
         """Plans that ranks wait for: role and number of windows."""
         self.reward_pool = reward_pool
@@ -77,7 +66,9 @@ class Coordinator:
 
     # -- the learner's side ---------------------------------------------------------------------------------------
 
-    async def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> int:
+    async def begin(
+        self, stage: str, config: Config, state: SupplyState | None = None, kept: Collection[int] = ()
+    ) -> int:
         """Supply `stage`, from a checkpoint's state if there is one; returns the epoch that takes must name."""
         await self.supervisor.stop()
         if self.supply is not None and (given_up := self.supply.buffer.cancel()):
@@ -88,7 +79,6 @@ class Coordinator:
         before.wake()  # who asks for weights of the epoch before learns that it is over
         self.supply = make_supply(stage, config, state, kept)
         self.rewards = self.reward_pool(config, self.say)
-        self.packed, self.parcels = {}, {}
         self._start_drivers(stage, config)
         self._fit_rewards()
         await self._wake_ranks()  # ranks that wait for windows of the epoch before learn that it is over
@@ -136,23 +126,31 @@ class Coordinator:
         self.workload.published(weights)
         await self.supervisor.wake()
 
-    async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Parcel]:
-        """Rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same."""
+    async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Header]:
+        """Rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same.
+
+        The rank opens the payloads; it names those that it must not use to `withdraw`, and asks again.
+        """
         plan = await self._plan(epoch, number, role, n)
-        if number not in self.parcels:
-            self.parcels = {kept: self.parcels[kept] for kept in self.parcels if kept in self.supply.plans}
-            self.parcels[number] = [self._repacked(sample) for sample in plan]
         share = n // ranks
-        parcels = self.parcels[number][rank * share : (rank + 1) * share]
-        self.workload.handed_out(parcels)
-        return parcels
+        headers = plan[rank * share : (rank + 1) * share]
+        self.workload.handed_out(headers)
+        return headers
 
-    def _repacked(self, sample: Any) -> Parcel:
-        """Its bytes and their checksum are those of the actor; what came with a checkpoint is packed now."""
-        packed = self.packed.pop((sample.rollout, sample.index), None)
-        return wrap(sample) if packed is None else Parcel(take_apart(sample)[0], packed)
+    async def withdraw(self, epoch: int, number: int, bad: Mapping[Attempt, BadWindow]) -> None:
+        """Have samples of a request made again that a rank could not open. Raises TooManyBad."""
+        if epoch != self.epoch:
+            raise StageEnded
+        for reason in bad.values():
+            self.say(f"{reason}; it is made again")
+        try:
+            self.supply.withdraw(number, bad)
+        except RunFailed as stop:
+            self.failure = str(stop)  # for the other ranks
+            raise
+        await self.supervisor.wake()
 
-    async def _plan(self, epoch: int, number: int, role: str, n: int) -> list[Any]:
+    async def _plan(self, epoch: int, number: int, role: str, n: int) -> list[Header]:
         """The whole request, as soon as it can be met."""
         deadline = time.monotonic() + self.config.cluster.timeout_s
         async with self.arrived:
@@ -178,7 +176,7 @@ class Coordinator:
         await self.supervisor.wake()
         return plan
 
-    def _try(self, number: int, role: str, n: int) -> list[Any] | None:
+    def _try(self, number: int, role: str, n: int) -> list[Header] | None:
         """The request if it can be met. A plan that one rank has is every rank's, whatever has failed since."""
         if number not in self.supply.plans and self.failure is not None:
             raise RunFailed(self.failure)
@@ -194,8 +192,8 @@ class Coordinator:
             raise StageEnded
         return self.supply
 
-    async def state(self) -> State:
-        """Everything about the supply that a checkpoint needs."""
+    async def state(self) -> SupplyState:
+        """Everything about the supply that a checkpoint needs; the payloads of what waits by reference."""
         return self._begun().state()
 
     async def metrics(self) -> dict[str, Any]:
@@ -247,21 +245,17 @@ class Coordinator:
     # -- what comes of it -----------------------------------------------------------------------------------------
 
     async def _receive(self, slot: Slot, dispatch: Dispatch, delivery: Delivery) -> None:
-        parcel = delivery.parcel
-        small = parcel.tensors.nbytes <= _INLINE_BYTES
-        item = _opened(parcel) if small else await asyncio.to_thread(_opened, parcel)
+        header = delivery.header
         self.spans += delivery.spans
         self.workload.received(delivery)
         self.slots.received(slot, [span.duration_s for span in delivery.spans if span.name == "block"])
-        self.supply.inspect(dispatch, item)
-        if isinstance(item, Group):
+        self.supply.validate(dispatch, header)
+        if header.kind == "Group":
             with self.meter.timed("scoring"):
-                item = await self.rewards.score(item, parcel, self.supply.reference(dispatch, item))
-        self.supply.keep(dispatch, item)
-        if isinstance(item, Window | Group | Trajectory):
-            self.packed[item.rollout, item.index] = parcel.tensors
+                header = await self.rewards.score(header, self.supply.reference(dispatch, header))
+        self.supply.keep(dispatch, header)
         if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
-            self.awaited.clear()  # who finds another rank's plan says again what it waits for
+            self.awaited.clear()  # a rank that finds another one's plan names again what it waits for
             await self._wake_ranks()
 
     async def _fail(self, reason: str) -> None:
@@ -308,13 +302,3 @@ class Coordinator:
     async def clock(self) -> float:
         """Return this machine's time, in which every span is given."""
         return time.time()
-
-
-def _opened(parcel: Parcel) -> Item:
-    """What is in it: everything that reads all of its bytes. Raises BadWindow."""
-    try:
-        item = unwrap(parcel)
-    except ChecksumMismatch as error:
-        raise BadWindow("checksum", str(error)) from error
-    inspect_values(item)
-    return item

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Collection
+from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
@@ -12,10 +13,11 @@ from cluster.planning import placement
 from cluster.pool.rollout_process import Delivery, RolloutProcess
 from cluster.pool.scale_down import Place
 from cluster.supply.dispatch import Dispatch
-from cluster.supply.wire import Parcel, wrap
+from cluster.supply.wire import BadWindow
 from cluster.weights.collective import WeightRelay
 
 _SEND_TIMEOUT_S = 60.0
+_PAYLOAD_POLL_S = 0.002
 _ANSWER_TIMEOUT_S = 2.0
 """Short, because drains are asked for behind it: who does not answer is asked again."""
 
@@ -148,16 +150,21 @@ class RayPool:
     async def stream(
         self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch
     ) -> AsyncIterator[Delivery]:
-        """Deliveries as they are made. A value that an actor returns is owned here and survives its process."""
+        """Deliveries as they are made, payloads by reference.
+
+        A value that an actor returns is owned here and survives its process, but not its node.
+        """
         actor = self.actors[slot]
         try:
-            made: list[Parcel] = [wrap(block) for block in dispatch.made]
-            items = actor.windows.options(num_returns="streaming").remote(dispatch.rollouts, made)
+            stream = actor.windows.options(num_returns="streaming")
+            items = stream.remote(dispatch.rollouts, list(dispatch.made), list(dispatch.first))
             while True:
                 try:
                     async with asyncio.timeout(self.cluster.progress_timeout_s):
-                        reference = await anext(items)
-                        delivery = await reference
+                        delivery: Delivery = await (await anext(items))
+                        if delivery.header.layout:
+                            payload = await self._payload(items)
+                            delivery = replace(delivery, header=replace(delivery.header, payload=payload))
                 except StopAsyncIteration:
                     return
                 yield delivery
@@ -165,10 +172,25 @@ class RayPool:
             raise ActorLost(
                 f"made no block within cluster.progress_timeout_s = {self.cluster.progress_timeout_s} s"
             ) from error
-        except RayTaskError:
-            raise  # the actor's own exception is no loss of it
+        except RayTaskError as error:  # the actor's own exception is no loss of it
+            if isinstance(error.cause, BadWindow):
+                raise error.cause from None
+            raise
         except RayError as error:
             raise ActorLost(f"{type(error).__name__}") from error
+
+    @staticmethod
+    async def _payload(items: ray.ObjectRefGenerator) -> ray.ObjectRef:
+        """The reference to the next item of a stream, which follows at once.
+
+        Waiting for it by `anext` would fetch it into this process.
+        """
+        while not items.next_ready():
+            await asyncio.sleep(_PAYLOAD_POLL_S)
+        reference = await anext(items)
+        if reference == items.completed():
+            await reference  # raises why the stream ended between the two
+        return reference
 
     async def dead(self, slots: Collection[int]) -> set[int]:
         """Ask them for a sign of life. No answer in time is no sign of death: an actor may have begun to work."""

@@ -9,16 +9,15 @@ from itertools import count
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
-from torch import Tensor
 
 from cluster.config.run_config import Config
 from cluster.errors import RunFailed
 from cluster.planning import placement
+from cluster.pool.payloads import fetch
 from cluster.runs.factory import make_scorer
 from cluster.runs.trace import Span, Tracer
-from cluster.supply.tensor_bytes import PackedTensors, pack_tensors, unpack_tensors
-from cluster.supply.wire import Parcel, unwrap
-from models.records import GRPO, Group
+from cluster.supply.wire import BadWindow, Header
+from models.records import GRPO, first_frames
 
 _LOST_IN_A_ROW = 3
 """Processes that one group may lose: it is then scored by nobody, which counts as a failure of its rewards."""
@@ -48,16 +47,20 @@ class RewardProcess:
 
     def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
+        self.horizon_frames = config.student.horizon_frames
         self.scorer = make_scorer(config, "cuda" if config.cluster.reward_gpus else "cpu")
 
     def node(self) -> str:
         """Ray's id of the node that this process is on."""
         return ray.get_runtime_context().get_node_id()
 
-    def score(self, parcel: Parcel, reference: PackedTensors | None) -> Answer:
-        """Score a group; `reference` holds how its video began."""
-        first = None if reference is None else unpack_tensors(reference)["reference"]
-        scored = self.scorer(unwrap(parcel), first)
+    def score(self, group: Header, first: Sequence[Header]) -> Answer:
+        """Score a group; `first` are the first blocks of its video. Raises BadWindow where one cannot be opened."""
+        item, *blocks = fetch([group, *first])
+        for opened in (item, *blocks):
+            if isinstance(opened, BadWindow):
+                raise opened
+        scored = self.scorer(item, first_frames(blocks, 0, group.start, self.horizon_frames))
         return Answer(scored.group.scores, scored.failures, scored.hung)
 
 
@@ -98,14 +101,13 @@ class RewardPool:
         for place, process in [self.idle.get_nowait() for _ in range(self.idle.qsize())]:
             self._return(place, process)
 
-    async def score(self, group: Group, parcel: Parcel, reference: Tensor | None) -> Group:
-        """`group` with its scores; `parcel` holds the same group, and `reference` [R C H W] how its video began.
+    async def score(self, group: Header, first: Sequence[Header]) -> Header:
+        """`group` with its scores; `first` are the first blocks of its video. Payloads are references.
 
-        Scores are NaN where no process could give them.
+        Scores are NaN where no process could give them. Raises BadWindow for a group that cannot be opened.
         """
-        packed = None if reference is None else pack_tensors({"reference": reference})
         for _ in range(_LOST_IN_A_ROW):
-            answer = await self._try(group, parcel, packed)
+            answer = await self._try(group, first)
             if answer is not None:
                 self._tell(answer.failures)
                 return replace(group, scores=answer.scores)
@@ -118,7 +120,7 @@ class RewardPool:
         """What the processes did since this was last asked, on the way there and back included."""
         return [span for tracer in self.tracers for span in tracer.drain()]
 
-    async def _try(self, group: Group, parcel: Parcel, packed: PackedTensors | None) -> Answer | None:
+    async def _try(self, group: Header, first: Sequence[Header]) -> Answer | None:
         if not self.staying:
             self._start()
         place, process = await self.idle.get()
@@ -128,7 +130,7 @@ class RewardPool:
                 self.nodes[place] = await process.node.remote()
             self.tracers[place].until_next("score")
             async with asyncio.timeout(self._timeout_s(group)):
-                answer = await process.score.remote(parcel, packed)
+                answer = await process.score.remote(group, first)
             used_up = answer.hung
             return answer
         except asyncio.CancelledError:  # the stage is over, and with it this pool: nobody is asked for in its place
@@ -139,6 +141,9 @@ class RewardPool:
             self.say("a reward process did not start, or gave no scores, in time; another takes its place")
             return None
         except RayTaskError as error:  # a mistake of ours: what rewards raise is caught in there
+            if isinstance(error.cause, BadWindow):
+                used_up = False
+                raise error.cause from None
             why = f"{type(error.cause).__name__}: {error.cause}"
             raise RunFailed(
                 f"scoring window {group.index} of rollout {group.rollout} failed ({why}); checkpoints are good"
@@ -181,16 +186,16 @@ class RewardPool:
                 self.told.add((name, why))
                 self.say(f"reward {name}: {why}; the scores count as missing")
 
-    def _timeout_s(self, group: Group) -> float:
+    def _timeout_s(self, group: Header) -> float:
         """The rewards run one after another, window by window those of a group, each for reward.timeout_s at most."""
         return len(self._names(group)) * self._windows(group) * self.config.reward.timeout_s + _SLACK_S
 
-    def _names(self, group: Group) -> list[str]:
+    def _names(self, group: Header) -> list[str]:
         return list(self.config.reward.weights) if group.role == GRPO else self.config.sentinel.metrics
 
-    def _windows(self, group: Group) -> int:
-        return group.latents.shape[1] // self.config.reward.window_frames
+    def _windows(self, group: Header) -> int:
+        return group.shape("latents")[1] // self.config.reward.window_frames
 
-    def _nothing(self, group: Group) -> dict[str, list[list[float]]]:
+    def _nothing(self, group: Header) -> dict[str, list[list[float]]]:
         missing = [math.nan] * self._windows(group)
-        return {name: [missing] * group.members for name in self._names(group)}
+        return {name: [missing] * group.shape("latents")[0] for name in self._names(group)}

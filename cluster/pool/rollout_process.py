@@ -10,14 +10,17 @@ from dataclasses import dataclass
 import ray
 import torch
 
+from actors.drift_tracker import DriftMeter
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.errors import Leaving, StageEnded
 from cluster.pool.driver_messages import forward_warnings
+from cluster.pool.payloads import open_blocks
 from cluster.pool.scale_down import Place
-from cluster.runs.factory import make_actor
+from cluster.runs.factory import follows_drift, make_actor
 from cluster.runs.trace import Span, Tracer, clock_offset
-from cluster.supply.wire import Parcel, unwrap, wrap
+from cluster.supply.tensor_bytes import ByteViews
+from cluster.supply.wire import Header, seal
 from cluster.weights.collective import CollectiveWeights
 from cluster.weights.object_store import ObjectStoreWeights
 from cluster.weights.prefetch import PrefetchedWeights
@@ -28,11 +31,11 @@ _CALL_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a rollout process streams."""
+    """A header of a rollout process; its payload, if it has one, is the stream's next item."""
 
-    parcel: Parcel
+    header: Header
     spans: Sequence[Span]
-    """What it did since its last delivery."""
+    """The work of the process since its last delivery."""
 
 
 def place_of_process() -> Place:
@@ -70,10 +73,18 @@ class RolloutProcess:
             source = CollectiveWeights(relay, self.slot, self.device, _CALL_TIMEOUT_S, fallback=source)
         self.weights = PrefetchedWeights(source.fetch, self.device, self.leaving)
         self.actor = make_actor(stage, config, self.weights, self.device)
+        self.student, self.follows_drift = config.student, follows_drift(stage, config.window.law)
 
-    def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:
-        """Stream what `rollouts` become (called with num_returns="streaming"); ends early when the process must go."""
-        blocks = [unwrap(parcel) for parcel in made]
+    def windows(
+        self, rollouts: Sequence[Rollout], made: Sequence[Header], first: Sequence[Header]
+    ) -> Iterator[Delivery | ByteViews]:
+        """Stream headers and payloads of `rollouts` (called with num_returns="streaming"), behind the blocks `made`.
+
+        Two items, so that the coordinator owns a payload without reading it. Ends early when the process must go.
+        Raises BadWindow for values that must not be used, or where the blocks cannot be read.
+        """
+        blocks = open_blocks(made)
+        drift = DriftMeter(self.student.horizon_frames, open_blocks(first)) if self.follows_drift else None
         items = self.actor.windows(rollouts, blocks) if blocks else self.actor.windows(rollouts)
         started = time.time()
         try:
@@ -81,7 +92,11 @@ class RolloutProcess:
                 if isinstance(item, MadeBlock | Progress):
                     what = "block" if isinstance(item, MadeBlock) else item.what
                     self.tracer.add(what, started, time.time() - started)
-                yield Delivery(wrap(item), self.tracer.drain())
+                measured = drift.measure(item) if drift is not None and isinstance(item, MadeBlock) else None
+                header, payload = seal(item, measured)
+                yield Delivery(header, self.tracer.drain())
+                if payload is not None:
+                    yield payload
                 if isinstance(item, Progress) and self.leaving.is_set():
                     return
                 started = time.time()

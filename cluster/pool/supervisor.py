@@ -14,7 +14,7 @@ from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slot, Slots, SlotState
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.supply import Supply
-from cluster.supply.validation import BadWindow
+from cluster.supply.wire import LOST, BadWindow
 from cluster.weights.object_store import WeightStore
 
 _LOST_IN_A_ROW = 5
@@ -183,7 +183,7 @@ class Supervisor:
         try:
             async for delivery in self.stage.stream(slot.number, dispatch):
                 await self.stage.receive(slot, dispatch, delivery)
-                self.slots.delivered(slot, delivery.parcel.plain["kind"])
+                self.slots.delivered(slot, delivery.header.kind)
                 if delivery.spans and self.slots.too_slow(slot, self.slow_factor):
                     raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
             if not slot.leaving and supply.missing(dispatch):
@@ -191,10 +191,13 @@ class Supervisor:
         except ActorLost as loss:
             self.slots.replace(slot, str(loss))
         except BadWindow as bad:
-            self.say(f"rollout actor {slot.number}: {bad}; refused, and the actor replaced")
-            self.slots.replace(slot, f"made a bad window ({bad.reason})")
-            supply.refuse(bad)
             afresh = True
+            if bad.reason == LOST:
+                self.say(f"rollout actor {slot.number}: {bad}; its videos are made again")
+            else:
+                self.say(f"rollout actor {slot.number}: {bad}; refused, and the actor replaced")
+                self.slots.replace(slot, f"made a bad window ({bad.reason})")
+            supply.refuse(bad)
         finally:
             self.slots.done(slot)
         if slot.state is SlotState.RECALLED:

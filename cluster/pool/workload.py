@@ -7,7 +7,7 @@ from typing import Any
 from cluster.autoscale.meter import Meter
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slots
-from cluster.supply.wire import Parcel
+from cluster.supply.wire import Header
 from cluster.weights.version import WeightsVersion
 
 
@@ -28,11 +28,11 @@ class Workload:
     def received(self, delivery: Delivery) -> None:
         """Count a delivery."""
         self.last_sign_s = self.meter.clock()
-        self.bytes_in[delivery.parcel.plain["kind"]] += delivery.parcel.tensors.nbytes
+        self.bytes_in[delivery.header.kind] += delivery.header.nbytes
 
-    def handed_out(self, parcels: Sequence[Parcel]) -> None:
+    def handed_out(self, windows: Sequence[Header]) -> None:
         """Count windows that go to a learner rank."""
-        self.bytes_out += sum(parcel.tensors.nbytes for parcel in parcels)
+        self.bytes_out += sum(window.nbytes for window in windows)
 
     def published(self, weights: WeightsVersion) -> None:
         """Count a new version."""

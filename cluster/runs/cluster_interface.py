@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cluster.config.run_config import Config
 from cluster.runs.trace import Reading, Span
-from cluster.supply.supply import State
+from cluster.supply.wire import State
 from models.records import Group, Trajectory, Window
 
 

@@ -19,14 +19,14 @@ from cluster.runs.run_prompts import prompts_of
 from cluster.runs.run_world import world_of
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.group_scoring import GroupScorer
-from cluster.supply.supply import State, Supply
+from cluster.supply.supply import Supply, SupplyState
 from models.checkpoints.weight_files import load_weights
 from models.wan.network import ComputeSpec
 
 
-def make_supply(stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> Supply:
+def make_supply(stage: str, config: Config, state: SupplyState | None = None, kept: Collection[int] = ()) -> Supply:
     """The supply of `stage`, from a checkpoint's `state` if there is one, without the `kept` trajectories."""
-    drift = DriftTracker() if isinstance(parse_law(config.window.law), Priority) and stage == "dmd" else None
+    drift = DriftTracker() if follows_drift(stage, config.window.law) else None
     return Supply(
         stage,
         make_dispatcher(stage, config, kept, drift),
@@ -38,6 +38,11 @@ def make_supply(stage: str, config: Config, state: State | None = None, kept: Co
         drift,
         state,
     )
+
+
+def follows_drift(stage: str, law: str) -> bool:
+    """Whether a stage's windows are drawn by the drift of its videos."""
+    return stage == "dmd" and isinstance(parse_law(law), Priority)
 
 
 def make_scorer(config: Config, device: str = "cpu") -> GroupScorer:

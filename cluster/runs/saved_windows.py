@@ -21,8 +21,7 @@ from cluster.runs.run_log import RunLog
 from cluster.runs.run_world import world_of
 from cluster.runs.stage_texts import prepared_text, stage_texts
 from cluster.runs.trace import Tracer, shares_of
-from cluster.supply.supply import State
-from cluster.supply.wire import put_together, take_apart
+from cluster.supply.wire import State, put_together, take_apart
 from learner.parallel import collectives
 from models.atomic_files import write_whole
 from models.checkpoints.weight_files import load_weights

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -15,14 +15,14 @@ from models.records import Rollout
 Key = tuple[int, int]
 """(rollout, index): a window as it was dispatched, whichever attempt makes it."""
 
-OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused")
+OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused", "lost")
 
 MAX_REFILLS = 8
 """Times one window may come too old. More means that no rollout is ever young enough."""
 
 
 class Sample(Protocol):
-    """What travels: a Window or a Trajectory."""
+    """As much of a sample as the buffer looks at."""
 
     rollout: int
     attempt: int
@@ -168,11 +168,23 @@ class WindowBuffer:
 
     def _aged(self, sample: S, age: Callable[[S], int]) -> S:
         self.dropped.pop((sample.rollout, sample.index), None)
-        if not hasattr(sample, "age"):
-            return sample  # a teacher's trajectory does not age
         years = age(sample)
         too_old = max(0, years - self.config.max_age) if self.config.policy == "weight" else 0
         return replace(sample, age=years, weight=self.config.decay**too_old)
+
+    def put_back(self, samples: Sequence[Sample], lost: Collection[Key]) -> None:
+        """Undo a take: `samples` of one role come next again; those of `lost` are asked for again."""
+        self.missing.clear()
+        for sample in reversed(samples):
+            where = (sample.rollout, sample.index)
+            self.order[sample.role].appendleft(where)
+            if where in lost:
+                self.pending[where] = None  # of no attempt, until one is asked for it
+                self.refills.append(where)
+                self.counts["delivered"] -= 1
+            else:
+                self.waiting[where] = sample
+        self.counts["taken"] -= len(samples)
 
     def cancel(self) -> int:
         """Give up everything dispatched or waiting, and say how many windows that is: a stage has ended."""

@@ -1,11 +1,12 @@
-"""Videos that one actor makes together, and how another goes on with them when it is gone."""
+"""Videos that one actor makes together, and how another actor continues them."""
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.supply.buffer import WindowBuffer
-from models.records import GroupPlan, MadeBlock, Rollout, WindowPlan
+from cluster.supply.wire import Header
+from models.records import GroupPlan, Rollout, WindowPlan
 
 
 @dataclass
@@ -13,15 +14,16 @@ class Dispatch:
     """Videos that one actor makes together, and the blocks that it has streamed so far."""
 
     rollouts: list[Rollout]
-    made: deque[MadeBlock] = field(default_factory=deque)
-    opening: list[MadeBlock] = field(default_factory=list)
+    made: deque[Header] = field(default_factory=deque)
+    """The last blocks: as many as a window can need."""
+    first: list[Header] = field(default_factory=list)
     """The first blocks of the videos, one horizon: groups are compared with them (stage grpo), and later blocks (law
     priority)."""
     lost: int = 0
     """How often its actor was lost without a block made in between."""
 
     def missing(self, buffer: WindowBuffer) -> tuple[list[int], list[Rollout]]:
-        """Rows of which windows are still to come to `buffer`, and those rollouts with these windows only."""
+        """Rows with windows that are still to come to `buffer`, and their rollouts with these windows only."""
         rows, missing = [], []
         for row, rollout in enumerate(self.rollouts):
             plans = tuple(p for p in rollout.windows if buffer.expects(rollout.id, p.index, rollout.attempt))
@@ -42,8 +44,8 @@ class Dispatch:
         def last_call(plan: WindowPlan) -> int:
             return plan.start if isinstance(plan, GroupPlan) else plan.start + window_frames - block_frames
 
-        first = min(last_call(plan) for rollout in missing for plan in rollout.windows) // block_frames
-        made = deque(block.rows(rows) for block in self.made if block.index < first)
+        end = min(last_call(plan) for rollout in missing for plan in rollout.windows) // block_frames
+        made = deque(block.select(rows) for block in self.made if block.index < end)
         if not made:
             return None
-        return Dispatch(missing, made, [block.rows(rows) for block in self.opening], self.lost + 1)
+        return Dispatch(missing, made, [block.select(rows) for block in self.first], self.lost + 1)

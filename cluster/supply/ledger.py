@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cluster.errors import RunFailed
-from models.records import Group, Trajectory
+from models.records import ODE
 from rewards.reward_config import RewardConfig
 
 SCORES_AT_LEAST = 50
@@ -70,8 +70,16 @@ class WindowLedger:
         for sample in taken:
             place = {"role": role, "rollout": sample.rollout, "attempt": sample.attempt, "index": sample.index}
             self.taken.append(place | {"start": sample.start, "age": age(sample)})
-            if not isinstance(sample, Trajectory):
+            if role != ODE:
                 self.ages.append((sample.start, age(sample)))
+
+    def withdraw(self, plan: Sequence[Any]) -> None:
+        """Strike out the samples that were entered last."""
+        for sample in plan:
+            self.starts[sample.role][sample.start] -= 1
+        self.starts = {role: +counts for role, counts in self.starts.items()}
+        del self.taken[-len(plan) :]
+        del self.ages[-len(plan) :]
 
     def drain(self) -> list[dict[str, Any]]:
         """Every window taken since the last call: role, rollout, attempt, index, start and age."""
@@ -117,10 +125,13 @@ class ScoreLedger:
             self.failed[name], self.groups[name] = failed, groups
             self.last[name] = deque(map(bool, last), LAST_SCORES)
 
-    def note(self, group: Group) -> None:
-        """Count a group's scores. Raises RewardFails, but not for a reward of weight 0, which nothing depends on."""
-        for name, scores in group.scores.items():
-            missing = [math.isnan(score) for windows in scores for score in windows]
+    def note(self, scores: Mapping[str, Sequence[Sequence[float]]]) -> None:
+        """Count a group's scores, by reward, member and window.
+
+        Raises RewardFails, but not for a reward of weight 0, which nothing depends on.
+        """
+        for name, of_members in scores.items():
+            missing = [math.isnan(score) for windows in of_members for score in windows]
             last = self.last.setdefault(name, deque(maxlen=LAST_SCORES))
             last.extend(missing)
             self.failed[name] += sum(missing)

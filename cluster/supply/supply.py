@@ -1,34 +1,56 @@
-"""The supply of windows without any process: what is asked of the actors, what came of it, what the learner gets.
+"""The supply of windows without any process: plans for the actors, headers from them, samples for the learner.
 
 `Coordinator` runs it on Ray and `InlineCluster` in one process, so both make the same windows in the same order.
+
+A dispatch is videos that one actor makes together; a window is dispatched with its video and taken exactly once:
+
+                      next()                    keep(header of a window)          take(number)
+    drawn, room? -----------> expected of an ------------------------> waits ------------------> taken
+                              attempt   ^                                | too old                 |
+                                 |      |                                v (buffer.policy=drop)    | withdraw(number):
+                 give_back():    |      +------------ next() ------- refills <----- bad or lost ---+ the learner could
+           the actor is gone     |      |                                                            not open it
+                                 v      |
+                              returned -+   continued from its last blocks, as the same attempt;
+                                            afresh, or without a block: made again, as a new attempt
+
+A header that `validate` does not let pass is counted by `refuse`, and its dispatch is given back afresh.
+
+Example, with windows 0 and 1 of rollout 7 in one dispatch:
+    dispatch = supply.next()               both are expected of attempt 0
+    supply.keep(dispatch, window_0)        window 0 waits
+    supply.give_back(dispatch)             the actor is lost: the next dispatch continues the video for window 1
+    supply.take(0, "student", 1)           window 0, request 0
+    supply.withdraw(0, {(7, 0, 0): bad})   its bytes are damaged: window 0 is made again, as attempt 1
+    supply.take(0, "student", 1)           None, until window 0 of attempt 1 has come
 """
 
 import logging
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
-from actors.drift_tracker import DriftTracker, latent_drift
+from actors.drift_tracker import DriftTracker
 from actors.rollout_config import RolloutConfig, WindowConfig
 from actors.student_actor import blocks_kept
 from cluster.errors import RunFailed
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.ledger import ScoreLedger, VersionHistory, WindowLedger
-from cluster.supply.validation import BadWindow, inspect, inspect_block, inspect_origin
-from cluster.supply.wire import Item, put_together, rollout_of, take_apart
+from cluster.supply.validation import validate_block, validate_origin, validate_sample
+from cluster.supply.wire import LOST, BadWindow, Header, rollout_of
 from models.network_config import StudentConfig
-from models.records import Group, MadeBlock, Progress, Rollout, Trajectory, Window, WindowPlan, first_frames
+from models.records import ODE, Rollout, WindowPlan
 from rewards.reward_config import RewardConfig
 
+Attempt = tuple[int, int, int]
+"""(rollout, index, attempt): a window as one attempt made it."""
 BAD_AT_LEAST = 5
 """Refused windows before their share is looked at."""
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""For a checkpoint: tensors by name, and the plain rest."""
+SupplyState = tuple[dict[str, Any], list[Header]]
+"""For a checkpoint: everything plain, and what waits. `wire.to_checkpoint` opens it for a file."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +67,7 @@ class TooManyBad(RunFailed):
 
 
 class Supply:
-    """Of one stage."""
+    """Plans the rollouts of one stage, orders the windows that come of them, and hands them to the learner."""
 
     def __init__(
         self,
@@ -57,7 +79,7 @@ class Supply:
         rollout: RolloutConfig,
         reward: RewardConfig,
         drift: DriftTracker | None = None,
-        state: State | None = None,
+        state: SupplyState | None = None,
     ):
         """`drift` is what `dispatcher` goes by, where it goes by the drift of videos; `state` is a checkpoint's."""
         self.stage, self.dispatcher, self.buffer = stage, dispatcher, buffer
@@ -69,9 +91,12 @@ class Supply:
         """What was drawn last, for which first rollout and after which update: it is asked for until there is room."""
         self.open: dict[int, Rollout] = {}
         """As first dispatched: rollouts of which a window has not been taken yet."""
+        self.closed: dict[int, tuple[Rollout, int]] = {}
+        """The others of the samples in `plans`, and their last attempts."""
         self.attempts: dict[int, int] = {}
         self.returned: deque[Dispatch] = deque()
-        self.plans: dict[int, list[Any]] = {}
+        self.plans: dict[int, list[Header]] = {}
+        """By number of the learner's request: the samples of the last two."""
         self.ledger = WindowLedger()
         self.scores = ScoreLedger(reward)
         self.blocks = 0
@@ -79,10 +104,10 @@ class Supply:
         if state is not None:
             self._restore(*state)
 
-    # -- what is asked of the actors ------------------------------------------------------------------------------
+    # -- dispatches for the actors --------------------------------------------------------------------------------
 
     def next(self) -> Dispatch | None:
-        """What an idle actor should make: first what was lost, then what came too old, then new rollouts.
+        """The next dispatch for an idle actor: first lost ones, then windows to be made again, then new rollouts.
 
         None if there is no room, or no more to make.
         """
@@ -131,69 +156,68 @@ class Supply:
         return again
 
     def _refills(self) -> list[Rollout]:
-        """The windows that came too old, with the starts that were drawn for them; one dispatch at most."""
+        """Windows to be made again, with the starts that were drawn for them; one dispatch at most."""
         plans: dict[int, list[WindowPlan]] = {}
         while self.buffer.refills:
             rollout, index = self.buffer.refills[0]
             if rollout not in plans and len(plans) == self.rollout.batch:
                 break
             self.buffer.refills.popleft()
-            plans.setdefault(rollout, []).append(self._plan(rollout, index))
+            plan = next(plan for plan in self.open[rollout].windows if plan.index == index)
+            plans.setdefault(rollout, []).append(plan)
         return [self._next_attempt(replace(self.open[i], windows=tuple(asked))) for i, asked in plans.items()]
 
-    def _plan(self, rollout: int, index: int) -> WindowPlan:
-        return next(plan for plan in self.open[rollout].windows if plan.index == index)
+    # -- headers from the actors ----------------------------------------------------------------------------------
 
-    # -- what came of it ------------------------------------------------------------------------------------------
+    def validate(self, dispatch: Dispatch, header: Header) -> None:
+        """Raise BadWindow for what must not be trained on, scored or continued."""
+        if header.kind == "MadeBlock":
+            validate_block(header, dispatch.made, len(dispatch.rollouts), self.student, self.versions)
+        elif header.kind != "Progress":
+            row = self._row(dispatch, header)
+            validate_sample(header, dispatch.rollouts[row], self.student, self.window, self.versions)
+            if header.kind != "Trajectory":
+                validate_origin(header, row, dispatch.made)
 
-    def inspect(self, dispatch: Dispatch, item: Item) -> None:
-        """Raise BadWindow for what must not be trained on, scored, or gone on from; `inspect_values` let it pass."""
-        if isinstance(item, MadeBlock):
-            inspect_block(item, dispatch.made, len(dispatch.rollouts), self.student, self.versions)
-        elif isinstance(item, Window | Group | Trajectory):
-            row = self._row(dispatch, item)
-            inspect(item, dispatch.rollouts[row], self.student, self.window, self.versions)
-            if not isinstance(item, Trajectory):
-                inspect_origin(item, row, dispatch.made)
-
-    def keep(self, dispatch: Dispatch, item: Item) -> None:
-        """Keep what an actor streamed and `inspect` let pass; groups have their scores by now."""
-        if not isinstance(item, Progress):  # of which nothing is left when its process is lost
-            dispatch.lost = 0
-        if isinstance(item, MadeBlock):
-            self._keep_block(dispatch, item)
-        elif isinstance(item, Window | Group | Trajectory):
-            if isinstance(item, Group):
-                self.scores.note(item)
-            self.buffer.put(item)
-
-    def _keep_block(self, dispatch: Dispatch, block: MadeBlock) -> None:
-        self.blocks += len(block.x0)
-        dispatch.made.append(block)
-        first = block.index * self.student.block_frames < self.student.horizon_frames
+    def keep(self, dispatch: Dispatch, header: Header) -> None:
+        """Keep a header that `validate` let pass, with its payload; groups have their scores by now."""
+        if header.kind == "Progress":  # of which nothing is left when its process is lost
+            return
+        dispatch.lost = 0
+        if header.kind != "MadeBlock":
+            if header.kind == "Group":
+                self.scores.note(header.scores)
+            self.buffer.put(header)
+            return
+        self.blocks += header.shape("x0")[0]
+        dispatch.made.append(header)
+        first = header.index * self.student.block_frames < self.student.horizon_frames
         if first and (self.stage == "grpo" or self.drift is not None):
-            dispatch.opening.append(block)
+            dispatch.first.append(header)
         if self.drift is not None:
-            began = torch.cat([entry.x0 for entry in dispatch.opening], dim=1)
-            self.drift.note(block.index, latent_drift(began, block.x0))
+            self.drift.note(header.index, header.drift)
         while len(dispatch.made) > blocks_kept(self.student, self.window):
             dispatch.made.popleft()
 
-    def _row(self, dispatch: Dispatch, item: Window | Group | Trajectory) -> int:
-        """Which of the dispatch's videos `item` is of. Raises BadWindow if nobody waits for it."""
-        row = next((i for i, rollout in enumerate(dispatch.rollouts) if rollout.id == item.rollout), None)
-        if row is None or not self.buffer.expects(item.rollout, item.index, item.attempt):
-            raise BadWindow("plan", f"window {item.index} of rollout {item.rollout} was not asked for, or came twice")
+    def _row(self, dispatch: Dispatch, sample: Header) -> int:
+        """Which of the dispatch's videos `sample` is of. Raises BadWindow if nobody waits for it."""
+        row = next((i for i, rollout in enumerate(dispatch.rollouts) if rollout.id == sample.rollout), None)
+        if row is None or not self.buffer.expects(sample.rollout, sample.index, sample.attempt):
+            raise BadWindow("plan", f"{sample.name} was not asked for, or came twice")
         return row
 
-    def reference(self, dispatch: Dispatch, group: Group) -> Tensor | None:
-        """How the group's own video began, [R C H W]; None for a group that begins with it."""
-        return first_frames(dispatch.opening, self._row(dispatch, group), group.start, self.student.horizon_frames)
+    def reference(self, dispatch: Dispatch, group: Header) -> list[Header]:
+        """The first blocks of the group's own video, one horizon; none for a group that begins with it."""
+        row, block_frames = self._row(dispatch, group), self.student.block_frames
+        return [block.select([row]) for block in dispatch.first if block.index * block_frames < group.start]
 
     def refuse(self, bad: BadWindow) -> None:
-        """Count a refused window. Raises TooManyBad when they are no accident any more."""
+        """Count a refused or lost window. Raises TooManyBad when refusals are no accident any more."""
         _log.warning("refused: %s", bad)
         counts = self.buffer.counts
+        if bad.reason == LOST:
+            counts["lost"] += 1
+            return
         counts["refused"] += 1
         counts[f"refused_{bad.reason}"] += 1
         share = counts["refused"] / (counts["refused"] + counts["delivered"])
@@ -203,9 +227,9 @@ class Supply:
                 f"{self.buffer.config.bad_share}); the last one: {bad}"
             )
 
-    # -- what the learner gets ------------------------------------------------------------------------------------
+    # -- samples for the learner ----------------------------------------------------------------------------------
 
-    def take(self, number: int, role: str, n: int) -> list[Any] | None:
+    def take(self, number: int, role: str, n: int) -> list[Header] | None:
         """The plan of the learner's `number`-th request: `n` samples of a role, or None while they are being made.
 
         Asking again, by another rank or after a lost answer, gives the same samples.
@@ -218,36 +242,52 @@ class Supply:
             # A rank that asks for this plan has everything of the last but one: its updates are collective.
             self.plans = {kept: plan for kept, plan in self.plans.items() if kept >= number - 1} | {number: taken}
             self.ledger.note(role, taken, self._age)
-            self._close({sample.rollout for sample in taken})
+            self._close()
         return self.plans[number]
 
-    def _age(self, sample: Window | Group | Trajectory) -> int:
-        return 0 if isinstance(sample, Trajectory) else self.versions.age(sample.version)
+    def withdraw(self, number: int, bad: Mapping[Attempt, BadWindow]) -> None:
+        """Take request `number` back: its `bad` samples are made again, the others wait in their old places.
 
-    def _close(self, rollouts: set[int]) -> None:
-        """Forget rollouts of which every window was taken."""
-        for rollout in rollouts:
-            if not any(self.buffer.holds(rollout, plan.index) for plan in self.open[rollout].windows):
-                del self.open[rollout]
-                self.attempts.pop(rollout, None)
+        The learner's next `take` of this number gives the same windows. What another rank has withdrawn before counts
+        once. Raises TooManyBad.
+        """
+        plan = self.plans.get(number, [])
+        bad = {(s.rollout, s.index, s.attempt): bad[s.rollout, s.index, s.attempt] for s in plan
+               if (s.rollout, s.index, s.attempt) in bad}  # fmt: skip
+        if not bad:
+            return
+        del self.plans[number]
+        for sample in plan:
+            if sample.rollout in self.closed:
+                self.open[sample.rollout], self.attempts[sample.rollout] = self.closed.pop(sample.rollout)
+        self.ledger.withdraw(plan)
+        self.buffer.put_back(plan, {(rollout, index) for rollout, index, _ in bad})
+        for reason in bad.values():
+            self.refuse(reason)
+
+    def _age(self, sample: Header) -> int:
+        return 0 if sample.role == ODE else self.versions.age(sample.version)
+
+    def _close(self) -> None:
+        """Close the rollouts of which every window was taken; forget those that no plan has any more."""
+        named = {sample.rollout for plan in self.plans.values() for sample in plan}
+        self.closed = {i: closed for i, closed in self.closed.items() if i in named}
+        for i in named & self.open.keys():
+            if not any(self.buffer.holds(i, plan.index) for plan in self.open[i].windows):
+                self.closed[i] = (self.open.pop(i), self.attempts.pop(i, 0))
 
     def metrics(self) -> dict[str, object]:
-        """Depth, windows by outcome, and what was taken; since this was last asked, the blocks that came."""
-        found = {} if self.versions.newest is None else {"weights/version": self.versions.newest}
-        found |= {"buffer/depth": self.buffer.depth, "buffer/pending": len(self.buffer.pending)}
-        found |= {"rollout/blocks": self.blocks} | self.ledger.metrics() | self.scores.metrics()
+        """Depth, windows by outcome, and what was taken; since the last call, the blocks that came."""
+        values = {} if self.versions.newest is None else {"weights/version": self.versions.newest}
+        values |= {"buffer/depth": self.buffer.depth, "buffer/pending": len(self.buffer.pending)}
+        values |= {"rollout/blocks": self.blocks} | self.ledger.metrics() | self.scores.metrics()
         self.blocks = 0
-        return found | {f"windows/{outcome}": n for outcome, n in sorted(self.buffer.counts.items())}
+        return values | {f"windows/{outcome}": n for outcome, n in sorted(self.buffer.counts.items())}
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
-    def state(self) -> State:
-        """Everything that a resumed run needs; latents are small, so what waits is saved whole."""
-        tensors, waiting = {}, []
-        for i, sample in enumerate(self.buffer.waiting.values()):
-            plain, parts = take_apart(sample)
-            waiting.append(plain)
-            tensors |= {f"{i}/{name}": tensor for name, tensor in parts.items()}
+    def state(self) -> SupplyState:
+        """Everything that a resumed run needs."""
         plain = {
             "stage": self.stage,
             "next_rollout": self.next_rollout,
@@ -257,19 +297,12 @@ class Supply:
             "starts": self.ledger.state(),
             "scores": self.scores.state(),
             "buffer": self.buffer.state(),
-            "waiting": waiting,
         } | ({} if self.drift is None else {"straying": self.drift.state()})
-        return tensors, plain
+        return plain, list(self.buffer.waiting.values())
 
-    def _restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    def _restore(self, plain: dict[str, Any], waiting: Iterable[Header]) -> None:
         """What was in flight is asked for again, as new attempts, before anything new."""
-        parts: dict[int, dict[str, Tensor]] = {}
-        for path, tensor in tensors.items():
-            i, _, name = path.partition("/")
-            parts.setdefault(int(i), {})[name] = tensor
-        self.buffer.restore(
-            plain["buffer"], [put_together(sample, parts[i]) for i, sample in enumerate(plain["waiting"])]
-        )
+        self.buffer.restore(plain["buffer"], waiting)
         self.versions = VersionHistory((version, update) for version, update in plain["lineage"])
         self.next_rollout = plain["next_rollout"]
         self.attempts = dict(tuple(pair) for pair in plain["attempts"])
@@ -278,11 +311,11 @@ class Supply:
         if self.drift is not None:
             self.drift.by_block = DriftTracker(plain["straying"]).by_block
         self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
-        missing = [r for r in (self._in_flight(rollout) for rollout in self.open.values()) if r.windows]
+        missing = []
+        for rollout in self.open.values():
+            plans = tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending)
+            if plans:
+                missing.append(replace(rollout, windows=plans))
         for first in range(0, len(missing), self.rollout.batch):
             batch = missing[first : first + self.rollout.batch]
             self.returned.append(Dispatch([self._next_attempt(rollout) for rollout in batch]))
-
-    def _in_flight(self, rollout: Rollout) -> Rollout:
-        plans = tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending)
-        return replace(rollout, windows=plans)

@@ -1,8 +1,7 @@
-"""Tensors between processes: bytes that every reader of a node sees in place, and a checksum over them."""
+"""Tensors between processes, as bytes that every reader of a node sees in place."""
 
 import math
 import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,43 +23,6 @@ class ByteViews:
     """Tensors that lie one after another in memory share a chunk: Ray copies few large ones almost twice as fast."""
     entries: dict[str, tuple[str, tuple[int, ...], int, int]]
     """By name: (dtype, shape, number of its chunk, first byte in there)."""
-
-
-class ChecksumMismatch(ValueError):
-    """Bytes are not those that were packed."""
-
-
-@dataclass(frozen=True)
-class PackedTensors:
-    """Named tensors as bytes."""
-
-    views: ByteViews
-    checksum: int
-    """CRC-32 of names, dtypes, shapes and bytes."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(chunk.nbytes for chunk in self.views.chunks)
-
-
-def pack_tensors(tensors: Mapping[str, Tensor]) -> PackedTensors:
-    """The same bytes viewed as uint8, with their checksum; any dtype."""
-    views = view_bytes(tensors)
-    return PackedTensors(views, _checksum(views))
-
-
-def unpack_tensors(packed: PackedTensors) -> dict[str, Tensor]:
-    """Tensors that share the packed bytes: read them, do not write to them."""
-    return view_tensors(packed.views)
-
-
-def verify(packed: PackedTensors) -> None:
-    """Raise ChecksumMismatch if anything differs from what was packed."""
-    found = _checksum(packed.views)
-    if found != packed.checksum:
-        names = ", ".join(packed.views.entries)
-        raise ChecksumMismatch(f"{names}: checksum {found:08x} instead of {packed.checksum:08x}; the bytes are damaged")
 
 
 def view_bytes(tensors: Mapping[str, Tensor]) -> ByteViews:
@@ -102,10 +64,3 @@ def _goes_on(chunk: Tensor, part: Tensor) -> bool:
 def _joined(chunk: Tensor, part: Tensor) -> Tensor:
     first = chunk.storage_offset()
     return chunk.as_strided((part.storage_offset() + part.numel() - first,), (1,), first)
-
-
-def _checksum(views: ByteViews) -> int:
-    checksum = zlib.crc32(repr(views.entries).encode())
-    for chunk in views.chunks:
-        checksum = zlib.crc32(chunk, checksum)
-    return checksum

@@ -13,7 +13,8 @@ from benchmarks.plan_check import PACE, POOLS, UPDATES, WARM_UP, run_config
 from cluster.planning.simulator import rehearse
 from cluster.runs.factory import make_dispatcher
 from cluster.supply.ledger import VersionHistory
-from cluster.supply.validation import inspect, inspect_block
+from cluster.supply.validation import validate_block, validate_sample
+from cluster.supply.wire import seal
 from models.records import MadeBlock, Weights
 from tests.fakes.sleeping_pool import SleepingActor
 
@@ -36,20 +37,18 @@ def test_a_sleeping_actor_makes_what_was_asked_for_in_the_time_that_it_should_ta
     began = time.perf_counter()
     items = list(SleepingActor(config, Published(), BLOCK_S).windows(rollouts, []))
     elapsed_s = time.perf_counter() - began
-    blocks = [item for item in items if isinstance(item, MadeBlock)]
-    windows = [item for item in items if not isinstance(item, MadeBlock)]
-    versions, last = (
-        VersionHistory((i, i) for i in range(len(blocks) + 1)),
-        blocks[-1].index * config.student.block_frames,
-    )
+    blocks = [seal(item)[0] for item in items if isinstance(item, MadeBlock)]
+    windows = [seal(item)[0] for item in items if not isinstance(item, MadeBlock)]
+    versions = VersionHistory((i, i) for i in range(len(blocks) + 1))
+    last = blocks[-1].index * config.student.block_frames
     assert last == max(plan.start for rollout in rollouts for plan in rollout.windows) + config.window.frames - 3
     assert [block.version for block in blocks] == list(range(len(blocks)))
     for i, block in enumerate(blocks):
-        inspect_block(
-            block, blocks[max(0, i - blocks_kept(config.student, config.window)) : i], 2, config.student, versions
-        )
+        before = blocks[max(0, i - blocks_kept(config.student, config.window)) : i]
+        validate_block(block, before, 2, config.student, versions)
     for window in windows:
-        inspect(window, next(r for r in rollouts if r.id == window.rollout), config.student, config.window, versions)
+        rollout = next(r for r in rollouts if r.id == window.rollout)
+        validate_sample(window, rollout, config.student, config.window, versions)
     asked = sorted((r.id, plan.index) for r in rollouts for plan in r.windows)
     assert sorted((window.rollout, window.index) for window in windows) == asked
     assert elapsed_s >= len(blocks) * BLOCK_S

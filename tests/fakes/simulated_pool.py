@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.bootstrap.ray_environment import settle_environment
@@ -17,9 +18,9 @@ from cluster.pool.scale_down import Place  # noqa: E402
 from cluster.pool.slots import Slot  # noqa: E402
 from cluster.runs.trace import Span  # noqa: E402
 from cluster.supply.dispatch import Dispatch  # noqa: E402
-from cluster.supply.tensor_bytes import PackedTensors, pack_tensors  # noqa: E402
-from cluster.supply.wire import Item, Parcel, take_apart  # noqa: E402
+from cluster.supply.wire import Header, Item, seal, take_apart  # noqa: E402
 from cluster.weights.version import WeightsVersion  # noqa: E402
+from models.records import MadeBlock  # noqa: E402
 from tests.fakes.zero_videos import PretendedVideos  # noqa: E402
 
 Newer = Callable[[int, int | None, float, int], Awaitable[Any]]
@@ -31,8 +32,8 @@ class SimulatedPool:
     """Every slot makes a block of its videos in `block_s` seconds, and takes up newer weights between blocks.
 
     A block is due `block_s` after the one before was due, so what it costs to hand one over does not add up, as it
-    would not on an accelerator. With `block_s` = 0 blocks come as fast as they are taken. The packed tensors are made
-    once: packing is the actors' work, and the actors are not what is measured.
+    would not on an accelerator. With `block_s` = 0 blocks come as fast as they are taken. Payloads and digests are made
+    once by shape: they are the actors' work, and the actors are not what is measured.
     """
 
     def __init__(self, config: Config, newer: Newer, block_s: float, spread_s: float = 0.0):
@@ -46,7 +47,7 @@ class SimulatedPool:
         """By rollout: the event loop's time at which its actor began with it."""
         self.due: dict[tuple[int, int], float] = {}
         """By rollout and window: when its last block was due."""
-        self.packed: dict[tuple[int, ...], PackedTensors] = {}
+        self.sealed: dict[tuple[int, ...], Header] = {}
 
     async def place(self, slot: int) -> Place:
         """Always there."""
@@ -97,9 +98,12 @@ class SimulatedPool:
     def _delivery(self, item: Item, spans: Sequence[Span]) -> Delivery:
         plain, tensors = take_apart(item)
         key = tuple(len(tensor) for tensor in tensors.values())
-        if key not in self.packed:
-            self.packed[key] = pack_tensors(tensors)
-        return Delivery(Parcel(plain, self.packed[key]), spans)
+        if key not in self.sealed:
+            header, payload = seal(item)
+            self.sealed[key] = replace(header, payload=payload)
+        versions = (item.version,) if isinstance(item, MadeBlock) else item.versions
+        known = {name: value for name, value in plain.items() if name in Header.__dataclass_fields__}
+        return Delivery(replace(self.sealed[key], **known | {"versions": versions}), spans)
 
     def replace(self, slot: int) -> None:
         """Nothing here is ever lost."""
@@ -142,6 +146,6 @@ class SimulatedCoordinator(Coordinator):
 
     async def _receive(self, slot: Slot, dispatch: Dispatch, delivery: Delivery) -> None:
         await super()._receive(slot, dispatch, delivery)
-        plain = delivery.parcel.plain
-        if plain["kind"] == "Window":
-            self.available[plain["rollout"], plain["index"]] = asyncio.get_running_loop().time()
+        header = delivery.header
+        if header.kind == "Window":
+            self.available[header.rollout, header.index] = asyncio.get_running_loop().time()

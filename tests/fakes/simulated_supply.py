@@ -1,21 +1,65 @@
 """A simulated run: no network, no process, any order of events."""
 
+from dataclasses import replace
+
+import msgpack
+
+from actors.drift_tracker import DriftMeter
 from cluster.runs.factory import make_supply
-from cluster.supply.validation import inspect_values
-from models.records import CRITIC, STUDENT
+from cluster.supply.wire import LOST, BadWindow, from_checkpoint, open_item, seal, to_checkpoint
+from models.records import CRITIC, STUDENT, MadeBlock
 from tests.fakes.small_runs import pretended
 
 
-def deliver(supply, dispatch, item):
-    """As the coordinator does with what needs no scores, or has them."""
-    inspect_all(supply, dispatch, item)
-    supply.keep(dispatch, item)
+def sealed(item, drift=None):
+    """The item's header with its payload."""
+    header, payload = seal(item, drift)
+    return replace(header, payload=payload)
 
 
-def inspect_all(supply, dispatch, item):
-    """As the coordinator does with everything that comes."""
-    inspect_values(item)
-    supply.inspect(dispatch, item)
+def opened(header):
+    return open_item(header, header.payload)
+
+
+async def opened_plan(coordinator, epoch, number, role, n):
+    """A whole request, as `RayCluster.take` opens it: samples without bytes are lost, bad ones made again."""
+    while True:
+        headers = await coordinator.take(epoch, number, role, n, 0, 1)
+        taken, bad = [], {}
+        for header in headers:
+            try:
+                if header.payload is None:
+                    raise BadWindow(LOST, f"{header.name}: its node is gone")
+                taken.append(opened(header))
+            except BadWindow as reason:
+                bad[header.rollout, header.index, header.attempt] = reason
+        if not bad:
+            return taken
+        await coordinator.withdraw(epoch, number, bad)
+
+
+def saved(state):
+    """A supply's state as a checkpoint keeps it."""
+    plain, waiting = state
+    tensors, plain = to_checkpoint(plain, [(header, opened(header)) for header in waiting])
+    return tensors, msgpack.unpackb(msgpack.packb(plain))
+
+
+def restored(state):
+    """What a supply begins with, from a checkpoint's state."""
+    return state[1], [sealed(item) for item in from_checkpoint(state)]
+
+
+def deliver(supply, dispatch, item, drift=None):
+    """As actor and coordinator do with what needs no scores, or has them."""
+    supply.keep(dispatch, validated(supply, dispatch, item, drift))
+
+
+def validated(supply, dispatch, item, drift=None):
+    """As actor and coordinator do with everything that is made."""
+    header = sealed(item, drift)
+    supply.validate(dispatch, header)
+    return header
 
 
 class World:
@@ -43,24 +87,27 @@ class World:
         if choice < 0.2 and len(self.at_work) < 3:
             dispatch = self.supply.next()
             if dispatch is not None:
-                self.at_work.append((dispatch, self.make(self.config, dispatch, self.versions - 1)))
+                first = [opened(block) for block in dispatch.first]
+                drift = DriftMeter(self.config.student.horizon_frames, first) if self.supply.drift is not None else None
+                self.at_work.append((dispatch, self.make(self.config, dispatch, self.versions - 1), drift))
         elif choice < 0.85 and self.at_work:
             self.stream(self.random.randrange(len(self.at_work)), self.random.randrange(1, 12))
         elif choice < 0.9 and self.at_work and kills:
-            dispatch, _ = self.at_work.pop(self.random.randrange(len(self.at_work)))
+            dispatch, _, _ = self.at_work.pop(self.random.randrange(len(self.at_work)))
             self.supply.give_back(dispatch, afresh=self.random.random() < 0.3)
         else:
             self.learn()
 
     def stream(self, i, items):
-        dispatch, source = self.at_work[i]
+        dispatch, source, drift = self.at_work[i]
         for _ in range(items):
             item = next(source, None)
             if item is None:
                 assert not self.supply.missing(dispatch), "an actor was done and windows were missing"
                 self.at_work.pop(i)
                 return
-            deliver(self.supply, dispatch, item)
+            measured = drift.measure(item) if drift is not None and isinstance(item, MadeBlock) else None
+            deliver(self.supply, dispatch, item, measured)
 
     def learn(self):
         role, n, publishes = self.requests[self.turn]
@@ -68,14 +115,14 @@ class World:
         if taken is not None:
             self.number += 1
             self.turn = (self.turn + 1) % len(self.requests)
-            self.taken += taken
+            self.taken += [opened(header) for header in taken]
             if publishes:
                 self.update += 1
                 self.publish()
 
     def rolled_back(self, state, taken, turn, update):
-        """The same world with a supply that begins again from `state`, taken when the learner was there."""
-        self.supply = make_supply(self.supply.stage, self.config, state)
+        """The same world with a supply that begins again from a `saved` state, taken when the learner was there."""
+        self.supply = make_supply(self.supply.stage, self.config, restored(state))
         self.at_work, self.number, self.taken, self.turn, self.update = [], 0, taken, turn, update
         self.publish()
 

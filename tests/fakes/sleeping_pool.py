@@ -9,11 +9,13 @@ import ray
 from cluster.config.run_config import Config
 from cluster.errors import Leaving, StageEnded
 from cluster.pool.coordinator import Coordinator
+from cluster.pool.payloads import open_blocks
 from cluster.pool.ray_pool import RayPool
 from cluster.pool.rollout_process import Delivery, place_of_process
 from cluster.pool.scale_down import Place
 from cluster.runs.trace import Span
-from cluster.supply.wire import Parcel, unwrap, wrap
+from cluster.supply.tensor_bytes import ByteViews
+from cluster.supply.wire import Header, seal
 from cluster.weights.object_store import ObjectStoreWeights
 from cluster.weights.prefetch import PrefetchedWeights
 from models.records import MadeBlock, Rollout, Window
@@ -63,12 +65,16 @@ class SleepingProcess:
         self.weights = PrefetchedWeights(ObjectStoreWeights(self.coordinator, epoch, self.slot).fetch)
         self.actor = SleepingActor(config, self.weights, self.block_s)
 
-    def windows(self, rollouts: Sequence[Rollout], made: Sequence[Parcel]) -> Iterator[Delivery]:
+    def windows(
+        self, rollouts: Sequence[Rollout], made: Sequence[Header], first: Sequence[Header]
+    ) -> Iterator[Delivery | ByteViews]:
         """As RolloutProcess.windows."""
         try:
-            for item in self.actor.windows(rollouts, [unwrap(parcel) for parcel in made]):
+            for item in self.actor.windows(rollouts, open_blocks(made)):
                 spans = [Span(f"rollout {self.slot}", "block", time.time(), self.block_s)]
-                yield Delivery(wrap(item), spans if isinstance(item, MadeBlock) else [])
+                header, payload = seal(item)
+                yield Delivery(header, spans if isinstance(item, MadeBlock) else [])
+                yield payload
         except (Leaving, StageEnded):
             return
 

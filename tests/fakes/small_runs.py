@@ -11,6 +11,7 @@ from cluster.config.buffer_config import BufferConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.pool.scale_down import Place
+from cluster.supply.wire import open_item
 from learner.policy_config import GrpoConfig
 from learner.stage_config import DmdConfig
 from models.network_config import StudentConfig
@@ -80,9 +81,9 @@ def small(**buffer):
 def pretended(config, dispatch, version, stray=lambda index: 0.0):
     """What a real actor would stream of `dispatch` from here on, all frames zero but for attempt and straying."""
     block, length = config.student.block_frames, config.window.frames
-    first = dispatch.made[-1].index + 1 if dispatch.made else 0
+    made = [open_item(header, header.payload) for header in dispatch.made]
+    first = made[-1].index + 1 if made else 0
     last = max(plan.start + length for r in dispatch.rollouts for plan in r.windows) // block
-    made = list(dispatch.made)
     shape = config.student.frame_shape
     for index in range(first, last):
         marks = torch.stack([torch.full((block, *shape), r.attempt + stray(index)) for r in dispatch.rollouts])
@@ -117,7 +118,7 @@ def mark(rollout, block):
 
 def pretended_groups(config, dispatch, version):
     """What a real actor would stream of `dispatch` from here on in stage grpo; members show their fork's mark."""
-    student, made = config.student, list(dispatch.made)
+    student, made = config.student, [open_item(header, header.payload) for header in dispatch.made]
     block, shape = student.block_frames, student.frame_shape
     kept = (config.group.burn_in_frames + student.context_frames) // block
     last = max(plan.start for rollout in dispatch.rollouts for plan in rollout.windows) // block

@@ -94,7 +94,8 @@ def test_windows_of_the_same_weights_are_bit_equal_inline_and_on_ray(on_ray, sma
     assert list(made["inline"]) == list(made["ray"]), "the same windows in the same order"
     for key, a in made["inline"].items():
         b = made["ray"][key]
-        assert (set(a.versions), set(b.versions)) == ({0}, {1}), "one version each, and no number twice"
+        assert len(set(a.versions)) == len(set(b.versions)) == 1, "one version each"
+        assert not set(a.versions) & set(b.versions), "and no number twice"
         assert (a.role, a.start, a.step, a.prompt, a.seed) == (b.role, b.start, b.step, b.prompt, b.seed)
         for name in ("context", "latents", "noisy"):
             assert torch.equal(getattr(a, name), getattr(b, name)), f"{name} of window {key} differs"

@@ -67,9 +67,9 @@ async def coordinated(config, pace, updates):
         waited_s, ages = 0.0, []
         for role, seconds in [(CRITIC, pace.critic_s)] * config.dmd.critic_updates + [(STUDENT, pace.student_s)]:
             asked = clock()
-            parcels = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
+            headers = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
             waited_s += clock() - asked
-            ages += [parcel.plain["age"] for parcel in parcels]
+            ages += [header.age for header in headers]
             number += 1
             await asyncio.sleep(seconds)
         await asyncio.sleep(pace.publish_s)

@@ -13,9 +13,9 @@ from cluster.pool.ray_pool import ActorLost
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import SlotState
 from cluster.runs.trace import Span
-from cluster.supply.tensor_bytes import PackedTensors
-from cluster.supply.wire import Parcel, unwrap, wrap
+from cluster.supply.wire import Header
 from models.records import CRITIC, STUDENT, MadeBlock, Window
+from tests.fakes.simulated_supply import opened_plan, sealed
 from tests.fakes.small_runs import StandingPool, pretended, run, small
 
 
@@ -42,7 +42,7 @@ class PretendPool(StandingPool):
             if isinstance(item, Window) and self.troubles and callable(self.troubles[0]):
                 item = self.troubles.popleft()(item)
             yield Delivery(
-                item if isinstance(item, Parcel) else wrap(item),
+                item if isinstance(item, Header) else sealed(item),
                 [Span(f"rollout {slot}", "block", 0.0, self.block_s[slot])] if isinstance(item, MadeBlock) else [],
             )
 
@@ -66,8 +66,7 @@ async def learn(coordinator, epoch, config, requests, first=0):
     taken = []
     for number in range(first, first + requests):
         role = STUDENT if number % 4 == 3 else CRITIC
-        parcels = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
-        taken += [unwrap(parcel) for parcel in parcels]
+        taken += await opened_plan(coordinator, epoch, number, role, config.dmd.batch_size)
     return taken
 
 
@@ -95,8 +94,14 @@ def test_windows_of_actors_that_are_lost_or_leave_come_exactly_once_from_others(
 
 
 def damaged(window):
-    parcel = wrap(window)
-    return Parcel(parcel.plain, replace(parcel.tensors, checksum=parcel.tensors.checksum ^ 1))
+    """Its bytes are not those that were sealed."""
+    header = sealed(window)
+    return replace(header, payload=sealed(replace(window, noisy=window.noisy + 1)).payload)
+
+
+def lost(window):
+    """Its node is gone with its bytes."""
+    return replace(sealed(window), payload=None)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +111,6 @@ def damaged(window):
         (lambda w: replace(w, latents=w.latents[:3], noisy=w.noisy[:3]), "shape"),
         (lambda w: replace(w, attempt=5), "plan"),
         (lambda w: replace(w, versions=(7,) * len(w.versions)), "version"),
-        (damaged, "checksum"),
     ],
 )
 def test_a_bad_window_is_counted_by_name_its_actor_replaced_and_training_goes_on(trouble, reason):
@@ -123,6 +127,32 @@ def test_a_bad_window_is_counted_by_name_its_actor_replaced_and_training_goes_on
         assert all(torch.isfinite(w.latents).all() for w in taken)
         _, news, _ = await coordinator.look()
         assert any("refused" in line for line in news), news
+
+    run(test())
+
+
+@pytest.mark.parametrize(("spoil", "outcome"), [(damaged, "refused_checksum"), (lost, "lost")])
+def test_a_window_that_the_learner_cannot_open_is_counted_by_name_and_made_again_in_its_place(spoil, outcome):
+    async def test():
+        config = small()
+        clean, _, epoch = await begun(config)
+        published(clean)
+        await clean._wake_one(clean.room)
+        order = [(w.rollout, w.index) for w in await learn(clean, epoch, config, 20)]
+        coordinator, pool, epoch = await begun(config)
+        pool.troubles.extend([spoil] * 3)
+        published(coordinator)
+        await coordinator._wake_one(coordinator.room)
+        taken = await learn(coordinator, epoch, config, 20)
+        metrics = await coordinator.metrics()
+        assert metrics[f"windows/{outcome}"] >= 1 and metrics["windows/taken"] == 40
+        assert metrics["windows/refused"] == (metrics["windows/refused_checksum"] if outcome != "lost" else 0)
+        assert [(w.rollout, w.index) for w in taken] == order
+        ledger = await coordinator.ledger()
+        assert [(w["rollout"], w["index"], w["attempt"]) for w in ledger] == [
+            (w.rollout, w.index, w.attempt) for w in taken
+        ]
+        assert metrics["windows/delivered"] == 40 + metrics["buffer/depth"]
 
     run(test())
 
@@ -162,8 +192,8 @@ def test_every_rank_gets_its_own_share_of_one_plan_and_the_same_again_when_it_as
         await coordinator.supervisor.wake()
         keys = []
         for rank in (1, 0, 1, 0):
-            parcels = await coordinator.take(epoch, 0, CRITIC, 4, rank, 2)
-            keys.append([(p.plain["rollout"], p.plain["index"]) for p in parcels])
+            headers = await coordinator.take(epoch, 0, CRITIC, 4, rank, 2)
+            keys.append([(header.rollout, header.index) for header in headers])
         assert keys[0] == keys[2] and keys[1] == keys[3]
         assert len({*keys[0], *keys[1]}) == 4
         assert (await coordinator.metrics())["windows/taken"] == 4
@@ -237,11 +267,6 @@ def test_a_state_taken_in_the_middle_begins_a_stage_that_hands_out_the_rest():
         assert (await coordinator.metrics())["windows/taken"] == 80
 
     run(test())
-
-
-def test_packed_tensors_say_how_large_they_are():
-    packed = wrap(MadeBlock(0, 0, torch.zeros(2, 3, 1, 2, 2), {}))
-    assert isinstance(packed.tensors, PackedTensors) and packed.tensors.nbytes == 2 * 3 * 4 * 4
 
 
 @pytest.mark.parametrize("max_age", [1, 2, 3])

@@ -10,8 +10,8 @@ import torch
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.rollout_process import Delivery
 from cluster.runs.trace import Span
-from cluster.supply.wire import unwrap, wrap
 from models.records import GRPO, SENTINEL, Group
+from tests.fakes.simulated_supply import opened, sealed
 from tests.fakes.small_runs import StandingPool, pretended_groups, small_grpo
 
 
@@ -28,7 +28,7 @@ class PretendPool(StandingPool):
             if isinstance(item, Group) and item.role == GRPO and self.spoil is not None:
                 spoil, self.spoil = self.spoil, None
                 item = spoil(item)
-            yield Delivery(wrap(item), [])
+            yield Delivery(sealed(item), [])
 
 
 class Judge:
@@ -37,11 +37,10 @@ class Judge:
     def __init__(self):
         self.asked = []
 
-    async def score(self, group, parcel, reference):
-        assert unwrap(parcel).rollout == group.rollout
-        self.asked.append(group)
+    async def score(self, group, first):
+        self.asked.append(opened(group))
         await asyncio.sleep(0)
-        return replace(group, scores={"exposure_drift": [[0.5]] * group.members})
+        return replace(group, scores={"exposure_drift": [[0.5]] * group.shape("latents")[0]})
 
     def fit(self, actors, nodes):
         self.fitted = (actors, nodes)
@@ -65,7 +64,7 @@ def learned(spoil, rounds):
         taken = await coordinator.take(epoch, 0, SENTINEL, 2, 0, 1)
         for number in range(1, rounds + 1):
             taken += await coordinator.take(epoch, number, GRPO, 2, 0, 1)
-        return [unwrap(parcel) for parcel in taken], pool, judge, coordinator
+        return [opened(header) for header in taken], pool, judge, coordinator
 
     return asyncio.run(asyncio.wait_for(learn(), 60))
 

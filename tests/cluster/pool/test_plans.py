@@ -4,9 +4,9 @@ import asyncio
 
 import torch
 
-from cluster.supply.wire import unwrap
 from models.records import CRITIC
 from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
+from tests.fakes.simulated_supply import opened
 from tests.fakes.small_runs import smallest_run
 
 
@@ -20,7 +20,7 @@ async def begun(config, state=None):
 
 async def taken(coordinator, epoch, number, ranks):
     shares = [await coordinator.take(epoch, number, CRITIC, 16, rank, ranks) for rank in range(ranks)]
-    return [unwrap(parcel) for share in shares for parcel in share]
+    return [opened(header) for share in shares for header in share]
 
 
 def assert_same(some, others):
@@ -60,7 +60,8 @@ def test_what_the_coordinator_holds_of_windows_ends_with_them():
         coordinator, epoch = await begun(smallest_run(64))
         for number in range(8):
             await taken(coordinator, epoch, number, ranks=2)
-            assert coordinator.packed.keys() == coordinator.supply.buffer.waiting.keys()
-            assert coordinator.parcels.keys() == coordinator.supply.plans.keys()
+            assert coordinator.supply.plans.keys() == {max(0, number - 1), number}
+            held = {(s.rollout, s.index) for plan in coordinator.supply.plans.values() for s in plan}
+            assert not held & coordinator.supply.buffer.waiting.keys()
 
     asyncio.run(run())

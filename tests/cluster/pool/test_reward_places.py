@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cluster.pool.reward_pool import Answer, RewardPool
-from cluster.supply.wire import wrap
 from models.records import GRPO, Group
+from tests.fakes.simulated_supply import sealed
 from tests.fakes.small_runs import small_grpo
 
 
@@ -57,7 +57,7 @@ async def busy(pool, count):
     """As many groups under way, each in a process of its own."""
     latents = torch.zeros(2, 12, 3, 12, 12)
     group = Group(0, 0, 0, GRPO, "a prompt", 0, 12, 3, (), (0,) * 4, latents[0], *[latents] * 5)
-    tasks = [asyncio.create_task(pool.score(group, wrap(group), None)) for _ in range(count)]
+    tasks = [asyncio.create_task(pool.score(sealed(group), [])) for _ in range(count)]
     while len(pool.nodes) < count:
         await asyncio.sleep(0)
     return tasks

@@ -5,13 +5,14 @@ import math
 from dataclasses import replace
 
 import pytest
+import ray
 import torch
 
 from cluster.errors import RunFailed
 from cluster.runs.factory import make_scorer
 from cluster.supply.ledger import RewardFails, ScoreLedger
-from cluster.supply.wire import wrap
-from models.records import GRPO, SENTINEL, Group
+from cluster.supply.wire import BadWindow, Header, seal
+from models.records import GRPO, SENTINEL, Group, MadeBlock
 from models.worlds.tiny_world import PROMPTS, sample_video, to_latents
 from rewards.reward_config import RewardConfig
 
@@ -30,6 +31,16 @@ def group(prompt: str = PROMPTS[0], role: str = GRPO) -> Group:
     )  # fmt: skip
 
 
+def stored(item):
+    """Its header, and its payload in Ray's store."""
+    header, payload = seal(item)
+    return replace(header, payload=ray.put(payload))
+
+
+def first_blocks(judged):
+    return [stored(MadeBlock(0, 0, judged.context[None], {}))]
+
+
 class Judged:
     """A pool of one process, in an event loop that outlives the single call, and what it said."""
 
@@ -40,10 +51,9 @@ class Judged:
         self.pool = RewardPool(config, self.said.append)
         self.runner = asyncio.Runner()
 
-    def __call__(self, judged: Group) -> Group:
+    def __call__(self, judged: Group) -> Header:
         self.said.clear()
-        scoring = self.pool.score(judged, wrap(judged), judged.context)
-        return self.runner.run(asyncio.wait_for(scoring, 120))
+        return self.runner.run(asyncio.wait_for(self.pool.score(stored(judged), first_blocks(judged)), 120))
 
     def spans(self):
         return self.pool.drain_spans()
@@ -88,7 +98,7 @@ def test_a_group_scored_by_a_process_has_the_scores_that_it_would_have_inline(ju
     assert scored.scores == inline.scores
     assert list(scored.scores) == ([OWN, "continuity"] if role == GRPO else ["exposure_drift"])
     assert all(0 < score < 1 for windows in scored.scores.values() for (score,) in windows), scored.scores
-    assert scored.latents is asked.latents and not judge.said
+    assert not judge.said
     (span,) = judge.spans()
     assert (span.process, span.name) == ("reward 0", "score") and span.duration_s > 0
 
@@ -111,6 +121,14 @@ def test_what_no_reward_is_to_blame_for_stops_the_run_under_its_own_name(judge):
         judge(broken)
 
 
+def test_a_group_with_damaged_bytes_is_refused_by_name_and_its_process_scores_the_next(judge):
+    process, damaged = judge.process(), replace(stored(group()), checksum=0)
+    with pytest.raises(BadWindow) as refused:
+        judge.runner.run(judge.pool.score(damaged, first_blocks(group())))
+    assert refused.value.reason == "checksum"
+    assert not missing(judge(group()).scores[OWN]) and judge.process() == process
+
+
 def test_a_reward_that_hangs_is_masked_and_its_process_replaced_before_the_next_group_is_scored(judge):
     process = judge.process()
     scored = judge(group("hangs"))
@@ -129,12 +147,12 @@ def test_a_group_that_kills_three_processes_is_scored_by_nobody_counted_and_the_
     assert sum("was lost (ActorDiedError: " in line for line in judge.said) == 3 == len(judge.spans())
     assert "3 reward processes in a row were lost on window 0 of rollout 3" in judge.said[-1]
     book = ScoreLedger(RewardConfig())
-    book.note(scored)
+    book.note(scored.scores)
     assert book.metrics() == {f"reward/{OWN}/failed": 2, "reward/continuity/failed": 2}
     with pytest.raises(RewardFails, match=r"failed for 100% of the last 16 windows"):
         for _ in range(24):
-            book.note(scored)
-    assert not missing(judge(replace(scored, prompt=PROMPTS[0], scores={})).scores[OWN])
+            book.note(scored.scores)
+    assert not missing(judge(group()).scores[OWN])
 
 
 @pytest.mark.proof
@@ -149,7 +167,7 @@ def test_processes_follow_the_rollout_pool_and_who_is_at_work_leaves_when_it_has
     assert own.pool.idle.qsize() == 2, "cluster.reward_actors at most"
 
     async def scored_while_one_leaves():
-        scoring = [asyncio.create_task(own.pool.score(group(), wrap(group()), group().context)) for _ in range(2)]
+        scoring = [asyncio.create_task(own.pool.score(stored(group()), first_blocks(group()))) for _ in range(2)]
         while not own.pool.idle.empty():
             await asyncio.sleep(0)
         own.pool.fit(1, {here})

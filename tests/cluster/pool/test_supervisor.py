@@ -13,8 +13,8 @@ from cluster.pool.rollout_process import Delivery
 from cluster.pool.scale_down import Place
 from cluster.pool.slots import SlotState
 from cluster.runs.factory import make_dispatcher
-from cluster.supply.wire import unwrap, wrap
 from models.records import CRITIC, STUDENT, MadeBlock
+from tests.fakes.simulated_supply import opened, sealed
 from tests.fakes.small_runs import StandingPool, pretended, run, small
 
 
@@ -50,7 +50,7 @@ class Pool(StandingPool):
     async def stream(self, slot, stage, config, epoch, dispatch):
         for item in pretended(self.config, dispatch, version=0):
             await asyncio.sleep(0)
-            yield Delivery(wrap(item), [])
+            yield Delivery(sealed(item), [])
             if isinstance(item, MadeBlock):
                 if slot in self.told:
                     return
@@ -96,8 +96,8 @@ async def learn(coordinator, epoch, config, requests, first=0):
     taken = []
     for number in range(first, first + requests):
         role = STUDENT if number % 4 == 3 else CRITIC
-        parcels = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
-        taken += [unwrap(parcel) for parcel in parcels]
+        headers = await coordinator.take(epoch, number, role, config.dmd.batch_size, 0, 1)
+        taken += [opened(header) for header in headers]
     return taken
 
 

@@ -11,7 +11,7 @@ from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slots, SlotState
 from cluster.pool.workload import Workload
 from cluster.runs.trace import Span
-from cluster.supply.wire import wrap
+from cluster.supply.wire import seal
 from cluster.weights.version import WeightsVersion
 from models.records import MadeBlock, Progress, Window
 from tests.fakes.small_runs import StandingPool
@@ -36,7 +36,7 @@ def pool_of(actors):
 
 def delivery(item=None, *block_s):
     return Delivery(
-        wrap(item or Progress(1, "solver step")), [Span("rollout", "block", 0.0, seconds) for seconds in block_s]
+        seal(item or Progress(1, "solver step"))[0], [Span("rollout", "block", 0.0, seconds) for seconds in block_s]
     )
 
 
@@ -95,7 +95,7 @@ def test_bytes_are_those_of_the_tensors_by_kind_and_counted_in_one_interval_only
     block = MadeBlock(0, 0, torch.zeros(2, 3, 3, 2, 2), {})
     for item in (window, block, block):
         workload.received(delivery(item))
-    workload.handed_out([wrap(window)])
+    workload.handed_out([seal(window)[0]])
     workload.published(WeightsVersion(0, {"w": torch.zeros(10, dtype=torch.bfloat16)}))
     for _ in range(3):
         workload.pulled()

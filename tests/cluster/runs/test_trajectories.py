@@ -16,7 +16,7 @@ from cluster.runs.trajectory_folder import TrajectoriesFailed
 from models.checkpoints.weight_files import save_weights, stored_tensors
 from models.errors import ConfigError
 from models.records import ODE, Trajectory
-from tests.fakes.simulated_supply import deliver
+from tests.fakes.simulated_supply import deliver, opened
 from tests.fakes.small_runs import small
 
 
@@ -45,7 +45,7 @@ def taken_from(config, supply):
                 return
             for trajectory in trajectories(config, dispatch):
                 deliver(supply, dispatch, trajectory)
-        yield taken[0]
+        yield opened(taken[0])
 
 
 @pytest.mark.parametrize(("pairs", "batch"), [(27, 4), (8, 8), (5, 8), (9, 1)])

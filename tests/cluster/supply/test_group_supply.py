@@ -5,15 +5,14 @@ import random
 from collections import Counter
 from dataclasses import replace
 
-import msgpack
 import pytest
 import torch
 
 from cluster.runs.factory import make_supply
 from cluster.supply.ledger import RewardFails
 from cluster.supply.validation import BadWindow
-from models.records import GRPO, SENTINEL, Group, GroupPlan, MadeBlock
-from tests.fakes.simulated_supply import World, deliver, inspect_all
+from models.records import GRPO, SENTINEL, Group, GroupPlan
+from tests.fakes.simulated_supply import World, deliver, opened, restored, saved, sealed, validated
 from tests.fakes.small_runs import mark, pretended_groups, small_grpo
 
 
@@ -30,18 +29,15 @@ class GroupWorld(World):
             yield self.with_scores(dispatch, item) if isinstance(item, Group) else item
 
     def with_scores(self, dispatch, group):
-        self.supply.inspect(dispatch, group)
-        assert_is_opening(self.supply.reference(dispatch, group), group)
+        header = validated(self.supply, dispatch, group)
+        assert_is_opening(self.supply.reference(dispatch, header), group)
         return replace(group, scores={"exposure_drift": [[1.0]] * group.members})
 
 
 def assert_is_opening(reference, group):
     """The first horizon of the group's own video and attempt, as far as it was made before the fork."""
-    if group.start == 0:
-        assert reference is None
-        return
     blocks = min(group.start, 12) // 3
-    shown = [frame.unique().item() for frame in reference]
+    shown = [frame.unique().item() for block in reference for frame in opened(block).x0[0]]
     assert shown == [group.rollout + group.attempt / 8 + block / 1024 for block in range(blocks) for _ in range(3)]
 
 
@@ -72,13 +68,12 @@ def test_after_a_rollback_with_groups_in_flight_every_group_comes_once_too(seed)
     world = GroupWorld(config, random.Random(seed))
     for _ in range(150):
         world.act()
-    state = world.supply.state()
-    kept = msgpack.unpackb(msgpack.packb(state[1]))  # as a checkpoint keeps it
+    state = saved(world.supply.state())
     then = list(world.taken), world.turn, world.update
     plans = {i: rollout.windows for i, rollout in world.supply.open.items()}
     for _ in range(60):
         world.act()  # lost with the rollback
-    world.rolled_back((state[0], kept), *then)
+    world.rolled_back(state, *then)
     assert {i: rollout.windows for i, rollout in world.supply.open.items()} == plans
     assert all(isinstance(plan, GroupPlan) for windows in plans.values() for plan in windows) and plans
     for _ in range(200):
@@ -115,18 +110,18 @@ def late_group(item):
 def test_a_lost_video_is_continued_from_its_blocks_with_its_opening_and_afresh_without_either():
     supply, dispatch = forking(small_grpo())
     group = made_until(supply, dispatch, late_group)
-    opening = [block.x0 for block in dispatch.opening]
+    opening = [opened(block).x0 for block in dispatch.first]
     assert len(opening) == 4
     supply.give_back(dispatch)
     again = supply.next()
     assert {r.attempt for r in again.rollouts} == {0}
     assert again.made[-1].index == group.start // 3 - 1, "the fork is where its video stands"
     rows = [dispatch.rollouts.index(next(r for r in dispatch.rollouts if r.id == m.id)) for m in again.rollouts]
-    assert all(torch.equal(block.x0, x0[rows]) for block, x0 in zip(again.opening, opening, strict=True))
-    assert_is_opening(supply.reference(again, group), group)
+    assert all(torch.equal(opened(block).x0, x0[rows]) for block, x0 in zip(again.first, opening, strict=True))
+    assert_is_opening(supply.reference(again, sealed(group)), group)
     supply.give_back(again, afresh=True)
     afresh = supply.next()
-    assert {r.attempt for r in afresh.rollouts} == {1} and not afresh.made and not afresh.opening
+    assert {r.attempt for r in afresh.rollouts} == {1} and not afresh.made and not afresh.first
 
 
 def test_a_video_that_forks_at_its_beginning_is_made_again_when_it_is_lost():
@@ -180,9 +175,9 @@ def test_a_group_that_is_not_what_was_asked_for_is_refused_by_name_before_anybod
     supply, dispatch = forking(small_grpo())
     group = made_until(supply, dispatch, late_group)
     with pytest.raises(BadWindow) as refused:
-        inspect_all(supply, dispatch, replace(group, **change(group)))
+        validated(supply, dispatch, replace(group, **change(group)))
     assert refused.value.reason == reason
-    inspect_all(supply, dispatch, group)
+    validated(supply, dispatch, group)
 
 
 def test_a_group_with_a_past_that_nobody_streamed_is_refused_as_a_splice():
@@ -190,7 +185,7 @@ def test_a_group_with_a_past_that_nobody_streamed_is_refused_as_a_splice():
     group = made_until(supply, dispatch, late_group)
     dispatch.made.clear()
     with pytest.raises(BadWindow, match="none were streamed") as refused:
-        supply.inspect(dispatch, group)
+        supply.validate(dispatch, sealed(group))
     assert refused.value.reason == "splice"
 
 
@@ -198,9 +193,9 @@ def test_a_group_of_another_videos_past_is_refused_as_a_splice():
     supply, dispatch = forking(small_grpo())
     group = made_until(supply, dispatch, late_group)
     row = next(i for i, rollout in enumerate(dispatch.rollouts) if rollout.id != group.rollout)
-    other = torch.cat([block.x0[row] for block in dispatch.made])[-len(group.context) :]
+    other = torch.cat([opened(block).x0[row] for block in dispatch.made])[-len(group.context) :]
     with pytest.raises(BadWindow, match="not cut from the blocks") as refused:
-        supply.inspect(dispatch, replace(group, context=other))
+        supply.validate(dispatch, sealed(replace(group, context=other)))
     assert refused.value.reason == "splice"
 
 
@@ -209,12 +204,11 @@ def test_missing_scores_are_counted_kept_by_a_checkpoint_and_stop_the_run_above_
     supply, dispatch = forking(config)
     group = made_until(supply, dispatch, lambda item: isinstance(item, Group))
     half = {"exposure_drift": [[math.nan], [0.25]]}
-    supply.keep(dispatch, replace(group, scores=half))
+    supply.keep(dispatch, sealed(replace(group, scores=half)))
     assert supply.metrics()["reward/exposure_drift/failed"] == 1
-    tensors, plain = supply.state()
-    again = make_supply("grpo", config, (tensors, msgpack.unpackb(msgpack.packb(plain))))
+    again = make_supply("grpo", config, restored(saved(supply.state())))
     assert again.metrics()["reward/exposure_drift/failed"] == 1
-    (kept,) = again.buffer.waiting.values()
+    (kept,) = map(opened, again.buffer.waiting.values())
     assert kept.scores.keys() == half.keys() and math.isnan(kept.scores["exposure_drift"][0][0])
     assert kept.scores["exposure_drift"][1] == [0.25]
     for name in ("context", "latents", "noisy", "states", "samples", "behaviour"):
@@ -223,11 +217,11 @@ def test_missing_scores_are_counted_kept_by_a_checkpoint_and_stop_the_run_above_
         RewardFails, match=r"exposure_drift failed for 50% of the last 50 windows .*reward\.max_failure_rate"
     ):
         for _ in range(24):
-            again.scores.note(replace(group, scores=half))
+            again.scores.note(half)
 
 
 def test_the_opening_is_one_horizon_long_however_far_the_video_goes():
     supply, dispatch = forking(small_grpo())
     made_until(supply, dispatch, late_group)
-    assert [block.index for block in dispatch.opening] == [0, 1, 2, 3]
-    assert all(isinstance(block, MadeBlock) for block in dispatch.opening)
+    assert [block.index for block in dispatch.first] == [0, 1, 2, 3]
+    assert all(block.kind == "MadeBlock" for block in dispatch.first)

@@ -7,7 +7,8 @@ import torch
 
 from actors.rollout_config import WindowConfig
 from cluster.supply.ledger import VersionHistory
-from cluster.supply.validation import BadWindow, inspect, inspect_values
+from cluster.supply.validation import validate_sample
+from cluster.supply.wire import BadWindow, seal
 from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, Rollout, Window, WindowPlan
 from tests.fakes.small_world import CONFIG, NAME
@@ -41,8 +42,8 @@ def group(images: torch.Tensor | None) -> Group:
 
 
 def look(sample: Window | Group, shape: StudentConfig) -> None:
-    inspect_values(sample)
-    inspect(sample, ROLLOUT, shape, WINDOW, VersionHistory([(0, 0)]))
+    header, _ = seal(sample)
+    validate_sample(header, ROLLOUT, shape, WINDOW, VersionHistory([(0, 0)]))
 
 
 IMAGE = torch.randn(4, 4, 6)

@@ -7,18 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.supply.ledger import GROUPS_AT_LEAST, NONE_AT_LEAST, SCORES_AT_LEAST, RewardFails, ScoreLedger
-from models.records import GRPO, Group
 from rewards.reward_config import RewardConfig
 
 many = settings(max_examples=60, deadline=None)
 
 
-def scored(**scores) -> Group:
-    return Group(0, 0, 0, GRPO, "a prompt", 0, 0, 3, (), (0,), *[None] * 6, scores=scores)
-
-
-def told(failed: int, asked: int) -> Group:
-    return scored(judge=[[math.nan] if i < failed else [0.0] for i in range(asked)])
+def told(failed: int, asked: int) -> dict[str, list[list[float]]]:
+    return dict(judge=[[math.nan] if i < failed else [0.0] for i in range(asked)])
 
 
 @many
@@ -38,7 +33,7 @@ def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_hav
 
 def test_a_score_of_nought_is_no_failure():
     book = ScoreLedger(RewardConfig(max_failure_rate=0.01))
-    book.note(scored(judge=[[0.0] * 100]))
+    book.note(dict(judge=[[0.0] * 100]))
     assert book.metrics() == {"reward/judge/failed": 0}
 
 
@@ -55,16 +50,16 @@ def test_a_group_that_nobody_could_score_ends_no_run_and_a_third_one_does():
 def test_a_reward_that_is_only_logged_may_fail_for_ever():
     book = ScoreLedger(RewardConfig(terms={"no_cut": 0.0, "continuity": 1.0}))
     for _ in range(20):
-        book.note(scored(no_cut=[[math.nan]] * 16))
+        book.note(dict(no_cut=[[math.nan]] * 16))
     assert book.metrics() == {"reward/no_cut/failed": 320}
 
 
 def test_each_reward_is_counted_apart():
     book = ScoreLedger(RewardConfig())
-    book.note(scored(one=[[0.0, math.nan]], other=[[0.0, 1.0]]))
+    book.note(dict(one=[[0.0, math.nan]], other=[[0.0, 1.0]]))
     assert book.metrics() == {"reward/one/failed": 1, "reward/other/failed": 0}
     with pytest.raises(RewardFails, match="reward other"):
-        book.note(scored(other=[[math.nan] * 100]))
+        book.note(dict(other=[[math.nan] * 100]))
 
 
 def test_what_was_counted_survives_a_checkpoint():
