@@ -1,12 +1,14 @@
 """How many windows per second pass through the coordinator, by the size of the pool.
 
-python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit: blocks and windows of a few bytes. About a
-minute. The coordinator object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores
-cannot hold a thousand processes. So what Ray itself costs per delivery is not in these numbers, and what the simulated
-actors cost is.
+python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit headers. Two minutes. The coordinator
+object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores cannot hold a thousand
+processes. So what Ray itself costs per delivery is not in these numbers, and what the simulated actors cost is.
 
 `sustained`: actors emit as fast as they are listened to, the learner's ranks take as fast as they are answered; windows
-delivered and taken per second. With 1,024 actors a real pool makes 65 windows and 1,460 blocks a second.
+delivered and taken per second, by the size of the pool and of a window. With 1,024 actors a real pool makes 65 windows
+and 1,460 blocks a second.
+`memory`: memory of the coordinator's process that nobody shares with it, on a local Ray, with WAITING windows of one
+size in the buffer; before they came it is subtracted. Its limit is what they would take in there.
 `latency`: at OFFERED windows per second over the whole pool, from the moment a window is due at its actor until a take
 could return it; so a busy loop counts. It is not measured at saturation: there each actor's next window waits for all
 the others', actors / throughput by Little's law, however fast the coordinator is.
@@ -22,11 +24,13 @@ import math
 import statistics
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks.decoupling import run_alone
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
+from cluster.weights.version import WeightsVersion
 from models.records import CRITIC, STUDENT
 from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
 from tests.fakes.small_runs import CRITIC_UPDATES, smallest_run
@@ -35,6 +39,9 @@ ACTORS = (64, 256, 1024)
 RANK_WINDOWS = 8
 BAR, OFFERED = 2000.0, 1000.0
 REPEATS, MEASURED_S, WARM_UP = 3, 1.5, 2
+SIDES = {1: 120, 12: 416}
+"""By megabytes of a window: the side of its latent frames, of which it has six."""
+SIZED_ACTORS, WAITING = 256, 24
 
 
 @dataclass
@@ -108,7 +115,58 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
+def grown_mb(side: int) -> tuple[float, float]:
+    """MB that the coordinator's process grows by while WAITING windows come to wait; MB of these windows."""
+    import ray
+
+    from tests.fakes.sleeping_pool import SleepingCoordinator
+
+    class Weighed(SleepingCoordinator):
+        async def weigh(self) -> tuple[int, int, float]:
+            """Windows that wait, their bytes, and MB of this process's own memory."""
+            lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+            own = sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1000
+            waiting = [] if self.supply is None else self.supply.buffer.waiting.values()
+            return len(waiting), sum(header.nbytes for header in waiting), own
+
+    config = smallest_run(8, side=side)
+    config.cluster.rollout_actors, config.buffer.windows = 2, WAITING
+    coordinator = ray.remote(Weighed).options(num_cpus=0, max_concurrency=1000).remote(config, 0.05, {})
+    ray.get(coordinator.ready.remote(), timeout=config.cluster.start_timeout_s)
+    _, _, before = ray.get(coordinator.weigh.remote())
+    ray.get(coordinator.begin.remote("dmd", config))
+    version = WeightsVersion(0, {}, None, 0)
+    ray.get(coordinator.publish.remote(0, [ray.put(version)]))
+    while (weighed := ray.get(coordinator.weigh.remote()))[0] < WAITING:
+        time.sleep(0.1)  # polling another process
+    ray.kill(coordinator)
+    return weighed[2] - before, weighed[1] / 1e6
+
+
 def main() -> None:
+    sized()
+    by_actors()
+
+
+def sized() -> None:
+    """What the size of a window changes: nothing."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**30)
+    for megabytes, side in SIDES.items():
+        grown, windows = zip(*(grown_mb(side) for _ in range(REPEATS)), strict=True)
+        shown = {"window_mb": megabytes, "waiting": WAITING}
+        print_line("control_plane.memory", grown, "MB", "one coordinator on a local Ray", shown, windows[0])
+    ray.shutdown()
+    for megabytes, side in SIDES.items():
+        runs = [run_alone(measure(smallest_run(SIZED_ACTORS, i, side), 0.0, MEASURED_S)) for i in range(REPEATS)]
+        shown = {"actors": SIZED_ACTORS, "window_mb": megabytes}
+        rates = [run.windows_per_s for run in runs]
+        print_line("control_plane.sustained", rates, "windows/s", "one event loop, no Ray", shown, bar=BAR)
+
+
+def by_actors() -> None:
+    """What the size of the pool changes."""
     latency: dict[int, float] = {}
     takes: dict[int, float] = {}
     device = "one event loop, no Ray"

@@ -23,11 +23,11 @@ BLOCKS = WINDOWS = 6
 CRITIC_UPDATES = 5
 
 
-def smallest_run(actors: int, seed: int = 0) -> Config:
-    """Configure the shortest rollouts and smallest latents that the rules between keys accept."""
+def smallest_run(actors: int, seed: int = 0, side: int = 4) -> Config:
+    """Configure the shortest rollouts that the rules between keys accept, of square latent frames."""
     return Config(
         seed=seed,
-        student=StudentConfig(height=4, width=4, horizon_frames=3, attention_frames=3),
+        student=StudentConfig(height=side, width=side, horizon_frames=3, attention_frames=3),
         rollout=RolloutConfig(frames=3 * BLOCKS, batch=1, windows=WINDOWS),
         window=WindowConfig(frames=3, burn_in_frames=0),
         dmd=DmdConfig(batch_size=actors // 4, critic_updates=CRITIC_UPDATES),
