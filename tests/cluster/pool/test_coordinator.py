@@ -137,12 +137,12 @@ def test_a_window_that_the_learner_cannot_open_is_counted_by_name_and_made_again
         config = small()
         clean, _, epoch = await begun(config)
         published(clean)
-        await clean._wake_one(clean.room)
+        await clean.supervisor.wake()
         order = [(w.rollout, w.index) for w in await learn(clean, epoch, config, 20)]
         coordinator, pool, epoch = await begun(config)
         pool.troubles.extend([spoil] * 3)
         published(coordinator)
-        await coordinator._wake_one(coordinator.room)
+        await coordinator.supervisor.wake()
         taken = await learn(coordinator, epoch, config, 20)
         metrics = await coordinator.metrics()
         assert metrics[f"windows/{outcome}"] >= 1 and metrics["windows/taken"] == 40
