@@ -118,7 +118,9 @@ class Supervisor:
         while slot.state is not SlotState.GONE:
             await self._bring_up(slot)
             dispatch = await self._next_dispatch(slot)
-            if dispatch is not None:
+            if dispatch is None:
+                await asyncio.sleep(0)  # never hold the event loop, whatever has changed the state
+            else:
                 await self._make(slot, dispatch)
 
     async def _bring_up(self, slot: Slot) -> None:
