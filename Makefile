@@ -50,7 +50,7 @@ lock: $(BIN)/uv ## Compile requirements.txt from pyproject.toml (newest versions
 clean-venv: ## Remove .venv; the next target makes it afresh.
 	@rm -rf .venv
 
-# The stamp is written last, so an interrupted install is taken up again by the next target. Bytecode is compiled
+# The stamp is written last, so the next target continues an interrupted install. Bytecode is compiled
 # here, once: where Python may not write it, every process would spend fifteen seconds more on importing diffusers.
 $(READY): requirements.txt $(BIN)/uv
 	@echo "Installing the pinned requirements into .venv (once; a minute where the wheels are at hand)"
