@@ -2,37 +2,38 @@
 
 from dataclasses import dataclass
 
-from models.keys import key, require_address, require_positive
+from models.errors import ConfigError
+from models.keys import KeyGroup, check_address, key
 
 
 @dataclass(kw_only=True)
-class PromptConfig:
-    """Which prompts of the file `prompts` are used, and how."""
+class PromptConfig(KeyGroup, group="prompt"):
+    """Selection and extension of the prompts in the file `prompts`."""
 
-    min_characters: int = key(10, "shorter prompts are dropped")
-    max_characters: int = key(2000, "longer prompts are dropped; Wan reads 512 tokens, about 2000 characters")
-    negative: str | None = key(
-        None, "prompt that guidance leads away from; without, Wan's own for Wan, none in the tiny world"
-    )
+    min_characters: int = key(10, "shorter prompts are dropped", ge=1)
+    max_characters: int = key(2000, "longer prompts are dropped", ge=1)
+    negative: str | None = key(None, "negative prompt of guidance; none: Wan's own for Wan, empty in the tiny world")
     url: str | None = key(
-        None, "OpenAI-compatible endpoint (http://host:port/v1) that extends prompts; its key: LONGTAKE_PROMPT_TOKEN"
+        None,
+        "OpenAI-compatible endpoint (http://host:port/v1) that extends prompts; its token: LONGTAKE_PROMPT_TOKEN",
+        resumable=True,
     )
-    model: str = key("Qwen/Qwen2.5-7B-Instruct", "model that is asked there (Self-Forcing's)")
+    model: str = key("Qwen/Qwen2.5-7B-Instruct", "model at that endpoint")
     cache: str | None = key(
-        None, "file of extended prompts, which runs may share; without, extended_prompts.jsonl in run_dir"
+        None, "file of extended prompts, which runs may share; none: extended_prompts.jsonl in run_dir", resumable=True
     )
-    parallel: int = key(16, "requests at once")
-    retries: int = key(2, "further tries of a failed request; then the prompt stays as it is")
-    timeout_s: float = key(60.0, "longest wait for one answer")
+    parallel: int = key(16, "requests at once", ge=1, le=100_000, resumable=True)
+    retries: int = key(2, "further tries of a failed request; then the prompt stays as it is", ge=0, resumable=True)
+    timeout_s: float = key(60.0, "longest wait for one answer, in seconds", gt=0, resumable=True)
 
     def __post_init__(self):
-        require_positive("prompt", self, "min_characters", "max_characters", "parallel", "timeout_s")
+        super().__post_init__()
         if self.max_characters < self.min_characters:
-            raise ValueError(
-                f"prompt.max_characters = {self.max_characters} is below prompt.min_characters = {self.min_characters};"
-                " change one of them"
+            raise ConfigError(
+                "prompt.max_characters",
+                self.max_characters,
+                f"below prompt.min_characters={self.min_characters}",
+                f"write prompt.max_characters={self.min_characters} or more",
             )
-        if self.retries < 0:
-            raise ValueError(f"prompt.retries is {self.retries}; it must be 0 or above")
         if self.url is not None:
-            require_address("prompt.url", self.url)
+            check_address("prompt.url", self.url)

@@ -54,8 +54,8 @@ def pretrainer(parts: LearnerParts, config: PretrainConfig) -> Pretrainer:
     network.to(parts.device)
     shard(network, parts.device, _compute_dtype(parts.learner))
     optimizer = Optimizer(
-        "pretrain", network, muon(network, config.lr, config.adamw_lr),
-        lr_key="pretrain.lr", grad_clip=1.0, cosine_steps=config.steps,
+        "pretrain", network, muon(network, config.optimizer.lr, config.optimizer.adamw_lr),
+        lr_key="pretrain.optimizer.lr", grad_clip=1.0, cosine_steps=config.steps,
     )  # fmt: skip
     teacher = TrainedNetwork("teacher", network, optimizer, ema_decay=config.ema_decay)
     return Pretrainer(teacher, config, parts.student.horizon_frames, parts.learner.micro_batch, parts.seed)
@@ -65,8 +65,8 @@ def ode_initializer(parts: LearnerParts, config: OdeConfig, network: Wan | None 
     """Build stage `ode`; without `network` the student is loaded from its source."""
     network = network or _load(parts, "student", parts.student.wan)
     optimizer = Optimizer(
-        "ode", network, muon(network, config.lr, config.adamw_lr),
-        lr_key="ode.lr", grad_clip=1.0, cosine_steps=config.steps,
+        "ode", network, muon(network, config.optimizer.lr, config.optimizer.adamw_lr),
+        lr_key="ode.optimizer.lr", grad_clip=1.0, cosine_steps=config.steps,
     )  # fmt: skip
     student = TrainedNetwork("student", network, optimizer)
     return OdeInitializer(
@@ -84,8 +84,9 @@ def dmd_learner(parts: LearnerParts, config: DmdConfig, networks: Sequence[Wan] 
         _load(parts, "critic", parts.student.wan, lora=True),
         _load(parts, "teacher", parts.teacher_wan, frozen=True),
     )
-    own = adamw(network, config.student_lr, (config.beta1, config.beta2), config.weight_decay)
-    optimizer = Optimizer("student", network, own, lr_key="dmd.student_lr", grad_clip=config.grad_clip)
+    own = config.optimizer
+    weights = adamw(network, own.lr, (own.beta1, own.beta2), own.weight_decay)
+    optimizer = Optimizer("student", network, weights, lr_key="dmd.optimizer.lr", grad_clip=own.grad_clip)
     student = _student(parts, network, optimizer, config.ema_decay)
     scores = _scores(parts, config, network, critic, teacher)
     return DmdLearner(student, _critic(parts, config, critic), scores, config.ema_start)
@@ -115,10 +116,10 @@ def policy_learner(
             networks["teacher"] = _load(parts, "teacher", parts.teacher_wan, frozen=True)
         if config.kl:
             networks["reference"] = _load(parts, "student", wan, frozen=True).eval()
-    network = networks["student"]
+    network, own = networks["student"], config.optimizer
     optimizer = Optimizer(
-        "student", network, adamw(network, config.lr, (config.beta1, config.beta2), config.weight_decay),
-        lr_key="grpo.lr", grad_clip=config.grad_clip,
+        "student", network, adamw(network, own.lr, (own.beta1, own.beta2), own.weight_decay),
+        lr_key="grpo.optimizer.lr", grad_clip=own.grad_clip,
         cosine_steps=config.updates if config.schedule == "cosine" else None,
     )  # fmt: skip
     scores = critic = None
@@ -143,8 +144,9 @@ def _student(parts: LearnerParts, network: Wan, optimizer: Optimizer, ema_decay:
 
 
 def _critic(parts: LearnerParts, config: DmdConfig, network: Wan) -> TrainedNetwork:
-    own = adamw(network, config.critic_lr, (config.beta1, config.beta2), config.weight_decay)
-    optimizer = Optimizer("critic", network, own, lr_key="dmd.critic_lr", grad_clip=config.grad_clip)
+    own = config.optimizer
+    weights = adamw(network, config.critic_lr, (own.beta1, own.beta2), own.weight_decay)
+    optimizer = Optimizer("critic", network, weights, lr_key="dmd.critic_lr", grad_clip=own.grad_clip)
     scale = parts.learner.lora_scale
     return TrainedNetwork("critic", network, optimizer, optimizer_name="critic_optimizer", lora_scale=scale)
 

@@ -47,7 +47,7 @@ class SentinelWatch:
             raise SentinelFell(
                 f"after round {rounds} held-out metrics have fallen by more than sentinel.tolerance = "
                 f"{self.config.tolerance}: {changes}. All was well after round {self.last_good}; in a new run_dir "
-                "raise grpo.dmd_weight or grpo.kl, or lower grpo.lr"
+                "raise grpo.dmd_weight or grpo.kl, or lower grpo.optimizer.lr"
             )
         if lost:
             self.optimizer.lr_scale *= self.config.rate_factor

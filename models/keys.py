@@ -1,56 +1,109 @@
-"""One documented configuration key: its default and the line that `--help` prints."""
+"""Declare configuration keys with their ranges, and check their values. Imports no torch: help must be quick."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from models.errors import ConfigError
+
 DTYPES = ("float32", "bfloat16")
-"""What networks compute in."""
+"""Types in which networks compute."""
+_LARGEST = 2**31 - 1
+"""Of a whole number with a range but no upper bound of its own."""
+_WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
-def key(default: Any, doc: str) -> Any:
-    """A dataclass field with its documentation. Lists and mappings are copied for every instance."""
+def key(
+    default: Any,
+    doc: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    choices: Sequence[str] = (),
+    resumable: bool = False,
+) -> Any:
+    """Declare a field with its help line, and the range or choices of its value (of each number in a list or mapping).
+
+    A number with a range is finite; None is never checked. A run may resume with another value of a `resumable` key.
+    """
+    bounds = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
+    metadata = {"doc": doc, "bounds": bounds, "choices": tuple(choices), "resumable": resumable}
     if isinstance(default, list | dict):
-        return field(default_factory=lambda: default.copy(), metadata={"doc": doc})
-    return field(default=default, metadata={"doc": doc})
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
-def require_share(group: str, config: Any, *names: str) -> None:
-    """Refuse values outside [0, 1), by the full name of the key."""
-    for name in names:
-        value = getattr(config, name)
-        if not 0 <= value < 1:
-            raise ValueError(f"{group}.{name} is {value}; it must be at least 0 and below 1")
+def part(kind: type, *, resumable: bool = False, **defaults: Any) -> Any:
+    """Declare a field that holds a group of keys, with other defaults than those of its class."""
+    return field(default_factory=lambda: kind(**defaults), metadata={"resumable": resumable})
 
 
-def require_positive(group: str, config: Any, *names: str) -> None:
-    """Refuse values that are not above 0 and finite, by the full name of the key."""
-    for name in names:
-        value = getattr(config, name)
-        if not 0 < value < math.inf:
-            raise ValueError(f"{group}.{name} is {value}; it must be above 0 and finite")
+class KeyGroup:
+    """Check the declared ranges of a dataclass of keys whenever one is made; its parts are checked with it."""
+
+    _prefix: ClassVar[str] = ""
+
+    def __init_subclass__(cls, group: str = "", **options: Any):
+        super().__init_subclass__(**options)
+        if group:
+            cls._prefix = f"{group}."
+
+    def __post_init__(self):
+        check_ranges(self, self._prefix)
 
 
-def require_choice(group: str, config: Any, name: str, choices: Sequence[str]) -> None:
-    """Refuse what is none of `choices`, by the full name of the key."""
-    value = getattr(config, name)
-    if value not in choices:
-        others = ", ".join(choices[:-1])
-        raise ValueError(f'{group}.{name} is "{value}"; set it to {others} or {choices[-1]}')
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Check every value of a dataclass against its field. Raises ConfigError under the dotted key."""
+    for one in fields(config):
+        name, value = f"{prefix}{one.name}", getattr(config, one.name)
+        if is_dataclass(value):
+            check_ranges(value, f"{name}.")
+        if value is None or is_dataclass(value):
+            continue
+        choices, bounds = one.metadata.get("choices"), one.metadata.get("bounds")
+        if choices and value not in choices:
+            close = get_close_matches(str(value), choices, 1)
+            fix = f"write {close[0]}" if close else f"write {', '.join(choices[:-1])} or {choices[-1]}"
+            raise ConfigError(name, value, f"none of {', '.join(choices)}", fix)
+        if not bounds:
+            continue
+        numbers = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+        words = " and ".join(f"{_WORDS[bound]} {limit:g}" for bound, limit in bounds.items())
+        for number in numbers:
+            if not _within(number, **bounds):
+                raise ConfigError(name, value, "out of range", f"write a number {words}")
+            if isinstance(number, int) and not bounds.keys() & {"lt", "le"} and number > _LARGEST:
+                raise ConfigError(name, value, "too large", f"write a number {words} and at most {_LARGEST}")
 
 
-def require_address(name: str, url: str) -> None:
-    """Refuse what is no address of HTTP. Never repeats it: it may carry what is not to be read."""
+def _within(number: float, gt=-math.inf, ge=-math.inf, lt=math.inf, le=math.inf) -> bool:
+    return math.isfinite(number) and gt < number < lt and ge <= number <= le
+
+
+def resumable_keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """Give the dotted names of the keys and groups of keys that a resumed run may change."""
+    for one in fields(config):
+        if one.metadata.get("resumable"):
+            yield f"{prefix}{one.name}"
+        elif is_dataclass(value := getattr(config, one.name)):
+            yield from resumable_keys(value, f"{prefix}{one.name}.")
+
+
+def check_address(name: str, url: str) -> None:
+    """Check that a key holds an HTTP address without credentials. The error never repeats it: it may hold a secret."""
     try:
         parts = urlsplit(url)
         whole = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
     except ValueError:  # a port that is no number, or too large
         whole = False
     if not whole:
-        raise ValueError(f"{name} is no address; write http://host:port/path")
+        raise ConfigError(name, None, "no HTTP address", "write http://host:port/path")
     if parts.username is not None or parts.password is not None:
-        raise ValueError(
-            f"{name} has a user name or password in it, which the run's config.yaml would keep; give it without"
+        raise ConfigError(
+            name, None, "a user name or password is in it, which config.yaml would keep", "write the address without"
         )

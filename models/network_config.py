@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from models.keys import key, require_positive
+from models.errors import ConfigError
+from models.keys import KeyGroup, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,7 @@ class WanConfig:
 
     def __post_init__(self):
         if self.attention_head_dim % 2:
-            raise ValueError(
-                f"rotary positions rotate pairs; got an odd attention_head_dim of {self.attention_head_dim}"
-            )
+            raise ValueError(f"attention_head_dim={self.attention_head_dim} is odd, and rotary positions rotate pairs")
         if self.patch_size[0] != 1:
             raise ValueError(f"a block is cut between latent frames; got a temporal patch of {self.patch_size[0]}")
 
@@ -81,37 +80,41 @@ CONFIGS = {"tiny": TINY, "tiny_wide": TINY_WIDE, "wan_1_3b": WAN_1_3B, "wan_14b"
 
 
 @dataclass(kw_only=True)
-class StudentConfig:
+class StudentConfig(KeyGroup, group="student"):
     """The student's shape in time, and its few-step schedule."""
 
-    model: str = key("tiny", "network: " + ", ".join(CONFIGS))
-    height: int = key(12, "rows of a latent frame")
-    width: int = key(12, "columns of a latent frame")
-    horizon_frames: int = key(12, "latent frames of one teacher horizon, M (Wan: 21, 5 s)")
-    block_frames: int = key(3, "latent frames denoised together")
-    attention_frames: int = key(12, "latent frames a block attends to, itself included (Wan: 21)")
-    sink_frames: int = key(0, "first frames never forgotten, when generating; training uses none, as the paper")
+    model: str = key("tiny", "network: " + ", ".join(CONFIGS), choices=tuple(CONFIGS))
+    height: int = key(12, "rows of a latent frame", ge=1, le=4096)
+    width: int = key(12, "columns of a latent frame", ge=1, le=4096)
+    horizon_frames: int = key(12, "latent frames of one teacher horizon, M", ge=1, le=100_000)
+    block_frames: int = key(3, "latent frames denoised together", ge=1, le=100_000)
+    attention_frames: int = key(12, "latent frames that a block attends to, its own included", ge=1, le=100_000)
+    sink_frames: int = key(0, "first frames that stay in the cache when generating; 0 in training", ge=0, le=100_000)
     timesteps: list[float] = key([1000.0, 750.0, 500.0, 250.0], "denoising steps before warping, from 1000 down")
-    shift: float = key(3.0, "shift that warps the denoising steps (Wan: 5)")
+    shift: float = key(3.0, "shift that warps the denoising steps", gt=0)
 
     def __post_init__(self):
-        if self.model not in CONFIGS:
-            raise ValueError(f'no network is called "{self.model}"; set student.model to one of {", ".join(CONFIGS)}')
-        require_positive("student", self, "height", "width", "block_frames", "horizon_frames", "shift")
+        super().__post_init__()
         block = self.block_frames
         for name in ("horizon_frames", "attention_frames", "sink_frames"):
-            if getattr(self, name) % block:
-                raise ValueError(
-                    f"student.{name} is {getattr(self, name)}, no multiple of student.block_frames = {block}"
+            frames = getattr(self, name)
+            if frames % block:
+                raise ConfigError(
+                    f"student.{name}",
+                    frames,
+                    f"no multiple of student.block_frames={block}",
+                    f"write student.{name}={frames - frames % block or block}",
                 )
-        if self.attention_frames < self.block_frames:
-            raise ValueError(f"student.attention_frames is {self.attention_frames}, less than one block")
         steps = list(self.timesteps)
         if not steps or steps[0] != 1000 or steps != sorted(set(steps), reverse=True) or steps[-1] <= 0:
-            raise ValueError(f"student.timesteps is {steps}; it must fall from 1000 and stay above 0")
+            raise ConfigError(
+                "student.timesteps", steps, "they do not fall from 1000 and stay above 0", "write [1000,750,500,250]"
+            )
         for name, patch in zip(("height", "width"), self.wan.patch_size[1:], strict=True):
             if getattr(self, name) % patch:
-                raise ValueError(f"student.{name} is {getattr(self, name)}, no multiple of {patch}")
+                raise ConfigError(
+                    f"student.{name}", getattr(self, name), f"no multiple of {patch}", f"write a multiple of {patch}"
+                )
 
     @property
     def wan(self) -> WanConfig:

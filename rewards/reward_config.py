@@ -1,10 +1,9 @@
 """Keys of the rewards: which ones, on which windows, by which flow, and how long each may take."""
 
-import math
 from dataclasses import dataclass
 
 from models.errors import ConfigError
-from models.keys import key, require_address, require_positive
+from models.keys import KeyGroup, check_address, key
 
 _COARSEST = 5
 """Level of DIS' pyramid at which 832 pixels are 26: fewer tell no motion."""
@@ -30,107 +29,86 @@ def check_reward_name(name: str, key: str = "reward.terms") -> None:
     if name not in SHIPPED and (len(parts) < 2 or not all(part.isidentifier() for part in parts)):
         raise ConfigError(
             key, name, "no reward has this name", f"name {', '.join(SHIPPED)}, or the dotted path of your own "
-            "(my_package.my_module.MyReward)",
+            "(my_package.my_module.MyReward)"
         )  # fmt: skip
 
 
 @dataclass(kw_only=True)
-class RewardConfig:
-    """What videos are rewarded for. The paper names optical flow and no more: every number here is a choice of ours."""
+class RewardConfig(KeyGroup, group="reward"):
+    """Rewards of videos and their numbers, all choices of this project: the paper names optical flow and no more."""
 
     terms: dict[str, float] = key(
-        {}, "rewards (names or dotted paths) and their weights, with weight 0 logged only; none named: continuity alone"
+        {}, "rewards (names or dotted paths) with their weights, weight 0 logged only; {}: continuity alone", ge=0
     )
-    window_frames: int = key(12, "latent frames of one rewarded window")
-    lead_frames: int = key(
-        1, "latent frames before a window that are shown with it; 1 is the least that shows a cut on its border"
-    )
-    flow: str = key("dis", "optical flow: dis (OpenCV, CPU) or raft (torchvision, GPU)")
+    window_frames: int = key(12, "latent frames of one rewarded window", ge=1, le=100_000)
+    lead_frames: int = key(1, "latent frames before a window that the rewards see with it", ge=1, le=100_000)
+    flow: str = key("dis", "optical flow: dis (OpenCV, CPU) or raft (torchvision, GPU)", choices=("dis", "raft"))
     finest_scale: int = key(
-        2, "finest pyramid level of DIS: 2 computes at a quarter of the frame, 0 at all of it (small frames need it)"
+        2, "finest pyramid level of DIS: 2 is a quarter of the frame, 0 all of it", ge=0, le=_COARSEST
     )
-    raft_size: str = key("large", "RAFT network: large or small")
+    raft_size: str = key("large", "RAFT network: large or small", choices=("large", "small"))
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
-    upsample: int = key(1, "frames are enlarged this many times before flow (tiny world: 4)")
+    upsample: int = key(1, "factor by which frames are enlarged before flow", ge=1, le=64)
     motion: str = key(
         "fastest",
-        "what a frame's motion is: fastest (mean length of flow over its fastest pixels) or coherent (length of the "
-        "mean vector over its textured pixels: for one thing that moves)",
+        "motion of a frame: fastest (mean length of flow over its fastest pixels) or coherent (length of the mean "
+        "vector over its textured pixels)",
+        choices=("fastest", "coherent"),
     )
-    top_share: float = key(1.0, "with motion=fastest: share of a frame, the fastest, whose flow counts")
-    floor_share: float = key(0.5, "motion below this share of the reference's is too little")
-    floor_pairs: int = key(16, "last pairs of a window whose motion is held against the floor")
-    least_motion: float = key(0.05, "the reference's motion counts as at least this many pixels; no dead start as bar")
-    motion_offset: float = key(0.25, "pixels added to motion before its logarithm, so that noise at rest is no spike")
-    spike_free: float = key(0.25, "change of log motion from pair to pair that costs nothing, once in a window")
-    smooth_pairs: int = key(
-        1,
-        "neighbouring pairs over which motion is averaged before its changes are judged, an odd number; more hide what "
-        "shakes from pair to pair, the video's and the flow's (tiny: 3)",
+    top_share: float = key(1.0, "with motion=fastest: share of a frame, the fastest, whose flow counts", gt=0, le=1)
+    floor_share: float = key(0.5, "motion below this share of the reference's is too little", gt=0)
+    floor_pairs: int = key(16, "last pairs of a window whose motion is compared with that floor", ge=1)
+    least_motion: float = key(0.05, "least motion of the reference, in pixels", gt=0)
+    motion_offset: float = key(0.25, "pixels added to motion before its logarithm", gt=0)
+    spike_free: float = key(0.25, "change of log motion from pair to pair that costs nothing, once in a window", ge=0)
+    smooth_pairs: int = key(1, "neighbouring pairs over which motion is averaged, an odd number", ge=1)
+    jerk_scale: float = key(2.0, "cost of the mean change of log motion", ge=0)
+    exposure_scale: float = key(0.1, "drift of mean luma that leaves 1/e of the reward", gt=0)
+    contrast_scale: float = key(0.5, "the same for the logarithm of contrast (luma's 95th less 5th percentile)", gt=0)
+    clipped_scale: float = key(0.1, "the same for the share of black and white pixels", gt=0)
+    sharpness_scale: float = key(0.7, "the same for the logarithm of gradient energy", gt=0)
+    residual_scale: float = key(0.3, "residual of flow, over contrast, that leaves 1/e as a cut", gt=0)
+    histogram_scale: float = key(0.25, "the same for the share of pixels that change their colour bin", gt=0)
+    dynamic_stride: int = key(2, "frames between the pairs of dynamic_degree", ge=1, le=1_000_000)
+    url: str | None = key(None, "endpoint of the reward `remote`", resumable=True)
+    remote_format: str = key(
+        "safetensors", "body of a request to it: safetensors or json", choices=("safetensors", "json"), resumable=True
     )
-    jerk_scale: float = key(2.0, "cost of the mean change of log motion")
-    exposure_scale: float = key(0.1, "drift of mean luma that leaves 1/e of the reward")
-    contrast_scale: float = key(0.5, "the same for the logarithm of contrast (luma's 95th less 5th percentile)")
-    clipped_scale: float = key(0.1, "the same for the share of black and white pixels")
-    sharpness_scale: float = key(0.7, "the same for the logarithm of gradient energy")
-    residual_scale: float = key(0.3, "what flow leaves unexplained, over contrast, that leaves 1/e as a cut")
-    histogram_scale: float = key(0.25, "the same for the share of pixels that change their colour bin")
-    dynamic_stride: int = key(2, "frames between the pairs of dynamic_degree: 8 per second out of 16, as VBench")
-    url: str | None = key(None, "endpoint of the reward `remote`")
-    remote_format: str = key("safetensors", "body of a request to it: safetensors or json")
-    retries: int = key(2, "further tries of a failed request to it")
-    timeout_s: float = key(60.0, "longest time of one reward for one batch of clips; then its scores are missing")
-    max_failure_rate: float = key(0.2, "share of missing scores, of at least 50, at which a run stops")
+    retries: int = key(2, "further tries of a failed request to it", ge=0, resumable=True)
+    timeout_s: float = key(
+        60.0,
+        "longest time of one reward for one batch of clips, in seconds; then scores are missing",
+        gt=0,
+        resumable=True,
+    )
+    max_failure_rate: float = key(
+        0.2, "share of missing scores, of at least 50, at which a run stops", gt=0, le=1, resumable=True
+    )
 
     @property
     def weights(self) -> dict[str, float]:
-        """By reward, what it counts: `terms`, or the composite alone where they name none."""
+        """Weights by reward: `terms`, or the composite alone where they name none."""
         return self.terms or {"continuity": 1.0}
 
     def __post_init__(self):
-        self._check_terms()
-        self._check_numbers()
-        choices = {
-            "flow": ("dis", "raft"),
-            "motion": ("fastest", "coherent"),
-            "raft_size": ("large", "small"),
-            "remote_format": ("safetensors", "json"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f'reward.{name} is "{getattr(self, name)}"; set it to {" or ".join(known)}')
+        super().__post_init__()
+        for name in self.weights:
+            check_reward_name(name)
+        if not any(self.weights.values()):
+            raise ConfigError("reward.terms", self.terms, "all weights are 0", "write one above 0")
+        if self.smooth_pairs % 2 == 0:
+            raise ConfigError(
+                "reward.smooth_pairs", self.smooth_pairs, "even", f"write reward.smooth_pairs={self.smooth_pairs - 1}"
+            )
         if self.flow == "raft" and self.raft_weights is None:
-            raise ValueError(
-                "reward.flow is raft, but reward.raft_weights is not set; give torchvision's weights file ("
-                "raft_large_C_T_SKHT_V2-ff5fadd5.pth, or with reward.raft_size=small raft_small_C_T_V2-01064c6d.pth)"
+            small, large = "raft_small_C_T_V2-01064c6d.pth", "raft_large_C_T_SKHT_V2-ff5fadd5.pth"
+            raise ConfigError(
+                "reward.raft_weights",
+                None,
+                "missing, and reward.flow=raft needs torchvision's weights",
+                f"write the path of {large if self.raft_size == 'large' else small}",
             )
         if self.url is not None:
-            require_address("reward.url", self.url)
+            check_address("reward.url", self.url)
         if "remote" in self.weights and self.url is None:
-            raise ValueError("reward.terms has remote, but reward.url is not set; give the endpoint's address")
-
-    def _check_terms(self) -> None:
-        for name, weight in self.weights.items():
-            check_reward_name(name)
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"reward.terms.{name} is {weight}; a weight is at least 0 and finite")
-        if not any(self.weights.values()):
-            raise ValueError(f"reward.terms is {self.terms}; at least one weight must be above 0")
-
-    def _check_numbers(self) -> None:
-        counts = ("window_frames", "lead_frames", "upsample", "floor_pairs", "dynamic_stride", "smooth_pairs")
-        scales = ("exposure_scale", "contrast_scale", "clipped_scale", "sharpness_scale", "residual_scale")
-        positive = (*scales, "histogram_scale", "least_motion", "motion_offset", "floor_share", "timeout_s")
-        require_positive("reward", self, *counts, *positive)
-        if self.smooth_pairs % 2 == 0:
-            raise ValueError(
-                f"reward.smooth_pairs is {self.smooth_pairs}; it must be odd, a pair and as many each side"
-            )
-        if not 0 <= self.finest_scale <= _COARSEST:
-            raise ValueError(f"reward.finest_scale is {self.finest_scale}; it must be 0 to {_COARSEST}")
-        for name in ("spike_free", "jerk_scale", "retries"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"reward.{name} is {getattr(self, name)}; it must be at least 0 and finite")
-        for name in ("top_share", "max_failure_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"reward.{name} is {getattr(self, name)}; it must be above 0 and at most 1")
+            raise ConfigError("reward.url", None, "missing, and reward.terms has remote", "write its address")

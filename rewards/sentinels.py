@@ -6,35 +6,33 @@ A policy that exploits its reward loses in metrics that are no part of it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from models.keys import key, require_positive
+from models.errors import ConfigError
+from models.keys import KeyGroup, key
 
 
 @dataclass(kw_only=True)
-class SentinelConfig:
+class SentinelConfig(KeyGroup, group="sentinel"):
     """Describe the held-out metrics, measured every so many rounds of stage grpo on the same prompts and noise.
 
     None of these prompts is trained on.
     """
 
-    every: int = key(10, "rounds between two looks")
-    prompts: int = key(16, "videos that are looked at: prompts that are not trained on, in turn")
-    frames: int = key(48, "length of those videos, in latent frames")
+    every: int = key(10, "rounds between two measurements", ge=1)
+    prompts: int = key(16, "videos that are measured, of prompts outside of training, in turn", ge=1, le=1_000_000)
+    frames: int = key(48, "length of those videos, in latent frames", ge=1, le=100_000)
     metrics: list[str] = key(
-        ["dynamic_degree", "text_alignment", "exposure_drift"], "rewards that are looked at: names or dotted paths"
+        ["dynamic_degree", "text_alignment", "exposure_drift"], "measured rewards: names or dotted paths"
     )
-    tolerance: float = key(0.1, "share of its first value by which a metric may fall")
-    action: str = key("stop", "what happens then: stop, or lower_rate (by rate_factor, each time)")
-    rate_factor: float = key(0.5, "what action lower_rate multiplies the learning rate by")
+    tolerance: float = key(0.1, "share of its first value by which a metric may fall", gt=0, lt=1)
+    action: str = key(
+        "stop", "action on a fall: stop, or lower_rate (by rate_factor, each time)", choices=("stop", "lower_rate")
+    )
+    rate_factor: float = key(0.5, "factor on the learning rate, with action lower_rate", gt=0, lt=1)
 
     def __post_init__(self):
-        require_positive("sentinel", self, "every", "prompts", "frames")
-        for name in ("tolerance", "rate_factor"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"sentinel.{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.action not in ("stop", "lower_rate"):
-            raise ValueError(f'sentinel.action is "{self.action}"; set it to stop or lower_rate')
+        super().__post_init__()
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
-            raise ValueError(f"sentinel.metrics is {self.metrics}; name at least one reward, and each once")
+            raise ConfigError("sentinel.metrics", self.metrics, "empty, or a reward twice", "write each reward once")
 
 
 def metric_drops(first: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> dict[str, float]:

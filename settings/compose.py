@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.config.renamed_keys import RENAMED, with_current_names
 from cluster.config.run_config import Config
 from models.errors import ConfigError
 from models.user_paths import user_path
@@ -40,7 +41,8 @@ def load(
     for name, text in (given.choices | given.texts).items():
         if name in fixed:
             raise ConfigError(name, text, "this command sets the key itself", f"leave {name} out, or use train.py")
-    for name, value in (scanned or {}).items():
+    for typed, value in (scanned or {}).items():
+        name = RENAMED.get(typed, typed)
         if name in groups:
             given.choices[name] = check_choice(name, str(value), groups[name])
         else:
@@ -80,12 +82,15 @@ def _compose(schema: type, chosen: Mapping[str, str]) -> Any:
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    ConfigStore.instance().store(name="schema", node=schema)
+    ConfigStore.instance().store(name="schema", node={})  # typed below, where older names of keys are known
     try:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("config", [f"{group}={name}" for group, name in chosen.items()])
+            composed = compose("config", [f"{group}={name}" for group, name in chosen.items()])
+        plain = with_current_names(OmegaConf.to_container(composed))
+        return OmegaConf.merge(OmegaConf.structured(schema), plain)
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ConfigError("preset", chosen["preset"], reason, "choose another preset for this command") from error

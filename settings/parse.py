@@ -8,10 +8,9 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, get_args, get_origin, get_type_hints
 
+from cluster.config.renamed_keys import RENAMED
 from models.errors import ConfigError
 
-RENAMED: dict[str, str] = {}
-"""Names of keys in older releases, and what replaced them."""
 PATHS = frozenset({
     "run_dir", "teacher", "base", "init", "prompts", "vae", "text_encoder", "text_cache", "grpo.init", "grpo.critic",
     "prompt.cache", "reward.raft_weights", "ode.pairs_dir", "debug.windows",
@@ -130,6 +129,7 @@ def check_choice(group: str, name: str, names: Sequence[str]) -> str:
 
 def find_key(name: str, text: str, keys: Mapping[str, Key]) -> Key:
     """Find a key, or an entry of a mapping, by its dotted name. Raises ConfigError for an unknown one."""
+    name = RENAMED.get(name, name)
     if name in keys:
         return keys[name]
     for owner in keys.values():

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from cluster.config.renamed_keys import RENAMED
 from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan, check_values
 from cluster.tuning.trials import Trial, plain_config
@@ -20,7 +21,7 @@ PRESET = "scan"
 def plan(arguments: Sequence[str]) -> tuple[Scan, list[Trial]]:
     """Read the scan and its trials: all arms of the first seed, then of the next. Raises ConfigError."""
     single, over = _split(arguments)
-    given = {argument.partition("=")[0] for argument in single}
+    given = {split(argument)[0] for argument in single}
     # A trial is one process, whatever the preset says of a run, unless the command line names a cluster.
     common = single if given & {"cluster", "cluster.kind"} else [*single, "cluster=inline"]
     scan = load([*common, "stage=dmd" if "init" in given else "stage=ode"], PRESET, Scan)
@@ -58,13 +59,13 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
         if len(values) == 1:
             single.append(argument)
             continue
-        if name in over:
+        if name in {RENAMED.get(other, other) for other in over}:
             raise ConfigError(name, text, "the key is scanned twice", f"write all values into one {name}=")
         if name not in groups:
             key = find_key(name, text, keys)
             values = [read_value(key, value) for value in values]
         check_values(name, values)
-        over[name] = values
+        over[argument.partition("=")[0]] = values  # as typed: it names the folders of trials
     return single, over
 
 
@@ -72,7 +73,7 @@ def _check(scan: Scan, given: set[str]) -> None:
     """Raise ConfigError for a scan of nothing, of a key that has a value, or along an unknown key."""
     if not scan.scan.over:
         raise ConfigError("scan.over", scan.scan.over, "no key is scanned", "write values, as in window=uniform,prefix")
-    for key in scan.scan.over:
+    for key in (RENAMED.get(name, name) for name in scan.scan.over):
         # window holds window.law
         clash = sorted(name for name in given if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."))
         if clash:
@@ -90,7 +91,7 @@ def _config(scan: Scan, common: Sequence[str], arm: Mapping[str, Any]) -> Config
     along = []
     for key, arguments in scan.scan.along.items():
         value: Any = config
-        for name in key.split("."):
+        for name in RENAMED.get(key, key).split("."):
             value = getattr(value, name)
         for choice, others in arguments.items():
             if str(value).replace(" ", "") == str(choice).replace(" ", ""):

@@ -1,16 +1,15 @@
 """The keys of generate.py."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from models.errors import ConfigError
-from models.keys import key
+from models.keys import DTYPES, key, part
 from models.network_config import StudentConfig
 from models.worlds.world_config import WorldConfig
 
-DTYPES = ("float32", "bfloat16")
 PIPE = "-"
 """The `out` that means standard output."""
 
@@ -19,49 +18,44 @@ PIPE = "-"
 class GenerationConfig(WorldConfig):
     """Describe which videos to generate, by which student, and where they go."""
 
-    checkpoint: str | None = key(None, "weights of the student; without, the shipped one of the tiny world")
+    checkpoint: str | None = key(None, "weights of the student; none: the shipped one of the tiny world")
     prompt: str | None = key(None, "text of the video")
     prompts: str | None = key(None, "file with a prompt in every line, a video for each; in place of prompt")
-    prompt_schedule: Any = key(None, 'prompts and the seconds they begin at, [[0,"a"],[10,"b"]]; in place of prompt')
+    prompt_schedule: Any = key(None, 'prompts and their first seconds, [[0,"a"],[10,"b"]]; in place of prompt')
     recache: bool = key(False, "at a change of the prompt, read the remembered frames again under the new one")
     image: str | None = key(None, "picture that the video begins with, cut to the video's shape")
-    seconds: float = key(30.0, "length of the video in seconds; inf continues until it is stopped")
-    fps: int = key(16, "video frames per second")
+    seconds: float = key(30.0, "length of the video, in seconds; inf runs until it is stopped")
+    fps: int = key(16, "video frames per second", ge=1)
     out: str | None = key(None, "file.mp4; for several videos a folder; - writes rgb24 frames to standard output")
-    seed: int = key(0, "seed of the noise")
-    seeds: list[int] | None = key(None, "several seeds, a video for each; in place of seed")
-    batch: int = key(1, "videos made at the same time")
-    sink: int | None = key(None, "first latent frames never forgotten; without, student.sink_frames")
-    height: int | None = key(None, "rows of pixels; without, as the preset says")
-    width: int | None = key(None, "columns of pixels; without, as the preset says")
-    enlarge: int | None = key(None, "rows and columns of the file per pixel; without, until 192 rows are full")
+    seed: int = key(0, "seed of the noise", ge=0, lt=2**63)
+    seeds: list[int] | None = key(None, "several seeds, a video for each; in place of seed", ge=0, lt=2**63)
+    batch: int = key(1, "videos made together", ge=1, le=65_536)
+    sink: int | None = key(None, "first latent frames that stay in the cache; none: student.sink_frames", ge=0)
+    height: int | None = key(None, "rows of pixels; none: as the preset says", ge=1, le=32_768)
+    width: int | None = key(None, "columns of pixels; none: as the preset says", ge=1, le=32_768)
+    enlarge: int | None = key(None, "rows and columns of the file per pixel; none: until 192 rows are full", ge=1)
     lora: str | None = key(None, "LoRA file, or a folder with one, that is merged into the student")
     lora_strength: float = key(1.0, "factor of the LoRA")
-    lora_live: bool = key(False, "keep the LoRA apart from the weights: slower, and bfloat16 rounds none of it away")
-    device: str | None = key(None, "where to compute: cpu, cuda, cuda:1; without, a GPU if the machine has one")
-    dtype: str | None = key(None, f"{' or '.join(DTYPES)}; without, bfloat16 on a GPU and float32 on a CPU")
-    compile: bool | None = key(None, "torch.compile of the student's blocks, some minutes once; without, on a GPU")
-    student: StudentConfig = field(default_factory=StudentConfig)
+    lora_live: bool = key(False, "keep the LoRA apart from the weights: slower, without rounding in bfloat16")
+    device: str | None = key(None, "device: cpu, cuda, cuda:1; none: a GPU if the machine has one")
+    dtype: str | None = key(
+        None, f"{' or '.join(DTYPES)}; none: bfloat16 on a GPU and float32 on a CPU", choices=DTYPES
+    )
+    compile: bool | None = key(None, "torch.compile of the student's blocks, some minutes once; none: on a GPU")
+    student: StudentConfig = part(StudentConfig)
 
     def __post_init__(self):
+        super().__post_init__()
         self._check_prompts()
         if not self.out:
             raise ConfigError("out", None, "no place for the video is given", "write out=FILE.mp4, a folder, or -")
         if math.isnan(self.seconds) or self.seconds <= 0:
             raise ConfigError("seconds", self.seconds, "not above 0", "write a length in seconds, or inf")
-        for name in ("fps", "batch", "height", "width", "enlarge"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "below 1", f"write {name}=1 or more")
-        for name in ("seed", "sink"):
-            if getattr(self, name) is not None and getattr(self, name) < 0:
-                raise ConfigError(name, getattr(self, name), "below 0", f"write {name}=0 or more")
-        if self.seeds is not None and (not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)):
-            raise ConfigError("seeds", self.seeds, "not different numbers of at least 0", "write them as seeds=[0,1]")
+        if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
+            raise ConfigError("seeds", self.seeds, "not different numbers", "write them as seeds=[0,1]")
         if self.sink is not None and self.sink % self.student.block_frames:
             blocks = self.student.block_frames
             raise ConfigError("sink", self.sink, "no whole number of blocks", f"write a multiple of {blocks} frames")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ConfigError("dtype", self.dtype, "no dtype of generation", f"write dtype={' or '.join(DTYPES)}")
         if not math.isfinite(self.lora_strength):
             raise ConfigError("lora_strength", self.lora_strength, "not finite", "write a number, as 1.0")
         if self.lora is None and (self.lora_live or self.lora_strength != 1):

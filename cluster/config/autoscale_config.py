@@ -2,55 +2,54 @@
 
 from dataclasses import dataclass
 
-from models.keys import key, require_positive, require_share
+from models.errors import ConfigError
+from models.keys import KeyGroup, key
 
 _MOST_LOOKS = 500
+"""Measurements that the meter keeps."""
 
 
 @dataclass(kw_only=True)
-class AutoscaleConfig:
-    """A rollout pool whose size follows what learner and actors are measured to take."""
+class AutoscaleConfig(KeyGroup, group="autoscale"):
+    """Limits and pace of a rollout pool that follows the measured costs of learner and actors."""
 
-    enabled: bool = key(False, "size the rollout pool while it runs; cluster.rollout_actors is its size at the start")
-    minimum: int = key(1, "rollout processes at least, whatever is measured or spent")
-    maximum: int = key(16, "rollout processes at most")
-    waiting_share: float = key(0.05, "share of its time that the learner may wait for windows; above it the pool grows")
-    gain: float = key(
-        0.25, "updates per GPU-hour that an added actor must bring, as a share of those that the run has without it"
+    enabled: bool = key(False, "size the rollout pool while it runs, from cluster.rollout_actors on")
+    minimum: int = key(1, "fewest rollout processes", ge=1)
+    maximum: int = key(16, "most rollout processes", ge=1)
+    waiting_share: float = key(
+        0.05, "share of its time that the learner may wait for windows before the pool grows", ge=0, lt=1
     )
-    growth: float = key(2.0, "the pool becomes at most this many times larger at once")
+    gain: float = key(0.25, "updates per GPU-hour that an added actor must bring, as a share of those without it", ge=0)
+    growth: float = key(2.0, "largest growth of the pool at once, as a factor", gt=1)
     gpu_hours: float | None = key(
-        None,
-        "budget of the rollout pool in hours of whole GPUs (of processes without cluster.actor_gpus); then: minimum",
+        None, "budget of the rollout pool, in GPU-hours (process-hours without cluster.actor_gpus); then: minimum", gt=0
     )
-    every_s: float = key(10.0, "seconds between two looks at the pool")
-    measured_s: float = key(60.0, "seconds over which waiting and costs are measured")
-    grow_after_s: float = key(60.0, "seconds after a change of size before the pool grows")
-    shrink_after_s: float = key(300.0, "seconds after a change of size before the pool shrinks")
+    every_s: float = key(10.0, "seconds between two measurements", gt=0)
+    measured_s: float = key(60.0, "seconds over which waiting and costs are measured", gt=0)
+    grow_after_s: float = key(60.0, "seconds between a change of size and a growth", gt=0)
+    shrink_after_s: float = key(300.0, "seconds between a change of size and a reduction", gt=0)
 
     def __post_init__(self):
-        require_positive("autoscale", self, "minimum", "maximum", "every_s", "measured_s", "grow_after_s")
-        require_positive("autoscale", self, "shrink_after_s")
-        require_share("autoscale", self, "waiting_share")
+        super().__post_init__()
         if self.minimum > self.maximum:
-            raise ValueError(
-                f"autoscale.minimum = {self.minimum} is above autoscale.maximum = {self.maximum}; lower the one or "
-                "raise the other"
+            raise ConfigError(
+                "autoscale.minimum",
+                self.minimum,
+                f"above autoscale.maximum={self.maximum}",
+                f"write autoscale.minimum={self.maximum} or less",
             )
         if self.measured_s > _MOST_LOOKS * self.every_s:
-            raise ValueError(
-                f"autoscale.every_s = {self.every_s} is too short for autoscale.measured_s = {self.measured_s}: "
-                f"{_MOST_LOOKS} looks are remembered at most; raise it"
+            raise ConfigError(
+                "autoscale.every_s",
+                self.every_s,
+                f"more than {_MOST_LOOKS} measurements in autoscale.measured_s={self.measured_s}",
+                f"write autoscale.every_s={self.measured_s / _MOST_LOOKS:g} or more",
             )
-        if not self.gain >= 0:
-            raise ValueError(f"autoscale.gain is {self.gain}; it must be 0 (any size is worth it) or above")
-        if not self.growth > 1:
-            raise ValueError(f"autoscale.growth is {self.growth}; it must be above 1")
-        if self.gpu_hours is not None and not self.gpu_hours > 0:
-            raise ValueError(f"autoscale.gpu_hours is {self.gpu_hours}; give hours above 0, or none for no budget")
         for name in ("grow_after_s", "shrink_after_s"):
             if getattr(self, name) < self.measured_s:
-                raise ValueError(
-                    f"autoscale.{name} = {getattr(self, name)} is shorter than autoscale.measured_s = "
-                    f"{self.measured_s}: it would judge a size by what another one measured; raise it"
+                raise ConfigError(
+                    f"autoscale.{name}",
+                    getattr(self, name),
+                    f"shorter than autoscale.measured_s={self.measured_s}, so it would judge the size before",
+                    f"write autoscale.{name}={self.measured_s} or more",
                 )

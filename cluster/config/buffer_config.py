@@ -1,22 +1,22 @@
-"""Keys of the windows that wait between actors and learner. Imports no torch: help must be quick."""
+"""Keys of the window buffer between actors and learner. Imports no torch: help must be quick."""
 
 from dataclasses import dataclass
 
-from models.keys import key, require_positive, require_share
+from models.keys import KeyGroup, key
 
 
 @dataclass(kw_only=True)
-class BufferConfig:
-    """Windows that wait for the learner."""
+class BufferConfig(KeyGroup, group="buffer"):
+    """Size and age limit of the window buffer."""
 
-    windows: int = key(192, "windows dispatched or waiting at most; beyond that actors wait")
-    policy: str = key("wait", "too old windows: wait (none are dispatched so early), drop (made again) or weight")
-    max_age: int = key(8, "student updates between a window's oldest block and its use, from which it is too old")
-    decay: float = key(0.5, "weight of a window per update beyond max_age (policy weight)")
-    bad_share: float = key(0.1, "share of refused windows (NaN, wrong shape or version) above which the run stops")
-
-    def __post_init__(self):
-        if self.policy not in ("wait", "drop", "weight"):
-            raise ValueError(f'buffer.policy is "{self.policy}"; set it to wait, drop or weight')
-        require_positive("buffer", self, "windows", "max_age")
-        require_share("buffer", self, "decay", "bad_share")
+    windows: int = key(192, "most windows dispatched or waiting; actors wait beyond that", ge=1, le=1_000_000)
+    policy: str = key(
+        "wait",
+        "windows above max_age: wait (dispatch none that early), drop (make them again) or weight (by decay)",
+        choices=("wait", "drop", "weight"),
+    )
+    max_age: int = key(8, "largest age of a window, in student updates between its oldest block and its use", ge=1)
+    decay: float = key(0.5, "weight of a window per update beyond max_age (policy weight)", ge=0, lt=1)
+    bad_share: float = key(
+        0.1, "share of rejected windows (NaN, wrong shape or version) above which the run stops", ge=0, lt=1
+    )

@@ -1,139 +1,120 @@
-"""Keys of who runs where, and of what is logged and tried beside training. Imports no torch: help must be quick."""
+"""Keys of the processes of a run, of its log, and of its halves alone. Imports no torch: help must be quick."""
 
 import re
 from dataclasses import dataclass
 
-from models.keys import key, require_positive
+from models.errors import ConfigError
+from models.keys import KeyGroup, key
 
 _NAME = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
 _LABEL = re.compile(rf"([a-z0-9.-]+/)?{_NAME}")
 
 
 @dataclass(kw_only=True)
-class ClusterConfig:
-    """Who runs where."""
+class ClusterConfig(KeyGroup, group="cluster"):
+    """Processes of a run, the nodes and GPUs that they take, and how long they may wait for each other."""
 
-    kind: str = key("ray", "ray (actors and learner in processes of their own) or inline (one process)")
-    address: str | None = key(None, "Ray cluster to join; without one the command starts a local Ray")
-    rollout_actors: int = key(1, "processes that make rollouts")
-    actor_gpus: float = key(0.0, "GPUs of each rollout process; 0 rolls out on the CPU")
-    learner_ranks: int = key(1, "processes that train together, the networks sharded over them (FSDP2)")
-    reward_actors: int = key(
-        1, "processes that decode and score groups (stage grpo); more than rollout_actors are never busy together"
-    )
-    reward_gpus: float = key(
-        0.0, "GPU share of each of them: the VAE decodes there, and reward.flow=raft computes there"
-    )
-    rank_gpus: float = key(0.0, "GPUs of each learner rank, 0 or 1")
-    threads: int = key(1, "torch threads per process; two beside a busy process were measured 12 times slower")
-    timeout_s: float = key(600.0, "longest wait for windows, or of one rank for another, before the run stops")
-    start_timeout_s: float = key(600.0, "longest start of a process")
+    kind: str = key("ray", "ray (processes for actors and learner) or inline (one process)", choices=("ray", "inline"))
+    address: str | None = key(None, "address of the Ray cluster to join; none starts a local Ray")
+    rollout_actors: int = key(1, "rollout processes", ge=1, le=100_000)
+    actor_gpus: float = key(0.0, "GPUs of each rollout process; 0 rolls out on the CPU", ge=0)
+    learner_ranks: int = key(1, "learner processes, the networks sharded over them (FSDP2)", ge=1, le=100_000)
+    reward_actors: int = key(1, "processes that decode and score groups (stage grpo)", ge=1, le=100_000)
+    reward_gpus: float = key(0.0, "GPUs of each of those processes", ge=0)
+    rank_gpus: float = key(0.0, "GPUs of each learner rank, 0 or 1", ge=0)
+    threads: int = key(1, "torch threads of each process", ge=1, le=4096)
+    timeout_s: float = key(600.0, "longest wait for windows, or for another rank, in seconds", gt=0)
+    start_timeout_s: float = key(600.0, "longest start of a process, in seconds", gt=0)
     progress_timeout_s: float = key(
-        300.0, "longest silence of a rollout process between two blocks; then it is replaced"
+        300.0, "longest time between two blocks of a rollout process, in seconds; then it is replaced", gt=0
     )
-    slow_factor: float = key(10.0, "a rollout process this many times slower than the pool's median is replaced")
-    weight_transport: str = key("object_store", "object_store (any pool) or collective (NCCL or Gloo, fixed pools)")
-    relay_gpus: float = key(0.1, "GPU share of the process that sends weights, with collective and actor_gpus")
+    slow_factor: float = key(10.0, "a rollout process this many times slower than the median is replaced", gt=1)
+    weight_transport: str = key(
+        "object_store",
+        "object_store (any pool) or collective (NCCL or Gloo, fixed pools)",
+        choices=("object_store", "collective"),
+    )
+    relay_gpus: float = key(0.1, "GPUs of the process that sends weights, with collective and actor_gpus", ge=0)
     learner_labels: dict[str, str] = key({}, "labels of the nodes for learner ranks, as {role: learner}; {}: any node")
     rollout_labels: dict[str, str] = key({}, "labels of the nodes for rollout and reward processes; {}: any node")
-    rollout_prefers: dict[str, str] = key(
-        {}, "labels that are filled first among those nodes, as {ray.io/market-type: spot}"
-    )
-    gpus: int | None = key(None, "GPUs that the cluster can ever have; a run that needs more is refused at once")
-    node_gpus: int | None = key(None, "GPUs of each of its nodes; nodes with a label serve no other label")
-    nodes_timeout_s: float = key(600.0, "longest wait for the nodes of a joined cluster to register")
-    first_actors: int | None = key(
-        None, "rollout processes that the start waits to have room for, the others come later; without, all"
-    )
-    restarts: int = key(3, "times that lost learner ranks or a lost coordinator are started again")
+    rollout_prefers: dict[str, str] = key({}, "labels of the nodes filled first, as {ray.io/market-type: spot}")
+    gpus: int | None = key(None, "GPUs that the cluster can ever have", ge=1)
+    node_gpus: int | None = key(None, "GPUs of each node; nodes with a label serve no other label", ge=1, le=1024)
+    nodes_timeout_s: float = key(600.0, "longest wait for the nodes of a joined cluster, in seconds", gt=0)
+    first_actors: int | None = key(None, "rollout processes that the start waits for; none waits for all", ge=1)
+    restarts: int = key(3, "restarts of lost learner ranks or of a lost coordinator", ge=0)
 
     def __post_init__(self):
-        if self.weight_transport not in ("object_store", "collective"):
-            raise ValueError(
-                f'cluster.weight_transport is "{self.weight_transport}"; set it to object_store or collective'
-            )
-        if self.kind not in ("ray", "inline"):
-            raise ValueError(f'cluster.kind is "{self.kind}"; set cluster to ray or inline')
-        counts = ("rollout_actors", "reward_actors", "learner_ranks", "threads")
-        given = [name for name in ("gpus", "node_gpus", "first_actors") if getattr(self, name) is not None]
-        waits = ("timeout_s", "start_timeout_s", "progress_timeout_s", "nodes_timeout_s")
-        require_positive("cluster", self, *counts, *given, *waits)
+        super().__post_init__()
         if self.kind == "inline" and self.learner_ranks > 1:
-            raise ValueError(
-                f"cluster.learner_ranks is {self.learner_ranks}, but inline is one process; set cluster=ray"
-            )
+            raise ConfigError("cluster.learner_ranks", self.learner_ranks, "inline is one process", "write cluster=ray")
         if self.rank_gpus not in (0, 1):
-            raise ValueError(f"cluster.rank_gpus is {self.rank_gpus}; it must be 0 or 1")
-        gpus = [name for name in ("rank_gpus", "actor_gpus", "reward_gpus") if getattr(self, name)]
-        if self.kind == "inline" and gpus:
-            given = ", ".join(f"cluster.{name} is {getattr(self, name):g}" for name in gpus)
-            raise ValueError(f"{given}, and inline computes on the CPU; set cluster=ray, or each of them to 0")
-        if not self.slow_factor > 1:
-            raise ValueError(f"cluster.slow_factor is {self.slow_factor}; it must be above 1")
-        for name in ("restarts", "actor_gpus", "reward_gpus", "rank_gpus", "relay_gpus"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be 0 or above")
-        self._check_shares()
-        self._check_labels()
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether the keys speak of a cluster of others, where a submission goes."""
-        return bool(self.address or self.gpus or self.learner_labels or self.rollout_labels)
-
-    def _check_shares(self) -> None:
-        for name in ("actor_gpus", "reward_gpus", "relay_gpus"):
+            raise ConfigError("cluster.rank_gpus", self.rank_gpus, "no whole GPU", "write cluster.rank_gpus=0 or 1")
+        for name in ("rank_gpus", "actor_gpus", "reward_gpus", "relay_gpus"):
             share = getattr(self, name)
+            if self.kind == "inline" and share and name != "relay_gpus":
+                raise ConfigError(
+                    f"cluster.{name}", share, "inline computes on the CPU", f"write cluster=ray, or cluster.{name}=0"
+                )
             if share > 1 and share % 1:
-                raise ValueError(f"cluster.{name} is {share}; Ray gives a share of one GPU, or whole ones")
+                raise ConfigError(
+                    f"cluster.{name}", share, "neither a share of one GPU nor whole GPUs", "write 1 or less, or whole"
+                )
             if self.node_gpus is not None and share > self.node_gpus:
-                raise ValueError(
-                    f"cluster.{name} is {share:g}, and a process is on one node, of cluster.node_gpus = "
-                    f"{self.node_gpus}; lower it"
+                raise ConfigError(
+                    f"cluster.{name}",
+                    share,
+                    f"a process is on one node, of cluster.node_gpus={self.node_gpus}",
+                    f"write cluster.{name}={self.node_gpus} or less",
                 )
         if self.first_actors is not None and self.first_actors > self.rollout_actors:
-            raise ValueError(
-                f"cluster.first_actors is {self.first_actors}, more than cluster.rollout_actors = "
-                f"{self.rollout_actors}; lower it"
+            raise ConfigError(
+                "cluster.first_actors",
+                self.first_actors,
+                f"more than cluster.rollout_actors={self.rollout_actors}",
+                f"write cluster.first_actors={self.rollout_actors} or less",
             )
-
-    def _check_labels(self) -> None:
         for name in ("learner_labels", "rollout_labels", "rollout_prefers"):
             for label, value in getattr(self, name).items():
                 if not _LABEL.fullmatch(label) or not re.fullmatch(_NAME, value):
-                    raise ValueError(
-                        f'cluster.{name} has "{label}: {value}"; write it as {{role: learner}}, letters, digits and '
-                        "-_. only"
+                    raise ConfigError(
+                        f"cluster.{name}",
+                        {label: value},
+                        "no label of a node",
+                        f"write cluster.{name}={{role: learner}}, letters, digits and -_. only",
                     )
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the keys describe a remote cluster, which a submission uploads to."""
+        return bool(self.address or self.gpus or self.learner_labels or self.rollout_labels)
+
 
 @dataclass(kw_only=True)
-class WandbConfig:
+class WandbConfig(KeyGroup, group="wandb"):
     """Weights & Biases."""
 
-    mode: str = key("offline", "online, offline (files in the run folder) or disabled")
+    mode: str = key(
+        "offline", "online, offline (files in the run folder) or disabled", choices=("online", "offline", "disabled")
+    )
     project: str = key("longtake", "project that runs are logged to")
-
-    def __post_init__(self):
-        if self.mode not in ("online", "offline", "disabled"):
-            raise ValueError(f'wandb.mode is "{self.mode}"; set it to online, offline or disabled')
 
 
 @dataclass(kw_only=True)
-class DebugConfig:
-    """Each half of stage dmd alone, to find out which of them is slow or wrong."""
+class DebugConfig(KeyGroup, group="debug"):
+    """One half of stage dmd alone, to find which of them is slow or wrong."""
 
-    rollout_only: bool = key(False, "only the rollout pool, with the weights that stage dmd would start from")
-    learner_only: bool = key(False, "only the learner, on windows that rollout_only saved, again and again; no actors")
-    windows: str | None = key(None, "folder of the saved windows; without, saved_windows in run_dir")
-    count: int = key(128, "windows that rollout_only saves, rounded up to whole updates")
+    rollout_only: bool = key(False, "run the rollout pool alone, with the first weights of stage dmd")
+    learner_only: bool = key(False, "run the learner alone, over and over on windows that rollout_only saved")
+    windows: str | None = key(None, "folder of the saved windows; none: saved_windows in run_dir")
+    count: int = key(128, "windows that rollout_only saves, rounded up to whole updates", ge=1)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.rollout_only and self.learner_only:
-            raise ValueError(
-                "debug.rollout_only and debug.learner_only are both true; save windows with the one, then use the other"
+            raise ConfigError(
+                "debug.learner_only", True, "debug.rollout_only=true too", "save windows first, then train on them"
             )
-        require_positive("debug", self, "count")
 
     @property
     def half(self) -> str | None:

@@ -119,10 +119,7 @@ def check_members(
     stochastic = len(student.timesteps) - 1
     if not stochastic:
         raise ConfigError(
-            "student.timesteps",
-            student.timesteps,
-            "one step draws nothing to learn from",
-            "give more steps",
+            "student.timesteps", student.timesteps, "one step draws nothing to learn from", "give more steps"
         )
     for name, numbers in (
         ("grpo.transition_weights", grpo.transition_weights),

@@ -3,7 +3,7 @@
 Imports no torch: help must be quick.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from cluster.config.rules import STAGES
 from learner.policy_config import GrpoConfig
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
 from models.errors import ConfigError
-from models.keys import key
+from models.keys import key, part
 from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.user_paths import is_pickle
@@ -33,46 +33,48 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Config(WorldConfig):
-    """A run."""
+    """The whole configuration of a run. Making one checks all values and all rules between them."""
 
-    stage: Any = key(["ode", "dmd"], "stage or list of stages to run in order: " + ", ".join(STAGES))
-    run_dir: str = key("runs/tiny", "folder of the run; on a cluster an absolute path that all nodes share")
-    seed: int = key(0, "seed of everything that is drawn")
+    stage: Any = key(["ode", "dmd"], "stage or list of stages, in order: " + ", ".join(STAGES), resumable=True)
+    run_dir: str = key("runs/tiny", "folder of the run; on a cluster absolute, on shared storage", resumable=True)
+    seed: int = key(0, "seed of all draws", ge=0, lt=2**63)
     teacher: str = key("assets/tiny/teacher.safetensors", "weights of the teacher")
-    teacher_model: str | None = key(None, "network of the teacher; without, student.model")
-    base: str | None = key(None, "weights that student (stage ode) and critic start from; without, the teacher's")
+    teacher_model: str | None = key(None, "network of the teacher; none: student.model", choices=tuple(CONFIGS))
+    base: str | None = key(None, "weights that student (stage ode) and critic start from; none: the teacher's")
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
-    prompts: str | None = key(None, "training prompts: a txt, jsonl or parquet file; without, the tiny world's")
-    dry_run: bool = key(False, "print sizes, memory, operations and expected seconds, and leave: nothing is started")
-    device_name: str | None = key(
-        None, f"device that dry_run expects: {', '.join(DEVICES)}; without, h100 for a run that has GPUs, else cpu"
+    prompts: str | None = key(None, "training prompts: a txt, jsonl or parquet file; none: the tiny world's")
+    dry_run: bool = key(
+        False, "print sizes, memory, operations and expected seconds, and start nothing", resumable=True
     )
-    student: StudentConfig = field(default_factory=StudentConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    window: WindowConfig = field(default_factory=WindowConfig)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    ode: OdeConfig = field(default_factory=OdeConfig)
-    dmd: DmdConfig = field(default_factory=DmdConfig)
-    grpo: GrpoConfig = field(default_factory=GrpoConfig)
-    group: GroupConfig = field(default_factory=GroupConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    sentinel: SentinelConfig = field(default_factory=SentinelConfig)
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    buffer: BufferConfig = field(default_factory=BufferConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    debug: DebugConfig = field(default_factory=DebugConfig)
+    device_name: str | None = key(
+        None,
+        f"device that dry_run expects: {', '.join(DEVICES)}; none: h100 for a run with GPUs, else cpu",
+        choices=tuple(DEVICES),
+        resumable=True,
+    )
+    student: StudentConfig = part(StudentConfig)
+    prompt: PromptConfig = part(PromptConfig)
+    rollout: RolloutConfig = part(RolloutConfig)
+    window: WindowConfig = part(WindowConfig)
+    pretrain: PretrainConfig = part(PretrainConfig)
+    ode: OdeConfig = part(OdeConfig)
+    dmd: DmdConfig = part(DmdConfig)
+    grpo: GrpoConfig = part(GrpoConfig)
+    group: GroupConfig = part(GroupConfig)
+    reward: RewardConfig = part(RewardConfig)
+    sentinel: SentinelConfig = part(SentinelConfig)
+    learner: LearnerConfig = part(LearnerConfig)
+    checkpoint: CheckpointConfig = part(CheckpointConfig, resumable=True)
+    buffer: BufferConfig = part(BufferConfig)
+    cluster: ClusterConfig = part(ClusterConfig, resumable=True)
+    autoscale: AutoscaleConfig = part(AutoscaleConfig, resumable=True)
+    wandb: WandbConfig = part(WandbConfig, resumable=True)
+    debug: DebugConfig = part(DebugConfig, resumable=True)
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise ConfigError("seed", self.seed, "below 0", "write seed=0 or more")
+        super().__post_init__()
         if not self.run_dir:
-            raise ConfigError("run_dir", "", "empty", "write the path of a folder")
-        if self.expected_device not in DEVICES:
-            raise ConfigError("device_name", self.device_name, "no such device", f"write one of {', '.join(DEVICES)}")
+            raise ConfigError("run_dir", None, "empty", "write the path of a folder")
         stages, student, dmd, earliest = self.stages, self.student, self.dmd, self.earliest_fork
         rules.check_stages(stages, self.init, self.grpo.init, self.debug)
         rules.check_networks(student, self.teacher_model, self.base, stages)

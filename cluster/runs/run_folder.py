@@ -3,7 +3,7 @@
 import fcntl
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,24 +12,16 @@ from typing import Any
 import yaml
 
 from cluster.config.checkpoint_config import CheckpointConfig
+from cluster.config.renamed_keys import with_current_names
 from cluster.config.run_config import Config
 from cluster.errors import CannotStart, RunFailed
 from cluster.runs.provenance import commit
 from cluster.runs.stage_folder import StageFolder
 from models.atomic_files import write_whole
 from models.errors import ConfigError, written
+from models.keys import resumable_keys
 
 _HAND_OVER_S = 60.0
-
-_FREE = (
-    "cluster", "autoscale", "wandb", "checkpoint", "stage", "debug", "dry_run", "device_name", "ode.shard_mb",
-    "text_cache",
-    "prompt.url", "prompt.cache", "prompt.parallel", "prompt.retries", "prompt.timeout_s",
-    "reward.url", "reward.remote_format", "reward.timeout_s", "reward.retries", "reward.max_failure_rate",
-    "scan.over", "scan.along", "scan.seeds", "scan.cpus", "scan.at_once", "scan.every", "scan.keep",
-    "scan.first_rung", "scan.timeout_s", "scan.retries",
-)  # fmt: skip
-"""Keys that do not change what is learnt: the same run may go on with other values."""
 
 
 class RunFolder:
@@ -121,7 +113,7 @@ class RunFolder:
                     "run_dir", self.path, f"its config.yaml holds no configuration ({before})",
                     "restore that file, or write a new run_dir",
                 )  # fmt: skip
-            if difference := _first_difference(before, wanted):
+            if difference := _first_difference(with_current_names(before), wanted, set(resumable_keys(config))):
                 name, old, new = difference
                 raise ConfigError(
                     "run_dir", self.path, f"this run has {name}={written(old)}, not {written(new)}",
@@ -139,14 +131,16 @@ class RunFolder:
             ) from error
 
 
-def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
+def _first_difference(
+    old: dict[str, Any], new: dict[str, Any], resumable: Collection[str], prefix: str = ""
+) -> tuple[str, Any, Any] | None:
     """Find the first key that decides what is learnt and has another value: key, old value, new value."""
     for name in [*new, *(old.keys() - new.keys())]:
-        if f"{prefix}{name}" in (*_FREE, "run_dir"):
+        if f"{prefix}{name}" in resumable:
             continue
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            if found := _first_difference(before, after, f"{prefix}{name}."):
+            if found := _first_difference(before, after, resumable, f"{prefix}{name}."):
                 return found
         elif json.dumps(before) != json.dumps(after):
             return f"{prefix}{name}", before, after

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.keys import key
+from models.keys import KeyGroup, key
 from models.user_paths import user_path
 
 SHIPPED_STUDENT = Path(__file__).resolve().parents[2] / "assets/tiny/student_uniform.safetensors"
@@ -11,18 +11,15 @@ SHIPPED_STUDENT = Path(__file__).resolve().parents[2] / "assets/tiny/student_uni
 
 
 @dataclass(kw_only=True)
-class WorldConfig:
-    """Sets text encoder and video codec."""
+class WorldConfig(KeyGroup):
+    """Networks that turn text and pixels into embeddings and latents."""
 
-    vae: str | None = key(
-        None,
-        "diffusers folder with vae/ (or that folder itself); without, the checkpoint's own; the tiny world has none",
-    )
+    vae: str | None = key(None, "diffusers folder with vae/, or that folder itself; none: the checkpoint's own")
     text_encoder: str | None = key(
-        None, "diffusers folder with text_encoder/ and tokenizer/; without, the checkpoint's; the tiny world has none"
+        None, "diffusers folder with text_encoder/ and tokenizer/; none: the checkpoint's own"
     )
     text_cache: str = key(
-        "~/.cache/longtake/text", "folder of the embeddings of prompts seen before; best where all nodes see it"
+        "~/.cache/longtake/text", "folder of prompt embeddings, best where all nodes see it", resumable=True
     )
 
     def vae_folder(self, *checkpoints: Path) -> Path | None:

@@ -12,7 +12,7 @@ from learner.build import LearnerParts, dmd_learner
 from learner.distillation import DmdLearner
 from learner.optimizer import NonFiniteError
 from learner.replay import collate, masked_x0
-from learner.stage_config import DmdConfig, LearnerConfig
+from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig
 from learner.trained_network import Ema
 from models.network_config import StudentConfig
 from models.records import STUDENT, Rollout, Weights, Window, WindowPlan
@@ -22,7 +22,8 @@ from models.worlds.video_codec import TinyCodec
 from tests.learner.networks import network
 
 SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
-CONFIG = DmdConfig(batch_size=3, ema_decay=0.9, weight_decay=0.0)
+BETA = AdamWConfig(beta1=0.9, weight_decay=0.0)
+CONFIG = DmdConfig(batch_size=3, ema_decay=0.9, optimizer=AdamWConfig(weight_decay=0.0))
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
 
 
@@ -113,7 +114,7 @@ def test_the_student_stands_still_when_the_critic_equals_the_teacher_without_gui
     step = max(
         (p - old).abs().max().item() for p, old in zip(trained.student.network.parameters(), before, strict=True)
     )
-    assert (step > 0.5 * CONFIG.student_lr) if moves else (step < 1e-6 * CONFIG.student_lr)
+    assert (step > 0.5 * CONFIG.optimizer.lr) if moves else (step < 1e-6 * CONFIG.optimizer.lr)
     assert (metrics["student/dmd_gradient"] > 1e-3) if moves else (metrics["student/dmd_gradient"] < 1e-12)
 
 
@@ -201,7 +202,7 @@ def test_an_average_leaves_the_module_it_follows_alone():
 
 @pytest.mark.parametrize(
     ("stop", "end", "changes"),
-    [(4, 8, {}), (1, 3, {"noising": "fresh"}), (1, 3, {"replay": "blockwise", "beta1": 0.9, "ema_start": 2})],
+    [(4, 8, {}), (1, 3, {"noising": "fresh"}), (1, 3, {"replay": "blockwise", "optimizer": BETA, "ema_start": 2})],
 )
 def test_stopping_saving_loading_and_going_on_is_not_stopping_bit_by_bit(windows, stop, end, changes):
     def update(trained: DmdLearner) -> list[dict[str, float]]:
@@ -262,7 +263,7 @@ def test_an_update_depends_on_its_number_and_seed_and_not_on_what_was_drawn_befo
 
 
 def test_every_update_draws_noise_of_its_own(windows):
-    still = distiller(student_lr=1e-30, critic_lr=1e-30)  # no weight moves, so only the draws can differ
+    still = distiller(optimizer=AdamWConfig(lr=1e-30), critic_lr=1e-30)  # no weight moves, so only the draws can differ
     for update in (still.update_critic, still.update_student):
         losses = {next(value for name, value in update(windows).items() if "loss" in name) for _ in range(3)}
         assert len(losses) == 3
@@ -276,7 +277,7 @@ def test_both_ways_of_replay_give_the_same_loss_and_gradient_from_the_same_seed(
 
 
 def test_the_distance_to_the_recorded_x0_is_rounding_at_age_0_and_is_logged_by_age(windows):
-    trained = distiller(student_lr=1e-3)
+    trained = distiller(optimizer=AdamWConfig(lr=1e-3, weight_decay=0.0))
     fresh = trained.update_student(windows)
     assert fresh["replay/distance_age_0"] <= 1e-5 and fresh["replay/age"] == 0
     stale = trained.update_student([replace(windows[0], age=1), windows[1], replace(windows[2], age=1)])

@@ -14,7 +14,7 @@ from learner.parallel.collectives import all_gather_columns
 from learner.policy_batches import PolicyBatches, TermColumns
 from learner.policy_config import GrpoConfig
 from learner.sentinel_watch import SentinelFell
-from learner.stage_config import DmdConfig, LearnerConfig
+from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig
 from models.frequencies import low_pass
 from models.network_config import StudentConfig
 from models.records import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
@@ -28,7 +28,13 @@ FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
 LAST = len(SHAPE.timesteps) - 1
 MEMBERS, FRAMES = 4, 12
 CONFIG = GrpoConfig(
-    groups=2, minibatches=1, dmd_weight=0.0, kl=0.0, lr=1e-3, clip=0.5, weight_decay=0.0, transition_weights=[1, 1, 1]
+    groups=2,
+    minibatches=1,
+    dmd_weight=0.0,
+    kl=0.0,
+    optimizer=AdamWConfig(lr=1e-3, weight_decay=0.0),
+    clip=0.5,
+    transition_weights=[1, 1, 1],
 )
 
 
@@ -140,7 +146,7 @@ def test_a_burn_in_that_misses_the_actors_policy_is_refused_before_the_first_ste
 
 @pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio", "regression"])
 def test_a_round_makes_the_better_members_likelier_than_the_worse(groups, loss):
-    trained = learner(replace(CONFIG, loss=loss, passes=3, lr=3e-4))
+    trained = learner(replace(CONFIG, loss=loss, passes=3, optimizer=AdamWConfig(lr=3e-4, weight_decay=0.0)))
     better = [torch.cat([part.advantage > 0 for part in parts]) for _, parts in
               trained._minibatches(groups, trained._advantages(groups))]  # fmt: skip
     remembered = trained._minibatches(groups, trained._advantages(groups))
@@ -258,7 +264,7 @@ def test_a_sentinel_that_falls_lowers_the_rate_where_that_is_asked_for(groups):
     trained.sentinels.check([look(0.5)], trained.step)
     assert trained.sentinels.check([look(0.4)], trained.step)["student/rate"] == 0.25
     trained.update(groups)
-    assert trained.student.optimizer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25 * CONFIG.lr)
+    assert trained.student.optimizer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25 * CONFIG.optimizer.lr)
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])
@@ -269,7 +275,7 @@ def test_a_cosine_schedule_ends_with_the_stage_and_knows_how_many_steps_a_round_
         trained.update([replace(group, age=len(rates)) for group in groups])
         rates.append(trained.student.optimizer.optimizers[0].param_groups[0]["lr"])
     assert trained.student.updates == config.updates == 8 * minibatches
-    assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.1 * config.lr
+    assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.1 * config.optimizer.lr
     assert replace(config, dmd_weight=1.0, critic_warmup=3).updates == 2 * minibatches
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from learner.build import LearnerParts, ode_initializer
 from learner.ode import OdeInitializer
-from learner.stage_config import LearnerConfig, OdeConfig
+from learner.stage_config import LearnerConfig, MuonConfig, OdeConfig
 from models.causal import denoise_block, write_block
 from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
@@ -16,8 +16,8 @@ from models.worlds.tiny_world import encode_text
 from tests.learner.networks import network
 from tests.learner.trajectories import SMALL, straight
 
-CONFIG = OdeConfig(steps=8, batch_size=3, lr=2e-3, adamw_lr=5e-4)
-STILL = {"batch_size": 1, "lr": 1e-30, "adamw_lr": 1e-30}
+CONFIG = OdeConfig(steps=8, batch_size=3, optimizer=MuonConfig(lr=2e-3, adamw_lr=5e-4))
+STILL = {"batch_size": 1, "optimizer": MuonConfig(lr=1e-30, adamw_lr=1e-30)}
 """Learning rates that move no float: one set of weights for many updates."""
 
 

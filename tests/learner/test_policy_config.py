@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 
 from learner.losses.policy import POLICY_LOSSES
 from learner.policy_config import LOSSES, SCOPES, GrpoConfig
+from learner.stage_config import AdamWConfig
+from models.errors import ConfigError
 
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -16,11 +17,11 @@ NAN, INFINITE = float("nan"), float("inf")
     ("name", "value"),
     [
         *((name, 0) for name in ("steps", "groups", "passes", "minibatches", "critic_updates", "dmd_members")),
-        *((name, 0.0) for name in ("clip", "advantage_clip", "std_floor", "lr", "grad_clip")),
-        *((name, NAN) for name in ("clip", "gamma", "kl", "dmd_weight", "lr", "correction_cap", "correction_mask")),
+        *((name, 0.0) for name in ("clip", "advantage_clip", "std_floor")),
+        *((name, NAN) for name in ("clip", "gamma", "kl", "dmd_weight", "correction_cap", "correction_mask")),
         *((name, -1) for name in ("kl", "dmd_weight", "critic_warmup")),
-        *((name, 1.0) for name in ("beta1", "beta2", "weight_decay", "ema_decay", "clip")),
-        ("minibatches", 3),
+        *((name, 1.0) for name in ("ema_decay", "clip")),
+        ("groups", 5),
         ("loss", "grpo"),
         ("std_scope", "global"),
         ("schedule", "linear"),
@@ -34,34 +35,32 @@ NAN, INFINITE = float("nan"), float("inf")
         ("transition_weights", [NAN, 1.0, 1.0]),
     ],
 )
-def test_a_value_without_meaning_is_refused_in_one_line_that_names_it(name, value):
-    with pytest.raises(ValueError) as refused:
+def test_a_value_without_meaning_is_refused_under_its_key(name, value):
+    with pytest.raises(ConfigError) as refused:
         GrpoConfig(**{name: value})
-    assert f"grpo.{name}" in str(refused.value) and str(value) in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert refused.value.key == f"grpo.{name}" and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", 0.0), ("lr", NAN), ("grad_clip", 0.0), ("beta1", 1.0), ("beta2", 1.0), ("weight_decay", 1.0)],
+)
+def test_a_value_of_a_nested_type_is_refused_under_the_whole_dotted_key(name, value):
+    with pytest.raises(ConfigError) as refused:
+        GrpoConfig(optimizer=AdamWConfig(**{name: value}))
+    assert refused.value.key == f"grpo.optimizer.{name}"
 
 
 def test_the_losses_that_can_be_chosen_are_those_that_exist():
     assert tuple(POLICY_LOSSES) == LOSSES
 
 
-def test_every_scope_that_is_named_can_be_chosen_and_refusals_name_them_all():
+def test_every_scope_that_is_named_can_be_chosen():
     assert [GrpoConfig(std_scope=scope).std_scope for scope in SCOPES] == list(SCOPES)
-    with pytest.raises(ValueError, match="group, batch or max"):
-        GrpoConfig(std_scope="global")
 
 
 def test_rounds_without_a_warm_up_or_without_either_regulariser_may_be_asked_for():
     assert GrpoConfig(critic_warmup=0, kl=0.0, dmd_weight=0.0).critic_warmup == 0
-
-
-def test_groups_that_do_not_divide_into_minibatches_are_refused_with_both_numbers():
-    with pytest.raises(ValueError, match=r"grpo\.groups = 5 .* grpo\.minibatches = 2"):
-        GrpoConfig(groups=5)
-
-
-def test_every_key_is_documented():
-    assert all(field.metadata["doc"] for field in fields(GrpoConfig))
 
 
 def test_the_keys_are_read_without_torch():

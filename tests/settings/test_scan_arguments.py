@@ -44,7 +44,7 @@ def test_a_trial_is_one_process_unless_a_cluster_is_asked_for(arguments, kind, r
 
 def test_several_keys_are_combined_each_value_with_each():
     _, trials = plan(["scan.over={window: [uniform, prefix], dmd.student_lr: [1e-4, 2e-4]}", "scan.seeds=[0]"])
-    found = [(trial.config.window.law, trial.config.dmd.student_lr) for trial in trials]
+    found = [(trial.config.window.law, trial.config.dmd.optimizer.lr) for trial in trials]
     assert found == [("uniform", 1e-4), ("uniform", 2e-4), ("prefix(1)", 1e-4), ("prefix(1)", 2e-4)]
     assert trials[3].arm == "prefix, dmd.student_lr=0.0002" and trials[3].values == {
         "window": "prefix", "dmd.student_lr": 2e-4,

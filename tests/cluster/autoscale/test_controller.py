@@ -279,21 +279,23 @@ def test_a_learner_that_is_still_loading_shrinks_no_pool():
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "key"),
     [
-        ({"minimum": 0}, r"autoscale\.minimum is 0"),
-        ({"minimum": 9, "maximum": 8}, r"autoscale\.minimum = 9 is above autoscale\.maximum = 8"),
-        ({"gain": -0.1}, r"autoscale\.gain is -0\.1"),
-        ({"growth": 1.0}, r"autoscale\.growth is 1\.0"),
-        ({"gpu_hours": 0.0}, r"autoscale\.gpu_hours is 0\.0"),
-        ({"waiting_share": 1.0}, r"autoscale\.waiting_share is 1\.0"),
-        ({"measured_s": 100.0}, r"autoscale\.grow_after_s = 60\.0 is shorter than autoscale\.measured_s = 100\.0"),
-        ({"every_s": math.inf}, r"autoscale\.every_s is inf"),
+        ({"minimum": 0}, "minimum"),
+        ({"minimum": 9, "maximum": 8}, "minimum"),
+        ({"gain": -0.1}, "gain"),
+        ({"growth": 1.0}, "growth"),
+        ({"gpu_hours": 0.0}, "gpu_hours"),
+        ({"waiting_share": 1.0}, "waiting_share"),
+        ({"measured_s": 100.0}, "grow_after_s"),
+        ({"every_s": math.inf}, "every_s"),
+        ({"every_s": 0.01}, "every_s"),
     ],
 )
-def test_keys_that_make_no_sense_are_refused_by_name(keys, said):
-    with pytest.raises(ValueError, match=said):
+def test_keys_that_make_no_sense_are_refused_by_name(keys, key):
+    with pytest.raises(ConfigError) as refused:
         AutoscaleConfig(**keys)
+    assert refused.value.key == f"autoscale.{key}"
 
 
 @pytest.mark.parametrize(

