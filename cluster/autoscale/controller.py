@@ -1,4 +1,4 @@
-"""How large the rollout pool should be: a state machine of what was measured, without processes, clocks or files."""
+"""Decide how large the rollout pool should be, from measurements: no processes, clocks or files."""
 
 import math
 from dataclasses import dataclass
@@ -7,54 +7,54 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.planning.pool_balance import pool_size
 
 _OTHER_COSTS = 1.25
-"""Costs whose ratio moved by this factor are others: what was learnt about sizes does not hold for them."""
+"""When a cost ratio has changed by this factor, forget what was learnt about pool sizes."""
 _ROLLOUTS_SEEN = 2
-"""Rollouts' times until a size has shown what it gives: new actors' windows come late in their first rollout."""
+"""Wait this many rollouts before judging a size: the windows of new actors come late in their first rollout."""
 _PATIENCE = 3
-"""Cool-downs until a growth is not judged any more: where actors are lost all the time no size is ever complete."""
+"""After this many cool-downs, stop waiting to evaluate a scale-up: actors may keep dying."""
 _ADDED = 0.5
-"""Actors more on average from which their effect is told from chance."""
+"""Evaluate a scale-up only if at least so many actors more were running on average: fewer drown in noise."""
 _SATURATED = 0.9
-"""Of their time that reward processes are at work: from there on more actors would only wait for them."""
+"""Busy share of the reward processes from which more actors would only wait for scores."""
 _QUIET = ("hold", "measure", "cool")
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Of the pool and the learner over the last `autoscale.measured_s`."""
+    """Measurements of pool and learner over the last `autoscale.measured_s` seconds."""
 
     size: int
     """Processes that are asked for now, those that wait for a node included."""
     starting: int
-    """Of these the ones that are not there yet, now."""
+    """Processes among them that are not up yet, now."""
     running: float
-    """Processes that were there, on average."""
+    """Processes that were up, on average."""
     idle: float
-    """Of these the ones that found no room in the buffer, on average."""
+    """Running actors that found no room in the buffer, on average."""
     replacing: float
-    """Lost processes whose successors were not there yet, on average."""
+    """Lost processes whose successors were not up yet, on average."""
     scoring: float
-    """Of the reward processes' time: they were at work, on average."""
+    """Share of their time that reward processes were at work."""
     waiting_share: float
-    """Of the learner's time: it waited for windows."""
+    """Share of its time that the learner waited for windows."""
     windows_per_s: float
-    """That the learner took."""
+    """Windows that the learner took per second."""
     actor_s: float | None
     """An actor's seconds per window; None before one has finished a dispatch."""
     learner_s: float | None
     """The learner's seconds per window, its waits not counted; None before its first window."""
     learnt_s: float
-    """Seconds that the learner's numbers are of: a whole update at least, where those are long."""
+    """Seconds over which the learner was measured: a whole update at least, where updates are long."""
     dispatch_s: float
-    """An actor's seconds from the begin of a dispatch to its last window."""
+    """An actor's seconds from the beginning of a dispatch to its last window."""
     fits: int
     """Dispatches that the buffer holds at once: more actors would find no room."""
     gpu_hours: float
-    """Of the pool, of the whole run."""
+    """GPU-hours of the pool in the whole run."""
     whole: bool
-    """Whether there was so much time to measure, of this stage."""
+    """Whether this stage has lasted as long as the span of the measurements."""
     warm: bool
-    """Whether the learner has begun its second update; before, its seconds hold what it does once."""
+    """Whether the learner has begun its second update; in the first it loads and compiles."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ class Decision:
 
     size: int
     reason: str
-    """For people, in a line."""
+    """A line for the terminal."""
     kind: str
-    """grow, shrink, and what ends in the same size: measure, cool, hold; or what holds the pool, which is told."""
+    """grow, shrink; measure, cool or hold where the size stays; or the bound that holds the pool, which is shown."""
     needed: int | None = None
     """The fewest actors that keep the learner busy, by what both are measured to take."""
 
     @property
     def worth_telling(self) -> bool:
-        """Whether somebody could want to act on it: the size changes, or a bound of the user's holds it."""
+        """Whether a user could want to act on it: the size changes, or a bound of the user's holds it."""
         return self.kind not in _QUIET
 
 
 @dataclass(frozen=True)
 class _Before:
-    """What the pool gave before it grew."""
+    """Measurements from before the pool grew."""
 
     size: int
     running: float
@@ -86,12 +86,12 @@ class _Before:
 
 
 class Controller:
-    """Grows a pool that starves its learner, shrinks one that waits for it, within the user's bounds.
+    """Grow a pool that starves its learner, shrink one that waits for it, within the user's bounds.
 
     The size comes from the measured costs by `pool_size`, not by trial, so one decision is enough where the costs
-    hold. What they do not foresee is learnt: a size that the formula finds large enough and that starves the learner is
-    never gone back to, and a size that brought too little for its cost is left again. Both are forgotten when the costs
-    change. A lost process is no matter of size: its successor is asked for at once, by whoever lost it.
+    hold. Effects that they do not foresee are learnt: a size that the formula finds large enough and that starves the
+    learner is never gone back to, and a size that brought too little for its cost is left again. Both are forgotten
+    when the costs change. A lost process is no matter of size: the supervisor replaces it at once.
     """
 
     def __init__(self, config: AutoscaleConfig, learner_cost: float = 1.0):
@@ -106,7 +106,7 @@ class Controller:
         self.floor, self.ceiling = config.minimum, config.maximum
 
     def decide(self, now: float, measured: Measurements) -> Decision:
-        """The size from now on; `now` in seconds of any clock that only rises."""
+        """Decide the size from now on; `now` in seconds of any clock that only rises."""
         if self.changed_s is None:
             self.changed_s = now
         if measured.starting:
@@ -130,46 +130,46 @@ class Controller:
         if settled:
             self._forget(m.actor_s / m.learner_s, judging=starves)
         needed = self._worth_having(m)
-        told = (
+        line = (
             f"the learner waits {m.waiting_share:.0%} of its time, {m.idle:.1f} of {m.running:.1f} actors wait for "
             f"room; a window takes an actor {m.actor_s:.3g} s and the learner {m.learner_s:.3g} s"
         )
         if starves:
-            return self._grown(now, m, needed, told, settled)
+            return self._grow(now, m, needed, line, settled)
         if m.warm and m.idle >= 1 and m.waiting_share <= self.config.waiting_share / 2:
-            return self._shrunk(now, m, needed, told)
-        return Decision(m.size, told, "hold", needed)
+            return self._shrink(now, m, needed, line)
+        return Decision(m.size, line, "hold", needed)
 
     def _forget(self, costs: float, judging: bool) -> None:
-        """What was learnt under other costs. A growth that is still to be judged keeps those from before it."""
+        """Forget what was learnt under other costs. A growth that is still to be judged keeps those from before it."""
         if not judging:
             self.before = None
         if self.before is None and (self.costs is None or max(costs / self.costs, self.costs / costs) > _OTHER_COSTS):
             self.costs, self.floor, self.ceiling = costs, self.config.minimum, self.config.maximum
 
     def _worth_having(self, m: Measurements) -> int:
-        """`pool_size`, without its last actor where that would not be busy enough to be worth its cost."""
+        """Return `pool_size`, less its last actor where that would not be busy enough to be worth its cost."""
         needed = pool_size(m.actor_s, 1, m.learner_s, 1)
         busy = m.actor_s / m.learner_s - (needed - 1)
         return needed if needed == 1 or busy * self._price(needed - 1) >= self.config.gain else needed - 1
 
     def _price(self, actors: float) -> float:
-        """What the run costs with so many actors, over what they alone cost."""
+        """Return the cost of the run with so many actors, over the cost of the actors alone."""
         return (self.learner_cost + actors) / actors
 
-    def _grown(self, now: float, m: Measurements, needed: int, told: str, settled: bool) -> Decision:
+    def _grow(self, now: float, m: Measurements, needed: int, line: str, settled: bool) -> Decision:
         cool_s, quiet_s = max(self.config.grow_after_s, _ROLLOUTS_SEEN * m.dispatch_s), now - self.changed_s
         unjudged = self.before is not None and not settled
         if quiet_s < cool_s or (unjudged and quiet_s < _PATIENCE * cool_s):
-            return Decision(m.size, told, "cool", needed)
-        if settled and (brought := self._brought(m)) is not None:
-            if brought < self.config.gain:
-                return self._undone(m, brought, needed)
+            return Decision(m.size, line, "cool", needed)
+        if settled and (gain := self._gain(m)) is not None:
+            if gain < self.config.gain:
+                return self._undo(m, gain, needed)
             self.before = None
             self._forget(m.actor_s / m.learner_s, judging=False)
         if m.scoring >= _SATURATED:
             scorers = f"reward processes are at work {m.scoring:.0%} of their time: raise cluster.reward_actors"
-            return Decision(m.size, f"{told}; more actors would not help, for the {scorers}", "rewards", needed)
+            return Decision(m.size, f"{line}; more actors would not help, for the {scorers}", "rewards", needed)
         wanted = needed
         unforeseen = settled and m.warm and m.windows_per_s > 0 and m.actor_s <= m.size * m.learner_s
         if unforeseen:  # the formula finds the pool large enough, and the learner does not
@@ -182,40 +182,40 @@ class Controller:
         bound = min(bounds, key=bounds.__getitem__)
         size = min(wanted, bounds[bound], math.ceil(m.size * self.config.growth))
         if wanted <= m.size:
-            return Decision(m.size, told, "hold", needed)
+            return Decision(m.size, line, "hold", needed)
         if size <= m.size:
-            return Decision(m.size, f"{told}; more actors are kept back by {bound}", "bounds", needed)
+            return Decision(m.size, f"{line}; more actors are kept back by {bound}", "bounds", needed)
         self.before = _Before(m.size, m.running, m.windows_per_s, m.learner_s)
         if unforeseen:
             self.floor = size
-        return Decision(size, told, "grow", needed)
+        return Decision(size, line, "grow", needed)
 
-    def _brought(self, m: Measurements) -> float | None:
-        """Updates per GPU-hour of the actors added last, as a share of those there were; None if not known."""
+    def _gain(self, m: Measurements) -> float | None:
+        """Return updates per GPU-hour of the actors added last, as a share of those before; None if not known."""
         before = self.before
         if before is None or m.running - before.running < _ADDED or not before.windows_per_s:
             return None
         if max(m.learner_s / before.learner_s, before.learner_s / m.learner_s) > _OTHER_COSTS:
-            return None  # it is not the actors whom the change comes from
+            return None  # the change comes from the learner
         added = (m.windows_per_s - before.windows_per_s) / (m.running - before.running)
         return added / before.windows_per_s * before.running * self._price(before.running)
 
-    def _undone(self, m: Measurements, brought: float, needed: int) -> Decision:
-        """Back to where a growth came from, and no further than that as long as the costs are the same."""
+    def _undo(self, m: Measurements, gain: float, needed: int) -> Decision:
+        """Go back to the size before a growth, and never beyond it as long as the costs are the same."""
         size, self.before = max(self.before.size, self.config.minimum), None
         self.ceiling, self.floor = size, min(self.floor, size)
         reason = (
-            f"growing from {size} to {m.size} actors brought {brought:.0%} of the updates per GPU-hour that there were;"
+            f"growing from {size} to {m.size} actors brought {gain:.0%} of the updates per GPU-hour that there were;"
             f" autoscale.gain asks for {self.config.gain:.0%}"
         )
         return Decision(size, reason, "gain", needed)
 
-    def _shrunk(self, now: float, m: Measurements, needed: int, told: str) -> Decision:
-        """Never below what keeps the learner busy while as many processes as of late are being replaced."""
+    def _shrink(self, now: float, m: Measurements, needed: int, line: str) -> Decision:
+        """Shrink to what keeps the learner busy while as many processes as of late are being replaced."""
         size = max(needed + math.ceil(m.replacing), self.floor, self.config.minimum)
         if size >= m.size:
-            return Decision(m.size, told, "hold", needed)
+            return Decision(m.size, line, "hold", needed)
         if now - self.changed_s < max(self.config.shrink_after_s, _ROLLOUTS_SEEN * m.dispatch_s):
-            return Decision(m.size, told, "cool", needed)
+            return Decision(m.size, line, "cool", needed)
         self.before = None
-        return Decision(size, told, "shrink", needed)
+        return Decision(size, line, "shrink", needed)

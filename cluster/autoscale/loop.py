@@ -1,4 +1,4 @@
-"""The pool's size while a run goes on: what is measured, what the controller makes of it, and who is told."""
+"""Resize the rollout pool while a run goes on: look at the measurements, decide, and write down every look."""
 
 import asyncio
 import json
@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.autoscale.controller import Controller, Decision, Measurements
+from cluster.autoscale.controller import Controller
 from cluster.autoscale.meter import Meter
-from cluster.config.run_config import Config
-from cluster.planning import placement
+from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.runs.trace import Reading
 from cluster.supply.buffer import WindowBuffer
 
@@ -22,11 +21,11 @@ FILE = "autoscale.jsonl"
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen and decided."""
+    """One look at the pool, and the decision that came of it."""
 
     size: int
     """The size from now on."""
-    told: str | None
+    line: str | None
     """For the terminal: a size that changes, or that a bound holds since this look."""
     entry: dict[str, Any]
     """For the file."""
@@ -35,37 +34,41 @@ class Look:
 
 
 class Autoscaling:
-    """Of one coordinator, for all its stages. Hours are counted on from what the run folder says was spent."""
+    """Sizes the pool of one coordinator, for all its stages. GPU-hours continue from those in the run folder."""
 
-    def __init__(self, config: Config, meter: Meter, clock: Callable[[], float] = time.time):
-        """`clock` gives seconds since the epoch, for what is written down."""
-        self.config, self.meter, self.clock = config, meter, clock
-        self.file = Path(config.run_dir, FILE)
-        _mend(self.file)
+    def __init__(
+        self,
+        config: AutoscaleConfig,
+        meter: Meter,
+        run_dir: str,
+        learner_cost: float = 1.0,
+        clock: Callable[[], float] = time.time,
+    ):
+        """`learner_cost` as of Controller; `clock` gives seconds since the epoch, for what is written down."""
+        self.config, self.meter, self.learner_cost, self.clock = config, meter, learner_cost, clock
+        self.file = Path(run_dir, FILE)
+        if self.file.exists():  # take away a last line that a kill cut off, before another is appended to it
+            os.truncate(self.file, self.file.read_bytes().rfind(b"\n") + 1)
         self.spent_before = hours_spent(self.file)
         self.metrics: dict[str, float] = {}
         self.begin()
 
     def begin(self) -> None:
-        """A stage begins: what was learnt of another does not hold."""
-        cluster = self.config.cluster
-        learner = (
-            cluster.learner_ranks * cluster.rank_gpus * placement.processes_per_gpu(placement.rollout(self.config))
-        )
-        self.controller = Controller(self.config.autoscale, learner or cluster.learner_ranks)
-        self.bounds_told: set[str] = set()
-        """Of the size there is now: once is enough, though the learner's waiting may come and go."""
+        """Begin a stage: what was learnt of another does not hold."""
+        self.controller = Controller(self.config, self.learner_cost)
+        self.shown_bounds: set[str] = set()
+        """Bounds that were shown for the present size: once is enough, though the learner's waiting comes and goes."""
 
     @property
     def gpu_hours(self) -> float:
-        """What the pool has cost in this run: hours of whole GPUs, or of processes that have none."""
+        """Cost of the pool in this run: hours of whole GPUs, or of processes that have none."""
         return self.spent_before + self.meter.gpu_hours
 
     def look(self, size: int, buffer: WindowBuffer, stage: str) -> Look:
         """Measure and decide; `size` actors are asked for now."""
         measured = self.meter.measure(size, buffer.capacity, self.gpu_hours)
         decision = self.controller.decide(self.meter.clock(), measured)
-        running = size - measured.starting
+        now, running = self.clock(), size - measured.starting
         self.metrics = {
             "autoscale/wanted": decision.size,
             "autoscale/running": running,
@@ -74,32 +77,22 @@ class Autoscaling:
             "autoscale/rewards_busy_share": measured.scoring,
             "autoscale/gpu_hours": measured.gpu_hours,
         } | ({} if decision.needed is None else {"autoscale/needed": decision.needed})
-        entry = {"time": self.clock(), "stage": stage, "now_running": running}
-        entry |= {"depth": buffer.depth, "pending": len(buffer.pending), "capacity": buffer.capacity}
-        told = self._told(size, decision)
-        return Look(
-            decision.size,
-            told,
-            entry | asdict(measured) | {"decision": asdict(decision)},
-            self._readings(measured, decision, buffer.depth),
-        )
-
-    def _told(self, size: int, decision: Decision) -> str | None:
+        line = None
         if decision.size != size:
-            self.bounds_told = {decision.kind}
-            return f"rollout pool: from {size} to {decision.size} actors: {decision.reason}"
-        if decision.worth_telling and decision.kind not in self.bounds_told:
-            self.bounds_told.add(decision.kind)
-            return f"rollout pool: stays at {size} actors: {decision.reason}"
-        return None
-
-    def _readings(self, measured: Measurements, decision: Decision, depth: int) -> list[Reading]:
-        actors = {"running": measured.size - measured.starting, "wanted": decision.size}
-        return [
-            Reading("rollout pool", "actors", self.clock(), actors),
-            Reading("rollout pool", "windows that wait", self.clock(), {"windows": depth}),
-            Reading("rollout pool", "learner waits", self.clock(), {"share": measured.waiting_share}),
+            self.shown_bounds = {decision.kind}
+            line = f"rollout pool: from {size} to {decision.size} actors: {decision.reason}"
+        elif decision.worth_telling and decision.kind not in self.shown_bounds:
+            self.shown_bounds.add(decision.kind)
+            line = f"rollout pool: stays at {size} actors: {decision.reason}"
+        entry = {"time": now, "stage": stage, "now_running": running}
+        entry |= {"depth": buffer.depth, "pending": len(buffer.pending), "capacity": buffer.capacity}
+        entry |= asdict(measured) | {"decision": asdict(decision)}
+        readings = [
+            Reading("rollout pool", "actors", now, {"running": running, "wanted": decision.size}),
+            Reading("rollout pool", "windows that wait", now, {"windows": buffer.depth}),
+            Reading("rollout pool", "learner waits", now, {"share": measured.waiting_share}),
         ]
+        return Look(decision.size, line, entry, readings)
 
     async def run(
         self,
@@ -111,10 +104,10 @@ class Autoscaling:
     ) -> None:
         """Look at the pool every `autoscale.every_s`, and give it the size that the controller decides.
 
-        `size` gives the actors that are asked for now; `note` is given every look.
+        `size` gives the actors that are asked for now; `note` takes every look.
         """
         while True:
-            await asyncio.sleep(self.config.autoscale.every_s)
+            await asyncio.sleep(self.config.every_s)
             before = size()
             look = self.look(before, buffer, stage)
             note(look)
@@ -123,13 +116,8 @@ class Autoscaling:
             try:
                 await asyncio.to_thread(self.write, look.entry)  # shared storage may hang
             except OSError as error:  # a look that cannot be read later is no reason to stop a run
-                note(
-                    replace(
-                        look,
-                        told=f"{FILE} of the run cannot be written ({error.strerror or error}); the pool goes on",
-                        readings=[],
-                    )
-                )
+                line = f"{FILE} of the run cannot be written ({error.strerror or error}); the pool goes on"
+                note(replace(look, line=line, readings=[]))
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append a look to the file."""
@@ -138,19 +126,12 @@ class Autoscaling:
 
 
 def looks(file: Path) -> list[dict[str, Any]]:
-    """Every look that a run has written down, without a last line that a kill cut off."""
+    """Return every look that a run has written down, without a last line that a kill cut off."""
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _mend(file: Path) -> None:
-    """Take away a last line that a kill cut off, before another is appended to it."""
-    if file.exists():
-        written = file.read_bytes()
-        os.truncate(file, written.rfind(b"\n") + 1)
-
-
 def hours_spent(file: Path) -> float:
-    """What the last look says that the pool has cost; 0 where there is none."""
+    """Return the pool's cost according to the last look; 0 where there is none."""
     return max((look["gpu_hours"] for look in looks(file)), default=0.0)

@@ -13,6 +13,7 @@ from cluster.autoscale.loop import Autoscaling, Look
 from cluster.autoscale.meter import Meter
 from cluster.config.run_config import Config
 from cluster.errors import Leaving, RunFailed, StageEnded
+from cluster.planning import placement
 from cluster.pool.prometheus import RayMetrics
 from cluster.pool.ray_pool import Pool, RayPool
 from cluster.pool.reward_pool import RewardPool
@@ -53,7 +54,11 @@ class Coordinator:
         self.slots = Slots(self.pool, self.meter, cluster.rollout_prefers, self.say)
         self.workload = Workload(self.slots, self.meter)
         self.supervisor = Supervisor(self.pool, self.slots, cluster.slow_factor, self.say, self._fail)
-        self.autoscaling = Autoscaling(config, self.meter) if config.autoscale.enabled else None
+        self.autoscaling = None
+        if config.autoscale.enabled:
+            actors_per_gpu = placement.processes_per_gpu(placement.rollout(config))
+            learner_cost = cluster.learner_ranks * (cluster.rank_gpus * actors_per_gpu or 1)
+            self.autoscaling = Autoscaling(config.autoscale, self.meter, config.run_dir, learner_cost)
         self.arrived = asyncio.Condition()
         """Notified when windows may be complete that ranks wait for."""
         self.failure: str | None = None
@@ -104,8 +109,8 @@ class Coordinator:
             self.supervisor.start("autoscale", self.autoscaling.run, *watch)
 
     def _note_look(self, look: Look) -> None:
-        if look.told is not None:
-            self.say(look.told)
+        if look.line is not None:
+            self.say(look.line)
         self.spans += look.readings
         self.ray_metrics.show(self.autoscaling.metrics)
 

@@ -5,7 +5,6 @@ import json
 import re
 import time
 import urllib.request
-from dataclasses import replace
 
 import pytest
 
@@ -54,8 +53,9 @@ def refused(config):
 
 def scaled(config):
     """What a pool that sizes itself tells, once a window was made and taken."""
-    config, seconds = replace(config, autoscale=AutoscaleConfig(measured_s=1.0)), itertools.count(step=10.0)
-    autoscaling = Autoscaling(config, Meter(1.0, clock=lambda: next(seconds)))
+    seconds = itertools.count(step=10.0)
+    meter = Meter(1.0, clock=lambda: next(seconds))
+    autoscaling = Autoscaling(AutoscaleConfig(measured_s=1.0), meter, config.run_dir)
     autoscaling.meter.taken(1)
     autoscaling.meter.dispatched(1)
     autoscaling.meter.ended(1, 1.0)

@@ -25,7 +25,7 @@ def scaled(tmp_path, **keys):
     config.autoscale = AutoscaleConfig(enabled=True, measured_s=20.0, grow_after_s=20.0, **keys)
     clock = Clock()
     meter = Meter(20.0, clock)
-    autoscaling = Autoscaling(config, meter, clock=lambda: 1e9 + clock.now)
+    autoscaling = Autoscaling(config.autoscale, meter, config.run_dir, clock=lambda: 1e9 + clock.now)
     return config, clock, meter, autoscaling
 
 
@@ -52,7 +52,7 @@ def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_i
         look = autoscaling.look(1, buffer, "dmd")
         autoscaling.write(look.entry)
         trace.write(look.readings)
-        told += [look.told] if look.told else []
+        told += [look.line] if look.line else []
         if look.size > 1:
             break
     trace.close()
@@ -76,7 +76,7 @@ def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
     told = []
     for _ in range(20):
         starve(meter, clock, 8, size=1)
-        told.append(autoscaling.look(1, make_supply("dmd", config).buffer, "dmd").told)
+        told.append(autoscaling.look(1, make_supply("dmd", config).buffer, "dmd").line)
     (line,) = [line for line in told if line is not None]
     assert line.startswith("rollout pool: stays at 1 actors: the learner waits 75%")
     assert line.endswith("more actors are kept back by autoscale.maximum")
@@ -90,7 +90,7 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     with (tmp_path / FILE).open("a") as file:
         file.write('{"gpu_hours": 99, "decis')
     assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
-    again = Autoscaling(config, Meter(20.0, clock))
+    again = Autoscaling(config.autoscale, Meter(20.0, clock), config.run_dir)
     assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
     again.meter.hold(1)
     clock.now += 3600.0
