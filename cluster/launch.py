@@ -1,11 +1,13 @@
-"""From a loop and a configuration to a running system."""
+"""Start a run: the checks before it, and the loop in one process or on Ray."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from cluster.bootstrap.ray_environment import cluster_address, settle_environment
+from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.inline import InlineCluster
 from cluster.planning import placement
@@ -14,6 +16,7 @@ from cluster.runs.display import Display
 from cluster.runs.factory import make_scorer
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
+from cluster.runs.run_prompts import prompts_of
 from cluster.runs.run_world import check_judges, check_tiny_world, check_wan_world, world_of
 from cluster.runs.saved_windows import SavedCluster, check_new_folder, find_windows, half_alone
 from cluster.runs.start_checks import (
@@ -30,9 +33,9 @@ from models.wan.network import Wan
 
 
 def launch(loop: Callable, config: Config) -> Config:
-    """Run `loop(config, cluster, log)` where the config says; returns the config that was run.
+    """Run `loop(config, cluster, log)` in this process or on Ray; returns the configuration of the run.
 
-    It differs where debug asks for one half of the run. Raises StopsRun when the run stops itself.
+    That is another one where debug asks for one half of a run. Raises StopsRun when the run stops itself.
     """
     folder = RunFolder(config.run_dir)
     if config.debug.half is None and all(folder.stage(stage).finished for stage in config.stages):
@@ -40,24 +43,26 @@ def launch(loop: Callable, config: Config) -> Config:
     with folder.locked():
         if config.debug.half is not None:
             loop, config = half_alone(loop, config)
-        if config.cluster.kind == "inline":
-            _launch_inline(loop, config)
-        else:
+        if config.cluster.kind == "ray":
             settle_environment(config.cluster)
             from cluster.ray_launch import launch_on_ray  # only now: ray reads its environment when imported
 
             launch_on_ray(loop, config)
+            return config
+        torch.set_num_threads(config.cluster.threads)
+        cluster: Cluster = InlineCluster(config)
+        if config.debug.learner_only:
+            cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
+        with Display() as display, closing(RunLog(config.run_dir, config.wandb, cluster, display)) as log:
+            loop(config, cluster, log)
     return config
 
 
-def reach(config: Config) -> None:
-    """Return when there is no cluster to join, or its head is there and lets us in: before a folder is claimed for it.
-
-    Raises CannotStart.
-    """
-    address = cluster_address(config.cluster)
+def reach(cluster: ClusterConfig) -> None:
+    """Ask the head of the cluster to join, if any, whether it lets us in. Raises CannotStart."""
+    address = cluster_address(cluster)
     if address is not None:
-        settle_environment(config.cluster)
+        settle_environment(cluster)
         from cluster.bootstrap.ray_head import require_head
 
         require_head(address)
@@ -66,6 +71,7 @@ def reach(config: Config) -> None:
 def preflight(config: Config) -> None:
     """Check what a user can get wrong before anything starts, then claim the run folder. Raises ValueError."""
     stages, folder = config.stages, RunFolder(config.run_dir)
+    prompts_of(config).check(config.sentinel.prompts if "grpo" in stages else 0, not config.in_wan_world)
     placement.check(config)
     check_login(config.wandb)
     with torch.device("meta"):
@@ -96,16 +102,3 @@ def preflight(config: Config) -> None:
     if "ode" in stages and not folder.stage("ode").finished:
         trajectories_of(config).check(new_teacher="teacher" in stages and not config.teacher_path.exists())
     folder.claim(config)
-
-
-def _launch_inline(loop: Callable, config: Config) -> None:
-    torch.set_num_threads(config.cluster.threads)
-    with Display() as display:
-        cluster: Cluster = InlineCluster(config)
-        if config.debug.learner_only:
-            cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
-        log = RunLog(config.run_dir, config.wandb, cluster, display)
-        try:
-            loop(config, cluster, log)
-        finally:
-            log.close()

@@ -63,13 +63,12 @@ def prepare_run(config: Config, joins: bool) -> None:
     `joins` says whether it would join a running cluster: that must answer before the folder is claimed.
     """
     from cluster.launch import preflight, reach
-    from cluster.runs.run_prompts import check_prompts, prepare_prompts
+    from cluster.runs.run_prompts import prompts_of
 
-    check_prompts(config)
     if joins:
-        reach(config)
+        reach(config.cluster)
     preflight(config)
-    for line in prepare_prompts(config):
+    for line in prompts_of(config).prepare():
         print(line, file=sys.stderr)
 
 

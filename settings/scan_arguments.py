@@ -10,7 +10,7 @@ from typing import Any
 from cluster.config.renamed_keys import RENAMED
 from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan, check_values
-from cluster.tuning.trials import Trial, plain_config
+from cluster.tuning.trials import Trial
 from models.errors import ConfigError
 from settings.compose import choices, load
 from settings.parse import PATHS, find_key, keys_of, read_value, split, split_values
@@ -98,4 +98,4 @@ def _config(scan: Scan, common: Sequence[str], arm: Mapping[str, Any]) -> Config
                 along += others
     if along:  # first, for the last one counts: typed arguments beat those that accompany a value
         config = load([*along, *common], PRESET, Scan, scanned=arm)
-    return plain_config(config)
+    return config.plain

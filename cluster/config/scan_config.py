@@ -1,6 +1,6 @@
 """Keys of a scan: what varies, on which seeds, how trials are measured, and which of them stop early."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from cluster.config.run_config import Config
@@ -67,6 +67,11 @@ class Scan(Config):
             )
         if self.debug.half is not None:
             raise ConfigError(f"debug.{self.debug.half}", True, "a trial runs both halves", "leave it out")
+
+    @property
+    def plain(self) -> Config:
+        """The run without the scan around it."""
+        return Config(**{field.name: getattr(self, field.name) for field in fields(Config)})
 
 
 def check_values(name: str, values: list[Any]) -> None:

@@ -97,14 +97,3 @@ def prompts_of(config: Config) -> RunPrompts:
     """Derive a run's prompts from its keys."""
     file = None if config.prompts is None else Path(config.prompts)
     return RunPrompts(Path(config.run_dir), file, config.prompt, config.seed)
-
-
-def check_prompts(config: Config) -> None:
-    """Check a run's prompts, as `RunPrompts.check`."""
-    sentinels = config.sentinel.prompts if "grpo" in config.stages else 0
-    prompts_of(config).check(sentinels, not config.in_wan_world)
-
-
-def prepare_prompts(config: Config) -> list[str]:
-    """Write a run's prompts, as `RunPrompts.prepare`."""
-    return prompts_of(config).prepare()

@@ -1,9 +1,9 @@
-"""The trials of a scan on Ray Tune: room is declared, ASHA stops the worse ones, what is lost starts again.
+"""The trials of a scan on Ray Tune: each declares its resources, ASHA stops the worse ones, lost ones restart.
 
 A trial is one process (cluster=inline), or a driver in one that makes a whole run on the same Ray.
 
-Tune keeps the state of an experiment as pickles. They are written and never read: every command makes an experiment of
-its own, of the trials that are unfinished, and tells ASHA what all of them have measured before.
+Tune keeps the state of an experiment as pickles, which nothing reads: every command makes a new experiment of the
+unfinished trials, and gives ASHA all earlier measurements.
 """
 
 import logging
@@ -63,26 +63,48 @@ def tune_trials(loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequen
 def tune_in_session(
     loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequence[Trial], display: Display
 ) -> dict[str, str]:
-    """As `tune_trials`, on the Ray that this process is connected to."""
+    """Run `waiting` as `tune_trials` does, on the Ray that this process is connected to."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    inline = scan.cluster.kind == "inline"
-    if inline:
-        _check_room(scan.scan)
+    nodes = registered()
+    together = at_once(trial_roles(scan), nodes)
+    if scan.scan.at_once is not None:
+        together = min(together, scan.scan.at_once)
+    if scan.cluster.kind == "inline":
+        most = max(node.cpus for node in nodes)
+        if most < scan.scan.cpus:
+            raise RunFailed(
+                f"scan.cpus={scan.scan.cpus:g}: no node has more than {most:g} CPUs. Fix: write scan.cpus={most:g}."
+            )
+        by_name = {trial.name: trial for trial in waiting}
+        resources = PlacementGroupFactory([{"CPU": scan.scan.cpus}])
     else:
         loop = partial(guarded, loop=loop, places=start_places())
-    together = _together(scan)
+        # The trial's driver is no driver of a job, and does not see RAY_ADDRESS.
+        address = cluster_address(scan.cluster)
+        by_name = {
+            trial.name: replace(
+                trial, config=replace(trial.config, cluster=replace(trial.config.cluster, address=address))
+            )
+            for trial in waiting
+        }
+        # The driver of a trial stands on the node of this one, which stays, and takes no CPU, as every driver.
+        this_node = ray.get_runtime_context().get_node_id()
+        (host,) = (node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == this_node)
+        resources = PlacementGroupFactory(
+            [{f"node:{host}": 0.001}],  # every node has 1; Ray reserves nothing for an empty bundle
+            bundle_label_selector=[{"ray.io/node-id": this_node}],
+        )
+    inline = scan.cluster.kind == "inline"
     display.say(f"{min(together, len(waiting))} of {len(waiting)} trials at once")
-    by_name = {trial.name: trial if inline else _joining(trial, cluster_address(scan.cluster)) for trial in waiting}
     watcher = Watcher(by_name, display, together)
-    trainable = tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan)
     tuner = Tuner(
-        tune.with_resources(trainable, PlacementGroupFactory([{"CPU": scan.scan.cpus}]) if inline else _beside_us()),
+        tune.with_resources(tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan), resources),
         param_space={"trial": tune.grid_search(list(by_name))},
         tune_config=TuneConfig(
             scheduler=make_scheduler(scan.scan, trials),
-            # What a trial of one process declares is all that it takes, on nodes that come later, too.
+            # A trial of one process declares all that it takes, so nodes that come later hold more of them.
             max_concurrent_trials=scan.scan.at_once if inline else together,
-            # Starting a process that imports torch takes seconds; what ends with a driver is a whole run.
+            # Starting a process that imports torch takes seconds; a driver ends with its whole run.
             reuse_actors=inline,
             trial_name_creator=_name_of,
             trial_dirname_creator=_name_of,
@@ -99,30 +121,8 @@ def tune_in_session(
     return watcher.failures
 
 
-def _together(scan: Scan) -> int:
-    """Trials that run at once, on the nodes that are there now."""
-    most = at_once(trial_roles(scan), registered())
-    return most if scan.scan.at_once is None else min(most, scan.scan.at_once)
-
-
-def _joining(trial: Trial, address: str | None) -> Trial:
-    """Its driver is no driver of ours, and does not know of RAY_ADDRESS: it is told where it is."""
-    config = trial.config
-    return replace(trial, config=replace(config, cluster=replace(config.cluster, address=address)))
-
-
-def _beside_us() -> PlacementGroupFactory:
-    """The driver of a trial: on the node of this one, which stays, and without a CPU, as every driver."""
-    here = ray.get_runtime_context().get_node_id()
-    (address,) = (node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == here)
-    return PlacementGroupFactory(
-        [{f"node:{address}": 0.001}],  # every node has 1; Ray reserves nothing where nothing is asked for
-        bundle_label_selector=[{"ray.io/node-id": here}],
-    )
-
-
 def make_scheduler(scan: ScanConfig, trials: Sequence[Trial]) -> TrialScheduler:
-    """ASHA on drift, which knows what was measured in commands before this one."""
+    """Make ASHA on drift, with the measurements of earlier commands."""
     if scan.keep == 1:
         return FIFOScheduler()
     steps = max(trial.config.dmd.steps for trial in trials)
@@ -130,36 +130,33 @@ def make_scheduler(scan: ScanConfig, trials: Sequence[Trial]) -> TrialScheduler:
         time_attr="step", metric="drift", mode="min", max_t=max(steps + 1, scan.first_rung),
         grace_period=scan.first_rung, reduction_factor=1 / scan.keep, stop_last_trials=False,
     )  # fmt: skip
-    known = [(measured, trial) for trial in trials for measured in trial.folder.measurements]
+    # Under names that Tune gives no trial.
+    earlier = {trial.name: SimpleNamespace(trial_id=_earlier(trial.name), config={}) for trial in trials}
     for trial in trials:
-        scheduler.on_trial_add(None, _known(trial))
-    for measured, trial in sorted(known, key=lambda pair: pair[0]["time"]):
-        scheduler.on_trial_result(None, _known(trial), measured)
+        scheduler.on_trial_add(None, earlier[trial.name])
+    measurements = [(measured, trial.name) for trial in trials for measured in trial.folder.measurements]
+    for measured, name in sorted(measurements, key=lambda pair: pair[0]["time"]):
+        scheduler.on_trial_result(None, earlier[name], measured)
     return scheduler
 
 
 class _Asha(ASHAScheduler):
-    """Judges a trial once at each rung, in whatever command it came past it."""
+    """Judge a trial once at each rung, in whichever command it passed it."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        before = _name_before(trial.config.get("trial", ""))
+        before = _earlier(trial.config.get("trial", ""))
         for _, recorded in self._trial_info[trial.trial_id]._rungs:  # Ray has no public way to go on with a scan
             if before in recorded:
                 recorded[trial.trial_id] = recorded.pop(before)
 
 
-def _known(trial: Trial) -> Any:
-    """A trial as ASHA sees it: under a name that Tune gives no trial."""
-    return SimpleNamespace(trial_id=_name_before(trial.name), config={})
-
-
-def _name_before(name: str) -> str:
+def _earlier(name: str) -> str:
     return f"before {name}"
 
 
 class Watcher(Callback):
-    """In the driver: tells how far the scan is, and notes which trials ASHA has stopped."""
+    """Show the progress of the scan, and note which trials ASHA has stopped; lives in the driver."""
 
     def __init__(self, waiting: Mapping[str, Trial], display: Display, together: int):
         self.waiting, self.display = waiting, display
@@ -181,7 +178,7 @@ class Watcher(Callback):
         if "drift" in result:
             name = trial.config["trial"]
             self.steps[name] = int(result["step"])
-            if left := self._left(name):  # the last is told when the trial is judged, just before it ends
+            if left := self._left(name):  # the last one comes with the scores, just before the end
                 self.clock.measured(name, left)
             self._show(f"{name}: drift {result['drift']:.2f} after {result['step']:.0f} updates")
 
@@ -197,11 +194,11 @@ class Watcher(Callback):
         self._show("")
 
     def on_trial_recover(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
-        """Tune tries again by itself."""
+        """Report a lost trial, which Tune starts again."""
         self.display.say(f"{trial.config['trial']}: {_reason(trial)}; it is started again")
 
     def on_trial_error(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
-        """It is given up."""
+        """Note the failure of a trial that Tune gives up."""
         name = trial.config["trial"]
         self.failures[name] = _reason(trial)
         self.clock.ends(name, judged=False)
@@ -210,28 +207,22 @@ class Watcher(Callback):
     def _show(self, line: str) -> None:
         states = [trial.folder.state for trial in self.waiting.values()]
         ended = len(states) - states.count("unfinished")
-        told = f"{ended}/{len(states)} trials ended" + (f"; {line}" if line else "")
-        self.display("scan", sum(self.steps.values()), self.all_steps, told, self.clock.left_s())
+        line = f"{ended}/{len(states)} trials ended" + (f"; {line}" if line else "")
+        self.display("scan", sum(self.steps.values()), self.all_steps, line, self.clock.left_s())
 
     def _left(self, name: str) -> int:
         return self.waiting[name].config.dmd.steps - self.steps[name]
 
 
 def _run(parameters: dict[str, str], loop: Loop, trials: Mapping[str, Trial], scan: ScanConfig) -> None:
-    """In the trial's process."""
+    """Run one trial in its process."""
     run_trial(loop, trials[parameters["trial"]], scan, tune.report)
 
 
 def _reason(trial: TunedTrial) -> str:
-    """The last line of its last error."""
+    """Read the last line of a trial's last error."""
     return Path(trial.error_file).read_text().strip().splitlines()[-1]
 
 
 def _name_of(tuned: TunedTrial) -> str:
     return tuned.trial_id
-
-
-def _check_room(scan: ScanConfig) -> None:
-    most = max(node.cpus for node in registered())
-    if most < scan.cpus:
-        raise RunFailed(f"scan.cpus = {scan.cpus:g}, and no node has more than {most:g} CPUs; lower scan.cpus")

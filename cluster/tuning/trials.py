@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cluster.config.run_config import Config
-from cluster.config.scan_config import Scan
 from models.atomic_files import write_whole
 
 Loop = Callable[..., None]
@@ -21,13 +20,18 @@ Loop = Callable[..., None]
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination of values on one seed; its folder is an ordinary run folder."""
+    """Combine values with one seed; its folder is an ordinary run folder."""
 
     arm: str
-    """What is special about it, for people: trials that differ in the seed only share it."""
+    """Its values in words; trials that differ in the seed only share it."""
     values: dict[str, Any]
     """By the key that was scanned."""
     config: Config
+
+    @property
+    def inline(self) -> bool:
+        """Whether the trial is one process, not a run on Ray."""
+        return self.config.cluster.kind == "inline"
 
     @property
     def name(self) -> str:
@@ -39,14 +43,14 @@ class Trial:
 
 
 class TrialFolder:
-    """What a scan adds to a run folder: measurements, then scores and videos, or that the trial was stopped."""
+    """Keep what a scan adds to a run folder: measurements, then scores and videos, or the stop by ASHA."""
 
     def __init__(self, path: Path):
         self.path = path
 
     @property
     def state(self) -> str:
-        """finished, stopped (by ASHA) or unfinished."""
+        """One of finished, stopped (by ASHA), unfinished."""
         if (self.path / "scores.json").is_file():
             return "finished"
         return "stopped" if (self.path / "stopped.json").is_file() else "unfinished"
@@ -58,7 +62,7 @@ class TrialFolder:
         return json.loads(file.read_text()) if file.is_file() else []
 
     def keep_measurement(self, measured: dict[str, float]) -> None:
-        """One of a step that was measured before takes its place: the trial went on from a checkpoint before it."""
+        """Add a measurement; it replaces those of its step and later ones, which a resumed trial makes again."""
         kept = [known for known in self.measurements if known["step"] < measured["step"]]
         self._write("measurements.json", [*kept, measured])
 
@@ -86,8 +90,3 @@ class TrialFolder:
 
     def _write(self, name: str, content: Any) -> None:
         write_whole(self.path / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-
-
-def plain_config(scan: Scan) -> Config:
-    """The run without the scan around it."""
-    return Config(**{field.name: getattr(scan, field.name) for field in fields(Config)})

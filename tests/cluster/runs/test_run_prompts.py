@@ -8,7 +8,7 @@ import pytest
 
 import settings
 from cluster.runs.factory import make_dispatcher
-from cluster.runs.run_prompts import check_prompts, prompts_of
+from cluster.runs.run_prompts import prompts_of
 from models.errors import ConfigError
 from models.worlds import tiny_world
 from tests.fakes.endpoint import longer, served
@@ -16,6 +16,10 @@ from tests.fakes.endpoint import longer, served
 
 def run(tmp_path, *arguments):
     return settings.load([f"run_dir={tmp_path}/run", f"prompts={tmp_path}/given.txt", *arguments])
+
+
+def check_prompts(config):
+    prompts_of(config).check(config.sentinel.prompts if "grpo" in config.stages else 0, not config.in_wan_world)
 
 
 def given(tmp_path, *lines: str) -> None:

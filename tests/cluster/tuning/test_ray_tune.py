@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from cluster.runs.display import Display
 from cluster.tuning.ray_tune import tune_in_session
-from cluster.tuning.trials import Trial, plain_config
+from cluster.tuning.trials import Trial
 from settings.compose import ROOT
 from settings.scan_arguments import plan
 from train import dmd
@@ -55,7 +55,7 @@ def tuned(loop, folder, *keys):
     """Two trials, one of which learns so fast that it drifts at once, beside one that was measured before."""
     scan, (good, bad) = plan([*SMALL, "scan.over={dmd.student_lr: [1e-6, 0.1]}", "scan.seeds=[0]", "scan.keep=0.5",
                               "scan.first_rung=1", f"run_dir={folder}", *keys])  # fmt: skip
-    before = Trial("before", {}, replace(plain_config(scan), run_dir=f"{folder}/before"))
+    before = Trial("before", {}, replace(scan.plain, run_dir=f"{folder}/before"))
     before.folder.path.mkdir()
     for step in (1, 2):
         before.folder.keep_measurement({"step": step, "drift": 0.5, "time": 0.0})
@@ -103,7 +103,7 @@ def test_a_run_that_is_stopped_gives_its_room_to_the_next_and_one_that_is_lost_g
     """Three CPUs hold one run of two. The first is stopped, the second loses its rank, or its driver with all of it."""
     scan, (bad, good) = plan([*SMALL, "scan.over={dmd.student_lr: [0.1, 1e-6]}", "scan.seeds=[0]", "scan.keep=0.5",
                               "scan.first_rung=1", "dmd.steps=30", "cluster=ray", f"run_dir={tmp_path}"])  # fmt: skip
-    before = Trial("before", {}, replace(plain_config(scan), run_dir=f"{tmp_path}/before"))
+    before = Trial("before", {}, replace(scan.plain, run_dir=f"{tmp_path}/before"))
     before.folder.path.mkdir()
     before.folder.keep_measurement({"step": 1, "drift": 0.5, "time": 0.0})
     unlucky = good.config.run_dir
