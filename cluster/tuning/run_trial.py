@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from models.computing import ComputeSpec
 from torch import Tensor
 
 from actors.generation.streaming import make_videos
@@ -26,7 +25,7 @@ from learner.parallel import collectives
 from models.checkpoints.weight_files import load_weights
 from models.network_config import StudentConfig
 from models.noise import Draw, generator_for
-from models.wan.network import Wan
+from models.wan.network import ComputeSpec, Wan
 from models.worlds.tiny_world import PROMPTS, encode_text, to_pixels
 
 Report = Callable[[dict[str, float]], None]
