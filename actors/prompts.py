@@ -1,44 +1,41 @@
-"""Training prompts: read from a file, filtered, and dealt out in an order that is a function of the seed."""
+"""Read training prompts from a file, filter them, and order them by the seed."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import numpy
 
 from actors.prompt_config import PromptConfig
+from models.errors import ConfigError
 from models.noise import Draw
 
 _NAMES = ("prompt", "text", "caption")
-"""Where a line of jsonl, or a table of parquet, keeps its prompt: the first of these that it has."""
+"""Names under which jsonl or parquet may keep a prompt; the first one present counts."""
 
 
 class TrainingPrompts(Sequence[str]):
-    """Prompts in their file's order (indexing), or shuffled without end (`prompt`), as rollouts come by them."""
+    """Hold prompts in their file's order (by index), and shuffled without end (`prompt`), as rollouts use them."""
 
     def __init__(self, texts: Sequence[str], seed: int):
-        """Raises ValueError where there is none."""
+        """Raises ConfigError where there is none."""
         if not texts:
-            raise ValueError("there are no prompts to train on; change prompts, or prompt.min_characters")
+            raise ConfigError("prompts", None, "there are no prompts to train on", "name a file that has some")
         self.texts, self.seed = tuple(texts), seed
         self._shuffled: tuple[int, numpy.ndarray] | None = None
-        """The epoch that was asked for last, and its order: a shuffle of 250,000 takes milliseconds."""
+        """The last epoch and its order: a shuffle of 250,000 takes milliseconds."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[str]: ...
-    def __getitem__(self, place):
+    def __getitem__(self, place: int | slice) -> Any:
         return self.texts[place]
 
     def prompt(self, i: int) -> str:
-        """Prompt number `i` of an endless sequence that has every prompt once in each epoch.
+        """Return prompt number `i` of an endless sequence that has every prompt once in each epoch.
 
         A function of (seed, i): a resumed run needs to keep nothing but `i`.
         """
@@ -51,11 +48,11 @@ class TrainingPrompts(Sequence[str]):
 
 @dataclass(frozen=True)
 class PromptFile:
-    """What a file of prompts held."""
+    """Hold the usable prompts of a file, and how many others it has."""
 
     texts: tuple[str, ...]
     dropped: dict[str, int]
-    """By reason."""
+    """Dropped prompts by reason."""
 
     def __str__(self) -> str:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
@@ -63,7 +60,7 @@ class PromptFile:
 
 
 def read_prompts(path: Path, config: PromptConfig) -> PromptFile:
-    """The prompts of a file that can be trained on, each once. Raises ValueError where none is left, and as below."""
+    """Read the prompts of a file that can be trained on, each once. Raises ConfigError where none is left."""
     kept: dict[str, str] = {}
     dropped = Counter({"too short": 0, "too long": 0, "twice": 0})
     for text in prompt_texts(path):
@@ -75,70 +72,75 @@ def read_prompts(path: Path, config: PromptConfig) -> PromptFile:
             dropped["twice"] += 1
         else:
             kept[text.casefold()] = text
-    found = PromptFile(tuple(kept.values()), dict(dropped))
+    result = PromptFile(tuple(kept.values()), dict(dropped))
     if not kept:
-        raise ValueError(f"prompts={path} holds no prompt that can be used ({found}); change prompts, or prompt.*")
-    return found
+        raise ConfigError(
+            "prompts", path, f"no prompt of this file can be used ({result})", "change prompts or prompt.*"
+        )
+    return result
 
 
 def prompt_texts(path: Path) -> Iterator[str]:
-    """Read txt (a prompt a line), jsonl or parquet (under prompt, text or caption); spaces and line breaks become one.
+    """Read txt (one prompt per line), jsonl or parquet (under prompt, text or caption), with white space as one space.
 
-    Raises ValueError, which names file and line, for what cannot be read.
+    Raises ConfigError, which names file and entry, for content of another form.
     """
-    readers = {".txt": _lines, ".jsonl": _json_lines, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise ValueError(f"prompts={path} is none of {', '.join(readers)}; give such a file")
+    suffixes = (".txt", ".jsonl", ".parquet")
+    if path.suffix not in suffixes:
+        raise ConfigError("prompts", path, f"this file is none of {', '.join(suffixes)}", "name such a file")
     if not path.is_file():
-        raise ValueError(f"prompts={path} does not exist; give a file of prompts")
+        raise ConfigError("prompts", path, "this file does not exist", "name a file of prompts")
     try:
-        yield from (" ".join(text.split()) for text in readers[path.suffix](path))
+        for where, text in _parquet_entries(path) if path.suffix == ".parquet" else _line_entries(path):
+            if not isinstance(text, str):
+                raise ConfigError("prompts", path, f"{where} is {type(text).__name__}, no text", "repair it")
+            yield " ".join(text.split())
     except OSError as error:
-        raise ValueError(f"prompts={path} cannot be read ({error.strerror or error}); change prompts") from error
+        problem = f"this file cannot be read ({error.strerror or error})"
+        raise ConfigError("prompts", path, problem, "repair it, or name another") from error
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _line_entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield place and prompt of each line of txt or jsonl that is not empty."""
     try:
-        with path.open(encoding="utf-8-sig") as lines:  # Windows begins its files with a mark
-            yield from (line for line in lines if line.strip())
+        with path.open(encoding="utf-8-sig") as lines:  # Windows begins its files with a byte order mark
+            for number, line in enumerate((line for line in lines if line.strip()), start=1):
+                where = f"entry {number}"
+                if path.suffix == ".txt":
+                    yield where, line
+                    continue
+                try:
+                    content = json.loads(line)
+                except ValueError as error:
+                    raise ConfigError("prompts", path, f"{where} is no JSON", "repair it") from error
+                if not isinstance(content, dict):
+                    raise ConfigError("prompts", path, f"{where} is no object", 'write {"prompt": "..."}')
+                name = next((name for name in _NAMES if name in content), None)
+                if name is None:
+                    raise ConfigError(
+                        "prompts", path, f"{where} has none of {', '.join(_NAMES)}", "name the prompts so"
+                    )
+                yield where, content[name]
     except UnicodeDecodeError as error:
-        raise ValueError(f"prompts={path} is not UTF-8 text (byte {error.start}); convert it") from error
+        raise ConfigError("prompts", path, f"this is not UTF-8 text (byte {error.start})", "convert it") from error
 
 
-def _json_lines(path: Path) -> Iterator[str]:
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            content = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"prompts={path}: entry {number} is no JSON; repair it") from error
-        if not isinstance(content, dict):
-            raise ValueError(f'prompts={path}: entry {number} is no object; write {{"prompt": "..."}}')
-        yield _text(content.get(_name(content, f"prompts={path}: entry {number}")), f"prompts={path}: entry {number}")
-
-
-def _parquet(path: Path) -> Iterator[str]:
+def _parquet_entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield column and prompt of each row."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise ValueError(f"prompts={path} needs pyarrow; install it, or convert the file to jsonl") from error
+        raise ConfigError(
+            "prompts", path, "parquet needs pyarrow", "install it, or convert the file to jsonl"
+        ) from error
     try:
         with ParquetFile(path) as table:
-            name = _name(table.schema_arrow.names, f"prompts={path}")
+            name = next((name for name in _NAMES if name in table.schema_arrow.names), None)
+            if name is None:
+                raise ConfigError("prompts", path, f"it has none of {', '.join(_NAMES)}", "name the column so")
             for batch in table.iter_batches(columns=[name]):
-                yield from (_text(value, f"prompts={path}: {name}") for value in batch.column(0).to_pylist())
+                yield from ((name, value) for value in batch.column(0).to_pylist())
     except ArrowException as error:
-        raise ValueError(f"prompts={path} is no whole parquet file ({type(error).__name__}); restore it") from error
-
-
-def _name(names: Iterable[str], where: str) -> str:
-    name = next((name for name in _NAMES if name in names), None)
-    if name is None:
-        raise ValueError(f"{where} has none of {', '.join(_NAMES)}; name the prompts so")
-    return name
-
-
-def _text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{where} is {type(value).__name__}, no text; repair it")
-    return value
+        problem = f"this is no whole parquet file ({type(error).__name__})"
+        raise ConfigError("prompts", path, problem, "restore it, or name another") from error

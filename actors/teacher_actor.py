@@ -1,4 +1,4 @@
-"""A process that samples the teacher, for ODE initialisation."""
+"""Sample trajectories of the teacher, for ODE initialisation."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,9 +16,9 @@ _CPU = torch.device("cpu")
 
 
 def solver_sigmas(student_sigmas: Sequence[float], steps: int, shift: float) -> list[float]:
-    """Levels of the teacher's solver, from 1 down: evenly spaced, shifted, and the student's own levels among them.
+    """Space the levels of the teacher's solver evenly from 1 down, shift them, and add the student's own levels.
 
-    Even steps alone miss them (50 steps at shift 5 pass 940.6, not 937.5), and the student would learn other inputs.
+    Even steps alone miss those (50 steps at shift 5 pass 940.6, not 937.5), and the student would learn other inputs.
     """
     even = shift_sigma(1 - torch.arange(steps, dtype=torch.float64) / steps, shift).tolist()
     spread = [sigma for sigma in even if all(abs(sigma - own) > 1e-6 for own in student_sigmas)]
@@ -26,7 +26,7 @@ def solver_sigmas(student_sigmas: Sequence[float], steps: int, shift: float) -> 
 
 
 class TeacherActor:
-    """Solves the teacher's probability-flow ODE and keeps the states at the student's denoising levels."""
+    """Solve the teacher's probability-flow ODE and keep the states at the student's denoising levels."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class TeacherActor:
         device: torch.device = _CPU,
         negative_prompt: str = "",
     ):
-        """`teacher` is on `device`; `guidance` leads away from `negative_prompt`."""
+        """`teacher` must be on `device`; `guidance` steers away from `negative_prompt`."""
         self.teacher = teacher
         self.config, self.encode_text, self.guidance = student, encode_text, guidance
         self.device, self.negative_prompt = device, negative_prompt
@@ -46,7 +46,7 @@ class TeacherActor:
         self.sigmas = solver_sigmas(self.student_sigmas, solver_steps, student.shift)
 
     def windows(self, rollouts: Sequence[Rollout]) -> Iterator[Trajectory | Progress]:
-        """One trajectory per rollout, all solved together; before that a sign of life at each step of the solver."""
+        """Yield `Progress` at each step of the solver, then one trajectory per rollout; all are solved together."""
         shape = (self.config.horizon_frames, *self.config.frame_shape)
         noise = BlockNoise([rollout.seed for rollout in rollouts], shape, self.device).draw(0, 0)
         text = self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)

@@ -45,11 +45,6 @@ class Beta(Uniform):
     a: float
     b: float
 
-    def __post_init__(self):
-        if self.a <= 0 or self.b <= 0:
-            raise ConfigError("window.law", f"beta({self.a:g}, {self.b:g})", "both numbers must be above 0",
-                              "write beta(1, 4), for example")  # fmt: skip
-
     def index(self, count: int, generator: numpy.random.Generator) -> int:
         return min(int(generator.beta(self.a, self.b) * count), count - 1)
 
@@ -59,11 +54,6 @@ class Prefix(Uniform):
     """Draw windows that end within the first `horizons` teacher horizons: 1 is Self-Forcing, 2 the 10 s ablation."""
 
     horizons: float
-
-    def __post_init__(self):
-        if self.horizons <= 0:
-            raise ConfigError("window.law", f"prefix({self.horizons:g})", "the prefix has no length",
-                              "write a number above 0, as in prefix(1)")  # fmt: skip
 
     def __call__(
         self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
@@ -102,11 +92,6 @@ class Weighted(Uniform):
 
     weights: tuple[float, ...]
 
-    def __post_init__(self):
-        if not all(weight >= 0 for weight in self.weights) or not any(self.weights):
-            raise ConfigError("window.law", f"weighted{self.weights}", "weights must be 0 or above, one above 0",
-                              "write weighted(1, 2, 4), for example")  # fmt: skip
-
     def index(self, count: int, generator: numpy.random.Generator) -> int:
         shares = numpy.array(self.weights)
         part = int(generator.choice(len(shares), p=shares / shares.sum()))
@@ -132,11 +117,6 @@ class Priority(Uniform):
     """
 
     even: float
-
-    def __post_init__(self):
-        if not 0 < self.even <= 1:
-            raise ConfigError("window.law", f"priority({self.even:g})", "the share of uniform windows is out of range",
-                              "write a number above 0 and at most 1, as in priority(0.5)")  # fmt: skip
 
     def after(self, drift: numpy.ndarray) -> WindowLaw:
         """Return the law for starts at which videos drift by `drift` [starts]."""
@@ -169,6 +149,15 @@ def parse_law(text: str) -> WindowLaw:
         if len(values) != count or not all(math.isfinite(value) for value in values):
             raise ConfigError("window.law", text, f"this law takes {count} finite number{'s' if count > 1 else ''}"
                               if count else "this law takes no numbers", _FORMS)  # fmt: skip
+        if law is Weighted:
+            positive = min(values) >= 0 and any(values)
+        else:
+            positive = all(value > 0 for value in values) and (law is not Priority or values[0] <= 1)
+        if not positive:
+            raise ConfigError(
+                "window.law", text, "these numbers make no distribution",
+                "write numbers above 0, of weighted() at least one, of priority() at most 1",
+            )  # fmt: skip
         return Weighted(tuple(values)) if law is Weighted else law(*values)
     module, _, attribute = name.rpartition(".")
     if not module or numbers:

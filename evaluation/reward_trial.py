@@ -89,7 +89,7 @@ class RewardPanel:
             answer = attempt(name, reward, [clip], self.config.timeout_s)
             if answer.failure is not None:
                 self.failures[name] = answer.failure
-            if answer.hung:
+            if answer.running is not None:
                 self._hung.append(name)
             scores.append(answer.scores.item())
         return scores

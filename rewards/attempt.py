@@ -23,10 +23,6 @@ class Attempt:
     running: threading.Thread | None = None
     """Thread in which the reward still runs: only the end of the process stops it."""
 
-    @property
-    def hung(self) -> bool:
-        return self.running is not None
-
 
 class BadAnswer(ValueError):
     """Reject the answer of a reward that is not one score per clip."""

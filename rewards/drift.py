@@ -28,18 +28,19 @@ def exposure_drift(video: Tensor, horizon_frames: int) -> Tensor:
     return (level - level[:, :horizon_frames].mean(1, keepdim=True)).abs()
 
 
-def exposure_of(pixels: Tensor) -> Tensor:
-    """Measure mean luma, log contrast (95th less 5th percentile) and clipped share [T 3] of `pixels` [T 3 H W]."""
+def exposure_of(clip: Clip) -> Tensor:
+    """Measure mean luma, log contrast (95th less 5th percentile) and clipped share [T 3] of a clip's frames."""
+    pixels = clip.pixels
     level = luma(pixels).flatten(1)
     low, high = (level.kthvalue(1 + round(share * (level.shape[1] - 1)), dim=1).values for share in (0.05, 0.95))
     clipped = ((pixels <= _CLIPPED) | (pixels >= 1 - _CLIPPED)).flatten(1).to(level).mean(1)
     return torch.stack([level.mean(1), (high - low + _LEAST_CONTRAST).log(), clipped], dim=1)
 
 
-def sharpness_of(pixels: Tensor) -> Tensor:
-    """Measure log Tenengrad [T 1] of `pixels` [T 3 H W]: the log of the mean squared Sobel gradient of luma."""
-    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(pixels) / 8
-    gradient = functional.conv2d(luma(pixels)[:, None], torch.stack([across, across.T])[:, None])
+def sharpness_of(clip: Clip) -> Tensor:
+    """Measure log Tenengrad [T 1] of a clip's frames: the log of the mean squared Sobel gradient of luma."""
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(clip.pixels) / 8
+    gradient = functional.conv2d(luma(clip.pixels)[:, None], torch.stack([across, across.T])[:, None])
     return (gradient.square().sum(1).mean((1, 2)) + _LEAST_ENERGY).log()[:, None]
 
 
@@ -55,7 +56,7 @@ class ExposureDrift(ClipReward):
     needs = frozenset({"pixels", "reference"})
 
     def __init__(self, config: RewardConfig):
-        self._statistics = _exposure
+        self._statistics = exposure_of
         self._scale = torch.tensor([config.exposure_scale, config.contrast_scale, config.clipped_scale])
 
     def score(self, clip: Clip) -> Tensor:
@@ -69,13 +70,5 @@ class SharpnessDrift(ExposureDrift):
     """1 where a clip is as sharp as its reference: neither blurred nor noisy."""
 
     def __init__(self, config: RewardConfig):
-        self._statistics = _sharpness
+        self._statistics = sharpness_of
         self._scale = torch.tensor([config.sharpness_scale])
-
-
-def _exposure(clip: Clip) -> Tensor:
-    return exposure_of(clip.pixels)
-
-
-def _sharpness(clip: Clip) -> Tensor:
-    return sharpness_of(clip.pixels)

@@ -55,16 +55,12 @@ class Reward(Protocol):
 
 
 class ClipReward:
-    """Score each clip alone: a base of rewards, for which a subclass gives `needs` and `score`."""
+    """Score each clip alone: a subclass gives `needs` and `score(clip)`, a score [] on the CPU, NaN for none."""
 
     scope = "window"
 
     def __call__(self, clips: Sequence[Clip]) -> Tensor:
         return torch.stack([self.score(clip) for clip in clips])
-
-    def score(self, clip: Clip) -> Tensor:
-        """Return the score [] of one clip, on the CPU; NaN for none."""
-        raise NotImplementedError
 
 
 @runtime_checkable

@@ -71,7 +71,7 @@ def test_prompts_that_the_tiny_world_cannot_show_are_refused_by_name(tmp_path):
 def test_a_mistake_in_the_file_is_said_at_the_terminal_before_a_folder_is_claimed(tmp_path):
     command = [sys.executable, "train.py", f"run_dir={tmp_path}/run", f"prompts={tmp_path}/none.txt"]
     shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
-    assert shown.returncode == 2 and "none.txt does not exist" in shown.stderr and shown.stderr.count("\n") == 1
+    assert shown.returncode == 2 and f"prompts={tmp_path}/none.txt: " in shown.stderr and shown.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
