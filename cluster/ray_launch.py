@@ -22,11 +22,11 @@ from cluster.bootstrap.process_group import NodeAddressConfig
 from cluster.bootstrap.ray_session import ray_session
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
-from cluster.errors import RunFailed, StageEnded
 from cluster.planning import placement
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.driver_messages import forward_warnings
 from cluster.ray_cluster import RayCluster
+from cluster.run_errors import RunFailed, StageEnded
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.display import Display
 from cluster.runs.run_folder import RunFolder

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.config.run_config import Config
-from cluster.errors import CannotStart
+from cluster.run_errors import CannotStart
 from models.errors import StopsRun
 from settings.compose import ROOT, choices, read_keys
 from settings.help import asked_help, help_page

@@ -14,9 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
-from cluster.errors import CannotStart
 from cluster.planning import memory, placement
 from cluster.planning.placement import Node, Role
+from cluster.run_errors import CannotStart
 from models.user_paths import user_path
 
 _POLL_S = 0.5

@@ -10,7 +10,7 @@ from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError
 
-from cluster.errors import CannotStart
+from cluster.run_errors import CannotStart
 
 _TIMEOUT_S = 10
 

@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from cluster.bootstrap.nodes import RunNeeds, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
 from cluster.bootstrap.upload import upload_of
-from cluster.errors import CannotStart
+from cluster.run_errors import CannotStart
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 

@@ -12,7 +12,6 @@ import ray
 from cluster.autoscale.loop import Autoscaling, Look
 from cluster.autoscale.meter import Meter
 from cluster.config.run_config import Config
-from cluster.errors import Leaving, RunFailed, StageEnded
 from cluster.planning import placement
 from cluster.pool.prometheus import RayMetrics
 from cluster.pool.ray_pool import Pool, RayPool
@@ -21,6 +20,7 @@ from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slot, Slots
 from cluster.pool.supervisor import StageWork, Supervisor
 from cluster.pool.workload import Workload
+from cluster.run_errors import Leaving, RunFailed, StageEnded
 from cluster.runs.factory import make_supply
 from cluster.runs.trace import Reading, Span
 from cluster.supply.dispatch import Dispatch

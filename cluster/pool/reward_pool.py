@@ -11,9 +11,9 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.config.run_config import Config
-from cluster.errors import RunFailed
 from cluster.planning import placement
 from cluster.pool.payloads import fetch
+from cluster.run_errors import RunFailed
 from cluster.runs.factory import make_scorer
 from cluster.runs.trace import Span, Tracer
 from cluster.supply.wire import BadWindow, Header

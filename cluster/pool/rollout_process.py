@@ -13,10 +13,10 @@ import torch
 from actors.drift_tracker import DriftMeter
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
-from cluster.errors import Leaving, StageEnded
 from cluster.pool.driver_messages import forward_warnings
 from cluster.pool.payloads import open_blocks
 from cluster.pool.scale_down import Place
+from cluster.run_errors import Leaving, StageEnded
 from cluster.runs.factory import follows_drift, make_actor
 from cluster.runs.trace import Span, Tracer, clock_offset
 from cluster.supply.tensor_bytes import ByteViews

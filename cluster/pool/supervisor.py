@@ -8,10 +8,10 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from cluster.errors import RunFailed, StageEnded
 from cluster.pool.ray_pool import ActorLost, NoNode, Pool, Superseded
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slot, Slots, SlotState
+from cluster.run_errors import RunFailed, StageEnded
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.supply import Supply
 from cluster.supply.wire import LOST, BadWindow

@@ -14,7 +14,7 @@ import yaml
 from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.config.renamed_keys import with_current_names
 from cluster.config.run_config import Config
-from cluster.errors import CannotStart, RunFailed
+from cluster.run_errors import CannotStart, RunFailed
 from cluster.runs.provenance import commit
 from cluster.runs.stage_folder import StageFolder
 from models.atomic_files import write_whole

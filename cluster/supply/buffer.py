@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from cluster.config.buffer_config import BufferConfig
-from cluster.errors import RunFailed
+from cluster.run_errors import RunFailed
 from models.records import Rollout
 
 Key = tuple[int, int]

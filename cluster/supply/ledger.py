@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from cluster.errors import RunFailed
+from cluster.run_errors import RunFailed
 from models.records import ODE
 from rewards.reward_config import RewardConfig
 

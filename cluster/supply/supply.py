@@ -34,7 +34,7 @@ from typing import Any, Protocol
 from actors.drift_tracker import DriftTracker
 from actors.rollout_config import RolloutConfig, WindowConfig
 from actors.student_actor import blocks_kept
-from cluster.errors import RunFailed
+from cluster.run_errors import RunFailed
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.ledger import ScoreLedger, VersionHistory, WindowLedger

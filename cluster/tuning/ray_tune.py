@@ -35,7 +35,7 @@ from cluster.bootstrap.nodes import needs_of, registered, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
 from cluster.bootstrap.ray_session import connected
 from cluster.config.scan_config import Scan, ScanConfig
-from cluster.errors import RunFailed
+from cluster.run_errors import RunFailed
 from cluster.runs.display import Display
 from cluster.tuning.run_trial import run_trial
 from cluster.tuning.time_left import ScanClock

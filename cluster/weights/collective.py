@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, TCPStore
 
-from cluster.errors import Leaving, StageEnded
+from cluster.run_errors import Leaving, StageEnded
 from cluster.weights.object_store import WAIT_S, ObjectStoreWeights
 from cluster.weights.version import WeightsVersion
 

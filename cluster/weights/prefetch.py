@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
-from cluster.errors import Leaving
+from cluster.run_errors import Leaving
 from models.records import Weights
 
 Fetch = Callable[[int | None], Weights | None]

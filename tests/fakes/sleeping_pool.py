@@ -7,12 +7,12 @@ from typing import Any
 import ray
 
 from cluster.config.run_config import Config
-from cluster.errors import Leaving, StageEnded
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.payloads import open_blocks
 from cluster.pool.ray_pool import RayPool
 from cluster.pool.rollout_process import Delivery, place_of_process
 from cluster.pool.scale_down import Place
+from cluster.run_errors import Leaving, StageEnded
 from cluster.runs.trace import Span
 from cluster.supply.tensor_bytes import ByteViews
 from cluster.supply.wire import Header, seal

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 import settings
 from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan
-from cluster.errors import RunFailed
 from cluster.launch import preflight
+from cluster.run_errors import RunFailed
 from cluster.runs.run_folder import RunFolder
 from learner.stage_config import Source
 from models.checkpoints.weight_files import save_weights

@@ -18,10 +18,10 @@ import settings
 from cluster.bootstrap.nodes import needs_of, note_unshared_texts
 from cluster.bootstrap.ray_session import ray_session
 from cluster.config.run_config import Config
-from cluster.errors import CannotStart
 from cluster.launch import preflight
 from cluster.planning import placement
 from cluster.pool.rollout_process import place_of_process
+from cluster.run_errors import CannotStart
 
 _ANOTHER = """
 import sys, ray

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from cluster.errors import RunFailed
 from cluster.inline import InlineCluster
+from cluster.run_errors import RunFailed
 from models.network_config import TINY
 from models.records import CRITIC, STUDENT
 from models.wan.network import Wan

@@ -12,7 +12,7 @@ import pytest
 import settings
 from cluster.bootstrap.nodes import folder_fault, mark_fault
 from cluster.bootstrap.ray_head import require_head
-from cluster.errors import CannotStart
+from cluster.run_errors import CannotStart
 from cluster.runs.run_folder import RunFolder
 from tests.fakes.started import free_ports
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cluster.errors import Leaving, RunFailed, StageEnded
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.ray_pool import ActorLost
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import SlotState
+from cluster.run_errors import Leaving, RunFailed, StageEnded
 from cluster.runs.trace import Span
 from cluster.supply.wire import Header
 from models.records import CRITIC, STUDENT, MadeBlock, Window

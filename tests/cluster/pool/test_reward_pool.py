@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 
-from cluster.errors import RunFailed
+from cluster.run_errors import RunFailed
 from cluster.runs.factory import make_scorer
 from cluster.supply.ledger import RewardFails, ScoreLedger
 from cluster.supply.wire import BadWindow, Header, seal

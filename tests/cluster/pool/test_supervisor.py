@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
-from cluster.errors import Leaving, RunFailed
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.ray_pool import ActorLost, NoNode
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.scale_down import Place
 from cluster.pool.slots import SlotState
+from cluster.run_errors import Leaving, RunFailed
 from cluster.runs.factory import make_dispatcher
 from models.records import CRITIC, STUDENT, MadeBlock
 from tests.fakes.simulated_supply import opened, sealed

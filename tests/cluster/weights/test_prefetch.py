@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from cluster.errors import Leaving
+from cluster.run_errors import Leaving
 from cluster.weights.prefetch import PrefetchedWeights
 from models.records import Weights
 
