@@ -92,7 +92,7 @@ def measure(config: Config, pace: Pace) -> Measured:
     """A run on the Ray that is connected."""
     coordinator = start_sleeping(config, pace.block_s)
     try:
-        cluster = RayCluster(coordinator, config)
+        cluster = RayCluster(coordinator)
         cluster.begin("dmd", config)
         learner = SleepingLearner(cluster, config, pace)
         cluster.publish(learner.weights, 0)

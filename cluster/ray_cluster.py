@@ -1,7 +1,7 @@
-"""The cluster as a learner rank sees it: the same verbs as `InlineCluster`, with a coordinator behind them."""
+"""Give a learner rank the verbs of `Cluster`, with a coordinator behind them."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,22 +24,24 @@ _CALL_TIMEOUT_S = 120.0
 
 
 class RayCluster:
-    """Lives in a learner rank. Rank 0 speaks for all where one voice is enough."""
+    """Speaks to the coordinator for a learner rank; rank 0 alone speaks where one call is enough."""
 
-    def __init__(self, coordinator: ray.actor.ActorHandle, config: Config):
-        self.coordinator, self.config, self.versions = coordinator, config, version_numbers(config.run_dir)
+    def __init__(self, coordinator: ray.actor.ActorHandle):
+        self.coordinator = coordinator
         offset = clock_offset(lambda: self._ask(coordinator.clock))
         self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})", offset)
         self.epoch, self.number = 0, 0
+        self.versions: Iterator[int] | None = None
 
     def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
-        """Start supplying a stage: what is left of the one before is cancelled."""
+        """Start supplying a stage; the rest of the one before is cancelled."""
         with self.tracer.waiting("begin"):
             begin = self.coordinator.begin
             epoch = self._ask(begin, stage, config, _stored(state), kept) if collectives.rank() == 0 else 0
             self.epoch, self.number = collectives.broadcast(epoch), 0
-        if state is not None:
-            self.versions = version_numbers(config.run_dir, state[1]["lineage"])
+        self.timeout_s, self.dtype = config.cluster.timeout_s, getattr(torch, config.rollout.dtype)
+        if self.versions is None or state is not None:
+            self.versions = version_numbers(config.run_dir, () if state is None else state[1]["lineage"])
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the coordinator, which owns them from then on."""
@@ -47,15 +49,15 @@ class RayCluster:
         if collectives.rank() > 0:
             return
         with self.tracer.waiting("publish"):
-            dtype = getattr(torch, self.config.rollout.dtype)
-            publish(self.coordinator, WeightsVersion.of(next(self.versions), update, tensors, dtype), _CALL_TIMEOUT_S)
+            weights = WeightsVersion.of(next(self.versions), update, tensors, self.dtype)
+            publish(self.coordinator, weights, _CALL_TIMEOUT_S)
 
     def take(self, role: str, n: int) -> Sequence[Window]:
-        """This rank's share of the next `n` windows of a role."""
+        """Return this rank's share of the next `n` windows of a role."""
         return self._take(role, n, collectives.rank(), collectives.size())
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
-        """The next `n` samples of a role, all of them on every rank."""
+        """Return the next `n` samples of a role, all of them on every rank."""
         return self._take(role, n, 0, 1, collectives.all_reduce_max)  # no update in between holds the ranks together
 
     def _take(self, role: str, n: int, rank: int, size: int, agree: Callable[[int], int] = int) -> list[Any]:
@@ -63,7 +65,7 @@ class RayCluster:
         with self.tracer.waiting(f"{role} windows"):
             while True:
                 request = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)
-                headers = ray.get(request, timeout=self.config.cluster.timeout_s + _CALL_TIMEOUT_S)
+                headers = ray.get(request, timeout=self.timeout_s + _CALL_TIMEOUT_S)
                 samples = fetch(headers)
                 bad = {
                     (header.rollout, header.index, header.attempt): sample
@@ -79,7 +81,7 @@ class RayCluster:
         return samples
 
     def state(self) -> State | None:
-        """Everything about the supply that a checkpoint needs; rank 0 writes it."""
+        """Return the supply's state for a checkpoint, on rank 0; None elsewhere."""
         self.tracer.until_next("checkpoint", waits=True)
         if collectives.rank() > 0:
             return None
@@ -87,7 +89,7 @@ class RayCluster:
         return to_checkpoint(plain, zip(waiting, fetch(waiting), strict=True))
 
     def metrics(self) -> dict[str, Any]:
-        """The state of the supply and of the pool, and where this rank has waited."""
+        """Return the metrics of supply and pool, and the shares of time that this rank has waited."""
         if collectives.rank() == 0:
             return shares_of(self.tracer) | self._ask(self.coordinator.metrics)
         self.tracer.interval()
@@ -101,7 +103,7 @@ class RayCluster:
         return Report(windows, self.tracer.drain() + spans)
 
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
-        """Progress for the display; nobody waits for it."""
+        """Send progress for the display, without waiting."""
         self.coordinator.show.remote(stage, step, steps, line)
 
     @staticmethod

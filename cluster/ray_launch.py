@@ -129,7 +129,7 @@ def _learn(task: dict[str, Any]) -> None:
     if ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S) is not None:
         return
     forward_warnings(coordinator, "learner")
-    on_ray = RayCluster(coordinator, config)
+    on_ray = RayCluster(coordinator)
     cluster: Cluster = on_ray
     if config.debug.learner_only:
         cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)

@@ -1,4 +1,4 @@
-"""The actor between learner and rollout pool: it owns the supply and the weights, and keeps the pool busy."""
+"""Connect learner and rollout pool: the process that owns the supply and the weights, and keeps the pool busy."""
 
 import asyncio
 import logging
@@ -43,7 +43,8 @@ class Coordinator:
 
     def __init__(self, config: Config, pool: Pool | None = None, reward_pool: Callable[..., RewardPool] = RewardPool):
         """`reward_pool` makes the reward pool of a stage, as RewardPool does."""
-        self.config, cluster = config, config.cluster
+        cluster = config.cluster
+        self.timeout_s = cluster.timeout_s
         self.pool = pool or RayPool(config, ray.get_runtime_context().current_actor)
         self.reason: Exception | None = None
         self.shown: tuple[str, int, int, str] | None = None
@@ -59,13 +60,10 @@ class Coordinator:
             actors_per_gpu = placement.processes_per_gpu(placement.rollout(config))
             learner_cost = cluster.learner_ranks * (cluster.rank_gpus * actors_per_gpu or 1)
             self.autoscaling = Autoscaling(config.autoscale, self.meter, config.run_dir, learner_cost)
-        self.arrived = asyncio.Condition()
-        """Notified when windows may be complete that ranks wait for."""
-        self.failure: str | None = None
-        """Why the learner must stop the run."""
+        self.arrived = asyncio.Condition()  # notified when a plan may be complete that ranks wait for
+        self.failure: str | None = None  # why the learner must stop the run
         self.supply, self.epoch, self.weights = None, 0, WeightStore()
-        self.awaited: set[tuple[str, int]] = set()
-        """Plans that ranks wait for: role and number of windows."""
+        self.awaited: set[tuple[str, int]] = set()  # plans that ranks wait for: role and number of windows
         self.reward_pool = reward_pool
         self.rewards = reward_pool(config, self.say)
 
@@ -81,16 +79,9 @@ class Coordinator:
         self.epoch += 1
         self.stage, self.failure = stage, None
         before, self.weights = self.weights, WeightStore()
-        before.wake()  # who asks for weights of the epoch before learns that it is over
+        before.wake()  # actors that wait for weights of the epoch before learn that it is over
         self.supply = make_supply(stage, config, state, kept)
         self.rewards = self.reward_pool(config, self.say)
-        self._start_drivers(stage, config)
-        self._fit_rewards()
-        await self._wake_ranks()  # ranks that wait for windows of the epoch before learn that it is over
-        return self.epoch
-
-    def _start_drivers(self, stage: str, config: Config) -> None:
-        epoch = self.epoch
         self.slots.settle()
         self.meter.begin(config.samples_per_update(stage))
         self.supervisor.begin(
@@ -98,15 +89,18 @@ class Coordinator:
                 self.supply,
                 self.weights,
                 needs_weights=stage != "ode",
-                begin=lambda slot: self.pool.begin(slot, stage, config, epoch),
-                stream=lambda slot, dispatch: self.pool.stream(slot, stage, config, epoch, dispatch),
+                begin=lambda slot: self.pool.begin(slot, stage, config, self.epoch),
+                stream=lambda slot, dispatch: self.pool.stream(slot, stage, config, self.epoch, dispatch),
                 receive=self._receive,
             )
         )
         if self.autoscaling is not None:
             self.autoscaling.begin()
-            watch = (self.supply.buffer, stage, lambda: len(self.slots.wanted), self.resize, self._note_look)
-            self.supervisor.start("autoscale", self.autoscaling.run, *watch)
+            parts = (self.supply.buffer, stage, lambda: len(self.slots.wanted), self.resize, self._note_look)
+            self.supervisor.start("autoscale", self.autoscaling.run, *parts)
+        self._fit_rewards()
+        await self._wake_ranks()  # ranks that wait for windows of the epoch before learn that it is over
+        return self.epoch
 
     def _note_look(self, look: Look) -> None:
         if look.line is not None:
@@ -124,7 +118,7 @@ class Coordinator:
         self.rewards.fit(len(staying), {slot.place.node for slot in staying if slot.place is not None})
 
     async def publish(self, version: int, source: Any) -> None:
-        """Own what the learner offers; actors find it at their next block. The learner does not wait for any actor."""
+        """Own the version that the learner offers; the learner waits for no actor to load it."""
         supply, store = self._begun(), self.weights
         weights = await store.collect(version, source)
         supply.versions.publish(version, weights.update)
@@ -132,7 +126,7 @@ class Coordinator:
         await self.supervisor.wake()
 
     async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Header]:
-        """Rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same.
+        """Return rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same.
 
         The rank opens the payloads; it names those that it must not use to `withdraw`, and asks again.
         """
@@ -156,16 +150,22 @@ class Coordinator:
         await self.supervisor.wake()
 
     async def _plan(self, epoch: int, number: int, role: str, n: int) -> list[Header]:
-        """The whole request, as soon as it can be met."""
-        deadline = time.monotonic() + self.config.cluster.timeout_s
+        """Return the whole request, as soon as it can be met."""
+        deadline = time.monotonic() + self.timeout_s
         async with self.arrived:
             while True:
                 if epoch != self.epoch:
                     raise StageEnded
-                known = number in self.supply.plans
-                plan = self._try(number, role, n)
+                planned = number in self.supply.plans
+                if not planned and self.failure is not None:
+                    raise RunFailed(self.failure)  # a plan that one rank has is every rank's, whatever failed since
+                try:
+                    plan = self.supply.take(number, role, n)
+                except RunFailed as stop:
+                    self.failure = str(stop)  # for the other ranks
+                    raise
                 if plan is not None:
-                    self.meter.taken(0 if known else n)
+                    self.meter.taken(0 if planned else n)
                     break
                 self.awaited.add((role, n))
                 await self.supervisor.wake()  # dropped windows are to be made again
@@ -175,39 +175,28 @@ class Coordinator:
                             await self.arrived.wait()
                 except TimeoutError as error:
                     raise RunFailed(
-                        f"no {n} {role} windows within cluster.timeout_s = {self.config.cluster.timeout_s} s: "
-                        f"{self.situation()}"
+                        f"no {n} {role} windows within cluster.timeout_s = {self.timeout_s} s: {self.situation()}"
                     ) from error
         await self.supervisor.wake()
         return plan
 
-    def _try(self, number: int, role: str, n: int) -> list[Header] | None:
-        """The request if it can be met. A plan that one rank has is every rank's, whatever has failed since."""
-        if number not in self.supply.plans and self.failure is not None:
-            raise RunFailed(self.failure)
-        try:
-            return self.supply.take(number, role, n)
-        except RunFailed as stop:
-            self.failure = str(stop)  # for the other ranks
-            raise
-
     def _begun(self) -> Supply:
-        """The supply. Raises StageEnded in a process that Ray has started again, before the learner begins again."""
+        """Return the supply. Raises StageEnded in a process that Ray restarted, before the learner begins again."""
         if self.supply is None:
             raise StageEnded
         return self.supply
 
     async def state(self) -> SupplyState:
-        """Everything about the supply that a checkpoint needs; the payloads of what waits by reference."""
+        """Return the supply's state for a checkpoint, with the payloads of waiting samples by reference."""
         return self._begun().state()
 
     async def metrics(self) -> dict[str, Any]:
-        """The supply, and what the pool did since this was last asked."""
+        """Return the metrics of the supply, and those of the pool since the last call."""
         sized = {} if self.autoscaling is None else self.autoscaling.metrics
         return ({} if self.supply is None else self.supply.metrics()) | self.workload.metrics() | sized
 
     async def drain_spans(self) -> list[Span | Reading]:
-        """What the actors, the reward processes and the other ranks did since this was last asked."""
+        """Return spans of actors, reward processes and other ranks since the last call."""
         spans, self.spans = self.spans, []
         return spans + self.rewards.drain_spans()
 
@@ -216,11 +205,11 @@ class Coordinator:
         self.ray_metrics.show(metrics)
 
     async def ledger(self) -> list[dict[str, Any]]:
-        """Every window taken since this was last asked."""
+        """Return every window taken since the last call."""
         return [] if self.supply is None else self.supply.ledger.drain()
 
     def situation(self) -> str:
-        """For people, in a line."""
+        """Describe supply and pool in a line, for the terminal."""
         if self.supply is None:
             return "no stage has begun"
         waiting, pending = self.supply.buffer.depth, len(self.supply.buffer.pending)
@@ -229,7 +218,7 @@ class Coordinator:
     # -- the actors' side -----------------------------------------------------------------------------------------
 
     async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[Any] | None:
-        """A reference to weights newer than version `than`, as soon as there are any; None after `wait_s` without.
+        """Return a reference to weights newer than version `than`, once there are any; None after `wait_s`.
 
         Raises Leaving for an actor that must go, and StageEnded for an epoch that is over.
         """
@@ -247,7 +236,7 @@ class Coordinator:
             self.workload.pulled()
         return reference
 
-    # -- what comes of it -----------------------------------------------------------------------------------------
+    # -- deliveries -----------------------------------------------------------------------------------------------
 
     async def _receive(self, slot: Slot, dispatch: Dispatch, delivery: Delivery) -> None:
         header = delivery.header

@@ -118,7 +118,7 @@ def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_c
 
     config = small_config()
     coordinator = local_ray.remote(Coordinator).options(num_cpus=0, max_concurrency=1000).remote(config)
-    cluster = RayCluster(coordinator, config)
+    cluster = RayCluster(coordinator)
     cluster.begin("dmd", config)
     cluster.publish(Wan(TINY).state_dict(), 0)
     cluster.take(CRITIC, 4)

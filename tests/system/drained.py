@@ -31,7 +31,7 @@ def main() -> None:
         run_dir=tempfile.mkdtemp(), buffer=BufferConfig(windows=256, max_age=64), cluster=ClusterConfig(timeout_s=120.0)
     )
     config.rollout.windows, config.rollout.frames = 16, 1200
-    cluster = RayCluster(start_coordinator(config), config)
+    cluster = RayCluster(start_coordinator(config))
     cluster.begin("dmd", config)
     torch.manual_seed(0)
     cluster.publish({name: tensor.clone() for name, tensor in Wan(TINY).state_dict().items()}, 0)

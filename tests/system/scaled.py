@@ -140,7 +140,7 @@ def scene(config: Config, needed: int) -> None:
     coordinator = ray.remote(WatchedCoordinator).options(
         num_cpus=0, resources={"head": 0.001}, max_concurrency=1000
     ).remote(config, BLOCK_S, SLOT)  # fmt: skip
-    learner = Learner(config, RayCluster(coordinator, config))
+    learner = Learner(config, RayCluster(coordinator))
     found = {"needed": needed, "first_actor_s": learner.until(lambda wanted, there: there >= 1 and learner.update > 1)}
     print(found, file=sys.stderr, flush=True)
     found["grown_s"] = learner.until(lambda wanted, there: there >= needed - 1 and there == wanted)

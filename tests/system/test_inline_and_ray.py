@@ -31,7 +31,7 @@ def on_ray(local_ray):
     made = []
 
     def make(config):
-        made.append(RayCluster(start_coordinator(config), config))
+        made.append(RayCluster(start_coordinator(config)))
         return made[-1]
 
     yield make

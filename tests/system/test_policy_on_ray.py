@@ -41,7 +41,7 @@ def taken(local_ray, tmp_path_factory):
     config.group = GroupConfig(members=MEMBERS, transitions="all", noise="first", burn_in_frames=27, forks=1)
     config.sentinel = SentinelConfig(prompts=1, frames=24, metrics=["exposure_drift"])
     config.grpo = GrpoConfig(groups=GROUPS)
-    cluster = RayCluster(start_coordinator(config), config)
+    cluster = RayCluster(start_coordinator(config))
     cluster.begin("grpo", config)
     cluster.publish({name: tensor.clone() for name, tensor in student().state_dict().items()}, 0)
     groups = cluster.take(GRPO, GROUPS)

@@ -27,7 +27,7 @@ def test_actors_that_ray_has_no_place_for_hold_up_nobody_and_are_given_up_when_n
     from cluster.ray_launch import start_coordinator
 
     config = small_config(rollout__frames=48, buffer__windows=256, buffer__max_age=64)
-    cluster = RayCluster(start_coordinator(config), config)
+    cluster = RayCluster(start_coordinator(config))
     try:
         cluster.begin("dmd", config)
         places = int(local_ray.cluster_resources()["CPU"])
