@@ -78,7 +78,7 @@ def open_wan_codec(folder: Path, channels: int, device: torch.device, dtype: tor
         values = config.get(name, [0.0] * channels)
         numbers = isinstance(values, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in values)
         if not numbers or len(values) != channels:
-            problem = f"{name} of its vae/config.json is not {channels} numbers"
+            problem = f"{name} of vae/config.json is not {channels} numbers"
             raise ConfigError("vae", folder, problem, "download it again")
     try:
         vae, report = AutoencoderKLWan.from_pretrained(
