@@ -49,14 +49,14 @@ def main(run: PlannedRun) -> None:
     """Print the plan, and draw it if plan.plot names a picture. Raises ConfigError."""
     from cluster.planning.cost_table import find_costs, pace
     from cluster.planning.memory_check import check_fit
-    from cluster.planning.plan_picture import draw
-    from cluster.planning.plan_report import report
     from cluster.planning.pool_sizes import sizes
+    from reports.plan_picture import draw
+    from reports.plan_report import plan_text
 
     check_fit(run)
     costs = find_costs(run.plan, run)
     tried = sizes(run, pace(costs, run), run.plan, lambda what: print(f"playing through: {what}", file=sys.stderr))
-    print(report(run, run.plan, costs, tried))
+    print(plan_text(run, run.plan, costs, tried))
     if run.plan.plot is not None:
         draw(tried, user_path(run.plan.plot, "plan.plot"))
         print(f"\npicture: {run.plan.plot}")

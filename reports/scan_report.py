@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cluster.config.scan_config import Scan
-from cluster.planning.dry_run import place
 from cluster.runs.provenance import commit
 from cluster.tuning.trial_capacity import expected_at_once, trial_roles
 from cluster.tuning.trials import Trial
 from models.atomic_files import write_whole
 from models.worlds.tiny_world import HORIZON
+from reports.dry_run import place
 from reports.figures import CURVES, ChartLine, data_address, line_chart, milestones, percent, seconds_at
 from reports.page import flat_settings, render_page
 from reports.scan_results import ScanArm, arms_of, scan_table, write_csv

@@ -76,9 +76,9 @@ def run_loop(loop: Callable, config: Config) -> Config:
     """Run `loop(config, cluster, log)`, or print the plan for dry_run; returns the configuration that ran."""
     with user_errors():
         if config.dry_run:
-            from cluster.planning.dry_run import report
+            from reports.dry_run import dry_run_text
 
-            print(report(config), flush=True)
+            print(dry_run_text(config), flush=True)
             sys.exit(0)
         prepare_run(config, joins=config.cluster.kind == "ray")
     from cluster.launch import launch

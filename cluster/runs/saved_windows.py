@@ -76,7 +76,8 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
             pace = pace or _Pace(cluster.metrics())  # from the first batch on: the processes have started
         metrics = cluster.metrics()
         log("rollout_only", step, steps, metrics | pace.rates(metrics))
-    log.progress("saved windows", steps, steps, f"in {config.saved_windows_path}")
+    if collectives.rank() == 0:
+        log.progress("saved windows", steps, steps, f"in {config.saved_windows_path}")
 
 
 class _Pace:

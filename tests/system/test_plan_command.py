@@ -10,8 +10,8 @@ import plan
 import settings
 from cluster.config.plan_config import PlanConfig
 from cluster.planning.cost_table import find_costs, pace
-from cluster.planning.plan_report import assumptions, report, video_s
 from cluster.planning.pool_sizes import cheapest, sizes
+from reports.plan_report import assumptions, plan_text, video_s
 from tests.fakes.commands import mistake
 
 EIGHT = ["preset=wan_1_3b", "plan.learner_gpus=8", "plan.updates=20", "dmd.steps=40"]
@@ -60,7 +60,7 @@ def test_the_report_names_memory_wires_and_where_each_cost_comes_from():
     asked = PlanConfig(block_s=0.71, rollout_gpus=[8], updates=20)
     found = find_costs(asked, config)
     tried = sizes(config, pace(found, config), asked, lambda what: None)
-    lines = {line[2:44].strip(): line[44:].split() for line in report(config, asked, found, tried).splitlines()}
+    lines = {line[2:44].strip(): line[44:].split() for line in plan_text(config, asked, found, tried).splitlines()}
     assert lines["one block of 1 video(s), by an actor"] == ["710.00", "ms", "plan.block_s"]
     assert lines["one learner rank"][:2] == ["27.67", "GB"] and lines["the rollout processes of one GPU"][0] == "17.40"
     pulled = float(lines["weights, to all actors"][0])

@@ -6,7 +6,7 @@ import pytest
 
 import settings
 from cluster.bootstrap.upload import upload_of
-from cluster.planning.dry_run import report
+from reports.dry_run import dry_run_text
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_an_upload_over_the_limit_names_the_largest_folders_and_the_cure(checkou
 def test_a_dry_run_for_a_cluster_refuses_an_upload_over_the_limit_and_a_laptop_is_only_warned(checkout, monkeypatch):
     with (checkout / "weights.bin").open("wb") as file:
         file.truncate(101 * 2**20)
-    monkeypatch.setattr("cluster.planning.dry_run._CHECKOUT", checkout)
+    monkeypatch.setattr("reports.dry_run._CHECKOUT", checkout)
     wan = ["preset=wan_1_3b", "stage=dmd", "init=x"]
     with pytest.raises(ValueError, match=r"^the upload of this folder has 101 MiB.*weights\.bin \(101 MiB\)"):
-        report(settings.load([*wan, "cluster=h100_32"]))
-    assert "warning: the upload of this folder has 101 MiB" in report(settings.load([*wan, "cluster=laptop"]))
+        dry_run_text(settings.load([*wan, "cluster=h100_32"]))
+    assert "warning: the upload of this folder has 101 MiB" in dry_run_text(settings.load([*wan, "cluster=laptop"]))

@@ -7,12 +7,12 @@ from cluster.config.plan_config import PlanConfig
 from cluster.config.run_config import Config
 from cluster.planning import memory, wan_costs
 from cluster.planning.cost_table import Cost
-from cluster.planning.dry_run import shown
 from cluster.planning.memory_check import actor_bytes, rank_bytes
 from cluster.planning.pool_balance import made_share
 from cluster.planning.pool_sizes import Size, cheapest, largest_pool
 from cluster.planning.stage_costs import seconds, stage_cost
 from models.worlds.tiny_world import FPS
+from reports.dry_run import shown
 
 _WAN_FPS, _WAN_STRIDE = 16, 4
 """Video frames per second, and per latent frame behind the first."""
@@ -26,7 +26,7 @@ _WHAT = {
 }
 
 
-def report(config: Config, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
+def plan_text(config: Config, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
     """The whole plan as text."""
     best = cheapest(sizes)
     text = [answer(config, plan, best), "", "Costs, on one GPU"]

@@ -11,7 +11,7 @@ from cluster.planning import memory, placement, stage_costs
 from cluster.planning.placement import Node, Role
 from cluster.planning.stage_costs import Line, StageCost
 
-_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+_CHECKOUT = Path(__file__).resolve().parent.parent
 _STEPS = {
     "parameters": ((1, ""),),
     "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")),
@@ -20,7 +20,7 @@ _STEPS = {
 }
 
 
-def report(config: Config) -> str:
+def dry_run_text(config: Config) -> str:
     """The whole report as text. Needs no weights, no GPU and no cluster: networks are looked at on the "meta" device.
 
     Raises ValueError for prompts that cannot be read, and for what the cluster could never hold or take.

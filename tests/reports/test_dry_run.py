@@ -10,7 +10,6 @@ import torch
 import settings
 from actors.rollout_actor import RolloutActor
 from cluster.planning import memory, stage_costs, wan_costs
-from cluster.planning.dry_run import report, shown
 from cluster.runs.factory import computing_of, make_actor, make_dispatcher
 from cluster.runs.trajectories import trajectories_of
 from models.causal import write_block
@@ -20,6 +19,7 @@ from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
+from reports.dry_run import dry_run_text, shown
 from tests.fakes.fixed_weights import FixedWeights
 
 ON_EIGHT = ["preset=wan_1_3b", "cluster.learner_ranks=8", "cluster.rollout_actors=24"]
@@ -148,7 +148,7 @@ def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depen
     assert memory.shared_memory(few) == memory.shared_memory(many)
     assert memory.rank_memory(few, "ode") == memory.rank_memory(many, "ode")
     assert printed(memory.disk(many)) == {"trajectories of the teacher": "335.46 GB"}
-    assert "Disk of the run folder\n  trajectories of the teacher" in report(many)
+    assert "Disk of the run folder\n  trajectories of the teacher" in dry_run_text(many)
     given = settings.load([*ON_EIGHT, "stage=ode", "ode.pairs_dir=x"])
     assert not memory.disk(given) and stage_costs.stage_cost(given, "ode").actors == 0
     small = settings.load(["preset=tiny", "ode.pairs=20", f"run_dir={tmp_path}"])
@@ -184,12 +184,12 @@ def test_twice_the_processes_take_half_the_time():
 @pytest.mark.parametrize("preset", ["wan_1_3b", "tiny", "smoke"])
 @pytest.mark.parametrize("stage", ["ode", "dmd", "grpo"])
 def test_every_stage_of_every_preset_has_a_report_with_its_name(preset, stage):
-    text = report(settings.load([f"preset={preset}", f"stage={stage}"]))
+    text = dry_run_text(settings.load([f"preset={preset}", f"stage={stage}"]))
     assert f"one learner rank of 1, stage {stage}" in text and f"\n  {stage:<8}" in text
 
 
 def test_the_report_says_who_would_run_where_and_what_a_submission_would_send():
-    text = report(settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", "cluster=h100_64_spot"]))
+    text = dry_run_text(settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", "cluster=h100_64_spot"]))
     for line in (
         "  learner         8 x 1 CPU, 1 GPU, on role=learner, ray.io/accelerator-type=H100",
         "  rollout        56 x 1 CPU, 0.75 GPU, on role=rollout, ray.io/accelerator-type=H100, first on "
@@ -199,15 +199,15 @@ def test_the_report_says_who_would_run_where_and_what_a_submission_would_send():
     ):
         assert f"\n{line}\n" in text
     assert re.search(r"\nUpload of ray job submit --working-dir \.\n  \d+ files, \d+\.\d+ MB, of 104\.86 MB", text)
-    inline = report(settings.load(["cluster=inline"]))
+    inline = dry_run_text(settings.load(["cluster=inline"]))
     assert "everything in one process" in inline and "Upload" not in inline
 
 
 def test_what_does_not_fit_is_said():
     fits = [*ON_EIGHT, "stage=dmd"]
-    assert "warning" not in report(settings.load(fits))
+    assert "warning" not in dry_run_text(settings.load(fits))
     more = [*fits, "learner.micro_batch=1", "learner.checkpoint_activations=false"]
-    assert "warning: more than the 80 GB of the device" in report(settings.load(more))
+    assert "warning: more than the 80 GB of the device" in dry_run_text(settings.load(more))
 
 
 @pytest.mark.parametrize(
@@ -220,13 +220,13 @@ def test_what_does_not_fit_is_said():
     ],
 )
 def test_without_a_name_the_device_is_what_the_processes_compute_on(arguments, expected):
-    assert f"\ndevice_name={expected}: " in report(settings.load(arguments))
+    assert f"\ndevice_name={expected}: " in dry_run_text(settings.load(arguments))
 
 
 def test_of_a_pool_that_sizes_itself_its_first_size_and_its_bounds_are_said():
     sized = ["autoscale.enabled=true", "autoscale.minimum=2", "autoscale.maximum=6", "cluster.rollout_actors=3"]
     said = "\n  the rollout pool begins with 3 and sizes itself, between 2 and 6\n"
-    assert said in report(settings.load(sized)) and "sizes itself" not in report(settings.load([]))
+    assert said in dry_run_text(settings.load(sized)) and "sizes itself" not in dry_run_text(settings.load([]))
 
 
 def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path):
@@ -250,9 +250,11 @@ def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path)
 
 def test_prompts_are_read_and_counted(tmp_path):
     (tmp_path / "p.txt").write_text("a cat on a mat\na cat on a mat\nno\n")
-    assert "p.txt: 1 prompts; dropped: 1 too short, 1 twice" in report(settings.load([f"prompts={tmp_path}/p.txt"]))
+    assert "p.txt: 1 prompts; dropped: 1 too short, 1 twice" in dry_run_text(
+        settings.load([f"prompts={tmp_path}/p.txt"])
+    )
     with pytest.raises(ValueError, match=r"none\.txt does not exist"):
-        report(settings.load([f"prompts={tmp_path}/none.txt"]))
+        dry_run_text(settings.load([f"prompts={tmp_path}/none.txt"]))
 
 
 def test_guidance_leads_away_from_wans_own_negative_prompt_and_in_the_tiny_world_from_none():
