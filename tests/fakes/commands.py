@@ -1,6 +1,7 @@
 """Commands run in this process, as a shell would run them."""
 
 import runpy
+import signal
 import sys
 
 from settings.compose import ROOT
@@ -9,6 +10,7 @@ from settings.compose import ROOT
 def run_script(script: str, *arguments: str) -> int:
     """Run `python SCRIPT ARGUMENTS`, or `python -m MODULE ARGUMENTS`, without a process; returns the exit status."""
     before, path = sys.argv, ROOT / (script if script.endswith(".py") else f"{script.replace('.', '/')}.py")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     sys.argv = [str(path), *arguments]
     try:
         runpy.run_path(str(path), run_name="__main__")
@@ -16,6 +18,8 @@ def run_script(script: str, *arguments: str) -> int:
         return end.code or 0
     finally:
         sys.argv = before
+        for number, handler in handlers.items():  # a command may install its own
+            signal.signal(number, handler)
     return 0
 
 
