@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: what the machine has says nothing about that in a container or under taskset."""
+"""Count the CPUs that this process may use: fewer than the machine has in a container or under taskset."""
 
 import os
 from pathlib import Path
@@ -7,19 +7,13 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(control_group: Path = _CONTROL_GROUP) -> int:
-    """The CPUs that it may be scheduled on; fewer where its control group gives it less time, at least one."""
+    """Return the CPUs that it may be scheduled on, or fewer by its control group's quota; at least one."""
     allowed = len(os.sched_getaffinity(0))
-    share = _share(control_group)
-    return allowed if share is None else max(1, min(allowed, int(share)))
-
-
-def _share(control_group: Path) -> float | None:
-    """CPU seconds per second, by version 2 or 1 of control groups; None without a limit."""
-    together, quota = control_group / "cpu.max", control_group / "cpu" / "cpu.cfs_quota_us"
-    if together.is_file():
-        given, period = together.read_text().split()
-    elif quota.is_file():
-        given, period = quota.read_text(), quota.with_name("cpu.cfs_period_us").read_text()
+    version_2, version_1 = control_group / "cpu.max", control_group / "cpu" / "cpu.cfs_quota_us"
+    if version_2.is_file():
+        quota, period = version_2.read_text().split()
+    elif version_1.is_file():
+        quota, period = version_1.read_text().strip(), version_1.with_name("cpu.cfs_period_us").read_text()
     else:
-        return None
-    return None if given.strip() in ("max", "-1") else int(given) / int(period)
+        return allowed
+    return allowed if quota in ("max", "-1") else max(1, min(allowed, int(quota) // int(period)))

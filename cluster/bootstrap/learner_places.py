@@ -1,7 +1,7 @@
-"""Gives back the places of learner ranks whose driver is gone.
+"""Give back the places of learner ranks whose driver is gone.
 
-Ray Train reserves them in a group that outlives whoever asked for it, up to the end of the whole job. Its own cleaner
-asks the dashboard who lives: a Ray of our own has none, and beside a second Ray it may ask the wrong one.
+Ray Train reserves them in a placement group that outlives its creator, up to the end of the whole job. Its own cleaner
+asks the dashboard which drivers live: a Ray of our own has none, and next to a second Ray it may ask the wrong one.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ _CALL_TIMEOUT_S = 120.0
 
 @ray.remote(num_cpus=0, max_concurrency=1000)
 class LearnerPlaces:
-    """Belongs to who starts the drivers, and so outlives each of them."""
+    """Watches ranks and removes their places; owned by the process that starts the drivers, so it outlives them."""
 
     def __init__(self):
         self.watching: set[asyncio.Task] = set()
 
     async def watch(self, rank: ray.actor.ActorHandle, places: PlacementGroup) -> None:
-        """Remove `places` when the process of `rank`, which is in them, is no more, whoever ended it."""
+        """Remove `places` when the process of `rank`, which is in them, has ended for any reason."""
         task = asyncio.create_task(self._remove_after(rank, places))
         self.watching.add(task)
         task.add_done_callback(self.watching.discard)
@@ -45,17 +45,17 @@ class LearnerPlaces:
 
 
 def start_places() -> ray.actor.ActorHandle:
-    """Beside this process, on a node that stays as long."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return LearnerPlaces.options(scheduling_strategy=here).remote()
+    """Start a LearnerPlaces on this process's node, which stays as long."""
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return LearnerPlaces.options(scheduling_strategy=this_node).remote()
 
 
-def guarded(
+def run_watched(
     config: Config, cluster: Cluster, log: Progress, loop: Callable[..., None], places: ray.actor.ActorHandle
 ) -> None:
-    """In a learner rank: run `loop`, with somebody who gives the ranks' places back if this is ended."""
+    """In a learner rank: run `loop` while `places` watches, to give the ranks' places back if this process ends."""
     if collectives.rank() == 0:
-        here = get_current_placement_group()
-        assert here is not None, "Ray Train starts ranks in a placement group"
-        ray.get(places.watch.remote(ray.get_runtime_context().current_actor, here), timeout=_CALL_TIMEOUT_S)
+        group = get_current_placement_group()
+        assert group is not None, "Ray Train starts ranks in a placement group"
+        ray.get(places.watch.remote(ray.get_runtime_context().current_actor, group), timeout=_CALL_TIMEOUT_S)
     loop(config, cluster, log)

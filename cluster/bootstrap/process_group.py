@@ -1,7 +1,7 @@
-"""The learner ranks' process group, reachable at their nodes' own addresses only.
+"""Form the learner ranks' process group, reachable at their nodes' own addresses only.
 
-Ray Train lets torch open the store in which the ranks meet. It then listens on all interfaces and lets everybody in who
-connects, on a local Ray too, which otherwise keeps to the loopback; and Gloo listens wherever the host's name leads.
+Ray Train lets torch open the store in which the ranks meet. It then listens on all interfaces and accepts every
+connection, on a local Ray too, which otherwise keeps to the loopback; and Gloo listens wherever the host's name leads.
 """
 
 import os
@@ -16,11 +16,11 @@ from torch import distributed
 from torch.distributed import TCPStore
 
 _SLACK_S = 60
-"""torch says more about a rank that does not come than Ray would."""
+"""torch times out first: its message about a missing rank says more than Ray's."""
 
 
 class _NodeAddressBackend(_TorchBackend):
-    """Ray's own, but for how the group is formed: Ray offers only ways in which torch opens the store by itself."""
+    """Forms the group itself; in Ray's own backend torch opens the store."""
 
     def on_start(self, worker_group, backend_config: TorchConfig) -> None:
         """Form the group. Raises what a rank raised, and RayActorError when one is lost."""
@@ -34,11 +34,11 @@ class _NodeAddressBackend(_TorchBackend):
 
 
 class NodeAddressConfig(TorchConfig):
-    """Ray Train's, with the group of this module; needs `backend`, and `init_method` has no effect."""
+    """Configures Ray Train with the group of this module; needs `backend`, and `init_method` has no effect."""
 
     @property
     def backend_cls(self) -> type[_NodeAddressBackend]:
-        """What Train sets the ranks up with."""
+        """Return the class with which Train sets up the ranks."""
         return _NodeAddressBackend
 
 
@@ -49,9 +49,9 @@ def interface_of(address: str) -> str | None:
 
 
 def _listen() -> tuple[str, int, int]:
-    """In rank 0: address and port where the ranks shall meet, and the socket, a number that means something here only.
+    """In rank 0: open the socket where the ranks meet; return its address, its port and its file descriptor.
 
-    Open from now on, so that nobody else gets the port before the store has it.
+    Open from now on, so that no other process gets the port before the store has it.
     """
     host = ray.util.get_node_ip_address()
     listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

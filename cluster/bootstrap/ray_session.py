@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
@@ -12,8 +11,6 @@ from cluster.bootstrap.nodes import RunNeeds, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
 from cluster.bootstrap.upload import upload_of
 from cluster.run_errors import CannotStart
-
-_CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
 @contextmanager

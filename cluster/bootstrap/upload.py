@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir` would send, measured as Ray packs it."""
+"""Measure the upload of `ray job submit --working-dir`, as Ray packs it."""
 
 import logging
 from collections import Counter
@@ -10,7 +10,7 @@ _LARGEST = 3
 
 @dataclass(frozen=True)
 class Upload:
-    """Files of a folder that Ray would send, without zip's own few bytes for each: Ray does not compress."""
+    """Counts the files of a folder that Ray would send, without zip's own few bytes each: Ray does not compress."""
 
     files: int
     size: int
@@ -18,11 +18,11 @@ class Upload:
     parts: dict[str, int]
     """Bytes by file or folder at the top."""
     limit: int
-    """Bytes that Ray's job server takes at most."""
+    """Bytes that Ray's job server accepts at most."""
 
     @property
     def too_large(self) -> str | None:
-        """The largest parts and the cure, in a line, if Ray would refuse it."""
+        """Name the largest parts and the cure, in a line, if Ray would refuse the upload."""
         if self.size <= self.limit:
             return None
         largest = sorted(self.parts, key=self.parts.__getitem__, reverse=True)[:_LARGEST]

@@ -1,23 +1,23 @@
-"""Lines for the driver's terminal, from whatever process they come."""
+"""Send warnings of this process to the driver's terminal; Ray forwards no logs of ours."""
 
 import logging
 
 import ray
 
 
-class News(logging.Handler):
-    """Warnings of our own code in this process, sent to the coordinator; nobody waits for it."""
+class NewsHandler(logging.Handler):
+    """Sends warnings of our own code to the coordinator, without waiting."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle):
         super().__init__(logging.WARNING)
         self.coordinator = coordinator
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one."""
+        """Send one warning."""
         self.coordinator.tell.remote(record.getMessage())
 
 
 def forward_warnings(coordinator: ray.actor.ActorHandle, *packages: str) -> None:
-    """From now on the warnings of `packages` reach the terminal; Ray forwards no logs of ours."""
+    """Have the warnings of `packages` reach the terminal from now on."""
     for package in packages:
-        logging.getLogger(package).addHandler(News(coordinator))
+        logging.getLogger(package).addHandler(NewsHandler(coordinator))

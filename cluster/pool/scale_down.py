@@ -1,4 +1,4 @@
-"""Which actors a pool lets go of: those whose nodes can then be given back whole. Knows no Ray."""
+"""Choose the actors that leave a pool, so that whole nodes can be given back; does not import Ray."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -9,24 +9,23 @@ from cluster.planning.placement import carries
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process of the pool is."""
+    """Names the node and the GPUs of a process of the pool."""
 
     node: str
     labels: Mapping[str, str]
-    """The node's."""
+    """Labels of the node."""
     gpus: tuple[str, ...]
-    """Those it computes on, named like no other of the cluster. A share of one is named like the whole."""
+    """Names of its GPUs, unique in the cluster. A share of one is named like the whole."""
 
 
 def departing(
     places: Mapping[int, Place | None], count: int, prefers: Mapping[str, str], at_stake: Callable[[int], int]
 ) -> list[int]:
-    """`count` of the slots of `places`; None stands for a process without a node that stays.
+    """Choose `count` of the slots of `places`; None stands for a process without a node that stays.
 
-    Those without a node go first, the newest before the others. Then as many nodes as possible are left by all, of
-    those that do not carry the labels `prefers` (they cost more), and with what remains of the others. What no node is
-    small enough for goes from the node that is nearest to being free. Where that costs no node, those stay with whom
-    more is `at_stake`.
+    Processes without a node go first, the newest before the others. Then as many whole nodes as possible are emptied,
+    those without the labels `prefers` (they cost more) before the others. The remainder comes from the node with the
+    fewest actors; ties are broken by the least work lost (`at_stake`).
     """
     homeless = sorted((slot for slot, place in places.items() if place is None), reverse=True)
     nodes: dict[tuple[bool, str], list[int]] = defaultdict(list)

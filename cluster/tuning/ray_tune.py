@@ -30,7 +30,7 @@ from ray.tune.experiment import Trial as TunedTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from cluster.bootstrap.cpus import usable_cpus
-from cluster.bootstrap.learner_places import guarded, start_places
+from cluster.bootstrap.learner_places import run_watched, start_places
 from cluster.bootstrap.nodes import needs_of, registered, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
 from cluster.bootstrap.ray_session import connected
@@ -78,7 +78,7 @@ def tune_in_session(
         by_name = {trial.name: trial for trial in waiting}
         resources = PlacementGroupFactory([{"CPU": scan.scan.cpus}])
     else:
-        loop = partial(guarded, loop=loop, places=start_places())
+        loop = partial(run_watched, loop=loop, places=start_places())
         # The trial's driver is no driver of a job, and does not see RAY_ADDRESS.
         address = cluster_address(scan.cluster)
         by_name = {
