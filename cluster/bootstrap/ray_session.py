@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
@@ -11,6 +12,8 @@ from cluster.bootstrap.nodes import RunNeeds, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
 from cluster.bootstrap.upload import upload_of
 from cluster.run_errors import CannotStart
+
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
 @contextmanager
