@@ -11,7 +11,7 @@ def member_window(group: Group, member: int, first: int, frames: int) -> Window:
     """Cut `frames` frames of a member from its frame `first` on, as a window at the last denoising step.
 
     The frames before them, of the member and of the shared past, are its context, as long as the group's. Where `first`
-    is below 0 the window begins in the shared past, whose inputs nobody has recorded: `noisy` is NaN there.
+    is below 0 the window begins in the shared past, whose inputs are not recorded: `noisy` is NaN there.
     """
     latents, noisy = group.latents[member], group.noisy[member]
     context = group.context  # the same tensor for all members: it is read once for all of them

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever stops the process or the machine."""
+"""Files that are complete or absent, whatever stops the process or the machine."""
 
 import os
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from tempfile import TemporaryFile
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, completely or not at all."""
     with beside(path) as partial:
         partial.write_bytes(content)
 
 
 @contextmanager
 def beside(path: Path, writer: str = "") -> Iterator[Path]:
-    """A file beside `path` to write to, flushed and renamed at the end of the block; gone where the block fails.
+    """Yield a partial file beside `path`, flushed and renamed at the end of the block; removed where it fails.
 
-    A kill or a power cut leaves the old file or the new one, never half. `writer` tells apart those who may write the
-    same file at the same time.
+    A kill or a power cut leaves the old file or the new one, never half. `writer` distinguishes processes that write
+    the same file at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(path, writer)
@@ -33,12 +33,12 @@ def beside(path: Path, writer: str = "") -> Iterator[Path]:
 
 
 def partial_of(path: Path, writer: str = "") -> Path:
-    """What `beside` writes to."""
+    """Return the file that `beside` writes to."""
     return path.with_name(f".{path.name}{writer}.partial")
 
 
 def flush(path: Path) -> None:
-    """Return when the disk has what was written to a file, or what was renamed in a folder."""
+    """Wait until the disk has a file's content, or a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,9 +47,9 @@ def flush(path: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a file in `folder` that has no name and is gone at once: to root, every folder looks writable.
+    """Check by a temporary file that `folder` is writable: to root, every folder looks so.
 
-    Raises OSError where that cannot be done.
+    Raises OSError where it is not.
     """
     with TemporaryFile(dir=folder):
         pass

@@ -1,4 +1,4 @@
-"""A batch, cut over ranks and over forward passes. A window keeps its place in the whole batch wherever it is made."""
+"""Shares of a batch by rank and forward pass. A window keeps its place in the whole batch."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -9,12 +9,12 @@ Item = TypeVar("Item")
 
 
 def own_places(size: int) -> range:
-    """This rank's places in a whole batch of `size`: contiguous, in the order of the ranks."""
+    """Return this rank's places in a whole batch of `size`: contiguous, in the order of the ranks."""
     share = size // collectives.size()
     return range(collectives.rank() * share, (collectives.rank() + 1) * share)
 
 
 def micro_batches(items: Sequence[Item], micro_batch: int | None) -> Iterator[Sequence[Item]]:
-    """`items` in runs of `micro_batch`; all of them at once without."""
+    """Cut `items` into runs of `micro_batch`; without, into one."""
     step = micro_batch or len(items)
     return (items[first : first + step] for first in range(0, len(items), step))

@@ -46,20 +46,22 @@ def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None 
     one of a `.pt` (default: generator_lora). Raises ConfigError, naming `key`, for a bad file or no LoRA.
     """
     tensors, described = _read(path, key, part)
-    found: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for name, tensor in tensors.items():
         for role, endings in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA)):
             ending = next((ending for ending in endings if name.endswith(ending)), None)
             if ending is not None:
-                found.setdefault(to_diffusers(strip_wrappers(from_kohya(name.removesuffix(ending)))), {})[role] = tensor
+                layers.setdefault(to_diffusers(strip_wrappers(from_kohya(name.removesuffix(ending)))), {})[role] = (
+                    tensor
+                )
                 break
         else:
             unknown.append(name)
-    if unknown or len(tensors) != sum(map(len, found.values())) or not found:
+    if unknown or len(tensors) != sum(map(len, layers.values())) or not layers:
         names = f"has the unknown {first_names(unknown)}" if unknown else "is empty, or has a matrix twice"
         raise ConfigError(key, path, f"is no LoRA that can be read: it {names}", f"change {key}")
-    return {layer: _adapter(layer, parts, described, strength, path, key) for layer, parts in found.items()}
+    return {layer: _adapter(layer, parts, described, strength, path, key) for layer, parts in layers.items()}
 
 
 def check_adapters(adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[int, ...]], key: str = "lora") -> None:

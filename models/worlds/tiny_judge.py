@@ -1,8 +1,8 @@
-"""The exact judge of the tiny world: how far is a frame from the nearest that the world could have shown?
+"""The exact judge of the tiny world: the distance of a frame to the nearest frame of that world.
 
-The world draws sprites over lit walls and nothing else, so the question has an answer. The sprite's position
+The world draws sprites over lit walls and nothing else, so the distance can be computed. The sprite's position
 is searched on a grid and then refined; the wall's light, in which a rendering is linear, is solved for at
-every position. In that least squares a pixel weighs 1 - coverage: what the sprite hides says nothing of it.
+every position. In that least squares a pixel weighs 1 - coverage: the sprite hides the rest of the wall.
 """
 
 from collections.abc import Sequence
@@ -108,31 +108,34 @@ def judge(video: Tensor, prompts: Sequence[str]) -> Verdict:
 
 def _judge_frames(frames: Tensor, scene: TinyScene) -> Verdict:
     """Judge `frames` [T 3 H W] of one video: where the prompted sprite is, then which sprite it really is."""
-    distances = [_distances(frames, shape, scene.wall) for shape in SHAPES]
+    grid, distances = _grid(), [_distances(frames, shape, scene.wall) for shape in SHAPES]
     colour, shape = list(COLOURS).index(scene.colour), SHAPES.index(scene.shape)
-    start = _grid()[distances[shape][:, colour].argmin(1)]
+    start = grid[distances[shape][:, colour].argmin(1)]
     palette = _PALETTE[colour].expand(len(frames), 3)
     position, light, _ = _refine(frames, scene.wall, scene.shape, palette, start)
-    best = render(scene, position, _light_in_range(frames, scene, position, light))
-    error = (frames - best).square().mean((1, 2, 3)).sqrt()
-    seen_colour, seen_shape = _classify(frames, scene.wall, distances)
-    return Verdict(error, position, light, seen_colour, seen_shape, seen_colour == colour, seen_shape == shape)
 
+    # The best light that a real video can have. Coordinate descent in the box reaches the exact optimum in two or three
+    # sweeps; clamping alone does not. The position stays that of the free fit: searching it again lowers the error by
+    # 0.001 at most.
+    own_colour = torch.tensor(COLOURS[scene.colour]).expand(len(frames), 3)
+    gram, response, _ = _normal_equations(frames, scene.wall, scene.shape, own_colour, position[:, None])
+    gram, response, possible = gram[:, 0], response[:, 0], light.clamp(LIGHT_LOW, LIGHT_HIGH)
+    for k in list(range(3)) * 4:
+        slope = response[:, k] - (gram[:, k] * possible).sum(-1)
+        possible[:, k] = (possible[:, k] + slope / gram[:, k, k]).clamp(LIGHT_LOW[k], LIGHT_HIGH[k])
+    error = (frames - render(scene, position, possible)).square().mean((1, 2, 3)).sqrt()
 
-def _classify(frames: Tensor, wall: str, distances: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Indices [T] of the nearest colour and shape, given every shape's `distances` [T Q P] on the grid.
-
-    The grid tells colours apart but is too coarse for shapes, so both shapes are refined first. Only the
-    prompted wall is tried: sprites on another are named as reliably, and trying all would cost three times.
-    """
-    grid, colours, residuals = _grid(), [], []
-    for shape, distance in zip(SHAPES, distances, strict=True):
+    # The grid tells colours apart but is too coarse for shapes, so both shapes are refined. Only the prompted wall is
+    # tried: sprites on another are named as reliably, and trying all would cost three times.
+    colours, residuals = [], []
+    for name, distance in zip(SHAPES, distances, strict=True):
         nearest = distance.flatten(1).argmin(1)
         colours.append(nearest // len(grid))
-        *_, residual = _refine(frames, wall, shape, _PALETTE[colours[-1]], grid[nearest % len(grid)])
+        *_, residual = _refine(frames, scene.wall, name, _PALETTE[colours[-1]], grid[nearest % len(grid)])
         residuals.append(residual)
-    shape = torch.stack(residuals).argmin(0)
-    return torch.stack(colours).gather(0, shape[None])[0], shape
+    seen_shape = torch.stack(residuals).argmin(0)
+    seen_colour = torch.stack(colours).gather(0, seen_shape[None])[0]
+    return Verdict(error, position, light, seen_colour, seen_shape, seen_colour == colour, seen_shape == shape)
 
 
 def _grid() -> Tensor:
@@ -207,19 +210,3 @@ def _normal_equations(
         + colour.square().sum(1)[:, None] * cover.square().sum(2)
     )
     return gram, response, energy
-
-
-def _light_in_range(frames: Tensor, scene: TinyScene, position: Tensor, light: Tensor) -> Tensor:
-    """The best light [T 3] that a real video can have, for the prompted sprite at `position` [T 2].
-
-    Coordinate descent in the box reaches the exact optimum here in two or three sweeps; clamping alone does
-    not. The position stays that of the free fit: searching it again lowers the error by 0.001 at most.
-    """
-    colour = torch.tensor(COLOURS[scene.colour]).expand(len(frames), 3)
-    gram, response, _ = _normal_equations(frames, scene.wall, scene.shape, colour, position[:, None])
-    gram, response = gram[:, 0], response[:, 0]
-    light = light.clamp(LIGHT_LOW, LIGHT_HIGH)
-    for k in list(range(3)) * 4:
-        slope = response[:, k] - (gram[:, k] * light).sum(-1)
-        light[:, k] = (light[:, k] + slope / gram[:, k, k]).clamp(LIGHT_LOW[k], LIGHT_HIGH[k])
-    return light
