@@ -90,7 +90,7 @@ async def update(coordinator: SimulatedCoordinator, epoch: int, done: int, confi
         number = done * (1 + CRITIC_UPDATES) + i
         takes_s += await take(coordinator, epoch, number, role, config.dmd.batch_size)
     await coordinator.publish(done + 1, [no_weights(done + 1, done + 1)])
-    await coordinator.metrics(), await coordinator.ledger(), await coordinator.drain_spans()
+    await coordinator.metrics(), await coordinator.report({})
     return takes_s
 
 

@@ -156,7 +156,7 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
             await asyncio.sleep(seconds - (clock() - computing))
             measured.compute_s += clock() - computing
         await coordinator.publish(update + 1, [no_weights(update + 1, update + 1)])
-        await coordinator.metrics(), await coordinator.ledger(), await coordinator.drain_spans()
+        await coordinator.metrics(), await coordinator.report({})
     measured.elapsed_s = clock() - started
     note_deliveries(measured, coordinator, began)
     return measured

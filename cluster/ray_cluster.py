@@ -13,7 +13,6 @@ from cluster.config.run_config import Config
 from cluster.pool.payloads import fetch
 from cluster.runs.cluster_interface import Report
 from cluster.runs.trace import Tracer, clock_offset, shares_of
-from cluster.supply.supply import SupplyState
 from cluster.supply.wire import BadWindow, State, from_checkpoint, seal, to_checkpoint
 from cluster.weights.object_store import publish
 from cluster.weights.version import WeightsVersion, version_numbers
@@ -37,7 +36,12 @@ class RayCluster:
         """Start supplying a stage; the rest of the one before is cancelled."""
         with self.tracer.waiting("begin"):
             begin = self.coordinator.begin
-            epoch = self._ask(begin, stage, config, _stored(state), kept) if collectives.rank() == 0 else 0
+            epoch, stored = 0, None
+            if collectives.rank() == 0:
+                if state is not None:  # the payloads of waiting samples go into Ray's store
+                    sealed = [seal(item) for item in from_checkpoint(state)]
+                    stored = state[1], [replace(header, payload=ray.put(payload)) for header, payload in sealed]
+                epoch = self._ask(begin, stage, config, stored, kept)
             self.epoch, self.number = collectives.broadcast(epoch), 0
         self.timeout_s, self.dtype = config.cluster.timeout_s, getattr(torch, config.rollout.dtype)
         if self.versions is None or state is not None:
@@ -98,8 +102,7 @@ class RayCluster:
 
     def report(self, metrics: dict[str, Any]) -> Report:
         """Show an update's metrics at Ray's metrics port; return windows taken and spans since the last report."""
-        self.coordinator.expose.remote(metrics)
-        windows, spans = self._ask(self.coordinator.ledger), self._ask(self.coordinator.drain_spans)
+        windows, spans = self._ask(self.coordinator.report, metrics)
         return Report(windows, self.tracer.drain() + spans)
 
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
@@ -109,11 +112,3 @@ class RayCluster:
     @staticmethod
     def _ask(method: Any, *arguments: Any) -> Any:
         return ray.get(method.remote(*arguments), timeout=_CALL_TIMEOUT_S)
-
-
-def _stored(state: State | None) -> SupplyState | None:
-    """A checkpoint's state with the payloads of what waits in Ray's store."""
-    if state is None:
-        return None
-    sealed = [seal(item) for item in from_checkpoint(state)]
-    return state[1], [replace(header, payload=ray.put(payload)) for header, payload in sealed]

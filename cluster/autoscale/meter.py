@@ -17,7 +17,7 @@ class Meter:
 
     Levels: `running` processes that supply the stage, `replacing` lost ones whose successors are not up yet, `busy`
     and `starting` actors, `idle` actors that find no room in the buffer, `waiting` learner ranks, `scoring` groups, and
-    `held` GPUs (a process without one counts as one).
+    `held` GPUs (a process without one counts as one), from the moment at which a process has a node.
     """
 
     def __init__(self, span_s: float, clock: Callable[[], float] = time.monotonic, scorers: int = 1):
@@ -40,11 +40,6 @@ class Meter:
         """Add to levels."""
         self._advance()
         self.levels.update(by)
-
-    def hold(self, gpus: int) -> None:
-        """Set how many GPUs the pool holds: a process is paid for from its node on, whether it starts or works."""
-        self._advance()
-        self.levels["held"] = gpus
 
     @contextmanager
     def timed(self, level: str) -> Iterator[None]:

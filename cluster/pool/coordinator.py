@@ -24,7 +24,7 @@ from cluster.run_errors import Leaving, RunFailed, StageEnded
 from cluster.runs.factory import make_supply
 from cluster.runs.trace import Reading, Span
 from cluster.supply.dispatch import Dispatch
-from cluster.supply.supply import Attempt, Supply, SupplyState
+from cluster.supply.supply import Attempt, SupplyState
 from cluster.supply.wire import BadWindow, Header
 from cluster.weights.object_store import WeightStore
 
@@ -119,10 +119,13 @@ class Coordinator:
 
     async def publish(self, version: int, source: Any) -> None:
         """Own the version that the learner offers; the learner waits for no actor to load it."""
-        supply, store = self._begun(), self.weights
+        if self.supply is None:
+            raise StageEnded  # Ray has started this process again, and the learner has not begun again yet
+        supply, store = self.supply, self.weights
         weights = await store.collect(version, source)
         supply.versions.publish(version, weights.update)
-        self.workload.published(weights)
+        self.workload.versions += 1
+        self.workload.weight_bytes = weights.nbytes
         await self.supervisor.wake()
 
     async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Header]:
@@ -133,7 +136,7 @@ class Coordinator:
         plan = await self._plan(epoch, number, role, n)
         share = n // ranks
         headers = plan[rank * share : (rank + 1) * share]
-        self.workload.handed_out(headers)
+        self.workload.bytes_out += sum(header.nbytes for header in headers)
         return headers
 
     async def withdraw(self, epoch: int, number: int, bad: Mapping[Attempt, BadWindow]) -> None:
@@ -180,33 +183,22 @@ class Coordinator:
         await self.supervisor.wake()
         return plan
 
-    def _begun(self) -> Supply:
-        """Return the supply. Raises StageEnded in a process that Ray restarted, before the learner begins again."""
-        if self.supply is None:
-            raise StageEnded
-        return self.supply
-
     async def state(self) -> SupplyState:
         """Return the supply's state for a checkpoint, with the payloads of waiting samples by reference."""
-        return self._begun().state()
+        if self.supply is None:
+            raise StageEnded
+        return self.supply.state()
 
     async def metrics(self) -> dict[str, Any]:
         """Return the metrics of the supply, and those of the pool since the last call."""
         sized = {} if self.autoscaling is None else self.autoscaling.metrics
         return ({} if self.supply is None else self.supply.metrics()) | self.workload.metrics() | sized
 
-    async def drain_spans(self) -> list[Span | Reading]:
-        """Return spans of actors, reward processes and other ranks since the last call."""
-        spans, self.spans = self.spans, []
-        return spans + self.rewards.drain_spans()
-
-    async def expose(self, metrics: dict[str, Any]) -> None:
-        """Show the metrics of an update at Ray's metrics port."""
+    async def report(self, metrics: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Span | Reading]]:
+        """Show an update's metrics at Ray's metrics port; return windows taken and spans since the last call."""
         self.ray_metrics.show(metrics)
-
-    async def ledger(self) -> list[dict[str, Any]]:
-        """Return every window taken since the last call."""
-        return [] if self.supply is None else self.supply.ledger.drain()
+        spans, self.spans = self.spans + self.rewards.drain_spans(), []
+        return [] if self.supply is None else self.supply.ledger.drain(), spans
 
     def situation(self) -> str:
         """Describe supply and pool in a line, for the terminal."""
@@ -233,7 +225,7 @@ class Coordinator:
             self.slots.by_number[slot].informed = True
             raise Leaving
         if reference is not None:
-            self.workload.pulled()
+            self.workload.pulls += 1
         return reference
 
     # -- deliveries -----------------------------------------------------------------------------------------------

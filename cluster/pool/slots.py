@@ -182,12 +182,6 @@ class Slots:
             self._without_process(slot, state=SlotState.STARTING, replacing=True)
             self.pool.replace(slot.number)
 
-    def ask_again(self, slot: Slot, waited: str) -> None:
-        """Ask anew for a process that never had a node: none is lost."""
-        self.say(f"rollout actor {slot.number} {waited}, and is asked for again")
-        self.unplaced += 1
-        self.pool.replace(slot.number)
-
     def remove(self, slot: Slot) -> None:
         """End the process, if there is one, and the slot with it."""
         del self.by_number[slot.number]
@@ -227,7 +221,11 @@ class Slots:
         for slot in map(self.by_number.__getitem__, back):
             self._change(slot, state=SlotState.RECALLED if slot.informed else SlotState.WORKING)
         added = self._add(self.pool.grow(max(0, size - len(wanted)) - len(back)))
-        for slot in self._departing(wanted, max(0, len(wanted) - size)):
+        # A draining node goes away by itself, whichever actors stay on it.
+        places = {slot.number: None if slot.state is SlotState.DRAINING else slot.place for slot in wanted}
+        at_stake = {slot.number: slot.running + slot.at_work for slot in wanted}
+        for number in departing(places, max(0, len(wanted) - size), self.prefers, at_stake.__getitem__):
+            slot = self.by_number[number]
             if slot.at_work:
                 self._change(slot, state=SlotState.RETIRING)
             else:
@@ -245,16 +243,6 @@ class Slots:
                     self._change(slot, state=SlotState.DRAINING)
                 else:
                     self.replace(slot, "had nothing to finish there")
-
-    def _departing(self, slots: Sequence[Slot], count: int) -> list[Slot]:
-        """Choose `count` of `slots` that leave. A draining node goes away by itself, whichever actors stay on it."""
-        places = {slot.number: None if slot.state is SlotState.DRAINING else slot.place for slot in slots}
-
-        def at_stake(number: int) -> int:
-            slot = self.by_number[number]
-            return slot.running + slot.at_work
-
-        return [self.by_number[number] for number in departing(places, count, self.prefers, at_stake)]
 
     def _add(self, numbers: Sequence[int]) -> list[Slot]:
         added = [Slot(number) for number in numbers]
@@ -277,4 +265,5 @@ class Slots:
     def _count_gpus(self) -> None:
         """Tell the meter what is held: whole GPUs, shared ones once, and processes without a GPU as one each."""
         held = [slot.place.gpus for slot in self.by_number.values() if slot.place is not None]
-        self.meter.hold(len(set().union(*held)) + sum(not gpus for gpus in held))
+        gpus = len(set().union(*held)) + sum(not gpus for gpus in held)
+        self.meter.change({"held": gpus - self.meter.levels["held"]})

@@ -141,7 +141,9 @@ class Supervisor:
                 continue
             except NoNode as none:
                 waited_s = meter.clock() - asked_s
-                self.slots.ask_again(slot, f"{none} ({waited_s:.0f} s so far)")
+                self.say(f"rollout actor {slot.number} {none} ({waited_s:.0f} s so far), and is asked for again")
+                self.slots.unplaced += 1
+                self.pool.replace(slot.number)
                 in_vain += not meter.levels["running"]  # while others work it may wait
                 if in_vain >= _LOST_IN_A_ROW:
                     raise RunFailed(

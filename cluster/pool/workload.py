@@ -1,47 +1,33 @@
 """What the rollout pool does, as numbers: shares of time, rates and bytes."""
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from cluster.autoscale.meter import Meter
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slots
-from cluster.supply.wire import Header
-from cluster.weights.version import WeightsVersion
 
 
 class Workload:
-    """Counts what the pool does between two questions for its metrics."""
+    """Counts the work of the pool between two calls of `metrics`."""
 
     def __init__(self, slots: Slots, meter: Meter):
         self.slots, self.meter = slots, meter
         self.last_sign_s = meter.clock()
         self.weight_bytes = 0
+        """Bytes of the newest version."""
         self._begin_interval()
 
     def _begin_interval(self) -> None:
         self.before = self.meter.totals()
         self.bytes_in: Counter[str] = Counter()
         self.versions, self.pulls, self.bytes_out = 0, 0, 0
+        """Versions published, versions that actors fetched, and bytes of windows that ranks took."""
 
     def received(self, delivery: Delivery) -> None:
         """Count a delivery."""
         self.last_sign_s = self.meter.clock()
         self.bytes_in[delivery.header.kind] += delivery.header.nbytes
-
-    def handed_out(self, windows: Sequence[Header]) -> None:
-        """Count windows that go to a learner rank."""
-        self.bytes_out += sum(window.nbytes for window in windows)
-
-    def published(self, weights: WeightsVersion) -> None:
-        """Count a new version."""
-        self.versions += 1
-        self.weight_bytes = weights.nbytes
-
-    def pulled(self) -> None:
-        """Count an actor that fetches the newest version."""
-        self.pulls += 1
 
     def state(self) -> str:
         """Describe the pool in a line, for the terminal."""

@@ -67,8 +67,8 @@ class WeightRelay:
     async def connect(self, slot: int, name: str) -> None:
         """Form the group `name` with an actor, in place of the one that `slot` had before."""
         self.groups.pop(slot, None)
-        make = (self.store, name, 0, self.device, self.host, self.timeout_s)
-        self.groups[slot] = await self._in_thread(_join, *make)
+        group = (self.store, name, 0, self.device, self.host, self.timeout_s)
+        self.groups[slot] = await asyncio.get_running_loop().run_in_executor(self.threads, _join, *group)
 
     async def announce(self, slot: int, than: int | None, wait_s: float) -> tuple[WeightsVersion, Layout] | None:
         """Promise weights newer than version `than` to an actor: the version without tensors, and their layout.
@@ -89,15 +89,14 @@ class WeightRelay:
 
     async def send(self, slot: int) -> None:
         """Send what was promised. Raises TransportFailed when the actor is gone or does not receive in time."""
-        await self._in_thread(self._send, self.groups[slot], self.promised.pop(slot))
+        group, weights = self.groups[slot], self.promised.pop(slot)
 
-    def _send(self, group: ProcessGroup, weights: WeightsVersion) -> None:
-        deadline = time.monotonic() + self.timeout_s
-        for tensor in weights.tensors.values():
-            _finish(group.send, tensor.contiguous().flatten().view(torch.uint8), 1, deadline)
+        def send_all() -> None:
+            deadline = time.monotonic() + self.timeout_s
+            for tensor in weights.tensors.values():
+                _finish(group.send, tensor.contiguous().flatten().view(torch.uint8), 1, deadline)
 
-    async def _in_thread(self, call, *arguments):
-        return await asyncio.get_running_loop().run_in_executor(self.threads, call, *arguments)
+        await asyncio.get_running_loop().run_in_executor(self.threads, send_all)
 
 
 class CollectiveWeights:

@@ -84,7 +84,7 @@ def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
 
 def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_cut_off_does_not_count(tmp_path):
     config, clock, meter, autoscaling = scaled(tmp_path)
-    meter.hold(2)
+    meter.change({"held": 2})
     clock.now += 7200.0
     autoscaling.write(autoscaling.look(2, make_supply("dmd", config).buffer, "dmd").entry)
     with (tmp_path / FILE).open("a") as file:
@@ -92,7 +92,7 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
     again = Autoscaling(config.autoscale, Meter(20.0, clock), config.run_dir)
     assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
-    again.meter.hold(1)
+    again.meter.change({"held": 1})
     clock.now += 3600.0
     look = again.look(1, make_supply("dmd", config).buffer, "dmd")
     assert look.entry["gpu_hours"] == pytest.approx(5.0)

@@ -110,7 +110,7 @@ def test_a_stage_begins_without_what_was_measured_of_another_and_hours_go_on():
     clock = Machine()
     meter = Meter(SPAN, clock)
     meter.begin(windows_per_update=4)
-    meter.hold(2)
+    meter.change({"held": 2})
     for _ in range(3):
         meter.taken(4)
         meter.dispatched(4)

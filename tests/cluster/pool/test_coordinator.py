@@ -148,7 +148,7 @@ def test_a_window_that_the_learner_cannot_open_is_counted_by_name_and_made_again
         assert metrics[f"windows/{outcome}"] >= 1 and metrics["windows/taken"] == 40
         assert metrics["windows/refused"] == (metrics["windows/refused_checksum"] if outcome != "lost" else 0)
         assert [(w.rollout, w.index) for w in taken] == order
-        ledger = await coordinator.ledger()
+        ledger, _ = await coordinator.report({})
         assert [(w["rollout"], w["index"], w["attempt"]) for w in ledger] == [
             (w.rollout, w.index, w.attempt) for w in taken
         ]

@@ -76,7 +76,7 @@ def test_groups_reach_the_learner_with_their_scores_and_each_was_scored_once():
     asked = Counter(group.rollout for group in judge.asked)
     assert set(asked.values()) == {1} and {group.rollout for group in taken} <= set(asked)
     assert not pool.replaced
-    assert asyncio.run(coordinator.drain_spans())[-1] == Span("reward 0", "score", 0.0, 1.0)
+    assert asyncio.run(coordinator.report({}))[1][-1] == Span("reward 0", "score", 0.0, 1.0)
 
 
 def test_the_reward_pool_is_told_how_many_rollout_processes_there_are_and_where():

@@ -95,10 +95,10 @@ def test_bytes_are_those_of_the_tensors_by_kind_and_counted_in_one_interval_only
     block = MadeBlock(0, 0, torch.zeros(2, 3, 3, 2, 2), {})
     for item in (window, block, block):
         workload.received(delivery(item))
-    workload.handed_out([seal(window)[0]])
-    workload.published(WeightsVersion(0, {"w": torch.zeros(10, dtype=torch.bfloat16)}))
+    workload.bytes_out += seal(window)[0].nbytes
+    workload.weight_bytes = WeightsVersion(0, {"w": torch.zeros(10, dtype=torch.bfloat16)}).nbytes
     for _ in range(3):
-        workload.pulled()
+        workload.pulls += 1
     metrics = workload.metrics()
     assert metrics["bytes/windows_in"] == metrics["bytes/windows_out"] == (3 + 6 + 6) * 12 * 4
     assert metrics["bytes/blocks_in"] == 2 * 2 * 3 * 12 * 4
