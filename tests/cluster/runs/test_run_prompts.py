@@ -1,8 +1,6 @@
 """The prompts of a run: said once, kept for as long as it lives."""
 
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -11,6 +9,7 @@ from cluster.runs.factory import make_dispatcher
 from cluster.runs.run_prompts import prompts_of
 from models.errors import ConfigError
 from models.worlds import tiny_world
+from tests.fakes.commands import mistake
 from tests.fakes.endpoint import longer, served
 
 
@@ -68,10 +67,9 @@ def test_prompts_that_the_tiny_world_cannot_show_are_refused_by_name(tmp_path):
         check_prompts(run(tmp_path, "prompt.url=http://127.0.0.1:9/v1"))
 
 
-def test_a_mistake_in_the_file_is_said_at_the_terminal_before_a_folder_is_claimed(tmp_path):
-    command = [sys.executable, "train.py", f"run_dir={tmp_path}/run", f"prompts={tmp_path}/none.txt"]
-    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
-    assert shown.returncode == 2 and f"prompts={tmp_path}/none.txt: " in shown.stderr and shown.stderr.count("\n") == 1
+def test_a_mistake_in_the_file_ends_the_command_before_a_folder_is_claimed(tmp_path, capsys):
+    line = mistake(capsys, "train.py", f"run_dir={tmp_path}/run", f"prompts={tmp_path}/none.txt")
+    assert line.startswith(f"prompts={tmp_path}/none.txt: ")
     assert not (tmp_path / "run").exists()
 
 
