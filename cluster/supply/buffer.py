@@ -135,42 +135,38 @@ class WindowBuffer:
         Windows carry their age and, with policy `weight`, their weight. With policy `drop` those that are too old are
         asked for again (`refills`). Raises TooOld when that does not help.
         """
-        while True:
-            if not self.complete(role, n):
-                return None
-            following = list(islice(self.order[role], n))
-            stale = [
-                w for w in following if self.config.policy == "drop" and age(self.waiting[w]) > self.config.max_age
-            ]
+        max_age, policy = self.config.max_age, self.config.policy
+        while self.complete(role, n):
+            keys = list(islice(self.order[role], n))
+            stale = [key for key in keys if policy == "drop" and age(self.waiting[key]) > max_age]
             if not stale:
                 break
-            self._drop(role, stale)
-        for _ in following:
+            self.missing.clear()
+            for key in stale:
+                self.dropped[key] += 1
+                if self.dropped[key] > MAX_REFILLS:
+                    raise TooOld(
+                        f"window {key[1]} of rollout {key[0]} was older than buffer.max_age = {max_age} updates "
+                        f"{self.dropped[key]} times: rollouts take longer than that; raise buffer.max_age"
+                    )
+                del self.waiting[key]
+                self.pending[key] = None  # of no attempt, until one is asked for it
+                self.order[role].remove(key)
+                self.order[role].append(key)
+                self.refills.append(key)
+                self.counts["dropped"] += 1
+        else:
+            return None
+        taken = []
+        for key in keys:
             self.order[role].popleft()
+            self.dropped.pop(key, None)
+            sample = self.waiting.pop(key)
+            years = age(sample)
+            too_old = max(0, years - max_age) if policy == "weight" else 0
+            taken.append(replace(sample, age=years, weight=self.config.decay**too_old))
         self.counts["taken"] += n
-        return [self._aged(self.waiting.pop(where), age) for where in following]
-
-    def _drop(self, role: str, stale: Iterable[Key]) -> None:
-        self.missing.clear()
-        for where in stale:
-            self.dropped[where] += 1
-            if self.dropped[where] > MAX_REFILLS:
-                raise TooOld(
-                    f"window {where[1]} of rollout {where[0]} was older than buffer.max_age = {self.config.max_age} "
-                    f"updates {self.dropped[where]} times: rollouts take longer than that; raise buffer.max_age"
-                )
-            del self.waiting[where]
-            self.pending[where] = None  # of no attempt, until one is asked for it
-            self.order[role].remove(where)
-            self.order[role].append(where)
-            self.refills.append(where)
-            self.counts["dropped"] += 1
-
-    def _aged(self, sample: S, age: Callable[[S], int]) -> S:
-        self.dropped.pop((sample.rollout, sample.index), None)
-        years = age(sample)
-        too_old = max(0, years - self.config.max_age) if self.config.policy == "weight" else 0
-        return replace(sample, age=years, weight=self.config.decay**too_old)
+        return taken
 
     def put_back(self, samples: Sequence[Sample], lost: Collection[Key]) -> None:
         """Undo a take: `samples` of one role come next again; those of `lost` are asked for again."""

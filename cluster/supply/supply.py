@@ -113,21 +113,27 @@ class Supply:
         """
         if self.returned:
             return self.returned.popleft()
-        if self.buffer.refills:
-            return Dispatch(self._refills())
-        rollouts = self._drawn()
+        plans: dict[int, list[WindowPlan]] = {}
+        while self.buffer.refills:  # with the starts that were drawn for them
+            rollout, index = self.buffer.refills[0]
+            if rollout not in plans and len(plans) == self.rollout.batch:
+                break
+            self.buffer.refills.popleft()
+            plan = next(plan for plan in self.open[rollout].windows if plan.index == index)
+            plans.setdefault(rollout, []).append(plan)
+        if plans:
+            again = [replace(self.open[i], windows=tuple(missing)) for i, missing in plans.items()]
+            return Dispatch([self._next_attempt(rollout) for rollout in again])
+        place = (self.next_rollout, self.versions.update)
+        if self.drawn is None or self.drawn[:2] != place:
+            self.drawn = (*place, self.dispatcher.rollouts(*place))
+        rollouts = self.drawn[2]
         if not rollouts or not self.buffer.has_room(rollouts):
             return None
         self.next_rollout += len(rollouts)
         self.buffer.expect(rollouts)
         self.open |= {rollout.id: rollout for rollout in rollouts}
         return Dispatch(rollouts)
-
-    def _drawn(self) -> list[Rollout]:
-        place = (self.next_rollout, self.versions.update)
-        if self.drawn is None or self.drawn[:2] != place:
-            self.drawn = (*place, self.dispatcher.rollouts(*place))
-        return self.drawn[2]
 
     def give_back(self, dispatch: Dispatch, afresh: bool = False) -> None:
         """An actor is gone or has left: what is missing is asked for again.
@@ -154,18 +160,6 @@ class Supply:
         again = replace(rollout, attempt=self.attempts[rollout.id])
         self.buffer.expect_again(again)
         return again
-
-    def _refills(self) -> list[Rollout]:
-        """Windows to be made again, with the starts that were drawn for them; one dispatch at most."""
-        plans: dict[int, list[WindowPlan]] = {}
-        while self.buffer.refills:
-            rollout, index = self.buffer.refills[0]
-            if rollout not in plans and len(plans) == self.rollout.batch:
-                break
-            self.buffer.refills.popleft()
-            plan = next(plan for plan in self.open[rollout].windows if plan.index == index)
-            plans.setdefault(rollout, []).append(plan)
-        return [self._next_attempt(replace(self.open[i], windows=tuple(asked))) for i, asked in plans.items()]
 
     # -- headers from the actors ----------------------------------------------------------------------------------
 
@@ -242,7 +236,11 @@ class Supply:
             # A rank that asks for this plan has everything of the last but one: its updates are collective.
             self.plans = {kept: plan for kept, plan in self.plans.items() if kept >= number - 1} | {number: taken}
             self.ledger.note(role, taken, self._age)
-            self._close()
+            named = {sample.rollout for plan in self.plans.values() for sample in plan}
+            self.closed = {i: closed for i, closed in self.closed.items() if i in named}
+            for i in named & self.open.keys():
+                if not any(self.buffer.holds(i, plan.index) for plan in self.open[i].windows):
+                    self.closed[i] = (self.open.pop(i), self.attempts.pop(i, 0))
         return self.plans[number]
 
     def withdraw(self, number: int, bad: Mapping[Attempt, BadWindow]) -> None:
@@ -252,29 +250,20 @@ class Supply:
         once. Raises TooManyBad.
         """
         plan = self.plans.get(number, [])
-        bad = {(s.rollout, s.index, s.attempt): bad[s.rollout, s.index, s.attempt] for s in plan
-               if (s.rollout, s.index, s.attempt) in bad}  # fmt: skip
-        if not bad:
+        known = {(sample.rollout, sample.index, sample.attempt) for sample in plan} & bad.keys()
+        if not known:
             return
         del self.plans[number]
         for sample in plan:
             if sample.rollout in self.closed:
                 self.open[sample.rollout], self.attempts[sample.rollout] = self.closed.pop(sample.rollout)
         self.ledger.withdraw(plan)
-        self.buffer.put_back(plan, {(rollout, index) for rollout, index, _ in bad})
-        for reason in bad.values():
-            self.refuse(reason)
+        self.buffer.put_back(plan, {(rollout, index) for rollout, index, _ in known})
+        for attempt in sorted(known):
+            self.refuse(bad[attempt])
 
     def _age(self, sample: Header) -> int:
         return 0 if sample.role == ODE else self.versions.age(sample.version)
-
-    def _close(self) -> None:
-        """Close the rollouts of which every window was taken; forget those that no plan has any more."""
-        named = {sample.rollout for plan in self.plans.values() for sample in plan}
-        self.closed = {i: closed for i, closed in self.closed.items() if i in named}
-        for i in named & self.open.keys():
-            if not any(self.buffer.holds(i, plan.index) for plan in self.open[i].windows):
-                self.closed[i] = (self.open.pop(i), self.attempts.pop(i, 0))
 
     def metrics(self) -> dict[str, object]:
         """Depth, windows by outcome, and what was taken; since the last call, the blocks that came."""
@@ -313,8 +302,7 @@ class Supply:
         self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
         missing = []
         for rollout in self.open.values():
-            plans = tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending)
-            if plans:
+            if plans := tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending):
                 missing.append(replace(rollout, windows=plans))
         for first in range(0, len(missing), self.rollout.batch):
             batch = missing[first : first + self.rollout.batch]

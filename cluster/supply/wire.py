@@ -113,8 +113,7 @@ def seal(item: Item, drift: float | None = None) -> tuple[Header, ByteViews | No
     Raises BadWindow for values that must not be trained on: `not_finite`, `dtype`.
     """
     plain, tensors = take_apart(item)
-    layout = _layout(tensors)
-    frames, checksum = _digests(plain["kind"], layout, tensors)
+    layout, frames, checksum = _digests(plain["kind"], tensors)
     known = {name: value for name, value in plain.items() if name in Header.__dataclass_fields__}
     if isinstance(item, MadeBlock):
         known["versions"] = (item.version,)
@@ -130,13 +129,14 @@ def open_item(header: Header, payload: ByteViews) -> Item:
     Raises BadWindow `checksum` where the bytes are not those that were sealed, `not_finite` for their values.
     """
     tensors = view_tensors(payload)
-    frames, checksum = _digests(header.kind, _layout(tensors), tensors)
+    _, frames, checksum = _digests(header.kind, tensors)
     if header.rows is not None:
         frames = tuple(frames[row] for row in header.rows)
     if (frames, checksum) != (header.frames, header.checksum):
         raise BadWindow("checksum", f"{header.name}: its tensors are not those that its actor sent: damaged bytes")
     _require_finite(header, tensors)
-    item = put_together(plain_of(header), tensors)
+    names = [own.name for own in fields(_KINDS[header.kind]) if hasattr(header, own.name)]
+    item = put_together({"kind": header.kind} | {name: getattr(header, name) for name in names}, tensors)
     return item if header.rows is None else item.rows(header.rows)
 
 
@@ -173,12 +173,6 @@ def put_together(plain: dict[str, Any], tensors: dict[str, Tensor]) -> Item:
         if name in values:
             values[name] = tuple(values[name])
     return kind(**values)
-
-
-def plain_of(header: Header) -> dict[str, Any]:
-    """The plain fields of the header's item, as `take_apart` gives them."""
-    names = [own.name for own in fields(_KINDS[header.kind])]
-    return {"kind": header.kind} | {name: getattr(header, name) for name in names if hasattr(header, name)}
 
 
 def to_checkpoint(plain: dict[str, Any], waiting: Iterable[tuple[Header, Item | BadWindow]]) -> State:
@@ -218,12 +212,9 @@ def rollout_of(plain: dict[str, Any]) -> Rollout:
     return Rollout(**plain | {"windows": tuple(plans)})
 
 
-def _layout(tensors: Mapping[str, Tensor]) -> Layout:
-    return {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in tensors.items()}
-
-
-def _digests(kind: str, layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[tuple[tuple[int, ...], ...], int]:
-    """`Header.frames` and `Header.checksum`: every byte is read once."""
+def _digests(kind: str, tensors: Mapping[str, Tensor]) -> tuple[Layout, tuple[tuple[int, ...], ...], int]:
+    """`Header.layout`, `frames` and `checksum`: every byte is read once."""
+    layout = {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in tensors.items()}
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     clean = [arrays.pop(name) for name in _CLEAN.get(kind, ())]
     videos = [[video] for video in clean[0]] if kind == "MadeBlock" else [clean] if clean else []
@@ -234,7 +225,7 @@ def _digests(kind: str, layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[
     checksum = zlib.crc32(repr(layout).encode())
     for array in arrays.values():
         checksum = zlib.crc32(array.flatten().view(torch.uint8).numpy(), checksum)
-    return frames, checksum
+    return layout, frames, checksum
 
 
 def _require_finite(header: Header, tensors: Mapping[str, Tensor]) -> None:
