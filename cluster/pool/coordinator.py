@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 import ray
@@ -14,7 +14,7 @@ from cluster.autoscale.meter import Meter
 from cluster.config.run_config import Config
 from cluster.planning import placement
 from cluster.pool.prometheus import RayMetrics
-from cluster.pool.ray_pool import Pool, RayPool
+from cluster.pool.ray_pool import ActorLost, Pool, RayPool
 from cluster.pool.reward_pool import RewardPool
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slot, Slots
@@ -44,7 +44,7 @@ class Coordinator:
     def __init__(self, config: Config, pool: Pool | None = None, reward_pool: Callable[..., RewardPool] = RewardPool):
         """`reward_pool` makes the reward pool of a stage, as RewardPool does."""
         cluster = config.cluster
-        self.timeout_s = cluster.timeout_s
+        self.timeout_s, self.slow_factor = cluster.timeout_s, cluster.slow_factor
         self.pool = pool or RayPool(config, ray.get_runtime_context().current_actor)
         self.reason: Exception | None = None
         self.shown: tuple[str, int, int, str] | None = None
@@ -54,7 +54,7 @@ class Coordinator:
         self.meter = Meter(config.autoscale.measured_s, scorers=cluster.reward_actors)
         self.slots = Slots(self.pool, self.meter, cluster.rollout_prefers, self.say)
         self.workload = Workload(self.slots, self.meter)
-        self.supervisor = Supervisor(self.pool, self.slots, cluster.slow_factor, self.say, self._fail)
+        self.supervisor = Supervisor(self.pool, self.slots, self.say, self._fail)
         self.autoscaling = None
         if config.autoscale.enabled:
             actors_per_gpu = placement.processes_per_gpu(placement.rollout(config))
@@ -90,8 +90,9 @@ class Coordinator:
                 self.weights,
                 needs_weights=stage != "ode",
                 begin=lambda slot: self.pool.begin(slot, stage, config, self.epoch),
-                stream=lambda slot, dispatch: self.pool.stream(slot, stage, config, self.epoch, dispatch),
-                receive=self._receive,
+                make=lambda slot, dispatch: self._collect(
+                    slot, dispatch, self.pool.stream(slot.number, stage, config, self.epoch, dispatch)
+                ),
             )
         )
         if self.autoscaling is not None:
@@ -230,19 +231,24 @@ class Coordinator:
 
     # -- deliveries -----------------------------------------------------------------------------------------------
 
-    async def _receive(self, slot: Slot, dispatch: Dispatch, delivery: Delivery) -> None:
-        header = delivery.header
-        self.spans += delivery.spans
-        self.workload.received(delivery)
-        self.slots.received(slot, [span.duration_s for span in delivery.spans if span.name == "block"])
-        self.supply.validate(dispatch, header)
-        if header.kind == "Group":
-            with self.meter.timed("scoring"):
-                header = await self.rewards.score(header, self.supply.reference(dispatch, header))
-        self.supply.keep(dispatch, header)
-        if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
-            self.awaited.clear()  # a rank that finds another one's plan names again what it waits for
-            await self._wake_ranks()
+    async def _collect(self, slot: Slot, dispatch: Dispatch, deliveries: AsyncIterator[Delivery]) -> None:
+        """Validate, score and keep what a rollout process streams. Raises ActorLost and BadWindow."""
+        async for delivery in deliveries:
+            header = delivery.header
+            self.spans += delivery.spans
+            self.workload.received(delivery)
+            self.slots.received(slot, [span.duration_s for span in delivery.spans if span.name == "block"])
+            self.supply.validate(dispatch, header)
+            if header.kind == "Group":
+                with self.meter.timed("scoring"):
+                    header = await self.rewards.score(header, self.supply.reference(dispatch, header))
+            self.supply.keep(dispatch, header)
+            if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
+                self.awaited.clear()  # a rank that finds another one's plan names again what it waits for
+                await self._wake_ranks()
+            self.slots.delivered(slot, header.kind)
+            if delivery.spans and self.slots.too_slow(slot, self.slow_factor):
+                raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
 
     async def _fail(self, reason: str) -> None:
         self.failure = reason

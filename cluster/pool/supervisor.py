@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayError
 
 from cluster.pool.ray_pool import ActorLost, NoNode, Pool, Superseded
-from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slot, Slots, SlotState
 from cluster.run_errors import RunFailed, StageEnded
 from cluster.supply.dispatch import Dispatch
@@ -34,10 +33,8 @@ class StageWork:
     """Whether actors roll out the student, and so wait for its first version."""
     begin: Callable[[int], Awaitable[None]]
     """Have the process in a slot supply the stage, as `Pool.begin`."""
-    stream: Callable[[int, Dispatch], AsyncIterator[Delivery]]
-    """Have the process in a slot make a dispatch, as `Pool.stream`."""
-    receive: Callable[[Slot, Dispatch, Delivery], Awaitable[None]]
-    """Take a delivery. Raises BadWindow."""
+    make: Callable[[Slot, Dispatch], Awaitable[None]]
+    """Have the process in a slot make a dispatch, and keep what it streams. Raises ActorLost and BadWindow."""
 
 
 class Supervisor:
@@ -50,12 +47,11 @@ class Supervisor:
         self,
         pool: Pool,
         slots: Slots,
-        slow_factor: float,
         say: Callable[[str], None],
         fail: Callable[[str], Awaitable[None]],
     ):
         """`say` takes a line for the terminal, `fail` the reason for which the run must stop."""
-        self.pool, self.slots, self.slow_factor, self.say, self.fail = pool, slots, slow_factor, say, fail
+        self.pool, self.slots, self.say, self.fail = pool, slots, say, fail
         self.stage: StageWork | None = None
         self.room = asyncio.Condition()
         """Notified when an idle driver may find a dispatch."""
@@ -185,11 +181,7 @@ class Supervisor:
         supply, afresh = self.stage.supply, False
         self.slots.work(slot, sum(len(rollout.windows) for rollout in dispatch.rollouts))
         try:
-            async for delivery in self.stage.stream(slot.number, dispatch):
-                await self.stage.receive(slot, dispatch, delivery)
-                self.slots.delivered(slot, delivery.header.kind)
-                if delivery.spans and self.slots.too_slow(slot, self.slow_factor):
-                    raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
+            await self.stage.make(slot, dispatch)
             if not slot.leaving and supply.missing(dispatch):
                 self.slots.replace(slot, "left")
         except ActorLost as loss:

@@ -7,6 +7,7 @@ from benchmarks import control_plane
 from benchmarks.decoupling import Measured, block_s, lock_step, run_alone, run_config, starts_p_value, streaming
 from cluster.runs.factory import make_dispatcher
 from models.records import CRITIC, STUDENT
+from tests.fakes.small_runs import smallest_run
 
 
 def test_streaming_takes_every_window_of_the_first_rollouts_once_and_none_before_its_time():
@@ -66,7 +67,7 @@ def test_windows_of_rollouts_at_the_edges_of_a_run_are_not_counted():
 
 
 def test_every_plan_of_the_control_plane_is_met_by_all_ranks_and_no_latency_is_negative():
-    config = control_plane.run_config(actors=64)
+    config = smallest_run(actors=64)
     run = asyncio.run(control_plane.measure(config, 0.0, 0.05))
     assert run.windows > 0
     assert len(run.takes_s) % (config.dmd.batch_size // control_plane.RANK_WINDOWS * 6) == 0

@@ -144,8 +144,12 @@ class SimulatedCoordinator(Coordinator):
         self.available: dict[tuple[int, int], float] = {}
         """By rollout and window: the event loop's time from which the learner could take it."""
 
-    async def _receive(self, slot: Slot, dispatch: Dispatch, delivery: Delivery) -> None:
-        await super()._receive(slot, dispatch, delivery)
-        header = delivery.header
-        if header.kind == "Window":
-            self.available[header.rollout, header.index] = asyncio.get_running_loop().time()
+    async def _collect(self, slot: Slot, dispatch: Dispatch, deliveries: AsyncIterator[Delivery]) -> None:
+        async def timed() -> AsyncIterator[Delivery]:
+            async for delivery in deliveries:
+                yield delivery  # asked for the next one, the coordinator has kept it
+                header = delivery.header
+                if header.kind == "Window":
+                    self.available[header.rollout, header.index] = asyncio.get_running_loop().time()
+
+        await super()._collect(slot, dispatch, timed())
