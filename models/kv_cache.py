@@ -33,7 +33,7 @@ class KVCache:
         """Return the cache after a block of `block_frames` frames; the oldest frames are evicted."""
         frames = self.frames + block_frames
         if self.frames < self.sink_frames:
-            sink = keys_values if self.sink is None else _joined(self.sink, keys_values)
+            sink = keys_values if self.sink is None else list(map(join, zip(self.sink, keys_values, strict=True)))
             return replace(self, frames=frames, sink=sink)
         if not self.context_frames:
             return replace(self, frames=frames)
@@ -45,7 +45,7 @@ class KVCache:
             frames=frames,
             window_frames=self.window_frames + block_frames - evicted,
             trunk=_without(self.trunk, tokens),
-            window=keys_values if window is None else _joined(window, keys_values),
+            window=keys_values if window is None else list(map(join, zip(window, keys_values, strict=True))),
         )
 
     def fork(self, row: int) -> "KVCache":
@@ -56,7 +56,7 @@ class KVCache:
         """
         window = _row(self.window, row)
         if self.trunk is not None:
-            window = self.trunk if window is None else _joined(self.trunk, window)
+            window = self.trunk if window is None else list(map(join, zip(self.trunk, window, strict=True)))
         return replace(self, sink=_row(self.sink, row), trunk=window, window=None)
 
     def past(self) -> list[Segments] | None:
@@ -68,10 +68,6 @@ class KVCache:
             sink = [(shift_frames(self.config, keys, gap), values) for keys, values in sink]
         parts = [part for part in (sink, self.trunk, self.window) if part is not None]
         return list(zip(*parts, strict=True)) if parts else None
-
-
-def _joined(old: list[KeysValues], new: list[KeysValues]) -> list[KeysValues]:
-    return [join(segments) for segments in zip(old, new, strict=True)]
 
 
 def _without(layers: list[KeysValues] | None, tokens: int) -> list[KeysValues] | None:

@@ -111,16 +111,14 @@ def combine(
     total = torch.stack([weights[name] * part.values for name, part in parts.items()]).sum(dim=0)
     flat = torch.stack([part.flat for part in parts.values()]).all(dim=0)
     valid = next(iter(parts.values())).valid
-    statistics = {name: _statistics(values, gamma, scope, floor) for name, values in scores.items()}
+    statistics = {}
+    for name, values in scores.items():
+        numbers = values[~values.isnan()].double()
+        mean = numbers.mean()  # NaN where there is none, without the warning of Tensor.std
+        std = (numbers - mean).square().mean().sqrt()
+        zero_spread = standardise(reward_to_go(values, gamma), scope, floor).zero_spread
+        statistics[name] = RewardStatistics(float(mean), float(std), zero_spread)
     return Advantages(total.clamp(-clip, clip), valid, _share(flat, valid.any(dim=1)), statistics)
-
-
-def _statistics(scores: Tensor, gamma: float, scope: str, floor: float) -> RewardStatistics:
-    numbers = scores[~scores.isnan()].double()
-    zero_spread = standardise(reward_to_go(scores, gamma), scope, floor).zero_spread
-    mean = numbers.mean()  # NaN where there is none, without the warning of Tensor.std
-    std = (numbers - mean).square().mean().sqrt()
-    return RewardStatistics(float(mean), float(std), zero_spread)
 
 
 def _share(part: Tensor, total: Tensor) -> float:
