@@ -44,7 +44,7 @@ class Autoscaling:
         learner_cost: float = 1.0,
         clock: Callable[[], float] = time.time,
     ):
-        """`learner_cost` as of Controller; `clock` gives seconds since the epoch, for what is written down."""
+        """`learner_cost` as of Controller; `clock` gives seconds since the epoch, for file and trace."""
         self.config, self.meter, self.learner_cost, self.clock = config, meter, learner_cost, clock
         self.file = Path(run_dir, FILE)
         if self.file.exists():  # take away a last line that a kill cut off, before another is appended to it

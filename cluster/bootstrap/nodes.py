@@ -68,7 +68,7 @@ def registered() -> list[Node]:
 
 
 def wait_for_nodes(wanted: list[Role], timeout_s: float, say: Callable[[str], None]) -> None:
-    """Return when the nodes have free room for `wanted`; until then `say` what is missing, once per change.
+    """Return when the nodes have free room for `wanted`; until then `say` the shortage, once per change.
 
     A placement group waits for the room: it takes it when all of it is free, and gives it back at once, to the
     processes. Ray's autoscaler sees it next to the requests of other runs; of `request_resources` a cluster has only

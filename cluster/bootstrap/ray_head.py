@@ -1,4 +1,7 @@
-"""Whether a Ray answers at an address and would let us in: known in milliseconds, where ray.init tries for a minute."""
+"""Check that a Ray answers at an address and accepts us: in milliseconds, where ray.init tries for a minute.
+
+The only module that uses private stubs of Ray's head.
+"""
 
 import os
 import socket
@@ -16,7 +19,7 @@ _TIMEOUT_S = 10
 
 
 def require_head(address: str) -> None:
-    """Return when the head at `address` (host:port; others are left to Ray) is there, lets us in and is of our version.
+    """Return when the head at `address` (host:port; others are left to Ray) answers, accepts us and has our version.
 
     Raises CannotStart.
     """

@@ -144,7 +144,7 @@ class Supervisor:
                 if in_vain >= _LOST_IN_A_ROW:
                     raise RunFailed(
                         f"rollout actor {slot.number} {none}, nor in the {waited_s:.0f} s that it has waited, and no "
-                        "other is at work; add nodes, or see who uses those that are there"
+                        "other is at work; add nodes, or free those that other runs use"
                     ) from none
             except ActorLost as loss:
                 self.slots.replace(slot, str(loss))
@@ -177,7 +177,7 @@ class Supervisor:
         return None
 
     async def _make(self, slot: Slot, dispatch: Dispatch) -> None:
-        """Have one dispatch made; what is missing at the end is given back for another actor to make."""
+        """Have one dispatch made; windows that are missing at the end are given back for another actor to make."""
         supply, afresh = self.stage.supply, False
         self.slots.work(slot, sum(len(rollout.windows) for rollout in dispatch.rollouts))
         try:
