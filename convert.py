@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import settings
 from models.errors import ConfigError
-from models.keys import key
+from models.keys import KeyGroup, key
 from models.network_config import CONFIGS
 from models.user_paths import user_path
 
@@ -22,37 +22,30 @@ _OTHER_FILES = (".pt", ".pth", ".bin", ".ckpt", ".gguf", ".sft", ".safetensor")
 
 
 @dataclass(kw_only=True)
-class ConvertOptions:
+class ConvertOptions(KeyGroup):
     """Describe a conversion."""
 
     source: str | None = key(None, "a folder of diffusers, .safetensors (one, or the index of shards), or a .pt")
-    format: str = key("diffusers", "names and config.json in the output: " + ", ".join(FORMATS))
-    out: str | None = key(
-        None, "a new folder of shards with config.json, in both formats; or, ending in .safetensors, one new file"
-    )
-    part: str | None = key(None, "which network of a .pt; without it generator_ema, else generator, else model")
+    format: str = key("diffusers", "names and config.json in the output: diffusers or original", choices=FORMATS)
+    out: str | None = key(None, "a new folder of shards with config.json; or, ending in .safetensors, one new file")
+    part: str | None = key(None, "which network of a .pt; none: generator_ema, else generator, else model")
     lora: str | None = key(None, "LoRA file to merge into the weights")
     lora_strength: float = key(1.0, "factor of the LoRA")
-    dtype: str | None = key(None, f"{', '.join(DTYPES)}; without it each tensor keeps its own")
-    shard_gb: float = key(5.0, "largest file of a folder, in 10^9 bytes")
+    dtype: str | None = key(None, f"{', '.join(DTYPES)}; none: each tensor keeps its own", choices=DTYPES)
+    shard_gb: float = key(5.0, "largest file of a folder, in 10^9 bytes", gt=0)
     model: str | None = key(
-        None, f"network: {', '.join(CONFIGS)}, or a config.json; without it that beside source, or the known one"
+        None, f"network: {', '.join(CONFIGS)}, or a config.json; none: that beside source, or the known one"
     )
 
     def __post_init__(self):
+        super().__post_init__()
+        if not math.isfinite(self.lora_strength):
+            raise ConfigError("lora_strength", self.lora_strength, "not finite", "write a number, as 1.0")
         for name in ("source", "out"):
             if not getattr(self, name):
                 raise ConfigError(name, None, "no path is given", f"write {name}=PATH")
         if self.out.endswith(_OTHER_FILES):
             raise ConfigError("out", self.out, "such files are not written", "end it in .safetensors, or name a folder")
-        if self.format not in FORMATS:
-            raise ConfigError("format", self.format, "no known format", f"write format={' or '.join(FORMATS)}")
-        if self.dtype not in (None, *DTYPES):
-            raise ConfigError("dtype", self.dtype, "no known dtype", f"write {', '.join(DTYPES)}, or leave dtype out")
-        if not 0 < self.shard_gb < math.inf:
-            raise ConfigError("shard_gb", self.shard_gb, "not above 0 and finite", "write a size in GB, as 5")
-        if not math.isfinite(self.lora_strength):
-            raise ConfigError("lora_strength", self.lora_strength, "not finite", "write a number, as 1.0")
 
 
 def main(options: ConvertOptions) -> None:

@@ -29,7 +29,7 @@ from benchmarks.line import print_line
 from cluster.planning import wan_costs
 from models.errors import ConfigError
 from models.flow_matching import warped_sigmas
-from models.keys import key
+from models.keys import KeyGroup, key
 from models.kv_cache import KVCache
 from models.network_config import StudentConfig
 from models.sampler import SampledBlock, stream_blocks
@@ -45,26 +45,18 @@ _PRODUCT = {"cuda": 8192, "cpu": 1024}
 
 
 @dataclass(kw_only=True)
-class Options:
-    """What is measured."""
+class Options(KeyGroup):
+    """Describe a measurement."""
 
-    model: str = key("tiny", "network: " + ", ".join(MODELS))
-    dtype: str | None = key(None, "float32 or bfloat16; without, bfloat16 on a GPU")
+    model: str = key("tiny", "network: " + ", ".join(MODELS), choices=MODELS)
+    dtype: str | None = key(None, "float32 or bfloat16; none: bfloat16 on a GPU", choices=tuple(wan_costs.BYTES))
     compile: bool = key(False, "torch.compile, block by block")
-    vae: bool | None = key(None, "decode too; without, for Wan on a GPU")
-    blocks: int = key(8, "blocks that are timed in each repeat")
-    repeats: int = key(5, "repeats")
+    vae: bool | None = key(None, "decode too; none: for Wan on a GPU")
+    blocks: int = key(8, "blocks that are timed in each repeat", ge=1)
+    repeats: int = key(5, "repeats", ge=1)
 
     def __post_init__(self):
-        if self.model not in MODELS:
-            raise ConfigError("model", self.model, "no model of this benchmark", f"write model={' or '.join(MODELS)}")
-        if self.dtype not in (None, *wan_costs.BYTES):
-            raise ConfigError(
-                "dtype", self.dtype, "no dtype of a rollout", f"write dtype={' or '.join(wan_costs.BYTES)}"
-            )
-        for name in ("blocks", "repeats"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "below 1", f"write {name}=1 or more")
+        super().__post_init__()
         if self.vae and self.model == "tiny":
             raise ConfigError("vae", True, "the tiny world's latents are its pixels", "leave vae out")
 

@@ -92,8 +92,8 @@ def _compose(schema: type, chosen: Mapping[str, str]) -> Any:
         plain = with_current_names(OmegaConf.to_container(composed))
         return OmegaConf.merge(OmegaConf.structured(schema), plain)
     except (HydraException, OmegaConfBaseException) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError("preset", chosen["preset"], reason, "choose another preset for this command") from error
+        reason = next(line.strip() for line in str(error).splitlines() if not line.startswith("In '"))
+        raise ConfigError("preset", chosen["preset"], reason, "choose a preset whose keys this command has") from error
 
 
 def _fill(schema: type, composed: Any, given: Given) -> dict[str, Any]:
