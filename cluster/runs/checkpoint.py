@@ -1,11 +1,11 @@
-"""Checkpoints: whole or absent. Tensors in safetensors, the rest in msgpack, checksums in a manifest."""
+"""Checkpoints, whole or absent: tensors in safetensors, plain values in msgpack, checksums in a manifest."""
 
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from models.atomic_files import flush
 from models.checkpoints.weight_files import Shapes, read_shapes, shape_misfit
-from models.errors import StopsRun
+from models.errors import ConfigError, StopsRun
+
+Say = Callable[[str], None]
+"""Takes one line for the user at the terminal."""
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.msgpack", ".safetensors"
 _NAME = re.compile(r"step_\d{8,}")
@@ -27,12 +30,12 @@ _CHUNK_BYTES = 1 << 24
 
 
 class DamagedCheckpoint(StopsRun, ValueError):
-    """A checkpoint that is not what was written, or a folder in which all are; the message names file and reason."""
+    """Report a checkpoint that differs from what was written, or a folder of such; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment of training that training no longer reaches."""
+    """Hold a copy of a moment of training."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -42,20 +45,26 @@ class Snapshot:
 
     @staticmethod
     def of(step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> "Snapshot":
-        """Copy everything. Takes the groups out of `tensors`: no more than one of them is in memory twice.
+        """Copy everything; takes the groups out of `tensors`, so that only one of them is in memory twice.
 
         Raises TypeError, ValueError or OverflowError for a `state` that msgpack cannot keep and give back.
         """
         packed = msgpack.packb(state)
         _unpacked(packed)  # what can be written but not read would be noticed at the resume, when it is too late
-        return Snapshot(step, {group: _copied(tensors.pop(group)) for group in list(tensors)}, packed)
+        copies = {}
+        for group in list(tensors):
+            copies[group] = {
+                name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                for name, tensor in tensors.pop(group).items()
+            }
+        return Snapshot(step, copies, packed)
 
 
 def write(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None = None) -> Path:
     """Write `folder/step_########`; returns its path.
 
-    Written beside its place, flushed to the disk and renamed when complete, so that a killed process or machine leaves
-    the last good one. The newest `keep` stay, and each whose step is a multiple of `keep_every`.
+    The folder gets its name when it is complete and on the disk, so that a killed process or machine leaves the last
+    good one. Keeps the newest `keep`, and each whose step is a multiple of `keep_every`.
     """
     final = path_of(folder, snapshot.step)
     partial = folder / f".{final.name}.partial"
@@ -72,14 +81,16 @@ def write(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None = 
         os.replace(final, folder / f".{final.name}.replaced")
     os.replace(partial, final)
     flush(folder)
-    for path in _outlived(folder, keep, keep_every):
+    for path in _steps(folder)[:-keep]:
+        if keep_every is not None and step_of(path) % keep_every == 0:
+            continue
         os.replace(path, folder / f".{path.name}.removed")  # killed while deleting, it must not look damaged
     tidy(folder)
     return final
 
 
 def tidy(folder: Path) -> None:
-    """Clear away what a killed writer left; a checkpoint that it was about to replace is put back."""
+    """Remove the remains of a killed writer; a checkpoint that it was about to replace is put back."""
     for path in folder.glob(".step_*.replaced"):
         final = folder / path.name[1:].removesuffix(".replaced")
         if final.exists():
@@ -91,23 +102,23 @@ def tidy(folder: Path) -> None:
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` is, or would be."""
+    """Give the path of the checkpoint of `step`."""
     return folder / f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint: training updates done."""
+    """Read the step of a checkpoint (updates done) from its name."""
     return int(path.name.removeprefix("step_"))
 
 
 def newest(folder: Path) -> Path | None:
-    """The checkpoint of the highest step, whole or not, or None."""
+    """Find the checkpoint of the highest step, whole or not, or None."""
     steps = _steps(folder)
     return steps[-1] if steps else None
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, DamagedCheckpoint]]:
-    """The newest checkpoint that is whole, None if there are none; and the damaged ones after it, with the reasons.
+    """Find the newest whole checkpoint (None if there are none), and newer damaged ones with the reasons.
 
     Changes nothing. Raises DamagedCheckpoint if there are checkpoints and none of them is whole.
     """
@@ -122,13 +133,13 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, DamagedCheckpoin
     if not damaged:
         return None, {}
     raise DamagedCheckpoint(
-        f"no checkpoint in {folder} is whole ({'; '.join(map(str, damaged.values()))}); put one back from a copy, or "
-        f"move {folder} away to begin the stage again"
+        f"run_dir: no checkpoint in {folder} is whole ({'; '.join(map(str, damaged.values()))}). "
+        f"Fix: put one back from a copy, or move {folder} away to begin the stage again."
     )
 
 
 def set_aside(path: Path) -> Path:
-    """Move a damaged checkpoint where it is not found again, and nothing is lost; returns the new path."""
+    """Rename a damaged checkpoint so that it is not found again, and nothing is lost; returns the new path."""
     aside = path.with_name(f".{path.name}.damaged")
     count = 1
     while aside.exists():
@@ -155,19 +166,19 @@ def verify(path: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Tensors by group, and the state, of a checkpoint that `verify` has found whole.
+    """Map the tensors, by group, of a checkpoint that `verify` has found whole, and read its state.
 
-    The tensors are mapped, not read: a page of the file is fetched when it is used, once for all ranks of a node.
+    A page of a mapped file is fetched when it is used, once for all ranks of a node.
     """
     tensors = {name.removesuffix(_TENSORS): load_file(path / name) for name in _groups(path)}
     return tensors, _unpacked((path / _STATE).read_bytes())
 
 
-def check_fit(path: Path, wanted: Mapping[str, Shapes]) -> None:
-    """Refuse the checkpoint of another model; `wanted` are the shapes of what would be filled, by group.
+def check_shapes(path: Path, wanted: Mapping[str, Shapes]) -> None:
+    """Reject the checkpoint of another model; `wanted` are the shapes of the learner's tensors, by group.
 
-    The shapes of a group that is wanted empty are not compared: before their first update optimisers have no state.
-    Reads headers only. Raises ValueError naming the first tensors that differ.
+    An empty group is not compared: before their first update optimisers have no state. Reads headers only. Raises
+    ConfigError naming the first tensors that differ.
     """
     groups = {name.removesuffix(_TENSORS): name for name in _groups(path)}
     for group in sorted(wanted.keys() | groups.keys()):
@@ -175,10 +186,10 @@ def check_fit(path: Path, wanted: Mapping[str, Shapes]) -> None:
             continue
         found = read_shapes(path / groups[group], "run_dir") if group in groups else {}
         if difference := shape_misfit(wanted.get(group, {}), found):
-            raise ValueError(
-                f"checkpoint {path} is of another model: its {group} {difference}; set the model's keys back, or give "
-                "a new run_dir"
-            )
+            raise ConfigError(
+                "run_dir", None, f"checkpoint {path} is of another model: its {group} {difference}",
+                "set the model's keys back, or write a new run_dir",
+            )  # fmt: skip
 
 
 def _manifest(path: Path) -> dict[str, str]:
@@ -195,15 +206,6 @@ def _groups(path: Path) -> list[str]:
 
 def _steps(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)), key=step_of)
-
-
-def _outlived(folder: Path, keep: int, keep_every: int | None) -> list[Path]:
-    return [path for path in _steps(folder)[:-keep] if keep_every is None or step_of(path) % keep_every]
-
-
-def _copied(group: dict[str, Tensor]) -> dict[str, Tensor]:
-    contiguous = torch.contiguous_format
-    return {name: t.detach().to("cpu", copy=True, memory_format=contiguous) for name, t in group.items()}
 
 
 def _unpacked(packed: bytes) -> dict[str, Any]:

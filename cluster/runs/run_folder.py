@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from models.errors import ConfigError, written
 from models.keys import resumable_keys
 
 _HAND_OVER_S = 60.0
+_FIRST_LAYOUT = "25145b3"
+"""The last commit that did not write its own name into config.yaml."""
+_NO_KEY = object()
 
 
 class RunFolder:
@@ -113,8 +117,15 @@ class RunFolder:
                     "run_dir", self.path, f"its config.yaml holds no configuration ({before})",
                     "restore that file, or write a new run_dir",
                 )  # fmt: skip
-            if difference := _first_difference(with_current_names(before), wanted, set(resumable_keys(config))):
+            merged = _over(asdict(type(config)()), with_current_names(before))  # a key added since then has its default
+            if difference := _first_difference(merged, wanted, set(resumable_keys(config))):
                 name, old, new = difference
+                if new is _NO_KEY:
+                    first = re.match(r"# commit (\w+)", file.read_text())
+                    raise ConfigError(
+                        "run_dir", self.path, f"its layout is older and has the key {name}",
+                        f"resume it with commit {first[1] if first else _FIRST_LAYOUT}, or write a new run_dir",
+                    )  # fmt: skip
                 raise ConfigError(
                     "run_dir", self.path, f"this run has {name}={written(old)}, not {written(new)}",
                     f"write {name}={written(old)}, or a new run_dir",
@@ -124,11 +135,21 @@ class RunFolder:
             raise ConfigError("run_dir", self.path, "the folder is not empty and holds no run", "write a new run_dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(file, yaml.safe_dump(wanted, sort_keys=False).encode())
+            write_whole(file, f"# commit {commit()}\n{yaml.safe_dump(wanted, sort_keys=False)}".encode())
         except OSError as error:
             raise ConfigError(
                 "run_dir", self.path, f"the folder cannot be written ({error.strerror})", "write another run_dir"
             ) from error
+
+
+def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Lay `given` over `defaults`, part by part."""
+    parts = {
+        name: _over(defaults[name], value)
+        for name, value in given.items()
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+    }
+    return defaults | given | parts
 
 
 def _first_difference(
@@ -138,10 +159,10 @@ def _first_difference(
     for name in [*new, *(old.keys() - new.keys())]:
         if f"{prefix}{name}" in resumable:
             continue
-        before, after = old.get(name), new.get(name)
+        before, after = old.get(name), new.get(name, _NO_KEY)
         if isinstance(before, dict) and isinstance(after, dict):
             if found := _first_difference(before, after, resumable, f"{prefix}{name}."):
                 return found
-        elif json.dumps(before) != json.dumps(after):
+        elif after is _NO_KEY or json.dumps(before) != json.dumps(after):
             return f"{prefix}{name}", before, after
     return None

@@ -1,7 +1,9 @@
-"""Where one stage of a run keeps its checkpoints and its result."""
+"""The folder of a stage: its checkpoints, written in the background, and its result."""
 
 import logging
 import time
+from collections.abc import Callable
+from concurrent import futures
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,32 +12,73 @@ from torch import Tensor
 
 from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.runs import checkpoint
-from cluster.runs.checkpoint import Snapshot
-from cluster.runs.checkpoint_writer import CheckpointWriter, Say
+from cluster.runs.checkpoint import Say, Snapshot
 from learner.parallel import collectives
 from models.checkpoints.weight_files import save_weights, verify_weights
+from models.errors import ConfigError, StopsRun
 
-State = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
-"""Tensors by group, and the rest: plain values that msgpack keeps (tuples come back as lists)."""
-Supply = tuple[dict[str, Tensor], dict[str, Any]]
-"""The state of the supply of windows: what waits in the buffer, and the rest."""
+LearnerState = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
+"""Tensors by group, and plain values that msgpack keeps (tuples come back as lists)."""
+SupplyState = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors of the windows in the buffer, and plain values."""
 
 _SUPPLY = "supply"
+_LINE_EVERY_S = 30.0
 _log = logging.getLogger(__name__)
 
 
-class Resumable(Protocol):
-    """What a checkpoint is made from. Both methods are collectives: every rank calls them."""
+class CheckpointNotWritten(StopsRun):
+    """Report a checkpoint that could not be written; those before it are as they were."""
 
-    def state(self) -> State:
-        """New dictionaries at every call, of tensors that may be the live ones; on ranks other than 0 empty."""
+
+class CheckpointWriter:
+    """Write checkpoints in a thread, one at a time; a failure is reported at once and raised by the next `wait`."""
+
+    def __init__(self, say: Say):
+        self.say = say
+        self.pool = futures.ThreadPoolExecutor(1, "checkpoint")
+        """Its thread ends with the interpreter, which waits for it: an exit does not cut a write in two."""
+        self.pending: tuple[Path, futures.Future] | None = None
+
+    def start(self, path: Path, write: Callable[[], object]) -> None:
+        """Let the thread `write` the checkpoint `path`; call `wait` for the one before first."""
+        assert self.pending is None, f"{path} would be written before {self.pending} has been waited for"
+
+        def write_or_report() -> None:
+            try:
+                write()
+            except Exception as error:
+                line = f"checkpoint {path} was not written ({error}); repair the cause and run the same command again"
+                self.say(line)
+                raise CheckpointNotWritten(line) from error
+
+        self.pending = path, self.pool.submit(write_or_report)
+
+    def wait(self) -> None:
+        """Wait until nothing is being written. Raises CheckpointNotWritten if the last write failed, once."""
+        if self.pending is None:
+            return
+        path, written = self.pending
+        waited_s = 0.0
+        while futures.wait([written], timeout=_LINE_EVERY_S).not_done:
+            waited_s += _LINE_EVERY_S
+            self.say(f"checkpoint {path} is still being written; training has waited {waited_s:.0f} s for it")
+        self.pending = None
+        written.result()
+
+
+class Resumable(Protocol):
+    """Save and load a learner. Both methods are collectives: every rank calls them."""
+
+    def state(self) -> LearnerState:
+        """Collect new dictionaries of tensors, which may be the live ones; empty on ranks other than 0."""
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Put back what `state` gave rank 0; `tensors` are read-only."""
+        """Load what `state` gave rank 0; `tensors` are read-only."""
 
 
 class StageFolder:
-    """`<run>/<stage>/`: `checkpoints/step_*`, and the result when the stage is finished.
+    """Keep `<run>/<stage>/`: `checkpoints/step_*`, and the result when the stage is finished.
 
     Rank 0 writes and chooses; save, restore and finish are collectives, and a failure of rank 0 stops every rank. Use
     as a context, or call `close`: a write may be under way.
@@ -48,7 +91,7 @@ class StageFolder:
         config: CheckpointConfig | None = None,
         say: Say = _log.warning,
     ):
-        """`say` brings a line to the terminal: by default the log's, which Ray forwards from the learner's process."""
+        """`say` takes a line for the user; the default is the log, which Ray forwards from the learner's process."""
         self.path, self.result, self.say = path, path / result, say
         self.checkpoints = path / "checkpoints"
         self.config = CheckpointConfig() if config is None else config
@@ -64,44 +107,64 @@ class StageFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the stage has its result; a finished stage is not run again.
+        """Tell whether the stage has its result; a finished stage is not run again.
 
         Rank 0's answer, on every rank (a collective): shared storage may show a new file late to some.
         """
         return bool(collectives.broadcast(int(self.result.is_file())))
 
-    def save(self, learner: Resumable, step: int, supply: Supply | None = None) -> None:
-        """Checkpoint `learner` and the state of its supply of windows; the writing goes on in the background.
+    def save(self, learner: Resumable, step: int, supply: SupplyState | None = None) -> None:
+        """Checkpoint `learner` and the state of its supply; the file is written in the background.
 
-        What is saved is what is now, whatever training does next. Waits for the write before, and raises its
+        Copies everything first, whatever training does next. Waits for the write before, and raises its
         CheckpointNotWritten. The caller evaluates `supply` before any collective of this method begins: a rank that is
         ahead is held by them and cannot take windows of the next step, so that `supply` is that of this step.
         """
         self._drain()
         tensors, state = learner.state()
-        collectives.run_on_rank0(lambda: self._start(step, tensors, state, ({}, {}) if supply is None else supply))
+        assert _SUPPLY not in tensors, f"{_SUPPLY} is no group of a learner"
+
+        def start() -> None:
+            tensors[_SUPPLY], rest = ({}, {}) if supply is None else supply
+            snapshot = Snapshot.of(step, tensors, {"learner": state, _SUPPLY: rest})
+            write = partial(checkpoint.write, self.checkpoints, snapshot, self.config.keep, self.config.keep_every)
+            self.writer.start(checkpoint.path_of(self.checkpoints, step), write)
+
+        collectives.run_on_rank0(start)
         if not self.config.asynchronous:
             self._drain()
 
-    def restore(self, learner: Resumable) -> Supply | None:
-        """Put the newest whole checkpoint, the same on every rank, into `learner`; returns the supply's state as saved.
+    def restore(self, learner: Resumable) -> SupplyState | None:
+        """Load the newest whole checkpoint, the same on every rank, into `learner`; returns the supply's state.
 
-        None where there is no checkpoint. Damaged ones that are newer are moved aside, and said. Raises
+        None where there is no checkpoint. Newer damaged ones are moved aside with a line for the user. Raises
         DamagedCheckpoint if all are damaged, and ValueError for the checkpoint of another model before anything is
         changed.
         """
-        path = self._agreed(collectives.run_on_rank0(self._choose))
-        if path is None:
+
+        def choose() -> Path | None:
+            checkpoint.tidy(self.checkpoints)
+            path, damaged = checkpoint.newest_whole(self.checkpoints)
+            for bad, error in damaged.items():
+                aside = checkpoint.set_aside(bad)
+                self.say(f"{error}; moved it to {aside.name}, and the stage resumes from {path}")
+            return path
+
+        chosen = collectives.run_on_rank0(choose)
+        step = collectives.broadcast(-1 if chosen is None else checkpoint.step_of(chosen))
+        if step < 0:
             return None
+        path = checkpoint.path_of(self.checkpoints, step)
         wanted = {
             group: {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             for group, tensors in learner.state()[0].items()
         }
-        collectives.run_on_rank0(lambda: checkpoint.check_fit(path, wanted | {_SUPPLY: {}}))
+        collectives.run_on_rank0(lambda: checkpoint.check_shapes(path, wanted | {_SUPPLY: {}}))
         if not path.is_dir():
-            raise ValueError(
-                f"rank {collectives.rank()} does not see {path}; put run_dir on storage that all nodes share"
-            )
+            raise ConfigError(
+                "run_dir", self.path.parent, f"rank {collectives.rank()} does not see {path}",
+                "write a folder on storage that all nodes share",
+            )  # fmt: skip
         tensors, state = checkpoint.read(path)
         # A mapped file would stay open for as long as one of its windows waits in the buffer.
         waiting = {name: tensor.clone() for name, tensor in tensors.pop(_SUPPLY).items()}
@@ -109,19 +172,19 @@ class StageFolder:
         return waiting, state[_SUPPLY]
 
     def verify(self) -> None:
-        """Refuse, before anything starts, a damaged result, or checkpoints none of which is whole; changes nothing.
+        """Reject a damaged result, or checkpoints none of which is whole; changes nothing.
 
-        Says which checkpoints are damaged. Raises ValueError.
+        Reports which checkpoints are damaged. Raises ValueError.
         """
         if self.finished:
             if not verify_weights(self.result, "run_dir"):
-                raise ValueError(
-                    f"run_dir: {self.result} has lost its checksum; remove it, and the stage makes it again"
+                raise ConfigError(
+                    "run_dir", None, f"{self.result} has lost its checksum", "remove it, and the stage makes it again"
                 )
             return
         path, damaged = checkpoint.newest_whole(self.checkpoints)
         for error in damaged.values():
-            self.say(f"{error}; {path} is whole, and the stage will go on from it")
+            self.say(f"{error}; {path} is whole, and the stage will resume from it")
 
     def finish(self, tensors: dict[str, Tensor], origin: dict[str, object], **beside: dict[str, Tensor]) -> None:
         """Write the result, whole or not at all, with its origin and a checksum in the header (rank 0's `tensors`).
@@ -137,30 +200,7 @@ class StageFolder:
         """Wait for this process's write, and raise its CheckpointNotWritten. No collective: a rank may fail alone."""
         self.writer.wait()
 
-    def _start(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], supply: Supply) -> None:
-        assert _SUPPLY not in tensors, f"{_SUPPLY} is no group of a learner"
-        tensors[_SUPPLY], position = supply
-        snapshot = Snapshot.of(step, tensors, {"learner": state, _SUPPLY: position})
-        write = partial(checkpoint.write, self.checkpoints, snapshot, self.config.keep, self.config.keep_every)
-        self.writer.start(checkpoint.path_of(self.checkpoints, step), write)
-
     def _drain(self) -> None:
         started = time.monotonic()
         collectives.run_on_rank0(self.writer.wait)
         self.waited_s += time.monotonic() - started
-
-    def _choose(self) -> Path | None:
-        checkpoint.tidy(self.checkpoints)
-        path, damaged = checkpoint.newest_whole(self.checkpoints)
-        for bad, error in damaged.items():
-            aside = checkpoint.set_aside(bad)
-            self.say(f"{error}; moved it to {aside.name}, and the stage goes on from {path}")
-        return path
-
-    def _agreed(self, path: Path | None) -> Path | None:
-        """Rank 0's choice, on every rank."""
-        if not collectives.broadcast(int(path is not None)):
-            return None
-        return checkpoint.path_of(
-            self.checkpoints, collectives.broadcast(0 if path is None else checkpoint.step_of(path))
-        )

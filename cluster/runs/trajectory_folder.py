@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cluster.runs.checkpoint_writer import Say
+from cluster.runs.checkpoint import Say
 from cluster.runs.trajectory_index import (
     INDEX,
     Shard,
@@ -220,7 +220,7 @@ def _write_index(path: Path, index: TrajectoryIndex) -> None:
 
 
 def _unwritten(file: Path, error: OSError) -> str:
-    return f"{file} was not written ({error}); mend what is named, and run the same command again"
+    return f"{file} was not written ({error}); repair the cause and run the same command again"
 
 
 def _names(position: int) -> tuple[str, str]:
