@@ -1,7 +1,7 @@
 """Declare configuration keys with their ranges, and check their values. Imports no torch: help must be quick."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ def key(
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
-    choices: Sequence[str] = (),
+    choices: Collection[str] = (),
     resumable: bool = False,
 ) -> Any:
     """Declare a field with its help line, and the range or choices of its value (of each number in a list or mapping).
@@ -32,7 +32,7 @@ def key(
     A number with a range is finite; None is never checked. A run may resume with another value of a `resumable` key.
     """
     bounds = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
-    metadata = {"doc": doc, "bounds": bounds, "choices": tuple(choices), "resumable": resumable}
+    metadata = {"doc": doc, "bounds": bounds, "choices": choices, "resumable": resumable}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -68,7 +68,8 @@ def check_ranges(config: Any, prefix: str = "") -> None:
         choices, bounds = one.metadata.get("choices"), one.metadata.get("bounds")
         if choices and value not in choices:
             close = get_close_matches(str(value), choices, 1)
-            fix = f"write {close[0]}" if close else f"write {', '.join(choices[:-1])} or {choices[-1]}"
+            *others, last = choices
+            fix = f"write {close[0]}" if close else f"write {', '.join(others)} or {last}"
             raise ConfigError(name, value, f"none of {', '.join(choices)}", fix)
         if not bounds:
             continue

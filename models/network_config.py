@@ -83,7 +83,7 @@ CONFIGS = {"tiny": TINY, "tiny_wide": TINY_WIDE, "wan_1_3b": WAN_1_3B, "wan_14b"
 class StudentConfig(KeyGroup, group="student"):
     """The student's shape in time, and its few-step schedule."""
 
-    model: str = key("tiny", "network: " + ", ".join(CONFIGS), choices=tuple(CONFIGS))
+    model: str = key("tiny", "network: " + ", ".join(CONFIGS), choices=CONFIGS)
     height: int = key(12, "rows of a latent frame", ge=1, le=4096)
     width: int = key(12, "columns of a latent frame", ge=1, le=4096)
     horizon_frames: int = key(12, "latent frames of one teacher horizon, M", ge=1, le=100_000)

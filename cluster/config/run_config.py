@@ -39,7 +39,7 @@ class Config(WorldConfig):
     run_dir: str = key("runs/tiny", "folder of the run; on a cluster absolute, on shared storage", resumable=True)
     seed: int = key(0, "seed of all draws", ge=0, lt=2**63)
     teacher: str = key("assets/tiny/teacher.safetensors", "weights of the teacher")
-    teacher_model: str | None = key(None, "network of the teacher; none: student.model", choices=tuple(CONFIGS))
+    teacher_model: str | None = key(None, "network of the teacher; none: student.model", choices=CONFIGS)
     base: str | None = key(None, "weights that student (stage ode) and critic start from; none: the teacher's")
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
     prompts: str | None = key(None, "training prompts: a txt, jsonl or parquet file; none: the tiny world's")
