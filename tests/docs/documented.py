@@ -30,3 +30,17 @@ def documented(start: str, replaced: dict[str, str] | None = None) -> str:
     for placeholder, value in (replaced or {}).items():
         command = command.replace(placeholder, value)
     return command
+
+
+METRICS = ROOT / "docs/reference/metrics.md"
+
+
+def metric_keys() -> list[str]:
+    """List the keys in the first column of the tables of metrics; <...> stands for anything."""
+    rows = [line for line in METRICS.read_text().splitlines() if line.startswith("| `")]
+    return [re.match(r"\| `([^`]+)` \|", row)[1] for row in rows]
+
+
+def pattern(key: str) -> re.Pattern:
+    """Return what a key of the page matches in a log."""
+    return re.compile(re.sub("<[^>]+>", "[a-z0-9_]+", key))

@@ -11,7 +11,6 @@ import pytest
 from safetensors.torch import load_file
 
 from settings.compose import ROOT
-from tests.golden.smoke_losses import GOLDEN, losses
 
 
 def command(*arguments, env=None, timeout=300):
@@ -26,33 +25,6 @@ def assert_every_stage_ran(run_dir):
     assert load_file(run_dir / "dmd/student.safetensors")
     assert load_file(run_dir / "grpo/student.safetensors")
     return lines
-
-
-SMOKE = ("preset=smoke", "cluster=inline")
-
-
-@pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory):
-    """The folder of a whole smoke run in one process."""
-    run_dir = tmp_path_factory.mktemp("smoke") / "run"
-    shown = command(*SMOKE, f"run_dir={run_dir}")
-    assert shown.returncode == 0, shown.stderr
-    return run_dir
-
-
-@pytest.mark.slow
-def test_the_smoke_run_gives_the_golden_losses_bit_by_bit(smoke_run):
-    golden = json.loads(GOLDEN.read_text())
-    for row, expected in zip(losses(smoke_run), golden, strict=True):
-        assert row == expected, f"stage {row['stage']}, step {row['step']}"
-
-
-@pytest.mark.slow
-def test_the_smoke_run_does_every_stage_and_a_second_command_has_nothing_left_to_do(smoke_run):
-    before = assert_every_stage_ran(smoke_run)
-    again = command(*SMOKE, f"run_dir={smoke_run}")
-    assert again.returncode == 0, again.stderr
-    assert assert_every_stage_ran(smoke_run) == before
 
 
 @pytest.mark.proof
