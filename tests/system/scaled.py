@@ -103,7 +103,7 @@ def rollout_nodes() -> int:
 
 def lawful(learner: Learner) -> dict[str, int]:
     """That every window came exactly once, as it was drawn at dispatch, up to the first rollout that is not done."""
-    config, taken = learner.stage_config, learner.taken
+    config, taken = learner.config, learner.taken
     came = Counter((window.rollout, window.index) for window in taken)
     assert set(came.values()) == {1}, "a window came twice"
     per_rollout = Counter(window.rollout for window in taken)
