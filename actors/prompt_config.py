@@ -1,4 +1,4 @@
-"""Keys of the training prompts. Imports no torch: help must be quick."""
+"""Keys of the training prompts."""
 
 from dataclasses import dataclass
 

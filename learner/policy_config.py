@@ -1,4 +1,4 @@
-"""Keys of the policy gradient of stage grpo. Imports no torch: help must be quick.
+"""Keys of the policy gradient of stage grpo.
 
 The paper documents of its GRPO the reward, a group-normalised advantage and a clip, and none of their numbers: every
 default here is a choice of this project.

@@ -1,4 +1,4 @@
-"""Keys of the stages that distil, and of the learner that runs them. Imports no torch: help must be quick."""
+"""Keys of the stages that distil, and of the learner that runs them."""
 
 from dataclasses import dataclass
 from pathlib import Path

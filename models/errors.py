@@ -1,4 +1,4 @@
-"""Errors with one form for all packages. Imports no torch: help must be quick."""
+"""Errors with one form for all packages."""
 
 from typing import Any
 

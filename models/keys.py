@@ -1,4 +1,4 @@
-"""Declare configuration keys with their ranges, and check their values. Imports no torch: help must be quick."""
+"""Declare configuration keys with their ranges, and check their values."""
 
 import math
 from collections.abc import Collection, Iterator

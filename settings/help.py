@@ -1,4 +1,7 @@
-"""Print the help of a command: its usage and its keys, without torch, Ray or Hydra."""
+"""Print the help of a command: its usage and its keys, without torch, Ray or Hydra.
+
+Help comes at once because no module of keys (models.keys, *_config, cluster.config) imports these at its top.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Keys of the rollout pool that sizes itself. Imports no torch: help must be quick."""
+"""Keys of the rollout pool that sizes itself."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Keys of the window buffer between actors and learner. Imports no torch: help must be quick."""
+"""Keys of the window buffer between actors and learner."""
 
 from dataclasses import dataclass
 

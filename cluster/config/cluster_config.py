@@ -1,4 +1,4 @@
-"""Keys of the processes of a run, of its log, and of its halves alone. Imports no torch: help must be quick."""
+"""Keys of the processes of a run, of its log, and of its halves alone."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Check keys of stage grpo against each other, each rule on the parts that it compares. Imports no torch.
+"""Check keys of stage grpo against each other, each rule on the parts that it compares.
 
 Every function raises ConfigError.
 """

@@ -1,4 +1,4 @@
-"""Keys of plan.py, besides those of the planned run. Imports no torch: help must be quick."""
+"""Keys of plan.py, besides those of the planned run."""
 
 from dataclasses import dataclass
 

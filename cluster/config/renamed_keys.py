@@ -1,4 +1,4 @@
-"""Keys of older releases under their current names. Imports no torch: help must be quick."""
+"""Keys of older releases under their current names."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Check keys of a run against each other, each rule on the parts that it compares. Imports no torch.
+"""Check keys of a run against each other, each rule on the parts that it compares.
 
 Every function raises ConfigError. `Config` calls them all, and those of grpo_rules, whenever one is made.
 """

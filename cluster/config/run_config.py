@@ -1,7 +1,4 @@
-"""The whole configuration of a run: the keys of every part, and the rules that hold between them.
-
-Imports no torch: help must be quick.
-"""
+"""The whole configuration of a run: the keys of every part, and the rules that hold between them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

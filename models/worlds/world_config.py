@@ -1,4 +1,4 @@
-"""Keys of the world that networks live in. Imports no torch: help must be quick."""
+"""Keys of the world that networks live in."""
 
 from dataclasses import dataclass
 from pathlib import Path

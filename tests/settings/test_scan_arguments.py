@@ -119,7 +119,7 @@ def test_several_students_to_start_from_are_scanned_by_scan_over():
         (["scan.timeout_s=0"], "scan.timeout_s"),
         (["scan.along={window.lew: {uniform: []}}"], "window.lew"),
         (["scan.along={window.law: {uniform: ['rollout.nope=1']}}"], "rollout.nope"),
-        (["debug.rollout_only=true"], "debug.rollout_only"),
+        (["init=x", "debug.rollout_only=true"], "debug.rollout_only"),
         (["nonsense"], "nonsense"),
         (["window=a,[b"], "window"),
     ],
