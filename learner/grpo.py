@@ -32,7 +32,7 @@ class BurnInTooShort(StopsRun):
 
 
 class PolicyLearner:
-    """Trains the student as a policy, held by the extended DMD loss, by a KL term to where it started, or by both.
+    """Trains the student as a policy, held by extended DMD, by a KL term to its start, or both.
 
     Every rank calls every method, with its own share of the groups, which is whole groups.
     """

@@ -64,7 +64,7 @@ class TermColumns(NamedTuple):
 
 @dataclass(frozen=True)
 class Transition:
-    """One re-noising transition of all blocks of one member. Latents are on CPU."""
+    """Holds one re-noising transition of all blocks of one member. Latents are on CPU."""
 
     window: Window
     """The member, whole."""

@@ -1,4 +1,4 @@
-"""A number that two sets of tensors share only if they are bit-equal: cheap enough to compare after every sync."""
+"""A number that two sets of tensors share only if they are bit-equal, cheap enough to compare after every sync."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ _WORD_BYTES = 8
 
 
 class WeightsDiffer(ValueError):
-    """An actor's network does not hold what the learner published."""
+    """Report that an actor's network differs from the published weights."""
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> int:
-    """64 bits of the names, dtypes, shapes and raw bytes of `tensors`, whatever their order, device and strides.
+    """Hash names, dtypes, shapes and raw bytes of `tensors` to 64 bits, for any order, device and strides.
 
     Reads the bytes once, as fast as memory gives them, and waits for a GPU once. Any change of a single word is
     noticed, as are exchanged tensors and exchanged rows of 512 bytes; an exchange inside such a row is not.
@@ -30,7 +30,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _weighed_sum(tensor: Tensor) -> Tensor:
-    """The sum of the rows' sums, each times an odd number of its own, modulo 2^64."""
+    """Return the sum of the rows' sums, each times an odd number of its own, modulo 2^64."""
     flat = tensor.contiguous().flatten().view(torch.uint8)
     row_bytes = _ROW_WORDS * _WORD_BYTES
     whole = flat.numel() // row_bytes * row_bytes

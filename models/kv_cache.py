@@ -71,7 +71,7 @@ class KVCache:
 
 
 def _without(layers: list[KeysValues] | None, tokens: int) -> list[KeysValues] | None:
-    """A view without the oldest `tokens`; None where nothing is left."""
+    """Return a view without the oldest `tokens`; None where nothing is left."""
     if tokens <= 0 or layers is None:
         return layers
     return [(keys[:, tokens:], values[:, tokens:]) for keys, values in layers] if tokens < _tokens(layers) else None

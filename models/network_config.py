@@ -81,7 +81,7 @@ CONFIGS = {"tiny": TINY, "tiny_wide": TINY_WIDE, "wan_1_3b": WAN_1_3B, "wan_14b"
 
 @dataclass(kw_only=True)
 class StudentConfig(KeyGroup, group="student"):
-    """The student's shape in time, and its few-step schedule."""
+    """Sets the student's shape in time, and its few-step schedule."""
 
     model: str = key("tiny", "network: " + ", ".join(CONFIGS), choices=CONFIGS)
     height: int = key(12, "rows of a latent frame", ge=1, le=4096)
@@ -122,7 +122,7 @@ class StudentConfig(KeyGroup, group="student"):
 
     @property
     def in_wan_world(self) -> bool:
-        """Whether latents are those of a VAE and texts those of an encoder, as Wan's; else both are the tiny world's.
+        """Say whether latents are those of a VAE and texts those of an encoder, as Wan's; else both are the tiny world's.
 
         There the first latent frame of a video is one image, and every other several.
         """

@@ -104,7 +104,7 @@ def wall_relief() -> Tensor:
 
 
 def light_basis() -> Tensor:
-    """Return [3 H W], level and gradients down and right (1 at the edges): a wall's light is a sum of the three."""
+    """Return [3 H W]: level, gradients down and right (1 at the edges). A wall's light is their sum."""
     rows, columns = pixel_grid()
     return torch.stack([torch.ones(SIZE, SIZE), 2 * rows / SIZE - 1, 2 * columns / SIZE - 1])
 
