@@ -122,7 +122,7 @@ class StudentConfig(KeyGroup, group="student"):
 
     @property
     def in_wan_world(self) -> bool:
-        """Say whether latents are those of a VAE and texts those of an encoder, as Wan's; else both are the tiny world's.
+        """Say whether latents come from a VAE and texts from an encoder, as Wan's; else both are the tiny world's.
 
         There the first latent frame of a video is one image, and every other several.
         """

@@ -152,7 +152,7 @@ def _relief() -> Tensor:
 
 @lru_cache
 def _bases(shape: str, wall: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matrices that `_distances` multiplies frames by, over P grid positions, Q colours and N = 3 H W values.
+    """Return the factors of `_distances`, over P grid positions, Q colours and N = 3 H W values.
 
     Orthonormal images of the open wall [N 3P]; images of the sprite, less what the wall can explain of them
     [N QP]; and the squared lengths of the latter [Q P].
