@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: a bar per stage with the time left; plain lines where there is no terminal."""
+"""The progress display: a bar per stage with the time left, or plain lines without a terminal."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ _LINE_EVERY_S = 15.0
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """Counts down to when the stage was said to end; where that was not said, rich's own guess from steady steps."""
+    """Count down to the given end of a stage; without one, rich guesses it from steady steps."""
 
     max_refresh = 0.5
 
@@ -30,7 +30,7 @@ class _TimeLeft(TimeRemainingColumn):
 
 
 class Display:
-    """Shows (stage, step, steps, line). Use as a context."""
+    """Show the progress of stages. Use as a context."""
 
     def __init__(self) -> None:
         self.bars: Progress | None = None
@@ -53,12 +53,21 @@ class Display:
             self.bars.stop()
 
     def __call__(self, stage: str, step: int, steps: int, line: str, left_s: float | None = None) -> None:
-        """Show that `step` of `steps` of `stage` is done; `left_s` where the caller knows more than the steps tell."""
+        """Show that `step` of `steps` of `stage` is done; `left_s` overrides the time left that the steps suggest."""
         if self.shown == (stage, step):
             return
         self.shown = (stage, step)
         if self.bars is None:
-            self._print(stage, step, steps, line, left_s)
+            now = time.monotonic()
+            new = stage not in self.started
+            first_step, first_s = self.started.setdefault(stage, (step, now))
+            if not new and step < steps and now - self.printed_s < _LINE_EVERY_S:
+                return
+            self.printed_s = now
+            if left_s is None and step > first_step:
+                left_s = (now - first_s) / (step - first_step) * (steps - step)
+            left = "" if left_s is None or step == steps else f", {left_s:.0f} s left"
+            print(f"{stage}: {step}/{steps}{left}  {line}", flush=True)
             return
         if stage not in self.tasks:
             self.tasks[stage] = self.bars.add_task(stage, total=steps, line="", ends_s=None)
@@ -66,20 +75,8 @@ class Display:
         self.bars.update(self.tasks[stage], completed=step, total=steps, line=line, ends_s=ends_s)
 
     def say(self, line: str) -> None:
-        """A line of its own, above the bars."""
+        """Print a line above the bars."""
         if self.bars is not None:
             self.bars.print(line, markup=False, highlight=False)
         else:
             print(line, flush=True)
-
-    def _print(self, stage: str, step: int, steps: int, line: str, left_s: float | None) -> None:
-        now = time.monotonic()
-        new = stage not in self.started
-        first_step, first_s = self.started.setdefault(stage, (step, now))
-        if not new and step < steps and now - self.printed_s < _LINE_EVERY_S:
-            return
-        self.printed_s = now
-        if left_s is None and step > first_step:
-            left_s = (now - first_s) / (step - first_step) * (steps - step)
-        left = "" if left_s is None or step == steps else f", {left_s:.0f} s left"
-        print(f"{stage}: {step}/{steps}{left}  {line}", flush=True)

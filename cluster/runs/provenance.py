@@ -1,4 +1,4 @@
-"""Which code made a number."""
+"""The commit of the checkout."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
 def commit() -> str:
-    """The commit of this checkout, marked if the tree differs from it; "unknown" outside git, as in a submitted job."""
+    """Name the commit of this checkout, marked where the tree differs; "unknown" outside git, as in a submitted job."""
     git = ["git", "-C", str(_CHECKOUT)]
     try:
         found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -27,30 +27,30 @@ from models.checkpoints.safetensors_files import Stored, write_tensors
 from models.errors import StopsRun
 from models.records import ODE, Trajectory
 
-_CURE = "remove it, and the same command makes what it held again; another run's (ode.pairs_dir) copy again"
-_OWN = "run_dir", "set it back, remove that folder, or give a new run_dir"
-"""The key of a run's own trajectories, and the cure where they cannot be gone on with."""
+_CURE = "remove it, and the same command makes its trajectories again; copy another run's (ode.pairs_dir) again"
+_OWN = "run_dir", "set the key back, remove that folder, or write a new run_dir"
+"""The key of a run's own trajectories, and the fix where they are of another origin."""
 
 _log = logging.getLogger(__name__)
 
 
 class TrajectoriesFailed(StopsRun, ValueError):
-    """Trajectories of another origin, or that cannot be written or read; the message names file, reason and cure."""
+    """Report trajectories of another origin, or an unreadable or unwritten file, with its name and a fix."""
 
 
 class TrajectoryFolder(Sequence[Trajectory]):
-    """Trajectories by their place in an order that is fixed beforehand, as far as they have come without a gap.
+    """Index trajectories by their place in a fixed order, as far as they have arrived without a gap.
 
-    They are `Trajectory` of number `rollout`, in the dtype that they are kept in. Rank 0 writes. What is not yet a
-    whole shard is held in memory by every rank, so that shards may be large and no update waits for one. Use as a
+    Each is a `Trajectory` of number `rollout`, in the dtype of the file. Rank 0 writes. Every rank holds those of the
+    shard that is not full yet in memory, so that shards may be large and no update waits for one. Use as a
     context: leaving it writes the last shard.
     """
 
     def __init__(self, path: Path, order: Sequence[int], shard_bytes: int, find: Callable[[], TrajectoryIndex]):
-        """`order`: numbers of all trajectories; `find` gives rank 0 the index of what is there (a collective)."""
+        """`order`: numbers of all trajectories; `find` gives rank 0 the index of the folder (a collective)."""
         self.path, self.order = path, order
         found = collectives.run_on_rank0(lambda: encode(find()))
-        # Told, not read again: shared storage may show other nodes an older file.
+        # Sent, not read again: shared storage may show other nodes an older file.
         index, _ = decode(collectives.broadcast_bytes(found or b""))
         self.origin, self.shards = index.origin, dict(index.shards)
         self.entries: dict[int, TrajectoryEntry] = {entry.number: entry for entry in index.entries()}
@@ -67,12 +67,12 @@ class TrajectoryFolder(Sequence[Trajectory]):
             self.write()
 
     def __len__(self) -> int:
-        """Trajectories from the first in the order to the one before the first that is missing."""
+        """Count trajectories from the first in the order to the one before the first missing one."""
         return self.arrived
 
     @property
     def numbers(self) -> list[int]:
-        """Of all that are on disk."""
+        """Numbers of all trajectories on disk."""
         return sorted(self.entries)
 
     def add(self, made: Sequence[Trajectory]) -> None:
@@ -115,9 +115,11 @@ class TrajectoryFolder(Sequence[Trajectory]):
             with safe_open(file, framework="pt") as opened:  # for this one only: what stays mapped counts as memory
                 states, latents = (opened.get_tensor(name) for name in _names(entry.position))
         except (SafetensorError, OSError) as error:
-            raise TrajectoriesFailed(f"{file} cannot be read ({error}); {_CURE}") from error
+            raise TrajectoriesFailed(f"{file} cannot be read ({error}). Fix: {_CURE}.") from error
         if checksum(states, latents) != entry.checksum:
-            raise TrajectoriesFailed(f"{file} is damaged (the checksum of trajectory {number} does not match); {_CURE}")
+            raise TrajectoriesFailed(
+                f"{file} is damaged (the checksum of trajectory {number} does not match). Fix: {_CURE}."
+            )
         return _pair(number, entry.prompt, entry.seed, states, latents)
 
     def _look(self) -> None:
@@ -151,20 +153,20 @@ def find_own(path: Path, origin: TrajectoryOrigin, say: Say = _log.warning) -> T
     else:
         index, whole = _read(path, origin, *_OWN)
         if not whole:
-            say(f"the end of {path / INDEX} is damaged; what it listed there is made again")
+            say(f"the end of {path / INDEX} is damaged; the trajectories listed there are made again")
     cut = _cut(path, index)
     for number, why in cut.items():
         say(f"{why}; its {len(index.shards[number].pairs)} trajectories are made again")
     index = TrajectoryIndex(origin, {number: shard for number, shard in index.shards.items() if number not in cut})
     if index.shards:
-        say(f"{len(list(index.entries()))} trajectories in {path} are made already")
+        say(f"{len(list(index.entries()))} trajectories are in {path} already")
     if cut or not whole:  # before a shard is written again under its number: the index must not vouch for that one
         _write_index(path, index)
     return index
 
 
 def check_own(path: Path, origin: Callable[[], TrajectoryOrigin]) -> None:
-    """Refuse what `find_own` would; `origin` is asked for only where there is an index. Changes nothing."""
+    """Reject what `find_own` would, without a change; calls `origin` only where there is an index."""
     if (path / INDEX).is_file():
         _read(path, origin(), *_OWN)
 
@@ -176,40 +178,40 @@ def find_given(path: Path, origin: TrajectoryOrigin, needed: Sequence[int], key:
     `needed` numbers.
     """
     if not (path / INDEX).is_file():
-        raise TrajectoriesFailed(f"{key}={path} holds no trajectories; give the folder ode_pairs of a run")
-    index, whole = _read(path, origin, key, f"set it back, or give another {key}")
+        raise TrajectoriesFailed(f"{key}={path}: it holds no trajectories. Fix: write the folder ode_pairs of a run.")
+    index, whole = _read(path, origin, key, f"set the key back, or write another {key}")
     for why in [*_cut(path, index).values()] + [f"the end of {path / INDEX} is damaged"] * (not whole):
-        raise TrajectoriesFailed(f"{key}: {why}; copy the folder again, or let the run that made it mend it")
-    there = {entry.number for entry in index.entries()}
-    if missing := [number for number in needed if number not in there]:
+        raise TrajectoriesFailed(f"{key}: {why}. Fix: copy the folder again, or let the run that made it repair it.")
+    present = {entry.number for entry in index.entries()}
+    if missing := [number for number in needed if number not in present]:
         raise TrajectoriesFailed(
-            f"{key}={path} lacks {len(missing)} of the {len(needed)} trajectories that this run trains on; lower "
-            "ode.pairs, or let the run that makes them finish"
+            f"{key}={path}: it lacks {len(missing)} of the {len(needed)} trajectories that this run trains on. "
+            "Fix: lower ode.pairs, or let the run that makes them finish."
         )
     return index
 
 
-def _read(path: Path, origin: TrajectoryOrigin, key: str, cure: str) -> tuple[TrajectoryIndex, bool]:
+def _read(path: Path, origin: TrajectoryOrigin, key: str, fix: str) -> tuple[TrajectoryIndex, bool]:
     try:
         index, whole = decode((path / INDEX).read_bytes())
     except ValueError as error:
-        raise TrajectoriesFailed(f"{key}: {path / INDEX} is no index of trajectories ({error}); {cure}") from error
+        raise TrajectoriesFailed(f"{key}: {path / INDEX} is no index of trajectories ({error}). Fix: {fix}.") from error
     if difference := index.origin.difference(origin):
-        raise TrajectoriesFailed(f"{key}: {path} holds trajectories of {difference}; {cure}")
+        raise TrajectoriesFailed(f"{key}: {path} holds trajectories of {difference}. Fix: {fix}.")
     return index, whole
 
 
 def _cut(path: Path, index: TrajectoryIndex) -> dict[int, str]:
-    """Shards that are missing or of another size than was written, and what to say of them. Reads none."""
-    found = {}
+    """Find shards that are missing or of another size than was written, with the reason. Reads none."""
+    faults = {}
     for number, shard in index.shards.items():
         file = shard_path(path, number)
         size = file.stat().st_size if file.is_file() else None
         if size != shard.size:
-            found[number] = f"{file} is " + (
+            faults[number] = f"{file} is " + (
                 "missing" if size is None else f"{size} bytes long instead of {shard.size}"
             )
-    return found
+    return faults
 
 
 def _write_index(path: Path, index: TrajectoryIndex) -> None:
@@ -220,7 +222,7 @@ def _write_index(path: Path, index: TrajectoryIndex) -> None:
 
 
 def _unwritten(file: Path, error: OSError) -> str:
-    return f"{file} was not written ({error}); repair the cause and run the same command again"
+    return f"{file} was not written ({error}). Fix: repair the cause and run the same command again."
 
 
 def _names(position: int) -> tuple[str, str]:

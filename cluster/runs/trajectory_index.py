@@ -1,4 +1,4 @@
-"""The index of kept teacher trajectories: what made them, and where each of them lies."""
+"""The index of teacher trajectories on disk: their origin, and the shard and position of each."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class TrajectoryOrigin:
-    """What a trajectory comes from, but for its prompt and seed: those of two origins are never mixed."""
+    """Describe what trajectories come from, except prompt and seed; a folder never mixes two origins."""
 
     teacher: str
     """Fingerprint of the teacher's weights, hexadecimal."""
@@ -56,7 +56,7 @@ class TrajectoryOrigin:
         return len(self.indices) * prod(self.shape) * getattr(torch, self.dtype).itemsize
 
     def difference(self, here: "TrajectoryOrigin") -> str | None:
-        """The first configuration key in which `here` differs, with both values; None where nothing does."""
+        """Name the first configuration key in which `here` differs, with both values; None without one."""
         for name, key in _KEYS.items():
             theirs, ours = getattr(self, name), getattr(here, name)
             if theirs != ours:
@@ -66,7 +66,7 @@ class TrajectoryOrigin:
 
 @dataclass(frozen=True)
 class TrajectoryEntry:
-    """One trajectory on disk."""
+    """Locate one trajectory on disk."""
 
     number: int
     prompt: str
@@ -79,7 +79,7 @@ class TrajectoryEntry:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of trajectories."""
+    """List the trajectories of one file."""
 
     size: int
     """Bytes of the file."""
@@ -88,24 +88,24 @@ class Shard:
 
 @dataclass(frozen=True)
 class TrajectoryIndex:
-    """What a folder holds."""
+    """List the shards of a folder."""
 
     origin: TrajectoryOrigin
     shards: Mapping[int, Shard]
     """By number."""
 
     def entries(self) -> Iterator[TrajectoryEntry]:
-        """All trajectories on disk."""
+        """Iterate over all trajectories on disk."""
         return (pair for shard in self.shards.values() for pair in shard.pairs)
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where the shard of this number is, or would be."""
+    """Give the path of a shard by its number."""
     return folder / f"shard_{number:06d}.safetensors"
 
 
 def checksum(*tensors: Tensor) -> bytes:
-    """Of the bytes of contiguous tensors on the CPU, one after the other."""
+    """Digest the bytes of contiguous tensors on the CPU, one after the other."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for tensor in tensors:
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
@@ -113,16 +113,17 @@ def checksum(*tensors: Tensor) -> bytes:
 
 
 def encode(index: TrajectoryIndex) -> bytes:
-    """A record for the origin, then one for each shard, each msgpack behind a checksum of its own."""
-    records = [asdict(index.origin)]
+    """Write a record for the origin, then one for each shard, each msgpack behind a checksum of its own."""
+    records: list[dict[str, Any]] = [asdict(index.origin)]
     for number, shard in index.shards.items():
         pairs = [[pair.number, pair.prompt, pair.seed, pair.position, pair.checksum] for pair in shard.pairs]
         records.append({"shard": number, "size": shard.size, "pairs": pairs})
-    return b"".join(_sealed(msgpack.packb(record)) for record in records)
+    packed = [msgpack.packb(record) for record in records]
+    return b"".join(msgpack.packb([_digest(record), record]) for record in packed)
 
 
 def decode(content: bytes) -> tuple[TrajectoryIndex, bool]:
-    """The index up to its first damaged record, and whether that was all of it.
+    """Read the index up to its first damaged record; returns whether that was all of it, too.
 
     Raises ValueError where even the origin cannot be read.
     """
@@ -135,25 +136,16 @@ def decode(content: bytes) -> tuple[TrajectoryIndex, bool]:
                 break
             records.append(msgpack.unpackb(packed))
             end = unpacker.tell()
-    except (UnpackException, ValueError, TypeError):  # bytes that are no records: what follows is damaged
+    except (UnpackException, ValueError, TypeError):  # bytes that are no records: the rest is damaged
         pass
     if not records or set(records[0]) != {field.name for field in fields(TrajectoryOrigin)}:
-        raise ValueError("it does not say what made them")
-    return TrajectoryIndex(TrajectoryOrigin(**records[0]), {r["shard"]: _shard(r) for r in records[1:]}), end == len(
-        content
-    )
-
-
-def _shard(record: dict[str, Any]) -> Shard:
-    pairs = (
-        TrajectoryEntry(number, prompt, seed, record["shard"], position, digest)
-        for number, prompt, seed, position, digest in record["pairs"]
-    )
-    return Shard(record["size"], tuple(pairs))
-
-
-def _sealed(packed: bytes) -> bytes:
-    return msgpack.packb([_digest(packed), packed])
+        raise ValueError("its first record is no origin")
+    shards = {}
+    for record in records[1:]:
+        shard = record["shard"]
+        pairs = (TrajectoryEntry(n, prompt, seed, shard, place, d) for n, prompt, seed, place, d in record["pairs"])
+        shards[shard] = Shard(record["size"], tuple(pairs))
+    return TrajectoryIndex(TrajectoryOrigin(**records[0]), shards), end == len(content)
 
 
 def _digest(packed: bytes) -> bytes:

@@ -31,17 +31,13 @@ def logged_in() -> bool:
     given = os.environ.get("NETRC")
     files = [Path(given).expanduser()] if given else [Path.home() / ".netrc", Path.home() / "_netrc"]
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or _SERVER).netloc
-    return any(file.is_file() and _names(file, server) for file in files)
-
-
-def _names(file: Path, server: str) -> bool:
     try:
-        return netrc.netrc(str(file)).authenticators(server) is not None
+        return any(netrc.netrc(str(file)).authenticators(server) is not None for file in files if file.is_file())
     except netrc.NetrcParseError as error:
         raise ConfigError(
             "wandb.mode",
             "online",
-            f"{file} cannot be read at line {error.lineno}",
+            f"{error.filename} cannot be read at line {error.lineno}",
             "repair that file, set WANDB_API_KEY, or write wandb.mode=offline",
         ) from None  # its message would quote the file
 
