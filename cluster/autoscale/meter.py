@@ -42,7 +42,7 @@ class Meter:
         self.levels.update(by)
 
     @contextmanager
-    def timed(self, level: str) -> Iterator[None]:
+    def time(self, level: str) -> Iterator[None]:
         """Raise a level by one inside a block; of `waiting` ranks, several together count once."""
         self.change({level: 1})
         try:
@@ -50,7 +50,7 @@ class Meter:
         finally:
             self.change({level: -1})
 
-    def taken(self, windows: int) -> None:
+    def take(self, windows: int) -> None:
         """Count windows that the learner gets. From its second update on it is warm: it has loaded and compiled."""
         if windows and not self.warm and self.left_to_warm <= 0:
             self.warm = True
@@ -58,12 +58,12 @@ class Meter:
         self.left_to_warm -= windows
         self.sums["taken"] += windows
 
-    def dispatched(self, windows: int) -> None:
+    def dispatch(self, windows: int) -> None:
         """Count a dispatch of so many windows that an actor is given."""
         self.sums["dispatches"] += 1
         self.sums["asked"] += windows
 
-    def ended(self, windows: int, seconds: float) -> None:
+    def end(self, windows: int, seconds: float) -> None:
         """Count a dispatch that is over: the windows that came of it, and how long they took."""
         self.sums["ended"] += 1
         self.sums["made"] += windows

@@ -97,7 +97,7 @@ class Coordinator:
         )
         if self.autoscaling is not None:
             self.autoscaling.begin()
-            parts = (self.supply.buffer, stage, lambda: len(self.slots.wanted), self.resize, self._note_look)
+            parts = (self.supply.buffer, stage, lambda: len(self.slots.without_retiring), self.resize, self._note_look)
             self.supervisor.start("autoscale", self.autoscaling.run, *parts)
         self._fit_rewards()
         await self._wake_ranks()  # ranks that wait for windows of the epoch before learn that it is over
@@ -115,7 +115,7 @@ class Coordinator:
         self._fit_rewards()
 
     def _fit_rewards(self) -> None:
-        staying = self.slots.wanted
+        staying = self.slots.without_retiring
         self.rewards.fit(len(staying), {slot.place.node for slot in staying if slot.place is not None})
 
     async def publish(self, version: int, source: Any) -> None:
@@ -169,13 +169,13 @@ class Coordinator:
                     self.failure = str(stop)  # for the other ranks
                     raise
                 if plan is not None:
-                    self.meter.taken(0 if planned else n)
+                    self.meter.take(0 if planned else n)
                     break
                 self.awaited.add((role, n))
                 await self.supervisor.wake()  # dropped windows are to be made again
                 try:
                     async with asyncio.timeout(deadline - time.monotonic()):
-                        with self.meter.timed("waiting"):
+                        with self.meter.time("waiting"):
                             await self.arrived.wait()
                 except TimeoutError as error:
                     raise RunFailed(
@@ -236,17 +236,17 @@ class Coordinator:
         async for delivery in deliveries:
             header = delivery.header
             self.spans += delivery.spans
-            self.workload.received(delivery)
-            self.slots.received(slot, [span.duration_s for span in delivery.spans if span.name == "block"])
+            self.workload.receive(delivery)
+            self.slots.receive(slot, [span.duration_s for span in delivery.spans if span.name == "block"])
             self.supply.validate(dispatch, header)
             if header.kind == "Group":
-                with self.meter.timed("scoring"):
+                with self.meter.time("scoring"):
                     header = await self.rewards.score(header, self.supply.reference(dispatch, header))
             self.supply.keep(dispatch, header)
             if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
                 self.awaited.clear()  # a rank that finds another one's plan names again what it waits for
                 await self._wake_ranks()
-            self.slots.delivered(slot, header.kind)
+            self.slots.accept(slot, header.kind)
             if delivery.spans and self.slots.too_slow(slot, self.slow_factor):
                 raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
 

@@ -21,7 +21,7 @@ again. An idle slot that is not wanted any more is GONE at once, and an idle one
 
 Example, `resize(2)` and then `resize(3)` of a pool whose slots 0, 1 and 2 are WORKING:
     fit(2)  slot 2 becomes RETIRING; the pool still has three processes
-            slot 2 asks for weights and is raised Leaving: informed
+            slot 2 asks for weights, and Leaving is raised in it: it is informed
     fit(3)  slot 2 becomes RECALLED: no new process is asked for
             its stream ends; it is STARTING, keeps its node, and begins anew
 """
@@ -126,27 +126,27 @@ class Slots:
         return len(self.by_number)
 
     @property
-    def wanted(self) -> list[Slot]:
+    def without_retiring(self) -> list[Slot]:
         """The slots that stay."""
         return [slot for slot in self.by_number.values() if slot.state is not SlotState.RETIRING]
 
     # -- one slot -------------------------------------------------------------------------------------------------
 
-    def placed(self, slot: Slot, place: Place) -> None:
+    def place(self, slot: Slot, place: Place) -> None:
         """Note that the process has a node, and is paid for."""
         slot.place = place
         self._count_gpus()
 
-    def begun(self, slot: Slot) -> None:
+    def activate(self, slot: Slot) -> None:
         """Note that the process supplies the stage."""
         self._change(slot, state=SlotState.IDLE, replacing=False)
 
-    def work(self, slot: Slot, windows: int) -> None:
+    def assign(self, slot: Slot, windows: int) -> None:
         """Note that the actor is given a dispatch of so many windows."""
-        self.meter.dispatched(windows)
+        self.meter.dispatch(windows)
         self._change(slot, state=SlotState.WORKING, since_s=self.meter.clock() if slot.warm else None, windows=0)
 
-    def received(self, slot: Slot, block_s: Sequence[float]) -> None:
+    def receive(self, slot: Slot, block_s: Sequence[float]) -> None:
         """Note a delivery and the durations of the blocks that came with it."""
         if not slot.warm:
             self._change(slot, warm=True)
@@ -155,20 +155,20 @@ class Slots:
             slot.median_s = statistics.median(slot.block_s)
             self._fastest_s = min(self._fastest_s, slot.median_s)
 
-    def delivered(self, slot: Slot, kind: str) -> None:
+    def accept(self, slot: Slot, kind: str) -> None:
         """Count a delivery that was accepted."""
         if slot.since_s is None:
             slot.since_s = self.meter.clock()
         slot.windows += kind in _SAMPLES
 
-    def done(self, slot: Slot) -> None:
+    def finish(self, slot: Slot) -> None:
         """Note that the dispatch is over, however it ended."""
         if slot.since_s is not None:
-            self.meter.ended(slot.windows, self.meter.clock() - slot.since_s)
+            self.meter.end(slot.windows, self.meter.clock() - slot.since_s)
         if slot.state is SlotState.WORKING:  # the end of a stage interrupts dispatches in every state
             self._change(slot, state=SlotState.IDLE)
 
-    def begin_anew(self, slot: Slot) -> None:
+    def restart(self, slot: Slot) -> None:
         """Have the same process told again what to supply: its actor knew that it must leave, and may stay."""
         self._change(slot, state=SlotState.STARTING, informed=False)
 
@@ -215,16 +215,16 @@ class Slots:
         Slots that were to leave are called back before any is added, so there are never more than the larger of both
         sizes.
         """
-        wanted = self.wanted
-        retiring = sorted(self.by_number.keys() - {slot.number for slot in wanted})
-        back = retiring[: max(0, size - len(wanted))]
+        kept = self.without_retiring
+        retiring = sorted(self.by_number.keys() - {slot.number for slot in kept})
+        back = retiring[: max(0, size - len(kept))]
         for slot in map(self.by_number.__getitem__, back):
             self._change(slot, state=SlotState.RECALLED if slot.informed else SlotState.WORKING)
-        added = self._add(self.pool.grow(max(0, size - len(wanted)) - len(back)))
+        added = self._add(self.pool.grow(max(0, size - len(kept)) - len(back)))
         # A draining node goes away by itself, whichever actors stay on it.
-        places = {slot.number: None if slot.state is SlotState.DRAINING else slot.place for slot in wanted}
-        at_stake = {slot.number: slot.running + slot.at_work for slot in wanted}
-        for number in departing(places, max(0, len(wanted) - size), self.prefers, at_stake.__getitem__):
+        places = {slot.number: None if slot.state is SlotState.DRAINING else slot.place for slot in kept}
+        at_stake = {slot.number: slot.running + slot.at_work for slot in kept}
+        for number in departing(places, max(0, len(kept) - size), self.prefers, at_stake.__getitem__):
             slot = self.by_number[number]
             if slot.at_work:
                 self._change(slot, state=SlotState.RETIRING)

@@ -129,10 +129,10 @@ class Supervisor:
                     place = await self.pool.place(slot.number)
                     if slot.state is not SlotState.STARTING:
                         return
-                    self.slots.placed(slot, place)
+                    self.slots.place(slot, place)
                 await self.stage.begin(slot.number)
                 if slot.state is SlotState.STARTING:
-                    self.slots.begun(slot)
+                    self.slots.activate(slot)
             except Superseded:
                 continue
             except NoNode as none:
@@ -171,7 +171,7 @@ class Supervisor:
                 if dispatch is not None:
                     self.room.notify()  # there may be more
                     return dispatch
-                with self.slots.meter.timed("idle"):
+                with self.slots.meter.time("idle"):
                     await self.room.wait()
             self.room.notify()  # what woke this one is for another
         return None
@@ -179,7 +179,7 @@ class Supervisor:
     async def _make(self, slot: Slot, dispatch: Dispatch) -> None:
         """Have one dispatch made; windows that are missing at the end are given back for another actor to make."""
         supply, afresh = self.stage.supply, False
-        self.slots.work(slot, sum(len(rollout.windows) for rollout in dispatch.rollouts))
+        self.slots.assign(slot, sum(len(rollout.windows) for rollout in dispatch.rollouts))
         try:
             await self.stage.make(slot, dispatch)
             if not slot.leaving and supply.missing(dispatch):
@@ -195,9 +195,9 @@ class Supervisor:
                 self.slots.replace(slot, f"made a bad window ({bad.reason})")
             supply.refuse(bad)
         finally:
-            self.slots.done(slot)
+            self.slots.finish(slot)
         if slot.state is SlotState.RECALLED:
-            self.slots.begin_anew(slot)
+            self.slots.restart(slot)
         elif slot.leaving:
             self.slots.replace(slot, "left")
         supply.give_back(dispatch, afresh)

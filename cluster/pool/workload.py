@@ -24,7 +24,7 @@ class Workload:
         self.versions, self.pulls, self.bytes_out = 0, 0, 0
         """Versions published, versions that actors fetched, and bytes of windows that ranks took."""
 
-    def received(self, delivery: Delivery) -> None:
+    def receive(self, delivery: Delivery) -> None:
         """Count a delivery."""
         self.last_sign_s = self.meter.clock()
         self.bytes_in[delivery.header.kind] += delivery.header.nbytes

@@ -44,7 +44,7 @@ class WatchedCoordinator(SleepingCoordinator):
 
     async def pool_size(self):
         """Actors wanted, and there, and slots of all, those included who are to leave."""
-        return len(self.slots.wanted), self.meter.levels["running"], len(self.slots)
+        return len(self.slots.without_retiring), self.meter.levels["running"], len(self.slots)
 
 
 def run_config(run_dir: Path) -> Config:

@@ -44,9 +44,9 @@ def scaled(config):
     seconds = itertools.count(step=10.0)
     meter = Meter(1.0, clock=lambda: next(seconds))
     autoscaling = Autoscaling(AutoscaleConfig(measured_s=1.0), meter, config.run_dir)
-    autoscaling.meter.taken(1)
-    autoscaling.meter.dispatched(1)
-    autoscaling.meter.ended(1, 1.0)
+    autoscaling.meter.take(1)
+    autoscaling.meter.dispatch(1)
+    autoscaling.meter.end(1, 1.0)
     autoscaling.look(1, make_supply("dmd", config).buffer, "dmd")
     return autoscaling.metrics.keys()
 

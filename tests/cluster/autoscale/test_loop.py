@@ -34,13 +34,13 @@ def starve(meter, clock, seconds, size):
     meter.change({"running": size - meter.levels["running"]})
     for _ in range(seconds // 4):
         for _ in range(size):
-            meter.dispatched(2)
-        with meter.timed("waiting"):
+            meter.dispatch(2)
+        with meter.time("waiting"):
             clock.now += 4.0 - size
-        meter.taken(2 * size)
+        meter.take(2 * size)
         clock.now += size
         for _ in range(size):
-            meter.ended(2, 4.0)
+            meter.end(2, 4.0)
 
 
 def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):

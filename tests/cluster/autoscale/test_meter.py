@@ -28,7 +28,7 @@ def test_levels_are_those_of_a_diary_of_the_last_seconds_only(seed):
     for second in range(1, 400):
         match draw.randrange(8):
             case 0 | 1 if len(ranks) < 3:
-                ranks.append(entered(meter.timed("waiting")))
+                ranks.append(entered(meter.time("waiting")))
             case 2 | 3 if ranks:
                 ranks.pop().close()
             case 4:
@@ -40,7 +40,7 @@ def test_levels_are_those_of_a_diary_of_the_last_seconds_only(seed):
                 meter.change({"replacing": by})
                 replaced += by
             case 6:
-                idlers.append(entered(meter.timed("idle")))
+                idlers.append(entered(meter.time("idle")))
             case 7 if idlers:
                 idlers.pop().close()
         clock.now = float(second)
@@ -68,9 +68,9 @@ def test_the_learners_seconds_per_window_are_its_time_without_waiting_over_what_
     meter = Meter(SPAN, clock)
     meter.begin(windows_per_update=8)
     for _ in range(50):
-        with meter.timed("waiting"):
+        with meter.time("waiting"):
             clock.now += 3.0
-        meter.taken(4)
+        meter.take(4)
         clock.now += 2.0
         measured = meter.measure(1, 100, 0.0)
     assert measured.learner_s == pytest.approx(0.5) and measured.waiting_share == pytest.approx(0.6)
@@ -82,11 +82,11 @@ def test_what_the_learner_does_once_in_its_first_update_is_forgotten_with_the_se
     meter = Meter(SPAN, clock)
     meter.begin(windows_per_update=8)
     for taken, seconds in ((6, 500.0), (2, 300.0)):
-        meter.taken(taken)
+        meter.take(taken)
         clock.now += seconds
         assert not meter.measure(1, 100, 0.0).warm
     for _ in range(50):
-        meter.taken(2)
+        meter.take(2)
         clock.now += 1.0
     measured = meter.measure(1, 100, 0.0)
     assert measured.warm and measured.learner_s == pytest.approx(0.5)
@@ -97,9 +97,9 @@ def test_an_actors_seconds_per_window_are_those_of_whole_dispatches_of_late():
     meter = Meter(SPAN, clock)
     meter.begin(windows_per_update=8)
     for seconds in (1000.0, *[7.0] * 20):
-        meter.dispatched(5)
+        meter.dispatch(5)
         clock.now += seconds
-        meter.ended(5, seconds)
+        meter.end(5, seconds)
         clock.now += 30.0  # waits for room
         measured = meter.measure(1, 64, 0.0)
     assert measured.actor_s == pytest.approx(1.4) and measured.dispatch_s == pytest.approx(7.0)
@@ -112,10 +112,10 @@ def test_a_stage_begins_without_what_was_measured_of_another_and_hours_go_on():
     meter.begin(windows_per_update=4)
     meter.change({"held": 2})
     for _ in range(3):
-        meter.taken(4)
-        meter.dispatched(4)
+        meter.take(4)
+        meter.dispatch(4)
         clock.now += 1200.0
-        meter.ended(1, 1200.0)
+        meter.end(1, 1200.0)
     before = meter.measure(2, 100, 0.0)
     assert before.actor_s and before.learner_s and meter.gpu_hours == pytest.approx(2.0)
     meter.begin(windows_per_update=4)
@@ -131,7 +131,7 @@ def test_reward_processes_are_busy_while_as_many_groups_are_there_and_not_more_t
     groups = []
     for count in (0, 1, 2, 5):
         while len(groups) < count:
-            groups.append(entered(meter.timed("scoring")))
+            groups.append(entered(meter.time("scoring")))
         clock.now += SPAN
         assert meter.measure(1, 100, 0.0).scoring == min(1.0, count / 2)
     for group in groups:
@@ -147,6 +147,6 @@ def test_how_many_dispatches_fit_is_a_matter_of_this_stage_alone():
         meter.begin(32)
         for _ in range(times):
             clock.now += 1
-            meter.dispatched(windows)
-            meter.ended(0, 1.0)
+            meter.dispatch(windows)
+            meter.end(0, 1.0)
     assert meter.measure(1, 256, 0.0).fits == 4

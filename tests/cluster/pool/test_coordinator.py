@@ -219,7 +219,7 @@ def test_an_actor_on_a_draining_node_is_asked_to_leave():
         slot = coordinator.slots.by_number[1]
         while slot.state is not SlotState.IDLE:
             await asyncio.sleep(0)
-        coordinator.slots.work(slot, 1)  # an idle one is replaced at once
+        coordinator.slots.assign(slot, 1)  # an idle one is replaced at once
         pool.on_draining_nodes = {"node 1"}
         published(coordinator)
         async with asyncio.timeout(30):

@@ -110,7 +110,9 @@ def test_windows_come_exactly_once_as_they_were_drawn_however_the_pool_grows_and
             if chance.random() < 0.5:
                 before, size = len(pool.slots), chance.randrange(1, 7)
                 await coordinator.resize(size)
-                assert len(coordinator.slots.wanted) == size and pool.slots == sorted(coordinator.slots.by_number)
+                assert len(coordinator.slots.without_retiring) == size and pool.slots == sorted(
+                    coordinator.slots.by_number
+                )
                 assert len(pool.slots) <= max(before, size), "who leaves is called back before others are made"
             for _ in range(chance.randrange(30)):
                 await asyncio.sleep(0)
@@ -138,7 +140,7 @@ def test_the_pool_has_the_size_that_was_asked_for_as_soon_as_those_who_leave_hav
         coordinator, pool, epoch = await begun(config, slots=6)
         await learn(coordinator, epoch, config, 4)
         await coordinator.resize(2)
-        assert len(coordinator.slots.wanted) == 2
+        assert len(coordinator.slots.without_retiring) == 2
         await learn(coordinator, epoch, config, 12, first=4)
         assert len(pool.slots) == 2 and not leaving(coordinator)
         await coordinator.resize(5)
@@ -198,15 +200,15 @@ def test_a_pool_that_shrinks_leaves_whole_nodes_and_lets_one_go_that_drains_befo
         await until_full(coordinator, 6)
         for slot, node in enumerate("abbcca"):
             coordinator.slots.by_number[slot].place = Place(node, {}, ())
-        coordinator.slots.work(coordinator.slots.by_number[3], 1)
+        coordinator.slots.assign(coordinator.slots.by_number[3], 1)
         coordinator.slots.clear({"c"})  # slot 4 has nothing to finish there
         assert pool.replaced == {4: 1}
         coordinator.slots.by_number[4].place = Place("d", {}, ())
         await coordinator.resize(5)
         assert retiring(coordinator) == {3}
         await coordinator.resize(2)
-        left = {slot.place.node for slot in coordinator.slots.wanted}
-        assert len(coordinator.slots.wanted) == 2 and len(left) == 1 and not left & {"c", "d"}
+        left = {slot.place.node for slot in coordinator.slots.without_retiring}
+        assert len(coordinator.slots.without_retiring) == 2 and len(left) == 1 and not left & {"c", "d"}
 
     run(test())
 

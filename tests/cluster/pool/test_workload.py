@@ -49,20 +49,20 @@ def test_the_shares_are_those_of_a_diary_kept_second_by_second(seed):
     for second in range(1, 400):
         slot = draw.choice(list(slots))
         if slot.state is SlotState.STARTING:
-            slots.begun(slot)
+            slots.activate(slot)
             doing[slot.number] = "idle"
         elif slot.state is SlotState.IDLE:
-            slots.work(slot, 1)
+            slots.assign(slot, 1)
             doing[slot.number] = "busy" if slot.warm else "starting"
         elif draw.random() < 0.4:
-            slots.received(slot, [])
+            slots.receive(slot, [])
             doing[slot.number] = "busy"
         elif draw.random() < 0.5:
             slots.replace(slot, "died")
-            slots.done(slot)
+            slots.finish(slot)
             doing[slot.number] = "starting"
         else:
-            slots.done(slot)
+            slots.finish(slot)
             doing[slot.number] = "idle"
         clock.now = float(second)
         diary.update(doing.values())
@@ -80,7 +80,7 @@ def test_shares_stay_shares_when_the_pool_grows_and_shrinks_within_an_interval()
     metrics = workload.metrics()
     assert all(0 <= metrics[f"rollout/{what}_share"] <= 1 for what in SHARES)
     assert sum(metrics[f"rollout/{what}_share"] for what in SHARES) == pytest.approx(1)
-    slots.begun(next(iter(slots)))
+    slots.activate(next(iter(slots)))
     slots.fit(4)
     clock.now = 20.0
     assert workload.metrics()["rollout/starting_share"] == pytest.approx(0.75)
@@ -94,7 +94,7 @@ def test_bytes_are_those_of_the_tensors_by_kind_and_counted_in_one_interval_only
     window = Window(0, 0, 0, "critic", "", 0, 0, 0, (0,), context=latents[:3], latents=latents, noisy=latents)
     block = MadeBlock(0, 0, torch.zeros(2, 3, 3, 2, 2), {})
     for item in (window, block, block):
-        workload.received(delivery(item))
+        workload.receive(delivery(item))
     workload.bytes_out += seal(window)[0].nbytes
     workload.weight_bytes = WeightsVersion(0, {"w": torch.zeros(10, dtype=torch.bfloat16)}).nbytes
     for _ in range(3):
