@@ -1,4 +1,4 @@
-"""A picture of what stage grpo did, for students side by side: frames that follow one another, and how far each moved.
+"""Draw the effect of stage grpo, one row per student: consecutive frames, and how far the sprite moves between them.
 
 python -m benchmarks.grpo_picture out=docs/grpo.png 'before=student.safetensors' 'with DMD=student.safetensors' [...]
 One row per student, all with the same prompts and noise: consecutive frames after 7 teacher horizons, the sprite's
@@ -26,24 +26,23 @@ matplotlib.use("Agg")
 
 FIRST, FRAMES = 84, 12
 SHOWN = (1, 4, 40)
-"""Held-out prompts that are shown."""
+"""Indices of the held-out prompts that are shown."""
 
 
 def draw(rows: dict[str, tuple[Tensor, dict[str, float]]], path: Path) -> None:
-    """`rows` by label: latents [B F C H W], and what was measured of them."""
+    """Draw `rows`, by label: latents [B F C H W] and their measured numbers."""
     from matplotlib import pyplot
 
     prompts = [HELD_OUT_PROMPTS[i] for i in SHOWN]
     figure, axes = pyplot.subplots(len(rows), 2, figsize=(15, 2.6 * len(rows)), width_ratios=(2, 1), squeeze=False)
-    for (label, (latents, told)), (strip, curve) in zip(rows.items(), axes, strict=True):
+    for (label, (latents, scores)), (strip, curve) in zip(rows.items(), axes, strict=True):
         shown = to_pixels(latents[list(SHOWN)])
         lines = [torch.cat(list(video[FIRST : FIRST + FRAMES]), dim=2) for video in shown]
         strip.imshow(torch.cat(lines, dim=1).permute(1, 2, 0), interpolation="nearest")
         strip.set_axis_off()
         strip.set_title(label, loc="left", fontsize=12, fontweight="bold")
-        numbers = (
-            f"reward {told['reward']:.3f}, dynamic degree {told['dynamic_degree']:.2f}, validity {told['validity']:.3f}"
-        )
+        reward, degree, validity = (scores[name] for name in ("reward", "dynamic_degree", "validity"))
+        numbers = f"reward {reward:.3f}, dynamic degree {degree:.2f}, validity {validity:.3f}"
         strip.set_title(numbers, loc="right", fontsize=10)
         moved = displacement(judge(shown, prompts).position) / prompted_speed(prompts)[:, None]
         for line in moved[:, FIRST - 36 : FIRST + FRAMES - 1]:

@@ -19,7 +19,7 @@ def test_a_picture_is_drawn_of_every_run_that_looked_at_its_pool_and_of_no_other
         with pytest.raises(ConfigError) as error:
             main(settings.read_keys(arguments, Options))
         assert error.value.key == "run_dir"
-    autoscaling = Autoscaling(config, Meter(60.0))
+    autoscaling = Autoscaling(config.autoscale, Meter(60.0), config.run_dir)
     for size in (1, 20, 4):  # 20 is more than is allowed: a change
         autoscaling.write(autoscaling.look(size, make_supply("dmd", config).buffer, "dmd").entry)
     main(Options(run_dir=str(tmp_path)))
