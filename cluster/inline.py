@@ -37,7 +37,7 @@ class InlineCluster:
         self.student, self.follows_drift = config.student, follows_drift(stage, config.window.law)
         if state is not None:
             self.versions = version_numbers(config.run_dir, state[1]["lineage"])
-        self.actor, self.computing = make_actor(stage, config, self), computing_of(config)
+        self.actor, self.computing = make_actor(stage, config, self), computing_of(config.rollout)
         self.scorer = make_scorer(config) if stage == "grpo" else None
         self.published = None
         self.number = 0

@@ -11,6 +11,7 @@ from actors.dispatchers import GroupDispatcher, SentinelTurns, StudentDispatcher
 from actors.drift_tracker import DriftTracker
 from actors.group_actor import GroupActor
 from actors.rollout_actor import RolloutActor
+from actors.rollout_config import RolloutConfig
 from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
 from actors.window_law import Priority, parse_law
@@ -82,7 +83,7 @@ def make_actor(
     stage: str, config: Config, weights: WeightSource, device: str = "cpu"
 ) -> RolloutActor | TeacherActor | GroupActor:
     """An actor for `stage`, not yet remote."""
-    computing = computing_of(config, device)
+    computing = computing_of(config.rollout, device)
     encode_text = world_of(config).text(computing.device)
     if stage == "ode":
         ode = config.ode
@@ -97,6 +98,6 @@ def make_actor(
     return actor(config.student, config.window_of(stage), encode_text, codec, weights, computing)
 
 
-def computing_of(config: Config, device: str = "cpu") -> ComputeSpec:
-    """How actors compute; what is published for them is published in this dtype."""
-    return ComputeSpec(torch.device(device), getattr(torch, config.rollout.dtype), config.rollout.compile)
+def computing_of(rollout: RolloutConfig, device: str = "cpu") -> ComputeSpec:
+    """Derive how actors compute; weights are published to them in the same dtype."""
+    return ComputeSpec(torch.device(device), getattr(torch, rollout.dtype), rollout.compile)

@@ -141,7 +141,7 @@ def _train(
     if collectives.rank() > 0:
         loop(config, cluster, log)
         return
-    student, published = Wan(config.student.wan).eval(), _Published(cluster, computing_of(config), scan.every)
+    student, published = Wan(config.student.wan).eval(), _Published(cluster, computing_of(config.rollout), scan.every)
 
     def log_and_measure(stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
         log(stage, step, steps, metrics)

@@ -113,7 +113,7 @@ def test_a_window_is_as_large_as_a_real_one():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_actors_hold_and_compute_in_the_dtype_that_is_asked_for_and_hand_over_float32(dtype):
     config = settings.load(["preset=tiny", "stage=[ode,dmd]", f"rollout.dtype={str(dtype).removeprefix('torch.')}"])
-    published = Weights(0, computing_of(config).cast(Wan(config.student.wan).state_dict()))
+    published = Weights(0, computing_of(config.rollout).cast(Wan(config.student.wan).state_dict()))
     actor = make_actor("dmd", config, FixedWeights(published))
     rollout = Rollout(0, 0, PROMPTS[0], 1, 36, (WindowPlan(STUDENT, 24, 3, 0),))
     (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
