@@ -47,18 +47,25 @@ def read_plan(arguments: Sequence[str]) -> PlannedRun:
 
 def main(run: PlannedRun) -> None:
     """Print the plan, and draw it if plan.plot names a picture. Raises ConfigError."""
-    from cluster.planning.cost_table import find_costs, pace
-    from cluster.planning.memory_check import check_fit
+    from cluster.planning.costs import find_costs, pace
+    from cluster.planning.memory_check import check_memory
+    from reports.plan_report import draw_plan, plan_text
     from cluster.planning.pool_sizes import sizes
-    from reports.plan_picture import draw
-    from reports.plan_report import plan_text
+    from cluster.planning.simulator import simulate
+    from cluster.planning.workload import workload_of
 
-    check_fit(run)
-    costs = find_costs(run.plan, run)
-    tried = sizes(run, pace(costs, run), run.plan, lambda what: print(f"playing through: {what}", file=sys.stderr))
-    print(plan_text(run, run.plan, costs, tried))
+    work = workload_of(run)
+    check_memory(work)
+    costs = find_costs(run.plan, work)
+    speed = pace(costs, work)
+
+    def progress(pool: str) -> None:
+        print(f"simulating: {pool}", file=sys.stderr)
+
+    tried = sizes(work, speed, run.plan, lambda actors, updates: simulate(run, speed, actors, updates), progress)
+    print(plan_text(work, run.plan, costs, tried))
     if run.plan.plot is not None:
-        draw(tried, user_path(run.plan.plot, "plan.plot"))
+        draw_plan(tried, user_path(run.plan.plot, "plan.plot"))
         print(f"\npicture: {run.plan.plot}")
 
 

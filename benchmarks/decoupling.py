@@ -210,7 +210,7 @@ def run_alone(work: Coroutine[Any, Any, Any]) -> Any:
 
 def main() -> None:
     config = run_config(BALANCED_ACTORS)
-    share = made_share(config)
+    share = made_share(make_dispatcher("dmd", config), config.rollout, config.window)
     windows = config.dmd.batch_size * (1 + CRITIC_UPDATES)
     sized = pool_size(ROLLOUT_S * share, config.rollout.windows, UPDATE_S, windows)
     locked, ceilings, balanced, fitted = [], [], [], []

@@ -27,7 +27,7 @@ settle_environment(ClusterConfig())  # Ray reads its environment when it is impo
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from cluster.planning.simulator import Pace, rehearse  # noqa: E402
+from cluster.planning.simulator import Pace, simulate  # noqa: E402
 from cluster.ray_cluster import RayCluster  # noqa: E402
 from learner.stage_config import DmdConfig  # noqa: E402
 from models.network_config import StudentConfig  # noqa: E402
@@ -109,7 +109,7 @@ def compare(name: str) -> dict[str, Any]:
     actors, waiting = POOLS[name]
     with tempfile.TemporaryDirectory() as run_dir:
         config = run_config(actors, waiting, run_dir)
-        measured, predicted = measure(config, PACE), rehearse(config, PACE, actors, WARM_UP + UPDATES)
+        measured, predicted = measure(config, PACE), simulate(config, PACE, actors, WARM_UP + UPDATES)
     windows_per_s = predicted.windows_per_s(WARM_UP)
     return {
         "pool": name,

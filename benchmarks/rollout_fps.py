@@ -26,7 +26,7 @@ import settings
 from actors.generation.video_decoder import show_blocks
 from benchmarks.command import run
 from benchmarks.line import print_line
-from cluster.planning import wan_costs
+from cluster.planning import flops, memory
 from models.errors import ConfigError
 from models.flow_matching import warped_sigmas
 from models.keys import KeyGroup, key
@@ -49,7 +49,7 @@ class Options(KeyGroup):
     """Describe a measurement."""
 
     model: str = key("tiny", "network: " + ", ".join(MODELS), choices=MODELS)
-    dtype: str | None = key(None, "float32 or bfloat16; none: bfloat16 on a GPU", choices=tuple(wan_costs.BYTES))
+    dtype: str | None = key(None, "float32 or bfloat16; none: bfloat16 on a GPU", choices=tuple(memory.BYTES))
     compile: bool = key(False, "torch.compile, block by block")
     vae: bool | None = key(None, "decode too; none: for Wan on a GPU")
     blocks: int = key(8, "blocks that are timed in each repeat", ge=1)
@@ -135,12 +135,12 @@ def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, co
 def executed_flops(student: StudentConfig) -> float:
     """Of the transformer's blocks for one block of frames with a full cache.
 
-    Unlike `wan_costs.rollout_flops` without what the read leaves out: the last layer but for its keys and values.
+    Unlike `flops.rollout_flops` without what the read leaves out: the last layer but for its keys and values.
     """
-    wan, tokens = student.wan, wan_costs.frame_tokens(student)
+    wan, tokens = student.wan, flops.frame_tokens(student)
     queries, keys = student.block_frames * tokens, student.attention_frames * tokens
-    steps = len(student.timesteps) * wan_costs.pass_flops(wan, queries, keys)
-    return steps + wan_costs.pass_flops(wan, queries, keys, wan.num_layers - 1) + 4.0 * queries * wan.dim**2
+    steps = len(student.timesteps) * flops.pass_flops(wan, queries, keys)
+    return steps + flops.pass_flops(wan, queries, keys, wan.num_layers - 1) + 4.0 * queries * wan.dim**2
 
 
 def block_video_frames(student: StudentConfig, codec: VideoCodec) -> int:

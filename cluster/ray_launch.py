@@ -61,7 +61,7 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
             watcher.start()
             try:
                 task = {"loop": loop, "config": config, "coordinator": coordinator}
-                _fit(task, config.cluster, placement.learner(config), config.run_dir)
+                _fit(task, config.cluster, placement.learner(config.cluster), config.run_dir)
             finally:
                 ended.set()
                 watcher.join(timeout=15)

@@ -1,22 +1,25 @@
 """What plan.py says: the answer, the table, what it rests on, memory, wires, and what a budget buys."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cluster.config.devices import DEVICES
 from cluster.config.plan_config import PlanConfig
-from cluster.config.run_config import Config
-from cluster.planning import memory, wan_costs
-from cluster.planning.cost_table import Cost
+from cluster.planning import flops, memory
+from cluster.planning.costs import Cost
+from cluster.planning.flops import seconds, stage_cost
 from cluster.planning.memory_check import actor_bytes, rank_bytes
-from cluster.planning.pool_balance import made_share
 from cluster.planning.pool_sizes import Size, cheapest, largest_pool
-from cluster.planning.stage_costs import seconds, stage_cost
+from cluster.planning.units import shown
+from cluster.planning.workload import Workload
+from models.atomic_files import write_whole
+from models.errors import ConfigError
 from models.worlds.tiny_world import FPS
-from reports.dry_run import shown
 
 _WAN_FPS, _WAN_STRIDE = 16, 4
 """Video frames per second, and per latent frame behind the first."""
 _PAPER_GPU_DAYS = 48
+_LEARNER, _ACTORS, _COST, _BEST = "#0b62b8", "#c2410c", "#1f7a4d", "#5c636e"
 _WHAT = {
     "block_s": "one block of {batch} video(s), by an actor",
     "cut_s": "one window from the middle of a video",
@@ -26,33 +29,33 @@ _WHAT = {
 }
 
 
-def plan_text(config: Config, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
+def plan_text(work: Workload, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
     """The whole plan as text."""
     best = cheapest(sizes)
-    text = [answer(config, plan, best), "", "Costs, on one GPU"]
+    text = [answer(work, plan, best), "", "Costs, on one GPU"]
     for name, cost in found.items():
         text.append(
-            f"  {_WHAT[name].format(batch=config.rollout.batch):<42}{shown(cost.seconds, 's'):>12}  {cost.source}"
+            f"  {_WHAT[name].format(batch=work.rollout.batch):<42}{shown(cost.seconds, 's'):>12}  {cost.source}"
         )
     text += [
         "",
         f"Rollout GPUs beside {best.learner_gpus} learner GPUs (* takes the fewest GPU-days)",
         *table(plan, sizes),
     ]
-    text += ["", "Memory", *_memory(config)]
-    text += ["", f"Bytes per second, with {best.rollout_gpus} rollout GPUs", *_wires(config, found, best)]
-    text += ["", *budget(config, plan, best), "", "Assumed", *(f"  - {line}" for line in assumptions(config, found))]
+    text += ["", "Memory", *_memory(work)]
+    text += ["", f"Bytes per second, with {best.rollout_gpus} rollout GPUs", *_wires(work, found, best)]
+    text += ["", *budget(work, plan, best), "", "Assumed", *(f"  - {line}" for line in assumptions(work, found))]
     return "\n".join(text)
 
 
-def answer(config: Config, plan: PlanConfig, best: Size) -> str:
+def answer(work: Workload, plan: PlanConfig, best: Size) -> str:
     """How many rollout GPUs, in one sentence."""
     among = f" (of plan.rollout_gpus={plan.rollout_gpus})" if plan.rollout_gpus else ""
-    if best.rollout_gpus == largest_pool(config):
-        among += f" (all that cluster.gpus={config.cluster.gpus} leaves)"
+    if best.rollout_gpus == largest_pool(work):
+        among += f" (all that cluster.gpus={work.cluster.gpus} leaves)"
     ratio = best.rollout_gpus / best.learner_gpus
     return (
-        f"Horizons of {video_s(config):.0f} s ({config.rollout.frames} latent frames) on {_gpus(best.learner_gpus)} "
+        f"Horizons of {video_s(work):.0f} s ({work.rollout.frames} latent frames) on {_gpus(best.learner_gpus)} "
         f"for the learner want {_gpus(best.rollout_gpus)} for rollouts{among}, {ratio:.2f} for each: the learner waits "
         f"{best.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
         f"{shown(best.stage_s, 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
@@ -64,10 +67,10 @@ def _gpus(count: int) -> str:
     return f"{count} GPU" if count == 1 else f"{count} GPUs"
 
 
-def video_s(config: Config) -> float:
+def video_s(work: Workload) -> float:
     """Seconds of video of a rollout."""
-    frames = config.rollout.frames
-    return (_WAN_STRIDE * (frames - 1) + 1) / _WAN_FPS if config.in_wan_world else frames / FPS
+    frames = work.rollout.frames
+    return (_WAN_STRIDE * (frames - 1) + 1) / _WAN_FPS if work.in_wan_world else frames / FPS
 
 
 def price(plan: PlanConfig, size: Size) -> float:
@@ -101,22 +104,22 @@ def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
     return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _memory(config: Config) -> list[str]:
-    device = DEVICES[config.expected_device]
+def _memory(work: Workload) -> list[str]:
+    device = DEVICES[work.expected_device]
     there = "" if device.memory_bytes is None else f"of {device.memory_bytes / 1e9:.0f} GB, fits"
-    window = {line.name: line for line in memory.shared_memory(config)}["the buffer"]
+    window = {line.name: line for line in memory.shared_memory(work)}["the buffer"]
     return [
-        f"  {'one learner rank':<42}{shown(rank_bytes(config), 'B'):>12}  {there}".rstrip(),
-        f"  {'the rollout processes of one GPU':<42}{shown(actor_bytes(config), 'B'):>12}  {there}".rstrip(),
+        f"  {'one learner rank':<42}{shown(rank_bytes(work), 'B'):>12}  {there}".rstrip(),
+        f"  {'the rollout processes of one GPU':<42}{shown(actor_bytes(work), 'B'):>12}  {there}".rstrip(),
         f"  {'windows that wait, on the head':<42}{shown(window.value, 'B'):>12}  {window.note}",
     ]
 
 
-def _wires(config: Config, found: dict[str, Cost], best: Size) -> list[str]:
+def _wires(work: Workload, found: dict[str, Cost], best: Size) -> list[str]:
     """What travels while everybody is at work; weights once for every actor, though those of a node share them."""
-    held = {line.name: line.value for line in memory.shared_memory(config)}
+    held = {line.name: line.value for line in memory.shared_memory(work)}
     blocks_per_s = best.seen.actors * (1 - best.rollout_idle_share) / found["block_s"].seconds
-    block = config.rollout.batch * wan_costs.latent_bytes(config.student, config.student.block_frames, 4)
+    block = work.rollout.batch * memory.latent_bytes(work.student, work.student.block_frames, 4)
     pulls_per_s = min(best.updates_per_s * best.seen.actors, blocks_per_s)
     lines = {
         "weights, to all actors": pulls_per_s * held["one version of the weights"],
@@ -127,32 +130,32 @@ def _wires(config: Config, found: dict[str, Cost], best: Size) -> list[str]:
     return [f"  {name:<42}{shown(value, 'B'):>12}/s" for name, value in lines.items()]
 
 
-def budget(config: Config, plan: PlanConfig, best: Size) -> list[str]:
+def budget(work: Workload, plan: PlanConfig, best: Size) -> list[str]:
     """What `plan.budget_gpu_days` buy in stage dmd, and what is left of them behind stage ode."""
-    days, critics = plan.budget_gpu_days, config.dmd.critic_updates
+    days, critics = plan.budget_gpu_days, work.dmd.critic_updates
     bought, whose = best.updates_in(days), ", the paper's," if days == _PAPER_GPU_DAYS else ""
     said = (
         f"{days:g} GPU-days{whose} buy {bought:,} updates of the student and "
-        f"{critics * bought:,} of the critic, from {config.samples_per_update('dmd') * bought:,} windows, on "
+        f"{critics * bought:,} of the critic, from {work.dmd_windows * bought:,} windows, on "
         f"{best.learner_gpus} + {best.rollout_gpus} GPUs"
     )
-    if "ode" not in config.stages:
+    if "ode" not in work.stages:
         return [said]
-    ode = stage_cost(config, "ode")
-    spent = seconds(config, ode.actors + ode.learner, 1) / 86400
+    ode = stage_cost(work, "ode")
+    spent = seconds(work, ode.actors + ode.learner, 1) / 86400
     left = best.updates_in(max(0.0, days - spent))
     return [said, f"  stage ode before it would take {spent:.2f} of them by the table, and leave {left:,} updates"]
 
 
-def assumptions(config: Config, found: dict[str, Cost]) -> list[str]:
+def assumptions(work: Workload, found: dict[str, Cost]) -> list[str]:
     """What the numbers rest on, one line each."""
-    student, rollout, dmd, device = config.student, config.rollout, config.dmd, DEVICES[config.expected_device]
-    gradient = wan_costs.gradient_passes(config.learner.checkpoint_activations)
+    student, rollout, dmd, device = work.student, work.rollout, work.dmd, DEVICES[work.expected_device]
+    gradient = flops.gradient_passes(work.learner.checkpoint_activations)
     from_table = {name for name, cost in found.items() if cost.source.startswith("table")}
     lines = []
     if from_table:
         lines.append(
-            f"{config.expected_device} sustains {device.sustained:.0%} of its peak, {device.source}: an assumption"
+            f"{work.expected_device} sustains {device.sustained:.0%} of its peak, {device.source}: an assumption"
         )
     if "block_s" in from_table:
         lines.append(
@@ -170,18 +173,55 @@ def assumptions(config: Config, found: dict[str, Cost]) -> list[str]:
         )
     lines += [
         f"{dmd.critic_updates} critic updates for each of the student, {dmd.batch_size} windows in each: "
-        f"{config.samples_per_update('dmd')} windows an update, none used twice",
+        f"{work.dmd_windows} windows an update, none used twice",
         f"{rollout.windows} windows from each rollout; an actor stops behind the last of a dispatch, which makes "
-        f"{made_share(config):.0%} of {rollout.frames} frames (window.law={config.window.law})",
-        f"at most {config.buffer.windows} windows dispatched or waiting (buffer.windows), buffer.policy="
-        f"{config.buffer.policy}; they leave in the order drawn at dispatch",
+        f"{work.made_share:.0%} of {rollout.frames} frames (window.law={work.window.law})",
+        f"at most {work.buffer.windows} windows dispatched or waiting (buffer.windows), buffer.policy="
+        f"{work.buffer.policy}; they leave in the order drawn at dispatch",
         "a GPU that waits is paid in full; one kind of GPU for both halves, one learner rank on each",
     ]
-    if config.in_wan_world:
+    if work.in_wan_world:
         lines.append(
             "a window from the middle of a video costs its actor an image latent: context decoded, one encoded"
         )
-    if (largest := largest_pool(config)) is not None:
-        lines.append(f"cluster.gpus={config.cluster.gpus} has room for {largest} rollout GPUs beside the learner")
+    if (largest := largest_pool(work)) is not None:
+        lines.append(f"cluster.gpus={work.cluster.gpus} has room for {largest} rollout GPUs beside the learner")
     lines.append("nothing is lost, started, saved or evaluated meanwhile, and what travels takes no time")
     return lines
+
+
+def draw_plan(sizes: Sequence[Size], path: Path) -> None:
+    """Write a PNG. Raises ConfigError where it cannot be written."""
+    from io import BytesIO
+
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    best, gpus = cheapest(sizes), [size.rollout_gpus for size in sizes]
+    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    waits, cost = figure.subplots(2, 1, sharex=True)
+    waits.plot(gpus, [size.learner_idle_share for size in sizes], "-o", color=_LEARNER, label="learner waits")
+    waits.plot(gpus, [size.rollout_idle_share for size in sizes], "--s", color=_ACTORS, label="actors wait")
+    waits.set(ylabel="share of their time", ylim=(-0.02, 1))
+    waits.yaxis.set_major_formatter(PercentFormatter(1.0))
+    cost.plot(gpus, [size.gpu_days for size in sizes], "-o", color=_COST)
+    cost.set(xlabel="rollout GPUs", ylabel=f"GPU-days of {best.steps} updates", ylim=(0, None))
+    for axes in (waits, cost):
+        axes.axvline(best.rollout_gpus, color=_BEST, linewidth=1, linestyle=":", zorder=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    waits.legend(frameon=False)
+    cost.annotate(
+        f"{best.rollout_gpus} rollout GPUs: {best.gpu_days:.2f} GPU-days",
+        (best.rollout_gpus, best.gpu_days),
+        xytext=(8, -16),
+        textcoords="offset points",
+        color=_BEST,
+    )
+    waits.set_title(f"Rollout GPUs beside {best.learner_gpus} learner GPUs")
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=150)
+    try:
+        write_whole(path, png.getvalue())
+    except OSError as error:
+        raise ConfigError("plan.plot", path, f"cannot be written ({error.strerror})", "write another file") from error

@@ -76,9 +76,12 @@ def run_loop(loop: Callable, config: Config) -> Config:
     """Run `loop(config, cluster, log)`, or print the plan for dry_run; returns the configuration that ran."""
     with user_errors():
         if config.dry_run:
+            from cluster.bootstrap.upload import upload_lines
             from reports.dry_run import dry_run_text
 
-            print(dry_run_text(config), flush=True)
+            cluster = config.cluster
+            upload = upload_lines(ROOT, cluster.elsewhere) if cluster.kind == "ray" else []
+            print(dry_run_text(config, upload), flush=True)
             sys.exit(0)
         prepare_run(config, joins=config.cluster.kind == "ray")
     from cluster.launch import launch

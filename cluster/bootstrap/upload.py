@@ -5,6 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.planning.units import shown
+from models.errors import ConfigError
+
 _LARGEST = 3
 
 
@@ -52,3 +55,13 @@ def upload_of(folder: Path) -> Upload:
     quiet.setLevel(logging.WARNING)
     _dir_travel(folder, [], count, include_gitignore=True, logger=quiet)
     return Upload(counted, sizes.total(), dict(sizes), DASHBOARD_CLIENT_MAX_SIZE)
+
+
+def upload_lines(folder: Path, elsewhere: bool) -> list[str]:
+    """Describe the upload for a dry run. Raises ConfigError for one that Ray would refuse, if it goes `elsewhere`."""
+    upload = upload_of(folder)
+    if upload.too_large and elsewhere:
+        raise ConfigError("cluster", None, upload.too_large, "make the upload smaller")
+    text = ["", "Upload of ray job submit --working-dir ."]
+    text.append(f"  {upload.files} files, {shown(upload.size, 'B')}, of {shown(upload.limit, 'B')} that Ray takes")
+    return text + ([f"  warning: {upload.too_large}"] if upload.too_large else [])

@@ -1,45 +1,113 @@
-"""What a configuration will hold in memory, before anything is made."""
+"""Estimate what a run holds in memory, before anything is made."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
-from cluster.config.run_config import Config
-from cluster.planning import wan_costs
-from cluster.planning.stage_costs import Line, history_frames, judged_stage, window_frames
+import torch
+
+from cluster.planning.flops import Line, frame_tokens
+from cluster.planning.workload import Workload
 from cluster.runs.trajectories import trajectory_bytes
-from models.network_config import WanConfig
+from models.network_config import StudentConfig, WanConfig
+from models.wan.network import Wan
 
+BYTES = {"float32": 4, "bfloat16": 2}
+
+TRAINED_BYTES = {"weights": 4, "gradients": 4, "optimiser": 8}
+"""Of one trained parameter, all in float32: 16 with AdamW's two moments. Networks compute in a smaller copy."""
+
+UMT5_PARAMETERS = 5_680_910_336
+"""The text encoder UMT5-XXL."""
+
+VAE_PARAMETERS = 126_892_531
+"""Wan2.1's VAE (diffusers' AutoencoderKLWan): encoder and decoder."""
 _LATENT = 4
 """Bytes of a number of a latent: they travel in float32."""
 
 
-def networks(config: Config) -> list[Line]:
+@lru_cache
+def parameters(wan: WanConfig) -> int:
+    """Of one network: 1,418,996,800 for Wan 1.3B. Counted on the network itself, on torch's "meta" device."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Wan(wan).parameters())
+
+
+@lru_cache
+def block_parameters(wan: WanConfig) -> int:
+    """Of one transformer block: what FSDP2 makes whole at a time."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Wan(wan).blocks[0].parameters())
+
+
+def adapter_parameters(wan: WanConfig, rank: int) -> int:
+    """Of LoRA adapters of `rank` on all matrices of the blocks: two attentions of four, and the feed-forward."""
+    return wan.num_layers * rank * (8 * 2 * wan.dim + 2 * (wan.dim + wan.ffn_dim))
+
+
+def kv_bytes(wan: WanConfig, tokens: int, element: int = 2) -> int:
+    """Keys and values of all layers for `tokens` tokens: 287.5e6 for a frame of Wan 1.3B in bfloat16."""
+    return 2 * wan.num_layers * wan.dim * tokens * element
+
+
+def cache_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
+    """Keys and values of `frames` latent frames."""
+    return kv_bytes(student.wan, frames * frame_tokens(student), element)
+
+
+def latent_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
+    """`frames` latent frames of one video."""
+    channels, height, width = student.frame_shape
+    return frames * channels * height * width * element
+
+
+def working_bytes(wan: WanConfig, tokens: int, element: int) -> int:
+    """What one block holds at work without gradient: its input and its widest product, gates in float32."""
+    return tokens * (wan.dim * (4 * element + 2 * 4) + 2 * wan.ffn_dim * element)
+
+
+def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
+    """What a pass with gradient over `tokens` tokens keeps until it goes back.
+
+    Checkpointed: the input of every block, and one block's own. Else every block's own: what `Block.forward` saves,
+    with gates and norms in float32. Masks, text and what is kept once per frame are left out.
+    """
+    inside = tokens * (wan.dim * (10 * element + 12 * 4) + 2 * wan.ffn_dim * element)
+    if not checkpointed:
+        return wan.num_layers * inside
+    return wan.num_layers * tokens * wan.dim * element + inside
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+def networks(work: Workload) -> list[Line]:
     """Parameters of every network, and of those the ones that train."""
-    student, teacher = config.student.wan, config.teacher_wan
+    student, teacher = work.student.wan, work.teacher_wan
     lines = [
-        Line("student", wan_costs.parameters(student), "parameters", config.student.model),
-        Line("critic", wan_costs.parameters(student), "parameters", config.student.model),
-        Line("teacher", wan_costs.parameters(teacher), "parameters", config.teacher_model or config.student.model),
+        Line("student", parameters(student), "parameters", work.student.model),
+        Line("critic", parameters(student), "parameters", work.student.model),
+        Line("teacher", parameters(teacher), "parameters", work.teacher_model or work.student.model),
     ]
-    if config.learner.lora_rank is not None:
-        trained = wan_costs.adapter_parameters(student, config.learner.lora_rank)
+    if work.learner.lora_rank is not None:
+        trained = adapter_parameters(student, work.learner.lora_rank)
         lines.append(Line("trained of student, and of critic", trained, "parameters", "adapters (learner.lora_rank)"))
     return lines
 
 
-def rank_memory(config: Config, stage: str) -> list[Line]:
+def rank_memory(work: Workload, stage: str) -> list[Line]:
     """Bytes of one learner rank; a kernel's own workspace and fragmentation are not in it."""
-    lines = [*_weights_memory(config, stage), *_pass_memory(config, stage)]
+    lines = [*_weights_memory(work, stage), *_pass_memory(work, stage)]
     return [line for line in lines if line.value]
 
 
-def _weights_memory(config: Config, stage: str) -> list[Line]:
-    wan, learner = _trained_wan(config, stage), config.learner
-    held = trained = wan_costs.parameters(wan)
+def _weights_memory(work: Workload, stage: str) -> list[Line]:
+    wan, learner = _trained_wan(work, stage), work.learner
+    held = trained = parameters(wan)
     if learner.lora_rank is not None and stage in ("dmd", "grpo"):
-        trained = wan_costs.adapter_parameters(wan, learner.lora_rank)
+        trained = adapter_parameters(wan, learner.lora_rank)
         held += trained
-    part = {name: size / config.cluster.learner_ranks for name, size in wan_costs.TRAINED_BYTES.items()}
-    networks = _trained_networks(config, stage)
+    part = {name: size / work.cluster.learner_ranks for name, size in TRAINED_BYTES.items()}
+    networks = _trained_networks(work, stage)
     whose = "student and critic" if networks == 2 else "teacher" if stage == "teacher" else "student"
     averages = part["weights"] * trained if stage != "ode" else 0.0
     return [
@@ -47,20 +115,20 @@ def _weights_memory(config: Config, stage: str) -> list[Line]:
         Line("gradients", networks * part["gradients"] * trained, "B", "float32"),
         Line("optimiser", networks * part["optimiser"] * trained, "B", "AdamW's two moments, float32"),
         Line("averages", averages, "B", "float32"),
-        Line("frozen networks", _frozen_bytes(config, stage), "B", f"{learner.teacher_dtype}, cut over the ranks"),
-        Line("whole blocks", _whole_bytes(config), "B", "one at work, the next, and gradients of one"),
+        Line("frozen networks", _frozen_bytes(work, stage), "B", f"{learner.teacher_dtype}, cut over the ranks"),
+        Line("whole blocks", _whole_bytes(work), "B", "one at work, the next, and gradients of one"),
     ]
 
 
-def _pass_memory(config: Config, stage: str) -> list[Line]:
-    student, learner, wan = config.student, config.learner, _trained_wan(config, stage)
-    element, frames = wan_costs.BYTES[learner.dtype], window_frames(config, stage)
-    windows = learner.micro_batch or _share_of_rank(config, stage)
-    tokens = windows * frames * wan_costs.frame_tokens(student)
-    activations = wan_costs.activation_bytes(wan, tokens, element, learner.checkpoint_activations)
-    clean = 0 if stage == "teacher" else history_frames(config, stage) + frames - student.block_frames
-    replay = windows * wan_costs.cache_bytes(student, clean, element)
-    text = windows * wan_costs.kv_bytes(wan, wan.text_len, element)
+def _pass_memory(work: Workload, stage: str) -> list[Line]:
+    student, learner, wan = work.student, work.learner, _trained_wan(work, stage)
+    element, frames = BYTES[learner.dtype], work.window_frames(stage)
+    windows = learner.micro_batch or _share_of_rank(work, stage)
+    tokens = windows * frames * frame_tokens(student)
+    activations = activation_bytes(wan, tokens, element, learner.checkpoint_activations)
+    clean = 0 if stage == "teacher" else work.history_frames(stage) + frames - student.block_frames
+    replay = windows * cache_bytes(student, clean, element)
+    text = windows * kv_bytes(wan, wan.text_len, element)
     how = ", checkpointed" if learner.checkpoint_activations else ""
     return [
         Line("activations", activations, "B", f"{windows} x {frames} frames{how}"),
@@ -69,83 +137,79 @@ def _pass_memory(config: Config, stage: str) -> list[Line]:
     ]
 
 
-def actor_memory(config: Config, stage: str) -> list[Line]:
+def actor_memory(work: Workload, stage: str) -> list[Line]:
     """Bytes of one rollout process; a kernel's own workspace and fragmentation are not in it."""
-    return _teacher_actor_memory(config) if stage == "ode" else _student_actor_memory(config, stage)
+    return _teacher_actor_memory(work) if stage == "ode" else _student_actor_memory(work, stage)
 
 
-def _teacher_actor_memory(config: Config) -> list[Line]:
-    student, teacher, batch = config.student, config.teacher_wan, config.rollout.batch
-    element, frames = wan_costs.BYTES[config.rollout.dtype], student.horizon_frames
+def _teacher_actor_memory(work: Workload) -> list[Line]:
+    student, teacher, batch = work.student, work.teacher_wan, work.rollout.batch
+    element, frames = BYTES[work.rollout.dtype], student.horizon_frames
     tokens = 2 * batch * frames * teacher.tokens_per_frame(student.height, student.width)
     states = (len(student.timesteps) + 1) * frames
     return [
-        Line("weights", wan_costs.parameters(teacher) * element, "B", f"{config.rollout.dtype}, of the teacher"),
+        Line("weights", parameters(teacher) * element, "B", f"{work.rollout.dtype}, of the teacher"),
         Line(
             "one block at work",
-            wan_costs.working_bytes(teacher, tokens, element),
+            working_bytes(teacher, tokens, element),
             "B",
             f"2 x {batch} x {frames} frames",
         ),
-        Line("latents", batch * wan_costs.latent_bytes(student, states, _LATENT), "B", "at the levels that are kept"),
+        Line("latents", batch * latent_bytes(student, states, _LATENT), "B", "at the levels that are kept"),
     ]
 
 
-def _student_actor_memory(config: Config, stage: str) -> list[Line]:
-    student, batch = config.student, config.rollout.batch
-    element = wan_costs.BYTES[config.rollout.dtype]
+def _student_actor_memory(work: Workload, stage: str) -> list[Line]:
+    student, batch = work.student, work.rollout.batch
+    element = BYTES[work.rollout.dtype]
     lines = [
-        Line("weights", wan_costs.parameters(student.wan) * element, "B", config.rollout.dtype),
-        Line(
-            "weights that stand by", wan_costs.parameters(student.wan) * element, "B", "the next version, fetched ahead"
-        ),
+        Line("weights", parameters(student.wan) * element, "B", work.rollout.dtype),
+        Line("weights that stand by", parameters(student.wan) * element, "B", "the next version, fetched ahead"),
         Line(
             "keys and values",
-            batch * wan_costs.cache_bytes(student, student.attention_frames, element),
+            batch * cache_bytes(student, student.attention_frames, element),
             "B",
             f"{batch} x {student.attention_frames} frames",
         ),
         Line(
             "keys and values of the last block",
-            batch * wan_costs.cache_bytes(student, student.context_frames, element),
+            batch * cache_bytes(student, student.context_frames, element),
             "B",
             f"{batch} x {student.context_frames} frames: the cache before it, while it is appended",
         ),
-        Line(
-            "keys and values of the text", batch * wan_costs.kv_bytes(student.wan, student.wan.text_len, element), "B"
-        ),
+        Line("keys and values of the text", batch * kv_bytes(student.wan, student.wan.text_len, element), "B"),
         Line(
             "latents",
-            batch * wan_costs.latent_bytes(student, config.rollout.frames, _LATENT),
+            batch * latent_bytes(student, work.rollout.frames, _LATENT),
             "B",
-            f"{batch} x {config.rollout.frames} frames at most",
+            f"{batch} x {work.rollout.frames} frames at most",
         ),
     ]
     if stage == "grpo":
-        members, frames = config.group.members, min(config.group.frames, student.attention_frames)
-        own = members * wan_costs.cache_bytes(student, frames, element)
+        members, frames = work.group.members, min(work.group.frames, student.attention_frames)
+        own = members * cache_bytes(student, frames, element)
         lines.append(Line("keys and values of a group", own, "B", f"{members} x {frames} frames of their own"))
-    if config.in_wan_world:
-        lines.append(Line("VAE", wan_costs.VAE_PARAMETERS * 2, "B", "bfloat16; decoding needs workspace of its own"))
+    if work.in_wan_world:
+        lines.append(Line("VAE", VAE_PARAMETERS * 2, "B", "bfloat16; decoding needs workspace of its own"))
     return lines
 
 
-def shared_memory(config: Config) -> list[Line]:
+def shared_memory(work: Workload) -> list[Line]:
     """Bytes that wait or travel between actors and learner."""
-    student = config.student
-    stage = judged_stage(config)
-    frames = history_frames(config, stage) + 2 * window_frames(config, stage) + config.in_wan_world
-    window = wan_costs.latent_bytes(student, frames, _LATENT)
-    held = "context, clean, noisy, image" if config.in_wan_world else "context, clean, noisy"
-    weights = wan_costs.parameters(student.wan) * wan_costs.BYTES[config.rollout.dtype]
+    student = work.student
+    stage = work.judged_stage
+    frames = work.history_frames(stage) + 2 * work.window_frames(stage) + work.in_wan_world
+    window = latent_bytes(student, frames, _LATENT)
+    held = "context, clean, noisy, image" if work.in_wan_world else "context, clean, noisy"
+    weights = parameters(student.wan) * BYTES[work.rollout.dtype]
     lines = [
         Line("one window", window, "B", f"{frames} latent frames: {held}"),
-        Line("the buffer", config.buffer.windows * window, "B", f"buffer.windows = {config.buffer.windows}"),
-        Line("one version of the weights", weights, "B", f"{config.rollout.dtype}, from the learner to every actor"),
+        Line("the buffer", work.buffer.windows * window, "B", f"buffer.windows = {work.buffer.windows}"),
+        Line("one version of the weights", weights, "B", f"{work.rollout.dtype}, from the learner to every actor"),
     ]
-    if "ode" in config.stages and config.ode.pairs_dir is None:
-        pair, waiting = trajectory_bytes(config.student, "float32"), min(config.buffer.windows, config.ode.pairs)
-        ranks, shard = config.cluster.learner_ranks, config.ode.shard_mb * 1e6
+    if "ode" in work.stages and work.ode.pairs_dir is None:
+        pair, waiting = trajectory_bytes(work.student, "float32"), min(work.buffer.windows, work.ode.pairs)
+        ranks, shard = work.cluster.learner_ranks, work.ode.shard_mb * 1e6
         lines += [
             Line("one trajectory of the teacher", pair, "B", "float32, from an actor to every rank"),
             Line("trajectories that wait", waiting * pair, "B", f"{waiting} at most, ahead of the learner"),
@@ -154,12 +218,12 @@ def shared_memory(config: Config) -> list[Line]:
     return lines
 
 
-def disk(config: Config) -> list[Line]:
+def disk(work: Workload) -> list[Line]:
     """Bytes that stages leave in the run folder, beside checkpoints."""
-    if "ode" not in config.stages or config.ode.pairs_dir is not None:
+    if "ode" not in work.stages or work.ode.pairs_dir is not None:
         return []
-    pairs, pair = config.ode.pairs, trajectory_bytes(config.student, config.ode.dtype)
-    note = f"{pairs} of {pair / 1e6:.1f} MB, {config.ode.dtype}, in files of {config.ode.shard_mb} MB"
+    pairs, pair = work.ode.pairs, trajectory_bytes(work.student, work.ode.dtype)
+    note = f"{pairs} of {pair / 1e6:.1f} MB, {work.ode.dtype}, in files of {work.ode.shard_mb} MB"
     return [Line("trajectories of the teacher", pairs * pair, "B", note)]
 
 
@@ -168,40 +232,40 @@ def total(lines: Sequence[Line]) -> float:
     return sum(line.value for line in lines)
 
 
-def _trained_wan(config: Config, stage: str) -> WanConfig:
-    return config.teacher_wan if stage == "teacher" else config.student.wan
+def _trained_wan(work: Workload, stage: str) -> WanConfig:
+    return work.teacher_wan if stage == "teacher" else work.student.wan
 
 
-def _trained_networks(config: Config, stage: str) -> int:
+def _trained_networks(work: Workload, stage: str) -> int:
     """Student (or teacher) alone, or with its critic."""
-    return 2 if stage == "dmd" or (stage == "grpo" and config.grpo.dmd_weight) else 1
+    return 2 if stage == "dmd" or (stage == "grpo" and work.grpo.dmd_weight) else 1
 
 
-def _share_of_rank(config: Config, stage: str) -> int:
+def _share_of_rank(work: Workload, stage: str) -> int:
     """Windows in one forward pass where learner.micro_batch does not say."""
     if stage == "grpo":
-        transitions = 1 if config.group.transitions == "one" else len(config.student.timesteps) - 1
-        rows = config.grpo.groups // config.grpo.minibatches * config.group.members * transitions
+        transitions = 1 if work.group.transitions == "one" else len(work.student.timesteps) - 1
+        rows = work.grpo.groups // work.grpo.minibatches * work.group.members * transitions
     else:
-        part = {"teacher": config.pretrain, "ode": config.ode, "dmd": config.dmd}[stage]
+        part = {"teacher": work.pretrain, "ode": work.ode, "dmd": work.dmd}[stage]
         rows = part.batch_size
-    return rows // config.cluster.learner_ranks
+    return rows // work.cluster.learner_ranks
 
 
-def _frozen_bytes(config: Config, stage: str) -> float:
+def _frozen_bytes(work: Workload, stage: str) -> float:
     """The teacher, and in stage grpo the student that KL is taken to."""
-    learner, size = config.learner, 0
-    if _trained_networks(config, stage) == 2 and not learner.teacher_offload:
-        size += wan_costs.parameters(config.teacher_wan)
-    if stage == "grpo" and config.grpo.kl and not learner.teacher_offload:
-        size += wan_costs.parameters(config.student.wan)
-    return wan_costs.BYTES[learner.teacher_dtype] * size / config.cluster.learner_ranks
+    learner, size = work.learner, 0
+    if _trained_networks(work, stage) == 2 and not learner.teacher_offload:
+        size += parameters(work.teacher_wan)
+    if stage == "grpo" and work.grpo.kl and not learner.teacher_offload:
+        size += parameters(work.student.wan)
+    return BYTES[learner.teacher_dtype] * size / work.cluster.learner_ranks
 
 
-def _whole_bytes(config: Config) -> float:
+def _whole_bytes(work: Workload) -> float:
     """FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced."""
-    learner = config.learner
-    if config.cluster.learner_ranks == 1 and learner.dtype == "float32":
+    learner = work.learner
+    if work.cluster.learner_ranks == 1 and learner.dtype == "float32":
         return 0.0
-    own = 3 * wan_costs.block_parameters(config.student.wan) * wan_costs.BYTES[learner.dtype]
-    return max(own, 2 * wan_costs.block_parameters(config.teacher_wan) * wan_costs.BYTES[learner.teacher_dtype])
+    own = 3 * block_parameters(work.student.wan) * BYTES[learner.dtype]
+    return max(own, 2 * block_parameters(work.teacher_wan) * BYTES[learner.teacher_dtype])

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
+from models.errors import ConfigError
 
 _ROUNDING = 1e-9
 _KEYS = {
@@ -39,38 +41,42 @@ class Node:
     labels: Mapping[str, str]
 
 
-def learner(config: Config) -> Role:
-    """The ranks that train together."""
-    cluster = config.cluster
+def learner(cluster: ClusterConfig) -> Role:
+    """Describe the ranks that train together."""
     return Role("learner", cluster.learner_ranks, 1, cluster.rank_gpus, cluster.learner_labels)
 
 
-def rollout(config: Config) -> Role:
-    """The rollout pool at its largest; nobody rolls out where only the learner is tried."""
-    cluster, autoscale = config.cluster, config.autoscale
-    actors = autoscale.maximum if autoscale.enabled else cluster.rollout_actors
-    if config.debug.learner_only:
-        actors = 0
-    return Role("rollout", actors, 1, cluster.actor_gpus, cluster.rollout_labels, cluster.rollout_prefers)
+def rollout(cluster: ClusterConfig) -> Role:
+    """Describe the rollout pool at its start."""
+    return Role(
+        "rollout", cluster.rollout_actors, 1, cluster.actor_gpus, cluster.rollout_labels, cluster.rollout_prefers
+    )
 
 
-def reward(config: Config) -> Role:
-    """What scores groups: on the rollout nodes, for it may die as they may."""
-    cluster = config.cluster
-    actors = cluster.reward_actors if "grpo" in config.stages else 0
-    return Role("reward", actors, 1, cluster.reward_gpus, cluster.rollout_labels, cluster.rollout_prefers)
+def reward(cluster: ClusterConfig) -> Role:
+    """Describe the processes that score groups: on the rollout nodes, for they may be lost as actors may."""
+    return Role(
+        "reward", cluster.reward_actors, 1, cluster.reward_gpus, cluster.rollout_labels, cluster.rollout_prefers
+    )
 
 
-def relay(config: Config) -> Role:
-    """What sends weights with cluster.weight_transport=collective: beside the learner, whose weights it reads."""
-    cluster = config.cluster
+def relay(cluster: ClusterConfig) -> Role:
+    """Describe the sender of weights with cluster.weight_transport=collective, on a learner node."""
     gpus = cluster.relay_gpus if cluster.actor_gpus else 0.0
     return Role("relay", int(cluster.weight_transport == "collective"), 0, gpus, cluster.learner_labels)
 
 
 def roles(config: Config) -> list[Role]:
-    """All processes that take room on the nodes. The coordinator takes none: it is beside the driver."""
-    return [role for role in (learner(config), rollout(config), reward(config), relay(config)) if role.processes]
+    """List all processes that take room on nodes, the rollout pool at its largest. The coordinator takes none."""
+    cluster, autoscale = config.cluster, config.autoscale
+    actors = autoscale.maximum if autoscale.enabled else cluster.rollout_actors
+    pool = replace(rollout(cluster), processes=0 if config.debug.learner_only else actors)
+    return present(learner(cluster), pool, *([reward(cluster)] if "grpo" in config.stages else []), relay(cluster))
+
+
+def present(*wanted: Role) -> list[Role]:
+    """Drop roles without processes."""
+    return [role for role in wanted if role.processes]
 
 
 def at_start(config: Config) -> list[Role]:
@@ -223,9 +229,9 @@ def _lacking(wanted: Sequence[Role], nodes: Sequence[Node], node_gpus: int, labe
     )
 
 
-def overfull(config: Config) -> str | None:
-    """Why the cluster could never hold the run, as far as the keys say; None where it could."""
-    cluster, wanted, of = config.cluster, roles(config), config.cluster.node_gpus
+def excess(cluster: ClusterConfig, wanted: Sequence[Role]) -> str | None:
+    """Explain why the cluster could never hold `wanted`, as far as the keys say; None where it could."""
+    of = cluster.node_gpus
     if cluster.gpus is None:
         return None
     needed, in_nodes = sum(devices(group) for group in groups(wanted)), ""
@@ -235,16 +241,15 @@ def overfull(config: Config) -> str | None:
     if needed <= cluster.gpus:
         return None
     counts = ", ".join(f"{role.processes} {role.name}" for role in wanted)
-    return f"cluster.gpus is {cluster.gpus}, and {counts} processes need {needed}{in_nodes}"
+    return f"{counts} processes need {needed}{in_nodes}"
 
 
 def check(config: Config) -> None:
-    """Refuse what the cluster could never hold, as far as the keys say. Raises ValueError."""
-    if (why := overfull(config)) is not None:
+    """Check that the cluster can hold the run, as far as the keys say. Raises ConfigError."""
+    if (why := excess(config.cluster, roles(config))) is not None:
         pool = "autoscale.maximum" if config.autoscale.enabled else "cluster.rollout_actors"
-        raise ValueError(
-            f"{why}; lower {pool} or cluster.learner_ranks, raise cluster.gpus, or choose a larger cluster="
-        )
+        cure = f"lower {pool} or cluster.learner_ranks, raise cluster.gpus, or choose a larger cluster="
+        raise ConfigError("cluster.gpus", config.cluster.gpus, why, cure)
 
 
 def said(labels: Mapping[str, str]) -> str:

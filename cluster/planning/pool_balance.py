@@ -1,11 +1,9 @@
 """How large the rollout pool must be, so that the learner does not wait for it."""
 
 import math
-from collections.abc import Sequence
 
-from cluster.config.run_config import Config
-from cluster.runs.factory import make_dispatcher
-from models.records import Rollout
+from actors.dispatchers import StudentDispatcher
+from actors.rollout_config import RolloutConfig, WindowConfig
 
 _DISPATCHES = 512
 """Dispatches over which the law of windows is averaged: to about one percent."""
@@ -35,16 +33,13 @@ def pool_size(rollout_s: float, rollout_windows: int, update_s: float, update_wi
     return max(1, math.ceil(actors * (1 - 1e-9)))  # a ratio that is whole must not be rounded up for its last bit
 
 
-def made_share(config: Config) -> float:
-    """Mean share of `rollout.frames` that an actor makes: it stops after the last window of its videos.
+def made_share(dispatcher: StudentDispatcher, rollout: RolloutConfig, window: WindowConfig) -> float:
+    """Average the share of `rollout.frames` that an actor makes: it stops after the last window of its videos.
 
-    Over the first dispatches of stage dmd as they are drawn with the run's own seed, so for any law of windows.
+    Over the first dispatches of `dispatcher`, so for any law of windows.
     """
-    dispatcher = make_dispatcher("dmd", config)
-    ends = [_end(config, dispatcher.rollouts(i * config.rollout.batch)) for i in range(_DISPATCHES)]
-    return sum(ends) / (_DISPATCHES * config.rollout.frames)
-
-
-def _end(config: Config, rollouts: Sequence[Rollout]) -> int:
-    """Frames until the last window of a dispatch."""
-    return max(plan.start + config.window.frames for rollout in rollouts for plan in rollout.windows)
+    ends = [
+        max(plan.start + window.frames for one in dispatcher.rollouts(i * rollout.batch) for plan in one.windows)
+        for i in range(_DISPATCHES)
+    ]
+    return sum(ends) / (_DISPATCHES * rollout.frames)

@@ -5,12 +5,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.plan_config import PlanConfig
-from cluster.config.run_config import Config
 from cluster.planning import placement
-from cluster.planning.pool_balance import made_share, pool_size
-from cluster.planning.simulator import Pace, Rehearsal, rehearse
+from cluster.planning.pool_balance import pool_size
+from cluster.planning.simulator import Pace, Simulation
+from cluster.planning.workload import Workload
+from models.errors import ConfigError
 
 _DAY_S = 86400
 _AROUND = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
@@ -21,13 +21,17 @@ _SETTLED = 2.0
 """Dispatches of an actor after which rollouts no longer begin together."""
 
 
+Play = Callable[[int, int], Simulation]
+"""Simulates a number of actors for a number of updates."""
+
+
 @dataclass(frozen=True)
 class Size:
     """One pool beside the learner, and the stage that they make."""
 
     rollout_gpus: int
     learner_gpus: int
-    seen: Rehearsal
+    seen: Simulation
     warm_up: int
     """Updates that are left out of rates and shares."""
     steps: int
@@ -81,102 +85,112 @@ class Size:
         return len(ended_s) + int((seconds - ended_s[-1]) * self.updates_per_s)
 
 
-def dispatch_s(config: Config, pace: Pace) -> float:
+def dispatch_s(work: Workload, pace: Pace) -> float:
     """Mean seconds of one dispatch where its actor never waits."""
-    blocks = made_share(config) * config.rollout.frames / config.student.block_frames
-    cuts = config.rollout.batch * config.rollout.windows
+    blocks = work.made_share * work.rollout.frames / work.student.block_frames
+    cuts = work.rollout.batch * work.rollout.windows
     return blocks * pace.block_s + cuts * pace.cut_s
 
 
-def balanced_gpus(config: Config, pace: Pace) -> int:
+def balanced_gpus(work: Workload, pace: Pace) -> int:
     """GPUs of the smallest pool whose rate is that of the learner."""
-    dmd, rollout = config.dmd, config.rollout
+    dmd, rollout = work.dmd, work.rollout
     actors = pool_size(
-        dispatch_s(config, pace),
+        dispatch_s(work, pace),
         rollout.batch * rollout.windows,
         pace.update_s(dmd.critic_updates),
-        config.samples_per_update("dmd"),
+        work.dmd_windows,
     )
-    return max(1, math.ceil(actors / placement.processes_per_gpu(placement.rollout(config)) - 1e-9))
+    return max(1, math.ceil(actors / placement.processes_per_gpu(placement.rollout(work.cluster)) - 1e-9))
 
 
-def actors_of(config: Config, rollout_gpus: int) -> int:
+def actors_of(work: Workload, rollout_gpus: int) -> int:
     """Rollout processes that `rollout_gpus` hold. Raises ValueError where that is none."""
-    actors = int(rollout_gpus * placement.processes_per_gpu(placement.rollout(config)) + 1e-9)
+    actors = int(rollout_gpus * placement.processes_per_gpu(placement.rollout(work.cluster)) + 1e-9)
     if actors < 1:
-        raise ValueError(
-            f"plan.rollout_gpus holds {rollout_gpus}, and one rollout process takes cluster.actor_gpus = "
-            f"{config.cluster.actor_gpus:g}; raise it"
+        raise ConfigError(
+            "plan.rollout_gpus",
+            rollout_gpus,
+            f"one rollout process takes cluster.actor_gpus={work.cluster.actor_gpus:g}",
+            f"write {math.ceil(work.cluster.actor_gpus)} or more",
         )
     return actors
 
 
-def overfull(config: Config, rollout_gpus: int) -> str | None:
-    """Why the cluster of the run could never hold such a pool, as far as the keys say; None where it could.
+def pool_excess(work: Workload, rollout_gpus: int) -> str | None:
+    """Explain why the cluster of the run could never hold such a pool, as far as the keys say; None where it could.
 
     Processes that score are never more than actors: the others would not be busy.
     """
-    cluster, actors = config.cluster, actors_of(config, rollout_gpus)
-    pool = replace(cluster, rollout_actors=actors, reward_actors=min(actors, cluster.reward_actors), first_actors=None)
-    return placement.overfull(replace(config, cluster=pool, autoscale=AutoscaleConfig()))
+    cluster, actors = work.cluster, actors_of(work, rollout_gpus)
+    scorers = min(actors, cluster.reward_actors) if "grpo" in work.stages else 0
+    wanted = placement.present(
+        placement.learner(cluster),
+        replace(placement.rollout(cluster), processes=actors),
+        replace(placement.reward(cluster), processes=scorers),
+        placement.relay(cluster),
+    )
+    return placement.excess(cluster, wanted)
 
 
-def largest_pool(config: Config) -> int | None:
+def largest_pool(work: Workload) -> int | None:
     """The most rollout GPUs that the cluster can have beside the learner; None where the keys set no bound.
 
     Raises ValueError where it has no room for a single actor.
     """
-    if config.cluster.gpus is None:
+    if work.cluster.gpus is None:
         return None
-    smallest = _smallest(config)
-    if (why := overfull(config, smallest)) is not None:
-        raise ValueError(f"{why}; lower plan.learner_gpus, or choose a larger cluster=")
-    if not config.cluster.actor_gpus:
+    smallest = _smallest(work)
+    if (why := pool_excess(work, smallest)) is not None:
+        raise ConfigError(
+            "cluster.gpus", work.cluster.gpus, why, "lower plan.learner_gpus, or choose a larger cluster="
+        )
+    if not work.cluster.actor_gpus:
         return None
-    pools = range(smallest, max(smallest, config.cluster.gpus) + 1)
-    return smallest - 1 + bisect_left(pools, True, key=lambda gpus: overfull(config, gpus) is not None)
+    pools = range(smallest, max(smallest, work.cluster.gpus) + 1)
+    return smallest - 1 + bisect_left(pools, True, key=lambda gpus: pool_excess(work, gpus) is not None)
 
 
-def _smallest(config: Config) -> int:
-    return max(1, math.ceil(config.cluster.actor_gpus))
+def _smallest(work: Workload) -> int:
+    return max(1, math.ceil(work.cluster.actor_gpus))
 
 
-def size_up(config: Config, pace: Pace, plan: PlanConfig, rollout_gpus: int) -> Size:
+def size_up(work: Workload, pace: Pace, plan: PlanConfig, play: Play, rollout_gpus: int) -> Size:
     """Play the stage through with the actors that `rollout_gpus` hold.
 
     Raises ValueError where that is none.
     """
-    actors = actors_of(config, rollout_gpus)
+    actors = actors_of(work, rollout_gpus)
     # A horizon that is still to grow would make the rest of the stage slower than what was seen.
-    played = config.dmd.steps if config.rollout.curriculum else min(plan.updates, config.dmd.steps)
-    seen = rehearse(config, pace, actors, played)
-    settled = bisect_left(seen.ended_s, _SETTLED * dispatch_s(config, pace)) + 1
+    played = work.dmd.steps if work.rollout.curriculum else min(plan.updates, work.dmd.steps)
+    seen = play(actors, played)
+    settled = bisect_left(seen.ended_s, _SETTLED * dispatch_s(work, pace)) + 1
     warm_up = min(settled, len(seen.ended_s) // 2)
-    return Size(rollout_gpus, config.cluster.learner_ranks, seen, warm_up, config.dmd.steps)
+    return Size(rollout_gpus, work.cluster.learner_ranks, seen, warm_up, work.dmd.steps)
 
 
-def sizes(config: Config, pace: Pace, plan: PlanConfig, progress: Callable[[str], None]) -> list[Size]:
-    """The pools that are asked for, else some around the balance and ever more around the cheapest; smallest first.
+def sizes(work: Workload, pace: Pace, plan: PlanConfig, play: Play, progress: Callable[[str], None]) -> list[Size]:
+    """Simulate plan.rollout_gpus, else some pools around the balance and ever more around the cheapest; smallest first.
 
-    `progress` is told of each before it is played through. Raises ValueError, before the first, where the cluster could
-    not hold a pool that is asked for, or none at all.
+    `play` simulates so many actors for so many updates; `progress` gets a line before each. Raises ConfigError, before
+    the first, where the cluster could not hold one of plan.rollout_gpus, or none at all.
     """
     known: dict[int, Size] = {}
 
     def look(wanted: Iterable[int]) -> None:
         for gpus in sorted(set(wanted) - known.keys()):
             progress(f"{gpus} rollout GPUs")
-            known[gpus] = size_up(config, pace, plan, gpus)
+            known[gpus] = size_up(work, pace, plan, play, gpus)
 
-    largest = largest_pool(config)
+    largest = largest_pool(work)
     if plan.rollout_gpus:
         for gpus in (gpus for gpus in plan.rollout_gpus if largest is not None and gpus > largest):
-            raise ValueError(
-                f"plan.rollout_gpus holds {gpus}, and {overfull(config, gpus)}; lower it, or choose a larger cluster="
+            raise ConfigError(
+                "plan.rollout_gpus", gpus, str(pool_excess(work, gpus)), "lower it, or choose a larger cluster="
             )
         look(plan.rollout_gpus)
     else:
-        balanced, smallest = balanced_gpus(config, pace), _smallest(config)
+        balanced, smallest = balanced_gpus(work, pace), _smallest(work)
         top = math.inf if largest is None else largest
         look(min(max(smallest, round(share * balanced)), top) for share in _AROUND)
         while between := _around_best(list(known.values()), smallest, top):

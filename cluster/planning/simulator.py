@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from actors.rollout_config import WindowConfig
 from actors.student_actor import blocks_kept
 from cluster.config.run_config import Config
 from cluster.runs.factory import make_supply
 from cluster.supply.dispatch import Dispatch
+from cluster.supply.supply import Supply
+from learner.stage_config import DmdConfig
+from models.network_config import StudentConfig
 from models.records import CRITIC, STUDENT, Rollout, WindowPlan
 
 _ARRIVAL, _LEARNER, _DONE = range(3)
@@ -45,7 +49,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Simulation:
     """What was seen, by student update: lists of equal length."""
 
     windows_per_update: int
@@ -86,18 +90,19 @@ class Rehearsal:
         return self.ended_s[-1] - (self.ended_s[warm_up - 1] if warm_up else 0.0)
 
 
-def rehearse(config: Config, pace: Pace, actors: int, updates: int) -> Rehearsal:
+def simulate(config: Config, pace: Pace, actors: int, updates: int) -> Simulation:
     """Play the first `updates` student updates of stage dmd with `actors` actors, from the first published weights on.
 
     Every actor is there from the beginning, none is lost, and what travels takes no time. Raises TooOld where
     buffer.policy=drop could not be met either.
     """
-    stage = _Stage(config, pace, actors)
+    supply = make_supply("dmd", config)
+    stage = _Stage(supply, config.student, config.window, config.dmd, pace, actors)
     stage.give_work()
     stage.learn()
     while len(stage.ended_s) < updates:
         stage.step()
-    return Rehearsal(
+    return Simulation(
         config.samples_per_update("dmd"),
         actors,
         stage.first_window_s,
@@ -123,12 +128,14 @@ class _Sample:
 
 
 class _Stage:
-    def __init__(self, config: Config, pace: Pace, actors: int):
-        self.config, self.pace = config, pace
-        self.supply = make_supply("dmd", config)
+    def __init__(
+        self, supply: Supply, student: StudentConfig, window: WindowConfig, dmd: DmdConfig, pace: Pace, actors: int
+    ):
+        self.supply, self.student, self.window, self.pace = supply, student, window, pace
+        self.batch_size = dmd.batch_size
         self.supply.versions.publish(0, 0)
-        self.roles = [CRITIC] * config.dmd.critic_updates + [STUDENT]
-        self.seconds = [pace.critic_s] * config.dmd.critic_updates + [pace.student_s + pace.publish_s]
+        self.roles = [CRITIC] * dmd.critic_updates + [STUDENT]
+        self.seconds = [pace.critic_s] * dmd.critic_updates + [pace.student_s + pace.publish_s]
         self.now, self.requests, self.first_window_s = 0.0, 0, 0.0
         self.events: list[tuple[float, int, int, Any]] = []
         self.numbers = count()
@@ -165,8 +172,8 @@ class _Stage:
 
     def _schedule(self, dispatch: Dispatch) -> float:
         """Note when the windows of a dispatch will be there; returns when its actor will be done."""
-        block, frames = self.config.student.block_frames, self.config.window.frames
-        kept = blocks_kept(self.config.student, self.config.window)
+        block, frames = self.student.block_frames, self.window.frames
+        kept = blocks_kept(self.student, self.window)
         windows = [(rollout, plan) for rollout in dispatch.rollouts for plan in rollout.windows]
         windows.sort(key=lambda window: window[1].start)
         cuts = [(plan.start + frames) // block for _, plan in windows if plan.start]
@@ -195,7 +202,7 @@ class _Stage:
     def learn(self) -> None:
         """The learner takes its next windows and begins to compute, or waits."""
         role, seconds = (part[self.requests % len(self.roles)] for part in (self.roles, self.seconds))
-        taken = self.supply.take(self.requests, role, self.config.dmd.batch_size)
+        taken = self.supply.take(self.requests, role, self.batch_size)
         if taken is None:
             self.waits_since = self.now if self.waits_since is None else self.waits_since
         else:

@@ -57,7 +57,7 @@ class Coordinator:
         self.supervisor = Supervisor(self.pool, self.slots, self.say, self._fail)
         self.autoscaling = None
         if config.autoscale.enabled:
-            actors_per_gpu = placement.processes_per_gpu(placement.rollout(config))
+            actors_per_gpu = placement.processes_per_gpu(placement.rollout(config.cluster))
             learner_cost = cluster.learner_ranks * (cluster.rank_gpus * actors_per_gpu or 1)
             self.autoscaling = Autoscaling(config.autoscale, self.meter, config.run_dir, learner_cost)
         self.arrived = asyncio.Condition()  # notified when a plan may be complete that ranks wait for

@@ -86,13 +86,13 @@ class RayPool:
             if self.relay is not None:
                 ray.kill(self.relay[1])
             device = "cuda" if self.cluster.actor_gpus else "cpu"
-            options = placement.options(placement.relay(self.config))
+            options = placement.options(placement.relay(self.config.cluster))
             made = WeightRelay.options(**options).remote(self.coordinator, epoch, device, _SEND_TIMEOUT_S)
             self.relay = (epoch, made)
         return self.relay[1]
 
     def _new(self, slot: int) -> ray.actor.ActorHandle:
-        options = placement.options(placement.rollout(self.config))
+        options = placement.options(placement.rollout(self.config.cluster))
         return RolloutProcess.options(**options).remote(self.coordinator, slot, self.cluster)
 
     def grow(self, count: int) -> list[int]:

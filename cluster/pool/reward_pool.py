@@ -177,7 +177,7 @@ class RewardPool:
             self.idle.put_nowait((place, process))
 
     def _new(self) -> ray.actor.ActorHandle:
-        return RewardProcess.options(**placement.options(placement.reward(self.config))).remote(self.config)
+        return RewardProcess.options(**placement.options(placement.reward(self.config.cluster))).remote(self.config)
 
     def _tell(self, failures: Mapping[str, str]) -> None:
         for name, why in failures.items():

@@ -10,7 +10,7 @@ import pytest
 import settings
 from actors.student_actor import blocks_kept
 from benchmarks.plan_check import PACE, POOLS, UPDATES, WARM_UP, run_config
-from cluster.planning.simulator import rehearse
+from cluster.planning.simulator import simulate
 from cluster.runs.factory import make_dispatcher
 from cluster.supply.ledger import VersionHistory
 from cluster.supply.validation import validate_block, validate_sample
@@ -56,7 +56,7 @@ def test_a_sleeping_actor_makes_what_was_asked_for_in_the_time_that_it_should_ta
 
 def test_the_pools_of_the_check_starve_the_learner_balance_it_and_outrun_it():
     seen = {
-        name: rehearse(run_config(actors, waiting, "unused"), PACE, actors, WARM_UP + UPDATES)
+        name: simulate(run_config(actors, waiting, "unused"), PACE, actors, WARM_UP + UPDATES)
         for name, (actors, waiting) in POOLS.items()
     }
     idle = {name: (run.learner_idle_share(WARM_UP), run.rollout_idle_share(WARM_UP)) for name, run in seen.items()}

@@ -137,7 +137,10 @@ def gpus_of(shares: list[float]) -> list[list[str]]:
 
 def places(config: Config) -> dict[str, object]:
     """By role, the labels of the nodes that its processes got."""
-    ranks, pool = placement.options(placement.learner(config)), placement.options(placement.rollout(config))
+    ranks, pool = (
+        placement.options(placement.learner(config.cluster)),
+        placement.options(placement.rollout(config.cluster)),
+    )
     learner = [Placed.options(**ranks).remote() for _ in range(2)]
     rollout = {}
     for _ in range(3):

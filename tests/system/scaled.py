@@ -125,7 +125,12 @@ def lawful(learner: Learner) -> dict[str, int]:
 def main(run_dir: Path) -> None:
     run_dir.mkdir(parents=True)
     config = run_config(run_dir)
-    dispatch_s = made_share(config) * config.rollout.frames / config.student.block_frames * BLOCK_S
+    dispatch_s = (
+        made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+        * config.rollout.frames
+        / config.student.block_frames
+        * BLOCK_S
+    )
     needed = pool_size(dispatch_s, config.rollout.batch * config.rollout.windows, FAST_S, 1)
     node = {"CPU": 2, "rollout_slot": 2, "object_store_memory": 80 * 2**20}
     with fake_autoscaler(node, {"role": "rollout"}, most=3, idle_s=IDLE_S) as (address, _):

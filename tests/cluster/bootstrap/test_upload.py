@@ -5,8 +5,8 @@ import zipfile
 import pytest
 
 import settings
-from cluster.bootstrap.upload import upload_of
-from reports.dry_run import dry_run_text
+from cluster.bootstrap.upload import upload_lines, upload_of
+from models.errors import ConfigError
 
 
 @pytest.fixture
@@ -62,11 +62,9 @@ def test_an_upload_over_the_limit_names_the_largest_folders_and_the_cure(checkou
     assert "name in .rayignore: models (130 MiB), " in said and "\n" not in said
 
 
-def test_a_dry_run_for_a_cluster_refuses_an_upload_over_the_limit_and_a_laptop_is_only_warned(checkout, monkeypatch):
+def test_a_dry_run_for_a_cluster_refuses_an_upload_over_the_limit_and_a_laptop_is_only_warned(checkout):
     with (checkout / "weights.bin").open("wb") as file:
         file.truncate(101 * 2**20)
-    monkeypatch.setattr("reports.dry_run._CHECKOUT", checkout)
-    wan = ["preset=wan_1_3b", "stage=dmd", "init=x"]
-    with pytest.raises(ValueError, match=r"^the upload of this folder has 101 MiB.*weights\.bin \(101 MiB\)"):
-        dry_run_text(settings.load([*wan, "cluster=h100_32"]))
-    assert "warning: the upload of this folder has 101 MiB" in dry_run_text(settings.load([*wan, "cluster=laptop"]))
+    with pytest.raises(ConfigError, match=r"101 MiB.*weights\.bin \(101 MiB\)"):
+        upload_lines(checkout, elsewhere=True)
+    assert "101 MiB" in upload_lines(checkout, elsewhere=False)[-1]

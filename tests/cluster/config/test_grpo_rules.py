@@ -29,6 +29,8 @@ class Group:
     attempt: int = 0
     index: int = 0
     start: int = 0
+    age: int = 0
+    weight: float = 1.0
 
 
 def check(config: Config) -> None:

@@ -29,20 +29,20 @@ def h100(count, role, **more):
 
 def test_without_labels_ray_is_asked_for_nothing_but_cpus_and_gpus():
     config = settings.load(["stage=grpo", "cluster.actor_gpus=1", "cluster.weight_transport=collective"])
-    assert placement.options(placement.learner(config)) == {"num_cpus": 1}
-    assert placement.options(placement.rollout(config)) == {"num_cpus": 1, "num_gpus": 1}
-    assert placement.options(placement.reward(config)) == {"num_cpus": 1}
-    assert placement.options(placement.relay(config)) == {"num_cpus": 0, "num_gpus": 0.1}
+    assert placement.options(placement.learner(config.cluster)) == {"num_cpus": 1}
+    assert placement.options(placement.rollout(config.cluster)) == {"num_cpus": 1, "num_gpus": 1}
+    assert placement.options(placement.reward(config.cluster)) == {"num_cpus": 1}
+    assert placement.options(placement.relay(config.cluster)) == {"num_cpus": 0, "num_gpus": 0.1}
 
 
 def test_a_pool_that_sizes_itself_has_room_kept_for_its_largest_size_and_begins_with_its_smallest():
     sized = ["autoscale.enabled=true", "autoscale.minimum=2", "autoscale.maximum=9", "cluster.rollout_actors=4"]
     config = settings.load(["preset=tiny", "stage=dmd", "init=x", *sized])
-    assert placement.rollout(config).processes == 9
+    assert placement.rollout(config.cluster).processes == 9
     assert {role.name: role.processes for role in placement.at_start(config)} == {"learner": 1, "rollout": 2}
     given = settings.load(["preset=tiny", "stage=dmd", "init=x", *sized, "cluster.first_actors=3"])
     assert {role.name: role.processes for role in placement.at_start(given)}["rollout"] == 3
-    with pytest.raises(ValueError, match=r"cluster.gpus is 8, and 1 learner, 9 rollout processes need 10"):
+    with pytest.raises(ValueError, match=r"^cluster.gpus=8: 1 learner, 9 rollout processes need 10"):
         gpus = ["cluster.gpus=8", "cluster.rank_gpus=1", "cluster.actor_gpus=1"]
         placement.check(settings.load(["preset=tiny", "stage=dmd", "init=x", *sized, *gpus]))
 
@@ -50,11 +50,11 @@ def test_a_pool_that_sizes_itself_has_room_kept_for_its_largest_size_and_begins_
 def test_rollouts_and_rewards_prefer_spot_nodes_and_learner_ranks_and_relay_never_do():
     config = settings.load([*WAN[:1], "stage=grpo", "grpo.init=x", "cluster=h100_64_spot", "grpo.groups=16"])
     rollouts = {"role": "rollout", "ray.io/accelerator-type": "H100"}
-    for role in (placement.rollout(config), placement.reward(config)):
+    for role in (placement.rollout(config.cluster), placement.reward(config.cluster)):
         made = placement.options(role)
         assert made["label_selector"] == rollouts | {"ray.io/market-type": "spot"}
         assert made["fallback_strategy"] == [{"label_selector": rollouts}]
-    for role in (placement.learner(config), placement.relay(config)):
+    for role in (placement.learner(config.cluster), placement.relay(config.cluster)):
         made = placement.options(role)
         assert made["label_selector"] == {"role": "learner", "ray.io/accelerator-type": "H100"}
         assert "fallback_strategy" not in made

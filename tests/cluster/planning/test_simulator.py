@@ -13,7 +13,7 @@ from cluster.config.buffer_config import BufferConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share, pool_size
-from cluster.planning.simulator import Pace, rehearse
+from cluster.planning.simulator import Pace, simulate
 from cluster.runs.factory import make_dispatcher
 from cluster.supply.buffer import TooOld
 from learner.stage_config import DmdConfig
@@ -96,7 +96,7 @@ async def coordinated(config, pace, updates):
 def test_a_rehearsal_goes_as_the_runs_own_coordinator_does_in_simulated_time(config, block_s):
     paced = pace(block_s)
     first_s, ended_s, waited_s, ages = run_in_no_time(coordinated(config, paced, 25))
-    seen = rehearse(config, paced, config.cluster.rollout_actors, 25)
+    seen = simulate(config, paced, config.cluster.rollout_actors, 25)
     assert seen.first_window_s == pytest.approx(first_s)
     assert seen.ended_s == pytest.approx(ended_s, rel=1e-6)
     assert seen.waited_s == pytest.approx(waited_s, abs=1e-4)
@@ -132,14 +132,14 @@ def not_before(some, others):
 @settings(max_examples=25)
 @given(stages, paces, st.integers(1, 12), st.integers(1, 4))
 def test_more_actors_never_make_an_update_later(config, paced, actors, more):
-    few, many = (rehearse(config, paced, n, 12) for n in (actors, actors + more))
+    few, many = (simulate(config, paced, n, 12) for n in (actors, actors + more))
     assert not_before(few.ended_s, many.ended_s)
 
 
 @settings(max_examples=25)
 @given(stages, paces, st.integers(1, 12))
 def test_neither_half_goes_faster_than_it_would_alone_and_shares_are_shares(config, paced, actors):
-    seen = rehearse(config, paced, actors, 12)
+    seen = simulate(config, paced, actors, 12)
     alone_s = paced.update_s(config.dmd.critic_updates)
     assert not_before(seen.ended_s, [alone_s * (i + 1) for i in range(12)])
     unbounded = stage(
@@ -147,7 +147,7 @@ def test_neither_half_goes_faster_than_it_would_alone_and_shares_are_shares(conf
         size=config.dmd.batch_size, law=config.window.law, windows=10**6, max_age=10**6,
     )  # fmt: skip
     pool_alone = Pace(paced.block_s, paced.cut_s, 1e-12, 1e-12, 0.0)
-    assert not_before(seen.ended_s, rehearse(unbounded, pool_alone, actors, 12).ended_s)
+    assert not_before(seen.ended_s, simulate(unbounded, pool_alone, actors, 12).ended_s)
     for warm_up in (0, 5):
         assert 0 <= seen.learner_idle_share(warm_up) <= 1 and 0 <= seen.rollout_idle_share(warm_up) <= 1
         computing = 1 - seen.learner_idle_share(warm_up)
@@ -157,29 +157,39 @@ def test_neither_half_goes_faster_than_it_would_alone_and_shares_are_shares(conf
 @pytest.mark.parametrize(("batch", "law"), [(1, "uniform"), (3, "uniform"), (1, "beta(1, 4)")])
 def test_a_starved_learner_gets_what_the_actors_make_until_their_last_windows(batch, law):
     config = stage(batch=batch, law=law, windows=10**4, max_age=10**4)
-    dispatch_s = made_share(config) * config.rollout.frames / config.student.block_frames * AT_ONCE.block_s
-    seen = rehearse(config, AT_ONCE, 4, 150)
+    dispatch_s = (
+        made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+        * config.rollout.frames
+        / config.student.block_frames
+        * AT_ONCE.block_s
+    )
+    seen = simulate(config, AT_ONCE, 4, 150)
     assert seen.windows_per_s(10) == pytest.approx(4 * batch * config.rollout.windows / dispatch_s, rel=0.03)
     assert seen.rollout_idle_share() < 1e-6 and seen.learner_idle_share() > 0.999
 
 
 def test_a_pool_of_the_size_that_is_planned_keeps_the_learner_busy_and_three_quarters_of_it_do_not():
     config, paced = stage(windows=10**3, max_age=16), pace()
-    dispatch_s = made_share(config) * config.rollout.frames / config.student.block_frames * paced.block_s
+    dispatch_s = (
+        made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+        * config.rollout.frames
+        / config.student.block_frames
+        * paced.block_s
+    )
     actors = pool_size(dispatch_s, 6, paced.update_s(5), config.samples_per_update("dmd"))
-    assert rehearse(config, paced, actors + 1, 120).learner_idle_share(20) < 0.03
+    assert simulate(config, paced, actors + 1, 120).learner_idle_share(20) < 0.03
     few = actors * 3 // 4
     short = 1 - few * 6 * paced.update_s(5) / (dispatch_s * config.samples_per_update("dmd"))
-    assert rehearse(config, paced, few, 120).learner_idle_share(20) == pytest.approx(short, abs=0.03)
+    assert simulate(config, paced, few, 120).learner_idle_share(20) == pytest.approx(short, abs=0.03)
 
 
 def test_what_the_buffer_cannot_hold_is_not_made():
     """Two rollouts' room: more actors than two are never at work, and one window that is late holds all others up."""
     wide, narrow = stage(windows=10**4, max_age=10**4), stage(windows=18, max_age=10**4)
-    assert rehearse(wide, pace(3.0), 6, 60).updates_per_s(10) > 1.5 * rehearse(narrow, pace(3.0), 6, 60).updates_per_s(
+    assert simulate(wide, pace(3.0), 6, 60).updates_per_s(10) > 1.5 * simulate(narrow, pace(3.0), 6, 60).updates_per_s(
         10
     )
-    assert rehearse(narrow, pace(3.0), 6, 60).rollout_idle_share(10) > 0.5
+    assert simulate(narrow, pace(3.0), 6, 60).rollout_idle_share(10) > 0.5
 
 
 def test_windows_come_when_their_last_block_is_made_and_those_before_them_are_cut():
@@ -188,14 +198,14 @@ def test_windows_come_when_their_last_block_is_made_and_those_before_them_are_cu
     # The last of the first dispatch's windows, behind all cuts, is what the first whole update waits for.
     last_s = max(plan.start + 12 for plan in windows) // 3 * 0.7 + 0.31 * sum(plan.start > 0 for plan in windows)
     first = min(plan.start for plan in windows)
-    seen = rehearse(config, paced, 1, 1)
+    seen = simulate(config, paced, 1, 1)
     assert seen.ended_s == pytest.approx([last_s])
     assert seen.first_window_s == pytest.approx((first + 12) // 3 * 0.7 + 0.31 * (first > 0))
 
 
 def test_a_late_window_is_as_old_as_its_oldest_block():
     config, paced = stage(frames=60), pace(block_s=4.0)
-    seen = rehearse(config, paced, 12, 60)
+    seen = simulate(config, paced, 12, 60)
     span_s = blocks_kept(config.student, config.window) * paced.block_s
     assert seen.mean_age(20) > 0.5 * span_s * seen.updates_per_s(20)
 
@@ -204,4 +214,4 @@ def test_an_age_that_no_window_can_keep_stops_the_rehearsal_as_it_would_the_run(
     """Thirty actors feed an update a second or so, and a window's blocks take ten."""
     config = stage(policy="drop", max_age=1, windows=400)
     with pytest.raises(TooOld, match=r"raise buffer\.max_age"):
-        rehearse(config, pace(block_s=1.0, student_s=0.5, critic_s=0.1, publish_s=0.0), 30, 400)
+        simulate(config, pace(block_s=1.0, student_s=0.5, critic_s=0.1, publish_s=0.0), 30, 400)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cluster.planning import wan_costs
+from cluster.planning import flops, memory
 from models.network_config import WAN_1_3B, WAN_14B, StudentConfig, WanConfig
 from models.wan.network import Wan
 from models.wan.rope import rotary_positions
@@ -30,7 +30,7 @@ def test_operations_of_a_pass_are_those_that_torch_counts_in_the_blocks():
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             for block in network.blocks:
                 block(hidden, time, (text, text), rotary, ((past, past),))
-    assert wan_costs.pass_flops(SMALL, 60, 100) == counter.get_total_flops()
+    assert flops.pass_flops(SMALL, 60, 100) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -51,7 +51,7 @@ def test_activations_of_a_block_are_what_autograd_keeps(dtype):
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         network.blocks[0](hidden, time, (text, text), rotary)
     measured = sum(x.untyped_storage().nbytes() for address, x in kept.items() if address not in shared)
-    formula = wan_costs.activation_bytes(wan, 2 * 576, wan_costs.BYTES[dtype], checkpointed=False)
+    formula = memory.activation_bytes(wan, 2 * 576, memory.BYTES[dtype], checkpointed=False)
     assert formula == pytest.approx(measured, rel=0.02)
 
 
@@ -61,7 +61,7 @@ def test_adapters_of_lora_have_as_many_parameters_as_counted():
     network = Wan(SMALL)
     add_adapters(network, 4, 4.0)
     made = sum(p.numel() for name, p in network.named_parameters() if is_adapter(name))
-    assert wan_costs.adapter_parameters(SMALL, 4) == made
+    assert memory.adapter_parameters(SMALL, 4) == made
 
 
 @pytest.mark.slow
@@ -70,104 +70,101 @@ def test_the_vae_costs_what_torch_counts_in_the_one_of_diffusers():
 
     with torch.device("meta"):
         vae = AutoencoderKLWan()
-    assert sum(p.numel() for p in vae.parameters()) == wan_costs.VAE_PARAMETERS
+    assert sum(p.numel() for p in vae.parameters()) == memory.VAE_PARAMETERS
     counted = []
     for frames in (1, 2):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             vae.decode(torch.empty(1, 16, frames, 60, 104, device="meta"))
         counted.append(counter.get_total_flops())
-    assert pytest.approx(counted[1] - counted[0], rel=1e-3) == wan_costs.VAE_DECODE_FLOPS
+    assert pytest.approx(counted[1] - counted[0], rel=1e-3) == flops.VAE_DECODE_FLOPS
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         vae.encode(torch.empty(1, 3, 1, 480, 832, device="meta"))
-    assert pytest.approx(counter.get_total_flops(), rel=1e-3) == wan_costs.VAE_ENCODE_IMAGE_FLOPS
+    assert pytest.approx(counter.get_total_flops(), rel=1e-3) == flops.VAE_ENCODE_IMAGE_FLOPS
 
 
 # -- against the published arithmetic, to its printed digits -----------------------------------------------------------
 
 
 def test_parameters_of_wan():
-    assert wan_costs.parameters(WAN_1_3B) == 1_418_996_800
-    assert wan_costs.parameters(WAN_14B) == 14_288_491_584
-    assert wan_costs.block_parameters(WAN_1_3B) == 46_440_704
+    assert memory.parameters(WAN_1_3B) == 1_418_996_800
+    assert memory.parameters(WAN_14B) == 14_288_491_584
+    assert memory.block_parameters(WAN_1_3B) == 46_440_704
 
 
 @pytest.mark.parametrize(("frames", "printed"), [(1, "0.2875"), (12, "3.45"), (21, "6.04"), (24, "6.90"), (33, "9.49"),
                                                  (42, "12.08")])  # fmt: skip
 def test_bytes_of_the_cache(frames, printed):
     digits = len(printed.partition(".")[2])
-    assert f"{wan_costs.cache_bytes(STUDENT, frames) / GIGA:.{digits}f}" == printed
+    assert f"{memory.cache_bytes(STUDENT, frames) / GIGA:.{digits}f}" == printed
 
 
 def test_bytes_of_what_travels():
-    assert f"{wan_costs.cache_bytes(STUDENT, 21) / 2**30:.2f}" == "5.62"
-    assert f"{wan_costs.kv_bytes(WAN_14B, 21 * 1560) / GIGA:.1f}" == "26.8"
-    assert wan_costs.latent_bytes(STUDENT, 1) == 199_680
-    assert f"{wan_costs.latent_bytes(STUDENT, 21) / MEGA:.1f}" == "4.2"
-    assert f"{wan_costs.latent_bytes(STUDENT, 402) / MEGA:.0f}" == "80"
-    assert wan_costs.cache_bytes(STUDENT, 1) / wan_costs.latent_bytes(STUDENT, 1) == 1440
-    assert f"{wan_costs.parameters(WAN_1_3B) * 2 / GIGA:.2f}" == "2.84"
-    assert f"{wan_costs.adapter_parameters(WAN_1_3B, 256) * 2 / GIGA:.2f}" == "0.70"
+    assert f"{memory.cache_bytes(STUDENT, 21) / 2**30:.2f}" == "5.62"
+    assert f"{memory.kv_bytes(WAN_14B, 21 * 1560) / GIGA:.1f}" == "26.8"
+    assert memory.latent_bytes(STUDENT, 1) == 199_680
+    assert f"{memory.latent_bytes(STUDENT, 21) / MEGA:.1f}" == "4.2"
+    assert f"{memory.latent_bytes(STUDENT, 402) / MEGA:.0f}" == "80"
+    assert memory.cache_bytes(STUDENT, 1) / memory.latent_bytes(STUDENT, 1) == 1440
+    assert f"{memory.parameters(WAN_1_3B) * 2 / GIGA:.2f}" == "2.84"
+    assert f"{memory.adapter_parameters(WAN_1_3B, 256) * 2 / GIGA:.2f}" == "0.70"
 
 
 def test_training_memory_of_one_of_eight_ranks():
-    trained, teacher = wan_costs.parameters(WAN_1_3B), wan_costs.parameters(WAN_14B)
-    whole = sum(wan_costs.TRAINED_BYTES.values()) * trained
+    trained, teacher = memory.parameters(WAN_1_3B), memory.parameters(WAN_14B)
+    whole = sum(memory.TRAINED_BYTES.values()) * trained
     assert f"{whole / GIGA:.1f}" == "22.7" and f"{whole / 8 / GIGA:.2f}" == "2.84"
     assert [f"{teacher * b / 8 / GIGA:.2f}" for b in (4, 2)] == ["7.14", "3.57"]
     assert [f"{trained * b / 8 / GIGA:.2f}" for b in (4, 2)] == ["0.71", "0.35"]
-    assert f"{wan_costs.UMT5_PARAMETERS * 4 / 8 / GIGA:.2f}" == "2.84"
+    assert f"{memory.UMT5_PARAMETERS * 4 / 8 / GIGA:.2f}" == "2.84"
     assert f"{trained * 2 / GIGA:.2f}" == "2.84", "a whole student in bfloat16, and its gradients"
     assert f"{trained * 4 / GIGA:.1f}" == "5.7", "gradients in float32"
-    inputs = (
-        wan_costs.activation_bytes(WAN_1_3B, 4680, 2, True) - wan_costs.activation_bytes(WAN_1_3B, 4680, 2, False) / 30
-    )
+    inputs = memory.activation_bytes(WAN_1_3B, 4680, 2, True) - memory.activation_bytes(WAN_1_3B, 4680, 2, False) / 30
     assert f"{inputs / GIGA:.2f}" == "0.43" and f"{7 * inputs / GIGA:.1f}" == "3.0"
-    assert f"{wan_costs.kv_bytes(WAN_1_3B, WAN_1_3B.text_len) / MEGA:.1f}" == "94.4"
-    assert f"{wan_costs.VAE_PARAMETERS * 2 / GIGA:.2f}" == "0.25"
+    assert f"{memory.kv_bytes(WAN_1_3B, WAN_1_3B.text_len) / MEGA:.1f}" == "94.4"
+    assert f"{memory.VAE_PARAMETERS * 2 / GIGA:.2f}" == "0.25"
 
 
 def test_operations_of_blocks():
     tokens = 4680
     cross = 30 * 4 * tokens * WAN_1_3B.text_len * WAN_1_3B.dim
     assert (
-        f"{(wan_costs.pass_flops(WAN_1_3B, tokens, 0) - cross) / TERA:.2f}" == "11.70"
-        and f"{cross / TERA:.2f}" == "0.44"
+        f"{(flops.pass_flops(WAN_1_3B, tokens, 0) - cross) / TERA:.2f}" == "11.70" and f"{cross / TERA:.2f}" == "0.44"
     )
-    per_frame = wan_costs.block_pass_flops(STUDENT, 2) - wan_costs.block_pass_flops(STUDENT, 1)
+    per_frame = flops.block_pass_flops(STUDENT, 2) - flops.block_pass_flops(STUDENT, 1)
     assert f"{per_frame / TERA:.2f}" == "1.35"
-    window, short, first = (wan_costs.block_pass_flops(STUDENT, frames) for frames in (21, 12, 3))
+    window, short, first = (flops.block_pass_flops(STUDENT, frames) for frames in (21, 12, 3))
     assert [f"{x / TERA:.1f}" for x in (window, short, first)] == ["40.4", "28.3", "16.2"]
     assert f"{21 * per_frame / window:.0%}" == "70%"
-    made = wan_costs.rollout_flops(STUDENT, 3, before=21)
-    assert f"{made / TERA:.0f}" == "202" and f"{wan_costs.rollout_flops(SHORT, 3, before=21) / TERA:.0f}" == "141"
+    made = flops.rollout_flops(STUDENT, 3, before=21)
+    assert f"{made / TERA:.0f}" == "202" and f"{flops.rollout_flops(SHORT, 3, before=21) / TERA:.0f}" == "141"
     assert f"{made * 17 / 12 / TERA:.0f}" == "286" and f"{made * 16 / 12 / TERA:.0f}" == "269"
     assert f"{made * 17 / 12 / 989e12:.0%}" == "29%"
-    assert f"{wan_costs.rollout_flops(SHORT, 3, before=21) * 20.7 / 12 / TERA:.0f}" == "244"
-    first_5_s = wan_costs.rollout_flops(STUDENT, 21) / (81 / 17)
+    assert f"{flops.rollout_flops(SHORT, 3, before=21) * 20.7 / 12 / TERA:.0f}" == "244"
+    first_5_s = flops.rollout_flops(STUDENT, 21) / (81 / 17)
     assert f"{first_5_s / TERA:.0f}" == "208"
-    decoded = made + wan_costs.decode_flops(STUDENT, 3)
-    assert f"{wan_costs.decode_flops(STUDENT, 3) / TERA:.1f}" == "40.7"
+    decoded = made + flops.decode_flops(STUDENT, 3)
+    assert f"{flops.decode_flops(STUDENT, 3) / TERA:.1f}" == "40.7"
     assert f"{decoded / made - 1:.0%}" == "20%" and f"{decoded * 17 / 12 / TERA:.0f}" == "344"
-    rolling = 5 * wan_costs.pass_flops(WAN_1_3B, tokens, 21 * 1560) + window
+    rolling = 5 * flops.pass_flops(WAN_1_3B, tokens, 21 * 1560) + window
     assert f"{rolling / TERA:.0f}" == "242", "Rolling Forcing: passes of 15 frames, and the read"
 
 
 def test_operations_of_whole_rollouts():
-    long, longest = wan_costs.rollout_flops(STUDENT, 402), wan_costs.rollout_flops(STUDENT, 1023)
+    long, longest = flops.rollout_flops(STUDENT, 402), flops.rollout_flops(STUDENT, 1023)
     assert f"{long / PETA:.1f}" == "26.6" and f"{longest / PETA:.1f}" == "68.5"
     assert f"{long / (0.4 * 989e12):.0f}" == "67"
     ends = range(21, 403, 3)
-    mean = sum(wan_costs.rollout_flops(STUDENT, end) for end in ends) / len(ends)
+    mean = sum(flops.rollout_flops(STUDENT, end) for end in ends) / len(ends)
     assert f"{mean / PETA:.0f}" == "14"
     assert f"{sum(ends) / len(ends) / 402:.0%}" == "53%"
 
 
 def test_operations_of_scores_and_of_self_forcing():
-    small, large = (wan_costs.score_flops(wan, STUDENT, 21) for wan in (WAN_1_3B, WAN_14B))
+    small, large = (flops.score_flops(wan, STUDENT, 21) for wan in (WAN_1_3B, WAN_14B))
     assert [f"{x / TERA:.0f}" for x in (small, large)] == ["283", "1676"]
-    gradient = wan_costs.gradient_passes(checkpointed=True)
+    gradient = flops.gradient_passes(checkpointed=True)
     # Its exit step is drawn: 2.5 of 4 denoising passes on average, the last with gradient, then the read.
-    once = wan_costs.read_flops(STUDENT, 21)
+    once = flops.read_flops(STUDENT, 21)
     student = (1.5 + gradient + 1) * once + small
     critic = 3.5 * once + gradient * small
     assert f"{(student + 2 * large) / PETA:.1f}" == "4.9" and f"{(student + 2 * small) / PETA:.1f}" == "2.1"
@@ -176,24 +173,24 @@ def test_operations_of_scores_and_of_self_forcing():
 
 
 def test_operations_of_a_learner_that_makes_windows_again():
-    gradient = wan_costs.gradient_passes(checkpointed=True)
-    score = wan_costs.score_flops(WAN_1_3B, STUDENT, 21)
-    again = wan_costs.regenerated_flops(STUDENT, 21, history=21, gradient=gradient)
+    gradient = flops.gradient_passes(checkpointed=True)
+    score = flops.score_flops(WAN_1_3B, STUDENT, 21)
+    again = flops.regenerated_flops(STUDENT, 21, history=21, gradient=gradient)
     critic = gradient * score
     cycle = again + 3 * score + 5 * critic
     assert f"{again / PETA:.1f}" == "2.3" and f"{3 * score / PETA:.2f}" == "0.85"
     assert f"{(again + 3 * score) / PETA:.1f}" == "3.1" and f"{critic / PETA:.2f}" == "1.13"
     assert f"{cycle / PETA:.1f}" == "8.8"
-    rollout = wan_costs.rollout_flops(STUDENT, 402)
+    rollout = flops.rollout_flops(STUDENT, 402)
     assert f"{6 * rollout / cycle:.0f}" == "18" and f"{rollout / cycle:.0f}" == "3"
 
 
 def test_a_masked_replay_reads_the_history_once_and_every_noisy_block_sees_its_window():
-    clean, noisy = wan_costs.masked_flops(STUDENT, 21, history=27)
-    slow = sum(wan_costs.block_pass_flops(STUDENT, min(21, 3 * i)) for i in range(1, 1 + (27 + 18) // 3))
+    clean, noisy = flops.masked_flops(STUDENT, 21, history=27)
+    slow = sum(flops.block_pass_flops(STUDENT, min(21, 3 * i)) for i in range(1, 1 + (27 + 18) // 3))
     assert clean == slow
-    assert noisy == 7 * wan_costs.block_pass_flops(STUDENT, 21)
-    assert wan_costs.replay_flops(STUDENT, 21, 27, "masked", 4) == clean + 4 * noisy
+    assert noisy == 7 * flops.block_pass_flops(STUDENT, 21)
+    assert flops.replay_flops(STUDENT, 21, 27, "masked", 4) == clean + 4 * noisy
 
 
 def test_bytes_of_a_rolling_cache_are_those_of_a_real_one():
@@ -207,5 +204,5 @@ def test_bytes_of_a_rolling_cache_are_those_of_a_real_one():
         for _ in range(5):
             cache = write_block(network, torch.zeros(1, student.block_frames, *student.frame_shape), text, cache)
     held = sum(x.nbytes for layer in cache.window for x in layer)
-    assert wan_costs.cache_bytes(student, student.context_frames, element=4) == held
-    assert wan_costs.kv_bytes(student.wan, student.wan.text_len, 4) == sum(x.nbytes for layer in text for x in layer)
+    assert memory.cache_bytes(student, student.context_frames, element=4) == held
+    assert memory.kv_bytes(student.wan, student.wan.text_len, 4) == sum(x.nbytes for layer in text for x in layer)

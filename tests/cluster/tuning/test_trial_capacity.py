@@ -121,5 +121,5 @@ def test_a_dry_run_says_how_many_run_at_once_as_far_as_it_can_know(monkeypatch):
     assert expected_at_once(scan_on("h100_8", gpus=24)) == "3 at once at most on cluster.gpus = 24"
     joined = expected_at_once(scan_on("ray", at_once=2, address="a:1"))
     assert joined == "as many at once as the cluster's nodes are sure to hold whole, 2 at most"
-    with pytest.raises(ValueError, match=r"cluster.gpus is 4, and 2 learner, 6 rollout processes need 8"):
+    with pytest.raises(ValueError, match=r"^cluster.gpus=4: 2 learner, 6 rollout processes need 8"):
         expected_at_once(scan_on("h100_8", gpus=4, node_gpus=4))

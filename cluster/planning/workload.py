@@ -1,0 +1,94 @@
+"""Gather the parts of a run that decide its cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
+from cluster.config.buffer_config import BufferConfig
+from cluster.config.cluster_config import ClusterConfig
+from cluster.config.run_config import Config
+from cluster.planning.pool_balance import made_share
+from cluster.runs.factory import make_dispatcher
+from learner.policy_config import GrpoConfig
+from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig
+from models.network_config import CONFIGS, StudentConfig, WanConfig
+from models.records import GRPO
+
+_DISPATCHES = 256
+"""Dispatches over which the place of forks is averaged."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Networks, lengths, batches and processes of a run, with two means over its draws."""
+
+    stages: Sequence[str]
+    student: StudentConfig
+    teacher_model: str | None
+    rollout: RolloutConfig
+    window: WindowConfig
+    group: GroupConfig
+    pretrain: PretrainConfig
+    ode: OdeConfig
+    dmd: DmdConfig
+    grpo: GrpoConfig
+    learner: LearnerConfig
+    buffer: BufferConfig
+    cluster: ClusterConfig
+    expected_device: str
+    made_share: float
+    """Mean share of rollout.frames that an actor of stage dmd makes."""
+    last_fork: int
+    """Mean frames of a rollout of stage grpo before its last fork, in whole blocks."""
+
+    @property
+    def teacher_wan(self) -> WanConfig:
+        """The teacher's shape."""
+        return CONFIGS[self.teacher_model or self.student.model]
+
+    @property
+    def in_wan_world(self) -> bool:
+        """See `StudentConfig.in_wan_world`."""
+        return self.student.in_wan_world
+
+    @property
+    def judged_stage(self) -> str:
+        """The stage whose windows stand for all: dmd, unless grpo runs alone."""
+        return "grpo" if list(self.stages) == ["grpo"] else "dmd"
+
+    @property
+    def dmd_windows(self) -> int:
+        """Windows of one update of stage dmd, over all roles."""
+        return self.dmd.batch_size * (1 + self.dmd.critic_updates)
+
+    def window_frames(self, stage: str) -> int:
+        """Count the latent frames of a pass with gradient."""
+        return {"dmd": self.window.frames, "grpo": self.group.frames}.get(stage, self.student.horizon_frames)
+
+    def history_frames(self, stage: str) -> int:
+        """Count the clean frames that come with a window; stages teacher and ode see whole videos."""
+        if stage not in ("dmd", "grpo"):
+            return 0
+        return self.student.context_frames + (self.group if stage == "grpo" else self.window).burn_in_frames
+
+
+def workload_of(config: Config) -> Workload:
+    """Gather the costly parts of `config`; the means are those of its own draws, of the stages that it runs."""
+    made, fork = 1.0, 0
+    if "dmd" in config.stages:
+        made = made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+    if "grpo" in config.stages:
+        dispatcher, batch, block = make_dispatcher("grpo", config), config.rollout.batch, config.student.block_frames
+        last = [
+            max(plan.start for plan in rollout.windows)
+            for number in range(_DISPATCHES)
+            for rollout in dispatcher.rollouts(config.sentinel.prompts + number * batch)
+            if rollout.windows[0].role == GRPO
+        ]
+        fork = round(sum(last) / len(last) / block) * block
+    return Workload(
+        stages=config.stages, student=config.student, teacher_model=config.teacher_model, rollout=config.rollout,
+        window=config.window, group=config.group, pretrain=config.pretrain, ode=config.ode, dmd=config.dmd,
+        grpo=config.grpo, learner=config.learner, buffer=config.buffer, cluster=config.cluster,
+        expected_device=config.expected_device, made_share=made, last_fork=fork,
+    )  # fmt: skip
