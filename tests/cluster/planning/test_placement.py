@@ -38,7 +38,7 @@ def test_without_labels_ray_is_asked_for_nothing_but_cpus_and_gpus():
 def test_a_pool_that_sizes_itself_has_room_kept_for_its_largest_size_and_begins_with_its_smallest():
     sized = ["autoscale.enabled=true", "autoscale.minimum=2", "autoscale.maximum=9", "cluster.rollout_actors=4"]
     config = settings.load(["preset=tiny", "stage=dmd", "init=x", *sized])
-    assert placement.rollout(config.cluster).processes == 9
+    assert {role.name: role.processes for role in placement.roles(config)}["rollout"] == 9
     assert {role.name: role.processes for role in placement.at_start(config)} == {"learner": 1, "rollout": 2}
     given = settings.load(["preset=tiny", "stage=dmd", "init=x", *sized, "cluster.first_actors=3"])
     assert {role.name: role.processes for role in placement.at_start(given)}["rollout"] == 3
@@ -255,10 +255,8 @@ def test_more_than_a_cluster_can_ever_have_is_refused_before_anything_starts(tmp
     from reports.dry_run import dry_run_text
 
     config = settings.load([*WAN, "cluster=h100_32", "cluster.rollout_actors=25", f"run_dir={tmp_path}/run"])
-    said = (
-        r"^cluster\.gpus is 32, and 8 learner, 25 rollout processes need 40 \(5 nodes of 8\); lower cluster\.rollout_"
-    )
-    for refuse in (dry_run_text, preflight):
+    said = r"^cluster\.gpus=32: 8 learner, 25 rollout processes need 40 \(5 nodes of 8\)\. Fix: lower cluster\.rollout_"
+    for refuse in (report, preflight):
         with pytest.raises(ValueError, match=said):
             refuse(config)
     assert not (tmp_path / "run").exists()
