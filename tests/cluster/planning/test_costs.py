@@ -89,7 +89,7 @@ def test_the_table_is_operations_over_what_the_device_sustains():
     assert found["student_window_s"] == pytest.approx(by_name["one window of the student"] / per_s)
     assert found["critic_window_s"] == pytest.approx(by_name["one window of the critic"] / per_s)
     halved = settings.load([*WAN, "cluster.actor_gpus=0.5", "rollout.batch=2", "buffer.windows=400"])
-    assert table_costs(halved)["block_s"] == pytest.approx(4 * found["block_s"]), "half a GPU, two videos"
+    assert table_costs(workload_of(halved))["block_s"] == pytest.approx(4 * found["block_s"]), "half a GPU, two videos"
     assert table_costs(workload_of(settings.load(["preset=tiny"])))["cut_s"] == 0
 
 
