@@ -49,10 +49,10 @@ def main(run: PlannedRun) -> None:
     """Print the plan, and draw it if plan.plot names a picture. Raises ConfigError."""
     from cluster.planning.costs import find_costs, pace
     from cluster.planning.memory_check import check_memory
-    from reports.plan_report import draw_plan, plan_text
     from cluster.planning.pool_sizes import sizes
     from cluster.planning.simulator import simulate
     from cluster.planning.workload import workload_of
+    from reports.plan_report import draw_plan, plan_text
 
     work = workload_of(run)
     check_memory(work)

@@ -9,7 +9,6 @@ import torch
 import settings
 from actors.rollout_actor import RolloutActor
 from cluster.planning import flops, memory
-from reports.dry_run import dry_run_text
 from cluster.planning.units import shown
 from cluster.planning.workload import workload_of
 from cluster.runs.factory import computing_of, make_actor, make_dispatcher
@@ -21,7 +20,7 @@ from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
-from reports.dry_run import dry_run_text, shown
+from reports.dry_run import dry_run_text
 from tests.fakes.fixed_weights import FixedWeights
 
 ON_EIGHT = ["preset=wan_1_3b", "cluster.learner_ranks=8", "cluster.rollout_actors=24"]
@@ -153,7 +152,7 @@ def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depen
     assert memory.shared_memory(workload_of(few)) == memory.shared_memory(workload_of(many))
     assert memory.rank_memory(workload_of(few), "ode") == memory.rank_memory(workload_of(many), "ode")
     assert printed(memory.disk(workload_of(many))) == {"trajectories of the teacher": "335.46 GB"}
-    assert "Disk of the run folder\n  trajectories of the teacher" in report(many)
+    assert "Disk of the run folder\n  trajectories of the teacher" in dry_run_text(many)
     given = settings.load([*ON_EIGHT, "stage=ode", "ode.pairs_dir=x"])
     assert not memory.disk(workload_of(given)) and flops.stage_cost(workload_of(given), "ode").actors == 0
     small = settings.load(["preset=tiny", "ode.pairs=20", f"run_dir={tmp_path}"])
@@ -194,7 +193,7 @@ def test_every_stage_of_every_preset_has_a_report_with_its_name(preset, stage):
 
 
 def test_the_report_says_who_would_run_where():
-    text = report(settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", "cluster=h100_64_spot"]))
+    text = dry_run_text(settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", "cluster=h100_64_spot"]))
     for line in (
         "  learner         8 x 1 CPU, 1 GPU, on role=learner, ray.io/accelerator-type=H100",
         "  rollout        56 x 1 CPU, 0.75 GPU, on role=rollout, ray.io/accelerator-type=H100, first on "
@@ -203,7 +202,7 @@ def test_the_report_says_who_would_run_where():
         "  role=rollout, ray.io/accelerator-type=H100: 56 CPUs, 56 GPUs, nodes: 7 x 8 GPUs",
     ):
         assert f"\n{line}\n" in text
-    assert "everything in one process" in report(settings.load(["cluster=inline"]))
+    assert "everything in one process" in dry_run_text(settings.load(["cluster=inline"]))
 
 
 def test_what_does_not_fit_is_said():
@@ -253,9 +252,11 @@ def test_a_dry_run_makes_no_network_starts_no_ray_and_leaves_no_folder(tmp_path)
 
 def test_prompts_are_read_and_counted(tmp_path):
     (tmp_path / "p.txt").write_text("a cat on a mat\na cat on a mat\nno\n")
-    assert "p.txt: 1 prompts; dropped: 1 too short, 1 twice" in report(settings.load([f"prompts={tmp_path}/p.txt"]))
+    assert "p.txt: 1 prompts; dropped: 1 too short, 1 twice" in dry_run_text(
+        settings.load([f"prompts={tmp_path}/p.txt"])
+    )
     with pytest.raises(ValueError, match=r"^prompts=.*none\.txt: "):
-        report(settings.load([f"prompts={tmp_path}/none.txt"]))
+        dry_run_text(settings.load([f"prompts={tmp_path}/none.txt"]))
 
 
 def test_guidance_leads_away_from_wans_own_negative_prompt_and_in_the_tiny_world_from_none():

@@ -10,10 +10,10 @@ import plan
 import settings
 from cluster.config.plan_config import PlanConfig
 from cluster.planning.costs import find_costs, pace
-from reports.plan_report import assumptions, plan_text, video_s
 from cluster.planning.pool_sizes import cheapest, sizes
 from cluster.planning.simulator import simulate
 from cluster.planning.workload import workload_of
+from reports.plan_report import assumptions, plan_text, video_s
 from tests.fakes.commands import mistake
 
 EIGHT = ["preset=wan_1_3b", "plan.learner_gpus=8", "plan.updates=20", "dmd.steps=40"]
