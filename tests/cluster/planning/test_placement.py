@@ -252,6 +252,7 @@ def test_every_preset_says_which_kind_it_is_and_composes_with_the_smoke_run(pres
 
 
 def test_more_than_a_cluster_can_ever_have_is_refused_before_anything_starts(tmp_path):
+    from reports.dry_run import dry_run_text
 
     config = settings.load([*WAN, "cluster=h100_32", "cluster.rollout_actors=25", f"run_dir={tmp_path}/run"])
     said = r"^cluster\.gpus=32: 8 learner, 25 rollout processes need 40 \(5 nodes of 8\)\. Fix: lower cluster\.rollout_"
