@@ -215,3 +215,21 @@ def test_an_actor_on_a_draining_node_leaves_and_its_videos_go_on_elsewhere():
     found = json.loads(shown.stdout.splitlines()[-1])
     assert (found["windows"], found["attempts"]) == (128, [0]), "every window, of the videos that were begun"
     assert any("is draining" in line for line in found["news"]) and any(" left" in line for line in found["news"])
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.slow
+def test_windows_whose_bytes_die_with_their_node_are_made_again_and_come_in_the_same_order():
+    script = [sys.executable, "-m", "tests.system.lost_node"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    shown = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+    assert shown.returncode == 0, shown.stderr[-3000:]
+    found = json.loads(shown.stdout.splitlines()[-1])
+    taken, restored = ([(rollout, index) for rollout, index, _ in found[name]] for name in ("taken", "restored"))
+    assert taken == restored and len(set(taken)) == 10
+    assert all(attempt >= 1 for name in ("taken", "restored") for _, _, attempt in found[name])
+    counts = found["counts"]
+    assert found["saved"] == 0 and counts["lost"] >= 10 and counts["refused"] == 0
+    assert counts["dispatched"] == counts["taken"] + found["depth"] + found["pending"]
+    assert counts["delivered"] == counts["taken"] + found["depth"]
