@@ -1,4 +1,4 @@
-"""Who did what when: spans of every process, on one clock, in a file that Perfetto opens."""
+"""The trace of a run: spans of every process, on one clock, in a file that Perfetto opens."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Span(NamedTuple):
-    """Something that took time."""
+    """Time one activity of a process."""
 
     process: str
     name: str
@@ -20,7 +20,7 @@ class Span(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Numbers as they stood at one time, which Perfetto draws as curves."""
+    """Hold numbers of one moment, which Perfetto draws as curves."""
 
     process: str
     name: str
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
 
 
 class Tracer:
-    """Collects the spans of one process, one after the other. Cheap: two clock readings and one append."""
+    """Collect the spans of one process, one after the other, at the cost of two clock readings each."""
 
     def __init__(self, process: str, offset_s: float = 0.0):
         """`offset_s` is added to this machine's clock to get the coordinator's."""
@@ -38,12 +38,12 @@ class Tracer:
         self.spans: list[Span] = []
         self.ended_s = 0.0
         self.open: tuple[str, bool, float, float] | None = None
-        """What goes on until the next span: its name, whether it is a wait, and when it began on both clocks."""
+        """The span that runs now: its name, whether it is a wait, and its start on both clocks."""
         self.since, self.seconds = time.perf_counter(), Counter[str]()
 
     @contextmanager
     def waiting(self, cause: str) -> Iterator[None]:
-        """Time a block in which this process only waits."""
+        """Time a block in which this process waits."""
         self.until_next(cause, waits=True)
         try:
             yield
@@ -51,12 +51,12 @@ class Tracer:
             self.settle()
 
     def until_next(self, name: str, waits: bool = False) -> None:
-        """What this process does from now until something else begins, or `settle` is called."""
+        """Begin a span that lasts until the next one, or until `settle`."""
         self.settle()
         self.open = (name, waits, time.time(), time.perf_counter())
 
     def settle(self) -> None:
-        """What went on ends now."""
+        """End the running span."""
         if self.open is None:
             return
         name, waits, started_s, first = self.open
@@ -67,15 +67,15 @@ class Tracer:
             self.seconds[name] += duration_s
 
     def add(self, name: str, started_s: float, duration_s: float) -> None:
-        """Note what was timed; `started_s` is of this machine's clock."""
+        """Record a span; `started_s` is of this machine's clock."""
         started_s = max(started_s + self.offset_s, self.ended_s)  # a clock that is set back must not make spans overlap
         self.ended_s = started_s + duration_s
         self.spans.append(Span(self.process, name, started_s, duration_s))
 
     def interval(self) -> tuple[float, dict[str, float]]:
-        """Seconds since this was last asked, in all and by cause of waiting.
+        """Measure the seconds since the last call, in all and by cause of waiting.
 
-        What goes on is cut in two here, so that no interval counts seconds of another.
+        The running span is cut in two here, so that no interval counts seconds of another.
         """
         if self.open is not None:
             name, waits, *_ = self.open
@@ -86,13 +86,13 @@ class Tracer:
         return elapsed, seconds
 
     def drain(self) -> list[Span]:
-        """The spans since this was last asked."""
+        """Return the spans since the last call."""
         spans, self.spans = self.spans, []
         return spans
 
 
 def clock_offset(ask: Callable[[], float], times: int = 5) -> float:
-    """Seconds to add to this clock to get the one that `ask` reads: of the quickest of some answers, its middle.
+    """Estimate the seconds to add to this clock to get the one that `ask` reads, from the quickest of `times` answers.
 
     Wrong by half of that answer's time at most.
     """
@@ -106,7 +106,7 @@ def clock_offset(ask: Callable[[], float], times: int = 5) -> float:
 
 
 def shares_of(tracer: Tracer) -> dict[str, float]:
-    """Where a learner's time went since this was last asked: waiting, by cause in seconds, and the share without."""
+    """Compute a learner's waiting seconds since the last call, by cause, and its busy share."""
     elapsed_s, waited_s = tracer.interval()
     causes = {f"waited/{cause.replace(' ', '_')}_s": seconds for cause, seconds in waited_s.items()}
     # The parts may exceed their whole by rounding.
@@ -114,10 +114,10 @@ def shares_of(tracer: Tracer) -> dict[str, float]:
 
 
 class TraceFile:
-    """`trace.json` in Chrome's format: one event a line, appended while the run goes on, readable after any kill.
+    """Append to `trace.json` in Chrome's format, one event a line, readable after any kill.
 
-    The closing bracket is missing, which the format allows: with it, the file is plain JSON. A run that goes on
-    appends to the same file; a process that was there before keeps its row, a new one gets a number of its own.
+    The closing bracket is missing, which the format allows: with it, the file is plain JSON. A resumed run appends to
+    the same file; a process of the earlier run keeps its row, a new one gets a number of its own.
     """
 
     def __init__(self, path: Path):
@@ -128,7 +128,7 @@ class TraceFile:
         self._write({"name": "begins", "ph": "i", "s": "g", "pid": 0, "tid": 0, "ts": round(time.time() * 1e6)})
 
     def write(self, spans: Sequence[Span | Reading]) -> None:
-        """Append spans and readings; a process that is new gets a row of its own."""
+        """Append spans and readings; a new process gets a row of its own."""
         for span in spans:
             if span.process not in self.numbers:
                 self._write(self._row(span.process))
@@ -154,7 +154,7 @@ class TraceFile:
 
 
 def _rows_of(path: Path) -> dict[str, int]:
-    """Numbers by process of the rows that a trace has already; a last line that a kill cut off is taken away."""
+    """Read the rows of an existing trace, numbers by process; removes a last line that a kill cut off."""
     if not path.exists():
         return {}
     numbers, whole = {}, 0

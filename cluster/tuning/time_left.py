@@ -1,4 +1,4 @@
-"""How long a scan still takes, by what its trials have taken in this command."""
+"""The time left of a scan, from the times of its trials in this command."""
 
 import heapq
 import time
@@ -9,29 +9,32 @@ Stretch = tuple[float, int]
 
 
 class ScanClock:
-    """Told when trials begin, are measured and end. A trial that ASHA will stop counts as whole until it does."""
+    """Estimate the time left from when trials begin, are measured and end.
+
+    A trial counts as whole until ASHA stops it.
+    """
 
     def __init__(self, left: Mapping[str, int], at_once: int, clock: Callable[[], float] = time.monotonic):
-        """`left`: updates that each trial lacks, in the order they run; `at_once` of them run together."""
+        """`left`: updates that each trial still makes, in the order they run; `at_once` of them run together."""
         self.left, self.at_once, self.clock = dict(left), at_once, clock
         self.seen_s: dict[str, float] = {}
-        """When those that run were last heard of."""
+        """Time of the last event of each running trial."""
         self.measured_once: set[str] = set()
-        """Those that run and have been measured since they began."""
+        """Running trials with a measurement since they began."""
         self.starts: list[Stretch] = []
         """From the beginning to the first measurement."""
         self.between: list[Stretch] = []
         """From one measurement to the next."""
         self.finishes: list[Stretch] = []
-        """From the last measurement to the end, being judged included."""
+        """From the last measurement to the end, with the final scores."""
 
     def begins(self, name: str) -> None:
-        """Its process is asked to begin, maybe once more."""
+        """Note that a trial begins, maybe once more."""
         self.seen_s[name] = self.clock()
         self.measured_once.discard(name)
 
     def measured(self, name: str, left: int) -> None:
-        """It has so many updates left; more than before where it goes on from a checkpoint before its measurement."""
+        """Note the updates left; more than before where a trial resumes from an earlier checkpoint."""
         if left < self.left[name]:
             stretches = self.between if name in self.measured_once else self.starts
             stretches.append((self.clock() - self.seen_s[name], self.left[name] - left))
@@ -39,15 +42,15 @@ class ScanClock:
         self.measured_once.add(name)
 
     def ends(self, name: str, judged: bool) -> None:
-        """It has made all updates and was `judged`, or it was stopped or given up."""
+        """Note the end of a trial: `judged` after all updates, or stopped or given up."""
         left, seen_s = self.left.pop(name), self.seen_s.pop(name, None)
         if judged and seen_s is not None:
             self.finishes.append((self.clock() - seen_s, left))
 
     def left_s(self) -> float | None:
-        """Until the last trial ends, None until one was measured.
+        """Estimate the seconds until the last trial ends; None before the first measurement.
 
-        Those that wait follow in their order, each as soon as another has ended.
+        Waiting trials follow in their order, each as soon as another has ended.
         """
         known = self.between or self.starts
         updates = sum(updates for _, updates in known)
@@ -67,5 +70,5 @@ class ScanClock:
 
 
 def _beyond(stretches: Sequence[Stretch], pace: float) -> float:
-    """Seconds that one of them takes on average beside its updates."""
+    """Average the seconds of a stretch outside its updates."""
     return sum(max(0.0, seconds - updates * pace) for seconds, updates in stretches) / max(1, len(stretches))

@@ -1,4 +1,4 @@
-"""How many trials run together such that none waits for what another holds. Two that held half each would for ever.
+"""The number of trials that run together without a deadlock: two that held half each would wait for ever.
 
 Tune reserves what a trial declares in one piece, but Ray Train reserves the learner's ranks by itself, and it cannot do
 so inside of what Tune has reserved. So what is declared is how many trials run: no more than the nodes hold whole.
@@ -18,14 +18,14 @@ _ROUNDING = 1e-9
 
 
 def trial_roles(scan: Scan) -> list[Role]:
-    """What one trial takes of the nodes, its rollout pool at its largest. Its driver takes no room, as every driver."""
+    """List the processes of one trial, its rollout pool at its largest; its driver takes no room."""
     if scan.cluster.kind == "inline":
         return [Role("trial", 1, scan.scan.cpus, 0.0)]
     return placement.roles(scan)
 
 
 def at_once(trial: Sequence[Role], nodes: Sequence[Node]) -> int:
-    """Trials whose processes all find a place in whatever order, and on whatever fitting nodes, Ray puts them.
+    """Count trials whose processes all find a place in any order and on any fitting nodes that Ray chooses.
 
     So no trial waits for another's end while it holds something; of one that has ended, what is still there only
     leaves. At least one: alone it waits for nobody. A bound by counting: every process is taken for as large as the
@@ -45,7 +45,7 @@ def at_once(trial: Sequence[Role], nodes: Sequence[Node]) -> int:
 
 
 def expected_at_once(scan: Scan) -> str:
-    """As far as the keys and this machine say, before anything is started.
+    """Describe how many trials run at once, from the keys and this machine alone.
 
     Raises ValueError for a trial that the cluster could never hold.
     """
@@ -63,12 +63,12 @@ def expected_at_once(scan: Scan) -> str:
 
 
 def _may_hold(node: Node, role: Role) -> bool:
-    """Whether a process of `role` can ever be on `node`."""
+    """Tell whether `node` can hold a process of `role`."""
     return placement.placed([replace(role, processes=1)], [node])[role.name] == 1
 
 
 def _surely(node: Node, role: Role, near: Sequence[Role]) -> int:
-    """With fewer processes than this of the roles `near` on `node`, it has a place for one of `role`, who is one."""
+    """Bound the processes of the roles `near` on `node` below which it always has a place for one of `role`."""
     found = []
     if role.cpus:
         found.append(int(node.cpus / max(other.cpus for other in near) + _ROUNDING))
