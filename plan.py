@@ -50,11 +50,11 @@ def main(run: PlannedRun) -> None:
     from cluster.planning.costs import find_costs, pace
     from cluster.planning.memory_check import check_memory
     from cluster.planning.pool_sizes import sizes
+    from cluster.planning.run_shape import run_shape_of
     from cluster.planning.simulator import simulate
-    from cluster.planning.workload import workload_of
     from reports.plan_report import draw_plan, plan_text
 
-    work = workload_of(run)
+    work = run_shape_of(run)
     check_memory(work)
     costs = find_costs(run.plan, work)
     speed = pace(costs, work)

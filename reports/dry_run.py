@@ -11,8 +11,8 @@ from cluster.config.run_config import Config
 from cluster.planning import flops, memory, placement
 from cluster.planning.flops import Line, StageCost
 from cluster.planning.placement import Node, Role
+from cluster.planning.run_shape import RunShape, run_shape_of
 from cluster.planning.units import shown
-from cluster.planning.workload import Workload, workload_of
 
 
 def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
@@ -21,7 +21,7 @@ def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
     Raises ConfigError for prompts that cannot be read, and for what the cluster could never hold.
     """
     placement.check(config)
-    work = workload_of(config)
+    work = run_shape_of(config)
     device, cluster = DEVICES[config.expected_device], config.cluster
     size = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
     text = [
@@ -51,7 +51,7 @@ def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
     return "\n".join(text)
 
 
-def _timed(work: Workload, line: Line) -> Line:
+def _timed(work: RunShape, line: Line) -> Line:
     taken = shown(flops.seconds(work, line.value, 1), "s")
     return Line(line.name, line.value, line.unit, f"{taken:>12}" + (f"  {line.note}" if line.note else ""))
 
@@ -105,7 +105,7 @@ def _needs(group: Sequence[Role], nodes: Sequence[Node], node_gpus: int | None) 
     return f"{where}: {cpus:g} CPUs, {gpus} GPUs{said}"
 
 
-def _stages(work: Workload, stages: Sequence[StageCost]) -> list[str]:
+def _stages(work: RunShape, stages: Sequence[StageCost]) -> list[str]:
     """What each stage takes, and who sets it."""
     cluster = work.cluster
     text = ["", f"Stages on {cluster.rollout_actors} rollout processes and {cluster.learner_ranks} learner ranks"]

@@ -10,8 +10,8 @@ from cluster.planning.costs import Cost
 from cluster.planning.flops import seconds, stage_cost
 from cluster.planning.memory_check import actor_bytes, rank_bytes
 from cluster.planning.pool_sizes import Size, cheapest, largest_pool
+from cluster.planning.run_shape import RunShape
 from cluster.planning.units import shown
-from cluster.planning.workload import Workload
 from models.atomic_files import write_whole
 from models.errors import ConfigError
 from models.worlds.tiny_world import FPS
@@ -29,7 +29,7 @@ _WHAT = {
 }
 
 
-def plan_text(work: Workload, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
+def plan_text(work: RunShape, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
     """The whole plan as text."""
     best = cheapest(sizes)
     text = [answer(work, plan, best), "", "Costs, on one GPU"]
@@ -48,7 +48,7 @@ def plan_text(work: Workload, plan: PlanConfig, found: dict[str, Cost], sizes: S
     return "\n".join(text)
 
 
-def answer(work: Workload, plan: PlanConfig, best: Size) -> str:
+def answer(work: RunShape, plan: PlanConfig, best: Size) -> str:
     """How many rollout GPUs, in one sentence."""
     among = f" (of plan.rollout_gpus={plan.rollout_gpus})" if plan.rollout_gpus else ""
     if best.rollout_gpus == largest_pool(work):
@@ -67,7 +67,7 @@ def _gpus(count: int) -> str:
     return f"{count} GPU" if count == 1 else f"{count} GPUs"
 
 
-def video_s(work: Workload) -> float:
+def video_s(work: RunShape) -> float:
     """Seconds of video of a rollout."""
     frames = work.rollout.frames
     return (_WAN_STRIDE * (frames - 1) + 1) / _WAN_FPS if work.in_wan_world else frames / FPS
@@ -104,7 +104,7 @@ def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
     return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _memory(work: Workload) -> list[str]:
+def _memory(work: RunShape) -> list[str]:
     device = DEVICES[work.expected_device]
     there = "" if device.memory_bytes is None else f"of {device.memory_bytes / 1e9:.0f} GB, fits"
     window = {line.name: line for line in memory.shared_memory(work)}["the buffer"]
@@ -115,7 +115,7 @@ def _memory(work: Workload) -> list[str]:
     ]
 
 
-def _wires(work: Workload, found: dict[str, Cost], best: Size) -> list[str]:
+def _wires(work: RunShape, found: dict[str, Cost], best: Size) -> list[str]:
     """What travels while everybody is at work; weights once for every actor, though those of a node share them."""
     held = {line.name: line.value for line in memory.shared_memory(work)}
     blocks_per_s = best.seen.actors * (1 - best.rollout_idle_share) / found["block_s"].seconds
@@ -130,7 +130,7 @@ def _wires(work: Workload, found: dict[str, Cost], best: Size) -> list[str]:
     return [f"  {name:<42}{shown(value, 'B'):>12}/s" for name, value in lines.items()]
 
 
-def budget(work: Workload, plan: PlanConfig, best: Size) -> list[str]:
+def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
     """What `plan.budget_gpu_days` buy in stage dmd, and what is left of them behind stage ode."""
     days, critics = plan.budget_gpu_days, work.dmd.critic_updates
     bought, whose = best.updates_in(days), ", the paper's," if days == _PAPER_GPU_DAYS else ""
@@ -147,7 +147,7 @@ def budget(work: Workload, plan: PlanConfig, best: Size) -> list[str]:
     return [said, f"  stage ode before it would take {spent:.2f} of them by the table, and leave {left:,} updates"]
 
 
-def assumptions(work: Workload, found: dict[str, Cost]) -> list[str]:
+def assumptions(work: RunShape, found: dict[str, Cost]) -> list[str]:
     """What the numbers rest on, one line each."""
     student, rollout, dmd, device = work.student, work.rollout, work.dmd, DEVICES[work.expected_device]
     gradient = flops.gradient_passes(work.learner.checkpoint_activations)

@@ -14,8 +14,8 @@ from cluster.config.devices import DEVICES
 from cluster.config.plan_config import COSTS, PlanConfig
 from cluster.planning import memory, placement
 from cluster.planning.flops import critic_window_flops, image_latent_flops, rollout_flops, seconds, student_window_flops
+from cluster.planning.run_shape import RunShape
 from cluster.planning.simulator import Pace
-from cluster.planning.workload import Workload
 from models.network_config import StudentConfig
 from models.user_paths import user_path
 
@@ -31,7 +31,7 @@ class Cost:
     source: str
 
 
-def find_costs(plan: PlanConfig, work: Workload) -> dict[str, Cost]:
+def find_costs(plan: PlanConfig, work: RunShape) -> dict[str, Cost]:
     """Every cost by its key in PlanConfig: given there, else measured, else from the table of the expected device.
 
     Raises ValueError for a file that cannot be used, and for a cost that is both given and in the file.
@@ -49,7 +49,7 @@ def find_costs(plan: PlanConfig, work: Workload) -> dict[str, Cost]:
     return found | {name: Cost(value, f"plan.{name}") for name, value in given.items() if value is not None}
 
 
-def table_costs(work: Workload) -> dict[str, float]:
+def table_costs(work: RunShape) -> dict[str, float]:
     """By the operations of every part, at the share of its peak that the device is expected to sustain."""
     student, rollout = work.student, work.rollout
     blocks = rollout.frames // student.block_frames
@@ -67,7 +67,7 @@ def table_costs(work: Workload) -> dict[str, float]:
     }
 
 
-def _table_of(work: Workload, name: str) -> str:
+def _table_of(work: RunShape, name: str) -> str:
     if name == "publish_s":
         return f"{PUBLISH_S_PER_BYTE * 1e9:g} s for each GB of weights (benchmarks/weight_sync)"
     expected = work.expected_device
@@ -75,7 +75,7 @@ def _table_of(work: Workload, name: str) -> str:
     return f"table: {device.sustained:.0%} of {device.peak_flops / 1e12:.4g} TFLOP/s (device_name={expected})"
 
 
-def pace(found: dict[str, Cost], work: Workload) -> Pace:
+def pace(found: dict[str, Cost], work: RunShape) -> Pace:
     """The pace of actors and of a learner whose ranks share each batch."""
     share = work.dmd.batch_size / work.cluster.learner_ranks
     return Pace(
@@ -138,7 +138,7 @@ class _Told:
         return found
 
 
-def read_costs(path: Path, work: Workload) -> tuple[dict[str, float], str]:
+def read_costs(path: Path, work: RunShape) -> tuple[dict[str, float], str]:
     """The costs that a file tells of runs like `config`, and in a few words where they come from.
 
     Raises ValueError, in one line with the key to change, for a file that is none, or is of another shape of run.
@@ -165,7 +165,7 @@ def _lines(path: Path) -> list[_Told]:
     return [_Told(f"line {number} of plan.costs={path}", line) for number, line in found if isinstance(line, dict)]
 
 
-def _from_run(path: Path, lines: Sequence[_Told], work: Workload) -> tuple[dict[str, float], str]:
+def _from_run(path: Path, lines: Sequence[_Told], work: RunShape) -> tuple[dict[str, float], str]:
     """Times at work over what was made in them; intervals across a restart are left out."""
     run = _config_beside(path)
     if run.value("cluster.kind") == "inline":
@@ -201,7 +201,7 @@ def _from_run(path: Path, lines: Sequence[_Told], work: Workload) -> tuple[dict[
     return found, f"measured in {len(pairs)} updates of {path}"
 
 
-def _from_benchmark(path: Path, line: _Told, work: Workload) -> tuple[dict[str, float], str]:
+def _from_benchmark(path: Path, line: _Told, work: RunShape) -> tuple[dict[str, float], str]:
     """The benchmark makes one video; several side by side are taken to cost as much as one after the other."""
     student, rollout = work.student, work.rollout
     planned = {

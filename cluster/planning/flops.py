@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from actors.teacher_actor import solver_sigmas
 from cluster.config.devices import DEVICES
-from cluster.planning.workload import Workload
+from cluster.planning.run_shape import RunShape
 from models.flow_matching import warped_sigmas
 from models.network_config import StudentConfig, WanConfig
 
@@ -126,7 +126,7 @@ class StageCost:
     """Of the actors' operations, those that are over before the learner begins."""
 
 
-def operations(work: Workload) -> list[Line]:
+def operations(work: RunShape) -> list[Line]:
     """FLOP of the parts that everything else is made of."""
     student, stage = work.student, work.judged_stage
     block, frames = student.block_frames, work.window.frames
@@ -153,7 +153,7 @@ def operations(work: Workload) -> list[Line]:
     return lines
 
 
-def student_window_flops(work: Workload, stage: str) -> float:
+def student_window_flops(work: RunShape, stage: str) -> float:
     """One window of the student's update: its x0 with gradient, two scores of the teacher, one of the critic."""
     student, frames = work.student, work.window.frames
     gradient = gradient_passes(work.learner.checkpoint_activations)
@@ -162,7 +162,7 @@ def student_window_flops(work: Workload, stage: str) -> float:
     return x0 + 2 * teacher + score_flops(student.wan, student, frames)
 
 
-def critic_window_flops(work: Workload, stage: str) -> float:
+def critic_window_flops(work: RunShape, stage: str) -> float:
     """One window of the critic's update: the student's x0 without gradient, one pass of the critic with it."""
     student, frames = work.student, work.window.frames
     gradient = gradient_passes(work.learner.checkpoint_activations)
@@ -170,33 +170,33 @@ def critic_window_flops(work: Workload, stage: str) -> float:
     return x0 + gradient * score_flops(student.wan, student, frames)
 
 
-def stage_cost(work: Workload, stage: str) -> StageCost:
+def stage_cost(work: RunShape, stage: str) -> StageCost:
     """Operations of a whole stage, as it is configured."""
     return {"teacher": _teacher_cost, "ode": _ode_cost, "dmd": _dmd_cost, "grpo": _grpo_cost}[stage](work)
 
 
-def seconds(work: Workload, flops: float, processes: int) -> float:
+def seconds(work: RunShape, flops: float, processes: int) -> float:
     """Time of `flops` on `processes` of the expected devices, at the share of their peak that the table names."""
     device = DEVICES[work.expected_device]
     per_process = work.cluster.threads if work.expected_device == "cpu" else 1
     return flops / (processes * per_process * device.peak_flops * device.sustained)
 
 
-def stage_seconds(work: Workload, cost: StageCost) -> float:
+def stage_seconds(work: RunShape, cost: StageCost) -> float:
     """Expected time of a stage: actors and learner work side by side, but for what is made ahead."""
     actors, ranks = work.cluster.rollout_actors, work.cluster.learner_ranks
     beside = max(seconds(work, cost.actors - cost.ahead, actors), seconds(work, cost.learner, ranks))
     return seconds(work, cost.ahead, actors) + beside
 
 
-def _teacher_cost(work: Workload) -> StageCost:
+def _teacher_cost(work: RunShape) -> StageCost:
     videos = work.pretrain.steps * work.pretrain.batch_size
     gradient = gradient_passes(work.learner.checkpoint_activations)
     score = score_flops(work.teacher_wan, work.student, work.student.horizon_frames)
     return StageCost("teacher", 0.0, videos * gradient * score)
 
 
-def _ode_cost(work: Workload) -> StageCost:
+def _ode_cost(work: RunShape) -> StageCost:
     student, ode = work.student, work.ode
     steps = len(solver_sigmas(warped_sigmas(student.timesteps, student.shift), ode.solver_steps, student.shift))
     pairs = ode.pairs if ode.pairs_dir is None else 0
@@ -207,7 +207,7 @@ def _ode_cost(work: Workload) -> StageCost:
     return StageCost("ode", made, ode.steps * ode.batch_size * window, ahead)
 
 
-def _dmd_cost(work: Workload) -> StageCost:
+def _dmd_cost(work: RunShape) -> StageCost:
     """Rollouts stop behind their last window. Every mid-video window of Wan also needs an image latent."""
     student, dmd, rollout = work.student, work.dmd, work.rollout
     windows = dmd.steps * work.dmd_windows
@@ -219,7 +219,7 @@ def _dmd_cost(work: Workload) -> StageCost:
     return StageCost("dmd", made, dmd.steps * dmd.batch_size * (student_window_flops(work, "dmd") + critic))
 
 
-def _grpo_cost(work: Workload) -> StageCost:
+def _grpo_cost(work: RunShape) -> StageCost:
     """Without what decoding and rewards cost, which other processes pay, and without the sentinels' videos."""
     student, grpo, group = work.student, work.grpo, work.group
     forked = grpo.steps * grpo.groups / group.forks

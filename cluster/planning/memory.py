@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 from cluster.planning.flops import Line, frame_tokens
-from cluster.planning.workload import Workload
+from cluster.planning.run_shape import RunShape
 from cluster.runs.trajectories import trajectory_bytes
 from models.network_config import StudentConfig, WanConfig
 from models.wan.network import Wan
@@ -80,7 +80,7 @@ def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bo
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 
-def networks(work: Workload) -> list[Line]:
+def networks(work: RunShape) -> list[Line]:
     """Parameters of every network, and of those the ones that train."""
     student, teacher = work.student.wan, work.teacher_wan
     lines = [
@@ -94,13 +94,13 @@ def networks(work: Workload) -> list[Line]:
     return lines
 
 
-def rank_memory(work: Workload, stage: str) -> list[Line]:
+def rank_memory(work: RunShape, stage: str) -> list[Line]:
     """Bytes of one learner rank; a kernel's own workspace and fragmentation are not in it."""
     lines = [*_weights_memory(work, stage), *_pass_memory(work, stage)]
     return [line for line in lines if line.value]
 
 
-def _weights_memory(work: Workload, stage: str) -> list[Line]:
+def _weights_memory(work: RunShape, stage: str) -> list[Line]:
     wan, learner = _trained_wan(work, stage), work.learner
     held = trained = parameters(wan)
     if learner.lora_rank is not None and stage in ("dmd", "grpo"):
@@ -120,7 +120,7 @@ def _weights_memory(work: Workload, stage: str) -> list[Line]:
     ]
 
 
-def _pass_memory(work: Workload, stage: str) -> list[Line]:
+def _pass_memory(work: RunShape, stage: str) -> list[Line]:
     student, learner, wan = work.student, work.learner, _trained_wan(work, stage)
     element, frames = BYTES[learner.dtype], work.window_frames(stage)
     windows = learner.micro_batch or _share_of_rank(work, stage)
@@ -137,12 +137,12 @@ def _pass_memory(work: Workload, stage: str) -> list[Line]:
     ]
 
 
-def actor_memory(work: Workload, stage: str) -> list[Line]:
+def actor_memory(work: RunShape, stage: str) -> list[Line]:
     """Bytes of one rollout process; a kernel's own workspace and fragmentation are not in it."""
     return _teacher_actor_memory(work) if stage == "ode" else _student_actor_memory(work, stage)
 
 
-def _teacher_actor_memory(work: Workload) -> list[Line]:
+def _teacher_actor_memory(work: RunShape) -> list[Line]:
     student, teacher, batch = work.student, work.teacher_wan, work.rollout.batch
     element, frames = BYTES[work.rollout.dtype], student.horizon_frames
     tokens = 2 * batch * frames * teacher.tokens_per_frame(student.height, student.width)
@@ -159,7 +159,7 @@ def _teacher_actor_memory(work: Workload) -> list[Line]:
     ]
 
 
-def _student_actor_memory(work: Workload, stage: str) -> list[Line]:
+def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
     student, batch = work.student, work.rollout.batch
     element = BYTES[work.rollout.dtype]
     lines = [
@@ -194,7 +194,7 @@ def _student_actor_memory(work: Workload, stage: str) -> list[Line]:
     return lines
 
 
-def shared_memory(work: Workload) -> list[Line]:
+def shared_memory(work: RunShape) -> list[Line]:
     """Bytes that wait or travel between actors and learner."""
     student = work.student
     stage = work.judged_stage
@@ -218,7 +218,7 @@ def shared_memory(work: Workload) -> list[Line]:
     return lines
 
 
-def disk(work: Workload) -> list[Line]:
+def disk(work: RunShape) -> list[Line]:
     """Bytes that stages leave in the run folder, beside checkpoints."""
     if "ode" not in work.stages or work.ode.pairs_dir is not None:
         return []
@@ -232,16 +232,16 @@ def total(lines: Sequence[Line]) -> float:
     return sum(line.value for line in lines)
 
 
-def _trained_wan(work: Workload, stage: str) -> WanConfig:
+def _trained_wan(work: RunShape, stage: str) -> WanConfig:
     return work.teacher_wan if stage == "teacher" else work.student.wan
 
 
-def _trained_networks(work: Workload, stage: str) -> int:
+def _trained_networks(work: RunShape, stage: str) -> int:
     """Student (or teacher) alone, or with its critic."""
     return 2 if stage == "dmd" or (stage == "grpo" and work.grpo.dmd_weight) else 1
 
 
-def _share_of_rank(work: Workload, stage: str) -> int:
+def _share_of_rank(work: RunShape, stage: str) -> int:
     """Windows in one forward pass where learner.micro_batch does not say."""
     if stage == "grpo":
         transitions = 1 if work.group.transitions == "one" else len(work.student.timesteps) - 1
@@ -252,7 +252,7 @@ def _share_of_rank(work: Workload, stage: str) -> int:
     return rows // work.cluster.learner_ranks
 
 
-def _frozen_bytes(work: Workload, stage: str) -> float:
+def _frozen_bytes(work: RunShape, stage: str) -> float:
     """The teacher, and in stage grpo the student that KL is taken to."""
     learner, size = work.learner, 0
     if _trained_networks(work, stage) == 2 and not learner.teacher_offload:
@@ -262,7 +262,7 @@ def _frozen_bytes(work: Workload, stage: str) -> float:
     return BYTES[learner.teacher_dtype] * size / work.cluster.learner_ranks
 
 
-def _whole_bytes(work: Workload) -> float:
+def _whole_bytes(work: RunShape) -> float:
     """FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced."""
     learner = work.learner
     if work.cluster.learner_ranks == 1 and learner.dtype == "float32":

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.config.devices import DEVICES
 from cluster.planning import memory, placement
-from cluster.planning.workload import Workload
+from cluster.planning.run_shape import RunShape
 
 _RANK_CURES = (
     ("learner.checkpoint_activations", True),
@@ -19,18 +19,18 @@ _RANK_CURES = (
 _ACTOR_CURES = (("rollout.batch", 1), ("rollout.dtype", "bfloat16"))
 
 
-def rank_bytes(work: Workload) -> float:
+def rank_bytes(work: RunShape) -> float:
     """Bytes of one learner rank in stage dmd."""
     return memory.total(memory.rank_memory(work, "dmd"))
 
 
-def actor_bytes(work: Workload) -> float:
+def actor_bytes(work: RunShape) -> float:
     """Bytes of the rollout processes that share a device."""
     sharing = max(1, int(placement.processes_per_gpu(placement.rollout(work.cluster))))
     return sharing * memory.total(memory.actor_memory(work, "dmd"))
 
 
-def check_memory(work: Workload) -> None:
+def check_memory(work: RunShape) -> None:
     """Raise ValueError, in one line with bytes and the keys to change, for what does not fit the expected device."""
     there = DEVICES[work.expected_device].memory_bytes
     if there is None:
@@ -46,7 +46,7 @@ def check_memory(work: Workload) -> None:
             )
 
 
-def _cure(work: Workload, needed: Callable[[Workload], float], there: float, cures: Sequence[tuple[str, Any]]) -> str:
+def _cure(work: RunShape, needed: Callable[[RunShape], float], there: float, cures: Sequence[tuple[str, Any]]) -> str:
     """The first key that helps alone, else the keys that help together."""
     changes = [(name, value) for name, value in cures if _changed(work, name, value) != work]
     if work.learner.lora_rank is not None:
@@ -62,7 +62,7 @@ def _cure(work: Workload, needed: Callable[[Workload], float], there: float, cur
     return f"choose more learner ranks, a larger device_name ({', '.join(DEVICES)}) or a smaller student.model"
 
 
-def _changed(work: Workload, name: str, value: Any) -> Workload:
+def _changed(work: RunShape, name: str, value: Any) -> RunShape:
     group, _, field = name.partition(".")
     return replace(work, **{group: replace(getattr(work, group), **{field: value})})
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from cluster.config.plan_config import PlanConfig
 from cluster.planning import placement
 from cluster.planning.pool_balance import pool_size
+from cluster.planning.run_shape import RunShape
 from cluster.planning.simulator import Pace, Simulation
-from cluster.planning.workload import Workload
 from models.errors import ConfigError
 
 _DAY_S = 86400
@@ -85,14 +85,14 @@ class Size:
         return len(ended_s) + int((seconds - ended_s[-1]) * self.updates_per_s)
 
 
-def dispatch_s(work: Workload, pace: Pace) -> float:
+def dispatch_s(work: RunShape, pace: Pace) -> float:
     """Mean seconds of one dispatch where its actor never waits."""
     blocks = work.made_share * work.rollout.frames / work.student.block_frames
     cuts = work.rollout.batch * work.rollout.windows
     return blocks * pace.block_s + cuts * pace.cut_s
 
 
-def balanced_gpus(work: Workload, pace: Pace) -> int:
+def balanced_gpus(work: RunShape, pace: Pace) -> int:
     """GPUs of the smallest pool whose rate is that of the learner."""
     dmd, rollout = work.dmd, work.rollout
     actors = pool_size(
@@ -104,7 +104,7 @@ def balanced_gpus(work: Workload, pace: Pace) -> int:
     return max(1, math.ceil(actors / placement.processes_per_gpu(placement.rollout(work.cluster)) - 1e-9))
 
 
-def actors_of(work: Workload, rollout_gpus: int) -> int:
+def actors_of(work: RunShape, rollout_gpus: int) -> int:
     """Rollout processes that `rollout_gpus` hold. Raises ValueError where that is none."""
     actors = int(rollout_gpus * placement.processes_per_gpu(placement.rollout(work.cluster)) + 1e-9)
     if actors < 1:
@@ -117,7 +117,7 @@ def actors_of(work: Workload, rollout_gpus: int) -> int:
     return actors
 
 
-def pool_excess(work: Workload, rollout_gpus: int) -> str | None:
+def pool_excess(work: RunShape, rollout_gpus: int) -> str | None:
     """Explain why the cluster of the run could never hold such a pool, as far as the keys say; None where it could.
 
     Processes that score are never more than actors: the others would not be busy.
@@ -133,7 +133,7 @@ def pool_excess(work: Workload, rollout_gpus: int) -> str | None:
     return placement.excess(cluster, wanted)
 
 
-def largest_pool(work: Workload) -> int | None:
+def largest_pool(work: RunShape) -> int | None:
     """The most rollout GPUs that the cluster can have beside the learner; None where the keys set no bound.
 
     Raises ValueError where it has no room for a single actor.
@@ -151,11 +151,11 @@ def largest_pool(work: Workload) -> int | None:
     return smallest - 1 + bisect_left(pools, True, key=lambda gpus: pool_excess(work, gpus) is not None)
 
 
-def _smallest(work: Workload) -> int:
+def _smallest(work: RunShape) -> int:
     return max(1, math.ceil(work.cluster.actor_gpus))
 
 
-def size_up(work: Workload, pace: Pace, plan: PlanConfig, play: Play, rollout_gpus: int) -> Size:
+def size_up(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, rollout_gpus: int) -> Size:
     """Play the stage through with the actors that `rollout_gpus` hold.
 
     Raises ValueError where that is none.
@@ -169,7 +169,7 @@ def size_up(work: Workload, pace: Pace, plan: PlanConfig, play: Play, rollout_gp
     return Size(rollout_gpus, work.cluster.learner_ranks, seen, warm_up, work.dmd.steps)
 
 
-def sizes(work: Workload, pace: Pace, plan: PlanConfig, play: Play, progress: Callable[[str], None]) -> list[Size]:
+def sizes(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, progress: Callable[[str], None]) -> list[Size]:
     """Simulate plan.rollout_gpus, else some pools around the balance and ever more around the cheapest; smallest first.
 
     `play` simulates so many actors for so many updates; `progress` gets a line before each. Raises ConfigError, before

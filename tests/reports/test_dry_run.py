@@ -9,8 +9,8 @@ import torch
 import settings
 from actors.rollout_actor import RolloutActor
 from cluster.planning import flops, memory
+from cluster.planning.run_shape import run_shape_of
 from cluster.planning.units import shown
-from cluster.planning.workload import workload_of
 from cluster.runs.factory import computing_of, make_actor, make_dispatcher
 from cluster.runs.trajectories import trajectories_of
 from models.causal import write_block
@@ -39,30 +39,30 @@ def printed(lines):
 
 def test_a_rank_of_eight_holds_what_the_published_table_says():
     config = settings.load([*ON_EIGHT, "stage=dmd", "init=x"])
-    rank = by_name(memory.rank_memory(workload_of(config), "dmd"))
+    rank = by_name(memory.rank_memory(run_shape_of(config), "dmd"))
     student_and_critic = sum(rank[name].value for name in ("weights", "gradients", "optimiser"))
     assert shown(student_and_critic / 2, "B") == "2.84 GB"
     assert f"{rank['frozen networks'].value / 1e9:.2f}" == "0.35"
-    in_float32 = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "learner.teacher_dtype=float32"])
-    assert f"{by_name(memory.rank_memory(workload_of(in_float32), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "0.71"
+    single = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "learner.teacher_dtype=float32"])
+    assert f"{by_name(memory.rank_memory(run_shape_of(single), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "0.71"
     large = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "teacher_model=wan_14b", "base=x"])
-    assert f"{by_name(memory.rank_memory(workload_of(large), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "3.57"
+    assert f"{by_name(memory.rank_memory(run_shape_of(large), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "3.57"
     assert f"{rank['activations'].value / 1e9 - 4.6:.1f}" == "3.0", "inputs of 30 layers, beside one layer's own"
 
 
 def test_an_actor_holds_what_the_published_table_says_and_twice_the_cache_while_a_block_is_appended():
-    actor = printed(memory.actor_memory(workload_of(settings.load(ON_EIGHT)), "dmd"))
+    actor = printed(memory.actor_memory(run_shape_of(settings.load(ON_EIGHT)), "dmd"))
     assert actor["weights"] == "2.84 GB"
     assert actor["keys and values"] == "6.04 GB"
     assert actor["keys and values of the text"] == "94.37 MB"
     assert actor["keys and values of the last block"] == "5.18 GB"
-    together = memory.total(memory.actor_memory(workload_of(settings.load(ON_EIGHT)), "dmd"))
+    together = memory.total(memory.actor_memory(run_shape_of(settings.load(ON_EIGHT)), "dmd"))
     assert shown(together, "B") == "17.40 GB", "9.39 without the version that stands by and the second cache"
 
 
 def test_an_actor_of_stage_ode_holds_its_teacher():
     small, large = (
-        by_name(memory.actor_memory(workload_of(settings.load([*ON_EIGHT, "stage=ode", "teacher=x", *more])), "ode"))
+        by_name(memory.actor_memory(run_shape_of(settings.load([*ON_EIGHT, "stage=ode", "teacher=x", *more])), "ode"))
         for more in ([], ["teacher_model=wan_14b", "base=x"])
     )
     assert shown(small["weights"].value, "B") == "2.84 GB" and shown(large["weights"].value, "B") == "28.58 GB"
@@ -71,18 +71,18 @@ def test_an_actor_of_stage_ode_holds_its_teacher():
 
 def test_stage_ode_takes_the_time_of_the_pairs_made_ahead_and_then_of_the_slower_half():
     config = settings.load([*ON_EIGHT, "stage=ode"])
-    cost = flops.stage_cost(workload_of(config), "ode")
+    cost = flops.stage_cost(run_shape_of(config), "ode")
     made, learnt = (
-        flops.seconds(workload_of(config), cost.actors, 24),
-        flops.seconds(workload_of(config), cost.learner, 8),
+        flops.seconds(run_shape_of(config), cost.actors, 24),
+        flops.seconds(run_shape_of(config), cost.learner, 8),
     )
-    assert flops.stage_seconds(workload_of(config), cost) == pytest.approx(made * 15 / 16 + max(made / 16, learnt))
+    assert flops.stage_seconds(run_shape_of(config), cost) == pytest.approx(made * 15 / 16 + max(made / 16, learnt))
     without = flops.StageCost("dmd", cost.actors, cost.learner)
-    assert flops.stage_seconds(workload_of(config), without) == max(made, learnt)
+    assert flops.stage_seconds(run_shape_of(config), without) == max(made, learnt)
 
 
 def test_operations_are_those_of_the_published_table():
-    lines = printed(flops.operations(workload_of(settings.load(ON_EIGHT))))
+    lines = printed(flops.operations(run_shape_of(settings.load(ON_EIGHT))))
     assert lines["one pass of a block"] == "40.41 TFLOP" and lines["one finished block"] == "202.03 TFLOP"
     assert lines["one rollout"] == "26.65 PFLOP"
     assert lines["VAE, one block decoded"] == "40.65 TFLOP"
@@ -98,7 +98,7 @@ def test_a_trained_parameter_costs_what_a_real_one_keeps():
     sum(p.sum() for p in network.parameters()).backward()
     optimizer.step()
     moments = [x for state in optimizer.state.values() for x in state.values() if x.ndim]
-    rank = by_name(memory.rank_memory(workload_of(config), "ode"))
+    rank = by_name(memory.rank_memory(run_shape_of(config), "ode"))
     assert rank["weights"].value == sum(p.nbytes for p in network.parameters())
     assert rank["gradients"].value == sum(p.grad.nbytes for p in network.parameters())
     assert rank["optimiser"].value == sum(moment.nbytes for moment in moments)
@@ -111,7 +111,7 @@ def test_a_window_is_as_large_as_a_real_one():
     rollout = Rollout(0, 0, PROMPTS[0], 1, 36, (WindowPlan(STUDENT, 24, 3, 0),))
     (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
     made = sum(x.nbytes for x in (window.context, window.latents, window.noisy))
-    assert by_name(memory.shared_memory(workload_of(config)))["one window"].value == made
+    assert by_name(memory.shared_memory(run_shape_of(config)))["one window"].value == made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -125,7 +125,7 @@ def test_actors_hold_and_compute_in_the_dtype_that_is_asked_for_and_hand_over_fl
     teacher = make_actor("ode", config, None)
     for stage, network in (("dmd", actor.student), ("ode", teacher.teacher)):
         assert {p.dtype for p in network.parameters()} == {dtype}
-        told = by_name(memory.actor_memory(workload_of(config), stage))["weights"].value
+        told = by_name(memory.actor_memory(run_shape_of(config), stage))["weights"].value
         assert told == sum(p.nbytes for p in network.parameters())
 
 
@@ -143,24 +143,24 @@ def test_while_a_block_is_appended_two_caches_and_the_block_are_held():
     after = cache.append(student.block_frames, own)
     held = sum(x.nbytes for layers in (cache.window, after.window, own) for layer in layers for x in layer)
     config.rollout.batch = 1
-    told = by_name(memory.actor_memory(workload_of(config), "dmd"))
+    told = by_name(memory.actor_memory(run_shape_of(config), "dmd"))
     assert held == told["keys and values"].value + told["keys and values of the last block"].value
 
 
 def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depend_on_their_number(tmp_path):
     few, many = (settings.load([*ON_EIGHT, "stage=ode", f"ode.pairs={pairs}"]) for pairs in (1600, 16000))
-    assert memory.shared_memory(workload_of(few)) == memory.shared_memory(workload_of(many))
-    assert memory.rank_memory(workload_of(few), "ode") == memory.rank_memory(workload_of(many), "ode")
-    assert printed(memory.disk(workload_of(many))) == {"trajectories of the teacher": "335.46 GB"}
+    assert memory.shared_memory(run_shape_of(few)) == memory.shared_memory(run_shape_of(many))
+    assert memory.rank_memory(run_shape_of(few), "ode") == memory.rank_memory(run_shape_of(many), "ode")
+    assert printed(memory.disk(run_shape_of(many))) == {"trajectories of the teacher": "335.46 GB"}
     assert "Disk of the run folder\n  trajectories of the teacher" in dry_run_text(many)
     given = settings.load([*ON_EIGHT, "stage=ode", "ode.pairs_dir=x"])
-    assert not memory.disk(workload_of(given)) and flops.stage_cost(workload_of(given), "ode").actors == 0
+    assert not memory.disk(run_shape_of(given)) and flops.stage_cost(run_shape_of(given), "ode").actors == 0
     small = settings.load(["preset=tiny", "ode.pairs=20", f"run_dir={tmp_path}"])
     with trajectories_of(small).open() as pairs:
         shape = (small.student.horizon_frames, *small.student.frame_shape)
         for i in range(20):
             pairs.add([Trajectory(i, 0, 0, ODE, PROMPTS[i], i, torch.zeros(4, *shape), torch.zeros(shape))])
-    (line,) = memory.disk(workload_of(small))
+    (line,) = memory.disk(run_shape_of(small))
     assert line.value == pytest.approx(sum(f.stat().st_size for f in tmp_path.glob("ode_pairs/shard_*")), rel=0.002)
 
 
@@ -173,13 +173,13 @@ def test_the_rollouts_of_a_stage_cost_what_those_that_are_dispatched_do():
         batch = dispatcher.rollouts(first)
         end = max(plan.start + config.window.frames for rollout in batch for plan in rollout.windows)
         slow += len(batch) * flops.rollout_flops(config.student, end)
-    assert flops.stage_cost(workload_of(config), "dmd").actors == pytest.approx(slow, rel=0.03)
+    assert flops.stage_cost(run_shape_of(config), "dmd").actors == pytest.approx(slow, rel=0.03)
 
 
 def test_twice_the_processes_take_half_the_time():
     config = settings.load(ON_EIGHT)
-    assert flops.seconds(workload_of(config), 1e18, 4) == 2 * flops.seconds(workload_of(config), 1e18, 8)
-    assert flops.seconds(workload_of(config), 989.4e12 * 0.4, 1) == 1
+    assert flops.seconds(run_shape_of(config), 1e18, 4) == 2 * flops.seconds(run_shape_of(config), 1e18, 8)
+    assert flops.seconds(run_shape_of(config), 989.4e12 * 0.4, 1) == 1
 
 
 # -- the report -----------------------------------------------------------------------------------------------------

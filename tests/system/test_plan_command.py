@@ -11,8 +11,8 @@ import settings
 from cluster.config.plan_config import PlanConfig
 from cluster.planning.costs import find_costs, pace
 from cluster.planning.pool_sizes import cheapest, sizes
+from cluster.planning.run_shape import run_shape_of
 from cluster.planning.simulator import simulate
-from cluster.planning.workload import workload_of
 from reports.plan_report import assumptions, plan_text, video_s
 from tests.fakes.commands import mistake
 
@@ -29,7 +29,7 @@ def test_it_answers_how_many_rollout_gpus_in_a_sentence_marks_the_row_and_draws_
     plan.main(plan.read_plan([*EIGHT, "rollout.frames=402", f"plan.plot={tmp_path}/plan.png"]))
     text = capsys.readouterr().out
     run = plan.read_plan([*EIGHT, "rollout.frames=402"])
-    work = workload_of(run)
+    work = run_shape_of(run)
     speed = pace(find_costs(run.plan, work), work)
     best = cheapest(
         sizes(work, speed, run.plan, lambda n, updates: simulate(run, speed, n, updates), lambda what: None)
@@ -48,7 +48,7 @@ def test_it_answers_how_many_rollout_gpus_in_a_sentence_marks_the_row_and_draws_
 
 def test_every_number_it_rests_on_is_a_printed_line():
     config = settings.load(["preset=wan_1_3b", "cluster.learner_ranks=8"])
-    said = "\n".join(assumptions(workload_of(config), find_costs(PlanConfig(), workload_of(config))))
+    said = "\n".join(assumptions(run_shape_of(config), find_costs(PlanConfig(), run_shape_of(config))))
     for part in (
         "sustains 40% of its peak", "5 passes that see 21 frames", "two passes of the teacher", "counts 4",
         "5 critic updates for each of the student", "48 windows an update", "86% of 402 frames", "buffer.windows",
@@ -57,17 +57,17 @@ def test_every_number_it_rests_on_is_a_printed_line():
     bounded = settings.load(["preset=wan_1_3b", "cluster=h100_32"])
     room = "cluster.gpus=32 has room for 24 rollout GPUs beside the learner"
     assert (
-        room in "\n".join(assumptions(workload_of(bounded), find_costs(PlanConfig(), workload_of(bounded))))
+        room in "\n".join(assumptions(run_shape_of(bounded), find_costs(PlanConfig(), run_shape_of(bounded))))
         and "has room" not in said
     )
     given = PlanConfig(block_s=1.0, cut_s=0.0, student_window_s=1.0, critic_window_s=1.0)
-    assert "sustains" not in "\n".join(assumptions(workload_of(config), find_costs(given, workload_of(config))))
+    assert "sustains" not in "\n".join(assumptions(run_shape_of(config), find_costs(given, run_shape_of(config))))
 
 
 def test_the_report_names_memory_wires_and_where_each_cost_comes_from():
     config = settings.load(["preset=wan_1_3b", "cluster.learner_ranks=8", "dmd.steps=20"])
     asked = PlanConfig(block_s=0.71, rollout_gpus=[8], updates=20)
-    work = workload_of(config)
+    work = run_shape_of(config)
     found = find_costs(asked, work)
     speed = pace(found, work)
     tried = sizes(work, speed, asked, lambda n, updates: simulate(config, speed, n, updates), lambda what: None)
@@ -81,8 +81,8 @@ def test_the_report_names_memory_wires_and_where_each_cost_comes_from():
 
 
 def test_a_horizon_is_as_long_as_its_video():
-    assert video_s(workload_of(settings.load(["preset=wan_1_3b"]))) == (402 * 4 - 3) / 16
-    assert video_s(workload_of(settings.load(["preset=tiny"]))) == 96 / 16
+    assert video_s(run_shape_of(settings.load(["preset=wan_1_3b"]))) == (402 * 4 - 3) / 16
+    assert video_s(run_shape_of(settings.load(["preset=tiny"]))) == 96 / 16
 
 
 @pytest.mark.parametrize(

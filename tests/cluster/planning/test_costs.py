@@ -12,8 +12,8 @@ from cluster.config.devices import DEVICES
 from cluster.config.plan_config import COSTS, PlanConfig
 from cluster.planning import costs, flops
 from cluster.planning.costs import table_costs
+from cluster.planning.run_shape import run_shape_of
 from cluster.planning.simulator import simulate
-from cluster.planning.workload import workload_of
 
 WAN = ["preset=wan_1_3b", "cluster.learner_ranks=8"]
 BLOCK = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21} | {
@@ -25,15 +25,15 @@ TINY = ["preset=tiny", "device_name=cpu", "rollout.batch=2", "cluster.learner_ra
 
 
 def find_costs(plan, config):
-    return costs.find_costs(plan, workload_of(config))
+    return costs.find_costs(plan, run_shape_of(config))
 
 
 def pace(known, config):
-    return costs.pace(known, workload_of(config))
+    return costs.pace(known, run_shape_of(config))
 
 
 def read_costs(path, config):
-    return costs.read_costs(path, workload_of(config))
+    return costs.read_costs(path, run_shape_of(config))
 
 
 @cache
@@ -82,15 +82,15 @@ def lines_of(config, paced, seen, shift_s=1e9):
 
 def test_the_table_is_operations_over_what_the_device_sustains():
     config, device = wan(), DEVICES["h100"]
-    found, per_s = table_costs(workload_of(config)), device.peak_flops * device.sustained
-    by_name = {line.name: line.value for line in flops.operations(workload_of(config))}
+    found, per_s = table_costs(run_shape_of(config)), device.peak_flops * device.sustained
+    by_name = {line.name: line.value for line in flops.operations(run_shape_of(config))}
     assert found["block_s"] == pytest.approx(by_name["one rollout"] / 134 / per_s)
     assert found["cut_s"] == pytest.approx(by_name["image latent of a mid-video window"] / per_s)
     assert found["student_window_s"] == pytest.approx(by_name["one window of the student"] / per_s)
     assert found["critic_window_s"] == pytest.approx(by_name["one window of the critic"] / per_s)
     halved = settings.load([*WAN, "cluster.actor_gpus=0.5", "rollout.batch=2", "buffer.windows=400"])
-    assert table_costs(workload_of(halved))["block_s"] == pytest.approx(4 * found["block_s"]), "half a GPU, two videos"
-    assert table_costs(workload_of(settings.load(["preset=tiny"])))["cut_s"] == 0
+    assert table_costs(run_shape_of(halved))["block_s"] == pytest.approx(4 * found["block_s"]), "half a GPU, two videos"
+    assert table_costs(run_shape_of(settings.load(["preset=tiny"])))["cut_s"] == 0
 
 
 def test_ranks_share_a_batch_out():
@@ -122,8 +122,8 @@ def test_costs_read_from_a_run_are_those_it_was_made_with(tmp_path):
         update_s = found["student_window_s"] + config.dmd.critic_updates * found["critic_window_s"]
         assert update_s == pytest.approx(2.1 + config.dmd.critic_updates * 1.4)
         assert found["student_window_s"] / found["critic_window_s"] == pytest.approx(
-            flops.student_window_flops(workload_of(config), "dmd")
-            / flops.critic_window_flops(workload_of(config), "dmd")
+            flops.student_window_flops(run_shape_of(config), "dmd")
+            / flops.critic_window_flops(run_shape_of(config), "dmd")
         )
         assert found["cut_s"] == 0 and "updates of" in source
 

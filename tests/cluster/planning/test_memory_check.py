@@ -7,7 +7,7 @@ import pytest
 import settings
 from cluster.planning import memory
 from cluster.planning.memory_check import actor_bytes, check_memory, rank_bytes
-from cluster.planning.workload import workload_of
+from cluster.planning.run_shape import run_shape_of
 
 EIGHT = ["preset=wan_1_3b", "cluster.learner_ranks=8"]
 ONE_14B = ["preset=wan_1_3b", "teacher_model=wan_14b", "base=x", "learner.teacher_dtype=float32"]
@@ -15,13 +15,13 @@ ONE_14B = ["preset=wan_1_3b", "teacher_model=wan_14b", "base=x", "learner.teache
 
 def refused(*arguments):
     with pytest.raises(ValueError) as found:
-        check_memory(workload_of(settings.load([*EIGHT, *arguments])))
+        check_memory(run_shape_of(settings.load([*EIGHT, *arguments])))
     return str(found.value)
 
 
 def test_the_preset_fits_and_the_tiny_world_fits_anywhere():
-    check_memory(workload_of(settings.load(EIGHT)))
-    check_memory(workload_of(settings.load(["preset=tiny", "device_name=cpu"])))
+    check_memory(run_shape_of(settings.load(EIGHT)))
+    check_memory(run_shape_of(settings.load(["preset=tiny", "device_name=cpu"])))
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def test_the_preset_fits_and_the_tiny_world_fits_anywhere():
 def test_the_keys_that_are_named_are_a_cure_and_none_of_several_is_one_alone(arguments):
     said = refused(*arguments)
     config = settings.load([*EIGHT, *arguments])
-    needed = max(rank_bytes(workload_of(config)), actor_bytes(workload_of(config)))
+    needed = max(rank_bytes(run_shape_of(config)), actor_bytes(run_shape_of(config)))
     assert f"would hold {needed / 1e9:.1f} GB, and device_name=h100 has 80 GB; set " in said
     keys = re.findall(r"([\w.]+=[\w.]+)(?=[, ])", said.partition("; set ")[2])
-    check_memory(workload_of(settings.load([*EIGHT, *arguments, *keys])))
+    check_memory(run_shape_of(settings.load([*EIGHT, *arguments, *keys])))
     if len(keys) > 1:
         for key in keys:
             refused(*arguments, key)
@@ -52,7 +52,7 @@ def test_where_no_key_helps_other_devices_are_named():
 
 
 def test_rollout_processes_that_share_a_gpu_share_its_memory():
-    alone, shared = (workload_of(settings.load([*EIGHT, *more])) for more in ([], ["cluster.actor_gpus=0.25"]))
+    alone, shared = (run_shape_of(settings.load([*EIGHT, *more])) for more in ([], ["cluster.actor_gpus=0.25"]))
     assert actor_bytes(shared) == 4 * actor_bytes(alone) == 4 * memory.total(memory.actor_memory(alone, "dmd"))
     said = refused("cluster.actor_gpus=0.1")
     assert said.startswith("the rollout processes of one GPU would hold 174.0 GB")

@@ -8,8 +8,8 @@ import settings
 from cluster.config.plan_config import PlanConfig
 from cluster.planning import placement, pool_sizes
 from cluster.planning.pool_sizes import balanced_gpus, cheapest, largest_pool, pool_excess
+from cluster.planning.run_shape import run_shape_of
 from cluster.planning.simulator import Pace, simulate
-from cluster.planning.workload import workload_of
 
 PACE = Pace(block_s=0.5, cut_s=0.1, student_s=3.0, critic_s=1.5, publish_s=0.1)
 
@@ -20,12 +20,12 @@ def wan(*arguments):
 
 def sizes(config, pace, plan, progress):
     play = lambda actors, updates: simulate(config, pace, actors, updates)  # noqa: E731
-    return pool_sizes.sizes(workload_of(config), pace, plan, play, progress)
+    return pool_sizes.sizes(run_shape_of(config), pace, plan, play, progress)
 
 
 def size_up(config, pace, plan, gpus):
     play = lambda actors, updates: simulate(config, pace, actors, updates)  # noqa: E731
-    return pool_sizes.size_up(workload_of(config), pace, plan, play, gpus)
+    return pool_sizes.size_up(run_shape_of(config), pace, plan, play, gpus)
 
 
 def silent(what):
@@ -51,17 +51,17 @@ def test_only_the_pools_that_are_asked_for_are_looked_at():
 @pytest.mark.parametrize(("cluster", "ranks", "most"), [("h100_8", 2, 6), ("h100_32", 8, 24), ("h100_64_spot", 8, 56)])
 def test_a_preset_leaves_its_own_pool_and_not_one_gpu_more(cluster, ranks, most):
     config = wan(f"cluster={cluster}", f"cluster.learner_ranks={ranks}")
-    assert largest_pool(workload_of(config)) == most == config.cluster.rollout_actors
-    work = workload_of(config)
+    assert largest_pool(run_shape_of(config)) == most == config.cluster.rollout_actors
+    work = run_shape_of(config)
     assert placement.excess(config.cluster, placement.roles(config)) is None and pool_excess(work, most) is None
     assert pool_excess(work, most + 1).startswith(f"{ranks} learner, {most + 1} rollout")
-    assert largest_pool(workload_of(wan())) is None, "without cluster.gpus nobody knows"
+    assert largest_pool(run_shape_of(wan())) is None, "without cluster.gpus nobody knows"
 
 
 def test_pools_that_the_cluster_could_never_hold_are_not_looked_at():
     config, slow = wan("cluster=h100_32", "dmd.steps=10"), replace(PACE, block_s=9.0)
     found = [size.rollout_gpus for size in sizes(config, slow, PlanConfig(updates=3), silent)]
-    assert max(found) == 24 and balanced_gpus(workload_of(config), slow) > 24
+    assert max(found) == 24 and balanced_gpus(run_shape_of(config), slow) > 24
     told = []
     with pytest.raises(ValueError, match=r"^plan.rollout_gpus=25: 8 learner, 25 rollou"):
         sizes(config, slow, PlanConfig(updates=3, rollout_gpus=[8, 25]), told.append)

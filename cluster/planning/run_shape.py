@@ -19,7 +19,7 @@ _DISPATCHES = 256
 
 
 @dataclass(frozen=True)
-class Workload:
+class RunShape:
     """Networks, lengths, batches and processes of a run, with two means over its draws."""
 
     stages: Sequence[str]
@@ -72,7 +72,7 @@ class Workload:
         return self.student.context_frames + (self.group if stage == "grpo" else self.window).burn_in_frames
 
 
-def workload_of(config: Config) -> Workload:
+def run_shape_of(config: Config) -> RunShape:
     """Gather the costly parts of `config`; the means are those of its own draws, of the stages that it runs."""
     made, fork = 1.0, 0
     if "dmd" in config.stages:
@@ -86,7 +86,7 @@ def workload_of(config: Config) -> Workload:
             if rollout.windows[0].role == GRPO
         ]
         fork = round(sum(last) / len(last) / block) * block
-    return Workload(
+    return RunShape(
         stages=config.stages, student=config.student, teacher_model=config.teacher_model, rollout=config.rollout,
         window=config.window, group=config.group, pretrain=config.pretrain, ode=config.ode, dmd=config.dmd,
         grpo=config.grpo, learner=config.learner, buffer=config.buffer, cluster=config.cluster,
