@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import settings
-from actors.generation.video_decoder import show_blocks
+from actors.generation.streaming import show_blocks
 from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.planning import flops, memory

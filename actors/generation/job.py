@@ -14,9 +14,8 @@ from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.video_writer import check_encoder
 from actors.prompts import prompt_texts
 from models.atomic_files import partial_of, require_writable
-from models.checkpoints.formats import open_checkpoint, recognise_network
 from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
-from models.checkpoints.weight_files import check_network_fit
+from models.checkpoints.weight_files import check_weights
 from models.errors import ConfigError
 from models.network_config import StudentConfig
 from models.user_paths import user_path
@@ -179,15 +178,7 @@ def _check_files(config: GenerationConfig, shape: StudentConfig) -> tuple[Path, 
     path = SHIPPED_STUDENT if config.checkpoint is None else user_path(config.checkpoint, "checkpoint")
     with torch.device("meta"):
         outline = Wan(shape.wan)
-    checkpoint = open_checkpoint(path, "checkpoint")
-    try:
-        check_network_fit(checkpoint, "checkpoint", outline)
-    except ValueError as error:
-        name = recognise_network(checkpoint)
-        if name in (None, shape.model):
-            raise
-        cure = f"write preset={name}, or student.model={name}"
-        raise ConfigError("checkpoint", path, f"it holds {name}, and the student is {shape.model}", cure) from error
+    check_weights(path, "checkpoint", outline)
     for name in ("vae", "text_encoder"):
         if getattr(config, name) is not None and not shape.in_wan_world:
             raise ConfigError(name, getattr(config, name), "the tiny world has none", f"leave {name} out")

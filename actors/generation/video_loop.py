@@ -15,8 +15,7 @@ from torch import Tensor
 
 from actors.generation.generation_config import PIPE
 from actors.generation.job import Job, PlannedVideo
-from actors.generation.streaming import Scene, stream_latents
-from actors.generation.video_decoder import show_blocks
+from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_writer import FramePipe, Mp4File, VideoWriter
 from models.checkpoints.lora_files import attach_adapters
 from models.checkpoints.weight_files import load_weights

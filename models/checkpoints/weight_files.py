@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from models.atomic_files import write_whole
 from models.checkpoints.config_json import config_misfit
-from models.checkpoints.formats import Checkpoint, Shapes, open_checkpoint
+from models.checkpoints.formats import Checkpoint, Shapes, open_checkpoint, recognise_network
 from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters
 from models.checkpoints.safetensors_files import first_names, open_safetensors
 from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
+from models.network_config import CONFIGS
 from models.user_paths import is_pickle
 from models.wan.network import Wan
 
@@ -61,8 +62,22 @@ def stored_tensors(path: Path, part: str | None = None) -> Iterator[tuple[str, T
 
 
 def check_weights(path: Path, key: str, module: nn.Module, part: str | None = None) -> None:
-    """Reject a file as `load_weights` does, by its headers alone; `module` may be on "meta"."""
-    check_network_fit(open_checkpoint(path, key, part), key, module)
+    """Reject a file as `load_weights` does, by its headers alone; `module` may be on "meta".
+
+    Raises ConfigError, which names the model of the weights where they are another network of `CONFIGS`.
+    """
+    checkpoint = open_checkpoint(path, key, part)
+    try:
+        check_network_fit(checkpoint, key, module)
+    except ConfigError as error:
+        name = recognise_network(checkpoint)
+        if name is None or not isinstance(module, Wan) or module.config == CONFIGS[name]:
+            raise
+        world = "tiny" if name.startswith("tiny") else "wan_1_3b"
+        model = f"teacher_model={name}" if key == "teacher" else f"preset={world} student.model={name}"
+        raise ConfigError(
+            key, path, f"it holds {name}, which is another network", f"change {key}, or write {model}"
+        ) from error
 
 
 def check_network_fit(checkpoint: Checkpoint, key: str, module: nn.Module) -> None:

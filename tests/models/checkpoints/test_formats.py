@@ -158,7 +158,7 @@ def test_an_index_that_names_other_tensors_than_the_shards_hold_is_refused(tmp_p
         ({"image_dim": 1280}, "has image_dim=1280"),
         ({"qk_norm": None}, "has qk_norm=None"),
         ({"num_layers": "2"}, "num_layers is '2'"),
-        ({"attention_head_dim": 11}, "odd attention_head_dim"),
+        ({"attention_head_dim": 11}, "attention_head_dim=11"),
     ],
 )
 def test_a_config_of_another_network_is_refused_by_the_field(tmp_path, change, said):

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from models.checkpoints.weight_files import check_weights, load_weights, save_weights, shape_misfit, verify_weights
 from models.errors import ConfigError
-from models.network_config import WanConfig
+from models.network_config import CONFIGS, WanConfig
 from models.wan.network import Wan
+from models.worlds.world_config import SHIPPED_STUDENT
 
 CONFIG = WanConfig(
     num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
@@ -118,6 +119,15 @@ def test_a_file_can_be_checked_without_reading_its_tensors(saved):
     with pytest.raises(ConfigError) as error:
         check_weights(saved.with_name("gone"), "teacher", network)
     assert (error.value.key, error.value.value) == ("teacher", saved.with_name("gone"))
+
+
+def test_weights_of_another_known_network_name_it_in_the_fix():
+    with torch.device("meta"):
+        network = Wan(CONFIGS["tiny_wide"])
+    for key, fix in (("init", "student.model=tiny"), ("teacher", "teacher_model=tiny")):
+        with pytest.raises(ConfigError) as error:
+            check_weights(SHIPPED_STUDENT, key, network)
+        assert error.value.key == key and error.value.fix.endswith(fix)
 
 
 def test_a_flipped_byte_anywhere_in_a_result_is_noticed(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from actors.generation.video_decoder import show_blocks
+from actors.generation.streaming import show_blocks
 from models.wan.vae import WanCodec
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def test_what_was_decoded_is_shown_before_an_exception_rises(error):
 
 
 def test_who_does_not_read_delays_an_end_but_does_not_prevent_it(monkeypatch):
-    monkeypatch.setattr("actors.generation.video_decoder._PATIENCE_S", 0.01)
+    monkeypatch.setattr("actors.generation.streaming._PATIENCE_S", 0.01)
     read = Event()
 
     def made() -> Iterator[Tensor]:
