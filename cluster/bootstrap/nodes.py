@@ -46,8 +46,9 @@ class RunNeeds:
 
 def needs_of(config: Config) -> RunNeeds:
     """Read off a run's configuration what it needs of the nodes."""
-    lines = {line.name: line.value for line in memory.shared_memory(config)}
-    store_bytes = 1.25 * (lines["the buffer"] + 2 * lines["one version of the weights"])
+    _, window_bytes = memory.window_size(config.stages, config.student, config.window, config.group)
+    weights_bytes = memory.parameters(config.student.wan) * memory.BYTES[config.rollout.dtype]
+    store_bytes = 1.25 * (config.buffer.windows * window_bytes + 2 * weights_bytes)
     return RunNeeds(
         config.cluster,
         placement.roles(config),

@@ -56,7 +56,7 @@ def table_costs(work: RunShape) -> dict[str, float]:
     # Actors that share a GPU share its speed, whatever each was promised; one with several GPUs uses one of them.
     actor = min(1.0, 1 / placement.processes_per_gpu(placement.rollout(work.cluster)))
     block = rollout.batch * rollout_flops(student, rollout.frames) / blocks
-    cut = image_latent_flops(student, work.history_frames("dmd")) if work.in_wan_world else 0.0
+    cut = image_latent_flops(student, work.frames("dmd")[1]) if work.in_wan_world else 0.0
     weights = memory.parameters(student.wan) * memory.BYTES[work.rollout.dtype]
     return {
         "block_s": seconds(work, block, 1) / actor,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from actors.teacher_actor import solver_sigmas
 from cluster.config.devices import DEVICES
-from cluster.planning.run_shape import RunShape
+from cluster.planning.run_shape import RunShape, judged_stage
 from models.flow_matching import warped_sigmas
 from models.network_config import StudentConfig, WanConfig
 
@@ -128,7 +128,7 @@ class StageCost:
 
 def operations(work: RunShape) -> list[Line]:
     """FLOP of the parts that everything else is made of."""
-    student, stage = work.student, work.judged_stage
+    student, stage = work.student, judged_stage(work.stages)
     block, frames = student.block_frames, work.window.frames
     one = block_pass_flops(student, student.attention_frames)
     made = rollout_flops(student, block, before=student.attention_frames)
@@ -140,7 +140,7 @@ def operations(work: RunShape) -> list[Line]:
         Line("one window of the critic", critic_window_flops(work, stage), "FLOP", f"{frames} frames"),
     ]
     if work.in_wan_world:
-        context = work.history_frames(stage)
+        context = work.frames(stage)[1]
         lines += [
             Line("VAE, one block decoded", decode_flops(student, block), "FLOP", f"{block} latent frames"),
             Line(
@@ -157,7 +157,7 @@ def student_window_flops(work: RunShape, stage: str) -> float:
     """One window of the student's update: its x0 with gradient, two scores of the teacher, one of the critic."""
     student, frames = work.student, work.window.frames
     gradient = gradient_passes(work.learner.checkpoint_activations)
-    x0 = replay_flops(student, frames, work.history_frames(stage), work.dmd.replay, gradient)
+    x0 = replay_flops(student, frames, work.frames(stage)[1], work.dmd.replay, gradient)
     teacher = score_flops(work.teacher_wan, student, frames)
     return x0 + 2 * teacher + score_flops(student.wan, student, frames)
 
@@ -166,7 +166,7 @@ def critic_window_flops(work: RunShape, stage: str) -> float:
     """One window of the critic's update: the student's x0 without gradient, one pass of the critic with it."""
     student, frames = work.student, work.window.frames
     gradient = gradient_passes(work.learner.checkpoint_activations)
-    x0 = replay_flops(student, frames, work.history_frames(stage), work.dmd.replay, 1)
+    x0 = replay_flops(student, frames, work.frames(stage)[1], work.dmd.replay, 1)
     return x0 + gradient * score_flops(student.wan, student, frames)
 
 
@@ -214,7 +214,7 @@ def _dmd_cost(work: RunShape) -> StageCost:
     end = round(work.made_share * rollout.frames)
     made = windows / rollout.windows * rollout_flops(student, end - end % student.block_frames)
     if work.in_wan_world:
-        made += windows * image_latent_flops(student, work.history_frames("dmd"))
+        made += windows * image_latent_flops(student, work.frames("dmd")[1])
     critic = dmd.critic_updates * critic_window_flops(work, "dmd")
     return StageCost("dmd", made, dmd.steps * dmd.batch_size * (student_window_flops(work, "dmd") + critic))
 
@@ -227,7 +227,7 @@ def _grpo_cost(work: RunShape) -> StageCost:
     own = rollout_flops(student, group.frames, before=student.attention_frames)
     made = forked * (rollout_flops(student, past) + group.forks * group.members * own)
     transitions = 1 if group.transitions == "one" else len(student.timesteps) - 1
-    clean, noisy = masked_flops(student, group.frames, work.history_frames("grpo"))
+    clean, noisy = masked_flops(student, group.frames, work.frames("grpo")[1])
     gradient = gradient_passes(work.learner.checkpoint_activations)
     networks = 2 if grpo.kl else 1
     passes = networks * (clean + noisy) + grpo.passes * (clean + gradient * noisy)

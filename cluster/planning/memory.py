@@ -5,8 +5,9 @@ from functools import lru_cache
 
 import torch
 
+from actors.rollout_config import GroupConfig, WindowConfig
 from cluster.planning.flops import Line, frame_tokens
-from cluster.planning.run_shape import RunShape
+from cluster.planning.run_shape import RunShape, frames_of_pass, judged_stage
 from cluster.runs.trajectories import trajectory_bytes
 from models.network_config import StudentConfig, WanConfig
 from models.wan.network import Wan
@@ -122,11 +123,11 @@ def _weights_memory(work: RunShape, stage: str) -> list[Line]:
 
 def _pass_memory(work: RunShape, stage: str) -> list[Line]:
     student, learner, wan = work.student, work.learner, _trained_wan(work, stage)
-    element, frames = BYTES[learner.dtype], work.window_frames(stage)
+    element, frames = BYTES[learner.dtype], work.frames(stage)[0]
     windows = learner.micro_batch or _share_of_rank(work, stage)
     tokens = windows * frames * frame_tokens(student)
     activations = activation_bytes(wan, tokens, element, learner.checkpoint_activations)
-    clean = 0 if stage == "teacher" else work.history_frames(stage) + frames - student.block_frames
+    clean = 0 if stage == "teacher" else work.frames(stage)[1] + frames - student.block_frames
     replay = windows * cache_bytes(student, clean, element)
     text = windows * kv_bytes(wan, wan.text_len, element)
     how = ", checkpointed" if learner.checkpoint_activations else ""
@@ -194,12 +195,19 @@ def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
     return lines
 
 
+def window_size(
+    stages: Sequence[str], student: StudentConfig, window: WindowConfig, group: GroupConfig
+) -> tuple[int, int]:
+    """Count the latent frames of one window as it travels and waits, and its bytes."""
+    frames, history = frames_of_pass(judged_stage(stages), student, window, group)
+    held = history + 2 * frames + student.in_wan_world
+    return held, latent_bytes(student, held, _LATENT)
+
+
 def shared_memory(work: RunShape) -> list[Line]:
     """Bytes that wait or travel between actors and learner."""
     student = work.student
-    stage = work.judged_stage
-    frames = work.history_frames(stage) + 2 * work.window_frames(stage) + work.in_wan_world
-    window = latent_bytes(student, frames, _LATENT)
+    frames, window = window_size(work.stages, student, work.window, work.group)
     held = "context, clean, noisy, image" if work.in_wan_world else "context, clean, noisy"
     weights = parameters(student.wan) * BYTES[work.rollout.dtype]
     lines = [

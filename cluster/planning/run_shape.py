@@ -52,24 +52,29 @@ class RunShape:
         return self.student.in_wan_world
 
     @property
-    def judged_stage(self) -> str:
-        """The stage whose windows stand for all: dmd, unless grpo runs alone."""
-        return "grpo" if list(self.stages) == ["grpo"] else "dmd"
-
-    @property
     def dmd_windows(self) -> int:
         """Windows of one update of stage dmd, over all roles."""
         return self.dmd.batch_size * (1 + self.dmd.critic_updates)
 
-    def window_frames(self, stage: str) -> int:
-        """Count the latent frames of a pass with gradient."""
-        return {"dmd": self.window.frames, "grpo": self.group.frames}.get(stage, self.student.horizon_frames)
+    def frames(self, stage: str) -> tuple[int, int]:
+        """Count the latent frames of a pass with gradient of `stage`, and the clean frames before them."""
+        return frames_of_pass(stage, self.student, self.window, self.group)
 
-    def history_frames(self, stage: str) -> int:
-        """Count the clean frames that come with a window; stages teacher and ode see whole videos."""
-        if stage not in ("dmd", "grpo"):
-            return 0
-        return self.student.context_frames + (self.group if stage == "grpo" else self.window).burn_in_frames
+
+def frames_of_pass(stage: str, student: StudentConfig, window: WindowConfig, group: GroupConfig) -> tuple[int, int]:
+    """Count the latent frames of a pass with gradient of `stage`, and the clean frames before them.
+
+    Stages teacher and ode see whole videos.
+    """
+    if stage not in ("dmd", "grpo"):
+        return student.horizon_frames, 0
+    part = group if stage == "grpo" else window
+    return part.frames, student.context_frames + part.burn_in_frames
+
+
+def judged_stage(stages: Sequence[str]) -> str:
+    """Name the stage whose windows stand for all: dmd, unless grpo runs alone."""
+    return "grpo" if list(stages) == ["grpo"] else "dmd"
 
 
 def run_shape_of(config: Config) -> RunShape:
