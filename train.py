@@ -19,8 +19,8 @@ if __name__ == "__main__":  # help and mistakes are answered before torch is imp
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
+from cluster.runs.stage_spec import stage_spec
 from cluster.runs.stage_texts import learner_parts
-from cluster.runs.trajectories import trajectories_of
 from learner import build
 from models.records import CRITIC, GRPO, ODE, SENTINEL, STUDENT
 
@@ -42,9 +42,10 @@ def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
 def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
     learner = build.ode_initializer(learner_parts(config, "ode"), config.ode)
-    with RunFolder(config.run_dir).stage("ode", config.checkpoint) as folder, trajectories_of(config).open() as pairs:
+    spec = stage_spec("ode", config)
+    with RunFolder(config.run_dir).stage("ode", config.checkpoint) as folder, spec.inputs.trajectories.open() as pairs:
         folder.restore(learner)
-        cluster.begin("ode", config, kept=pairs.numbers)
+        cluster.begin(spec, kept=pairs.numbers)
         metrics = {}
         while learner.step < config.ode.steps:
             arrived = config.ode.pairs_at(learner.step)  # the rest arrive while training
@@ -62,7 +63,7 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
     """Stage 2: roll out far past the teacher, cut windows, let the teacher correct them (Self-Forcing++, Alg. 1)."""
     learner = build.dmd_learner(learner_parts(config, "dmd"), config.dmd)
     with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
-        cluster.begin("dmd", config, folder.restore(learner))
+        cluster.begin(stage_spec("dmd", config), folder.restore(learner))
         cluster.publish(learner.student.weights(), learner.step)
         metrics = {}
         while learner.step < config.dmd.steps:
@@ -84,7 +85,7 @@ def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> N
         rewards=config.reward.weights, window_frames=config.window.frames, coarse=config.group.coarse,
     )  # fmt: skip
     with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
-        cluster.begin("grpo", config, folder.restore(learner))
+        cluster.begin(stage_spec("grpo", config), folder.restore(learner))
         cluster.publish(learner.student.weights(), learner.step)
         metrics: dict[str, float] = {}
         while learner.step < config.grpo.steps:

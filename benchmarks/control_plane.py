@@ -30,6 +30,7 @@ from typing import Any
 from benchmarks.decoupling import run_alone
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
+from cluster.runs.stage_spec import stage_spec
 from cluster.weights.version import WeightsVersion
 from models.records import CRITIC, STUDENT
 from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
@@ -64,7 +65,7 @@ async def measure(config: Config, block_s: float, seconds: float) -> Measured:
     """Whole updates until `seconds` are over, after two that are not counted: in these the buffer fills."""
     clock = asyncio.get_running_loop().time
     coordinator = SimulatedCoordinator(config, block_s, spread_s=block_s)
-    epoch = await coordinator.begin("dmd", config)
+    epoch = await coordinator.begin(stage_spec("dmd", config))
     await coordinator.publish(0, [no_weights(0, 0)])
     for updates in range(WARM_UP):
         await update(coordinator, epoch, updates, config)

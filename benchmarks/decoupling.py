@@ -38,6 +38,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share, pool_size
 from cluster.runs.factory import make_dispatcher
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.wire import open_item
 from cluster.weights.version import WeightsVersion
@@ -105,7 +106,7 @@ class Measured:
 
 async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
     """Updates per second of the loop that waits for everybody, and the ceiling of what overlap can make of it."""
-    dispatcher = make_dispatcher("dmd", config)
+    dispatcher = make_dispatcher(stage_spec("dmd", config))
     clock = asyncio.get_running_loop().time
     newest = no_weights(0, 0)
 
@@ -141,7 +142,7 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
     """The learner's loop of train.py around the run's coordinator."""
     clock = asyncio.get_running_loop().time
     coordinator = SimulatedCoordinator(config, block_s(config))
-    epoch = await coordinator.begin("dmd", config)
+    epoch = await coordinator.begin(stage_spec("dmd", config))
     measured, number = Measured(config, updates=updates), 0
     began = clock()
     await coordinator.publish(0, [no_weights(0, 0)])
@@ -165,7 +166,7 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
 def note_deliveries(measured: Measured, coordinator: SimulatedCoordinator, began: float) -> None:
     """How each window's delivery stands to (start + K) / N of its rollout's time, and the first one's to all starts."""
     config, pool = measured.config, coordinator.pool
-    dispatcher = make_dispatcher("dmd", config)
+    dispatcher = make_dispatcher(stage_spec("dmd", config))
     predicted = {
         (rollout.id, plan.index): (plan.start + config.window.frames) / config.rollout.frames * ROLLOUT_S
         for i in pool.started
@@ -210,7 +211,7 @@ def run_alone(work: Coroutine[Any, Any, Any]) -> Any:
 
 def main() -> None:
     config = run_config(BALANCED_ACTORS)
-    share = made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+    share = made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)
     windows = config.dmd.batch_size * (1 + CRITIC_UPDATES)
     sized = pool_size(ROLLOUT_S * share, config.rollout.windows, UPDATE_S, windows)
     locked, ceilings, balanced, fitted = [], [], [], []

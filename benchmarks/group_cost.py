@@ -32,6 +32,7 @@ from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from benchmarks.command import run
 from benchmarks.line import print_line
 from cluster.runs.factory import make_scorer
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.group_scoring import GroupScorer
 from models.checkpoints.weight_files import load_weights
 from models.keys import key
@@ -110,7 +111,7 @@ def main(options: Options) -> None:
     load_weights(student, path, "student")
     window = WindowConfig(burn_in_frames=GroupConfig().burn_in_frames)
     actor = GroupActor(shape, window, encode_text, TinyCodec(), FixedWeights(Weights.of(0, student)))
-    scorer = make_scorer(config)
+    scorer = make_scorer(stage_spec("grpo", config).scorer)
     horizon = shape.horizon_frames
     costs(actor, scorer, dispatch(shape, horizon, 1, 0))  # what is slow only once
     forked, whole = [], []

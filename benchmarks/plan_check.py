@@ -21,6 +21,7 @@ from cluster.bootstrap.ray_environment import settle_environment
 from cluster.config.buffer_config import BufferConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
+from cluster.runs.stage_spec import stage_spec
 
 settle_environment(ClusterConfig())  # Ray reads its environment when it is imported
 
@@ -93,7 +94,7 @@ def measure(config: Config, pace: Pace) -> Measured:
     coordinator = start_sleeping(config, pace.block_s)
     try:
         cluster = RayCluster(coordinator)
-        cluster.begin("dmd", config)
+        cluster.begin(stage_spec("dmd", config))
         learner = SleepingLearner(cluster, config, pace)
         cluster.publish(learner.weights, 0)
         seen = [learner.update(number) for number in range(1, WARM_UP + UPDATES + 1)][WARM_UP:]

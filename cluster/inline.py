@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from actors.drift_tracker import DriftMeter
-from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Report
-from cluster.runs.factory import computing_of, follows_drift, make_actor, make_scorer, make_supply
+from cluster.runs.factory import computing_of, make_actor, make_scorer, make_supply
+from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.supply import Supply
 from cluster.supply.wire import BadWindow, State, from_checkpoint, open_item, seal, to_checkpoint
@@ -20,25 +20,25 @@ from models.records import Group, MadeBlock, Trajectory, Weights, Window, first_
 class InlineCluster:
     """Makes rollouts when the learner asks for windows that are not there yet."""
 
-    def __init__(self, config: Config):
-        self.versions = version_numbers(config.run_dir)
+    def __init__(self, run_dir: str):
+        self.versions = version_numbers(run_dir)
         self.tracer = Tracer("inline")
         self.supply: Supply | None = None
         self.published: Weights | None = None
 
-    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
+    def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage: what is left of the one before is cancelled."""
         self.tracer.settle()
         restored = None
         if state is not None:
             sealed = [seal(item) for item in from_checkpoint(state)]
             restored = state[1], [replace(header, payload=payload) for header, payload in sealed]
-        self.supply = make_supply(stage, config, restored, kept)
-        self.student, self.follows_drift = config.student, follows_drift(stage, config.window.law)
+        self.supply = make_supply(spec, restored, kept)
         if state is not None:
-            self.versions = version_numbers(config.run_dir, state[1]["lineage"])
-        self.actor, self.computing = make_actor(stage, config, self), computing_of(config.rollout)
-        self.scorer = make_scorer(config) if stage == "grpo" else None
+            self.versions = version_numbers(spec.run_dir, state[1]["lineage"])
+        self.spec, self.actor = spec.actor, make_actor(spec.actor, self)
+        self.computing = computing_of(spec.actor.rollout)
+        self.scorer = make_scorer(spec.scorer) if spec.name == "grpo" else None
         self.published = None
         self.number = 0
 
@@ -72,7 +72,7 @@ class InlineCluster:
     def _roll_out(self) -> None:
         dispatch = self.supply.next()
         assert dispatch is not None, "the learner asks for more than the stage makes"
-        drift = DriftMeter(self.student.horizon_frames) if self.follows_drift else None
+        drift = DriftMeter(self.spec.student.horizon_frames) if self.spec.follows_drift else None
         try:
             for item in self.actor.windows(dispatch.rollouts):
                 measured = drift.measure(item) if drift is not None and isinstance(item, MadeBlock) else None
@@ -81,7 +81,7 @@ class InlineCluster:
                 self.supply.validate(dispatch, header)
                 if isinstance(item, Group):
                     blocks = [open_item(block, block.payload) for block in self.supply.reference(dispatch, header)]
-                    first = first_frames(blocks, 0, item.start, self.student.horizon_frames)
+                    first = first_frames(blocks, 0, item.start, self.spec.student.horizon_frames)
                     header = replace(header, scores=self.scorer(item, first).group.scores)
                 self.supply.keep(dispatch, header)
         except BadWindow as bad:

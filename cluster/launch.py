@@ -16,9 +16,9 @@ from cluster.runs.display import Display
 from cluster.runs.factory import make_scorer
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
-from cluster.runs.run_prompts import prompts_of
-from cluster.runs.run_world import check_judges, check_tiny_world, check_wan_world, world_of
+from cluster.runs.run_world import check_judges, check_tiny_world, check_wan_world
 from cluster.runs.saved_windows import SavedCluster, check_new_folder, find_windows, half_alone
+from cluster.runs.stage_spec import inputs_of, stage_spec
 from cluster.runs.start_checks import (
     check_source,
     check_stage_folders,
@@ -26,7 +26,6 @@ from cluster.runs.start_checks import (
     check_student_of_dmd,
     check_teacher_of_students,
 )
-from cluster.runs.trajectories import trajectories_of
 from cluster.runs.wandb_log import check_login
 from learner.stage_config import Source
 from models.wan.network import Wan
@@ -50,7 +49,7 @@ def launch(loop: Callable, config: Config) -> Config:
             launch_on_ray(loop, config)
             return config
         torch.set_num_threads(config.cluster.threads)
-        cluster: Cluster = InlineCluster(config)
+        cluster: Cluster = InlineCluster(config.run_dir)
         if config.debug.learner_only:
             cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
         with Display() as display, closing(RunLog(config.run_dir, config.wandb, cluster, display)) as log:
@@ -71,7 +70,8 @@ def reach(cluster: ClusterConfig) -> None:
 def preflight(config: Config) -> None:
     """Check what a user can get wrong before anything starts, then claim the run folder. Raises ValueError."""
     stages, folder = config.stages, RunFolder(config.run_dir)
-    prompts_of(config).check(config.sentinel.prompts if "grpo" in stages else 0, not config.in_wan_world)
+    inputs = inputs_of(config)
+    inputs.prompts.check(config.sentinel.prompts if "grpo" in stages else 0, not config.in_wan_world)
     placement.check(config)
     check_login(config.wandb)
     with torch.device("meta"):
@@ -89,9 +89,9 @@ def preflight(config: Config) -> None:
     else:
         if "grpo" in stages:
             check_judges(config.student.model, config.reward.weights, config.sentinel.metrics)
-        check_wan_world(stages, config.student, config.prompts, config.window.frames, world_of(config))
+        check_wan_world(stages, config.student, config.prompts, config.window.frames, inputs.world)
     if "grpo" in stages:
-        make_scorer(config)  # every reward and sentinel is made once, with its flow
+        make_scorer(stage_spec("grpo", config).scorer)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:
         critic = config.grpo_critic_source if config.grpo.dmd_weight else None
         check_start_of_grpo(config.grpo_init_source, critic, config.base_source, student)
@@ -100,5 +100,5 @@ def preflight(config: Config) -> None:
     if config.debug.rollout_only:
         check_new_folder(config.saved_windows_path)
     if "ode" in stages and not folder.stage("ode").finished:
-        trajectories_of(config).check(new_teacher="teacher" in stages and not config.teacher_path.exists())
+        inputs.trajectories.check(new_teacher="teacher" in stages and not config.teacher_path.exists())
     folder.claim(config)

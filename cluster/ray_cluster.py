@@ -9,9 +9,9 @@ import ray
 import torch
 from torch import Tensor
 
-from cluster.config.run_config import Config
 from cluster.pool.payloads import fetch
 from cluster.runs.cluster_interface import Report
+from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Tracer, clock_offset, shares_of
 from cluster.supply.wire import BadWindow, State, from_checkpoint, seal, to_checkpoint
 from cluster.weights.object_store import publish
@@ -32,7 +32,7 @@ class RayCluster:
         self.epoch, self.number = 0, 0
         self.versions: Iterator[int] | None = None
 
-    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
+    def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage; the rest of the one before is cancelled."""
         with self.tracer.waiting("begin"):
             begin = self.coordinator.begin
@@ -41,11 +41,11 @@ class RayCluster:
                 if state is not None:  # the payloads of waiting samples go into Ray's store
                     sealed = [seal(item) for item in from_checkpoint(state)]
                     stored = state[1], [replace(header, payload=ray.put(payload)) for header, payload in sealed]
-                epoch = self._ask(begin, stage, config, stored, kept)
+                epoch = self._ask(begin, spec, stored, kept)
             self.epoch, self.number = collectives.broadcast(epoch), 0
-        self.timeout_s, self.dtype = config.cluster.timeout_s, getattr(torch, config.rollout.dtype)
+        self.timeout_s, self.dtype = spec.timeout_s, getattr(torch, spec.actor.rollout.dtype)
         if self.versions is None or state is not None:
-            self.versions = version_numbers(config.run_dir, () if state is None else state[1]["lineage"])
+            self.versions = version_numbers(spec.run_dir, () if state is None else state[1]["lineage"])
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
         """Hand the newest weights to the coordinator, which owns them from then on."""

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.bootstrap.nodes import needs_of
 from cluster.bootstrap.process_group import NodeAddressConfig
 from cluster.bootstrap.ray_session import ray_session
+from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning import placement
@@ -55,7 +56,8 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
         display("starting Ray", 0, 1, "")
         with ray_session(needs_of(config), display.say):
             display("starting Ray", 1, 1, "")
-            coordinator = start_coordinator(config)
+            parts = config.cluster, config.autoscale, config.run_dir
+            coordinator = start_coordinator(*parts, learner_only=config.debug.learner_only)
             ended = threading.Event()
             watcher = threading.Thread(target=_watch, args=(coordinator, display, ended), daemon=True)
             watcher.start()
@@ -68,7 +70,9 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
                 ray.kill(coordinator)
 
 
-def start_coordinator(config: Config) -> ray.actor.ActorHandle:
+def start_coordinator(
+    cluster: ClusterConfig, autoscale: AutoscaleConfig, run_dir: str, learner_only: bool = False
+) -> ray.actor.ActorHandle:
     """Start the run's coordinator, and with it the rollout pool."""
     # The driver's node is on-demand, and its end is the run's end anyway. Not soft: Ray could then choose a node that
     # may be preempted.
@@ -76,11 +80,11 @@ def start_coordinator(config: Config) -> ray.actor.ActorHandle:
     options = {
         "scheduling_strategy": this_node,
         "num_cpus": 0,
-        "max_restarts": config.cluster.restarts,
+        "max_restarts": cluster.restarts,
         "max_concurrency": _MANY,
     }
-    pool = NoPool() if config.debug.learner_only else None
-    return ray.remote(Coordinator).options(**options).remote(config, pool)
+    pool = NoPool() if learner_only else None
+    return ray.remote(Coordinator).options(**options).remote(cluster, autoscale, run_dir, pool)
 
 
 def _fit(task: dict[str, Any], cluster: ClusterConfig, ranks: placement.Role, run_dir: str) -> None:

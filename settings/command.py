@@ -63,12 +63,12 @@ def prepare_run(config: Config, joins: bool) -> None:
     `joins` says whether it would join a running cluster: that must answer before the folder is claimed.
     """
     from cluster.launch import preflight, reach
-    from cluster.runs.run_prompts import prompts_of
+    from cluster.runs.stage_spec import inputs_of
 
     if joins:
         reach(config.cluster)
     preflight(config)
-    for line in prompts_of(config).prepare():
+    for line in inputs_of(config).prompts.prepare():
         print(line, file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share
 from cluster.runs.factory import make_dispatcher
+from cluster.runs.stage_spec import stage_spec
 from learner.policy_config import GrpoConfig
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig
 from models.network_config import CONFIGS, StudentConfig, WanConfig
@@ -81,9 +82,10 @@ def run_shape_of(config: Config) -> RunShape:
     """Gather the costly parts of `config`; the means are those of its own draws, of the stages that it runs."""
     made, fork = 1.0, 0
     if "dmd" in config.stages:
-        made = made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+        made = made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)
     if "grpo" in config.stages:
-        dispatcher, batch, block = make_dispatcher("grpo", config), config.rollout.batch, config.student.block_frames
+        dispatcher = make_dispatcher(stage_spec("grpo", config))
+        batch, block = config.rollout.batch, config.student.block_frames
         last = [
             max(plan.start for plan in rollout.windows)
             for number in range(_DISPATCHES)

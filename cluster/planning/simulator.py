@@ -18,6 +18,7 @@ from actors.rollout_config import WindowConfig
 from actors.student_actor import blocks_kept
 from cluster.config.run_config import Config
 from cluster.runs.factory import make_supply
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.supply import Supply
 from learner.stage_config import DmdConfig
@@ -96,7 +97,7 @@ def simulate(config: Config, pace: Pace, actors: int, updates: int) -> Simulatio
     Every actor is there from the beginning, none is lost, and what travels takes no time. Raises TooOld where
     buffer.policy=drop could not be met either.
     """
-    supply = make_supply("dmd", config)
+    supply = make_supply(stage_spec("dmd", config))
     stage = _Stage(supply, config.student, config.window, config.dmd, pace, actors)
     stage.give_work()
     stage.learn()

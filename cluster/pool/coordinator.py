@@ -11,7 +11,8 @@ import ray
 
 from cluster.autoscale.loop import Autoscaling, Look
 from cluster.autoscale.meter import Meter
-from cluster.config.run_config import Config
+from cluster.config.autoscale_config import AutoscaleConfig
+from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
 from cluster.pool.prometheus import RayMetrics
 from cluster.pool.ray_pool import ActorLost, Pool, RayPool
@@ -22,6 +23,7 @@ from cluster.pool.supervisor import StageWork, Supervisor
 from cluster.pool.workload import Workload
 from cluster.run_errors import Leaving, RunFailed, StageEnded
 from cluster.runs.factory import make_supply
+from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Reading, Span
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.supply import Attempt, SupplyState
@@ -41,63 +43,74 @@ class Coordinator:
     (numbers), Autoscaling (size), WeightStore, RewardPool, and the Supply of the stage.
     """
 
-    def __init__(self, config: Config, pool: Pool | None = None, reward_pool: Callable[..., RewardPool] = RewardPool):
+    def __init__(
+        self,
+        cluster: ClusterConfig,
+        autoscale: AutoscaleConfig,
+        run_dir: str,
+        pool: Pool | None = None,
+        reward_pool: Callable[..., RewardPool] = RewardPool,
+    ):
         """`reward_pool` makes the reward pool of a stage, as RewardPool does."""
-        cluster = config.cluster
+        self.cluster = cluster
         self.timeout_s, self.slow_factor = cluster.timeout_s, cluster.slow_factor
-        self.pool = pool or RayPool(config, ray.get_runtime_context().current_actor)
+        self.pool = pool or RayPool(cluster, ray.get_runtime_context().current_actor)
         self.reason: Exception | None = None
         self.shown: tuple[str, int, int, str] | None = None
         self.news: deque[str] = deque(maxlen=1000)
         self.spans: list[Span | Reading] = []
         self.ray_metrics = RayMetrics()
-        self.meter = Meter(config.autoscale.measured_s, scorers=cluster.reward_actors)
+        self.meter = Meter(autoscale.measured_s, scorers=cluster.reward_actors)
         self.slots = Slots(self.pool, self.meter, cluster.rollout_prefers, self.say)
         self.workload = Workload(self.slots, self.meter)
         self.supervisor = Supervisor(self.pool, self.slots, self.say, self._fail)
         self.autoscaling = None
-        if config.autoscale.enabled:
-            actors_per_gpu = placement.processes_per_gpu(placement.rollout(config.cluster))
+        if autoscale.enabled:
+            actors_per_gpu = placement.processes_per_gpu(placement.rollout(cluster))
             learner_cost = cluster.learner_ranks * (cluster.rank_gpus * actors_per_gpu or 1)
-            self.autoscaling = Autoscaling(config.autoscale, self.meter, config.run_dir, learner_cost)
+            self.autoscaling = Autoscaling(autoscale, self.meter, run_dir, learner_cost)
         self.arrived = asyncio.Condition()  # notified when a plan may be complete that ranks wait for
         self.failure: str | None = None  # why the learner must stop the run
         self.supply, self.epoch, self.weights = None, 0, WeightStore()
         self.awaited: set[tuple[str, int]] = set()  # plans that ranks wait for: role and number of windows
         self.reward_pool = reward_pool
-        self.rewards = reward_pool(config, self.say)
+        self.rewards: RewardPool | None = None
 
     # -- the learner's side ---------------------------------------------------------------------------------------
 
-    async def begin(
-        self, stage: str, config: Config, state: SupplyState | None = None, kept: Collection[int] = ()
-    ) -> int:
-        """Supply `stage`, from a checkpoint's state if there is one; returns the epoch that takes must name."""
+    async def begin(self, spec: StageSpec, state: SupplyState | None = None, kept: Collection[int] = ()) -> int:
+        """Supply a stage, from a checkpoint's state if there is one; returns the epoch that takes must name."""
         await self.supervisor.stop()
         if self.supply is not None and (given_up := self.supply.buffer.cancel()):
             self.news.append(f"{given_up} windows of stage {self.stage} were given up with it")
         self.epoch += 1
-        self.stage, self.failure = stage, None
+        self.stage, self.failure = spec.name, None
         before, self.weights = self.weights, WeightStore()
         before.wake()  # actors that wait for weights of the epoch before learn that it is over
-        self.supply = make_supply(stage, config, state, kept)
-        self.rewards = self.reward_pool(config, self.say)
+        self.supply = make_supply(spec, state, kept)
+        self.rewards = self.reward_pool(self.cluster, spec.scorer, self.say)
         self.slots.settle()
-        self.meter.begin(config.samples_per_update(stage))
+        self.meter.begin(spec.samples_per_update)
         self.supervisor.begin(
             StageWork(
                 self.supply,
                 self.weights,
-                needs_weights=stage != "ode",
-                begin=lambda slot: self.pool.begin(slot, stage, config, self.epoch),
+                needs_weights=spec.name != "ode",
+                begin=lambda slot: self.pool.begin(slot, spec.actor, self.epoch),
                 make=lambda slot, dispatch: self._collect(
-                    slot, dispatch, self.pool.stream(slot.number, stage, config, self.epoch, dispatch)
+                    slot, dispatch, self.pool.stream(slot.number, self.epoch, dispatch)
                 ),
             )
         )
         if self.autoscaling is not None:
             self.autoscaling.begin()
-            parts = (self.supply.buffer, stage, lambda: len(self.slots.without_retiring), self.resize, self._note_look)
+            parts = (
+                self.supply.buffer,
+                spec.name,
+                lambda: len(self.slots.without_retiring),
+                self.resize,
+                self._note_look,
+            )
             self.supervisor.start("autoscale", self.autoscaling.run, *parts)
         self._fit_rewards()
         await self._wake_ranks()  # ranks that wait for windows of the epoch before learn that it is over
@@ -115,6 +128,8 @@ class Coordinator:
         self._fit_rewards()
 
     def _fit_rewards(self) -> None:
+        if self.rewards is None:
+            return
         staying = self.slots.without_retiring
         self.rewards.fit(len(staying), {slot.place.node for slot in staying if slot.place is not None})
 
@@ -198,7 +213,7 @@ class Coordinator:
     async def report(self, metrics: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Span | Reading]]:
         """Show an update's metrics at Ray's metrics port; return windows taken and spans since the last call."""
         self.ray_metrics.show(metrics)
-        spans, self.spans = self.spans + self.rewards.drain_spans(), []
+        spans, self.spans = self.spans + ([] if self.rewards is None else self.rewards.drain_spans()), []
         return [] if self.supply is None else self.supply.ledger.drain(), spans
 
     def situation(self) -> str:

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from cluster.config.run_config import Config
+from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
 from cluster.pool.rollout_process import Delivery, RolloutProcess
 from cluster.pool.scale_down import Place
+from cluster.runs.stage_spec import ActorSpec
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.wire import BadWindow
 from cluster.weights.collective import WeightRelay
@@ -46,10 +47,10 @@ class Pool(Protocol):
     async def place(self, slot: int) -> Place:
         """Wait until the process in `slot` has a node. Raises NoNode or ActorLost."""
 
-    async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
+    async def begin(self, slot: int, spec: ActorSpec, epoch: int) -> None:
         """Have the process in `slot`, which has a node, supply a stage. Raises ActorLost, or what it raised."""
 
-    def stream(self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch) -> AsyncIterator[Delivery]:
+    def stream(self, slot: int, epoch: int, dispatch: Dispatch) -> AsyncIterator[Delivery]:
         """What the process in `slot`, which has begun, makes of `dispatch`. Raises ActorLost."""
 
     def replace(self, slot: int) -> None:
@@ -71,9 +72,9 @@ class Pool(Protocol):
 class RayPool:
     """Actors that the coordinator owns: they end with it. Those that wait for a node ask Ray's autoscaler for one."""
 
-    def __init__(self, config: Config, coordinator: ray.actor.ActorHandle):
-        self.config, self.cluster, self.coordinator = config, config.cluster, coordinator
-        self.slots = list(range(config.cluster.rollout_actors))
+    def __init__(self, cluster: ClusterConfig, coordinator: ray.actor.ActorHandle):
+        self.cluster, self.coordinator = cluster, coordinator
+        self.slots = list(range(cluster.rollout_actors))
         self.following = len(self.slots)
         self.actors = {slot: self._new(slot) for slot in self.slots}
         self.relay: tuple[int, ray.actor.ActorHandle] | None = None
@@ -86,13 +87,13 @@ class RayPool:
             if self.relay is not None:
                 ray.kill(self.relay[1])
             device = "cuda" if self.cluster.actor_gpus else "cpu"
-            options = placement.options(placement.relay(self.config.cluster))
+            options = placement.options(placement.relay(self.cluster))
             made = WeightRelay.options(**options).remote(self.coordinator, epoch, device, _SEND_TIMEOUT_S)
             self.relay = (epoch, made)
         return self.relay[1]
 
     def _new(self, slot: int) -> ray.actor.ActorHandle:
-        options = placement.options(placement.rollout(self.config.cluster))
+        options = placement.options(placement.rollout(self.cluster))
         return RolloutProcess.options(**options).remote(self.coordinator, slot, self.cluster)
 
     def grow(self, count: int) -> list[int]:
@@ -119,11 +120,11 @@ class RayPool:
         none = NoNode(f"never got a node within cluster.start_timeout_s = {timeout_s:g} s")
         return await self._answer(slot, self.actors[slot].place.remote(), none)
 
-    async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
+    async def begin(self, slot: int, spec: ActorSpec, epoch: int) -> None:
         """Tell an actor which stage it supplies, and wait until it does."""
         timeout_s = self.cluster.start_timeout_s
         late = ActorLost(f"did not start within cluster.start_timeout_s = {timeout_s:g} s")
-        await self._answer(slot, self.actors[slot].begin.remote(stage, config, epoch, self._relay_of(epoch)), late)
+        await self._answer(slot, self.actors[slot].begin.remote(spec, epoch, self._relay_of(epoch)), late)
 
     async def _answer(self, slot: int, answer: Awaitable[Any], late: Exception) -> Any:
         """What the actor in `slot` answers. Raises `late` after cluster.start_timeout_s."""
@@ -147,9 +148,7 @@ class RayPool:
         if self.actors.get(slot) is not actor:  # killing is asynchronous: an answer may be on its way
             raise Superseded
 
-    async def stream(
-        self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch
-    ) -> AsyncIterator[Delivery]:
+    async def stream(self, slot: int, epoch: int, dispatch: Dispatch) -> AsyncIterator[Delivery]:
         """Deliveries as they are made, payloads by reference.
 
         A value that an actor returns is owned here and survives its process, but not its node.

@@ -10,11 +10,12 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.config.run_config import Config
+from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
 from cluster.pool.payloads import fetch
 from cluster.run_errors import RunFailed
 from cluster.runs.factory import make_scorer
+from cluster.runs.stage_spec import ScorerSpec
 from cluster.runs.trace import Span, Tracer
 from cluster.supply.wire import BadWindow, Header
 from models.records import GRPO, first_frames
@@ -45,10 +46,10 @@ class Answer:
 class RewardProcess:
     """One process of the reward pool. It may die at any time; its group is scored by another."""
 
-    def __init__(self, config: Config):
-        torch.set_num_threads(config.cluster.threads)
-        self.horizon_frames = config.student.horizon_frames
-        self.scorer = make_scorer(config, "cuda" if config.cluster.reward_gpus else "cpu")
+    def __init__(self, cluster: ClusterConfig, spec: ScorerSpec):
+        torch.set_num_threads(cluster.threads)
+        self.horizon_frames = spec.horizon_frames
+        self.scorer = make_scorer(spec, "cuda" if cluster.reward_gpus else "cpu")
 
     def node(self) -> str:
         """Ray's id of the node that this process is on."""
@@ -67,9 +68,9 @@ class RewardProcess:
 class RewardPool:
     """Processes that the coordinator owns, cluster.reward_actors at most; started when the first group comes."""
 
-    def __init__(self, config: Config, say: Callable[[str], None]):
-        self.config, self.say = config, say
-        self.wanted = config.cluster.reward_actors
+    def __init__(self, cluster: ClusterConfig, spec: ScorerSpec, say: Callable[[str], None]):
+        self.cluster, self.spec, self.say = cluster, spec, say
+        self.wanted = cluster.reward_actors
         self.idle: asyncio.PriorityQueue[Process] = asyncio.PriorityQueue()
         """The first place comes first: who may still wait for a node is asked when nobody else is left."""
         self.staying: set[int] = set()
@@ -78,7 +79,7 @@ class RewardPool:
         """Places whose process is at work and not wanted any more."""
         self.nodes: dict[int, str] = {}
         """By place whose process is there."""
-        self.tracers = [Tracer(f"reward {place}") for place in range(config.cluster.reward_actors)]
+        self.tracers = [Tracer(f"reward {place}") for place in range(cluster.reward_actors)]
         self.told: set[tuple[str, str]] = set()
         """Failures that the terminal has heard of: a reward may fail in the same way for every group."""
 
@@ -88,7 +89,7 @@ class RewardPool:
         Who is on none of `nodes`, those of the rollout actors, leaves before the others, so that its node can be given
         back; who is at work leaves when it has its scores.
         """
-        self.wanted = min(self.config.cluster.reward_actors, actors)
+        self.wanted = min(self.cluster.reward_actors, actors)
         if not self.staying:  # nobody has been started yet
             return
         while self.leaving and len(self.staying) < self.wanted:
@@ -126,7 +127,7 @@ class RewardPool:
         place, process = await self.idle.get()
         used_up = True
         try:
-            async with asyncio.timeout(self.config.cluster.start_timeout_s):
+            async with asyncio.timeout(self.cluster.start_timeout_s):
                 self.nodes[place] = await process.node.remote()
             self.tracers[place].until_next("score")
             async with asyncio.timeout(self._timeout_s(group)):
@@ -177,7 +178,9 @@ class RewardPool:
             self.idle.put_nowait((place, process))
 
     def _new(self) -> ray.actor.ActorHandle:
-        return RewardProcess.options(**placement.options(placement.reward(self.config.cluster))).remote(self.config)
+        return RewardProcess.options(**placement.options(placement.reward(self.cluster))).remote(
+            self.cluster, self.spec
+        )
 
     def _tell(self, failures: Mapping[str, str]) -> None:
         for name, why in failures.items():
@@ -188,13 +191,13 @@ class RewardPool:
 
     def _timeout_s(self, group: Header) -> float:
         """The rewards run one after another, window by window those of a group, each for reward.timeout_s at most."""
-        return len(self._names(group)) * self._windows(group) * self.config.reward.timeout_s + _SLACK_S
+        return len(self._names(group)) * self._windows(group) * self.spec.reward.timeout_s + _SLACK_S
 
     def _names(self, group: Header) -> list[str]:
-        return list(self.config.reward.weights) if group.role == GRPO else self.config.sentinel.metrics
+        return list(self.spec.reward.weights) if group.role == GRPO else self.spec.metrics
 
     def _windows(self, group: Header) -> int:
-        return group.shape("latents")[1] // self.config.reward.window_frames
+        return group.shape("latents")[1] // self.spec.reward.window_frames
 
     def _nothing(self, group: Header) -> dict[str, list[list[float]]]:
         missing = [math.nan] * self._windows(group)

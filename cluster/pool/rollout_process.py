@@ -12,12 +12,12 @@ import torch
 
 from actors.drift_tracker import DriftMeter
 from cluster.config.cluster_config import ClusterConfig
-from cluster.config.run_config import Config
 from cluster.pool.driver_messages import forward_warnings
 from cluster.pool.payloads import open_blocks
 from cluster.pool.scale_down import Place
 from cluster.run_errors import Leaving, StageEnded
-from cluster.runs.factory import follows_drift, make_actor
+from cluster.runs.factory import make_actor
+from cluster.runs.stage_spec import ActorSpec
 from cluster.runs.trace import Span, Tracer, clock_offset
 from cluster.supply.tensor_bytes import ByteViews
 from cluster.supply.wire import Header, seal
@@ -62,8 +62,8 @@ class RolloutProcess:
         """Where this process is: quick to say, as what takes long to load is loaded in `begin`."""
         return place_of_process()
 
-    def begin(self, stage: str, config: Config, epoch: int, relay: ray.actor.ActorHandle | None) -> None:
-        """Become the actor that supplies `stage`. Weights come by `relay` if there is one, else through the store."""
+    def begin(self, spec: ActorSpec, epoch: int, relay: ray.actor.ActorHandle | None) -> None:
+        """Become the actor of a stage. Weights come by `relay` if there is one, else through the store."""
         if self.weights is not None:
             self.weights.close()
         offset = clock_offset(lambda: ray.get(self.coordinator.clock.remote(), timeout=_CALL_TIMEOUT_S))
@@ -72,8 +72,7 @@ class RolloutProcess:
         if relay is not None:
             source = CollectiveWeights(relay, self.slot, self.device, _CALL_TIMEOUT_S, fallback=source)
         self.weights = PrefetchedWeights(source.fetch, self.device, self.leaving)
-        self.actor = make_actor(stage, config, self.weights, self.device)
-        self.student, self.follows_drift = config.student, follows_drift(stage, config.window.law)
+        self.spec, self.actor = spec, make_actor(spec, self.weights, self.device)
 
     def windows(
         self, rollouts: Sequence[Rollout], made: Sequence[Header], first: Sequence[Header]
@@ -84,7 +83,7 @@ class RolloutProcess:
         Raises BadWindow for values that must not be used, or where the blocks cannot be read.
         """
         blocks = open_blocks(made)
-        drift = DriftMeter(self.student.horizon_frames, open_blocks(first)) if self.follows_drift else None
+        drift = DriftMeter(self.spec.student.horizon_frames, open_blocks(first)) if self.spec.follows_drift else None
         items = self.actor.windows(rollouts, blocks) if blocks else self.actor.windows(rollouts)
         started = time.time()
         try:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from cluster.config.run_config import Config
+from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Reading, Span
 from cluster.supply.wire import State
 from models.records import Group, Trajectory, Window
@@ -28,8 +28,8 @@ class Cluster(Protocol):
         log(..., metrics | cluster.metrics())    # on rank 0 the log then calls cluster.report(metrics)
     """
 
-    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
-        """Start to supply `stage`, from a checkpoint's `state` if there is one; cancels the stage before.
+    def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
+        """Start to supply a stage, from a checkpoint's `state` if there is one; cancels the stage before.
 
         `kept`: numbers of trajectories (stage ode) that are on disk and need not be made.
         """

@@ -1,7 +1,4 @@
-"""Build what supplies a stage from a run's configuration: dispatcher, supply, actor and scorer.
-
-The same on Ray and inline; below, parts take the parts of a configuration that they use.
-"""
+"""Build what supplies a stage: dispatcher, supply, actor and scorer, the same on Ray and inline."""
 
 from collections.abc import Collection
 
@@ -14,10 +11,7 @@ from actors.rollout_actor import RolloutActor
 from actors.rollout_config import RolloutConfig
 from actors.student_actor import WeightSource
 from actors.teacher_actor import TeacherActor
-from actors.window_law import Priority, parse_law
-from cluster.config.run_config import Config
-from cluster.runs.run_prompts import prompts_of
-from cluster.runs.run_world import world_of
+from cluster.runs.stage_spec import ActorSpec, ScorerSpec, StageSpec
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.group_scoring import GroupScorer
 from cluster.supply.supply import Supply, SupplyState
@@ -25,77 +19,56 @@ from models.checkpoints.weight_files import load_weights
 from models.wan.network import ComputeSpec
 
 
-def make_supply(stage: str, config: Config, state: SupplyState | None = None, kept: Collection[int] = ()) -> Supply:
-    """The supply of `stage`, from a checkpoint's `state` if there is one, without the `kept` trajectories."""
-    drift = DriftTracker() if follows_drift(stage, config.window.law) else None
+def make_supply(spec: StageSpec, state: SupplyState | None = None, kept: Collection[int] = ()) -> Supply:
+    """Build the supply of a stage, from a checkpoint's `state` if there is one, without the `kept` trajectories."""
+    actor = spec.actor
+    drift = DriftTracker() if actor.follows_drift else None
+    dispatcher = make_dispatcher(spec, kept, drift)
+    buffer = WindowBuffer(spec.buffer, spec.seed, spec.samples_per_update)
     return Supply(
-        stage,
-        make_dispatcher(stage, config, kept, drift),
-        WindowBuffer(config.buffer, config.seed, config.samples_per_update(stage)),
-        config.student,
-        config.window_of(stage),
-        config.rollout,
-        config.reward,
-        drift,
-        state,
+        spec.name, dispatcher, buffer, actor.student, actor.window, actor.rollout, spec.scorer.reward, drift, state
     )
 
 
-def follows_drift(stage: str, law: str) -> bool:
-    """Whether a stage's windows are drawn by the drift of its videos."""
-    return stage == "dmd" and isinstance(parse_law(law), Priority)
-
-
-def make_scorer(config: Config, device: str = "cpu") -> GroupScorer:
-    """What scores the groups of stage grpo. Raises ValueError where a reward, its flow or the codec cannot be made."""
+def make_scorer(spec: ScorerSpec, device: str = "cpu") -> GroupScorer:
+    """Build the scorer of groups. Raises ValueError where a reward, its flow or the codec cannot be made."""
     own = torch.device(device)
-    return GroupScorer(config.reward, config.sentinel.metrics, world_of(config).codec(own), own)
+    return GroupScorer(spec.reward, spec.metrics, spec.world.codec(own), own)
 
 
 def make_dispatcher(
-    stage: str, config: Config, kept: Collection[int] = (), drift: DriftTracker | None = None
+    spec: StageSpec, kept: Collection[int] = (), drift: DriftTracker | None = None
 ) -> StudentDispatcher | TeacherDispatcher | GroupDispatcher:
-    """What the pool is asked to make for `stage`; of stage ode all trajectories but the `kept` numbers."""
-    if stage == "ode":
-        there = set(kept)
-        numbers = [i for i in range(config.ode.pairs) if i not in there]
-        return TeacherDispatcher(config.student, config.rollout, numbers, prompts_of(config).training(), config.seed)
-    if stage == "grpo":
-        prompts, held_out = prompts_of(config).groups(config.sentinel.prompts)
-        between = config.grpo.groups * config.sentinel.every // config.group.forks
-        sentinels = SentinelTurns(held_out, config.sentinel.prompts, config.sentinel.frames, between)
+    """Build the plan of a stage's rollouts; of stage ode all trajectories but the `kept` numbers."""
+    actor, prompts, seed = spec.actor, spec.inputs.prompts, spec.seed
+    student, rollout = actor.student, actor.rollout
+    if spec.name == "ode":
+        stored = set(kept)
+        numbers = [i for i in range(actor.ode.pairs) if i not in stored]
+        return TeacherDispatcher(student, rollout, numbers, prompts.training(), seed)
+    if spec.name == "grpo":
+        training, held_out = prompts.groups(spec.sentinel.prompts)
+        between = spec.groups * spec.sentinel.every // spec.group.forks
+        sentinels = SentinelTurns(held_out, spec.sentinel.prompts, spec.sentinel.frames, between)
         return GroupDispatcher(
-            config.student, config.rollout, config.window.law, config.group, sentinels, prompts, config.seed,
-            config.earliest_fork,
-        )  # fmt: skip
-    return StudentDispatcher(
-        config.student,
-        config.rollout,
-        config.window,
-        config.dmd.critic_updates,
-        prompts_of(config).training(),
-        config.seed,
-        drift,
-    )
+            student, rollout, actor.window.law, spec.group, sentinels, training, seed, spec.earliest_fork
+        )
+    return StudentDispatcher(student, rollout, actor.window, spec.critic_updates, prompts.training(), seed, drift)
 
 
-def make_actor(
-    stage: str, config: Config, weights: WeightSource, device: str = "cpu"
-) -> RolloutActor | TeacherActor | GroupActor:
-    """An actor for `stage`, not yet remote."""
-    computing = computing_of(config.rollout, device)
-    encode_text = world_of(config).text(computing.device)
-    if stage == "ode":
-        ode = config.ode
-        teacher = computing.outline(config.teacher_wan).to_empty(device=computing.device)
-        load_weights(teacher, config.teacher_path, "teacher")
+def make_actor(spec: ActorSpec, weights: WeightSource, device: str = "cpu") -> RolloutActor | TeacherActor | GroupActor:
+    """Build an actor, not yet remote."""
+    computing = computing_of(spec.rollout, device)
+    encode_text = spec.world.text(computing.device)
+    if spec.stage == "ode":
+        teacher = computing.outline(spec.teacher_wan).to_empty(device=computing.device)
+        load_weights(teacher, spec.teacher, "teacher")
         return TeacherActor(
-            teacher, config.student, encode_text, ode.solver_steps, ode.guidance, computing.device,
-            config.negative_prompt,
+            teacher, spec.student, encode_text, spec.ode.solver_steps, spec.ode.guidance, computing.device,
+            spec.world.negative_prompt,
         )  # fmt: skip
-    actor = GroupActor if stage == "grpo" else RolloutActor
-    codec = world_of(config).codec(computing.device)
-    return actor(config.student, config.window_of(stage), encode_text, codec, weights, computing)
+    actor = GroupActor if spec.stage == "grpo" else RolloutActor
+    return actor(spec.student, spec.window, encode_text, spec.world.codec(computing.device), weights, computing)
 
 
 def computing_of(rollout: RolloutConfig, device: str = "cpu") -> ComputeSpec:

@@ -7,7 +7,6 @@ from pathlib import Path
 from actors.prompt_config import PromptConfig
 from actors.prompt_extension import extend_prompts
 from actors.prompts import TrainingPrompts, read_prompts
-from cluster.config.run_config import Config
 from models.atomic_files import write_whole
 from models.errors import ConfigError
 from models.worlds import tiny_world
@@ -91,9 +90,3 @@ class RunPrompts:
             return tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS
         texts = self.training()
         return TrainingPrompts(texts[sentinels:], self.seed), texts[:sentinels]
-
-
-def prompts_of(config: Config) -> RunPrompts:
-    """Derive a run's prompts from its keys."""
-    file = None if config.prompts is None else Path(config.prompts)
-    return RunPrompts(Path(config.run_dir), file, config.prompt, config.seed)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from cluster.config.run_config import Config
 from models.errors import ConfigError
 from models.network_config import StudentConfig, WanConfig
 from models.worlds import tiny_world
@@ -41,17 +40,6 @@ class RunWorld:
         """Open the codec on `device`. Raises ValueError where its folder is missing or does not fit."""
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         return open_codec(self.wan, self.vae, device, dtype)
-
-
-def world_of(config: Config) -> RunWorld:
-    """Derive a run's world from its keys: folders that are not given are looked for beside teacher and base."""
-    beside = config.teacher_path, config.base_source.path
-    # One type in all processes, with GPUs and without: embeddings of another would be other entries of the cache.
-    dtype = torch.bfloat16 if config.cluster.rank_gpus else torch.float32
-    return RunWorld(
-        config.student.wan, config.text_encoder_folder(*beside), config.vae_folder(*beside), config.text_cache_folder,
-        dtype, config.negative_prompt,
-    )  # fmt: skip
 
 
 def check_tiny_world(student: StudentConfig) -> None:

@@ -18,7 +18,7 @@ from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Cluster, Report
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
-from cluster.runs.run_world import world_of
+from cluster.runs.stage_spec import StageSpec, stage_spec
 from cluster.runs.stage_texts import prepared_text, stage_texts
 from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.wire import State, put_together, take_apart
@@ -63,8 +63,9 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
     load_weights(student, config.init_path, "init")
     roles = [CRITIC] * config.dmd.critic_updates + [STUDENT]
     steps = -(-config.debug.count // (config.dmd.batch_size * len(roles)))
-    prepared_text(world_of(config), stage_texts("dmd", config), config.device)
-    cluster.begin("dmd", config)
+    spec = stage_spec("dmd", config)
+    prepared_text(spec.inputs.world, stage_texts(spec), config.device)
+    cluster.begin(spec)
     cluster.publish(student.state_dict(), 0)
     pace = None
     for step in range(1, steps + 1):
@@ -167,9 +168,9 @@ class SavedCluster:
         self.saved = find_windows(folder, frames, frame_shape)
         self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})")
 
-    def begin(self, stage: str, config: Config, state: State | None = None, kept: Collection[int] = ()) -> None:
+    def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start at the first window, or at the checkpoint's."""
-        assert stage == "dmd", stage
+        assert spec.name == "dmd", spec.name
         self.taken = Counter() if state is None else Counter(state[1]["taken"])
         self.batches, self.begun = 0, time.perf_counter()
 

@@ -6,9 +6,8 @@ import torch
 
 from actors.prompts import TrainingPrompts
 from cluster.config.run_config import Config
-from cluster.runs.run_prompts import prompts_of
-from cluster.runs.run_world import RunWorld, world_of
-from cluster.runs.trajectories import trajectories_of
+from cluster.runs.run_world import RunWorld
+from cluster.runs.stage_spec import StageSpec, stage_spec
 from learner.build import LearnerParts
 from learner.parallel import collectives
 from models.worlds.tiny_world import TinyText
@@ -21,7 +20,8 @@ def learner_parts(config: Config, stage: str) -> LearnerParts:
     critic = config.grpo_critic_source if stage == "grpo" else config.base_source
     text: Text = TinyText()
     if stage != "teacher":
-        text = prepared_text(world_of(config), stage_texts(stage, config), config.device)
+        spec = stage_spec(stage, config)
+        text = prepared_text(spec.inputs.world, stage_texts(spec), config.device)
     return LearnerParts(
         student=config.student, teacher_wan=config.teacher_wan, learner=config.learner,
         sources={"student": student, "critic": critic, "teacher": config.teacher_source},
@@ -41,24 +41,24 @@ def prepared_text(world: RunWorld, texts: Sequence[str], device: torch.device) -
     return text
 
 
-def stage_texts(stage: str, config: Config) -> list[str]:
+def stage_texts(spec: StageSpec) -> list[str]:
     """List every text that a stage reads, once: prompts of its rollouts, sentinels' prompts, the negative prompt.
 
     Of a file, the prompts that the stage reaches; where the buffer drops windows by age it may reach a few more.
     """
     watched: Sequence[str] = ()
-    rollouts = config.ode.pairs
-    if stage == "ode":
-        given = config.ode.pairs_dir is not None
-        prompts = trajectories_of(config).prompts() if given else prompts_of(config).training()
+    inputs, rollout = spec.inputs, spec.actor.rollout
+    if spec.name == "ode":
+        rollouts, given = spec.actor.ode.pairs, spec.actor.ode.pairs_dir is not None
+        prompts = inputs.trajectories.prompts() if given else inputs.prompts.training()
     else:
-        prompts, steps, each = prompts_of(config).training(), config.dmd.steps, config.rollout.windows
-        if stage == "grpo":
-            prompts, watched = prompts_of(config).groups(config.sentinel.prompts)
-            steps, each = config.grpo.steps, config.group.forks
+        prompts, each = inputs.prompts.training(), rollout.windows
+        if spec.name == "grpo":
+            prompts, watched = inputs.prompts.groups(spec.sentinel.prompts)
+            each = spec.group.forks
         # The most that are dispatched: windows that updates take, a full buffer, and a batch that is cut.
-        windows = steps * config.samples_per_update(stage) + config.buffer.windows
-        rollouts = -(-windows // each) + config.rollout.batch
+        windows = spec.steps * spec.samples_per_update + spec.buffer.windows
+        rollouts = -(-windows // each) + rollout.batch
     if isinstance(prompts, TrainingPrompts):
         prompts = [prompts.prompt(i) for i in range(min(len(prompts), rollouts))]
-    return list(dict.fromkeys([*prompts, *watched, config.negative_prompt]))
+    return list(dict.fromkeys([*prompts, *watched, inputs.world.negative_prompt]))

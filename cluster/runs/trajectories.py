@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from actors.teacher_actor import solver_sigmas
-from cluster.config.run_config import Config
-from cluster.runs.run_world import RunWorld, world_of
+from cluster.runs.run_world import RunWorld
 from cluster.runs.trajectory_folder import TrajectoryFolder, check_own, find_given, find_own
 from cluster.runs.trajectory_index import TrajectoryIndex, TrajectoryOrigin
 from cluster.supply.buffer import order_of_leaving
@@ -116,14 +115,6 @@ class RunTrajectories:
                 f"they take {needed / 1e9:,.0f} GB, and run_dir={self.run_dir} has {disk.free / 1e9:,.0f} GB free",
                 "write another run_dir, or lower ode.pairs",
             )  # fmt: skip
-
-
-def trajectories_of(config: Config) -> RunTrajectories:
-    """Derive a run's trajectories from its keys."""
-    return RunTrajectories(
-        Path(config.run_dir), config.ode, config.student, config.rollout.batch, config.seed, config.teacher_path,
-        world_of(config),
-    )  # fmt: skip
 
 
 def trajectory_bytes(student: StudentConfig, dtype: str) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from benchmarks import control_plane
 from benchmarks.decoupling import Measured, block_s, lock_step, run_alone, run_config, starts_p_value, streaming
 from cluster.runs.factory import make_dispatcher
+from cluster.runs.stage_spec import stage_spec
 from models.records import CRITIC, STUDENT
 from tests.fakes.small_runs import smallest_run
 
@@ -14,7 +15,10 @@ def test_streaming_takes_every_window_of_the_first_rollouts_once_and_none_before
     config = run_config(actors=5)
     run = run_alone(streaming(config, warm_up=0, updates=2))
     drawn = {
-        (r.id, w.index): w for i in range(8) for r in make_dispatcher("dmd", config).rollouts(i) for w in r.windows
+        (r.id, w.index): w
+        for i in range(8)
+        for r in make_dispatcher(stage_spec("dmd", config)).rollouts(i)
+        for w in r.windows
     }
     assert len(run.taken) == len(drawn) == 2 * config.dmd.batch_size * (1 + config.dmd.critic_updates)
     assert {(w.rollout, w.index): (w.role, w.start) for w in run.taken} == {
@@ -34,7 +38,12 @@ def test_actors_take_up_newer_weights_between_the_blocks_of_a_rollout():
 def test_the_lock_step_loop_never_overlaps_rollouts_and_training():
     config = run_config(actors=5)
     updates_per_s, ceiling = run_alone(lock_step(config, rounds=1))
-    last = max(plan.start for i in range(5) for r in make_dispatcher("dmd", config).rollouts(i) for plan in r.windows)
+    last = max(
+        plan.start
+        for i in range(5)
+        for r in make_dispatcher(stage_spec("dmd", config)).rollouts(i)
+        for plan in r.windows
+    )
     rollouts_s = (last + config.window.frames) / config.student.block_frames * block_s(config)
     assert 1 / updates_per_s >= rollouts_s, "an update of five rollouts cannot come before the longest of them is made"
     assert ceiling > 1
@@ -50,7 +59,7 @@ class Placed:
 def taken_under(law):
     config = run_config(actors=5)
     config.window.law = law
-    rollouts = [r for i in range(200) for r in make_dispatcher("dmd", config).rollouts(i)]
+    rollouts = [r for i in range(200) for r in make_dispatcher(stage_spec("dmd", config)).rollouts(i)]
     return Measured(config, taken=[Placed(r.id, plan.role, plan.start) for r in rollouts for plan in r.windows])
 
 

@@ -12,6 +12,7 @@ from actors.student_actor import blocks_kept
 from benchmarks.plan_check import PACE, POOLS, UPDATES, WARM_UP, run_config
 from cluster.planning.simulator import simulate
 from cluster.runs.factory import make_dispatcher
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.ledger import VersionHistory
 from cluster.supply.validation import validate_block, validate_sample
 from cluster.supply.wire import seal
@@ -33,7 +34,7 @@ class Published:
 
 def test_a_sleeping_actor_makes_what_was_asked_for_in_the_time_that_it_should_take():
     config = run_config(1, 60, "unused")
-    rollouts = make_dispatcher("dmd", config).rollouts(0)
+    rollouts = make_dispatcher(stage_spec("dmd", config)).rollouts(0)
     began = time.perf_counter()
     items = list(SleepingActor(config, Published(), BLOCK_S).windows(rollouts, []))
     elapsed_s = time.perf_counter() - began

@@ -6,6 +6,7 @@ import urllib.request
 
 import pytest
 
+from cluster.runs.stage_spec import stage_spec
 from tests.docs.documented import METRICS, metric_keys, pattern
 
 
@@ -28,7 +29,7 @@ def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_c
     config = small_config()
     coordinator = local_ray.remote(Coordinator).options(num_cpus=0, max_concurrency=1000).remote(config)
     cluster = RayCluster(coordinator)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     cluster.publish(Wan(TINY).state_dict(), 0)
     cluster.take(CRITIC, 4)
     cluster.state()

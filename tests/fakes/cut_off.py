@@ -21,7 +21,7 @@ def run(loop: Callable, config: Config, until: int | None) -> dict[int, dict[str
             raise Interrupted
 
     try:
-        loop(config, InlineCluster(config), log)
+        loop(config, InlineCluster(config.run_dir), log)
     except Interrupted:
         assert until is not None
     return metrics

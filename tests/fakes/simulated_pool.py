@@ -16,6 +16,7 @@ from cluster.pool.coordinator import Coordinator  # noqa: E402
 from cluster.pool.rollout_process import Delivery  # noqa: E402
 from cluster.pool.scale_down import Place  # noqa: E402
 from cluster.pool.slots import Slot  # noqa: E402
+from cluster.runs.stage_spec import ActorSpec  # noqa: E402
 from cluster.runs.trace import Span  # noqa: E402
 from cluster.supply.dispatch import Dispatch  # noqa: E402
 from cluster.supply.wire import Header, Item, seal, take_apart  # noqa: E402
@@ -53,12 +54,10 @@ class SimulatedPool:
         """Always there."""
         return Place("here", {}, ())
 
-    async def begin(self, slot: int, stage: str, config: Config, epoch: int) -> None:
+    async def begin(self, slot: int, spec: ActorSpec, epoch: int) -> None:
         """Always ready."""
 
-    async def stream(
-        self, slot: int, stage: str, config: Config, epoch: int, dispatch: Dispatch
-    ) -> AsyncIterator[Delivery]:
+    async def stream(self, slot: int, epoch: int, dispatch: Dispatch) -> AsyncIterator[Delivery]:
         """The deliveries of a rollout process: each block, and behind it the windows that it ends."""
         rollouts, loop = dispatch.rollouts, asyncio.get_running_loop()
         due = loop.time()
@@ -140,7 +139,7 @@ class SimulatedCoordinator(Coordinator):
     def __init__(
         self, config: Config, block_s: float, spread_s: float = 0.0, pool: type[SimulatedPool] = SimulatedPool
     ):
-        super().__init__(config, pool(config, self.newer, block_s, spread_s))
+        super().__init__(config.cluster, config.autoscale, config.run_dir, pool(config, self.newer, block_s, spread_s))
         self.available: dict[tuple[int, int], float] = {}
         """By rollout and window: the event loop's time from which the learner could take it."""
 

@@ -6,6 +6,7 @@ import msgpack
 
 from actors.drift_tracker import DriftMeter
 from cluster.runs.factory import make_supply
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.wire import LOST, BadWindow, from_checkpoint, open_item, seal, to_checkpoint
 from models.records import CRITIC, STUDENT, MadeBlock
 from tests.fakes.small_runs import pretended
@@ -73,7 +74,7 @@ class World:
     def __init__(self, config, random, stage="dmd", make=pretended):
         """`make` is what an actor does: called with the config, a dispatch and a version."""
         self.config, self.random, self.make = config, random, make
-        self.supply = make_supply(stage, config)
+        self.supply = make_supply(stage_spec(stage, config))
         self.at_work, self.number, self.update, self.versions = [], 0, 0, 0
         self.taken, self.turn = [], 0
         self.publish()
@@ -122,7 +123,7 @@ class World:
 
     def rolled_back(self, state, taken, turn, update):
         """The same world with a supply that begins again from a `saved` state, taken when the learner was there."""
-        self.supply = make_supply(self.supply.stage, self.config, restored(state))
+        self.supply = make_supply(stage_spec(self.supply.stage, self.config), restored(state))
         self.at_work, self.number, self.taken, self.turn, self.update = [], 0, taken, turn, update
         self.publish()
 

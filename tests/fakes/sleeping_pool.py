@@ -13,6 +13,7 @@ from cluster.pool.ray_pool import RayPool
 from cluster.pool.rollout_process import Delivery, place_of_process
 from cluster.pool.scale_down import Place
 from cluster.run_errors import Leaving, StageEnded
+from cluster.runs.stage_spec import ActorSpec
 from cluster.runs.trace import Span
 from cluster.supply.tensor_bytes import ByteViews
 from cluster.supply.wire import Header, seal
@@ -25,13 +26,13 @@ from tests.fakes.zero_videos import PretendedVideos
 class SleepingActor:
     """Has RolloutActor's `windows`. A block is due `block_s` after the one before, so handing it over costs nothing."""
 
-    def __init__(self, config: Config, weights: PrefetchedWeights, block_s: float):
-        self.config, self.weights, self.block_s = config, weights, block_s
+    def __init__(self, spec: ActorSpec, weights: PrefetchedWeights, block_s: float):
+        self.spec, self.weights, self.block_s = spec, weights, block_s
         self.version: int | None = None
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[MadeBlock]) -> Iterator[Window | MadeBlock]:
         """Every block behind those `made` when it is due, and behind it the windows that it ends."""
-        videos, due = PretendedVideos(self.config, rollouts, made), time.perf_counter()
+        videos, due = PretendedVideos(self.spec, rollouts, made), time.perf_counter()
         self._pull()
         for index in videos.blocks:
             due += self.block_s
@@ -58,12 +59,12 @@ class SleepingProcess:
         """As RolloutProcess.place."""
         return place_of_process()
 
-    def begin(self, stage: str, config: Config, epoch: int, relay: None) -> None:
+    def begin(self, spec: ActorSpec, epoch: int, relay: None) -> None:
         """As RolloutProcess.begin."""
         if self.weights is not None:
             self.weights.close()
         self.weights = PrefetchedWeights(ObjectStoreWeights(self.coordinator, epoch, self.slot).fetch)
-        self.actor = SleepingActor(config, self.weights, self.block_s)
+        self.actor = SleepingActor(spec, self.weights, self.block_s)
 
     def windows(
         self, rollouts: Sequence[Rollout], made: Sequence[Header], first: Sequence[Header]
@@ -87,7 +88,7 @@ class SleepingPool(RayPool):
 
     def __init__(self, config: Config, coordinator: ray.actor.ActorHandle, block_s: float, options: Mapping[str, Any]):
         self.block_s, self.options = block_s, options
-        super().__init__(config, coordinator)
+        super().__init__(config.cluster, coordinator)
 
     def _new(self, slot: int) -> ray.actor.ActorHandle:
         return SleepingProcess.options(**self.options).remote(self.coordinator, slot, self.block_s)
@@ -97,7 +98,12 @@ class SleepingCoordinator(Coordinator):
     """The run's coordinator over a sleeping pool."""
 
     def __init__(self, config: Config, block_s: float, options: Mapping[str, Any]):
-        super().__init__(config, SleepingPool(config, ray.get_runtime_context().current_actor, block_s, options))
+        super().__init__(
+            config.cluster,
+            config.autoscale,
+            config.run_dir,
+            SleepingPool(config, ray.get_runtime_context().current_actor, block_s, options),
+        )
 
     async def ready(self) -> None:
         """Answers when every process is there: how long they take to start is not what is measured."""

@@ -47,7 +47,7 @@ class StandingPool:
         await asyncio.sleep(0)
         return Place(f"node {slot}", {}, ())
 
-    async def begin(self, slot, stage, config, epoch):
+    async def begin(self, slot, spec, epoch):
         await asyncio.sleep(0)
 
     def replace(self, slot):

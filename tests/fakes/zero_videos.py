@@ -9,13 +9,14 @@ from torch import Tensor
 
 from actors.student_actor import blocks_kept
 from cluster.config.run_config import Config
+from cluster.runs.stage_spec import ActorSpec
 from models.records import MadeBlock, Rollout, Window, WindowPlan
 
 
 class PretendedVideos:
     """Of one dispatch, behind the blocks that were `made` of it."""
 
-    def __init__(self, config: Config, rollouts: Sequence[Rollout], made: Sequence[MadeBlock] = ()):
+    def __init__(self, config: Config | ActorSpec, rollouts: Sequence[Rollout], made: Sequence[MadeBlock] = ()):
         self.rollouts, self.student, self.frames = rollouts, config.student, config.window.frames
         self.recent = deque((block.version for block in made), maxlen=blocks_kept(config.student, config.window))
         last = max(plan.start + self.frames for rollout in rollouts for plan in rollout.windows)

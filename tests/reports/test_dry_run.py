@@ -12,7 +12,7 @@ from cluster.planning import flops, memory
 from cluster.planning.run_shape import run_shape_of
 from cluster.planning.units import shown
 from cluster.runs.factory import computing_of, make_actor, make_dispatcher
-from cluster.runs.trajectories import trajectories_of
+from cluster.runs.stage_spec import inputs_of, stage_spec
 from models.causal import write_block
 from models.kv_cache import KVCache
 from models.records import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan
@@ -118,11 +118,11 @@ def test_a_window_is_as_large_as_a_real_one():
 def test_actors_hold_and_compute_in_the_dtype_that_is_asked_for_and_hand_over_float32(dtype):
     config = settings.load(["preset=tiny", "stage=[ode,dmd]", f"rollout.dtype={str(dtype).removeprefix('torch.')}"])
     published = Weights(0, computing_of(config.rollout).cast(Wan(config.student.wan).state_dict()))
-    actor = make_actor("dmd", config, FixedWeights(published))
+    actor = make_actor(stage_spec("dmd", config).actor, FixedWeights(published))
     rollout = Rollout(0, 0, PROMPTS[0], 1, 36, (WindowPlan(STUDENT, 24, 3, 0),))
     (window,) = (item for item in actor.windows([rollout]) if isinstance(item, Window))
     assert window.latents.dtype == window.noisy.dtype == torch.float32 and window.latents.isfinite().all()
-    teacher = make_actor("ode", config, None)
+    teacher = make_actor(stage_spec("ode", config).actor, None)
     for stage, network in (("dmd", actor.student), ("ode", teacher.teacher)):
         assert {p.dtype for p in network.parameters()} == {dtype}
         told = by_name(memory.actor_memory(run_shape_of(config), stage))["weights"].value
@@ -156,7 +156,7 @@ def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depen
     given = settings.load([*ON_EIGHT, "stage=ode", "ode.pairs_dir=x"])
     assert not memory.disk(run_shape_of(given)) and flops.stage_cost(run_shape_of(given), "ode").actors == 0
     small = settings.load(["preset=tiny", "ode.pairs=20", f"run_dir={tmp_path}"])
-    with trajectories_of(small).open() as pairs:
+    with inputs_of(small).trajectories.open() as pairs:
         shape = (small.student.horizon_frames, *small.student.frame_shape)
         for i in range(20):
             pairs.add([Trajectory(i, 0, 0, ODE, PROMPTS[i], i, torch.zeros(4, *shape), torch.zeros(shape))])
@@ -167,7 +167,7 @@ def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depen
 def test_the_rollouts_of_a_stage_cost_what_those_that_are_dispatched_do():
     config = settings.load(["preset=tiny", "dmd.steps=200", "rollout.horizon=sampled"])
     rollouts = config.dmd.steps * config.samples_per_update("dmd") // config.rollout.windows
-    dispatcher = make_dispatcher("dmd", config)
+    dispatcher = make_dispatcher(stage_spec("dmd", config))
     slow = 0.0
     for first in range(0, rollouts, config.rollout.batch):
         batch = dispatcher.rollouts(first)

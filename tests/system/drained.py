@@ -18,6 +18,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.ray_cluster import RayCluster
 from cluster.ray_launch import start_coordinator
+from cluster.runs.stage_spec import stage_spec
 from models.network_config import TINY
 from models.records import CRITIC, STUDENT
 from models.wan.network import Wan
@@ -31,8 +32,8 @@ def main() -> None:
         run_dir=tempfile.mkdtemp(), buffer=BufferConfig(windows=256, max_age=64), cluster=ClusterConfig(timeout_s=120.0)
     )
     config.rollout.windows, config.rollout.frames = 16, 1200
-    cluster = RayCluster(start_coordinator(config))
-    cluster.begin("dmd", config)
+    cluster = RayCluster(start_coordinator(config.cluster, config.autoscale, config.run_dir))
+    cluster.begin(stage_spec("dmd", config))
     torch.manual_seed(0)
     cluster.publish({name: tensor.clone() for name, tensor in Wan(TINY).state_dict().items()}, 0)
     windows = list(cluster.take(CRITIC, 1))

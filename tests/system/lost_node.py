@@ -12,6 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.ray_cluster import RayCluster
+from cluster.runs.stage_spec import stage_spec
 from cluster.weights.version import WeightsVersion
 from models.records import CRITIC, STUDENT
 from tests.fakes.sleeping_pool import SleepingCoordinator
@@ -30,7 +31,7 @@ def main() -> None:
     options = {"num_cpus": 0, "max_concurrency": 1000}
     coordinator = ray.remote(SleepingCoordinator).options(**options).remote(config, 0.01, {"num_cpus": 1})
     cluster = RayCluster(coordinator)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     ray.get(coordinator.publish.remote(0, [ray.put(WeightsVersion(0, {}, None, 0))]))
     while cluster.metrics()["buffer/depth"] < WAITING:
         time.sleep(0.1)  # polling another process
@@ -39,7 +40,7 @@ def main() -> None:
     nodes.add_node(num_cpus=1, object_store_memory=200 * 2**20)
     taken = [w for role, n in ((CRITIC, 2), (STUDENT, 2), (CRITIC, 6)) for w in cluster.take(role, n)]
     metrics = cluster.metrics()
-    cluster.begin("dmd", config, state)
+    cluster.begin(stage_spec("dmd", config), state)
     ray.get(coordinator.publish.remote(1, [ray.put(WeightsVersion(1, {}, None, 0))]))
     again = [w for role, n in ((CRITIC, 2), (STUDENT, 2), (CRITIC, 6)) for w in cluster.take(role, n)]
     print(json.dumps({

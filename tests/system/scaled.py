@@ -22,6 +22,7 @@ from cluster.planning.pool_balance import made_share, pool_size
 from cluster.ray_cluster import RayCluster
 from cluster.runs.factory import make_dispatcher
 from cluster.runs.run_log import RunLog
+from cluster.runs.stage_spec import stage_spec
 from models.records import CRITIC, STUDENT
 from tests.fakes.fake_autoscaler import fake_autoscaler
 from tests.fakes.processes import own_processes
@@ -65,7 +66,7 @@ class Learner:
         self.config, self.cluster, self.window_s, self.update = config, cluster, FAST_S, 0
         self.taken, self.requests, self.most = [], 0, 0
         self.log = RunLog(config.run_dir, config.wandb, cluster, lambda *_: None)
-        cluster.begin("dmd", config)
+        cluster.begin(stage_spec("dmd", config))
         self.publish()
 
     def publish(self) -> None:
@@ -111,7 +112,7 @@ def lawful(learner: Learner) -> dict[str, int]:
     drawn = {
         (rollout.id, plan.index): (plan.role, plan.start)
         for first in range(0, max(per_rollout) + 1, config.rollout.batch)
-        for rollout in make_dispatcher("dmd", config).rollouts(first)
+        for rollout in make_dispatcher(stage_spec("dmd", config)).rollouts(first)
         for plan in rollout.windows
     }
     assert all(drawn[window.rollout, window.index] == (window.role, window.start) for window in taken)
@@ -126,7 +127,7 @@ def main(run_dir: Path) -> None:
     run_dir.mkdir(parents=True)
     config = run_config(run_dir)
     dispatch_s = (
-        made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+        made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)
         * config.rollout.frames
         / config.student.block_frames
         * BLOCK_S

@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 
 from cluster.inline import InlineCluster
 from cluster.run_errors import RunFailed
+from cluster.runs.stage_spec import stage_spec
 from models.network_config import TINY
 from models.records import CRITIC, STUDENT
 from models.wan.network import Wan
@@ -31,7 +32,7 @@ def on_ray(local_ray):
     made = []
 
     def make(config):
-        made.append(RayCluster(start_coordinator(config)))
+        made.append(RayCluster(start_coordinator(config.cluster, config.autoscale, config.run_dir)))
         return made[-1]
 
     yield make
@@ -47,8 +48,8 @@ def assert_uniform(windows, positions):
 
 def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_config):
     config = small_config()
-    cluster = InlineCluster(config)
-    cluster.begin("dmd", config)
+    cluster = InlineCluster(config.run_dir)
+    cluster.begin(stage_spec("dmd", config))
     cluster.publish(weights(), 0)
     taken = {STUDENT: [], CRITIC: []}
     for _ in range(15):
@@ -65,7 +66,7 @@ def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_
 def test_windows_taken_from_ray_start_uniformly_too(on_ray, small_config):
     config = small_config(cluster__rollout_actors=2)
     cluster = on_ray(config)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     cluster.publish(weights(), 0)
     taken = {STUDENT: [], CRITIC: []}
     for _ in range(8):
@@ -86,8 +87,8 @@ def test_windows_taken_from_ray_start_uniformly_too(on_ray, small_config):
 def test_windows_of_the_same_weights_are_bit_equal_inline_and_on_ray(on_ray, small_config):
     config = small_config()
     made = {}
-    for kind, cluster in (("inline", InlineCluster(config)), ("ray", on_ray(config))):
-        cluster.begin("dmd", config)
+    for kind, cluster in (("inline", InlineCluster(config.run_dir)), ("ray", on_ray(config))):
+        cluster.begin(stage_spec("dmd", config))
         cluster.publish(weights(), 0)
         windows = [w for role, n in ((STUDENT, 50), (CRITIC, 150)) for w in cluster.take(role, n)]
         made[kind] = {(w.rollout, w.index): w for w in windows}
@@ -105,7 +106,7 @@ def test_windows_of_the_same_weights_are_bit_equal_inline_and_on_ray(on_ray, sma
 def test_actors_pull_newer_weights_while_a_video_is_being_made(on_ray, small_config):
     config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64)
     cluster = on_ray(config)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     cluster.publish(weights(0), 0)
     first = cluster.take(CRITIC, 1)
     cluster.publish(weights(1), 1)
@@ -120,7 +121,7 @@ def test_actors_pull_newer_weights_while_a_video_is_being_made(on_ray, small_con
 def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on_ray, small_config):
     config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64)
     cluster = on_ray(config)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     cluster.publish(weights(), 0)
     windows = list(cluster.take(CRITIC, 1))
     victims = own_processes("ray::RolloutProcess")
@@ -145,7 +146,7 @@ def test_the_videos_of_an_actor_that_must_end_or_hangs_are_continued_by_another(
 
     config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64, cluster__progress_timeout_s=8.0)
     cluster = on_ray(config)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     cluster.publish(weights(), 0)
     windows = list(cluster.take(CRITIC, 1))
     for pid in own_processes("ray::RolloutProcess"):
@@ -162,11 +163,11 @@ def test_the_videos_of_an_actor_that_must_end_or_hangs_are_continued_by_another(
 def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(on_ray, small_config):
     config = small_config(ode__pairs=8)
     cluster = on_ray(config)
-    cluster.begin("ode", config)
+    cluster.begin(stage_spec("ode", config))
     assert len(cluster.take_all("ode", 8)) == 8
     for pid in own_processes("ray::RolloutProcess"):
         os.kill(pid, signal.SIGKILL)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     cluster.publish(weights(), 0)
     assert len(cluster.take(STUDENT, 16)) == 16
     assert cluster.metrics()["rollout/actors_lost"] == 1
@@ -176,8 +177,8 @@ def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(on_ray, s
 def test_trajectories_that_are_kept_are_not_made_and_the_others_are_bit_equal_inline_and_on_ray(on_ray, small_config):
     config = small_config(ode__pairs=12)
     made = []
-    for cluster in (InlineCluster(config), on_ray(config)):
-        cluster.begin("ode", config, kept=[0, 3, 4, 5, 6, 7, 9])
+    for cluster in (InlineCluster(config.run_dir), on_ray(config)):
+        cluster.begin(stage_spec("ode", config), kept=[0, 3, 4, 5, 6, 7, 9])
         made.append(cluster.take_all("ode", 5))
     assert [pair.rollout for pair in made[0]] == [pair.rollout for pair in made[1]]
     assert {pair.rollout for pair in made[0]} == {1, 2, 8, 10, 11}
@@ -190,7 +191,7 @@ def test_trajectories_that_are_kept_are_not_made_and_the_others_are_bit_equal_in
 def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(on_ray, small_config):
     config = small_config(cluster__timeout_s=0.5)
     cluster = on_ray(config)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     with pytest.raises(RunFailed, match=r"no 4 student windows within cluster.timeout_s = 0.5"):
         cluster.take(STUDENT, 4)
 
@@ -199,7 +200,7 @@ def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(on_ray
 def test_an_actor_that_raises_stops_the_run_with_its_reason(on_ray, small_config):
     config = small_config(teacher="missing.safetensors")
     cluster = on_ray(config)
-    cluster.begin("ode", config)
+    cluster.begin(stage_spec("ode", config))
     with pytest.raises(RunFailed, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
         cluster.take_all("ode", 1)
 
@@ -207,7 +208,7 @@ def test_an_actor_that_raises_stops_the_run_with_its_reason(on_ray, small_config
 @pytest.mark.ray
 def test_a_ray_of_our_own_listens_on_the_loopback_only(on_ray, small_config):
     config = small_config()
-    on_ray(config).begin("dmd", config)
+    on_ray(config).begin(stage_spec("dmd", config))
     me = psutil.Process()
     ours = {me.pid} | {child.pid for child in me.children(recursive=True)}
     listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in ours}

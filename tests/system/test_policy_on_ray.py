@@ -5,6 +5,7 @@ import torch
 
 from actors.rollout_config import GroupConfig
 from cluster.config.cluster_config import ClusterConfig
+from cluster.runs.stage_spec import stage_spec
 from learner.parallel.collectives import all_gather_columns
 from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
@@ -41,8 +42,8 @@ def taken(local_ray, tmp_path_factory):
     config.group = GroupConfig(members=MEMBERS, transitions="all", noise="first", burn_in_frames=27, forks=1)
     config.sentinel = SentinelConfig(prompts=1, frames=24, metrics=["exposure_drift"])
     config.grpo = GrpoConfig(groups=GROUPS)
-    cluster = RayCluster(start_coordinator(config))
-    cluster.begin("grpo", config)
+    cluster = RayCluster(start_coordinator(config.cluster, config.autoscale, config.run_dir))
+    cluster.begin(stage_spec("grpo", config))
     cluster.publish({name: tensor.clone() for name, tensor in student().state_dict().items()}, 0)
     groups = cluster.take(GRPO, GROUPS)
     yield config, groups, cluster.report({}).spans

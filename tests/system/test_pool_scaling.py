@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cluster.autoscale.loop import FILE, looks
+from cluster.runs.stage_spec import stage_spec
 from models.network_config import TINY
 from models.records import CRITIC, STUDENT
 from models.wan.network import Wan
@@ -27,9 +28,9 @@ def test_actors_that_ray_has_no_place_for_hold_up_nobody_and_are_given_up_when_n
     from cluster.ray_launch import start_coordinator
 
     config = small_config(rollout__frames=48, buffer__windows=256, buffer__max_age=64)
-    cluster = RayCluster(start_coordinator(config))
+    cluster = RayCluster(start_coordinator(config.cluster, config.autoscale, config.run_dir))
     try:
-        cluster.begin("dmd", config)
+        cluster.begin(stage_spec("dmd", config))
         places = int(local_ray.cluster_resources()["CPU"])
         local_ray.get(cluster.coordinator.resize.remote(places + 2), timeout=60)
         torch.manual_seed(0)

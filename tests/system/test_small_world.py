@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import settings
 import train
 from cluster.launch import launch, preflight
-from cluster.runs.run_prompts import prompts_of
+from cluster.runs.stage_spec import inputs_of
 from models.network_config import CONFIGS
 from tests.fakes.cut_off import run
 from tests.fakes.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
@@ -35,7 +35,7 @@ def small_network_is_known(monkeypatch):
 def config_of(world: Path, run_dir: Path, *arguments: str):
     config = settings.load([*keys(world, run_dir), "cluster=inline", *arguments])
     preflight(config)
-    prompts_of(config).prepare()
+    inputs_of(config).prompts.prepare()
     return config
 
 

@@ -15,6 +15,7 @@ from cluster.launch import launch, preflight
 from cluster.pool.slots import Slots
 from cluster.pool.workload import Workload
 from cluster.runs.factory import make_supply
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.validation import BadWindow
 from tests.docs.documented import metric_keys, pattern
 from tests.fakes.small_runs import StandingPool
@@ -34,7 +35,7 @@ def run(*arguments):
 
 def refused(config):
     """What the supply tells of a window that was refused."""
-    supply = make_supply("dmd", config)
+    supply = make_supply(stage_spec("dmd", config))
     supply.refuse(BadWindow("not_finite", "a window with NaN"))
     return supply.metrics().keys()
 
@@ -47,7 +48,7 @@ def scaled(config):
     autoscaling.meter.take(1)
     autoscaling.meter.dispatch(1)
     autoscaling.meter.end(1, 1.0)
-    autoscaling.look(1, make_supply("dmd", config).buffer, "dmd")
+    autoscaling.look(1, make_supply(stage_spec("dmd", config)).buffer, "dmd")
     return autoscaling.metrics.keys()
 
 

@@ -8,6 +8,7 @@ from cluster.autoscale.loop import FILE, Autoscaling, hours_spent, looks
 from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.runs.factory import make_supply
+from cluster.runs.stage_spec import stage_spec
 from cluster.runs.trace import Reading, TraceFile
 from tests.fakes.small_runs import small
 
@@ -45,7 +46,7 @@ def starve(meter, clock, seconds, size):
 
 def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):
     config, clock, meter, autoscaling = scaled(tmp_path)
-    buffer, trace = make_supply("dmd", config).buffer, TraceFile(tmp_path / "trace.json")
+    buffer, trace = make_supply(stage_spec("dmd", config)).buffer, TraceFile(tmp_path / "trace.json")
     told = []
     for _ in range(6):
         starve(meter, clock, 8, size=1)
@@ -76,7 +77,7 @@ def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
     told = []
     for _ in range(20):
         starve(meter, clock, 8, size=1)
-        told.append(autoscaling.look(1, make_supply("dmd", config).buffer, "dmd").line)
+        told.append(autoscaling.look(1, make_supply(stage_spec("dmd", config)).buffer, "dmd").line)
     (line,) = [line for line in told if line is not None]
     assert line.startswith("rollout pool: stays at 1 actors: the learner waits 75%")
     assert line.endswith("more actors are kept back by autoscale.maximum")
@@ -86,7 +87,7 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     config, clock, meter, autoscaling = scaled(tmp_path)
     meter.change({"held": 2})
     clock.now += 7200.0
-    autoscaling.write(autoscaling.look(2, make_supply("dmd", config).buffer, "dmd").entry)
+    autoscaling.write(autoscaling.look(2, make_supply(stage_spec("dmd", config)).buffer, "dmd").entry)
     with (tmp_path / FILE).open("a") as file:
         file.write('{"gpu_hours": 99, "decis')
     assert hours_spent(tmp_path / FILE) == pytest.approx(4.0)
@@ -94,7 +95,7 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     assert again.gpu_hours == pytest.approx(4.0) and autoscaling.gpu_hours == pytest.approx(4.0)
     again.meter.change({"held": 1})
     clock.now += 3600.0
-    look = again.look(1, make_supply("dmd", config).buffer, "dmd")
+    look = again.look(1, make_supply(stage_spec("dmd", config)).buffer, "dmd")
     assert look.entry["gpu_hours"] == pytest.approx(5.0)
     again.write(look.entry)
     assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 5.0])

@@ -12,6 +12,7 @@ from cluster.config.buffer_config import BufferConfig
 from cluster.config.grpo_rules import check_forks
 from cluster.config.run_config import Config
 from cluster.runs.factory import make_dispatcher
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.buffer import WindowBuffer
 from learner.policy_config import GrpoConfig
 from models.errors import ConfigError
@@ -47,7 +48,7 @@ def refused(*keys: str, fix: str = ""):
 def goes_on(config: Config) -> bool:
     """Whether a learner that takes two looks, and all rounds behind each, always gets them in the end."""
     buffer = WindowBuffer(config.buffer, config.seed, config.samples_per_update("grpo"))
-    dispatcher, first = make_dispatcher("grpo", config), 0
+    dispatcher, first = make_dispatcher(stage_spec("grpo", config)), 0
     rounds = [(SENTINEL, config.sentinel.prompts)] + [(GRPO, config.grpo.groups)] * config.sentinel.every
     for role, n in rounds * 2:
         while buffer.take(role, n, lambda group: 0) is None:

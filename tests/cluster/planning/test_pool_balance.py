@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share, pool_size
 from cluster.runs.factory import make_dispatcher
+from cluster.runs.stage_spec import stage_spec
 
 seconds = st.floats(0.1, 1000)
 counts = st.integers(1, 64)
@@ -40,7 +41,7 @@ def test_the_share_that_an_actor_makes_is_the_expected_end_of_the_last_of_its_un
     # The mean of the largest of `draws` even draws from 0 .. positions - 1, summed over its tail.
     last = sum(1 - (p / positions) ** draws for p in range(1, positions))
     frames = last * config.student.block_frames + config.window.frames
-    assert made_share(make_dispatcher("dmd", config), config.rollout, config.window) == pytest.approx(
+    assert made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window) == pytest.approx(
         frames / config.rollout.frames, rel=0.02
     )
 
@@ -49,6 +50,6 @@ def test_windows_of_the_first_horizon_only_make_short_rollouts():
     config = Config()
     config.window.law = "prefix(1)"
     assert (
-        made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+        made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)
         == config.window.frames / config.rollout.frames
     )

@@ -15,6 +15,7 @@ from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share, pool_size
 from cluster.planning.simulator import Pace, simulate
 from cluster.runs.factory import make_dispatcher
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.buffer import TooOld
 from learner.stage_config import DmdConfig
 from models.network_config import StudentConfig
@@ -60,7 +61,7 @@ async def coordinated(config, pace, updates):
     clock = asyncio.get_running_loop().time
     coordinator = SimulatedCoordinator(config, pace.block_s, pool=PullingPool)
     coordinator.pool.coordinator = coordinator
-    epoch = await coordinator.begin("dmd", config)
+    epoch = await coordinator.begin(stage_spec("dmd", config))
     await coordinator.publish(0, [no_weights(0, 0)])
     began, number, seen = clock(), 0, []
     for update in range(1, updates + 1):
@@ -158,7 +159,7 @@ def test_neither_half_goes_faster_than_it_would_alone_and_shares_are_shares(conf
 def test_a_starved_learner_gets_what_the_actors_make_until_their_last_windows(batch, law):
     config = stage(batch=batch, law=law, windows=10**4, max_age=10**4)
     dispatch_s = (
-        made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+        made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)
         * config.rollout.frames
         / config.student.block_frames
         * AT_ONCE.block_s
@@ -171,7 +172,7 @@ def test_a_starved_learner_gets_what_the_actors_make_until_their_last_windows(ba
 def test_a_pool_of_the_size_that_is_planned_keeps_the_learner_busy_and_three_quarters_of_it_do_not():
     config, paced = stage(windows=10**3, max_age=16), pace()
     dispatch_s = (
-        made_share(make_dispatcher("dmd", config), config.rollout, config.window)
+        made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)
         * config.rollout.frames
         / config.student.block_frames
         * paced.block_s
@@ -194,7 +195,7 @@ def test_what_the_buffer_cannot_hold_is_not_made():
 
 def test_windows_come_when_their_last_block_is_made_and_those_before_them_are_cut():
     config, paced = stage(seed=3, batch=2), Pace(0.7, 0.31, 1e-9, 1e-9, 0.0)
-    windows = [plan for rollout in make_dispatcher("dmd", config).rollouts(0) for plan in rollout.windows]
+    windows = [plan for rollout in make_dispatcher(stage_spec("dmd", config)).rollouts(0) for plan in rollout.windows]
     # The last of the first dispatch's windows, behind all cuts, is what the first whole update waits for.
     last_s = max(plan.start + 12 for plan in windows) // 3 * 0.7 + 0.31 * sum(plan.start > 0 for plan in windows)
     first = min(plan.start for plan in windows)

@@ -12,6 +12,7 @@ from cluster.pool.ray_pool import ActorLost
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import SlotState
 from cluster.run_errors import Leaving, RunFailed, StageEnded
+from cluster.runs.stage_spec import stage_spec
 from cluster.runs.trace import Span
 from cluster.supply.wire import Header
 from models.records import CRITIC, STUDENT, MadeBlock, Window
@@ -30,8 +31,8 @@ class PretendPool(StandingPool):
         self.version = 0
         self.block_s = defaultdict(lambda: 0.01)
 
-    async def stream(self, slot, stage, config, epoch, dispatch):
-        for item in pretended(config, dispatch, version=self.version):
+    async def stream(self, slot, epoch, dispatch):
+        for item in pretended(self.config, dispatch, version=self.version):
             await asyncio.sleep(0)
             if isinstance(item, MadeBlock) and self.troubles and not callable(self.troubles[0]):
                 trouble = self.troubles.popleft()
@@ -56,8 +57,8 @@ class PretendPool(StandingPool):
 
 async def begun(config, slots=2):
     pool = PretendPool(config, slots)
-    coordinator = Coordinator(config, pool)
-    epoch = await coordinator.begin("dmd", config)
+    coordinator = Coordinator(config.cluster, config.autoscale, config.run_dir, pool)
+    epoch = await coordinator.begin(stage_spec("dmd", config))
     return coordinator, pool, epoch
 
 
@@ -205,7 +206,7 @@ def test_a_take_of_a_stage_that_is_over_is_refused():
     async def test():
         config = small()
         coordinator, _, epoch = await begun(config)
-        await coordinator.begin("dmd", config)
+        await coordinator.begin(stage_spec("dmd", config))
         with pytest.raises(StageEnded):
             await coordinator.take(epoch, 0, CRITIC, 2, 0, 1)
 
@@ -256,7 +257,7 @@ def test_a_state_taken_in_the_middle_begins_a_stage_that_hands_out_the_rest():
         before = await learn(coordinator, epoch, config, 13)
         state = await coordinator.state()
         lost = await learn(coordinator, epoch, config, 9, first=13)
-        epoch = await coordinator.begin("dmd", config, state)
+        epoch = await coordinator.begin(stage_spec("dmd", config), state)
         coordinator.supply.versions.publish(1, 3)
         coordinator.weights.version, coordinator.weights.reference = 1, "weights"
         await coordinator.supervisor.wake()
@@ -290,7 +291,7 @@ def test_dropping_what_is_too_old_replaces_no_actor_and_refuses_nothing(max_age)
 def test_a_coordinator_that_was_started_again_tells_the_learner_to_begin_again():
     async def test():
         config = small()
-        coordinator = Coordinator(config, PretendPool(config))
+        coordinator = Coordinator(config.cluster, config.autoscale, config.run_dir, PretendPool(config))
         for call in (coordinator.take(3, 0, CRITIC, 2, 0, 1), coordinator.state(), coordinator.publish(0, None)):
             with pytest.raises(StageEnded):
                 await call
@@ -325,8 +326,8 @@ def test_a_watcher_of_nodes_that_gets_no_answer_says_so_asks_again_and_moves_idl
             return {"node 1"}
 
         pool.draining = draining
-        coordinator = Coordinator(config, pool)
-        await coordinator.begin("dmd", config)
+        coordinator = Coordinator(config.cluster, config.autoscale, config.run_dir, pool)
+        await coordinator.begin(stage_spec("dmd", config))
         async with asyncio.timeout(30):
             while not pool.replaced[1]:
                 await asyncio.sleep(0.05)  # for the next poll of the watcher

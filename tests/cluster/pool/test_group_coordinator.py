@@ -9,6 +9,7 @@ import torch
 
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.rollout_process import Delivery
+from cluster.runs.stage_spec import stage_spec
 from cluster.runs.trace import Span
 from models.records import GRPO, SENTINEL, Group
 from tests.fakes.simulated_supply import opened, sealed
@@ -22,8 +23,8 @@ class PretendPool(StandingPool):
         super().__init__(slots=2)
         self.config, self.spoil = config, spoil
 
-    async def stream(self, slot, stage, config, epoch, dispatch):
-        for item in pretended_groups(config, dispatch, 0):
+    async def stream(self, slot, epoch, dispatch):
+        for item in pretended_groups(self.config, dispatch, 0):
             await asyncio.sleep(0)
             if isinstance(item, Group) and item.role == GRPO and self.spoil is not None:
                 spoil, self.spoil = self.spoil, None
@@ -55,9 +56,9 @@ def learned(spoil, rounds):
     async def learn():
         config = small_grpo()
         pool, judge = PretendPool(config, spoil), Judge()
-        coordinator = Coordinator(config, pool)
-        coordinator.reward_pool = lambda config, say: judge
-        epoch = await coordinator.begin("grpo", config)
+        coordinator = Coordinator(config.cluster, config.autoscale, config.run_dir, pool)
+        coordinator.reward_pool = lambda *parts: judge
+        epoch = await coordinator.begin(stage_spec("grpo", config))
         coordinator.supply.versions.publish(0, 0)
         coordinator.weights.version, coordinator.weights.reference = 0, "weights"
         await coordinator.supervisor.wake()
@@ -83,9 +84,9 @@ def test_the_reward_pool_is_told_how_many_rollout_processes_there_are_and_where(
     async def resized():
         config = small_grpo()
         pool, judge = PretendPool(config, None), Judge()
-        actors, coordinator = len(pool.slots), Coordinator(config, pool)
-        coordinator.reward_pool = lambda config, say: judge
-        await coordinator.begin("grpo", config)
+        actors, coordinator = len(pool.slots), Coordinator(config.cluster, config.autoscale, config.run_dir, pool)
+        coordinator.reward_pool = lambda *parts: judge
+        await coordinator.begin(stage_spec("grpo", config))
         before = judge.fitted
         await coordinator.resize(before[0] + 2)
         while sum(slot.place is not None for slot in coordinator.slots) < before[0] + 2:

@@ -4,6 +4,7 @@ import asyncio
 
 import torch
 
+from cluster.runs.stage_spec import stage_spec
 from models.records import CRITIC
 from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
 from tests.fakes.simulated_supply import opened
@@ -12,7 +13,7 @@ from tests.fakes.small_runs import smallest_run
 
 async def begun(config, state=None):
     coordinator = SimulatedCoordinator(config, 0.0)
-    epoch = await coordinator.begin("dmd", config, state)
+    epoch = await coordinator.begin(stage_spec("dmd", config), state)
     if state is None:
         await coordinator.publish(0, [no_weights(0, 0)])
     return coordinator, epoch

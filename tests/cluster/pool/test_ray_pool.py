@@ -27,7 +27,7 @@ def test_what_a_process_answers_that_has_lost_its_slot_meanwhile_counts_for_nobo
     async def test():
         pool, handle = RayPool.__new__(RayPool), Handle()
         pool.cluster, pool.actors, pool.relay = small().cluster, {1: handle}, None
-        asking = asyncio.create_task(pool.place(1) if asked == "place" else pool.begin(1, "dmd", None, 1))
+        asking = asyncio.create_task(pool.place(1) if asked == "place" else pool.begin(1, None, 1))
         await asyncio.sleep(0)
         if removed:
             pool.actors.pop(1)
@@ -49,6 +49,6 @@ def test_a_process_that_does_not_answer_has_no_node_and_one_that_has_a_node_and_
             await pool.place(1)
         pool.actors[1] = Handle()
         with pytest.raises(ActorLost, match=r"did not start within cluster\.start_timeout_s = 0\.01 s"):
-            await pool.begin(1, "dmd", None, 1)
+            await pool.begin(1, None, 1)
 
     run(test())

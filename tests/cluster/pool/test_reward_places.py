@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cluster.pool.reward_pool import Answer, RewardPool
+from cluster.runs.stage_spec import stage_spec
 from models.records import GRPO, Group
 from tests.fakes.simulated_supply import sealed
 from tests.fakes.small_runs import small_grpo
@@ -34,7 +35,7 @@ class Pretending(RewardPool):
     """Processes in turn on the nodes a and b."""
 
     def __init__(self, config):
-        super().__init__(config, print)
+        super().__init__(config.cluster, stage_spec("grpo", config).scorer, print)
         self.made = []
 
     def _new(self):

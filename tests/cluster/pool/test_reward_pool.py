@@ -10,6 +10,7 @@ import torch
 
 from cluster.run_errors import RunFailed
 from cluster.runs.factory import make_scorer
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.ledger import RewardFails, ScoreLedger
 from cluster.supply.wire import BadWindow, Header, seal
 from models.records import GRPO, SENTINEL, Group, MadeBlock
@@ -48,7 +49,7 @@ class Judged:
         from cluster.pool.reward_pool import RewardPool
 
         self.said = []
-        self.pool = RewardPool(config, self.said.append)
+        self.pool = RewardPool(config.cluster, stage_spec("grpo", config).scorer, self.said.append)
         self.runner = asyncio.Runner()
 
     def __call__(self, judged: Group) -> Header:
@@ -94,7 +95,7 @@ def missing(scores) -> bool:
 @pytest.mark.parametrize("role", [GRPO, SENTINEL])
 def test_a_group_scored_by_a_process_has_the_scores_that_it_would_have_inline(judge, config, role):
     asked = group(role=role)
-    scored, inline = judge(asked), make_scorer(config)(asked, asked.context).group
+    scored, inline = judge(asked), make_scorer(stage_spec("grpo", config).scorer)(asked, asked.context).group
     assert scored.scores == inline.scores
     assert list(scored.scores) == ([OWN, "continuity"] if role == GRPO else ["exposure_drift"])
     assert all(0 < score < 1 for windows in scored.scores.values() for (score,) in windows), scored.scores

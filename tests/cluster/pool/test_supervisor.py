@@ -13,6 +13,7 @@ from cluster.pool.scale_down import Place
 from cluster.pool.slots import SlotState
 from cluster.run_errors import Leaving, RunFailed
 from cluster.runs.factory import make_dispatcher
+from cluster.runs.stage_spec import stage_spec
 from models.records import CRITIC, STUDENT, MadeBlock
 from tests.fakes.simulated_supply import opened, sealed
 from tests.fakes.small_runs import StandingPool, pretended, run, small
@@ -35,7 +36,7 @@ class Pool(StandingPool):
         self.placed.add(slot)
         return await super().place(slot)
 
-    async def begin(self, slot, stage, config, epoch):
+    async def begin(self, slot, spec, epoch):
         self.begun[slot] += 1
         self.told.discard(slot)
 
@@ -47,7 +48,7 @@ class Pool(StandingPool):
         super().shrink(slot)
         self.placed.discard(slot)
 
-    async def stream(self, slot, stage, config, epoch, dispatch):
+    async def stream(self, slot, epoch, dispatch):
         for item in pretended(self.config, dispatch, version=0):
             await asyncio.sleep(0)
             yield Delivery(sealed(item), [])
@@ -83,9 +84,9 @@ def informed(coordinator):
 
 async def begun(config, **given):
     pool = Pool(config, **given)
-    coordinator = Coordinator(config, pool)
+    coordinator = Coordinator(config.cluster, config.autoscale, config.run_dir, pool)
     pool.coordinator = coordinator
-    epoch = await coordinator.begin("dmd", config)
+    epoch = await coordinator.begin(stage_spec("dmd", config))
     coordinator.supply.versions.publish(0, 0)
     coordinator.weights.version, coordinator.weights.reference = 0, "weights"
     await coordinator.supervisor.wake()
@@ -123,7 +124,7 @@ def test_windows_come_exactly_once_as_they_were_drawn_however_the_pool_grows_and
         drawn = {
             (rollout.id, plan.index): (plan.role, plan.start)
             for first in range(0, max(w.rollout for w in taken) + 1, config.rollout.batch)
-            for rollout in make_dispatcher("dmd", config).rollouts(first)
+            for rollout in make_dispatcher(stage_spec("dmd", config)).rollouts(first)
             for plan in rollout.windows
         }
         assert all(drawn[w.rollout, w.index] == (w.role, w.start) for w in taken)
@@ -265,8 +266,8 @@ def test_a_run_that_never_gets_a_process_stops_and_says_why(trouble, said):
         config = small()
         pool = Pool(config, slots=1)
         pool.troubles = [trouble] * 5
-        coordinator = Coordinator(config, pool)
-        epoch = await coordinator.begin("dmd", config)
+        coordinator = Coordinator(config.cluster, config.autoscale, config.run_dir, pool)
+        epoch = await coordinator.begin(stage_spec("dmd", config))
         with pytest.raises(RunFailed, match=said):
             await coordinator.take(epoch, 0, CRITIC, 2, 0, 1)
 
@@ -297,7 +298,7 @@ def test_a_stage_that_begins_has_only_the_actors_that_are_wanted():
         coordinator, pool, epoch = await begun(config, slots=5)
         await learn(coordinator, epoch, config, 3)
         await coordinator.resize(2)
-        epoch = await coordinator.begin("dmd", config)
+        epoch = await coordinator.begin(stage_spec("dmd", config))
         assert len(pool.slots) == 2 and not retiring(coordinator)
         coordinator.supply.versions.publish(0, 0)
         coordinator.weights.version, coordinator.weights.reference = 0, "weights"
@@ -311,10 +312,10 @@ def test_a_slot_that_is_given_up_while_its_process_keeps_failing_to_start_stops_
     async def test():
         config = small()
         pool = Pool(config, slots=2)
-        pool.coordinator = coordinator = Coordinator(config, pool)
+        pool.coordinator = coordinator = Coordinator(config.cluster, config.autoscale, config.run_dir, pool)
         given_up = asyncio.Event()
 
-        async def begin(slot, stage, config, epoch):
+        async def begin(slot, spec, epoch):
             if slot == 0:
                 return
             if pool.replaced[1] == 4:
@@ -323,7 +324,7 @@ def test_a_slot_that_is_given_up_while_its_process_keeps_failing_to_start_stops_
             raise ActorLost("died as it started")
 
         pool.begin = begin
-        await coordinator.begin("dmd", config)
+        await coordinator.begin(stage_spec("dmd", config))
         await given_up.wait()
         await asyncio.sleep(0)
         assert coordinator.failure is None and pool.slots == [0]

@@ -6,7 +6,7 @@ import pytest
 
 import settings
 from cluster.runs.factory import make_dispatcher
-from cluster.runs.run_prompts import prompts_of
+from cluster.runs.stage_spec import inputs_of, stage_spec
 from models.errors import ConfigError
 from models.worlds import tiny_world
 from tests.fakes.commands import mistake
@@ -18,7 +18,7 @@ def run(tmp_path, *arguments):
 
 
 def check_prompts(config):
-    prompts_of(config).check(config.sentinel.prompts if "grpo" in config.stages else 0, not config.in_wan_world)
+    inputs_of(config).prompts.check(config.sentinel.prompts if "grpo" in config.stages else 0, not config.in_wan_world)
 
 
 def given(tmp_path, *lines: str) -> None:
@@ -28,23 +28,23 @@ def given(tmp_path, *lines: str) -> None:
 def test_a_run_says_what_it_dropped_once_and_keeps_its_prompts_whatever_becomes_of_the_file(tmp_path):
     given(tmp_path, "a cat on a mat", "no", "a dog in a bog")
     config = run(tmp_path)
-    assert prompts_of(config).prepare() == [f"prompts={tmp_path}/given.txt: 2 prompts; dropped: 1 too short"]
+    assert inputs_of(config).prompts.prepare() == [f"prompts={tmp_path}/given.txt: 2 prompts; dropped: 1 too short"]
     given(tmp_path, "a bird in the word")
-    assert prompts_of(config).prepare() == []
-    assert list(prompts_of(config).training()) == ["a cat on a mat", "a dog in a bog"]
+    assert inputs_of(config).prompts.prepare() == []
+    assert list(inputs_of(config).prompts.training()) == ["a cat on a mat", "a dog in a bog"]
 
 
 def test_rollouts_of_stages_ode_and_dmd_are_of_these_prompts(tmp_path):
     texts = [f"a cat on mat {i}" for i in range(5)]
     given(tmp_path, *texts)
     for stage in ("ode", "dmd"):
-        dispatcher = make_dispatcher(stage, run(tmp_path))
+        dispatcher = make_dispatcher(stage_spec(stage, run(tmp_path)))
         assert {rollout.prompt for i in range(20) for rollout in dispatcher.rollouts(8 * i)} == set(texts)
 
 
 def test_sentinels_watch_prompts_that_stage_grpo_does_not_train_on(tmp_path):
     given(tmp_path, *(f"a cat on mat {i}" for i in range(20)))
-    training, watched = prompts_of(run(tmp_path, "stage=grpo", "sentinel.prompts=4")).groups(4)
+    training, watched = inputs_of(run(tmp_path, "stage=grpo", "sentinel.prompts=4")).prompts.groups(4)
     assert list(watched) == [f"a cat on mat {i}" for i in range(4)]
     assert set(training).isdisjoint(watched) and len(training) == 16
 
@@ -75,8 +75,8 @@ def test_a_mistake_in_the_file_ends_the_command_before_a_folder_is_claimed(tmp_p
 
 def test_without_a_file_the_prompts_are_the_tiny_worlds():
     config = settings.load([])
-    assert prompts_of(config).prepare() == [] and prompts_of(config).training() == tiny_world.PROMPTS
-    assert prompts_of(config).groups(4) == (tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS)
+    assert inputs_of(config).prompts.prepare() == [] and inputs_of(config).prompts.training() == tiny_world.PROMPTS
+    assert inputs_of(config).prompts.groups(4) == (tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS)
 
 
 def extending(tmp_path, url: str):
@@ -94,11 +94,13 @@ def test_an_endpoint_that_answers_less_than_half_is_refused_and_what_it_answered
     with served(answer) as url:
         config = extending(tmp_path, url)
         with pytest.raises(ConfigError, match=r"^prompt\.url=.*\b3 of 5 .*\(status 404, not 200"):
-            prompts_of(config).prepare()
+            inputs_of(config).prompts.prepare()
         assert not (tmp_path / "run/prompts.txt").exists()
         alive.add("a cat on mat 2")
-        assert "3 prompts extended, 1 of them asked for now; 2 stay as they are" in prompts_of(config).prepare()[1]
-    assert sum("A film of" in text for text in prompts_of(config).training()) == 3
+        assert (
+            "3 prompts extended, 1 of them asked for now; 2 stay as they are" in inputs_of(config).prompts.prepare()[1]
+        )
+    assert sum("A film of" in text for text in inputs_of(config).prompts.training()) == 3
 
 
 def test_an_endpoint_that_is_dead_is_refused_with_its_key_and_the_reason(tmp_path):
@@ -107,7 +109,7 @@ def test_an_endpoint_that_is_dead_is_refused_with_its_key_and_the_reason(tmp_pat
         free.bind(("127.0.0.1", 0))
         config = extending(tmp_path, f"http://127.0.0.1:{free.getsockname()[1]}/v1")
     with pytest.raises(ConfigError, match=r"^prompt\.url=.*\b1 of 1 .*ClientConnectorError"):
-        prompts_of(config).prepare()
+        inputs_of(config).prompts.prepare()
 
 
 @pytest.mark.parametrize("place", ["/proc/nope/x", "given.txt/x"])
@@ -115,4 +117,4 @@ def test_a_cache_of_prompts_that_cannot_be_written_is_named(place, tmp_path):
     given(tmp_path, "a cat on a mat")
     config = run(tmp_path, "preset=wan_1_3b", "prompt.url=http://127.0.0.1:1", f"prompt.cache={tmp_path / place}")
     with pytest.raises(ValueError, match=rf"^prompt\.cache={tmp_path / place}: "):
-        prompts_of(config).prepare()
+        inputs_of(config).prompts.prepare()

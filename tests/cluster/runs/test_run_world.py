@@ -6,8 +6,7 @@ import torch
 import settings
 from cluster.launch import preflight
 from cluster.runs.factory import make_supply
-from cluster.runs.run_prompts import prompts_of
-from cluster.runs.run_world import world_of
+from cluster.runs.stage_spec import inputs_of, stage_spec
 from cluster.runs.stage_texts import prepared_text, stage_texts
 from models.network_config import CONFIGS
 from models.records import CRITIC, STUDENT
@@ -83,19 +82,19 @@ def test_vae_and_text_encoder_are_the_given_ones_else_the_teachers_else_the_base
 
     alone = f"teacher={world}/network.safetensors"
     for found in (load(), load(alone, f"base={world}"), load(alone, f"vae={world}", f"text_encoder={world}")):
-        assert isinstance(world_of(found).codec(CPU), WanCodec)
-        assert world_of(found).text(CPU)(PROMPTS[:1]).shape == (1, CONFIG.text_len, CONFIG.text_dim)
+        assert isinstance(inputs_of(found).world.codec(CPU), WanCodec)
+        assert inputs_of(found).world.text(CPU)(PROMPTS[:1]).shape == (1, CONFIG.text_len, CONFIG.text_dim)
     tiny = settings.load(["preset=tiny"])
-    assert isinstance(world_of(tiny).codec(CPU), TinyCodec)
-    assert world_of(tiny).text(CPU)(TINY_PROMPTS[:1]).shape == (1, 12, 32)
+    assert isinstance(inputs_of(tiny).world.codec(CPU), TinyCodec)
+    assert inputs_of(tiny).world.text(CPU)(TINY_PROMPTS[:1]).shape == (1, 12, 32)
 
 
 def test_an_actor_that_sees_the_cache_never_loads_the_text_encoder_for_what_the_learner_prepared(world, tmp_path):
     config = settings.load([*keys(world, tmp_path / "run"), "stage=dmd", f"init={world}/network.safetensors"])
-    prompts_of(config).prepare()
-    prepared = prepared_text(world_of(config), stage_texts("dmd", config), config.device)
+    inputs_of(config).prompts.prepare()
+    prepared = prepared_text(inputs_of(config).world, stage_texts(stage_spec("dmd", config)), config.device)
     assert "_network" not in vars(prepared.encoder), "its memory is given back"
-    actors = world_of(config).text(CPU)
+    actors = inputs_of(config).world.text(CPU)
     assert torch.equal(actors([*PROMPTS, WAN_NEGATIVE_PROMPT]), prepared([*PROMPTS, WAN_NEGATIVE_PROMPT]))
     actors.encoder.encode = None
     actors([*PROMPTS, WAN_NEGATIVE_PROMPT])
@@ -106,13 +105,13 @@ def test_a_negative_prompt_that_is_cut_is_said_once_by_its_key_and_not_by_every_
     config = settings.load([*given, "prompt.negative=a cat walks on a dog on a dog on grass"])
     preflight(config)
     assert capsys.readouterr().err == "note: prompt.negative has 12 tokens; the first 8 are read\n"
-    prepared_text(world_of(config), stage_texts("dmd", config), config.device)
+    prepared_text(inputs_of(config).world, stage_texts(stage_spec("dmd", config)), config.device)
     for _ in range(2):
-        world_of(config).text(CPU)([config.negative_prompt])
+        inputs_of(config).world.text(CPU)([config.negative_prompt])
     assert "tokens" not in capsys.readouterr().err
     preflight(config)
     assert "prompt.negative has 12 tokens" in capsys.readouterr().err, "another command says it again"
-    world_of(config).text(CPU)(["a cat walks on a cat on a cat"])
+    inputs_of(config).world.text(CPU)(["a cat walks on a cat on a cat"])
     assert 'the prompt "a cat walks on a cat on a cat..." has 10 tokens' in capsys.readouterr().err
 
 
@@ -122,7 +121,7 @@ def test_no_rollout_of_a_stage_has_a_prompt_that_was_not_prepared_and_no_more_of
         f"prompts={tmp_path}/p.txt", f"run_dir={tmp_path}/run", "dmd.steps=3", "dmd.batch_size=2", "rollout.frames=30",
         "rollout.batch=3", "rollout.windows=4", "buffer.windows=64",
     ])  # fmt: skip
-    supply, seen = make_supply("dmd", config), set()
+    supply, seen = make_supply(stage_spec("dmd", config)), set()
     supply.versions.publish(0, 0)
 
     def roll_out() -> bool:
@@ -137,6 +136,6 @@ def test_no_rollout_of_a_stage_has_a_prompt_that_was_not_prepared_and_no_more_of
         while roll_out():  # as far ahead as the buffer lets actors run
             pass
         assert supply.take(number, role, config.dmd.batch_size) is not None
-    prepared = stage_texts("dmd", config)
+    prepared = stage_texts(stage_spec("dmd", config))
     assert len(seen) > 20 and seen <= set(prepared)
     assert len(prepared) < len(TINY_PROMPTS)

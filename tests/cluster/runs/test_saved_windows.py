@@ -15,6 +15,7 @@ import train
 from cluster.inline import InlineCluster
 from cluster.launch import launch, preflight
 from cluster.runs.saved_windows import SavedCluster, save_batch
+from cluster.runs.stage_spec import stage_spec
 from learner.parallel import collectives
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError
@@ -51,10 +52,10 @@ def assert_same(a, b):
 
 def rolled_out(config, updates):
     """What the learner would get of the weights that stage dmd starts from."""
-    cluster = InlineCluster(config)
+    cluster = InlineCluster(config.run_dir)
     student = Wan(config.student.wan)
     load_weights(student, config.init_path, "init")
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     cluster.publish(student.state_dict(), 0)
     return learner_takes(cluster, config, updates)
 
@@ -73,7 +74,7 @@ def test_the_learner_alone_gets_bit_for_bit_the_windows_that_the_pool_alone_save
     got = []
 
     def loop(config, cluster, log):
-        cluster.begin("dmd", config)
+        cluster.begin(stage_spec("dmd", config))
         got.extend(learner_takes(cluster, config, 3))
 
     run(config, loop)
@@ -112,14 +113,14 @@ def test_a_half_leaves_the_run_itself_untouched_and_starts_over_each_time(saved)
 def test_after_the_last_saved_window_comes_the_first_and_a_checkpoint_goes_on_in_between(saved):
     config = config_of(saved, "debug.learner_only=true")
     cluster = saved_cluster(config)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     once = cluster.take(STUDENT, 6)
     assert len({(window.rollout, window.index) for window in once}) == 6
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     cluster.take(STUDENT, 4)
     state = cluster.state()
     again = saved_cluster(config)
-    again.begin("dmd", config, state)
+    again.begin(stage_spec("dmd", config), state)
     for a, b in zip(again.take(STUDENT, 8), islice(cycle(once), 4, 12), strict=True):
         assert_same(a, b)
 
@@ -127,13 +128,13 @@ def test_after_the_last_saved_window_comes_the_first_and_a_checkpoint_goes_on_in
 def test_the_shares_of_two_ranks_make_up_what_one_rank_gets(saved, monkeypatch):
     config = config_of(saved, "debug.learner_only=true")
     whole = saved_cluster(config)
-    whole.begin("dmd", config)
+    whole.begin(stage_spec("dmd", config))
     shares = []
     for rank in (0, 1):
         monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(collectives, "size", lambda: 2)
         cluster = saved_cluster(config)
-        cluster.begin("dmd", config)
+        cluster.begin(stage_spec("dmd", config))
         shares.append([cluster.take(CRITIC, 4) for _ in range(3)])
         assert all(len(share) == 2 for share in shares[-1])
     monkeypatch.undo()
@@ -172,7 +173,7 @@ def test_a_half_that_cannot_start_is_refused_by_its_key(tmp_path, arguments, key
 def test_saved_windows_of_one_role_of_another_shape_or_damaged_are_refused_in_one_line(saved, tmp_path):
     config = config_of(saved, "debug.learner_only=true")
     cluster = saved_cluster(config)
-    cluster.begin("dmd", config)
+    cluster.begin(stage_spec("dmd", config))
     save_batch(tmp_path, 0, cluster.take(CRITIC, 2))
     given = ["debug.learner_only=true", f"debug.windows={tmp_path}"]
     with pytest.raises(ConfigError, match=r"^debug\.windows=.*student"):

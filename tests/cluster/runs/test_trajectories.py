@@ -10,8 +10,8 @@ import torch
 import settings
 from cluster.launch import preflight
 from cluster.runs.factory import make_dispatcher, make_supply
+from cluster.runs.stage_spec import inputs_of, stage_spec
 from cluster.runs.stage_texts import stage_texts
-from cluster.runs.trajectories import trajectories_of
 from cluster.runs.trajectory_folder import TrajectoriesFailed
 from models.checkpoints.weight_files import save_weights, stored_tensors
 from models.errors import ConfigError
@@ -51,8 +51,8 @@ def taken_from(config, supply):
 @pytest.mark.parametrize(("pairs", "batch"), [(27, 4), (8, 8), (5, 8), (9, 1)])
 def test_the_order_is_that_in_which_a_run_that_makes_everything_takes_them(pairs, batch):
     config = config_of(pairs, batch)
-    taken = [trajectory.rollout for trajectory in taken_from(config, make_supply("ode", config))]
-    assert taken == trajectories_of(config).order and sorted(taken) == list(range(pairs))
+    taken = [trajectory.rollout for trajectory in taken_from(config, make_supply(stage_spec("ode", config)))]
+    assert taken == inputs_of(config).trajectories.order and sorted(taken) == list(range(pairs))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -61,20 +61,20 @@ def test_whatever_is_on_disk_already_updates_draw_from_the_same_trajectories_and
 ):
     config = config_of(27)
     config.run_dir, config.teacher = str(tmp_path), str(settings.ROOT / "assets/tiny/teacher.safetensors")
-    draw, whole = random.Random(seed), make_supply("ode", config)
+    draw, whole = random.Random(seed), make_supply(stage_spec("ode", config))
     kept = draw.sample(range(27), draw.randrange(27))
     everything = {trajectory.rollout: trajectory for trajectory in taken_from(config, whole)}
-    with trajectories_of(config).open() as before:
+    with inputs_of(config).trajectories.open() as before:
         before.add([everything[number] for number in kept])
-    with trajectories_of(config).open() as pairs:
+    with inputs_of(config).trajectories.open() as pairs:
         assert pairs.numbers == sorted(kept)
-        supply = make_supply("ode", config, kept=pairs.numbers)
+        supply = make_supply(stage_spec("ode", config), kept=pairs.numbers)
         coming = taken_from(config, supply)
         for step in range(config.ode.steps):
             arrived = config.ode.pairs_at(step)
             while len(pairs) < arrived:
                 pairs.add([next(coming)])
-            assert [pairs[place].rollout for place in range(arrived)] == trajectories_of(config).order[:arrived]
+            assert [pairs[place].rollout for place in range(arrived)] == inputs_of(config).trajectories.order[:arrived]
         assert all((pair.states == pair.rollout).all() for pair in pairs)
         assert supply.buffer.counts["dispatched"] == 27 - len(kept)
 
@@ -82,23 +82,23 @@ def test_whatever_is_on_disk_already_updates_draw_from_the_same_trajectories_and
 def test_a_run_on_given_trajectories_prepares_their_prompts_and_not_those_of_its_own_rollouts(tmp_path):
     made, teacher = config_of(27), str(settings.ROOT / "assets/tiny/teacher.safetensors")
     made.run_dir, made.teacher, made.seed = str(tmp_path / "made"), teacher, 5
-    with trajectories_of(made).open() as pairs:
-        pairs.add(list(taken_from(made, make_supply("ode", made))))
+    with inputs_of(made).trajectories.open() as pairs:
+        pairs.add(list(taken_from(made, make_supply(stage_spec("ode", made)))))
     given = config_of(27, pairs_dir=str(tmp_path / "made/ode_pairs"))
     given.run_dir, given.teacher = str(tmp_path / "given"), teacher
-    assert prompts_of(made) <= set(stage_texts("ode", given))
+    assert prompts_of(made) <= set(stage_texts(stage_spec("ode", given)))
     given.ode = replace(given.ode, steps=3)  # comes to know 7 of them
-    assert len(set(stage_texts("ode", given)) - {given.negative_prompt}) <= 7
+    assert len(set(stage_texts(stage_spec("ode", given))) - {given.negative_prompt}) <= 7
 
 
 def prompts_of(config):
-    return {trajectory.prompt for trajectory in taken_from(config, make_supply("ode", config))}
+    return {trajectory.prompt for trajectory in taken_from(config, make_supply(stage_spec("ode", config)))}
 
 
 def test_a_trajectory_is_asked_for_with_its_own_prompt_and_seed_whatever_else_is_missing():
     config = config_of()
-    whole = make_dispatcher("ode", config)
-    some = make_dispatcher("ode", config, kept=[n for n in range(27) if n not in (3, 11, 12, 26)])
+    whole = make_dispatcher(stage_spec("ode", config))
+    some = make_dispatcher(stage_spec("ode", config), kept=[n for n in range(27) if n not in (3, 11, 12, 26)])
     assert some.rollouts(0) == [whole.rollouts(n)[0] for n in (3, 11, 12, 26)]
     assert not some.rollouts(4) and len(whole.rollouts(0)) == 4
 
@@ -115,9 +115,8 @@ def described_encoder(folder, tokens: bytes = b"") -> Path:
 
 def test_at_wans_size_the_48_steps_of_the_solver_hold_all_four_levels(tmp_path):
     teacher = settings.ROOT / "assets/tiny/teacher.safetensors"
-    made_by = trajectories_of(
-        settings.load([f"text_encoder={described_encoder(tmp_path)}", "preset=wan_1_3b", f"teacher={teacher}"])
-    ).origin()
+    config = settings.load([f"text_encoder={described_encoder(tmp_path)}", "preset=wan_1_3b", f"teacher={teacher}"])
+    made_by = inputs_of(config).trajectories.origin()
     assert (made_by.solver_steps, made_by.shift, made_by.indices) == (48, 5.0, [0, 12, 24, 36, -1])
     assert (made_by.guidance, made_by.dtype, made_by.shape) == (6.0, "bfloat16", [21, 16, 60, 104])
 
@@ -125,7 +124,9 @@ def test_at_wans_size_the_48_steps_of_the_solver_hold_all_four_levels(tmp_path):
 def test_trajectories_of_another_text_encoder_are_others(tmp_path):
     common = ["preset=wan_1_3b", f"teacher={settings.ROOT}/assets/tiny/teacher.safetensors"]
     one, same, other = (
-        trajectories_of(settings.load([*common, f"text_encoder={described_encoder(tmp_path / name, tokens)}"])).origin()
+        inputs_of(
+            settings.load([*common, f"text_encoder={described_encoder(tmp_path / name, tokens)}"])
+        ).trajectories.origin()
         for name, tokens in (("one", b"1"), ("same", b"1"), ("other", b"2"))
     )
     assert one == same and "another text_encoder (" in one.difference(other)
@@ -144,8 +145,8 @@ def made(tmp_path):
     arguments = [*SMALL, f"teacher={teacher}", f"run_dir={tmp_path}/run"]
     config = settings.load(arguments)
     preflight(config)
-    with trajectories_of(config).open() as pairs:
-        for trajectory in taken_from(config, make_supply("ode", config)):
+    with inputs_of(config).trajectories.open() as pairs:
+        for trajectory in taken_from(config, make_supply(stage_spec("ode", config))):
             pairs.add([trajectory])
     return arguments, tmp_path / "run/ode_pairs"
 
@@ -182,10 +183,10 @@ def test_a_new_run_takes_the_trajectories_of_another_and_only_of_the_same_teache
         assert "\n" not in str(caught.value) and not (tmp_path / "new").exists()
     config = settings.load(given)
     preflight(config)
-    assert len(trajectories_of(config).open()) == 8
+    assert len(inputs_of(config).trajectories.open()) == 8
     another_teacher(arguments)
     with pytest.raises(TrajectoriesFailed, match="teacher"):
-        trajectories_of(config).open()
+        inputs_of(config).trajectories.open()
 
 
 def test_more_trajectories_than_the_disk_has_room_for_are_refused(tmp_path):

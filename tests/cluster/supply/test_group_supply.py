@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cluster.runs.factory import make_supply
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.ledger import RewardFails
 from cluster.supply.validation import BadWindow
 from models.records import GRPO, SENTINEL, Group, GroupPlan
@@ -86,7 +87,7 @@ def test_after_a_rollback_with_groups_in_flight_every_group_comes_once_too(seed)
 
 def forking(config):
     """A supply and its first dispatch that forks."""
-    supply = make_supply("grpo", config)
+    supply = make_supply(stage_spec("grpo", config))
     for version in range(9):
         supply.versions.publish(version, version)
     watched = supply.next()
@@ -125,7 +126,7 @@ def test_a_lost_video_is_continued_from_its_blocks_with_its_opening_and_afresh_w
 
 
 def test_a_video_that_forks_at_its_beginning_is_made_again_when_it_is_lost():
-    supply = make_supply("grpo", small_grpo())
+    supply = make_supply(stage_spec("grpo", small_grpo()))
     supply.versions.publish(0, 0)
     dispatch = supply.next()
     supply.give_back(dispatch)
@@ -206,7 +207,7 @@ def test_missing_scores_are_counted_kept_by_a_checkpoint_and_stop_the_run_above_
     half = {"exposure_drift": [[math.nan], [0.25]]}
     supply.keep(dispatch, sealed(replace(group, scores=half)))
     assert supply.metrics()["reward/exposure_drift/failed"] == 1
-    again = make_supply("grpo", config, restored(saved(supply.state())))
+    again = make_supply(stage_spec("grpo", config), restored(saved(supply.state())))
     assert again.metrics()["reward/exposure_drift/failed"] == 1
     (kept,) = map(opened, again.buffer.waiting.values())
     assert kept.scores.keys() == half.keys() and math.isnan(kept.scores["exposure_drift"][0][0])

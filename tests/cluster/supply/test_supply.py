@@ -10,6 +10,7 @@ import torch
 from scipy.stats import chisquare
 
 from cluster.runs.factory import make_supply
+from cluster.runs.stage_spec import stage_spec
 from cluster.supply.supply import BAD_AT_LEAST, TooManyBad
 from cluster.supply.validation import BadWindow
 from models.records import CRITIC, STUDENT, Window
@@ -87,7 +88,7 @@ def test_a_request_is_answered_with_the_same_windows_however_often_it_is_made():
 def half_made():
     """A dispatch of which an actor has streamed everything but was stopped before its first window, and that window."""
     config = small()
-    supply = make_supply("dmd", config)
+    supply = make_supply(stage_spec("dmd", config))
     for version in range(9):
         supply.versions.publish(version, version)
     dispatch = supply.next()
@@ -166,7 +167,7 @@ def test_a_lost_video_is_continued_from_its_blocks_as_the_same_attempt_and_made_
 
 def test_only_what_is_missing_is_asked_for_again():
     config = small()
-    supply = make_supply("dmd", config)
+    supply = make_supply(stage_spec("dmd", config))
     supply.versions.publish(0, 0)
     dispatch = supply.next()
     delivered = set()
@@ -195,7 +196,7 @@ def test_only_what_is_missing_is_asked_for_again():
 )
 def test_a_block_that_no_other_actor_should_go_on_from_is_refused(change, reason):
     config = small()
-    supply = make_supply("dmd", config)
+    supply = make_supply(stage_spec("dmd", config))
     supply.versions.publish(0, 0)
     dispatch = supply.next()
     block = next(iter(pretended(config, dispatch, 0)))

@@ -1,0 +1,114 @@
+"""The parts of a configuration that a stage is supplied from, derived once in the learner's process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
+from actors.window_law import Priority, parse_law
+from cluster.config.buffer_config import BufferConfig
+from cluster.config.run_config import Config
+from cluster.runs.run_prompts import RunPrompts
+from cluster.runs.run_world import RunWorld
+from cluster.runs.trajectories import RunTrajectories
+from learner.stage_config import OdeConfig
+from models.network_config import StudentConfig, WanConfig
+from rewards.reward_config import RewardConfig
+from rewards.sentinels import SentinelConfig
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Hold what a run trains on: prompts, text encoder and codec, and the teacher's trajectories."""
+
+    prompts: RunPrompts
+    world: RunWorld
+    trajectories: RunTrajectories
+
+
+@dataclass(frozen=True)
+class ActorSpec:
+    """Hold what an actor of a stage is built from."""
+
+    stage: str
+    student: StudentConfig
+    rollout: RolloutConfig
+    window: WindowConfig
+    """With the burn-in of the stage."""
+    world: RunWorld
+    ode: OdeConfig
+    teacher: Path
+    teacher_wan: WanConfig
+
+    @property
+    def follows_drift(self) -> bool:
+        """Whether the stage's windows are drawn by the drift of its videos."""
+        return self.stage == "dmd" and isinstance(parse_law(self.window.law), Priority)
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """Hold what the scorer of stage grpo is built from."""
+
+    reward: RewardConfig
+    metrics: Sequence[str]
+    """Of sentinels."""
+    horizon_frames: int
+    world: RunWorld
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """Hold what dispatcher and supply of a stage are built from, and the specs of its actors and scorer."""
+
+    name: str
+    actor: ActorSpec
+    scorer: ScorerSpec
+    inputs: RunInputs
+    run_dir: str
+    seed: int
+    buffer: BufferConfig
+    samples_per_update: int
+    steps: int
+    critic_updates: int
+    groups: int
+    """Of one update of stage grpo."""
+    group: GroupConfig
+    sentinel: SentinelConfig
+    earliest_fork: int
+    timeout_s: float
+    """Seconds that the learner waits for samples."""
+
+
+def inputs_of(config: Config) -> RunInputs:
+    """Derive what a run trains on: folders that are not given are looked for beside teacher and base."""
+    beside = config.teacher_path, config.base_source.path
+    # One type in all processes, with GPUs and without: embeddings of another would be other entries of the cache.
+    dtype = torch.bfloat16 if config.cluster.rank_gpus else torch.float32
+    world = RunWorld(
+        config.student.wan, config.text_encoder_folder(*beside), config.vae_folder(*beside), config.text_cache_folder,
+        dtype, config.negative_prompt,
+    )  # fmt: skip
+    folder, file = Path(config.run_dir), None if config.prompts is None else Path(config.prompts)
+    trajectories = RunTrajectories(
+        folder, config.ode, config.student, config.rollout.batch, config.seed, config.teacher_path, world
+    )
+    return RunInputs(RunPrompts(folder, file, config.prompt, config.seed), world, trajectories)
+
+
+def stage_spec(stage: str, config: Config) -> StageSpec:
+    """Derive what supplies `stage` (ode, dmd or grpo)."""
+    inputs = inputs_of(config)
+    actor = ActorSpec(
+        stage, config.student, config.rollout, config.window_of(stage), inputs.world, config.ode, config.teacher_path,
+        config.teacher_wan,
+    )  # fmt: skip
+    scorer = ScorerSpec(config.reward, config.sentinel.metrics, config.student.horizon_frames, inputs.world)
+    steps = {"ode": config.ode, "dmd": config.dmd, "grpo": config.grpo}[stage].steps
+    return StageSpec(
+        stage, actor, scorer, inputs, config.run_dir, config.seed, config.buffer, config.samples_per_update(stage),
+        steps, config.dmd.critic_updates, config.grpo.groups, config.group, config.sentinel, config.earliest_fork,
+        config.cluster.timeout_s,
+    )  # fmt: skip
