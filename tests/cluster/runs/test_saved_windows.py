@@ -157,7 +157,7 @@ def test_a_file_of_windows_is_read_without_unpickling_and_names_what_is_in_it(sa
     [
         (["debug.learner_only=true"], "debug.windows"),
         (["debug.learner_only=true", "debug.rollout_only=true"], "debug."),
-        (["debug.rollout_only=true", "stage=[ode,dmd]", "init=null"], "debug.rollout_only"),
+        (["debug.rollout_only=true", "stage=[ode,dmd]", "init=null"], "stage"),
         (["debug.rollout_only=true", "debug.count=0"], "debug.count"),
         (["debug.rollout_only=true", "debug.windows=tests"], "debug.windows"),
         (["debug.rollout_only=true", "init=null"], "stage"),
