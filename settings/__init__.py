@@ -2,7 +2,7 @@
 
 from settings.command import arguments, command, prepare_run, run_errors, run_loop, user_errors
 from settings.compose import ROOT, choices, load, read_keys
-from settings.parse import keys_of
+from settings.key_table import keys_of
 
 __all__ = [
     "ROOT",

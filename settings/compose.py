@@ -1,9 +1,11 @@
-"""Make the configuration of a command from its arguments and the presets in conf/."""
+"""Make the configuration of a command from its `key=value` arguments and the presets in conf/."""
 
+import math
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,11 +13,25 @@ from cluster.config.renamed_keys import RENAMED, with_current_names
 from cluster.config.run_config import Config
 from models.errors import ConfigError
 from models.user_paths import user_path
-from settings.parse import PATHS, Given, check_choice, find_key, keys_of, parse
+from settings.key_table import PATHS, Key, find_key, keys_of, nearest
 
 S = TypeVar("S")
 C = TypeVar("C", bound=Config)
 ROOT = Path(__file__).resolve().parent.parent
+_CALL = re.compile(r"(?<=[=,:\[{])(\s*)(\w+\([-+\w., ]*\))(?=\s*(?:[,\]}]|$))")
+"""Window laws such as beta(1, 2), which Hydra would read as calls to functions of its own."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Hold the parsed arguments of a command."""
+
+    choices: dict[str, str]
+    """Choice by group of conf/."""
+    values: dict[str, Any]
+    """Value by dotted key."""
+    texts: dict[str, str]
+    """The values as typed."""
 
 
 def choices() -> dict[str, list[str]]:
@@ -75,6 +91,70 @@ def read_keys(arguments: Sequence[str], schema: type[S], part: str | None = None
     if part is not None:
         base[part] = _compose(Config, {"preset": "tiny"} | given.choices)[part]
     return _build(schema, _fill(schema, base, given))
+
+
+def parse(arguments: Sequence[str], keys: Mapping[str, Key], groups: Mapping[str, Sequence[str]]) -> Given:
+    """Read `key=value` arguments; the last of several for one key counts. Raises ConfigError.
+
+    Text is taken as typed, but for one pair of quotes around all of it; other values follow Hydra's grammar.
+    """
+    given = Given({}, {}, {})
+    for argument in arguments:
+        name, text = split(argument)
+        if name in groups:
+            given.choices[name] = check_choice(name, text.strip("'\""), groups[name])
+        else:
+            key = find_key(name, text, keys)
+            given.values[name], given.texts[name] = read_value(key, text), text
+    return given
+
+
+def split(argument: str) -> tuple[str, str]:
+    """Take `key=value` apart at the first equals sign. Raises ConfigError."""
+    name, equals, text = argument.partition("=")
+    if not re.fullmatch(r"\w+", name.split(".")[0]) or not equals:
+        problem = "no argument of the form key=value"
+        raise ConfigError(name or "KEY", text or None, problem, "write key=value; --help lists the keys")
+    name = RENAMED.get(name, name)
+    if not text:
+        raise ConfigError(name, "", "no value is given", f"write {name}=VALUE, or leave {name} out")
+    return name, text
+
+
+def check_choice(group: str, name: str, names: Sequence[str]) -> str:
+    """Return `name` if the group of conf/ has it. Raises ConfigError."""
+    if name in names:
+        return name
+    others = ", ".join(names)
+    if "," in name:
+        raise ConfigError(group, name, "several values, and a run has one", f"write one of {others}; tune.py scans")
+    raise ConfigError(group, name, f"none of {others}", f"write {group}={nearest(name, names) or names[0]}")
+
+
+def read_value(key: Key, text: str) -> Any:
+    """Read the text of a value by the type of its key. Raises ConfigError."""
+    if key.kind is str:
+        if key.hint is not str and text.lower() == "null":
+            return None
+        return text[1:-1] if len(text) > 1 and text[0] in "'\"" and text.find(text[0], 1) == len(text) - 1 else text
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if key.kind is float:
+        text = re.sub(r"^([+-]?)\.(inf|nan)$", r"\1\2", text, flags=re.IGNORECASE)  # as YAML writes them
+    try:
+        override = OverridesParser.create().parse_override(_CALL.sub(r"\1'\2'", f"_={text}"))
+    except HydraException as error:
+        raise ConfigError(
+            key.name, text, "this cannot be read", f"write {key.expected}, in quotes for the shell"
+        ) from error
+    if override.is_sweep_override():
+        cure = f"write '{key.name}=[{text}]'" if key.kind in (Any, list) else "write one; tune.py scans several"
+        raise ConfigError(key.name, text, "several values, and this key takes one", cure)
+    value = override.value()
+    if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
+        raise ConfigError(key.name, text, "too large a number", f"write {key.name}=inf, or a smaller number")
+    return value
 
 
 def _compose(schema: type, chosen: Mapping[str, str]) -> Any:

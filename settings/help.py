@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from models.errors import ConfigError
-from settings.parse import Key, keys_of, nearest
+from settings.key_table import Key, keys_of, nearest
 
 COMMON = frozenset({
     "student.model", "student.horizon_frames", "student.attention_frames", "prompt.negative", "prompt.url",

@@ -12,8 +12,8 @@ from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan, check_values
 from cluster.tuning.trials import Trial
 from models.errors import ConfigError
-from settings.compose import choices, load
-from settings.parse import PATHS, find_key, keys_of, read_value, split, split_values
+from settings.compose import choices, load, read_value, split
+from settings.key_table import PATHS, find_key, keys_of
 
 PRESET = "scan"
 
@@ -55,7 +55,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
         name, text = split(argument)
         if name == "stage":
             raise ConfigError(name, text, "trials run stage dmd, from one student of stage ode", "leave stage out")
-        values = [text] if name in PATHS else split_values(text)
+        values = [text] if name in PATHS else _split_values(text)
         if len(values) == 1:
             single.append(argument)
             continue
@@ -67,6 +67,22 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
         check_values(name, values)
         over[argument.partition("=")[0]] = values  # as typed: it names the folders of trials
     return single, over
+
+
+def _split_values(text: str) -> list[str]:
+    """Split `value,value` at commas outside of quotes and brackets."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        depth += (character in "([{") - (character in ")]}") if not quote else 0
+        if character == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def _check(scan: Scan, given: set[str]) -> None:

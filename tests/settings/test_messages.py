@@ -12,7 +12,7 @@ from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan
 from models.errors import ConfigError
 from settings.help import COMMON, help_page
-from settings.parse import nearest
+from settings.key_table import nearest
 from tests.fakes.commands import mistake, run_script
 
 COMMANDS = ["train.py", "tune.py", "demo.py", "plan.py", "generate.py", "convert.py", "rewards.try",

@@ -14,7 +14,7 @@ from cluster.runs.run_folder import RunFolder
 from learner.stage_config import AdamWConfig, DmdConfig
 from models.errors import ConfigError
 from settings import compose
-from settings.parse import keys_of
+from settings.key_table import keys_of
 from settings.scan_arguments import plan
 
 

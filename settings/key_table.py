@@ -1,0 +1,88 @@
+"""List the keys of a dataclass of keys, and find one by its name."""
+
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, get_args, get_origin, get_type_hints
+
+from cluster.config.renamed_keys import RENAMED
+from models.errors import ConfigError
+
+PATHS = frozenset({
+    "run_dir", "teacher", "base", "init", "prompts", "vae", "text_encoder", "text_cache", "grpo.init", "grpo.critic",
+    "prompt.cache", "reward.raft_weights", "ode.pairs_dir", "debug.windows",
+})  # fmt: skip
+"""Keys of a run that hold paths: made absolute when read, and never split at commas."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Describe one key of a command."""
+
+    name: str
+    """Dotted."""
+    hint: Any
+    """Type of its value."""
+    default: Any
+    doc: str
+
+    @property
+    def kind(self) -> Any:
+        """Type of a value that is not None."""
+        if not isinstance(self.hint, types.UnionType):
+            return self.hint
+        return next(part for part in get_args(self.hint) if part is not types.NoneType)
+
+    @property
+    def expected(self) -> str:
+        """Name the values that the key takes."""
+        kind = get_origin(self.kind) or self.kind
+        names = {
+            int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list, as [1,2]",
+            dict: "a mapping, as {name: value}",
+        }  # fmt: skip
+        return names.get(kind, "a value") + (" or null" if self.hint is not self.kind else "")
+
+
+def keys_of(schema: Any, prefix: str = "") -> dict[str, Key]:
+    """List every key of a dataclass, or of an instance with other defaults, by dotted name."""
+    hints, keys = get_type_hints(schema if isinstance(schema, type) else type(schema)), {}
+    for field in fields(schema):
+        if isinstance(schema, type):  # it may lack a value without which there is no instance
+            value = field.default if field.default_factory is MISSING else field.default_factory()
+        else:
+            value = getattr(schema, field.name)
+        name = prefix + field.name
+        if is_dataclass(value):
+            keys |= keys_of(value, f"{name}.")
+        else:
+            keys[name] = Key(name, hints[field.name], value, field.metadata["doc"])
+    return keys
+
+
+def nearest(text: str, choices: Collection[str]) -> str | None:
+    """Find the choice that `text` most likely meant; of dotted keys, first among those of the same group."""
+    group, _, last = text.rpartition(".")
+    siblings = {choice.rpartition(".")[2]: choice for choice in choices if choice.rpartition(".")[0] == group}
+    if group and (close := get_close_matches(last, siblings, 1, 0.3)):
+        return siblings[close[0]]
+    if close := get_close_matches(text, choices, 1):
+        return close[0]
+    names = {choice.rpartition(".")[2]: choice for choice in choices}
+    return next((names[name] for name in get_close_matches(last, names, 1)), None)
+
+
+def find_key(name: str, text: str, keys: Mapping[str, Key]) -> Key:
+    """Find a key, or an entry of a mapping, by its dotted name. Raises ConfigError for an unknown one."""
+    name = RENAMED.get(name, name)
+    if name in keys:
+        return keys[name]
+    for owner in keys.values():
+        if name.startswith(f"{owner.name}.") and get_origin(owner.kind) is dict:
+            return Key(name, get_args(owner.kind)[1], None, owner.doc)
+    if any(other.startswith(f"{name}.") for other in keys):
+        raise ConfigError(name, text, "a group of keys", f"write one of its keys; --help {name} lists them")
+    other = nearest(name, keys)
+    cure = f"write {other}={text}" if other else "choose one of the keys that --help all lists"
+    raise ConfigError(name, text, "no such key", cure)
