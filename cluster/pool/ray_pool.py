@@ -1,12 +1,13 @@
 """The rollout pool on Ray: one process per slot, replaced when it is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.experimental import get_local_object_locations
 
 from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
@@ -18,6 +19,7 @@ from cluster.supply.wire import BadWindow
 from cluster.weights.collective import WeightRelay
 
 _SEND_TIMEOUT_S = 60.0
+_COPY_TIMEOUT_S = 10.0
 _PAYLOAD_POLL_S = 0.002
 _ANSWER_TIMEOUT_S = 2.0
 """Short, because drains are asked for behind it: who does not answer is asked again."""
@@ -67,6 +69,9 @@ class Pool(Protocol):
 
     def draining(self) -> Collection[str]:
         """Nodes that are about to go away. Called in a thread."""
+
+    def copy_from(self, nodes: Collection[str], payloads: Sequence[Any]) -> None:
+        """Copy those of `payloads` that lie on `nodes` alone to where the coordinator is. Called in a thread."""
 
 
 class RayPool:
@@ -207,6 +212,16 @@ class RayPool:
         from ray._private.state import state  # the call that Ray Train and Serve use; there is no public one in 2.60
 
         return state.get_draining_nodes().keys()
+
+    def copy_from(self, nodes: Collection[str], payloads: Sequence[ray.ObjectRef]) -> None:
+        """Fetch into the store of this node, without reading; Ray uses the copy when the node is gone.
+
+        The next poll asks again for what is late. `get_object_locations` would wait here for this very process.
+        """
+        places = get_local_object_locations(list(payloads))
+        doomed = [payload for payload, place in places.items() if place["node_ids"] and nodes >= {*place["node_ids"]}]
+        if doomed:
+            ray.wait(doomed, num_returns=len(doomed), timeout=_COPY_TIMEOUT_S)
 
 
 async def _lives(actor: ray.actor.ActorHandle) -> bool:

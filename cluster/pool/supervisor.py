@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ray.exceptions import RayError
@@ -56,6 +57,8 @@ class Supervisor:
         self.room = asyncio.Condition()
         """Notified when an idle driver may find a dispatch."""
         self.drivers: list[asyncio.Task] = []
+        self.dispatches: dict[int, Dispatch] = {}
+        """Those that actors make, by slot."""
 
     async def stop(self) -> None:
         """End all drivers: a stage is over."""
@@ -179,6 +182,7 @@ class Supervisor:
     async def _make(self, slot: Slot, dispatch: Dispatch) -> None:
         """Have one dispatch made; windows that are missing at the end are given back for another actor to make."""
         supply, afresh = self.stage.supply, False
+        self.dispatches[slot.number] = dispatch
         self.slots.assign(slot, sum(len(rollout.windows) for rollout in dispatch.rollouts))
         try:
             await self.stage.make(slot, dispatch)
@@ -196,6 +200,7 @@ class Supervisor:
             supply.refuse(bad)
         finally:
             self.slots.finish(slot)
+            del self.dispatches[slot.number]
         if slot.state is SlotState.RECALLED:
             self.slots.restart(slot)
         elif slot.leaving:
@@ -206,10 +211,22 @@ class Supervisor:
         await self.wake()
 
     async def _watch(self) -> None:
-        """Ask actors on draining nodes to leave at their next block; replace those that died with nothing to do."""
+        """Ask actors on draining nodes to leave at their next block; replace those that died with nothing to do.
+
+        What a draining node holds of windows and blocks is copied: delivered windows stay valid when it goes.
+        """
+        supply = self.stage.supply
         while True:
             try:
-                self.slots.clear(await asyncio.to_thread(self.pool.draining))
+                draining = await asyncio.to_thread(self.pool.draining)
+                self.slots.clear(draining)
+                if draining:
+                    self.stage.weights.wake()
+                    dispatches = [*self.dispatches.values(), *supply.returned]
+                    blocks = [block for dispatch in dispatches for block in (*dispatch.made, *dispatch.first)]
+                    headers = chain(supply.buffer.waiting.values(), *supply.plans.values(), blocks)
+                    payloads = [header.payload for header in headers if header.layout]
+                    await asyncio.to_thread(self.pool.copy_from, set(draining), payloads)
             except (RayError, RuntimeError, OSError) as error:  # the head is busy or away: the next answer counts
                 self.say(f"cannot ask which nodes are draining: {error}")
             idle = {slot.number: slot for slot in self.slots if slot.state is SlotState.IDLE}

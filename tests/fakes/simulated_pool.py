@@ -125,6 +125,9 @@ class SimulatedPool:
         """None."""
         return ()
 
+    def copy_from(self, nodes: Collection[str], payloads: Sequence[Any]) -> None:
+        """No node drains."""
+
 
 def no_weights(version: int, update: int) -> asyncio.Future[WeightsVersion]:
     """Return a reference to a version without tensors: there is no other process to fetch it from."""

@@ -70,6 +70,9 @@ class StandingPool:
     def draining(self):
         return set()
 
+    def copy_from(self, nodes, payloads):
+        self.copied = nodes, payloads
+
 
 def small(**buffer):
     config = Config(run_dir="unused", rollout=RolloutConfig(frames=30, batch=3, windows=4))

@@ -24,6 +24,13 @@ from models.records import CRITIC, STUDENT
 from models.wan.network import Wan
 
 
+def drain(address: str, node: str) -> None:
+    """Tell Ray that a node goes away in five minutes."""
+    command = [Path(sys.executable).parent / "ray", "drain-node", f"--address={address}", f"--node-id={node}"]
+    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=300"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
 def main() -> None:
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 * 2**20})
     drained = nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20)
@@ -38,14 +45,7 @@ def main() -> None:
     cluster.publish({name: tensor.clone() for name, tensor in Wan(TINY).state_dict().items()}, 0)
     windows = list(cluster.take(CRITIC, 1))
     nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-    drain = [
-        Path(sys.executable).parent / "ray",
-        "drain-node",
-        f"--address={nodes.address}",
-        f"--node-id={drained.node_id}",
-    ]
-    drain += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=300"]
-    subprocess.run(drain, check=True, capture_output=True, timeout=60)
+    drain(nodes.address, drained.node_id)
     windows += [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
     _, news, _ = ray.get(cluster.coordinator.look.remote(), timeout=30)
     found = {"windows": len({(w.rollout, w.index) for w in windows}), "attempts": sorted({w.attempt for w in windows})}
@@ -54,4 +54,5 @@ def main() -> None:
     nodes.shutdown()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,7 @@
-"""Lose a node with the bytes of windows that wait. A script of its own: it brings a cluster of its own."""
+"""Lose a node with the bytes of windows that wait, at once or (argument `drained`) after it was drained.
+
+A script of its own: it brings a cluster of its own.
+"""
 
 import json
 import os
@@ -10,6 +13,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 
 import ray
 from ray.cluster_utils import Cluster
+from ray.experimental import get_object_locations
 
 from cluster.ray_cluster import RayCluster
 from cluster.runs.stage_spec import stage_spec
@@ -17,6 +21,7 @@ from cluster.weights.version import WeightsVersion
 from models.records import CRITIC, STUDENT
 from tests.fakes.sleeping_pool import SleepingCoordinator
 from tests.fakes.small_runs import smallest_run
+from tests.system.drained import drain
 
 WAITING = 12
 
@@ -35,6 +40,11 @@ def main() -> None:
     ray.get(coordinator.publish.remote(0, [ray.put(WeightsVersion(0, {}, None, 0))]))
     while cluster.metrics()["buffer/depth"] < WAITING:
         time.sleep(0.1)  # polling another process
+    if "drained" in sys.argv:
+        drain(nodes.address, first.node_id)
+        payloads = [header.payload for header in ray.get(coordinator.state.remote())[1]]
+        while any(set(place["node_ids"]) == {first.node_id} for place in get_object_locations(payloads).values()):
+            time.sleep(0.1)  # polling another process
     nodes.remove_node(first, allow_graceful=False)
     state = cluster.state()
     nodes.add_node(num_cpus=1, object_store_memory=200 * 2**20)

@@ -220,16 +220,17 @@ def test_an_actor_on_a_draining_node_leaves_and_its_videos_go_on_elsewhere():
 @pytest.mark.proof
 @pytest.mark.ray
 @pytest.mark.slow
-def test_windows_whose_bytes_die_with_their_node_are_made_again_and_come_in_the_same_order():
-    script = [sys.executable, "-m", "tests.system.lost_node"]
+@pytest.mark.parametrize("drained", [False, True])
+def test_windows_whose_bytes_die_with_their_node_come_in_the_same_order_made_again_unless_it_drained(drained):
+    script = [sys.executable, "-m", "tests.system.lost_node", *["drained"] * drained]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     shown = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
     assert shown.returncode == 0, shown.stderr[-3000:]
     found = json.loads(shown.stdout.splitlines()[-1])
     taken, restored = ([(rollout, index) for rollout, index, _ in found[name]] for name in ("taken", "restored"))
     assert taken == restored and len(set(taken)) == 10
-    assert all(attempt >= 1 for name in ("taken", "restored") for _, _, attempt in found[name])
+    assert all((attempt == 0) == drained for name in ("taken", "restored") for _, _, attempt in found[name])
     counts = found["counts"]
-    assert found["saved"] == 0 and counts["lost"] >= 10 and counts["refused"] == 0
+    assert (found["saved"], counts["lost"] >= 10) == ((12, False) if drained else (0, True)) and counts["refused"] == 0
     assert counts["dispatched"] == counts["taken"] + found["depth"] + found["pending"]
     assert counts["delivered"] == counts["taken"] + found["depth"]

@@ -314,6 +314,27 @@ def test_a_plan_that_one_rank_has_is_given_to_the_others_even_if_the_pool_has_fa
     run(test())
 
 
+def test_of_a_draining_node_every_payload_that_is_still_needed_is_to_be_copied():
+    async def test():
+        config = small()
+        coordinator, pool, epoch = await begun(config)
+        published(coordinator)
+        plan = await coordinator.take(epoch, 0, CRITIC, 2, 0, 1)
+        supply = coordinator.supply
+        pool.on_draining_nodes = {"node 7"}
+        async with asyncio.timeout(30):
+            while not hasattr(pool, "copied"):
+                await asyncio.sleep(0.01)  # for the next poll of the watcher
+        nodes, payloads = pool.copied
+        dispatches = [*coordinator.supervisor.dispatches.values(), *supply.returned]
+        blocks = [block for dispatch in dispatches for block in dispatch.made]
+        assert nodes == {"node 7"} and supply.buffer.waiting
+        held = {id(payload) for payload in payloads}
+        assert held >= {id(header.payload) for header in (*plan, *supply.buffer.waiting.values(), *blocks)}
+
+    run(test())
+
+
 def test_a_watcher_of_nodes_that_gets_no_answer_says_so_asks_again_and_moves_idle_actors():
     async def test():
         config = small()
