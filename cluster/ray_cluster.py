@@ -9,7 +9,7 @@ import ray
 import torch
 from torch import Tensor
 
-from cluster.pool.payloads import fetch
+from cluster.pool.rollout_process import fetch
 from cluster.runs.cluster_interface import Report
 from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Tracer, clock_offset, shares_of

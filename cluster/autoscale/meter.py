@@ -51,8 +51,11 @@ class Meter:
             self.change({level: -1})
 
     def take(self, windows: int) -> None:
-        """Count windows that the learner gets. From its second update on it is warm: it has loaded and compiled."""
-        if windows and not self.warm and self.left_to_warm <= 0:
+        """Count windows that the learner gets, or, below 0, gives back.
+
+        From its second update on it is warm: it has loaded and compiled.
+        """
+        if windows > 0 and not self.warm and self.left_to_warm <= 0:
             self.warm = True
             self.history = deque([self.totals()], maxlen=_REMEMBERED)
         self.left_to_warm -= windows

@@ -162,7 +162,7 @@ class Coordinator:
         for reason in bad.values():
             self.say(f"{reason}; it is made again")
         try:
-            self.supply.withdraw(number, bad)
+            self.meter.take(-self.supply.withdraw(number, bad))
         except RunFailed as stop:
             self.failure = str(stop)  # for the other ranks
             raise

@@ -12,7 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
-from cluster.pool.payloads import fetch
+from cluster.pool.rollout_process import fetch
 from cluster.run_errors import RunFailed
 from cluster.runs.factory import make_scorer
 from cluster.runs.stage_spec import ScorerSpec

@@ -1,32 +1,35 @@
-"""An actor of actors/, made remote."""
+"""An actor of actors/, made remote; payloads as it streams them, and as any process opens them."""
 
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import ray
 import torch
+from ray.exceptions import GetTimeoutError, RayError
 
 from actors.drift_tracker import DriftMeter
 from cluster.config.cluster_config import ClusterConfig
 from cluster.pool.driver_messages import forward_warnings
-from cluster.pool.payloads import open_blocks
 from cluster.pool.scale_down import Place
 from cluster.run_errors import Leaving, StageEnded
 from cluster.runs.factory import make_actor
 from cluster.runs.stage_spec import ActorSpec
 from cluster.runs.trace import Span, Tracer, clock_offset
 from cluster.supply.tensor_bytes import ByteViews
-from cluster.supply.wire import Header, seal
+from cluster.supply.wire import LOST, BadWindow, Header, Item, open_item, seal
 from cluster.weights.collective import CollectiveWeights
 from cluster.weights.object_store import ObjectStoreWeights
 from cluster.weights.prefetch import PrefetchedWeights
 from models.records import MadeBlock, Progress, Rollout
 
-_CALL_TIMEOUT_S = 60.0
+_CALL_TIMEOUT_S = _FETCH_TIMEOUT_S = 60.0
+_PROBE_TIMEOUT_S = 5.0
+"""For each payload once one of them has failed: what is there comes at once."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,35 @@ class Delivery:
     header: Header
     spans: Sequence[Span]
     """The work of the process since its last delivery."""
+
+
+def fetch(headers: Sequence[Header]) -> list[Item | BadWindow]:
+    """Open the items of `headers`; in place of one that must not be used, why.
+
+    A payload whose node or owner has died is `lost`. Calls Ray's blocking get: not for an event loop.
+    """
+    payloads = []
+    with suppress(RayError, GetTimeoutError):  # then each is asked for by itself
+        payloads = ray.get([header.payload for header in headers], timeout=_FETCH_TIMEOUT_S)
+    items: list[Item | BadWindow] = []
+    for i, header in enumerate(headers):
+        try:
+            payload = payloads[i] if payloads else ray.get(header.payload, timeout=_PROBE_TIMEOUT_S)
+            items.append(open_item(header, payload))
+        except BadWindow as bad:
+            items.append(bad)
+        except (RayError, GetTimeoutError) as error:
+            items.append(BadWindow(LOST, f"{header.name}: its tensors are lost ({type(error).__name__})"))
+    return items
+
+
+def open_blocks(headers: Sequence[Header]) -> list[MadeBlock]:
+    """Open all of these blocks. Raises the BadWindow of one that cannot be used."""
+    blocks = fetch(headers)
+    for block in blocks:
+        if isinstance(block, BadWindow):
+            raise block
+    return blocks
 
 
 def place_of_process() -> Place:

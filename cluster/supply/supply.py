@@ -243,16 +243,17 @@ class Supply:
                     self.closed[i] = (self.open.pop(i), self.attempts.pop(i, 0))
         return self.plans[number]
 
-    def withdraw(self, number: int, bad: Mapping[Attempt, BadWindow]) -> None:
+    def withdraw(self, number: int, bad: Mapping[Attempt, BadWindow]) -> int:
         """Take request `number` back: its `bad` samples are made again, the others wait in their old places.
 
-        The learner's next `take` of this number gives the same windows. What another rank has withdrawn before counts
-        once. Raises TooManyBad.
+        Returns how many samples that are in all, none where another rank has withdrawn it before.
+
+        The learner's next `take` of this number gives the same windows. Raises TooManyBad.
         """
         plan = self.plans.get(number, [])
         known = {(sample.rollout, sample.index, sample.attempt) for sample in plan} & bad.keys()
         if not known:
-            return
+            return 0
         del self.plans[number]
         for sample in plan:
             if sample.rollout in self.closed:
@@ -261,6 +262,7 @@ class Supply:
         self.buffer.put_back(plan, {(rollout, index) for rollout, index, _ in known})
         for attempt in sorted(known):
             self.refuse(bad[attempt])
+        return len(plan)
 
     def _age(self, sample: Header) -> int:
         return 0 if sample.role == ODE else self.versions.age(sample.version)

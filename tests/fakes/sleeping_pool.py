@@ -8,9 +8,8 @@ import ray
 
 from cluster.config.run_config import Config
 from cluster.pool.coordinator import Coordinator
-from cluster.pool.payloads import open_blocks
 from cluster.pool.ray_pool import RayPool
-from cluster.pool.rollout_process import Delivery, place_of_process
+from cluster.pool.rollout_process import Delivery, open_blocks, place_of_process
 from cluster.pool.scale_down import Place
 from cluster.run_errors import Leaving, StageEnded
 from cluster.runs.stage_spec import ActorSpec

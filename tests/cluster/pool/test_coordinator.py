@@ -154,6 +154,7 @@ def test_a_window_that_the_learner_cannot_open_is_counted_by_name_and_made_again
             (w.rollout, w.index, w.attempt) for w in taken
         ]
         assert metrics["windows/delivered"] == 40 + metrics["buffer/depth"]
+        assert coordinator.meter.totals()["taken"] == 40, "a request that was withdrawn counts once"
 
     run(test())
 
