@@ -37,23 +37,23 @@ class StudentDispatcher:
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
         """Plan a batch of rollouts with ids `first`, `first` + 1, ..., dispatched after student update `update`."""
-        return [self._rollout(i, update) for i in range(first, first + self.rollout.batch)]
-
-    def _rollout(self, i: int, update: int) -> Rollout:
-        generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         length, block, last = self.window.frames, self.student.block_frames, len(self.student.timesteps) - 1
-        frames = _draw_horizon(self.rollout, length, block, update, generator)
-        starts = window_starts(frames, length, block)
-        law = self.law
-        if self.drift is not None and isinstance(law, Priority):
-            law = law.after(self.drift.of_windows(starts, length, block))
-        windows = []
-        for j, own_law in enumerate(laws_of_rollout(law, self.rollout.windows, generator)):
-            turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
-            start = draw_start(own_law, self.window.law, starts, length, self.student.horizon_frames, generator)
-            step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
-            windows.append(WindowPlan(CRITIC if turn else STUDENT, start, step, j))
-        return _draw_rollout(i, i, self.prompts, frames, tuple(windows), generator)
+        rollouts = []
+        for i in range(first, first + self.rollout.batch):
+            generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
+            frames = _draw_horizon(self.rollout, length, block, update, generator)
+            starts = window_starts(frames, length, block)
+            law = self.law
+            if self.drift is not None and isinstance(law, Priority):
+                law = law.after(self.drift.of_windows(starts, length, block))
+            windows = []
+            for j, own_law in enumerate(laws_of_rollout(law, self.rollout.windows, generator)):
+                turn = (i * self.rollout.windows + j) % (1 + self.critic_updates)
+                start = draw_start(own_law, self.window.law, starts, length, self.student.horizon_frames, generator)
+                step = last if self.window.gradient_step == "last" else int(generator.integers(last + 1))
+                windows.append(WindowPlan(CRITIC if turn else STUDENT, start, step, j))
+            rollouts.append(_draw_rollout(i, i, self.prompts, frames, tuple(windows), generator))
+        return rollouts
 
 
 @dataclass(frozen=True)
@@ -92,68 +92,59 @@ class GroupDispatcher:
         place = first % (self.sentinels.videos + self.sentinels.between)
         if place < self.sentinels.videos:
             count = min(self.rollout.batch, self.sentinels.videos - place)
-            return [self._sentinel(first + i, place + i) for i in range(count)]
+            frames, prompts, rollouts = self.sentinels.frames, self.sentinels.prompts, []
+            plan = GroupPlan(
+                SENTINEL, start=0, step=len(self.student.timesteps) - 1, index=0, members=1, frames=frames,
+                transitions=(), shared=(), coarse=1.0, antithetic=False,
+            )  # fmt: skip
+            for number in range(place, place + count):  # prompt and noise are those that it has in every period
+                generator = numpy.random.default_rng([self.seed, Draw.SENTINEL, number])
+                prompt, seed = prompts[number % len(prompts)], int(generator.integers(2**62))
+                rollouts.append(Rollout(first + number - place, 0, prompt, seed, frames, (plan,)))
+            return rollouts
         count = min(self.rollout.batch, self.sentinels.videos + self.sentinels.between - place)
         return [self._forked(first + i, update) for i in range(count)]
 
-    def _sentinel(self, i: int, number: int) -> Rollout:
-        """Plan sentinel video `number`, with the prompt and noise that it has in every period."""
-        generator = numpy.random.default_rng([self.seed, Draw.SENTINEL, number])
-        frames = self.sentinels.frames
-        plan = GroupPlan(
-            SENTINEL, start=0, step=len(self.student.timesteps) - 1, index=0, members=1, frames=frames, transitions=(),
-            shared=(), coarse=1.0, antithetic=False,
-        )  # fmt: skip
-        prompt = self.sentinels.prompts[number % len(self.sentinels.prompts)]
-        return Rollout(i, 0, prompt, int(generator.integers(2**62)), frames, (plan,))
-
     def _forked(self, i: int, update: int) -> Rollout:
+        """Plan a rollout, and of each of its forks the start, the trained transition and the shared noise."""
         generator = numpy.random.default_rng([self.seed, Draw.ROLLOUT, i])
         shortest = self.earliest + self.group.frames
         frames = _draw_horizon(self.rollout, shortest, self.student.block_frames, update, generator)
         starts = window_starts(frames, self.group.frames, self.student.block_frames, self.earliest)
         laws = laws_of_rollout(self.law, self.group.forks, generator)
-        plans = []
+        group, last, plans = self.group, len(self.student.timesteps) - 1, []
+        shares = numpy.array(group.transition_shares or [1.0] * last)
         for j, law in enumerate(laws):
-            start = draw_start(
-                law, self.law_name, starts, self.group.frames, self.student.horizon_frames, generator
+            start = draw_start(law, self.law_name, starts, group.frames, self.student.horizon_frames, generator)
+            drawn = int(generator.choice(last, p=shares / shares.sum()))
+            if group.noise == "fresh":
+                shared: tuple[int, ...] = ()
+            elif group.noise == "first":
+                shared = (0,)
+            else:  # all noise but that of the drawn transition, which is the noise of the step that it reaches
+                shared = tuple(step for step in range(last + 1) if step != drawn + 1)
+            transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
+            plans.append(
+                GroupPlan(
+                    GRPO, start, last, j, group.members, group.frames, transitions, shared, group.coarse,
+                    group.antithetic,
+                )
             )  # fmt: skip
-            plans.append(self._fork(j, start, generator))
         period, place = divmod(i, self.sentinels.videos + self.sentinels.between)
         number = period * self.sentinels.between + place - self.sentinels.videos
         return _draw_rollout(i, number, self.prompts, frames, tuple(plans), generator)
 
-    def _fork(self, index: int, start: int, generator: numpy.random.Generator) -> GroupPlan:
-        """Plan one fork at frame `start`: draw its trained transition, and say which noise its members share."""
-        group, last = self.group, len(self.student.timesteps) - 1
-        shares = numpy.array(group.transition_shares or [1.0] * last)
-        drawn = int(generator.choice(last, p=shares / shares.sum()))
-        if group.noise == "fresh":
-            shared: tuple[int, ...] = ()
-        elif group.noise == "first":
-            shared = (0,)
-        else:  # all noise but that of the drawn transition, which is the noise of the step that it reaches
-            shared = tuple(step for step in range(last + 1) if step != drawn + 1)
-        transitions = (drawn,) if group.transitions == "one" else tuple(range(last))
-        return GroupPlan(
-            GRPO, start, last, index, group.members, group.frames, transitions, shared, group.coarse, group.antithetic
-        )
 
-
+@dataclass(frozen=True)
 class TeacherDispatcher:
     """Plan trajectories of the teacher, one horizon long, for ODE initialisation."""
 
-    def __init__(
-        self,
-        student: StudentConfig,
-        rollout: RolloutConfig,
-        numbers: Sequence[int],
-        prompts: Sequence[str],
-        seed: int,
-    ):
-        """`numbers` are the ids of the trajectories to make; each is a function of (seed, id)."""
-        self.student, self.rollout, self.numbers = student, rollout, numbers
-        self.prompts, self.seed = prompts, seed
+    student: StudentConfig
+    rollout: RolloutConfig
+    numbers: Sequence[int]
+    """Ids of the trajectories to make; each is a function of (seed, id)."""
+    prompts: Sequence[str]
+    seed: int
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
         """Plan the batch of trajectories from place `first` in `numbers` on; empty behind the last."""
@@ -170,7 +161,8 @@ def _draw_horizon(
     rollout: RolloutConfig, shortest: int, block: int, update: int, generator: numpy.random.Generator
 ) -> int:
     """Draw the horizon N of one rollout, in latent frames, of at least `shortest`."""
-    longest = rollout.frames_at(update)
+    reached = [frames for first, frames in rollout.curriculum if first <= update]
+    longest = reached[-1] if reached else rollout.frames
     if rollout.horizon == "fixed":
         return longest
     return block * int(generator.integers(shortest // block, longest // block + 1))

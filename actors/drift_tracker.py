@@ -1,6 +1,7 @@
 """Measure how far a student's videos drift from their own beginnings, place by place; law `priority` reads it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy
 import torch
@@ -20,12 +21,14 @@ def latent_drift(first: Tensor, frames: Tensor) -> float:
     return (frames.mean((1, 3, 4)) - first.mean((1, 3, 4))).abs().mean().item()
 
 
+@dataclass(frozen=True)
 class DriftMeter:
     """Measures each block of videos that are made together against their own first frames."""
 
-    def __init__(self, horizon_frames: int, first: Iterable[MadeBlock] = ()):
-        """`first` are the first blocks of videos that are continued; those of one horizon are compared with."""
-        self.horizon_frames, self.first = horizon_frames, [block.x0 for block in first]
+    horizon_frames: int
+    """First frames that are compared with."""
+    first: list[Tensor] = field(default_factory=list)
+    """These frames, block by block; at the start those of videos that are continued."""
 
     def measure(self, block: MadeBlock) -> float:
         """The block's `latent_drift`; blocks come in order."""

@@ -50,44 +50,31 @@ def extend_prompts(texts: Sequence[str], config: PromptConfig, cache: Path) -> E
     Raises ConfigError for a cache that has another content, or that cannot be read or written.
     """
     failures: list[str] = []
+    answers: dict[str, str] = {}
     try:
-        answers = _read_cache(cache)
+        content = cache.read_bytes() if cache.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):  # a killed command left a line unfinished
+            os.truncate(cache, len(whole))
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                answers[entry["key"]] = str(entry["extended"])
+            except (ValueError, TypeError, KeyError) as error:
+                problem = f"line {number} is no extended prompt"
+                raise ConfigError("prompt.cache", cache, problem, "name another file") from error
         missing = [text for text in dict.fromkeys(texts) if _key(text, config) not in answers]
         if missing:
             cache.parent.mkdir(parents=True, exist_ok=True)
             with cache.open("a", encoding="utf-8") as file:
                 asyncio.run(_ask_all(missing, config, answers, file, failures))
     except OSError as error:
-        raise ConfigError(
-            "prompt.cache",
-            cache,
-            f"it cannot be used ({error.strerror or error})",
-            "free the disk or name another",
-        ) from error
+        problem = f"it cannot be used ({error.strerror or error})"
+        raise ConfigError("prompt.cache", cache, problem, "free the disk or name another") from error
     longer = tuple(answers.get(_key(text, config), text) for text in texts)
     failed = sum(_key(text, config) not in answers for text in texts)
     answered = sum(_key(text, config) in answers for text in missing)
     return ExtendedPrompts(longer, answered, failed, failures[-1] if failures else None)
-
-
-def _read_cache(cache: Path) -> dict[str, str]:
-    """Read answers by key. Cuts off a line that a killed command left unfinished."""
-    if not cache.is_file():
-        return {}
-    content = cache.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(cache, len(whole))
-    answers = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            answers[entry["key"]] = str(entry["extended"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(
-                "prompt.cache", cache, f"line {number} is no extended prompt", "name another file"
-            ) from error
-    return answers
 
 
 def _key(text: str, config: PromptConfig) -> str:

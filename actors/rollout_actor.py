@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from actors.student_actor import StudentActor, blocks_kept
-from models.records import MadeBlock, Rollout, Window, WindowPlan
+from models.records import MadeBlock, Rollout, Window
 
 
 class RolloutActor(StudentActor):
@@ -30,23 +30,19 @@ class RolloutActor(StudentActor):
             steps = {plan.step for plan in plans if plan.start <= first < plan.start + frames}
             recent.append(self.on_cpu(next(blocks), sorted(steps)))
             yield recent[-1]
-            for i, rollout in enumerate(rollouts):
-                for plan in rollout.windows:
-                    if plan.start + frames == end:
-                        yield self._cut(i, rollout, plan, list(recent))
+            held = list(recent)  # a window ends with the last of them
+            ending = [(i, rollout, plan) for i, rollout in enumerate(rollouts) for plan in rollout.windows
+                      if plan.start + frames == end]  # fmt: skip
+            for i, rollout, plan in ending:
+                clean = torch.cat([block.x0[i] for block in held])
+                context, latents = clean[:-frames], clean[-frames:]
+                images = self.images_of(context, latents[:1])
+                yield Window(
+                    **rollout.sample_fields(plan),
+                    versions=tuple(block.version for block in held),
+                    context=context,
+                    latents=latents,
+                    noisy=torch.cat([block.inputs[plan.step][i] for block in held[-(frames // block_frames) :]]),
+                    image=None if images is None else images[0],
+                )
             self.pull()
-
-    def _cut(self, i: int, rollout: Rollout, plan: WindowPlan, made: Sequence[MadeBlock]) -> Window:
-        """Cut a window of video `i` that ends with the last of `made`."""
-        frames, blocks = self.window.frames, self.window.frames // self.config.block_frames
-        clean = torch.cat([block.x0[i] for block in made])
-        context, latents = clean[:-frames], clean[-frames:]
-        images = self.images_of(context, latents[:1])
-        return Window(
-            **rollout.sample_fields(plan),
-            versions=tuple(block.version for block in made),
-            context=context,
-            latents=latents,
-            noisy=torch.cat([block.inputs[plan.step][i] for block in made[-blocks:]]),
-            image=None if images is None else images[0],
-        )

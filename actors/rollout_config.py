@@ -41,11 +41,6 @@ class RolloutConfig(KeyGroup, group="rollout"):
                 "write it as [[0,24],[50,48]]",
             )
 
-    def frames_at(self, update: int) -> int:
-        """Return the longest horizon, in latent frames, of a rollout dispatched after student update `update`."""
-        reached = [frames for first, frames in self.curriculum if first <= update]
-        return reached[-1] if reached else self.frames
-
 
 @dataclass(kw_only=True)
 class WindowConfig(KeyGroup, group="window"):

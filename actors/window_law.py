@@ -7,21 +7,18 @@ are its ablations. Starts are drawn when a rollout is dispatched, never when win
 import importlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import numpy
 
 from models.errors import ConfigError
 
+WindowLaw = Callable[[Sequence[int], int, int, numpy.random.Generator], int]
+"""Draws a start, in latent frames, by (starts, window_frames, horizon_frames, generator); `starts` ascend.
 
-class WindowLaw(Protocol):
-    """Draw a start, in latent frames, out of `starts` (ascending). A law of the user's own is such a callable."""
-
-    def __call__(
-        self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
-    ) -> int: ...
+A law of the user's own is such a callable.
+"""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from models.errors import ConfigError
 from rewards.attempt import attempt
 from rewards.flow.flow_motion import pair_motion
 from rewards.flow.optical_flow import FlowEngine
-from rewards.registry import make_flow_engine, make_rewards
+from rewards.registry import make_flow_engine, make_reward
 from rewards.reward import Clip, Reward
 from rewards.reward_config import SHIPPED, RewardConfig
 
@@ -36,7 +36,7 @@ def score_videos(config: RewardConfig, videos: str | None = None, out: str | Non
     files = video_files(videos) if videos else []
     names = [name for name in SHIPPED if name != "remote" or config.url is not None]
     names += [name for name in config.weights if name not in SHIPPED]
-    panel = RewardPanel(make_rewards(names, config), config)
+    panel = RewardPanel({name: make_reward(name, config) for name in names}, config)
     flow = make_flow_engine(config)
     if clips:
         reference, rows = _flow_clip("", reference_clip(), flow), {}

@@ -58,7 +58,7 @@ def pretrainer(parts: LearnerParts, config: PretrainConfig) -> Pretrainer:
         lr_key="pretrain.optimizer.lr", grad_clip=1.0, cosine_steps=config.steps,
     )  # fmt: skip
     teacher = TrainedNetwork("teacher", network, optimizer, ema_decay=config.ema_decay)
-    return Pretrainer(teacher, config, parts.student.horizon_frames, parts.learner.micro_batch, parts.seed)
+    return Pretrainer(teacher, parts.learner.micro_batch, parts.seed, config, parts.student.horizon_frames)
 
 
 def ode_initializer(parts: LearnerParts, config: OdeConfig, network: Wan | None = None) -> OdeInitializer:
@@ -70,7 +70,7 @@ def ode_initializer(parts: LearnerParts, config: OdeConfig, network: Wan | None 
     )  # fmt: skip
     student = TrainedNetwork("student", network, optimizer)
     return OdeInitializer(
-        student, parts.encode_text, parts.student, config.batch_size, parts.learner.micro_batch, parts.seed
+        student, parts.learner.micro_batch, parts.seed, parts.encode_text, parts.student, config.batch_size
     )
 
 
@@ -88,8 +88,8 @@ def dmd_learner(parts: LearnerParts, config: DmdConfig, networks: Sequence[Wan] 
     weights = adamw(network, own.lr, (own.beta1, own.beta2), own.weight_decay)
     optimizer = Optimizer("student", network, weights, lr_key="dmd.optimizer.lr", grad_clip=own.grad_clip)
     student = _student(parts, network, optimizer, config.ema_decay)
-    scores = _scores(parts, config, network, critic, teacher)
-    return DmdLearner(student, _critic(parts, config, critic), scores, config.ema_start)
+    scores, trained_critic = _score_networks(parts, config, network, critic, teacher)
+    return DmdLearner(student, trained_critic, scores, config.ema_start)
 
 
 def policy_learner(
@@ -125,8 +125,7 @@ def policy_learner(
     scores = critic = None
     if config.dmd_weight:
         losses = replace(dmd, noising=config.dmd_noising)
-        scores = _scores(parts, losses, network, networks["critic"], networks["teacher"])
-        critic = _critic(parts, losses, networks["critic"])
+        scores, critic = _score_networks(parts, losses, network, networks["critic"], networks["teacher"])
     policy = PolicyBatches(
         network, networks.get("reference"), parts.encode_text, parts.student, config, parts.learner.micro_batch, coarse
     )
@@ -143,19 +142,19 @@ def _student(parts: LearnerParts, network: Wan, optimizer: Optimizer, ema_decay:
     )  # fmt: skip
 
 
-def _critic(parts: LearnerParts, config: DmdConfig, network: Wan) -> TrainedNetwork:
-    own = config.optimizer
-    weights = adamw(network, config.critic_lr, (own.beta1, own.beta2), own.weight_decay)
-    optimizer = Optimizer("critic", network, weights, lr_key="dmd.critic_lr", grad_clip=own.grad_clip)
-    scale = parts.learner.lora_scale
-    return TrainedNetwork("critic", network, optimizer, optimizer_name="critic_optimizer", lora_scale=scale)
-
-
-def _scores(parts: LearnerParts, config: DmdConfig, student: Wan, critic: Wan, teacher: Wan) -> ScoreDistillation:
-    return ScoreDistillation(
+def _score_networks(
+    parts: LearnerParts, config: DmdConfig, student: Wan, critic: Wan, teacher: Wan
+) -> tuple[ScoreDistillation, TrainedNetwork]:
+    """Return the losses of extended DMD, and the critic that they train."""
+    scores = ScoreDistillation(
         student, critic, teacher, parts.encode_text, parts.student, config,
         micro_batch=parts.learner.micro_batch, seed=parts.seed, negative_prompt=parts.negative_prompt,
     )  # fmt: skip
+    own = config.optimizer
+    weights = adamw(critic, config.critic_lr, (own.beta1, own.beta2), own.weight_decay)
+    optimizer = Optimizer("critic", critic, weights, lr_key="dmd.critic_lr", grad_clip=own.grad_clip)
+    scale = parts.learner.lora_scale
+    return scores, TrainedNetwork("critic", critic, optimizer, optimizer_name="critic_optimizer", lora_scale=scale)
 
 
 def _load(parts: LearnerParts, role: str, wan: WanConfig, *, frozen: bool = False, lora: bool = False) -> Wan:

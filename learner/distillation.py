@@ -1,6 +1,7 @@
 """Stage `dmd`: the teacher corrects windows of the student's own long rollouts (extended DMD)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -9,15 +10,18 @@ from learner.trained_network import TrainedNetwork
 from models.records import Window
 
 
+@dataclass(eq=False)
 class DmdLearner:
     """Trains student and critic in turn against a frozen teacher (Self-Forcing++, Alg. 1).
 
     Every rank calls every method, each update with its own share of the windows.
     """
 
-    def __init__(self, student: TrainedNetwork, critic: TrainedNetwork, scores: ScoreDistillation, ema_start: int):
-        """Average the student from update `ema_start` on; until then the average is the student itself."""
-        self.student, self.critic, self.scores, self.ema_start = student, critic, scores, ema_start
+    student: TrainedNetwork
+    critic: TrainedNetwork
+    scores: ScoreDistillation
+    ema_start: int
+    """Update of the student from which it is averaged; until then the average is the student itself."""
 
     @property
     def step(self) -> int:

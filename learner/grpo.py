@@ -6,6 +6,7 @@ student's predictions for their transitions before the first step are kept, and 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 
 import torch
@@ -31,83 +32,79 @@ class BurnInTooShort(StopsRun):
     """Stop a run whose replay misses the actors' policy by more than the clip lets the policy move."""
 
 
+@dataclass(eq=False)
 class PolicyLearner:
     """Trains the student as a policy, held by extended DMD, by a KL term to its start, or both.
 
     Every rank calls every method, with its own share of the groups, which is whole groups.
     """
 
-    def __init__(
-        self,
-        student: TrainedNetwork,
-        policy: PolicyBatches,
-        config: GrpoConfig,
-        sentinels: SentinelWatch,
-        *,
-        rewards: Mapping[str, float],
-        window_frames: int,
-        scores: ScoreDistillation | None = None,
-        critic: TrainedNetwork | None = None,
-    ):
-        """Combine `rewards` by their weights; `scores` and `critic` are for grpo.dmd_weight above 0.
-
-        `window_frames` is the length of the windows that the extended DMD loss sees, in latent frames.
-        """
-        self.student, self.policy, self.config, self.sentinels = student, policy, config, sentinels
-        self.rewards, self.window_frames = dict(rewards), window_frames
-        self.scores, self.critic = scores, critic
-        self.step = 0
-        """Rounds done."""
+    student: TrainedNetwork
+    policy: PolicyBatches
+    config: GrpoConfig
+    sentinels: SentinelWatch
+    _: KW_ONLY
+    rewards: Mapping[str, float]
+    """Weights by reward."""
+    window_frames: int
+    """Length of the windows that the extended DMD loss sees, in latent frames."""
+    scores: ScoreDistillation | None = None
+    """For grpo.dmd_weight above 0, as `critic`."""
+    critic: TrainedNetwork | None = None
+    step: int = 0
+    """Rounds done."""
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
         """Do one round: the critic follows the student, then a few steps up the advantages of these groups.
 
         Raises BurnInTooShort before a step on groups as young as the weights, and NonFiniteError before a broken one.
         """
-        advantages = self._advantages(groups)
-        minibatches = self._minibatches(groups, advantages)
-        metrics = _reward_metrics(advantages) | self._replay_metrics(minibatches)
+        advantages, minibatches = self._minibatches(groups)
+        metrics = {
+            "policy/zero_spread": advantages.zero_spread,
+            "policy/masked": float((~advantages.valid).double().mean()),
+        }
+        for name, statistics in advantages.rewards.items():
+            metrics |= {f"reward/{name}/{field}": value for field, value in statistics._asdict().items()}
+        metrics = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        metrics |= self._replay_metrics(minibatches)
         for _ in range(self.config.critic_updates if self.critic is not None else 0):
             windows = self._windows(groups, self.critic.updates)
             metrics |= self.critic.optimizer.step(*self.scores.critic_losses(windows, self.critic.updates))
         if self.critic is None or self.step >= self.config.critic_warmup:
             terms: list[TermColumns] = []
             for own, parts in minibatches * self.config.passes:
-                metrics |= self._update_student(own, parts, terms)
+                losses, count = self.policy.losses(parts, terms), len(parts)
+                measures: list[WindowMeasures] = []
+                if self.scores is not None:
+                    turn = self.student.updates
+                    scored, more = self.scores.student_losses(self._windows(own, turn), turn, measures)
+                    losses = chain(losses, (self.config.dmd_weight * loss for loss in scored))
+                    count += more
+                metrics |= self.student.optimizer.step(losses, count)
+                if measures:
+                    metrics |= WindowMeasures.metrics(measures)
                 self.student.ema.update(self.student.network)
             metrics |= TermColumns.metrics(terms)
         self.step += 1
         return metrics
 
-    def _advantages(self, groups: Sequence[Group]) -> Advantages:
-        """Compute the advantages of all ranks' groups, because a spread may be that of the whole batch."""
+    def _minibatches(self, groups: Sequence[Group]) -> tuple[Advantages, list[Minibatch]]:
+        """Compute the advantages of all ranks' groups, and deal this rank's groups to the steps of a pass.
+
+        A spread may be that of the whole batch; each step has the same groups on any number of ranks.
+        """
         scores = {}
         for name in self.rewards:
             own = torch.tensor([group.scores[name] for group in groups], dtype=torch.float64)
             scores[name] = collectives.all_gather_cat(own.to(self.policy.device)).cpu()
         c = self.config
-        return combine(scores, self.rewards, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
-
-    def _minibatches(self, groups: Sequence[Group], advantages: Advantages) -> list[Minibatch]:
-        """Deal this rank's groups to the steps of a pass: each step has the same ones on any number of ranks."""
+        advantages = combine(scores, self.rewards, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
         mine = own_places(len(groups) * collectives.size())
         values, valid = (x[mine.start : mine.stop] for x in (advantages.values, advantages.valid))
         cuts = [slice(first, None, self.config.minibatches) for first in range(self.config.minibatches)]
-        return [(groups[cut], self.policy.snapshot(groups[cut], values[cut], valid[cut])) for cut in cuts]
-
-    def _update_student(
-        self, groups: Sequence[Group], parts: Sequence[PolicyBatch], terms: list[TermColumns]
-    ) -> dict[str, float]:
-        """Step once on a minibatch; appends its terms."""
-        losses, count = self.policy.losses(parts, terms), len(parts)
-        measures: list[WindowMeasures] = []
-        if self.scores is not None:
-            turn = self.student.updates
-            scored, more = self.scores.student_losses(self._windows(groups, turn), turn, measures)
-            losses = chain(losses, (self.config.dmd_weight * loss for loss in scored))
-            count += more
-        metrics = self.student.optimizer.step(losses, count)
-        return metrics | (WindowMeasures.metrics(measures) if measures else {})
+        dealt = [(groups[cut], self.policy.snapshot(groups[cut], values[cut], valid[cut])) for cut in cuts]
+        return advantages, dealt
 
     def _windows(self, groups: Sequence[Group], turn: int) -> list[Window]:
         """Cut the windows of these groups that critic and extended DMD loss see in this turn."""
@@ -152,13 +149,3 @@ class PolicyLearner:
             self.critic.load_state(tensors, state["critic"])
         self.step, self.student.optimizer.lr_scale = state["rounds"], state["rate"]
         self.sentinels.first, self.sentinels.last_good = dict(state["watched"]), state["last_good"]
-
-
-def _reward_metrics(advantages: Advantages) -> dict[str, float]:
-    metrics = {
-        "policy/zero_spread": advantages.zero_spread,
-        "policy/masked": float((~advantages.valid).double().mean()),
-    }
-    for name, statistics in advantages.rewards.items():
-        metrics |= {f"reward/{name}/{field}": value for field, value in statistics._asdict().items()}
-    return {name: value for name, value in metrics.items() if not math.isnan(value)}

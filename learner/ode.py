@@ -1,12 +1,13 @@
 """Stage `ode`: the bidirectional teacher's weights become a causal few-step student."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from learner.losses.dmd import regression_loss
-from learner.trained_network import RegressionLearner, TrainedNetwork
+from learner.losses.dmd import squared_error
+from learner.trained_network import RegressionLearner
 from models.causal import Past, denoise_window
 from models.flow_matching import warped_sigmas, x0_from_velocity
 from models.network_config import StudentConfig
@@ -14,6 +15,7 @@ from models.noise import Draw, generator_for
 from models.records import Trajectory
 
 
+@dataclass(eq=False)
 class OdeInitializer(RegressionLearner):
     """Regresses the student onto teacher trajectories (Self-Forcing++, Eq. 4), teacher-forced.
 
@@ -21,18 +23,9 @@ class OdeInitializer(RegressionLearner):
     masked pass that distillation replays windows with.
     """
 
-    def __init__(
-        self,
-        student: TrainedNetwork,
-        encode_text: Callable[[Sequence[str]], Tensor],
-        shape: StudentConfig,
-        batch_size: int,
-        micro_batch: int | None,
-        seed: int,
-    ):
-        super().__init__(student, micro_batch)
-        self.encode_text, self.shape, self.batch_size, self.seed = encode_text, shape, batch_size, seed
-        self.levels = torch.tensor(warped_sigmas(shape.timesteps, shape.shift), dtype=torch.float32)
+    encode_text: Callable[[Sequence[str]], Tensor]
+    shape: StudentConfig
+    batch_size: int
 
     def update(self, trajectories: Sequence[Trajectory], arrived: int) -> dict[str, float]:
         """Update on a batch drawn from the first `arrived` trajectories, on every rank; each reads only its share."""
@@ -40,7 +33,7 @@ class OdeInitializer(RegressionLearner):
         block = self.shape.block_frames
         drawn = torch.randint(arrived, (self.batch_size,), generator=generator).tolist()
         size = (self.batch_size, self.shape.horizon_frames // block)
-        levels = torch.randint(len(self.levels), size, generator=generator).repeat_interleave(block, 1)
+        levels = torch.randint(len(self.shape.timesteps), size, generator=generator).repeat_interleave(block, 1)
         return self.fit(
             self.batch_size,
             lambda places: self._losses([trajectories[drawn[place]] for place in places], levels[list(places)]),
@@ -48,15 +41,16 @@ class OdeInitializer(RegressionLearner):
 
     def _losses(self, batch: Sequence[Trajectory], steps: Tensor) -> Tensor:
         """Return the losses [B] of trajectories whose frames start at the denoising levels `steps` [B K]."""
-        block, frames = self.shape.block_frames, torch.arange(steps.shape[1])
+        block, frames, device = self.shape.block_frames, torch.arange(steps.shape[1]), self.trained.device
         x_t = torch.stack([one.states[row, frames] for one, row in zip(batch, steps, strict=True)])
-        x_t = x_t.to(self.device, torch.float32)
-        target = torch.stack([one.latents for one in batch]).to(self.device, torch.float32)
-        sigma = self.levels[steps].to(self.device)
+        x_t = x_t.to(device, torch.float32)
+        target = torch.stack([one.latents for one in batch]).to(device, torch.float32)
+        levels = torch.tensor(warped_sigmas(self.shape.timesteps, self.shape.shift), dtype=torch.float32)
+        sigma = levels[steps].to(device)
         student = self.trained.network
-        text = student.text_keys_values(self.encode_text([one.prompt for one in batch]).to(self.device))
+        text = student.text_keys_values(self.encode_text([one.prompt for one in batch]).to(device))
         velocity = denoise_window(
             student, x_t, 1000 * sigma, text, Past(target[:, :0], (0,) * len(batch), tuple(range(len(batch)))),
             target[:, :-block], block, self.shape.context_frames,
         )  # fmt: skip
-        return regression_loss(x0_from_velocity(x_t, velocity, sigma), target)
+        return squared_error(x0_from_velocity(x_t, velocity, sigma), target)

@@ -168,8 +168,15 @@ class PolicyBatches:
         times = len(x0_old) // len(rows)
         sigma, sigma_next = levels.repeat_interleave(times), following.repeat_interleave(times)
         aged = torch.tensor([row.window.age > 0 for row in rows], device=self.device).repeat_interleave(times)
-        replay = self._replay(x0_old, behaviour, samples, sigma, sigma_next, aged)
-        step_weights = self.config.transition_weights or [1.0] * (len(self.sigmas) - 1)
+        c, zero = self.config, torch.zeros_like(sigma, dtype=torch.float64)
+        if c.loss == "regression":  # has no ratio of its own
+            exponent = log_ratio(x0_old, behaviour, samples, sigma_next)
+        else:
+            exponent = self.loss_of(x0_old, behaviour, samples, sigma, sigma_next, zero, c.clip).exponent
+        weight, masked = correction(x0_old, behaviour, samples, sigma_next, c.correction_cap, c.correction_mask)
+        error = exponent.expm1().abs().masked_fill(aged, torch.nan)
+        replay = ReplayColumns(error, weight.where(aged, 1.0), (masked & aged).double())
+        step_weights = c.transition_weights or [1.0] * (len(self.sigmas) - 1)
         weights = torch.tensor([row.window.weight for row in rows], dtype=torch.float64)
         counts = torch.tensor(step_weights, dtype=torch.float64)[steps] * weights
         valid = torch.cat([row.valid for row in rows]).to(self.device)
@@ -186,20 +193,6 @@ class PolicyBatches:
             count=counts.to(self.device).repeat_interleave(times) * valid * replay.weight,
             replay=replay,
         )
-
-    def _replay(
-        self, x0_old: Tensor, behaviour: Tensor, samples: Tensor, sigma: Tensor, sigma_next: Tensor, aged: Tensor
-    ) -> ReplayColumns:
-        """Compare `x0_old` with the actors' `behaviour`; `aged` [N] terms were drawn with older weights."""
-        zero = torch.zeros_like(sigma, dtype=torch.float64)
-        if self.config.loss == "regression":  # has no ratio of its own
-            exponent = log_ratio(x0_old, behaviour, samples, sigma_next)
-        else:
-            exponent = self.loss_of(x0_old, behaviour, samples, sigma, sigma_next, zero, self.config.clip).exponent
-        c = self.config
-        weight, masked = correction(x0_old, behaviour, samples, sigma_next, c.correction_cap, c.correction_mask)
-        error = exponent.expm1().abs().masked_fill(aged, torch.nan)
-        return ReplayColumns(error, weight.where(aged, 1.0), (masked & aged).double())
 
     def losses(self, parts: Sequence[PolicyBatch], terms: list[TermColumns]) -> Iterator[Tensor]:
         """Give each part's share of the mean loss of a step, one graph at a time; appends to `terms`."""

@@ -42,12 +42,6 @@ class Batch:
         """Put image latents in `x0` [B K C H W]: teacher and critic know first frames only as encoded images."""
         return x0.index_put((self.image_rows, torch.zeros_like(self.image_rows)), self.images.to(x0.dtype))
 
-    def loss_mask(self, block_frames: int) -> Tensor:
-        """Return [B K]: 0 in a first block that begins with an image latent, where teachers are wrong; 1 elsewhere."""
-        counts = torch.ones(self.latents.shape[:2], dtype=torch.float64, device=self.latents.device)
-        counts[self.image_rows, :block_frames] = 0
-        return counts
-
 
 def collate(
     windows: Sequence[Window],

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learner.losses.dmd import dmd_gradient, dmd_loss, flow_loss, score_sigmas
+from learner.losses.dmd import dmd_gradient, dmd_loss, score_sigmas, squared_error
 from learner.parallel import collectives
 from learner.parallel.micro_batches import micro_batches, own_places
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
@@ -130,7 +130,7 @@ class ScoreDistillation:
         with torch.no_grad():
             x0 = part.batch.with_image_latents(self._x0(part))
         velocity = self.critic(add_noise(x0, noise, sigma), 1000 * sigma, part.batch.text)
-        return part.weighted(flow_loss(velocity, x0, noise))
+        return part.weighted(squared_error(velocity, noise - x0))
 
     def _student_loss(self, part: MicroBatch, measures: list[WindowMeasures]) -> Tensor:
         batch, (sigma, noise) = part.batch, self._score_draw(part)
@@ -149,7 +149,9 @@ class ScoreDistillation:
         ages = torch.tensor([window.age for window in batch.windows], dtype=torch.float64, device=self.device)
         size = gradient.abs().flatten(1).mean(dim=1).double()
         measures.append(WindowMeasures(size, ages, distance.double().where(comparable, torch.nan)))
-        return part.weighted(dmd_loss(x0, gradient, batch.loss_mask(self.shape.block_frames)))
+        mask = torch.ones(x0.shape[:2], dtype=torch.float64, device=self.device)
+        mask[batch.image_rows, : self.shape.block_frames] = 0  # behind an image latent, where teachers are wrong
+        return part.weighted(dmd_loss(x0, gradient, mask))
 
     def _x0(self, part: MicroBatch) -> Tensor:
         """Compute the current student's x0 of the windows, [B K C H W]."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,15 +16,16 @@ class SentinelFell(StopsRun):
     """Stop a run whose rewards cost a held-out metric, or whose held-out metrics cannot be measured."""
 
 
+@dataclass(eq=False)
 class SentinelWatch:
     """Compares held-out metrics with their first values; a fall stops the run or lowers the learning rate."""
 
-    def __init__(self, config: SentinelConfig, optimizer: Optimizer):
-        self.config, self.optimizer = config, optimizer
-        self.first: dict[str, float] = {}
-        """First value of each metric."""
-        self.last_good = 0
-        """Last round at which no metric had fallen."""
+    config: SentinelConfig
+    optimizer: Optimizer
+    first: dict[str, float] = field(default_factory=dict)
+    """First value of each metric."""
+    last_good: int = 0
+    """Last round at which no metric had fallen."""
 
     def check(self, groups: Sequence[Group], rounds: int) -> dict[str, float]:
         """Score the sentinels after `rounds` rounds; `groups` are all of them, on every rank.

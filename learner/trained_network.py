@@ -1,6 +1,7 @@
 """A network while it trains: its optimizer, running average, published copy, and place in checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ class TrainedNetwork:
         lora_scale: float = 0.0,
     ):
         self.name, self.network, self.optimizer, self.optimizer_name = name, network, optimizer, optimizer_name
-        self.lora_scale = lora_scale
+        self.lora_scale, self.device = lora_scale, next(network.parameters()).device
         self.ema = None if ema_decay is None else Ema(network, ema_decay)
         self.copy = FlatCopy(network.state_dict()) if published else None
 
@@ -130,12 +131,13 @@ class TrainedNetwork:
         self.optimizer.load_state(groups.get(self.optimizer_name, {}), updates)
 
 
+@dataclass(eq=False)
 class RegressionLearner:
     """Fits one network to targets that need no rollouts: the shared shape of stages `teacher` and `ode`."""
 
-    def __init__(self, trained: TrainedNetwork, micro_batch: int | None):
-        self.trained, self.micro_batch = trained, micro_batch
-        self.device = next(trained.network.parameters()).device
+    trained: TrainedNetwork
+    micro_batch: int | None
+    seed: int
 
     @property
     def step(self) -> int:

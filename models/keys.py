@@ -1,6 +1,7 @@
 """Declare configuration keys with their ranges, and check their values."""
 
 import math
+import operator
 from collections.abc import Collection, Iterator
 from dataclasses import field, fields, is_dataclass
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ DTYPES = ("float32", "bfloat16")
 """Types in which networks compute."""
 _LARGEST = 2**31 - 1
 """Of a whole number with a range but no upper bound of its own."""
+_HOLDS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
 _WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -76,14 +78,10 @@ def check_ranges(config: Any, prefix: str = "") -> None:
         numbers = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
         words = " and ".join(f"{_WORDS[bound]} {limit:g}" for bound, limit in bounds.items())
         for number in numbers:
-            if not _within(number, **bounds):
+            if not math.isfinite(number) or not all(_HOLDS[bound](number, limit) for bound, limit in bounds.items()):
                 raise ConfigError(name, value, "out of range", f"write a number {words}")
             if isinstance(number, int) and not bounds.keys() & {"lt", "le"} and number > _LARGEST:
                 raise ConfigError(name, value, "too large", f"write a number {words} and at most {_LARGEST}")
-
-
-def _within(number: float, gt=-math.inf, ge=-math.inf, lt=math.inf, le=math.inf) -> bool:
-    return math.isfinite(number) and gt < number < lt and ge <= number <= le
 
 
 def resumable_keys(config: Any, prefix: str = "") -> Iterator[str]:

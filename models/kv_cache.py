@@ -39,7 +39,8 @@ class KVCache:
             return replace(self, frames=frames)
         evicted = max(0, self.window_frames + block_frames - self.context_frames)
         tokens = evicted * (keys_values[0][0].shape[1] // block_frames)
-        window = _without(self.window, tokens - _tokens(self.trunk))
+        trunk_tokens = 0 if self.trunk is None else self.trunk[0][0].shape[1]
+        window = _without(self.window, tokens - trunk_tokens)
         return replace(
             self,
             frames=frames,
@@ -74,14 +75,12 @@ def _without(layers: list[KeysValues] | None, tokens: int) -> list[KeysValues] |
     """Return a view without the oldest `tokens`; None where nothing is left."""
     if tokens <= 0 or layers is None:
         return layers
-    return [(keys[:, tokens:], values[:, tokens:]) for keys, values in layers] if tokens < _tokens(layers) else None
+    if tokens >= layers[0][0].shape[1]:
+        return None
+    return [(keys[:, tokens:], values[:, tokens:]) for keys, values in layers]
 
 
 def _row(layers: list[KeysValues] | None, row: int) -> list[KeysValues] | None:
     if layers is None or len(layers[0][0]) == 1:  # one row is everybody's
         return layers
     return [(keys[row : row + 1], values[row : row + 1]) for keys, values in layers]
-
-
-def _tokens(layers: list[KeysValues] | None) -> int:
-    return 0 if layers is None else layers[0][0].shape[1]

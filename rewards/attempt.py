@@ -36,7 +36,16 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
         try:
             # Gradients are switched off per thread.
             with torch.no_grad():
-                answers.append(_check_scores(reward(clips), len(clips)))
+                answer = reward(clips)
+            if not isinstance(answer, Tensor):
+                raise BadAnswer(f"answered {type(answer).__name__}; a reward answers a tensor [{len(clips)}]")
+            if answer.shape != (len(clips),):
+                problem = f"answered {list(answer.shape)} for {len(clips)} clips"
+                raise BadAnswer(f"{problem}; a reward answers one score per clip")
+            if answer.is_complex():
+                raise BadAnswer(f"answered {answer.dtype}; scores are real")
+            numbers = answer.detach().double().cpu()
+            answers.append(numbers.where(numbers.isfinite(), torch.nan))
         except BaseException as error:  # a plug-in may raise anything, SystemExit too; the run continues
             errors.append(error)
 
@@ -58,15 +67,3 @@ def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) 
     if failure is not None:
         _log.warning("reward %s: %s", name, failure)
     return Attempt(scores, failure, thread if hung else None)
-
-
-def _check_scores(answer: object, clips: int) -> Tensor:
-    """Convert an answer to [clips] float64 on the CPU, NaN where it is not finite. Raises BadAnswer."""
-    if not isinstance(answer, Tensor):
-        raise BadAnswer(f"answered {type(answer).__name__}; a reward answers a tensor [{clips}]")
-    if answer.shape != (clips,):
-        raise BadAnswer(f"answered {list(answer.shape)} for {clips} clips; a reward answers one score per clip")
-    if answer.is_complex():
-        raise BadAnswer(f"answered {answer.dtype}; scores are real")
-    scores = answer.detach().double().cpu()
-    return scores.where(scores.isfinite(), torch.nan)

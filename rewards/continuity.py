@@ -50,12 +50,9 @@ class FlowContinuity(ClipReward):
 
     needs = frozenset({"flow", "reference"})
 
-    def __init__(self, config: RewardConfig):
-        self._config = config
-
     def _motion(self, clip: Clip) -> PairMotion:
         assert clip.flow is not None, "the scorer computes the flow of clips and references"
-        return pair_motion(clip.flow, self._config)
+        return pair_motion(clip.flow, self.config)
 
     def score(self, clip: Clip) -> Tensor:
         if clip.reference is None:
@@ -64,7 +61,7 @@ class FlowContinuity(ClipReward):
         expected = torch.cat([other.once(self._motion)[0] for other in clip.motion_reference or (clip.reference,)])
         if not len(moved) or not len(expected):
             return torch.tensor(torch.nan)
-        config = self._config
+        config = self.config
         return continuity_of(
             moved,
             invalid,

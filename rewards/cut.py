@@ -6,7 +6,6 @@ from torch.nn import functional
 
 from rewards.flow.optical_flow import Flow, displaced, luma
 from rewards.reward import Clip, ClipReward
-from rewards.reward_config import RewardConfig
 
 _BINS = 16
 _LEAST_CONTRAST = 0.02
@@ -44,13 +43,11 @@ class NoCut(ClipReward):
 
     needs = frozenset({"pixels", "flow", "reference"})
 
-    def __init__(self, config: RewardConfig):
-        self._scale = torch.tensor([config.residual_scale, config.histogram_scale])
-
     def score(self, clip: Clip) -> Tensor:
         if clip.reference is None or len(clip.pixels) < 2 or len(clip.reference.pixels) < 2:
             return torch.tensor(torch.nan)
-        return cut_score(clip.once(_evidence), clip.reference.once(_evidence), self._scale.to(clip.pixels)).cpu()
+        scale = torch.tensor([self.config.residual_scale, self.config.histogram_scale]).to(clip.pixels)
+        return cut_score(clip.once(_evidence), clip.reference.once(_evidence), scale).cpu()
 
 
 def _evidence(clip: Clip) -> Tensor:

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from rewards.flow.optical_flow import luma
 from rewards.reward import Clip, ClipReward
-from rewards.reward_config import RewardConfig
 
 _CLIPPED = 1 / 255
 """Distance to black or white below which a value counts as clipped."""
@@ -54,21 +53,19 @@ class ExposureDrift(ClipReward):
     """1 where a clip is as bright, as rich in contrast and as little clipped as its reference."""
 
     needs = frozenset({"pixels", "reference"})
-
-    def __init__(self, config: RewardConfig):
-        self._statistics = exposure_of
-        self._scale = torch.tensor([config.exposure_scale, config.contrast_scale, config.clipped_scale])
+    statistics = staticmethod(exposure_of)
+    scales = ("exposure_scale", "contrast_scale", "clipped_scale")
 
     def score(self, clip: Clip) -> Tensor:
         if clip.reference is None or len(clip.pixels) < 2:
             return torch.tensor(torch.nan)
-        statistics, reference = clip.once(self._statistics), clip.reference.once(self._statistics)
-        return drift_score(statistics, reference, self._scale.to(clip.pixels)).cpu()
+        statistics, reference = clip.once(self.statistics), clip.reference.once(self.statistics)
+        scale = torch.tensor([getattr(self.config, name) for name in self.scales]).to(clip.pixels)
+        return drift_score(statistics, reference, scale).cpu()
 
 
 class SharpnessDrift(ExposureDrift):
     """1 where a clip is as sharp as its reference: neither blurred nor noisy."""
 
-    def __init__(self, config: RewardConfig):
-        self._statistics = sharpness_of
-        self._scale = torch.tensor([config.sharpness_scale])
+    statistics = staticmethod(sharpness_of)
+    scales = ("sharpness_scale",)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from rewards.flow.optical_flow import grey_frames
 from rewards.reward import Clip, ClipReward
-from rewards.reward_config import RewardConfig
 
 TOP_SHARE = 0.05
 THRESHOLD = 6.0 / 256
@@ -32,11 +31,8 @@ class DynamicDegree(ClipReward):
 
     needs = frozenset({"pixels"})
 
-    def __init__(self, config: RewardConfig):
-        self._stride, self._upsample = config.dynamic_stride, config.upsample
-
     def score(self, clip: Clip) -> Tensor:
-        grey = grey_frames(clip.pixels, self._upsample)[:: self._stride]
+        grey = grey_frames(clip.pixels, self.config.upsample)[:: self.config.dynamic_stride]
         if len(grey) < 2:
             return torch.tensor(torch.nan)
         speeds = []

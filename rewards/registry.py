@@ -1,7 +1,6 @@
 """Make what the configuration names: rewards, and the optical flow engine that they read."""
 
 import importlib
-from collections.abc import Iterable
 
 import torch
 
@@ -9,11 +8,6 @@ from models.errors import ConfigError
 from rewards.flow.optical_flow import DisFlow, FlowEngine
 from rewards.reward import NEEDS, SCOPES, Reward
 from rewards.reward_config import SHIPPED, RewardConfig, check_reward_name
-
-
-def make_rewards(names: Iterable[str], config: RewardConfig) -> dict[str, Reward]:
-    """Make every named reward, by name. Called once before a run starts, so that mistakes show there."""
-    return {name: make_reward(name, config) for name in names}
 
 
 def make_reward(name: str, config: RewardConfig) -> Reward:

@@ -70,7 +70,7 @@ class Remote:
         return torch.tensor(scores, dtype=torch.float64)
 
     async def _scores(self, clips: Sequence[Clip]) -> list[float | RequestFailed]:
-        """Post all clips, some at a time; a clip that failed yields its exception."""
+        """Post each clip's `video` uint8 [T 3 H W] and `prompt`; a clip that failed yields its exception."""
         free = asyncio.Semaphore(_MOST_REQUESTS)
         limit = aiohttp.ClientTimeout(total=self._try_s)
 
@@ -84,7 +84,13 @@ class Remote:
 
         async def ask(session: aiohttp.ClientSession, clip: Clip) -> float | RequestFailed:
             async with free:
-                body, kind = request_body(clip, self._format)
+                video = (clip.pixels * 255).round().clamp(0, 255).byte().cpu().contiguous()
+                if self._format == "safetensors":
+                    body, kind = save({"video": video}, metadata={"prompt": clip.prompt}), _BINARY
+                else:
+                    encoded = base64.b64encode(video.numpy().tobytes()).decode()
+                    content = {"prompt": clip.prompt, "shape": list(video.shape), "dtype": "uint8", "video": encoded}
+                    body, kind = json.dumps(content).encode(), "application/json"
                 headers = {"Content-Type": kind, "Accept": f"application/json, {_BINARY}"}
                 try:
                     return await post(session, self._url, read, self._tries, data=body, headers=headers)
@@ -93,16 +99,6 @@ class Remote:
 
         async with aiohttp.ClientSession(timeout=limit, headers=bearer_header(TOKEN)) as session:
             return await asyncio.gather(*(ask(session, clip) for clip in clips))
-
-
-def request_body(clip: Clip, form: str) -> tuple[bytes, str]:
-    """Make body and content type of a request: `video` uint8 [T 3 H W] and `prompt`, as safetensors or json."""
-    video = (clip.pixels * 255).round().clamp(0, 255).byte().cpu().contiguous()
-    if form == "safetensors":
-        return save({"video": video}, metadata={"prompt": clip.prompt}), _BINARY
-    encoded = base64.b64encode(video.numpy().tobytes()).decode()
-    content = {"prompt": clip.prompt, "shape": list(video.shape), "dtype": "uint8", "video": encoded}
-    return json.dumps(content).encode(), "application/json"
 
 
 def score_of(content: bytes, kind: str) -> float:

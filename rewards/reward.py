@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rewards.flow.optical_flow import Flow
+from rewards.reward_config import RewardConfig
 
 NEEDS = frozenset({"pixels", "latents", "flow", "text", "reference"})
 """Parts of a clip that a reward may read; flow is computed only where some reward needs it."""
@@ -54,10 +55,12 @@ class Reward(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class ClipReward:
     """Score each clip alone: a subclass gives `needs` and `score(clip)`, a score [] on the CPU, NaN for none."""
 
-    scope = "window"
+    config: RewardConfig
+    scope: ClassVar[str] = "window"
 
     def __call__(self, clips: Sequence[Clip]) -> Tensor:
         return torch.stack([self.score(clip) for clip in clips])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.errors import ConfigError
 from rewards.attempt import attempt
-from rewards.registry import make_flow_engine, make_rewards
+from rewards.registry import make_flow_engine, make_reward
 from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
@@ -35,7 +35,7 @@ class Scorer:
         Raises ConfigError where a reward or the flow engine cannot be made.
         """
         self._config, self._decode = config, decode
-        self._rewards = make_rewards(names, config)
+        self._rewards = {name: make_reward(name, config) for name in names}
         needed = frozenset().union(*(reward.needs for reward in self._rewards.values()))
         self._flow = make_flow_engine(config) if "flow" in needed else None
         self._running: dict[str, threading.Thread] = {}

@@ -1,6 +1,6 @@
 """Rewards of the tiny world's exact judge: for frames of 12 x 12 and prompts of that world only.
 
-All raise ValueError, as the judge does, for other frames and prompts.
+All raise ValueError, as the judge does, for other frames and prompts. No key changes them.
 """
 
 from torch import Tensor
@@ -8,16 +8,12 @@ from torch import Tensor
 from models.worlds.tiny_judge import Verdict, judge
 from rewards.object_motion import moving_pairs
 from rewards.reward import Clip, ClipReward
-from rewards.reward_config import RewardConfig
 
 
 class TinyJudge(ClipReward):
     """Share of frames that are a rendering of the prompted scene."""
 
     needs = frozenset({"pixels", "text"})
-
-    def __init__(self, config: RewardConfig):
-        """No key changes this reward, nor those below."""
 
     def score(self, clip: Clip) -> Tensor:
         return clip.once(_verdict).valid.double().mean()

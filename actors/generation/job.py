@@ -20,7 +20,7 @@ from models.errors import ConfigError
 from models.network_config import StudentConfig
 from models.user_paths import user_path
 from models.wan.network import Wan
-from models.worlds.world import World, open_world
+from models.worlds.world import World, open_codec, open_text
 from models.worlds.world_config import SHIPPED_STUDENT
 
 _FILE_ROWS = 192
@@ -66,8 +66,9 @@ def open_job(config: GenerationConfig) -> Job:
     if config.sink is not None:
         shape = replace(shape, sink_frames=config.sink)
     checkpoint, adapters = _check_files(config, shape)
-    vae, text_encoder = config.vae_folder(checkpoint), config.text_encoder_folder(checkpoint)
-    world = open_world(shape.wan, vae, text_encoder, config.text_cache_folder, device, dtype)
+    vae, text_encoder = (config.world_folder(name, checkpoint) for name in ("vae", "text_encoder"))
+    text = open_text(shape.wan, text_encoder, user_path(config.text_cache, "text_cache"), device, dtype)
+    world = World(open_codec(shape.wan, vae, device, dtype), text)
     stride, sizes = world.codec.space_stride, {}
     for name, patch in zip(("height", "width"), shape.wan.patch_size[1:], strict=True):
         pixels = getattr(config, name) or getattr(shape, name) * stride

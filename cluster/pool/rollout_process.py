@@ -115,7 +115,8 @@ class RolloutProcess:
         Raises BadWindow for values that must not be used, or where the blocks cannot be read.
         """
         blocks = open_blocks(made)
-        drift = DriftMeter(self.spec.student.horizon_frames, open_blocks(first)) if self.spec.follows_drift else None
+        begun = [block.x0 for block in open_blocks(first)] if self.spec.follows_drift else []
+        drift = DriftMeter(self.spec.student.horizon_frames, begun) if self.spec.follows_drift else None
         items = self.actor.windows(rollouts, blocks) if blocks else self.actor.windows(rollouts)
         started = time.time()
         try:

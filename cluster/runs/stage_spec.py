@@ -15,6 +15,7 @@ from cluster.runs.run_world import RunWorld
 from cluster.runs.trajectories import RunTrajectories
 from learner.stage_config import OdeConfig
 from models.network_config import StudentConfig, WanConfig
+from models.user_paths import user_path
 from rewards.reward_config import RewardConfig
 from rewards.sentinels import SentinelConfig
 
@@ -88,8 +89,8 @@ def inputs_of(config: Config) -> RunInputs:
     # One type in all processes, with GPUs and without: embeddings of another would be other entries of the cache.
     dtype = torch.bfloat16 if config.cluster.rank_gpus else torch.float32
     world = RunWorld(
-        config.student.wan, config.text_encoder_folder(*beside), config.vae_folder(*beside), config.text_cache_folder,
-        dtype, config.negative_prompt,
+        config.student.wan, config.world_folder("text_encoder", *beside), config.world_folder("vae", *beside),
+        user_path(config.text_cache, "text_cache"), dtype, config.negative_prompt,
     )  # fmt: skip
     folder, file = Path(config.run_dir), None if config.prompts is None else Path(config.prompts)
     trajectories = RunTrajectories(

@@ -36,11 +36,10 @@ def dmd_loss(x0: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
     return 0.5 * (squares.flatten(1).sum(dim=1) / (mask.sum(dim=1) * x0[0, 0].numel()))
 
 
-def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """Return flow-matching losses [B], mean (velocity - (noise - x0))^2: they train teacher and critic."""
-    return (velocity - (noise - x0)).square().flatten(1).mean(dim=1)
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return mean squared distances [B].
 
-
-def regression_loss(x0: Tensor, target: Tensor) -> Tensor:
-    """Return regression losses [B]: squared distance to the teacher's x0 (Self-Forcing++, Eq. 4)."""
-    return (x0 - target).square().flatten(1).mean(dim=1)
+    Of a velocity to noise - x0 it is the flow-matching loss, which trains teacher and critic; of an x0 to the
+    teacher's, the regression loss of ODE initialisation (Self-Forcing++, Eq. 4).
+    """
+    return (prediction - target).square().flatten(1).mean(dim=1)

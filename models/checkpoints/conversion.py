@@ -1,21 +1,30 @@
-"""Convert a checkpoint of Wan between formats and names, one tensor at a time."""
+"""Convert a checkpoint of Wan between formats and names, one tensor at a time.
 
+A converted checkpoint is a folder that diffusers reads, or one file; both may have the original names.
+"""
+
+import json
 import shutil
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from models.atomic_files import require_writable
-from models.checkpoints.config_json import read_config
+from models.atomic_files import flush, require_writable
+from models.checkpoints.config_json import read_config, write_config
 from models.checkpoints.formats import Checkpoint, network_shapes, open_checkpoint, recognise_network
-from models.checkpoints.lora_files import check_adapters, read_adapters
+from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters, read_adapters
+from models.checkpoints.safetensors_files import Stored, write_tensors
 from models.checkpoints.weight_files import check_network_fit, shape_misfit
-from models.checkpoints.writing import plan_tensors, require_free, write_checkpoint
+from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
 from models.network_config import CONFIGS, WanConfig
 from models.user_paths import user_path
 from models.wan.network import Wan
+
+_STEM = "diffusion_pytorch_model"
 
 
 def network_of(checkpoint: Checkpoint, model: str | None) -> WanConfig:
@@ -86,3 +95,82 @@ def convert_checkpoint(
         except OSError as error:
             problem = f"cannot be written ({error.strerror or error}), nothing was left"
             raise ConfigError("out", out, problem, "make room, or change out") from error
+
+
+def plan_tensors(checkpoint: Checkpoint, original: bool, dtype: torch.dtype | None) -> dict[str, Stored]:
+    """Plan the tensors to write, by their new names; without `dtype` in the checkpoint's types."""
+    rename = to_original if original else str
+    return {rename(name): Stored(held.shape, dtype or held.dtype) for name, held in checkpoint.stored.items()}
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    config: WanConfig,
+    out: Path,
+    *,
+    original: bool,
+    dtype: torch.dtype | None = None,
+    adapters: Mapping[str, Adapter] | None = None,
+    shard_bytes: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write one `.safetensors` file, or a folder of shards with index and config.json, holding one tensor at a time.
+
+    `on_progress` gets the bytes of each tensor. `out` appears when all of it is on the disk. Raises ConfigError where
+    `out` exists, OSError where the disk fails.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    require_free(out, partial)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plan = plan_tensors(checkpoint, original, dtype)
+    merged = merge_adapters(checkpoint.tensors(), adapters or {})
+    tensors = zip(plan, (tensor for _, tensor in merged), strict=True)
+    try:
+        if out.suffix == ".safetensors":
+            write_tensors(partial, plan, tensors, on_progress)
+            flush(partial)
+        else:
+            partial.mkdir()
+            (partial / "config.json").write_text(write_config(config, original))
+            cut = split_into_shards(plan, shard_bytes)
+            numbers = [f"-{i:05d}-of-{len(cut):05d}" for i in range(1, 1 + len(cut))] if len(cut) > 1 else [""]
+            files = [f"{_STEM}{number}.safetensors" for number in numbers]
+            for file, part in zip(files, cut, strict=True):
+                write_tensors(partial / file, part, islice(tensors, len(part)), on_progress)
+            if len(cut) > 1:
+                placed = {name: file for file, part in zip(files, cut, strict=True) for name in part}
+                index = {"metadata": {"total_size": sum(s.size for s in plan.values())}, "weight_map": placed}
+                (partial / f"{_STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+            for file in (*partial.iterdir(), partial):
+                flush(file)
+        require_free(out)
+        partial.rename(out)
+        flush(out.parent)
+    except BaseException:
+        # Half a checkpoint is of no use to anybody, and may have filled the disk.
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        raise
+
+
+def require_free(out: Path, *beside: Path) -> None:
+    """Reject an `out` that exists, or whose partial files do (ConfigError)."""
+    for path in (out, *beside):
+        try:
+            exists = path.exists()
+        except OSError as error:
+            raise ConfigError("out", out, f"cannot be written ({error.strerror})", "change out") from error
+        if exists:
+            raise ConfigError("out", out, f"{path} exists and is never overwritten", "move it away, or change out")
+
+
+def split_into_shards(plan: Mapping[str, Stored], shard_bytes: int) -> list[dict[str, Stored]]:
+    """Cut the plan, in its order, where a file would exceed `shard_bytes`; a larger tensor has its own file."""
+    cut: list[dict[str, Stored]] = []
+    size = 0
+    for name, stored in plan.items():
+        if not cut or size + stored.size > shard_bytes:
+            cut.append({})
+            size = 0
+        cut[-1][name] = stored
+        size += stored.size
+    return cut

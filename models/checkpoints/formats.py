@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.checkpoints.config_json import read_config
 from models.checkpoints.safetensors_files import DTYPES, Stored, open_safetensors, read_header
-from models.checkpoints.weight_names import is_original, strip_wrappers, to_diffusers
+from models.checkpoints.weight_names import strip_wrappers, to_diffusers
 from models.errors import ConfigError
 from models.network_config import CONFIGS, WanConfig
 from models.user_paths import is_pickle
@@ -47,11 +47,8 @@ class Checkpoint:
     """Whether the file itself has the original names."""
     config: WanConfig | None
     """The network of the config.json beside the weights."""
-    read: Callable[[], Iterator[tuple[str, Tensor]]]
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield names in diffusers and tensors, one at a time: a rank fills its shards and holds no whole network."""
-        return ((to_diffusers(strip_wrappers(name)), tensor) for name, tensor in self.read())
+    tensors: Callable[[], Iterator[tuple[str, Tensor]]]
+    """Yields names in diffusers and tensors, one at a time: a rank fills its shards and holds no whole network."""
 
 
 def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint:
@@ -59,13 +56,10 @@ def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint
 
     Raises ConfigError, naming `key`, for a missing, damaged or foreign file, and for a `.pt` with code.
     """
-    config = None
+    config, loaded, files = None, {}, {}
     if is_pickle(path):
         loaded = read_part(path, key, part, PARTS)
         sizes = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in loaded.items()}
-
-        def read() -> Iterator[tuple[str, Tensor]]:
-            return iter(loaded.items())
     else:
         if part is not None:
             raise ConfigError(key, path, "is no .pt and holds one network", f"leave part={part} out")
@@ -75,19 +69,24 @@ def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint
         files, config = _find_files(path, key)
         sizes = {name: stored for file, names in files.items() for name, stored in names.items()}
 
-        def read() -> Iterator[tuple[str, Tensor]]:
-            for file, names in files.items():
-                with open_safetensors(file, key) as tensors:
-                    for name in names:
-                        yield name, tensors.get_tensor(name)
-
+    plain = {name: to_diffusers(strip_wrappers(name)) for name in sizes}
     stored: dict[str, Stored] = {}
     for name, size in sizes.items():
-        plain = to_diffusers(strip_wrappers(name))
-        if plain in stored:
-            raise ConfigError(key, path, f"holds {plain} twice, once as {name}", f"change {key}")
-        stored[plain] = size
-    return Checkpoint(path, stored, any(is_original(strip_wrappers(name)) for name in sizes), config, read)
+        if plain[name] in stored:
+            raise ConfigError(key, path, f"holds {plain[name]} twice, once as {name}", f"change {key}")
+        stored[plain[name]] = size
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in loaded.items():
+            yield plain[name], tensor
+        for file, names in files.items():
+            with open_safetensors(file, key) as content:
+                for name in names:
+                    yield plain[name], content.get_tensor(name)
+
+    # A name of both, as `patch_embedding.weight`, tells nothing.
+    original = any(ours != strip_wrappers(name) for name, ours in plain.items())
+    return Checkpoint(path, stored, original, config, tensors)
 
 
 def read_part(path: Path, key: str, part: str | None, usual: tuple[str, ...]) -> dict[str, Tensor]:
@@ -95,26 +94,6 @@ def read_part(path: Path, key: str, part: str | None, usual: tuple[str, ...]) ->
 
     No tensor is read before its use. Raises ConfigError, naming `key`.
     """
-    content = _load_pickle(path, key)
-    if part is None and _is_state_dict(content):
-        state = content
-    else:
-        candidates = usual if part is None else (part,)
-        name = next((name for name in candidates if name in content), None)
-        names = ", ".join(str(name) for name, value in content.items() if _is_state_dict(value)) or "none"
-        fix = f"change {key} or part"
-        if name is None:
-            raise ConfigError(key, path, f"has no {' or '.join(candidates)}; networks in it: {names}", fix)
-        state = content[name]
-        if not _is_state_dict(state):  # the next of the usual would be another network than was meant
-            raise ConfigError(key, path, f"holds a {name} that is no network of tensors; networks in it: {names}", fix)
-    for name, tensor in state.items():
-        if tensor.dtype not in DTYPES.values() or tensor.layout != torch.strided:
-            raise ConfigError(key, path, f"holds {name} as {tensor.dtype}", "give float32, bfloat16 or float16")
-    return dict(state)
-
-
-def _load_pickle(path: Path, key: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise ConfigError(key, path, "does not exist", "give the path of a checkpoint, a file or a folder")
     try:
@@ -133,7 +112,22 @@ def _load_pickle(path: Path, key: str) -> Mapping[str, Any]:
         raise ConfigError(key, path, f"cannot be read ({reason})", "copy, download or save it again") from error
     if not isinstance(content, Mapping):
         raise ConfigError(key, path, f"holds a {type(content).__name__} and no weights by name", f"change {key}")
-    return content
+    if part is None and _is_state_dict(content):
+        state = content
+    else:
+        candidates = usual if part is None else (part,)
+        name = next((name for name in candidates if name in content), None)
+        names = ", ".join(str(name) for name, value in content.items() if _is_state_dict(value)) or "none"
+        fix = f"change {key} or part"
+        if name is None:
+            raise ConfigError(key, path, f"has no {' or '.join(candidates)}; networks in it: {names}", fix)
+        state = content[name]
+        if not _is_state_dict(state):  # the next of the usual would be another network than was meant
+            raise ConfigError(key, path, f"holds a {name} that is no network of tensors; networks in it: {names}", fix)
+    for name, tensor in state.items():
+        if tensor.dtype not in DTYPES.values() or tensor.layout != torch.strided:
+            raise ConfigError(key, path, f"holds {name} as {tensor.dtype}", "give float32, bfloat16 or float16")
+    return dict(state)
 
 
 def _is_state_dict(content: Any) -> bool:
@@ -156,29 +150,26 @@ def _find_files(path: Path, key: str) -> tuple[dict[Path, dict[str, Stored]], Wa
     config = folder / "config.json"
     # The config.json beside a file of any other name may belong to something else.
     described = read_config(config, key) if config.is_file() and file.name.startswith(_STEM) else None
-    return (_read_shards(file, key) if file.name.endswith(_INDEX) else {file: read_header(file, key)}), described
-
-
-def _read_shards(index: Path, key: str) -> dict[Path, dict[str, Stored]]:
-    """Return headers of all the files of an index, which must hold exactly its tensors."""
+    if not file.name.endswith(_INDEX):
+        return {file: read_header(file, key)}, described
     try:
-        placed = json.loads(index.read_text())["weight_map"]
+        placed = json.loads(file.read_text())["weight_map"]
         names = sorted(set(placed.values()))
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(key, None, f"{index} is no index of shards ({error!r})", _DOWNLOAD) from error
+        raise ConfigError(key, None, f"{file} is no index of shards ({error!r})", _DOWNLOAD) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            problem = f"{index} names the shard {name!r}, which does not lie beside it"
+            problem = f"{file} names the shard {name!r}, which does not lie beside it"
             raise ConfigError(key, None, problem, f"change {key}")
-        if not (index.parent / name).is_file():
-            raise ConfigError(key, None, f"{index.parent} lacks {name}, which its index names", _DOWNLOAD)
-    headers = {index.parent / name: read_header(index.parent / name, key) for name in names}
-    held = [(name, file.name) for file, header in headers.items() for name in header]
-    if differing := sorted(set(held) ^ set(placed.items())):
-        name, file = differing[0]
-        problem = f"{name} in {file} is only in one of them ({len(differing)} such tensors)"
-        raise ConfigError(key, None, f"{index} does not fit its shards: {problem}", "copy or download all of it again")
-    return headers
+        if not (folder / name).is_file():
+            raise ConfigError(key, None, f"{folder} lacks {name}, which its index names", _DOWNLOAD)
+    headers = {folder / name: read_header(folder / name, key) for name in names}
+    held = [(name, shard.name) for shard, header in headers.items() for name in header]
+    if differing := sorted(set(held) ^ set(placed.items())):  # a file holds exactly the tensors that its index gives it
+        name, shard = differing[0]
+        problem = f"{name} in {shard} is only in one of them ({len(differing)} such tensors)"
+        raise ConfigError(key, None, f"{file} does not fit its shards: {problem}", "copy or download all of it again")
+    return headers, described
 
 
 @cache

@@ -1,7 +1,7 @@
 """Safetensors files: opened with the key to change in errors, and written one tensor at a time."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -55,10 +55,15 @@ def read_header(path: Path, key: str) -> dict[str, Stored]:
         return {name: Stored(tuple(part.get_shape()), DTYPES[part.get_dtype()]) for name, part in slices.items()}
 
 
-def write_tensors(path: Path, planned: Mapping[str, Stored], tensors: Iterable[tuple[str, Tensor]]) -> None:
+def write_tensors(
+    path: Path,
+    planned: Mapping[str, Stored],
+    tensors: Iterable[tuple[str, Tensor]],
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
     """Write `tensors` in the order of `planned`, cast to its types, holding one at a time.
 
-    The safetensors library would hold a whole file in memory. Raises OSError where the disk does.
+    `on_progress` gets the bytes of each. The safetensors library would hold a whole file in memory. Raises OSError.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -75,6 +80,8 @@ def write_tensors(path: Path, planned: Mapping[str, Stored], tensors: Iterable[t
             assert (name, stored.shape) == (given, tuple(tensor.shape)), (name, stored.shape, given, tensor.shape)
             tensor = tensor.detach().cpu().to(stored.dtype).contiguous()
             file.write(tensor.reshape(-1).view(torch.uint8).numpy())
+            if on_progress is not None:
+                on_progress(stored.size)
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -49,11 +49,6 @@ def to_original(name: str) -> str:
     return _translated(name, _FROM_BLOCK, _FROM_OUTSIDE)
 
 
-def is_original(name: str) -> bool:
-    """Return whether only the original code has this name; `patch_embedding.weight` is a name of both."""
-    return to_diffusers(name) != name
-
-
 def strip_wrappers(name: str) -> str:
     """Remove wrappers (FSDP, activation checkpoints, compile) and owners' prefixes from a name."""
     return _PREFIXES.sub("", _WRAPPERS.sub("", name))

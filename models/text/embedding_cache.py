@@ -30,17 +30,17 @@ class CachedText:
     def __init__(self, encoder: Umt5, folder: Path, length: int, warned_prompts: Sequence[str] = ()):
         """Read `length` tokens; truncating a prompt prints a warning, except for `warned_prompts`."""
         self.encoder, self.folder, self.length = encoder, folder, length
+        self.identity = encoder.identity
         self.warned = {clean_prompt(prompt) for prompt in warned_prompts}
-
-    @property
-    def identity(self) -> str:
-        """Return the encoder's identity."""
-        return self.encoder.identity
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings [B S text_dim]; truncating a prompt prints a warning on standard error."""
         cleaned = [clean_prompt(prompt) for prompt in prompts]
-        embeddings = {prompt: self._read(prompt) for prompt in cleaned}
+        embeddings: dict[str, Embedding | None] = {}
+        for prompt in cleaned:
+            file = self._entry(prompt)
+            held = None if file is None else Embedding(file.get_tensor("rows"), int(file.metadata()["tokens"]))
+            embeddings[prompt] = held
         embeddings |= dict(self._encode([prompt for prompt, embedding in embeddings.items() if embedding is None]))
         for prompt, embedding in embeddings.items():
             self._warn_if_truncated(prompt, embedding)
@@ -59,13 +59,13 @@ class CachedText:
     def truncated_tokens(self, prompt: str) -> int:
         """Count the tokens of `prompt` beyond `length`."""
         cleaned = clean_prompt(prompt)
-        embedding = self._read(cleaned)
-        tokens = self.encoder.tokens(cleaned) if embedding is None else embedding.tokens
+        file = self._entry(cleaned)
+        tokens = self.encoder.tokens(cleaned) if file is None else int(file.metadata()["tokens"])
         return max(0, tokens - self.length)
 
     def path(self, prompt: str) -> Path:
         """Return the file of a cleaned prompt's embedding."""
-        name = hashlib.sha256(f"{self.encoder.identity}\n{prompt}".encode()).hexdigest()
+        name = hashlib.sha256(f"{self.identity}\n{prompt}".encode()).hexdigest()
         return self.folder / f"{name}.safetensors"
 
     def _encode(self, missing: Sequence[str]) -> Iterator[tuple[str, Embedding]]:
@@ -83,10 +83,6 @@ class CachedText:
                 partial.write_bytes(content)
             yield prompt, embedding
         self.encoder.unload()
-
-    def _read(self, prompt: str) -> Embedding | None:
-        file = self._entry(prompt)
-        return None if file is None else Embedding(file.get_tensor("rows"), int(file.metadata()["tokens"]))
 
     def _entry(self, prompt: str) -> safe_open | None:
         """Open the file of a cleaned prompt; None for a missing or damaged one, which is written again."""

@@ -4,7 +4,6 @@ Version 3 is the module flash_attn_interface, for Hopper; version 2 is flash_att
 """
 
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -18,6 +17,8 @@ _HEAD_DIM = 256
 
 _loaded: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]] = {}
 """Functions by module, for compiled code too, which cannot import."""
+_selected: list[str | None] = []
+"""The module for the GPU of this process, from its first use on."""
 
 
 def select_module(installed: Callable[[str], bool], capability: tuple[int, int]) -> str | None:
@@ -40,16 +41,13 @@ def supports(queries: Tensor, keys: Tensor) -> bool:
 @torch.compiler.assume_constant_result  # or each compiled block would break its graph here
 def selected_module() -> str | None:
     """Return the module for the GPU of this process, selected at the first call."""
-    return _choice()
-
-
-@cache
-def _choice() -> str | None:
-    # Not at import: asking for the GPU starts CUDA, in processes too that only read configurations.
-    name = select_module(lambda module: find_spec(module) is not None, torch.cuda.get_device_capability())
-    if name is not None:
-        _loaded[name] = import_module(name).flash_attn_func
-    return name
+    if not _selected:
+        # Not at import: asking for the GPU starts CUDA, in processes too that only read configurations.
+        name = select_module(lambda module: find_spec(module) is not None, torch.cuda.get_device_capability())
+        if name is not None:
+            _loaded[name] = import_module(name).flash_attn_func
+        _selected.append(name)
+    return _selected[0]
 
 
 def flash_attend(module: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -16,16 +16,16 @@ from models.worlds.tiny_world import (
     COLOURS,
     GRADIENT,
     LEVEL,
+    LIGHT_BASIS,
     RADIUS,
     SHAPES,
     SIZE,
+    WALL_RELIEF,
     WALLS,
     TinyScene,
     coverage,
-    light_basis,
     render,
     scene_of,
-    wall_relief,
 )
 
 TOLERANCE = 0.045
@@ -36,7 +36,11 @@ LIGHT_HIGH = torch.tensor([LEVEL[1], GRADIENT / 2, GRADIENT / 2])
 """The light a real video can have: level, gradient down, gradient right. Sampling halves each gradient."""
 
 _PALETTE = torch.tensor(list(COLOURS.values()))
-_GRID_STEP = 0.5
+_GRID_AXIS = torch.arange(RADIUS, SIZE - RADIUS + 0.25, 0.5)
+_GRID = torch.cartesian_prod(_GRID_AXIS, _GRID_AXIS)
+"""Positions [P 2] that the search starts from: all places a sprite can be, half a pixel apart."""
+_RELIEF = (LIGHT_BASIS * WALL_RELIEF).flatten(1)
+"""[3 HW]: texture lit by level, gradient down and gradient right alone; a wall is a sum of the three."""
 _REFINEMENTS = (0.25, 0.125, 0.0625, 0.03125)
 """Half a pixel off costs an RMSE of up to 0.03, a sixty-fourth 0.002."""
 _NEIGHBOURS = torch.cartesian_prod(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0]))
@@ -108,9 +112,9 @@ def judge(video: Tensor, prompts: Sequence[str]) -> Verdict:
 
 def _judge_frames(frames: Tensor, scene: TinyScene) -> Verdict:
     """Judge `frames` [T 3 H W] of one video: where the prompted sprite is, then which sprite it really is."""
-    grid, distances = _grid(), [_distances(frames, shape, scene.wall) for shape in SHAPES]
+    distances = [_distances(frames, shape, scene.wall) for shape in SHAPES]
     colour, shape = list(COLOURS).index(scene.colour), SHAPES.index(scene.shape)
-    start = grid[distances[shape][:, colour].argmin(1)]
+    start = _GRID[distances[shape][:, colour].argmin(1)]
     palette = _PALETTE[colour].expand(len(frames), 3)
     position, light, _ = _refine(frames, scene.wall, scene.shape, palette, start)
 
@@ -130,24 +134,12 @@ def _judge_frames(frames: Tensor, scene: TinyScene) -> Verdict:
     colours, residuals = [], []
     for name, distance in zip(SHAPES, distances, strict=True):
         nearest = distance.flatten(1).argmin(1)
-        colours.append(nearest // len(grid))
-        *_, residual = _refine(frames, scene.wall, name, _PALETTE[colours[-1]], grid[nearest % len(grid)])
+        colours.append(nearest // len(_GRID))
+        *_, residual = _refine(frames, scene.wall, name, _PALETTE[colours[-1]], _GRID[nearest % len(_GRID)])
         residuals.append(residual)
     seen_shape = torch.stack(residuals).argmin(0)
     seen_colour = torch.stack(colours).gather(0, seen_shape[None])[0]
     return Verdict(error, position, light, seen_colour, seen_shape, seen_colour == colour, seen_shape == shape)
-
-
-def _grid() -> Tensor:
-    """Positions [P 2] that the search starts from: all places a sprite can be, half a pixel apart."""
-    axis = torch.arange(RADIUS, SIZE - RADIUS + _GRID_STEP / 2, _GRID_STEP)
-    return torch.cartesian_prod(axis, axis)
-
-
-@lru_cache
-def _relief() -> Tensor:
-    """[3 HW]: texture lit by level, gradient down and gradient right alone; a wall is a sum of the three."""
-    return (light_basis() * wall_relief()).flatten(1)
 
 
 @lru_cache
@@ -157,9 +149,9 @@ def _bases(shape: str, wall: str) -> tuple[Tensor, Tensor, Tensor]:
     Orthonormal images of the open wall [N 3P]; images of the sprite, less what the wall can explain of them
     [N QP]; and the squared lengths of the latter [Q P].
     """
-    cover = coverage(shape, _grid()).flatten(1).double()
+    cover = coverage(shape, _GRID).flatten(1).double()
     hue = torch.tensor(WALLS[wall]).double()
-    open_wall = torch.einsum("c,pl,kl->pclk", hue, 1 - cover, _relief().double()).flatten(1, 2)
+    open_wall = torch.einsum("c,pl,kl->pclk", hue, 1 - cover, _RELIEF.double()).flatten(1, 2)
     open_wall = torch.linalg.qr(open_wall).Q
     sprite = torch.einsum("qc,pl->pclq", _PALETTE.double(), cover).flatten(1, 2)
     sprite = sprite - open_wall @ (open_wall.mT @ sprite)
@@ -196,13 +188,13 @@ def _normal_equations(
 
     The sprite, of `colour` [T 3] at `position` [T P 2], is first taken off `frames` [T 3 H W].
     """
-    values, relief, hue = frames.flatten(2), _relief(), torch.tensor(WALLS[wall])
+    values, hue = frames.flatten(2), torch.tensor(WALLS[wall])
     cover = coverage(shape, position).flatten(2)
     open_share = 1 - cover
-    products = (relief[:, None] * relief).flatten(0, 1)
+    products = (_RELIEF[:, None] * _RELIEF).flatten(0, 1)
     gram = hue.square().sum() * ((open_share * open_share) @ products.T).unflatten(-1, (3, 3))
     along_hue = torch.einsum("tcl,c->tl", values, hue)[:, None] - (colour @ hue)[:, None, None] * cover
-    response = (open_share * along_hue) @ relief.T
+    response = (open_share * along_hue) @ _RELIEF.T
     along_colour = torch.einsum("tcl,tc->tl", values, colour)
     energy = (
         values.square().sum((1, 2))[:, None]

@@ -52,13 +52,10 @@ class TinyScene:
     speed: str
     wall: str
 
-    @property
-    def prompt(self) -> str:
-        return f"a {self.colour} {self.shape} {self.speed} over a {self.wall} wall"
-
 
 SCENES = {
-    scene.prompt: scene for scene in (TinyScene(c, s, v, w) for c, s, v, w in product(COLOURS, SHAPES, SPEEDS, WALLS))
+    f"a {colour} {shape} {speed} over a {wall} wall": TinyScene(colour, shape, speed, wall)
+    for colour, shape, speed, wall in product(COLOURS, SHAPES, SPEEDS, WALLS)
 }
 """Every prompt of the world (72) and its scene."""
 
@@ -80,39 +77,27 @@ def scene_of(prompt: str) -> TinyScene:
     return SCENES[prompt]
 
 
-def pixel_grid() -> tuple[Tensor, Tensor]:
-    """Return row and column of every pixel's centre, each [H W]."""
-    axis = torch.arange(SIZE) + 0.5
-    return torch.meshgrid(axis, axis, indexing="ij")
+_ROWS, _COLUMNS = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
+"""Row and column of every pixel's centre, each [H W]."""
+WALL_RELIEF = 1 + 0.10 * (1 - 2 * (((_ROWS / 2).floor() + (_COLUMNS / 2).floor()) % 2))
+"""Fixed relief [H W] of all walls, around 1: a checkerboard of two-pixel tiles."""
+LIGHT_BASIS = torch.stack([torch.ones(SIZE, SIZE), 2 * _ROWS / SIZE - 1, 2 * _COLUMNS / SIZE - 1])
+"""[3 H W]: level, gradients down and right (1 at the edges). A wall's light is their sum."""
 
 
 def coverage(shape: str, position: Tensor) -> Tensor:
     """Return the share [... H W] of each pixel covered by a sprite centred at `position` [... 2] (row, column)."""
-    rows, columns = pixel_grid()
-    down, right = rows - position[..., 0, None, None], columns - position[..., 1, None, None]
+    down, right = _ROWS - position[..., 0, None, None], _COLUMNS - position[..., 1, None, None]
     if shape == "disc":
         return (RADIUS + 0.5 - (down**2 + right**2).sqrt()).clamp(0, 1)
     half = RADIUS * torch.pi**0.5 / 2
     return (half + 0.5 - down.abs()).clamp(0, 1) * (half + 0.5 - right.abs()).clamp(0, 1)
 
 
-def wall_relief() -> Tensor:
-    """Return the walls' fixed relief [H W], around 1: a checkerboard of two-pixel tiles."""
-    rows, columns = pixel_grid()
-    tiles = (rows / 2).floor() + (columns / 2).floor()
-    return 1 + 0.10 * (1 - 2 * (tiles % 2))
-
-
-def light_basis() -> Tensor:
-    """Return [3 H W]: level, gradients down and right (1 at the edges). A wall's light is their sum."""
-    rows, columns = pixel_grid()
-    return torch.stack([torch.ones(SIZE, SIZE), 2 * rows / SIZE - 1, 2 * columns / SIZE - 1])
-
-
 def render(scene: TinyScene, position: Tensor, light: Tensor) -> Tensor:
     """Render frames [... 3 H W] in [0, 1] of a sprite at `position` [... 2] on a wall lit by `light` [... 3]."""
     cover = coverage(scene.shape, position).unsqueeze(-3)
-    level = torch.einsum("...k,khw->...hw", light, light_basis()) * wall_relief()
+    level = torch.einsum("...k,khw->...hw", light, LIGHT_BASIS) * WALL_RELIEF
     wall = torch.tensor(WALLS[scene.wall])[:, None, None] * level.unsqueeze(-3)
     sprite = torch.tensor(COLOURS[scene.colour])[:, None, None]
     return (cover * sprite + (1 - cover) * wall).clamp(0, 1)
@@ -173,7 +158,7 @@ class TinyText:
         self(prompts)
 
     def truncated_tokens(self, prompt: str) -> int:
-        """Return 0: this world's prompts are short."""
+        """Return 0, the tokens of `prompt` beyond the longest text: this world's are short."""
         return 0
 
 

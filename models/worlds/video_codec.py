@@ -1,34 +1,14 @@
-"""Codecs between latents and pixels: the protocol, the tiny world's codec, image latents."""
+"""Codecs between latents and pixels: the tiny world's codec, image latents."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor
 
 from models.worlds import tiny_world
 
-
-class VideoCodec(Protocol):
-    """Maps pixels to latents and back. Pixels are [B T 3 H W] in [0, 1], latents [B F C H W] of about unit variance."""
-
-    channels: int
-    """Channels of a latent frame."""
-    time_stride: int
-    """Video frames of every latent frame but the first, which is one."""
-    space_stride: int
-    """Rows (columns) of pixels of one row (column) of a latent frame."""
-
-    def decode(self, latents: Tensor, past: Any = None) -> tuple[Tensor, Any]:
-        """Decode the next frames of a video to pixels; also returns the state that later frames need.
-
-        `past` is the state behind the frames before, None at the beginning of a video. It is never written again: two
-        continuations may share it.
-        """
-        ...
-
-    def encode(self, video: Tensor) -> Tensor:
-        """Encode whole videos of 1 + n `time_stride` frames to latents."""
-        ...
+if TYPE_CHECKING:
+    from models.wan.vae import WanCodec
 
 
 class TinyCodec:
@@ -43,6 +23,15 @@ class TinyCodec:
     def encode(self, video: Tensor) -> Tensor:
         """Encode to latents [B T 3 H W]."""
         return tiny_world.to_latents(video)
+
+
+VideoCodec = Union[TinyCodec, "WanCodec"]
+"""Maps pixels [B T 3 H W] in [0, 1] to latents [B F C H W] of about unit variance, and back.
+
+A latent frame has `channels`; all but the first are `time_stride` video frames, a row or column `space_stride` of
+pixels. `decode` takes the state behind the frames before (None at the beginning of a video) and returns the next one.
+A state is never written again: two continuations may share it.
+"""
 
 
 def video_frames(codec: VideoCodec, latent_frames: int) -> int:

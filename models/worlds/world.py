@@ -3,34 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Union
 
 import torch
-from torch import Tensor
 
 from models.errors import ConfigError
 from models.network_config import TINY, WanConfig
 from models.worlds.tiny_world import TinyText
 from models.worlds.video_codec import TinyCodec, VideoCodec
 
+if TYPE_CHECKING:
+    from models.text.embedding_cache import CachedText
 
-class Text(Protocol):
-    """Maps prompts to embeddings."""
 
-    identity: str
-    """Differs between encoders that may give different embeddings."""
+Text = Union[TinyText, "CachedText"]
+"""Maps prompts to embeddings [B S text_dim], padding rows zero; raises ValueError for an unknown prompt.
 
-    def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Return [B S text_dim], padding rows zero. Raises ValueError for an unknown prompt."""
-        ...
-
-    def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode `prompts` ahead, so that later calls need no encoder in memory. Raises ValueError."""
-        ...
-
-    def truncated_tokens(self, prompt: str) -> int:
-        """Count the tokens of `prompt` beyond the longest text: it is truncated there. Raises ValueError."""
-        ...
+`identity` differs between encoders that may give different embeddings. `prepare` encodes prompts ahead, so that later
+calls need no encoder in memory.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,27 +32,14 @@ class World:
     encode_text: Text
 
 
-def open_world(
-    wan: WanConfig,
-    vae: Path | None,
-    text_encoder: Path | None,
-    text_cache: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> World:
-    """Open the world of networks of the shape `wan`: the tiny one where no folders are given.
-
-    Raises ConfigError where a folder is missing, damaged, or does not fit the network.
-    """
-    text = open_text(wan, text_encoder, text_cache, device, dtype)
-    return World(open_codec(wan, vae, device, dtype), text)
-
-
 # Imports of diffusers and transformers take seconds that the tiny world need not wait for.
 
 
 def open_codec(wan: WanConfig, vae: Path | None, device: torch.device, dtype: torch.dtype) -> VideoCodec:
-    """Open the codec alone. Raises ConfigError as `open_world`."""
+    """Open the codec of networks of the shape `wan`: the tiny world's without the folder `vae`.
+
+    Raises ConfigError where the folder is missing, damaged, or does not fit the network.
+    """
     if vae is not None:
         from models.wan.vae import open_wan_codec
 
@@ -79,7 +57,7 @@ def open_text(
     dtype: torch.dtype,
     warned_prompts: Sequence[str] = (),
 ) -> Text:
-    """Open the text encoder alone; its network is loaded when needed. Raises ConfigError as `open_world`.
+    """Open the text encoder; its network is loaded when needed. Raises ConfigError as `open_codec`.
 
     Truncating a prompt prints a warning, except for `warned_prompts`.
     """

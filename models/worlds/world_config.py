@@ -22,20 +22,9 @@ class WorldConfig(KeyGroup):
         "~/.cache/longtake/text", "folder of prompt embeddings, best where all nodes see it", resumable=True
     )
 
-    def vae_folder(self, *checkpoints: Path) -> Path | None:
-        """Return the folder of the VAE: the given one, else the first of `checkpoints` with one."""
-        return _folder(self.vae, "vae", checkpoints)
-
-    def text_encoder_folder(self, *checkpoints: Path) -> Path | None:
-        """Return the folder of the text encoder: the given one, else the first of `checkpoints` with one."""
-        return _folder(self.text_encoder, "text_encoder", checkpoints)
-
-    @property
-    def text_cache_folder(self) -> Path:
-        return user_path(self.text_cache, "text_cache")
-
-
-def _folder(given: str | None, name: str, checkpoints: tuple[Path, ...]) -> Path | None:
-    if given is not None:
-        return user_path(given, name)
-    return next((checkpoint for checkpoint in checkpoints if (checkpoint / name).is_dir()), None)
+    def world_folder(self, name: str, *checkpoints: Path) -> Path | None:
+        """Return the folder of "vae" or "text_encoder": the given one, else the first of `checkpoints` with one."""
+        given = getattr(self, name)
+        if given is not None:
+            return user_path(given, name)
+        return next((checkpoint for checkpoint in checkpoints if (checkpoint / name).is_dir()), None)

@@ -41,17 +41,18 @@ class RaftFlow:
         padded = [max(_SMALLEST, -(-side // _STEP) * _STEP) for side in (height, width)]
         frames = functional.interpolate(pixels.to(self._device), padded, mode="bilinear", align_corners=False)
         frames = 2 * frames - 1
-
-        def flow(first: Tensor, second: Tensor) -> Tensor:
-            if not len(first):
-                return torch.zeros(0, 2, height, width)
-            pairs = zip(first.split(_PAIRS), second.split(_PAIRS), strict=True)
-            flows = torch.cat([self._network(a, b)[-1] for a, b in pairs])
-            flows = functional.interpolate(flows, (height, width), mode="bilinear", align_corners=False)
-            return (flows * flows.new_tensor([width / padded[1], height / padded[0]])[:, None, None]).cpu()
-
+        scale = frames.new_tensor([width / padded[1], height / padded[0]])[:, None, None]
+        directions = []
+        for first, second in ((frames[:-1], frames[1:]), (frames[1:], frames[:-1])):
+            flows = torch.zeros(0, 2, height, width)
+            if len(first):
+                pairs = zip(first.split(_PAIRS), second.split(_PAIRS), strict=True)
+                flows = torch.cat([self._network(a, b)[-1] for a, b in pairs])
+                flows = functional.interpolate(flows, (height, width), mode="bilinear", align_corners=False)
+                flows = (flows * scale).cpu()
+            directions.append(flows)
         grey = torch.from_numpy(grey_frames(pixels, self._upsample)[:-1])
-        return Flow.of(flow(frames[:-1], frames[1:]), flow(frames[1:], frames[:-1]), squared_gradient(grey))
+        return Flow.of(*directions, squared_gradient(grey))
 
 
 def _read(path: str | None, published: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -88,7 +88,7 @@ class World:
         if choice < 0.2 and len(self.at_work) < 3:
             dispatch = self.supply.next()
             if dispatch is not None:
-                first = [opened(block) for block in dispatch.first]
+                first = [opened(block).x0 for block in dispatch.first]
                 drift = DriftMeter(self.config.student.horizon_frames, first) if self.supply.drift is not None else None
                 self.at_work.append((dispatch, self.make(self.config, dispatch, self.versions - 1), drift))
         elif choice < 0.85 and self.at_work:

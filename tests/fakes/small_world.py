@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 
+from models.checkpoints.conversion import write_checkpoint
 from models.checkpoints.formats import open_checkpoint
 from models.checkpoints.weight_files import save_weights
-from models.checkpoints.writing import write_checkpoint
 from models.network_config import WanConfig
 from models.wan.network import Wan
 from tests.models.small_text import TEXT_DIM, save_text_encoder

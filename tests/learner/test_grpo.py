@@ -89,7 +89,7 @@ def learner(
 def terms_of(trained: PolicyLearner, groups: Sequence[Group]) -> TermColumns:
     """Terms of one pass without a step."""
     terms: list[TermColumns] = []
-    for _, parts in trained._minibatches(groups, trained._advantages(groups)):
+    for _, parts in trained._minibatches(groups)[1]:
         list(trained.policy.losses(parts, terms))
     return all_gather_columns(terms)
 
@@ -114,7 +114,7 @@ def test_every_ratio_is_1_to_the_last_bit_before_the_first_step(groups, loss, mi
 @pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio"])
 def test_the_actors_record_is_the_learners_replay_for_every_transition(groups, loss):
     trained = learner(replace(CONFIG, loss=loss))
-    (_, parts), *_ = trained._minibatches(groups, trained._advantages(groups))
+    (_, parts), *_ = trained._minibatches(groups)[1]
     replay = all_gather_columns([part.replay for part in parts])
     assert len(replay.error) == 2 * MEMBERS * 3 * (FRAMES // 3)
     assert replay.error.max() <= 1e-6
@@ -148,8 +148,8 @@ def test_a_burn_in_that_misses_the_actors_policy_is_refused_before_the_first_ste
 def test_a_round_makes_the_better_members_likelier_than_the_worse(groups, loss):
     trained = learner(replace(CONFIG, loss=loss, passes=3, optimizer=AdamWConfig(lr=3e-4, weight_decay=0.0)))
     better = [torch.cat([part.advantage > 0 for part in parts]) for _, parts in
-              trained._minibatches(groups, trained._advantages(groups))]  # fmt: skip
-    remembered = trained._minibatches(groups, trained._advantages(groups))
+              trained._minibatches(groups)[1]]  # fmt: skip
+    remembered = trained._minibatches(groups)[1]
     trained.update(groups)
     terms: list[TermColumns] = []
     probe = learner(replace(CONFIG, loss="ppo"))
@@ -191,7 +191,7 @@ def test_old_groups_count_by_their_tempered_likelihood_and_outliers_do_not_count
     aged = [replace(group, age=2, behaviour=group.behaviour + 0.05 * (i == 1)) for i, group in enumerate(groups)]
     trained = learner(replace(CONFIG, correction_mask=5.0, correction_cap=1.5))
     trained.step = 1
-    (_, parts), *_ = trained._minibatches(aged, trained._advantages(aged))
+    (_, parts), *_ = trained._minibatches(aged)[1]
     weights = torch.cat([part.replay.weight for part in parts])
     half = len(weights) // 2
     torch.testing.assert_close(weights[:half], torch.ones_like(weights[:half]), rtol=0, atol=1e-4)

@@ -13,8 +13,8 @@ from models.kv_cache import KVCache
 from models.records import Trajectory
 from models.wan.network import Wan
 from models.worlds.tiny_world import encode_text
+from tests.cluster.runs.trajectories import SMALL, straight
 from tests.learner.networks import network
-from tests.learner.trajectories import SMALL, straight
 
 CONFIG = OdeConfig(steps=8, batch_size=3, optimizer=MuonConfig(lr=2e-3, adamw_lr=5e-4))
 STILL = {"batch_size": 1, "optimizer": MuonConfig(lr=1e-30, adamw_lr=1e-30)}

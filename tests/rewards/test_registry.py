@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.errors import ConfigError
-from rewards.registry import make_reward, make_rewards
+from rewards.registry import make_reward
 from rewards.reward_config import SHIPPED, RewardConfig
 
 NUMBER = 3
@@ -62,7 +62,7 @@ def test_a_module_that_fails_while_it_is_imported_is_refused_under_its_name(tmp_
 
 
 def test_every_shipped_reward_can_be_made():
-    rewards = make_rewards(SHIPPED, RewardConfig(url="http://127.0.0.1:1"))
+    rewards = {name: make_reward(name, RewardConfig(url="http://127.0.0.1:1")) for name in SHIPPED}
     assert rewards.keys() == SHIPPED.keys()
 
 

@@ -179,9 +179,9 @@ def test_a_disk_that_fills_up_on_the_way_is_said_with_the_cure_and_left_as_it_wa
 def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path):
     out = tmp_path / "out"
     script = (
-        "import os, models.checkpoints.writing as writing\n"
+        "import os, models.checkpoints.conversion as conversion\n"
         "from tests.fakes.commands import run_script\n"
-        "writing.flush = lambda path: os.kill(os.getpid(), 9)\n"
+        "conversion.flush = lambda path: os.kill(os.getpid(), 9)\n"
         f"run_script('convert.py', 'source={self_forcing}', 'out={out}')"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)

@@ -10,7 +10,7 @@ import torch
 
 from cluster.runs.trajectory_folder import TrajectoriesFailed, TrajectoryFolder, check_own, find_given, find_own
 from cluster.runs.trajectory_index import INDEX, decode, shard_path
-from tests.learner.trajectories import kept_in, origin, straight
+from tests.cluster.runs.trajectories import kept_in, origin, straight
 
 ROOT = Path(__file__).parents[3]
 COUNT = 10

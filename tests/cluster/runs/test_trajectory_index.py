@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cluster.runs.trajectory_index import Shard, TrajectoryEntry, TrajectoryIndex, checksum, decode, encode
-from tests.learner.trajectories import origin
+from tests.cluster.runs.trajectories import origin
 
 INDEX = TrajectoryIndex(
     origin(),

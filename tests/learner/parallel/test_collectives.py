@@ -28,9 +28,9 @@ from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
+from tests.cluster.runs.trajectories import kept_in, origin, straight
 from tests.fakes.fixed_weights import FixedWeights
 from tests.learner.networks import network
-from tests.learner.trajectories import kept_in, origin, straight
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")

@@ -15,7 +15,6 @@ from models.worlds.tiny_world import (
     SCENES,
     SIZE,
     SPEEDS,
-    TinyScene,
     encode_text,
     render,
     sample_video,
@@ -34,7 +33,7 @@ def video(prompt: str, frames: int, seed: int) -> Tensor:
 
 def sprite_alone(shape: str, speed: str, frames: int, seed: int) -> Tensor:
     """Coverage [F H W] of a sampled sprite: walls cancel between two videos that differ in colour alone."""
-    red, blue = (video(TinyScene(colour, shape, speed, "warm").prompt, frames, seed) for colour in ("red", "blue"))
+    red, blue = (video(f"a {colour} {shape} {speed} over a warm wall", frames, seed) for colour in ("red", "blue"))
     contrast = torch.tensor(COLOURS["red"]) - torch.tensor(COLOURS["blue"])
     return ((red - blue) / contrast[:, None, None]).mean(1)
 
@@ -89,7 +88,9 @@ def test_every_prompt_has_its_own_text_and_none_has_none():
 
 
 def test_a_prompt_reads_back_as_its_scene():
-    assert all(scene_of(prompt) == scene and scene.prompt == prompt for prompt, scene in SCENES.items())
+    for prompt, scene in SCENES.items():
+        assert scene_of(prompt) == scene
+        assert prompt == f"a {scene.colour} {scene.shape} {scene.speed} over a {scene.wall} wall"
 
 
 @pytest.mark.parametrize("refuse", [scene_of, lambda prompt: encode_text([PROMPTS[0], prompt])])

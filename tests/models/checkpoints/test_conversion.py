@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.checkpoints.config_json import read_config
+from models.checkpoints.conversion import plan_tensors, split_into_shards, write_checkpoint
 from models.checkpoints.formats import Checkpoint, open_checkpoint
 from models.checkpoints.lora_files import Adapter
 from models.checkpoints.safetensors_files import Stored
 from models.checkpoints.weight_files import save_weights, stored_tensors
 from models.checkpoints.weight_names import to_original
-from models.checkpoints.writing import plan_tensors, split_into_shards, write_checkpoint
 from models.errors import ConfigError
 from models.wan.network import Wan
 from tests.models.checkpoints.wan_checkpoints import CONFIG, equal
