@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluation.adversarial_clips import adversarial_clips, reference_clip
 from evaluation.flow_pictures import SHOWN, Strip, draw_strip
 from evaluation.video_files import Video, read_videos, video_files
-from models.errors import ConfigError
+from models.errors import ConfigError, StopsRun
 from rewards.attempt import attempt
 from rewards.flow.flow_motion import pair_motion
 from rewards.flow.optical_flow import FlowEngine
@@ -28,10 +28,16 @@ _COLUMNS = 40
 """Width of a table that goes to a file, without the rewards' names."""
 
 
+class TrialMistakes(StopsRun):
+    """List in one line the files and rewards of a trial that gave no score."""
+
+    status = 2
+
+
 def score_videos(config: RewardConfig, videos: str | None = None, out: str | None = None, clips: bool = False) -> None:
     """Score the videos of a folder and draw their optical flow into `out`; with `clips` the adversarial clips, too.
 
-    Raises ValueError, in one line, for a user's mistake, after the other files were scored.
+    Raises ConfigError, and TrialMistakes for files that cannot be scored, after the others were.
     """
     files = video_files(videos) if videos else []
     names = [name for name in SHIPPED if name != "remote" or config.url is not None]
@@ -56,7 +62,7 @@ def score_videos(config: RewardConfig, videos: str | None = None, out: str | Non
                     rows[video.name], strip = _score_video(video, panel, flow)
                     if strip.motion:
                         draw_strip(folder / f"{video.name}.flow.png", video.name, strip)
-            except ValueError as error:  # costs the other files nothing
+            except ConfigError as error:  # costs the other files nothing
                 mistakes.append(str(error))
             progress.advance(task)
     if rows:
@@ -65,9 +71,9 @@ def score_videos(config: RewardConfig, videos: str | None = None, out: str | Non
         for name in config.terms:
             if all(math.isnan(row[name]) for row in rows.values()):
                 why = panel.failures.get(name, "all NaN")
-                mistakes.append(f"reward.terms={name}: this reward scored nothing ({why}). Fix: leave it out")
+                mistakes.append(str(ConfigError("reward.terms", name, f"it scored nothing ({why})", "leave it out")))
     if mistakes:
-        raise ValueError("; ".join(mistakes))
+        raise TrialMistakes(" ".join(mistakes))
 
 
 @dataclass

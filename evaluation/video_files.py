@@ -60,7 +60,10 @@ def read_videos(path: Path) -> Iterator[Video]:
         problem = f"`video` is {videos.dtype} {list(videos.shape)}"
         raise ConfigError("videos", path, problem, "write it as uint8 [B T 3 H W]")
     text = path.with_suffix(".txt")
-    prompts = text.read_text().splitlines() if text.is_file() else [""] * len(videos)
+    try:
+        prompts = text.read_text().splitlines() if text.is_file() else [""] * len(videos)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("videos", path, f"{text.name} cannot be read ({error})", "write UTF-8 text") from error
     if len(prompts) != len(videos):
         problem = f"{text.name} has {len(prompts)} prompts for {len(videos)} videos"
         raise ConfigError("videos", path, problem, "write one prompt per line")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, distributed
@@ -9,6 +10,7 @@ from torch import Tensor, distributed
 from learner.distillation import DmdLearner
 from learner.grpo import PolicyLearner
 from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
+from learner.losses.dmd import score_sigmas
 from learner.ode import OdeInitializer
 from learner.optimizer import Optimizer, adamw, muon
 from learner.parallel.sharding import copy_into_shards, shard
@@ -147,8 +149,10 @@ def _score_networks(
 ) -> tuple[ScoreDistillation, TrainedNetwork]:
     """Return the losses of extended DMD, and the critic that they train."""
     scores = ScoreDistillation(
-        student, critic, teacher, parts.encode_text, parts.student, config,
-        micro_batch=parts.learner.micro_batch, seed=parts.seed, negative_prompt=parts.negative_prompt,
+        student, critic, teacher, parts.encode_text, parts.student, replay=config.replay, noising=config.noising,
+        score_levels=partial(score_sigmas, shift=config.score_shift, low=config.score_min, high=config.score_max),
+        guidance=config.guidance, negative_prompt=parts.negative_prompt, micro_batch=parts.learner.micro_batch,
+        seed=parts.seed,
     )  # fmt: skip
     own = config.optimizer
     weights = adamw(critic, config.critic_lr, (own.beta1, own.beta2), own.weight_decay)

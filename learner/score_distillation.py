@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learner.losses.dmd import dmd_gradient, dmd_loss, score_sigmas, squared_error
+from learner.losses.dmd import dmd_gradient, dmd_loss, squared_error
 from learner.parallel import collectives
 from learner.parallel.micro_batches import micro_batches, own_places
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
-from learner.stage_config import DmdConfig
 from models.flow_matching import add_noise, guide, warped_sigmas, x0_from_velocity
 from models.network_config import StudentConfig
 from models.noise import Draw, generator_for
@@ -83,16 +82,23 @@ class ScoreDistillation:
         teacher: Wan,
         encode_text: Callable[[Sequence[str]], Tensor],
         shape: StudentConfig,
-        config: DmdConfig,
         *,
+        replay: str,
+        noising: str,
+        score_levels: Callable[[Tensor], Tensor],
+        guidance: float,
+        negative_prompt: str,
         micro_batch: int | None,
         seed: int,
-        negative_prompt: str,
     ):
-        """Guide the teacher away from `negative_prompt`."""
+        """Guide the teacher away from `negative_prompt`; replay by the keys dmd.replay and dmd.noising.
+
+        `score_levels` turns uniform numbers [B] into the noise levels at which scores are compared.
+        """
         self.student, self.critic = student, critic
         self.teacher = teacher.eval().requires_grad_(False)
-        self.encode_text, self.shape, self.config = encode_text, shape, config
+        self.encode_text, self.shape = encode_text, shape
+        self.replay, self.noising, self.score_levels, self.guidance = replay, noising, score_levels, guidance
         self.micro_batch, self.seed = micro_batch, seed
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
@@ -139,12 +145,12 @@ class ScoreDistillation:
             judged = batch.with_image_latents(x0.detach())
             x_t, timestep = add_noise(judged, noise, sigma), 1000 * sigma
             both = torch.cat([batch.text, self.unconditional.expand_as(batch.text)])
-            real = guide(*self.teacher(torch.cat([x_t, x_t]), timestep.repeat(2), both).chunk(2), self.config.guidance)
+            real = guide(*self.teacher(torch.cat([x_t, x_t]), timestep.repeat(2), both).chunk(2), self.guidance)
             fake = self.critic(x_t, timestep, batch.text)
             gradient = dmd_gradient(judged, x0_from_velocity(x_t, real, sigma), x0_from_velocity(x_t, fake, sigma))
             distance = (x0 - batch.latents).flatten(1).norm(dim=1) / batch.latents.flatten(1).norm(dim=1)
         # Only the last denoising step has a recorded x0, and only its recorded input leads there.
-        last, recorded = len(self.sigmas) - 1, self.config.noising == "recorded"
+        last, recorded = len(self.sigmas) - 1, self.noising == "recorded"
         comparable = torch.tensor([recorded and window.step == last for window in batch.windows], device=self.device)
         ages = torch.tensor([window.age for window in batch.windows], dtype=torch.float64, device=self.device)
         size = gradient.abs().flatten(1).mean(dim=1).double()
@@ -156,12 +162,12 @@ class ScoreDistillation:
     def _x0(self, part: MicroBatch) -> Tensor:
         """Compute the current student's x0 of the windows, [B K C H W]."""
         batch = part.batch
-        if self.config.replay == "blockwise":
+        if self.replay == "blockwise":
             return blockwise_x0(self.student, self.shape, batch, self.sigmas)
         levels = torch.tensor(self.sigmas, dtype=torch.float32)
         recorded = levels[[window.step for window in batch.windows]].to(self.device)
         drawn = levels[[int(torch.randint(len(levels), (), generator=g)) for g in part.generators]].to(self.device)
-        x_t, sigma = backward_noise(self.config.noising, batch.noisy, recorded, batch.latents, drawn, part.noise())
+        x_t, sigma = backward_noise(self.noising, batch.noisy, recorded, batch.latents, drawn, part.noise())
         return masked_x0(self.student, self.shape, batch, x_t, sigma)
 
     def _score_draw(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
@@ -169,7 +175,5 @@ class ScoreDistillation:
 
         Call it before any other draw: the values are then the same for every way of replay.
         """
-        c = self.config
         uniform = torch.stack([torch.rand((), generator=generator) for generator in part.generators])
-        sigma = score_sigmas(uniform, c.score_shift, c.score_min, c.score_max)
-        return sigma.to(self.device), part.noise()
+        return self.score_levels(uniform).to(self.device), part.noise()

@@ -55,6 +55,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
         name, text = split(argument)
         if name == "stage":
             raise ConfigError(name, text, "trials run stage dmd, from one student of stage ode", "leave stage out")
+        if name.startswith("debug."):
+            raise ConfigError(name, text, "a trial runs both halves of stage dmd", f"leave {name} out, or use train.py")
         values = [text] if name in PATHS else _split_values(text)
         if len(values) == 1:
             single.append(argument)

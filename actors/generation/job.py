@@ -113,7 +113,7 @@ def read_image(path: str, height: int, width: int) -> Tensor:
     try:
         with Image.open(user_path(path, "image")) as picture:
             fitted = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (width, height))
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError("image", path, f"cannot be read ({reason})", "write image=FILE, a PNG or JPEG") from error
     pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(height, width, 3)

@@ -19,7 +19,7 @@ from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_writer import FramePipe, Mp4File, VideoWriter
 from models.checkpoints.lora_files import attach_adapters
 from models.checkpoints.weight_files import load_weights
-from models.errors import StopsRun
+from models.errors import ConfigError, StopsRun
 from models.noise import BlockNoise
 from models.wan.network import Wan
 
@@ -136,6 +136,6 @@ def _scenes(job: Job, videos: Sequence[PlannedVideo]) -> list[Scene]:
         for together in zip(*(video.script for video in videos), strict=True):
             text = job.world.encode_text([prompt for _, prompt in together])
             scenes.append(Scene(round(together[0][0] * job.config.fps), text.to(job.device)))
-    except ValueError as error:
+    except ConfigError as error:
         raise VideoEnded(str(error), (), 2) from error
     return scenes

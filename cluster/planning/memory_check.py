@@ -7,6 +7,7 @@ from typing import Any
 from cluster.config.devices import DEVICES
 from cluster.planning import memory, placement
 from cluster.planning.run_shape import RunShape
+from models.errors import ConfigError
 
 _RANK_CURES = (
     ("learner.checkpoint_activations", True),
@@ -31,7 +32,7 @@ def actor_bytes(work: RunShape) -> float:
 
 
 def check_memory(work: RunShape) -> None:
-    """Raise ValueError, in one line with bytes and the keys to change, for what does not fit the expected device."""
+    """Raise ConfigError, with bytes and the keys to change, for what does not fit the expected device."""
     there = DEVICES[work.expected_device].memory_bytes
     if there is None:
         return
@@ -40,10 +41,8 @@ def check_memory(work: RunShape) -> None:
         ("the rollout processes of one GPU", actor_bytes, _ACTOR_CURES),
     ):
         if needed(work) > there:
-            raise ValueError(
-                f"{who} would hold {needed(work) / 1e9:.1f} GB, and device_name={work.expected_device} has "
-                f"{there / 1e9:.0f} GB; {_cure(work, needed, there, cures)}"
-            )
+            problem = f"it has {there / 1e9:.0f} GB, and {who} would hold {needed(work) / 1e9:.1f} GB"
+            raise ConfigError("device_name", work.expected_device, problem, _cure(work, needed, there, cures))
 
 
 def _cure(work: RunShape, needed: Callable[[RunShape], float], there: float, cures: Sequence[tuple[str, Any]]) -> str:

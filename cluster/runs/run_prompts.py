@@ -32,7 +32,7 @@ class RunPrompts:
     def check(self, sentinels: int, in_tiny_world: bool) -> None:
         """Read the file before a folder is claimed for it; `sentinels` prompts are not trained on.
 
-        Raises ValueError for an unreadable file, for too few prompts, and in the tiny world for any but its own.
+        Raises ConfigError for an unreadable file, for too few prompts, and in the tiny world for any but its own.
         """
         if self.file is None or self.kept.is_file():
             return
@@ -49,7 +49,11 @@ class RunPrompts:
                 "prompt.url", self.keys.url, "the tiny world reads its own prompts only", "leave prompt.url out"
             )
         for text in found.texts:
-            tiny_world.scene_of(text)
+            if text not in tiny_world.SCENES:
+                raise ConfigError(
+                    "prompts", self.file, f'the tiny world knows no "{text:.60}"',
+                    f'write prompts like "{tiny_world.PROMPTS[0]}"',
+                )  # fmt: skip
 
     def prepare(self) -> list[str]:
         """Write the run's prompts into its folder; returns lines for the user.

@@ -13,6 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from models.errors import ConfigError
 from models.network_config import TINY
 
 SIZE = 12
@@ -70,10 +71,10 @@ HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in _THIRD)
 
 
 def scene_of(prompt: str) -> TinyScene:
-    """Return the scene of `prompt`. Raises ValueError for a prompt outside the world."""
+    """Return the scene of `prompt`. Raises ConfigError for a prompt outside the world."""
     if prompt not in SCENES:
         shown = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
-        raise ValueError(f'the tiny world knows no "{shown}"; a prompt reads like "{PROMPTS[0]}"')
+        raise ConfigError("prompt", shown, "the tiny world does not know it", f'write one like "{PROMPTS[0]}"')
     return SCENES[prompt]
 
 
@@ -142,7 +143,7 @@ class TinyText:
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Return embeddings [B S D], zero rows behind the last word; "" is the unconditional prompt.
 
-        Raises ValueError for a prompt of another world.
+        Raises ConfigError for a prompt of another world.
         """
         vectors = torch.eye(TEXT_DIM) * TEXT_DIM**0.5
         out = torch.zeros(len(prompts), TEXT_LENGTH, TEXT_DIM)
@@ -154,7 +155,7 @@ class TinyText:
         return out
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Reject a prompt of another world (ValueError)."""
+        """Reject a prompt of another world (ConfigError)."""
         self(prompts)
 
     def truncated_tokens(self, prompt: str) -> int:

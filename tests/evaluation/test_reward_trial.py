@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import settings
 from evaluation import reward_trial
 from evaluation.adversarial_clips import adversarial_clips, reference_clip
+from evaluation.reward_trial import TrialMistakes
 from evaluation.video_files import read_videos, video_files
 from models.errors import ConfigError
 from models.worlds.tiny_world import PROMPTS, sample_video
@@ -110,7 +111,7 @@ def test_help_is_answered_without_torch_and_lists_every_key():
 )
 def test_a_command_line_with_a_mistake_names_the_key(arguments, key, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match=f"^{re.escape(key)}[ =:]"):
+    with pytest.raises(ConfigError, match=f"^{re.escape(key)}[ =:]"):
         settings.read_keys(arguments, TRY.TrialOptions)
 
 
@@ -145,7 +146,7 @@ def test_folders_without_videos_and_files_that_are_none_are_refused(tmp_path):
 
 def test_a_file_that_is_no_video_costs_the_others_nothing_and_is_named_at_the_end(folder, capsys):
     (folder / "broken.mp4").write_bytes(b"not a video at all")
-    with pytest.raises(ValueError, match=r"^videos=.*broken\.mp4: ") as caught:
+    with pytest.raises(TrialMistakes, match=r"^videos=.*broken\.mp4: ") as caught:
         score([f"videos={folder}", f"out={folder / 'pictures'}", "reward.upsample=2"])
     assert "\n" not in str(caught.value)
     assert float(cells(capsys.readouterr().out, "pan")[0]) > 0.5
@@ -155,14 +156,14 @@ def test_a_named_reward_that_scores_nothing_is_named_at_the_end_and_a_shipped_on
     (folder / "tiny.safetensors").unlink()
     keys = [f"videos={folder}", f"out={folder / 'pictures'}", "reward.terms={no_cut: 1}"]
     score(keys)
-    with pytest.raises(ValueError, match=r"reward\.terms=tiny_judge: .*ValueError: the judge"):
+    with pytest.raises(TrialMistakes, match=r"reward\.terms=tiny_judge: .*ValueError: the judge"):
         score([*keys[:2], "reward.terms={tiny_judge: 1}"])
     assert capsys.readouterr().out.count("pictures of the flow") == 2
 
 
 def test_a_video_shorter_than_a_window_and_prompts_for_other_videos_are_refused(folder):
-    with pytest.raises(ValueError, match=r"reward\.window_frames=25: pan has 24 frames"):
+    with pytest.raises(TrialMistakes, match=r"reward\.window_frames=25: pan has 24 frames"):
         score([f"videos={folder}", "reward.window_frames=25"])
     (folder / "tiny.txt").write_text(PROMPTS[0])
-    with pytest.raises(ValueError, match=r"^videos=.*tiny\.safetensors: .*1 prompts .*2 videos"):
+    with pytest.raises(ConfigError, match=r"^videos=.*tiny\.safetensors: .*1 prompts .*2 videos"):
         list(read_videos(folder / "tiny.safetensors"))

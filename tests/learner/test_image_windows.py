@@ -1,11 +1,13 @@
 """What teacher and critic are shown of windows from the middle of a video, and what of their word counts."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from learner.losses.dmd import score_sigmas
 from learner.member_windows import windows_for_scores
 from learner.replay import collate, masked_x0
 from learner.score_distillation import ScoreDistillation
@@ -46,7 +48,11 @@ def windows() -> list[Window]:
 
 def scores(shape: StudentConfig) -> ScoreDistillation:
     networks = (small_network(seed) for seed in range(3))
-    return ScoreDistillation(*networks, encode_text, shape, DMD, micro_batch=None, seed=SEED, negative_prompt="dog")
+    levels = partial(score_sigmas, shift=DMD.score_shift, low=DMD.score_min, high=DMD.score_max)
+    return ScoreDistillation(
+        *networks, encode_text, shape, replay=DMD.replay, noising=DMD.noising, score_levels=levels,
+        guidance=DMD.guidance, negative_prompt="dog", micro_batch=None, seed=SEED,
+    )  # fmt: skip
 
 
 def drawn(update: Draw, place: int) -> tuple[Tensor, Tensor]:

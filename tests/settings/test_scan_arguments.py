@@ -120,6 +120,8 @@ def test_several_students_to_start_from_are_scanned_by_scan_over():
         (["scan.along={window.lew: {uniform: []}}"], "window.lew"),
         (["scan.along={window.law: {uniform: ['rollout.nope=1']}}"], "rollout.nope"),
         (["init=x", "debug.rollout_only=true"], "debug.rollout_only"),
+        (["debug.rollout_only=true"], "debug.rollout_only"),
+        (["debug.windows=x"], "debug.windows"),
         (["nonsense"], "nonsense"),
         (["window=a,[b"], "window"),
     ],
