@@ -111,7 +111,11 @@ class _FragmentFile:
             if self.descriptor is not None:
                 _write_all(self.descriptor, piece)
             elif fragment:
-                self._appear(self.header + piece)
+                with beside(self.path) as partial:
+                    self.descriptor = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
+                    _write_all(self.descriptor, self.header + piece)
+                    if self.path.exists():  # made since the command began, perhaps by the same command
+                        raise FileExistsError(None, "it is there already", str(self.path))
             else:
                 self.header += piece
         except BaseException:  # a full disk or a Ctrl-C, which both may leave a part of the piece
@@ -122,13 +126,6 @@ class _FragmentFile:
         self.size += len(piece)
         self.fragments += fragment
         return len(piece)
-
-    def _appear(self, content: bytes) -> None:
-        with beside(self.path) as partial:
-            self.descriptor = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
-            _write_all(self.descriptor, content)
-            if self.path.exists():  # made since the command began, perhaps by the same command
-                raise FileExistsError(None, "it is there already", str(self.path))
 
     def close(self) -> None:
         if self.descriptor is not None:
