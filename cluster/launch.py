@@ -1,7 +1,9 @@
 """Start a run: the checks before it, and the loop in one process or on Ray."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,32 +18,35 @@ from cluster.runs.display import Display
 from cluster.runs.factory import make_scorer
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
-from cluster.runs.run_world import check_judges, check_tiny_world, check_wan_world
-from cluster.runs.saved_windows import SavedCluster, check_new_folder, find_windows, half_alone
+from cluster.runs.saved_windows import SavedCluster, find_windows, save_windows
 from cluster.runs.stage_spec import inputs_of, stage_spec
-from cluster.runs.start_checks import (
-    check_source,
-    check_stage_folders,
-    check_start_of_grpo,
-    check_student_of_dmd,
-    check_teacher_of_students,
-)
+from cluster.runs.start_checks import check_source, check_stage_folders, check_start_of_grpo, check_world
 from cluster.runs.wandb_log import check_login
 from learner.stage_config import Source
+from models.errors import ConfigError
 from models.wan.network import Wan
 
 
 def launch(loop: Callable, config: Config) -> Config:
     """Run `loop(config, cluster, log)` in this process or on Ray; returns the configuration of the run.
 
-    That is another one where debug asks for one half of a run. Raises StopsRun when the run stops itself.
+    That is another one where debug asks for one half of a run: it works in a folder of its own inside run_dir, which is
+    cleared first, because it must not touch what the run has learnt. Raises StopsRun when the run stops itself.
     """
     folder = RunFolder(config.run_dir)
     if config.debug.half is None and all(folder.stage(stage).finished for stage in config.stages):
         return config
     with folder.locked():
         if config.debug.half is not None:
-            loop, config = half_alone(loop, config)
+            apart = Path(config.run_dir, config.debug.half)
+            loop = save_windows if config.debug.rollout_only else loop
+            config = replace(
+                config, run_dir=str(apart), init=str(config.init_path), teacher=str(config.teacher_path),
+                debug=replace(config.debug, windows=str(config.saved_windows_path)),
+            )  # fmt: skip
+            if apart.exists():
+                shutil.rmtree(apart)
+            RunFolder(apart).claim(config)
         if config.cluster.kind == "ray":
             settle_environment(config.cluster)
             from cluster.ray_launch import launch_on_ray  # only now: ray reads its environment when imported
@@ -81,15 +86,11 @@ def preflight(config: Config) -> None:
     for key, given in (("base", config.base), ("init", config.init)):
         if given is not None:
             check_source(Source(Path(given), key), student)
-    check_stage_folders(folder, student, teacher)
-    check_student_of_dmd(folder, stages, config.init)
-    check_teacher_of_students(folder, stages)
-    if not config.in_wan_world:
-        check_tiny_world(config.student)
-    else:
-        if "grpo" in stages:
-            check_judges(config.student.model, config.reward.weights, config.sentinel.metrics)
-        check_wan_world(stages, config.student, config.prompts, config.window.frames, inputs.world)
+    check_stage_folders(folder, stages, config.init, student, teacher)
+    judges = {"reward.terms": config.reward.weights, "sentinel.metrics": config.sentinel.metrics}
+    check_world(
+        stages, config.student, config.prompts, config.window.frames, judges if "grpo" in stages else {}, inputs.world
+    )
     if "grpo" in stages:
         make_scorer(stage_spec("grpo", config).scorer)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:
@@ -98,7 +99,9 @@ def preflight(config: Config) -> None:
     if config.debug.learner_only:
         find_windows(config.saved_windows_path, config.window.frames, config.student.frame_shape)
     if config.debug.rollout_only:
-        check_new_folder(config.saved_windows_path)
+        windows = config.saved_windows_path
+        if windows.exists() and (not windows.is_dir() or any(windows.iterdir())):
+            raise ConfigError("debug.windows", windows, "it is not empty", "write the path of a new folder")
     if "ode" in stages and not folder.stage("ode").finished:
         inputs.trajectories.check(new_teacher="teacher" in stages and not config.teacher_path.exists())
     folder.claim(config)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -32,7 +33,7 @@ from cluster.runs.cluster_interface import Cluster
 from cluster.runs.display import Display
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog, log_nothing
-from cluster.runs.saved_windows import NoPool, SavedCluster
+from cluster.runs.saved_windows import SavedCluster
 from learner.parallel import collectives
 from models.errors import StopsRun
 
@@ -83,7 +84,7 @@ def start_coordinator(
         "max_restarts": cluster.restarts,
         "max_concurrency": _MANY,
     }
-    pool = NoPool() if learner_only else None
+    pool = SimpleNamespace(slots=[]) if learner_only else None  # the learner runs alone, on saved windows
     return ray.remote(Coordinator).options(**options).remote(cluster, autoscale, run_dir, pool)
 
 

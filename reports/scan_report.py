@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cluster.config.scan_config import Scan
+from cluster.planning import placement
 from cluster.runs.provenance import commit
-from cluster.tuning.trial_capacity import expected_at_once, trial_roles
+from cluster.tuning.trial_capacity import expected_at_once
 from cluster.tuning.trials import Trial
 from models.atomic_files import write_whole
 from models.worlds.tiny_world import HORIZON
@@ -21,10 +22,16 @@ SHOWN = 4
 
 
 def scan_overview(scan: Scan, trials: Sequence[Trial]) -> str:
-    """Describe the trials of a scan and the room that each takes, for `dry_run`."""
+    """Describe the trials of a scan and the room that each takes, for `dry_run`.
+
+    Raises ValueError for a trial that the cluster could never hold.
+    """
+    placement.check(scan)
+    inline = scan.cluster.kind == "inline"
+    roles = [placement.Role("trial", 1, scan.scan.cpus, 0.0)] if inline else placement.roles(scan)
     arms = arms_of(trials)
     lines = [f"{len(trials)} trials of {scan.dmd.steps} updates in {scan.run_dir}, each of them"]
-    lines += [place(role) for role in trial_roles(scan)] + [expected_at_once(scan)]
+    lines += [place(role) for role in roles] + [expected_at_once(scan.cluster, roles, scan.scan.at_once)]
     lines += [f"  {arm.title}: seeds {', '.join(str(trial.config.seed) for trial in arm.trials)}" for arm in arms]
     return "\n".join(lines)
 

@@ -50,7 +50,8 @@ class Snapshot:
         Raises TypeError, ValueError or OverflowError for a `state` that msgpack cannot keep and give back.
         """
         packed = msgpack.packb(state)
-        _unpacked(packed)  # what can be written but not read would be noticed at the resume, when it is too late
+        # What can be written but not read would be noticed at the resume, when it is too late.
+        msgpack.unpackb(packed, strict_map_key=False)
         copies = {}
         for group in list(tensors):
             copies[group] = {
@@ -81,7 +82,7 @@ def write(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None = 
         os.replace(final, folder / f".{final.name}.replaced")
     os.replace(partial, final)
     flush(folder)
-    for path in _steps(folder)[:-keep]:
+    for path in paths(folder)[:-keep]:
         if keep_every is not None and step_of(path) % keep_every == 0:
             continue
         os.replace(path, folder / f".{path.name}.removed")  # killed while deleting, it must not look damaged
@@ -111,19 +112,13 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def newest(folder: Path) -> Path | None:
-    """Find the checkpoint of the highest step, whole or not, or None."""
-    steps = _steps(folder)
-    return steps[-1] if steps else None
-
-
 def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, DamagedCheckpoint]]:
     """Find the newest whole checkpoint (None if there are none), and newer damaged ones with the reasons.
 
     Changes nothing. Raises DamagedCheckpoint if there are checkpoints and none of them is whole.
     """
     damaged: dict[Path, DamagedCheckpoint] = {}
-    for path in reversed(_steps(folder)):
+    for path in reversed(paths(folder)):
         try:
             verify(path)
         except DamagedCheckpoint as error:
@@ -170,8 +165,10 @@ def read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
     A page of a mapped file is fetched when it is used, once for all ranks of a node.
     """
-    tensors = {name.removesuffix(_TENSORS): load_file(path / name) for name in _groups(path)}
-    return tensors, _unpacked((path / _STATE).read_bytes())
+    tensors = {
+        name.removesuffix(_TENSORS): load_file(path / name) for name in _manifest(path) if name.endswith(_TENSORS)
+    }
+    return tensors, msgpack.unpackb((path / _STATE).read_bytes(), strict_map_key=False)  # histograms: keys are numbers
 
 
 def check_shapes(path: Path, wanted: Mapping[str, Shapes]) -> None:
@@ -180,7 +177,7 @@ def check_shapes(path: Path, wanted: Mapping[str, Shapes]) -> None:
     An empty group is not compared: before their first update optimisers have no state. Reads headers only. Raises
     ConfigError naming the first tensors that differ.
     """
-    groups = {name.removesuffix(_TENSORS): name for name in _groups(path)}
+    groups = {name.removesuffix(_TENSORS): name for name in _manifest(path) if name.endswith(_TENSORS)}
     for group in sorted(wanted.keys() | groups.keys()):
         if group in wanted and not wanted[group]:
             continue
@@ -200,16 +197,9 @@ def _manifest(path: Path) -> dict[str, str]:
         raise DamagedCheckpoint(f"checkpoint {path} has no readable {_MANIFEST}") from error
 
 
-def _groups(path: Path) -> list[str]:
-    return [name for name in _manifest(path) if name.endswith(_TENSORS)]
-
-
-def _steps(folder: Path) -> list[Path]:
+def paths(folder: Path) -> list[Path]:
+    """List all checkpoints, whole or not, by ascending step."""
     return sorted((path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)), key=step_of)
-
-
-def _unpacked(packed: bytes) -> dict[str, Any]:
-    return msgpack.unpackb(packed, strict_map_key=False)  # histograms have numbers for keys
 
 
 def _checksum(path: Path) -> str:

@@ -54,7 +54,7 @@ class RunLog:
         for file in (self.metrics_file, self.windows_file, self.trace):
             file.close()
         if self.wandb is not None:
-            self.wandb.close()
+            self.wandb.run.finish()
 
 
 def log_nothing(stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:

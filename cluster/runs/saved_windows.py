@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,6 @@ from torch import Tensor
 
 from cluster.config.run_config import Config
 from cluster.runs.cluster_interface import Cluster, Report
-from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
 from cluster.runs.stage_spec import StageSpec, stage_spec
 from cluster.runs.stage_texts import prepared_text, stage_texts
@@ -32,31 +29,6 @@ from models.wan.network import Wan
 _HEADER = "longtake.windows"
 
 
-def half_alone(loop: Callable, config: Config) -> tuple[Callable, Config]:
-    """Give loop and configuration of the half of a run that debug.rollout_only or debug.learner_only names.
-
-    It works in a folder of its own inside run_dir, which is cleared first: it must not touch what the run has learnt.
-    """
-    folder = Path(config.run_dir, config.debug.half)
-    apart = replace(
-        config,
-        run_dir=str(folder),
-        init=str(config.init_path),
-        teacher=str(config.teacher_path),
-        debug=replace(config.debug, windows=str(config.saved_windows_path)),
-    )
-    if folder.exists():
-        shutil.rmtree(folder)
-    RunFolder(apart.run_dir).claim(apart)
-    return save_windows if config.debug.rollout_only else loop, apart
-
-
-def check_new_folder(folder: Path) -> None:
-    """Reject a place for saved windows that holds anything. Raises ConfigError."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError("debug.windows", folder, "it is not empty", "write the path of a new folder")
-
-
 def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
     """Run the loop of debug.rollout_only: take windows as stage dmd does, and save them."""
     student = Wan(config.student.wan)
@@ -67,31 +39,22 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
     prepared_text(spec.inputs.world, stage_texts(spec), config.device)
     cluster.begin(spec)
     cluster.publish(student.state_dict(), 0)
-    pace = None
+    begun, before, blocks = None, 0, 0
     for step in range(1, steps + 1):
         for i, role in enumerate(roles):
             number = (step - 1) * len(roles) + i
             save_batch(config.saved_windows_path, number, cluster.take(role, config.dmd.batch_size))
             # As an update does: no rank gets ahead of plans that another has still to ask for.
             collectives.all_reduce_max(number)
-            pace = pace or _Pace(cluster.metrics())  # from the first batch on: the processes have started
+            if begun is None:  # measured from the first batch on: the processes have started
+                before, begun = cluster.metrics().get("windows/delivered", 0), time.perf_counter()
         metrics = cluster.metrics()
-        log("rollout_only", step, steps, metrics | pace.rates(metrics))
+        blocks += metrics.get("rollout/blocks", 0)  # rank 0 alone has the metrics
+        seconds, windows = time.perf_counter() - begun, metrics.get("windows/delivered", 0) - before
+        pace = {"debug/windows_per_s": windows / seconds, "debug/blocks_per_s": blocks / seconds}
+        log("rollout_only", step, steps, metrics | pace)
     if collectives.rank() == 0:
         log.progress("saved windows", steps, steps, f"in {config.saved_windows_path}")
-
-
-class _Pace:
-    """Measure windows and blocks per second since its creation; rank 0 alone has the metrics."""
-
-    def __init__(self, metrics: dict[str, Any]):
-        self.first_s, self.first, self.blocks = time.perf_counter(), metrics.get("windows/delivered", 0), 0
-
-    def rates(self, metrics: dict[str, Any]) -> dict[str, float]:
-        self.blocks += metrics.get("rollout/blocks", 0)
-        seconds = time.perf_counter() - self.first_s
-        windows = metrics.get("windows/delivered", 0) - self.first
-        return {"debug/windows_per_s": windows / seconds, "debug/blocks_per_s": self.blocks / seconds}
 
 
 def save_batch(folder: Path, number: int, windows: Sequence[Window]) -> None:
@@ -152,13 +115,6 @@ def find_windows(folder: Path, frames: int, frame_shape: tuple[int, int, int]) -
                 "debug.windows", folder, f"no {role} window is saved there", "raise debug.count and save anew"
             )
     return found
-
-
-class NoPool:
-    """Stand in for the rollout pool while the learner runs alone."""
-
-    def __init__(self) -> None:
-        self.slots: list[int] = []
 
 
 class SavedCluster:

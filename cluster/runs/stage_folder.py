@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent import futures
 from functools import partial
 from pathlib import Path
@@ -29,42 +28,6 @@ _log = logging.getLogger(__name__)
 
 class CheckpointNotWritten(StopsRun):
     """Report a checkpoint that could not be written; those before it are as they were."""
-
-
-class CheckpointWriter:
-    """Write checkpoints in a thread, one at a time; a failure is reported at once and raised by the next `wait`."""
-
-    def __init__(self, say: Say):
-        self.say = say
-        self.pool = futures.ThreadPoolExecutor(1, "checkpoint")
-        """Its thread ends with the interpreter, which waits for it: an exit does not cut a write in two."""
-        self.pending: tuple[Path, futures.Future] | None = None
-
-    def start(self, path: Path, write: Callable[[], object]) -> None:
-        """Let the thread `write` the checkpoint `path`; call `wait` for the one before first."""
-        assert self.pending is None, f"{path} would be written before {self.pending} has been waited for"
-
-        def write_or_report() -> None:
-            try:
-                write()
-            except Exception as error:
-                line = f"checkpoint {path} was not written ({error}); repair the cause and run the same command again"
-                self.say(line)
-                raise CheckpointNotWritten(line) from error
-
-        self.pending = path, self.pool.submit(write_or_report)
-
-    def wait(self) -> None:
-        """Wait until nothing is being written. Raises CheckpointNotWritten if the last write failed, once."""
-        if self.pending is None:
-            return
-        path, written = self.pending
-        waited_s = 0.0
-        while futures.wait([written], timeout=_LINE_EVERY_S).not_done:
-            waited_s += _LINE_EVERY_S
-            self.say(f"checkpoint {path} is still being written; training has waited {waited_s:.0f} s for it")
-        self.pending = None
-        written.result()
 
 
 class Resumable(Protocol):
@@ -95,7 +58,10 @@ class StageFolder:
         self.path, self.result, self.say = path, path / result, say
         self.checkpoints = path / "checkpoints"
         self.config = CheckpointConfig() if config is None else config
-        self.writer = CheckpointWriter(say)
+        self.pool = futures.ThreadPoolExecutor(1, "checkpoint")
+        """Its thread ends with the interpreter, which waits for it: an exit does not cut a write in two."""
+        self.pending: tuple[Path, futures.Future] | None = None
+        """The checkpoint that is being written."""
         self.waited_s = 0.0
         """Seconds that training has waited for checkpoints to be written."""
 
@@ -127,8 +93,8 @@ class StageFolder:
         def start() -> None:
             tensors[_SUPPLY], rest = ({}, {}) if supply is None else supply
             snapshot = Snapshot.of(step, tensors, {"learner": state, _SUPPLY: rest})
-            write = partial(checkpoint.write, self.checkpoints, snapshot, self.config.keep, self.config.keep_every)
-            self.writer.start(checkpoint.path_of(self.checkpoints, step), write)
+            path = checkpoint.path_of(self.checkpoints, step)
+            self.pending = path, self.pool.submit(self._write, path, snapshot)
 
         collectives.run_on_rank0(start)
         if not self.config.asynchronous:
@@ -197,10 +163,30 @@ class StageFolder:
         collectives.run_on_rank0(lambda: save_weights(tensors, self.result, origin))
 
     def close(self) -> None:
-        """Wait for this process's write, and raise its CheckpointNotWritten. No collective: a rank may fail alone."""
-        self.writer.wait()
+        """Wait for this process's write, and raise its CheckpointNotWritten, once.
+
+        No collective: a rank may fail alone.
+        """
+        if self.pending is None:
+            return
+        path, written = self.pending
+        waited_s = 0.0
+        while futures.wait([written], timeout=_LINE_EVERY_S).not_done:
+            waited_s += _LINE_EVERY_S
+            self.say(f"checkpoint {path} is still being written; training has waited {waited_s:.0f} s for it")
+        self.pending = None
+        written.result()
+
+    def _write(self, path: Path, snapshot: Snapshot) -> None:
+        """Write in the thread; a failure is reported at once and raised by the next `close`."""
+        try:
+            checkpoint.write(self.checkpoints, snapshot, self.config.keep, self.config.keep_every)
+        except Exception as error:
+            line = f"checkpoint {path} was not written ({error}); repair the cause and run the same command again"
+            self.say(line)
+            raise CheckpointNotWritten(line) from error
 
     def _drain(self) -> None:
         started = time.monotonic()
-        collectives.run_on_rank0(self.writer.wait)
+        collectives.run_on_rank0(self.close)
         self.waited_s += time.monotonic() - started

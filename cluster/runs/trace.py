@@ -117,11 +117,24 @@ class TraceFile:
     """Append to `trace.json` in Chrome's format, one event a line, readable after any kill.
 
     The closing bracket is missing, which the format allows: with it, the file is plain JSON. A resumed run appends to
-    the same file; a process of the earlier run keeps its row, a new one gets a number of its own.
+    the same file; a process of the earlier run keeps its row, a new one gets a number of its own. A last line that a
+    kill has cut off is removed.
     """
 
     def __init__(self, path: Path):
-        self.numbers = _rows_of(path)
+        self.numbers: dict[str, int] = {}
+        """Rows by process."""
+        path.touch()
+        with path.open("r+b") as file:
+            whole = 0
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                if b'"process_name"' in line:
+                    event = json.loads(line[1:])
+                    self.numbers[event["args"]["name"]] = event["pid"]
+            file.truncate(whole)
         self.file = path.open("a", buffering=1)
         if not self.numbers:
             self.file.write("[" + json.dumps(self._row("command")) + "\n")
@@ -151,20 +164,3 @@ class TraceFile:
     def close(self) -> None:
         """Flush."""
         self.file.close()
-
-
-def _rows_of(path: Path) -> dict[str, int]:
-    """Read the rows of an existing trace, numbers by process; removes a last line that a kill cut off."""
-    if not path.exists():
-        return {}
-    numbers, whole = {}, 0
-    with path.open("r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
-            if b'"process_name"' in line:
-                event = json.loads(line[1:])
-                numbers[event["args"]["name"]] = event["pid"]
-        file.truncate(whole)
-    return numbers

@@ -1,7 +1,6 @@
 """Teacher trajectories of a run: their place, their origin, and the order in which updates come to know them."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -64,7 +63,15 @@ class RunTrajectories:
         `new_teacher`: this run trains its teacher first. Raises ValueError.
         """
         if self.ode.pairs_dir is None:
-            self._check_disk()
+            needed = self.ode.pairs * trajectory_bytes(self.student, self.ode.dtype)
+            stored = sum(file.stat().st_size for file in self.path.glob("shard_*.safetensors"))
+            disk = shutil.disk_usage(next(folder for folder in self.path.absolute().parents if folder.is_dir()))
+            if disk.total and needed - stored > disk.free:  # /proc has no size; that it takes no files, `claim` finds
+                raise ConfigError(
+                    "ode.pairs", self.ode.pairs,
+                    f"they take {needed / 1e9:,.0f} GB, and run_dir={self.run_dir} has {disk.free / 1e9:,.0f} GB free",
+                    "write another run_dir, or lower ode.pairs",
+                )  # fmt: skip
             if not new_teacher:
                 check_own(self.path, self.origin)
         elif new_teacher:
@@ -77,7 +84,7 @@ class RunTrajectories:
 
     def prompts(self) -> list[str]:
         """List the prompts of the given trajectories that this run trains on. Raises TrajectoriesFailed."""
-        needed = set(self._needed)
+        needed = set(self.order[: self.ode.pairs_at(self.ode.steps - 1)])
         return [entry.prompt for entry in self._given().entries() if entry.number in needed]
 
     def origin(self) -> TrajectoryOrigin:
@@ -98,23 +105,9 @@ class RunTrajectories:
             text_encoder=self.world.text(torch.device("cpu")).identity,
         )
 
-    @property
-    def _needed(self) -> Sequence[int]:
-        return self.order[: self.ode.pairs_at(self.ode.steps - 1)]
-
     def _given(self) -> TrajectoryIndex:
-        return find_given(self.path, self.origin(), self._needed, "ode.pairs_dir")
-
-    def _check_disk(self) -> None:
-        needed = self.ode.pairs * trajectory_bytes(self.student, self.ode.dtype)
-        kept = sum(file.stat().st_size for file in self.path.glob("shard_*.safetensors"))
-        disk = shutil.disk_usage(next(folder for folder in self.path.absolute().parents if folder.is_dir()))
-        if disk.total and needed - kept > disk.free:  # what has no size, as /proc, is no place to write: see `claim`
-            raise ConfigError(
-                "ode.pairs", self.ode.pairs,
-                f"they take {needed / 1e9:,.0f} GB, and run_dir={self.run_dir} has {disk.free / 1e9:,.0f} GB free",
-                "write another run_dir, or lower ode.pairs",
-            )  # fmt: skip
+        needed = self.order[: self.ode.pairs_at(self.ode.steps - 1)]
+        return find_given(self.path, self.origin(), needed, "ode.pairs_dir")
 
 
 def trajectory_bytes(student: StudentConfig, dtype: str) -> int:

@@ -60,10 +60,6 @@ class WandbLog:
         logged |= {f"{stage}/{name}": value for name, value in metrics.items() if not isinstance(value, dict)}
         self.run.log(logged | {f"{stage}/step": step})
 
-    def close(self) -> None:
-        """Finish the wandb run."""
-        self.run.finish()
-
 
 def by_start(metrics: dict[str, Any]) -> dict[str, dict[int, float]]:
     """Select the metrics that are numbers by start; those by role and start become one per role."""

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,13 +35,18 @@ from cluster.bootstrap.learner_places import run_watched, start_places
 from cluster.bootstrap.nodes import needs_of, registered, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
 from cluster.bootstrap.ray_session import connected
+from cluster.config.cluster_config import ClusterConfig
 from cluster.config.scan_config import Scan, ScanConfig
+from cluster.planning.placement import Role
 from cluster.run_errors import RunFailed
 from cluster.runs.display import Display
 from cluster.tuning.run_trial import run_trial
 from cluster.tuning.time_left import ScanClock
-from cluster.tuning.trial_capacity import at_once, trial_roles
+from cluster.tuning.trial_capacity import at_once
 from cluster.tuning.trials import Loop, Trial
+
+_EARLIER = "before "
+"""Begins the identifiers of earlier trials: Tune gives none like it."""
 
 
 def tune_trials(loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequence[Trial]) -> dict[str, str]:
@@ -57,30 +63,36 @@ def tune_trials(loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequen
             display("starting Ray", 1, 1, "")
             if not inline:
                 require_nodes(needs, joined, display.say)
-            return tune_in_session(loop, scan, trials, waiting, display)
+            roles = [Role("trial", 1, scan.scan.cpus, 0.0)] if inline else needs.roles
+            return tune_in_session(loop, scan.scan, scan.cluster, roles, scan.run_dir, trials, waiting, display)
 
 
 def tune_in_session(
-    loop: Loop, scan: Scan, trials: Sequence[Trial], waiting: Sequence[Trial], display: Display
-) -> dict[str, str]:
-    """Run `waiting` as `tune_trials` does, on the Ray that this process is connected to."""
+    loop: Loop, scan: ScanConfig, cluster: ClusterConfig, roles: Sequence[Role], run_dir: str,
+    trials: Sequence[Trial], waiting: Sequence[Trial], display: Display,
+) -> dict[str, str]:  # fmt: skip
+    """Run `waiting` as `tune_trials` does, on the Ray that this process is connected to.
+
+    `roles`: the processes of one trial, its rollout pool at its largest; its driver takes no room.
+    """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     nodes = registered()
-    together = at_once(trial_roles(scan), nodes)
-    if scan.scan.at_once is not None:
-        together = min(together, scan.scan.at_once)
-    if scan.cluster.kind == "inline":
+    together = at_once(roles, nodes)
+    if scan.at_once is not None:
+        together = min(together, scan.at_once)
+    inline = cluster.kind == "inline"
+    if inline:
         most = max(node.cpus for node in nodes)
-        if most < scan.scan.cpus:
+        if most < scan.cpus:
             raise RunFailed(
-                f"scan.cpus={scan.scan.cpus:g}: no node has more than {most:g} CPUs. Fix: write scan.cpus={most:g}."
+                f"scan.cpus={scan.cpus:g}: no node has more than {most:g} CPUs. Fix: write scan.cpus={most:g}."
             )
         by_name = {trial.name: trial for trial in waiting}
-        resources = PlacementGroupFactory([{"CPU": scan.scan.cpus}])
+        resources = PlacementGroupFactory([{"CPU": scan.cpus}])
     else:
         loop = partial(run_watched, loop=loop, places=start_places())
         # The trial's driver is no driver of a job, and does not see RAY_ADDRESS.
-        address = cluster_address(scan.cluster)
+        address = cluster_address(cluster)
         by_name = {
             trial.name: replace(
                 trial, config=replace(trial.config, cluster=replace(trial.config.cluster, address=address))
@@ -94,25 +106,24 @@ def tune_in_session(
             [{f"node:{host}": 0.001}],  # every node has 1; Ray reserves nothing for an empty bundle
             bundle_label_selector=[{"ray.io/node-id": this_node}],
         )
-    inline = scan.cluster.kind == "inline"
     display.say(f"{min(together, len(waiting))} of {len(waiting)} trials at once")
     watcher = Watcher(by_name, display, together)
     tuner = Tuner(
-        tune.with_resources(tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan.scan), resources),
+        tune.with_resources(tune.with_parameters(_run, loop=loop, trials=by_name, scan=scan), resources),
         param_space={"trial": tune.grid_search(list(by_name))},
         tune_config=TuneConfig(
-            scheduler=make_scheduler(scan.scan, trials),
+            scheduler=make_scheduler(scan, trials),
             # A trial of one process declares all that it takes, so nodes that come later hold more of them.
-            max_concurrent_trials=scan.scan.at_once if inline else together,
+            max_concurrent_trials=scan.at_once if inline else together,
             # Starting a process that imports torch takes seconds; a driver ends with its whole run.
             reuse_actors=inline,
-            trial_name_creator=_name_of,
-            trial_dirname_creator=_name_of,
+            trial_name_creator=attrgetter("trial_id"),
+            trial_dirname_creator=attrgetter("trial_id"),
         ),
         run_config=RunConfig(
             name=f"longtake-{uuid.uuid4().hex[:12]}",
-            storage_path=str(Path(scan.run_dir, "ray")),
-            failure_config=FailureConfig(max_failures=scan.scan.retries),
+            storage_path=str(Path(run_dir, "ray")),
+            failure_config=FailureConfig(max_failures=scan.retries),
             callbacks=[watcher],
             verbose=0,
         ),
@@ -130,8 +141,7 @@ def make_scheduler(scan: ScanConfig, trials: Sequence[Trial]) -> TrialScheduler:
         time_attr="step", metric="drift", mode="min", max_t=max(steps + 1, scan.first_rung),
         grace_period=scan.first_rung, reduction_factor=1 / scan.keep, stop_last_trials=False,
     )  # fmt: skip
-    # Under names that Tune gives no trial.
-    earlier = {trial.name: SimpleNamespace(trial_id=_earlier(trial.name), config={}) for trial in trials}
+    earlier = {trial.name: SimpleNamespace(trial_id=_EARLIER + trial.name, config={}) for trial in trials}
     for trial in trials:
         scheduler.on_trial_add(None, earlier[trial.name])
     measurements = [(measured, trial.name) for trial in trials for measured in trial.folder.measurements]
@@ -145,14 +155,10 @@ class _Asha(ASHAScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        before = _earlier(trial.config.get("trial", ""))
+        before = _EARLIER + trial.config.get("trial", "")
         for _, recorded in self._trial_info[trial.trial_id]._rungs:  # Ray has no public way to go on with a scan
             if before in recorded:
                 recorded[trial.trial_id] = recorded.pop(before)
-
-
-def _earlier(name: str) -> str:
-    return f"before {name}"
 
 
 class Watcher(Callback):
@@ -222,7 +228,3 @@ def _run(parameters: dict[str, str], loop: Loop, trials: Mapping[str, Trial], sc
 def _reason(trial: TunedTrial) -> str:
     """Read the last line of a trial's last error."""
     return Path(trial.error_file).read_text().strip().splitlines()[-1]
-
-
-def _name_of(tuned: TunedTrial) -> str:
-    return tuned.trial_id

@@ -39,7 +39,8 @@ def run_trial(loop: Loop, trial: Trial, scan: ScanConfig, report: Report) -> Non
     A process that trains without an update for scan.timeout_s is ended, and so is the driver of a run that, beyond the
     time it may take to begin, has none for so long: a trial holds nothing for ever.
     """
-    config, inline, began, began_cpu = trial.config, trial.inline, time.monotonic(), time.process_time()
+    config, began, began_cpu = trial.config, time.monotonic(), time.process_time()
+    inline = config.cluster.kind == "inline"
     torch.set_num_threads(config.cluster.threads)
     preflight(config)
     train = partial(_train, loop=loop, trial=trial, scan=scan, report=report if inline else None)
@@ -98,7 +99,7 @@ def follow_folder(trial: Trial, scan: ScanConfig, report: Report) -> Iterator[No
                     return
                 if updates.exists() and (size := updates.stat().st_size) > written:
                     written = size
-                    _restart_watchdog(patience_s)
+                    faulthandler.dump_traceback_later(patience_s, exit=True)
                 ended.wait(_POLL_S)
         except Exception as error:  # raised below, in the thread of the trial
             errors.append(error)
@@ -145,7 +146,7 @@ def _train(
 
     def log_and_measure(stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
         log(stage, step, steps, metrics)
-        _restart_watchdog(scan.timeout_s)
+        faulthandler.dump_traceback_later(scan.timeout_s, exit=True)
         if step % scan.every == 0 and step < steps:
             student.load_state_dict(published.published)
             videos, horizons = scan.measured_videos, scan.measured_horizons
@@ -161,13 +162,9 @@ def _train(
 
 @contextmanager
 def _watchdog(silence_s: float) -> Iterator[None]:
-    _restart_watchdog(silence_s)
+    """End this process `silence_s` after the last restart. No Python thread: it ends a hanging kernel, too."""
+    faulthandler.dump_traceback_later(silence_s, exit=True)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def _restart_watchdog(silence_s: float) -> None:
-    """End this process after `silence_s` from now. The watchdog is no Python thread: it ends a hanging kernel, too."""
-    faulthandler.dump_traceback_later(silence_s, exit=True)

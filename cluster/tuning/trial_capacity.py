@@ -4,24 +4,16 @@ Tune reserves what a trial declares in one piece, but Ray Train reserves the lea
 so inside of what Tune has reserved. So what is declared is how many trials run: no more than the nodes hold whole.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.bootstrap.cpus import usable_cpus
 from cluster.bootstrap.ray_environment import cluster_address
-from cluster.config.scan_config import Scan
+from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
 from cluster.planning.placement import Node, Role
 
 _ROUNDING = 1e-9
-
-
-def trial_roles(scan: Scan) -> list[Role]:
-    """List the processes of one trial, its rollout pool at its largest; its driver takes no room."""
-    if scan.cluster.kind == "inline":
-        return [Role("trial", 1, scan.scan.cpus, 0.0)]
-    return placement.roles(scan)
 
 
 def at_once(trial: Sequence[Role], nodes: Sequence[Node]) -> int:
@@ -32,47 +24,35 @@ def at_once(trial: Sequence[Role], nodes: Sequence[Node]) -> int:
     largest that may share its node, so of GPUs that are shared unequally some may stay free.
     """
     taking = [role for role in trial if role.cpus or role.gpus]
-    places = {role.name: {i for i, node in enumerate(nodes) if _may_hold(node, role)} for role in taking}
-    found = []
+    places: dict[str, set[int]] = {}
+    for role in taking:
+        one = replace(role, processes=1)
+        places[role.name] = {i for i, node in enumerate(nodes) if placement.placed([one], [node])[role.name] == 1}
+    counts = []
     for role in taking:
         rivals = [other for other in taking if places[other.name] & places[role.name]]
         room = 0
         for i in places[role.name]:
+            # Below this number of processes, whichever they are, the node always has a place for one of `role`.
             near = [other for other in taking if i in places[other.name]]
-            room += _surely(nodes[i], role, near)
-        found.append(room // sum(rival.processes for rival in rivals) if rivals else 0)
-    return max(1, min(found))
+            bounds = [nodes[i].cpus / max(other.cpus for other in near)] if role.cpus else []
+            if role.gpus:
+                largest = max(near, key=lambda other: other.gpus)
+                bounds.append(nodes[i].gpus * placement.processes_per_gpu(largest))
+            room += min(int(bound + _ROUNDING) for bound in bounds)
+        counts.append(room // sum(rival.processes for rival in rivals) if rivals else 0)
+    return max(1, min(counts))
 
 
-def expected_at_once(scan: Scan) -> str:
-    """Describe how many trials run at once, from the keys and this machine alone.
-
-    Raises ValueError for a trial that the cluster could never hold.
-    """
-    placement.check(scan)
-    roles, cluster = trial_roles(scan), scan.cluster
-    most = math.inf if scan.scan.at_once is None else scan.scan.at_once
+def expected_at_once(cluster: ClusterConfig, roles: Sequence[Role], most: int | None) -> str:
+    """Describe how many trials of `roles` run at once, `most` at most, from the keys and this machine alone."""
     gpus = sum(placement.devices(group) for group in placement.groups(roles))
     if cluster.gpus is not None and gpus:
-        return f"{min(most, max(1, cluster.gpus // gpus))} at once at most on cluster.gpus = {cluster.gpus}"
-    if cluster_address(scan.cluster) is not None or cluster.elsewhere or gpus:
-        bound = "" if scan.scan.at_once is None else f", {most} at most"
+        count = max(1, cluster.gpus // gpus)
+        return f"{count if most is None else min(most, count)} at once at most on cluster.gpus = {cluster.gpus}"
+    if cluster_address(cluster) is not None or cluster.elsewhere or gpus:
+        bound = "" if most is None else f", {most} at most"
         return f"as many at once as the cluster's nodes are sure to hold whole{bound}"
-    here = usable_cpus()
-    return f"{min(most, at_once(roles, [Node(here, 0, {})]))} at once on the {here} CPUs of this machine"
-
-
-def _may_hold(node: Node, role: Role) -> bool:
-    """Tell whether `node` can hold a process of `role`."""
-    return placement.placed([replace(role, processes=1)], [node])[role.name] == 1
-
-
-def _surely(node: Node, role: Role, near: Sequence[Role]) -> int:
-    """Bound the processes of the roles `near` on `node` below which it always has a place for one of `role`."""
-    found = []
-    if role.cpus:
-        found.append(int(node.cpus / max(other.cpus for other in near) + _ROUNDING))
-    if role.gpus:
-        largest = max(near, key=lambda other: other.gpus)
-        found.append(int(node.gpus * placement.processes_per_gpu(largest) + _ROUNDING))
-    return min(found)
+    cpus = usable_cpus()
+    count = at_once(roles, [Node(cpus, 0, {})])
+    return f"{count if most is None else min(most, count)} at once on the {cpus} CPUs of this machine"

@@ -29,11 +29,6 @@ class Trial:
     config: Config
 
     @property
-    def inline(self) -> bool:
-        """Whether the trial is one process, not a run on Ray."""
-        return self.config.cluster.kind == "inline"
-
-    @property
     def name(self) -> str:
         return f"{self.arm}, seed {self.config.seed}"
 

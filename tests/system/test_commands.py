@@ -57,7 +57,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_the_last_
     assert shown.stderr.count("\n") == 1 and "Traceback" not in shown.stderr
     from cluster.runs import checkpoint
 
-    checkpoint.verify(checkpoint.newest(tmp_path / "run/dmd/checkpoints"))
+    checkpoint.verify(checkpoint.paths(tmp_path / "run/dmd/checkpoints")[-1])
     assert not (tmp_path / "run/dmd/student.safetensors").exists()
 
 

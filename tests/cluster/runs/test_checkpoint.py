@@ -107,13 +107,13 @@ def test_a_state_that_could_not_be_read_again_is_refused_when_it_is_saved(state)
 
 
 def test_the_newest_checkpoint_is_that_of_the_highest_step_whenever_it_was_written(tmp_path):
-    assert checkpoint.newest(tmp_path) is None and checkpoint.newest(tmp_path / "nowhere") is None
+    assert not checkpoint.paths(tmp_path) and not checkpoint.paths(tmp_path / "nowhere")
     assert checkpoint.newest_whole(tmp_path / "nowhere") == (None, {})
     for step in (100_000_000, 99_999_999, 9):
         save(tmp_path, step, keep=3)
-    assert checkpoint.step_of(checkpoint.newest(tmp_path)) == 100_000_000
+    assert checkpoint.step_of(checkpoint.paths(tmp_path)[-1]) == 100_000_000
     (tmp_path / "step_00000011_mine").mkdir()
-    assert checkpoint.newest_whole(tmp_path) == (checkpoint.newest(tmp_path), {})
+    assert checkpoint.newest_whole(tmp_path) == (checkpoint.paths(tmp_path)[-1], {})
 
 
 @pytest.mark.parametrize("file", ["student.safetensors", "optimizer.safetensors", "state.msgpack"])
@@ -185,7 +185,7 @@ def test_where_none_is_whole_all_are_named_in_one_line_with_the_cure(tmp_path):
 def test_one_set_aside_is_not_found_again_not_deleted_and_not_overwritten(tmp_path):
     for seed in (5, 6):
         aside = checkpoint.set_aside(save(tmp_path, 3, seed))
-        assert checkpoint.newest(tmp_path) is None and holds(aside, seed)
+        assert not checkpoint.paths(tmp_path) and holds(aside, seed)
     save(tmp_path, 4)
     assert names(tmp_path) == [".step_00000003.damaged", ".step_00000003.damaged-2", "step_00000004"]
 
@@ -204,13 +204,13 @@ def test_what_a_killed_writer_left_is_never_taken_for_a_checkpoint_and_the_next_
         shutil.copytree(good, tmp_path / left)
     assert checkpoint.newest_whole(tmp_path) == (good, {})
     save(tmp_path, 2, seed=7)
-    assert holds(checkpoint.newest(tmp_path), 7) and names(tmp_path) == ["step_00000001", "step_00000002"]
+    assert holds(checkpoint.paths(tmp_path)[-1], 7) and names(tmp_path) == ["step_00000001", "step_00000002"]
 
 
 def test_a_checkpoint_that_was_about_to_be_replaced_is_put_back(tmp_path):
     save(tmp_path, 1).rename(tmp_path / ".step_00000001.replaced")
     checkpoint.tidy(tmp_path)
-    assert names(tmp_path) == ["step_00000001"] and holds(checkpoint.newest(tmp_path), 1)
+    assert names(tmp_path) == ["step_00000001"] and holds(checkpoint.paths(tmp_path)[-1], 1)
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):

@@ -131,7 +131,7 @@ def test_a_save_returns_before_anything_is_written_and_keeps_what_was_there_when
     waiting, position = supply(5)
     with StageFolder(tmp_path) as folder:
         folder.save(learner, 2, (waiting, position))
-        assert checkpoint.newest(tmp_path / "checkpoints") is None
+        assert not checkpoint.paths(tmp_path / "checkpoints")
         learner.update()
         waiting["latents"].fill_(-1)
         position["starts"][0] = -1

@@ -15,6 +15,8 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from cluster.planning import placement
+from cluster.planning.placement import Role
 from cluster.runs.display import Display
 from cluster.tuning.ray_tune import tune_in_session
 from cluster.tuning.trials import Trial
@@ -51,6 +53,14 @@ def once(loss, config, cluster, log):
     dmd(config, cluster, logged)
 
 
+def tune(loop, scan, trials, waiting):
+    """As `tune_trials`, on the Ray of the test."""
+    inline = scan.cluster.kind == "inline"
+    roles = [Role("trial", 1, scan.scan.cpus, 0.0)] if inline else placement.roles(scan)
+    with Display() as display:
+        return tune_in_session(loop, scan.scan, scan.cluster, roles, scan.run_dir, trials, waiting, display)
+
+
 def tuned(loop, folder, *keys):
     """Two trials, one of which learns so fast that it drifts at once, beside one that was measured before."""
     scan, (good, bad) = plan([*SMALL, "scan.over={dmd.student_lr: [1e-6, 0.1]}", "scan.seeds=[0]", "scan.keep=0.5",
@@ -59,8 +69,7 @@ def tuned(loop, folder, *keys):
     before.folder.path.mkdir()
     for step in (1, 2):
         before.folder.keep_measurement({"step": step, "drift": 0.5, "time": 0.0})
-    with Display() as display:
-        assert tune_in_session(loop, scan, [before, good, bad], [good, bad], display) == {}
+    assert tune(loop, scan, [before, good, bad], [good, bad]) == {}
     return good.folder, bad.folder
 
 
@@ -111,8 +120,7 @@ def test_a_run_that_is_stopped_gives_its_room_to_the_next_and_one_that_is_lost_g
     def loop(config, cluster, log):
         (partial(once, loss) if config.run_dir == unlucky else dmd)(config, cluster, log)
 
-    with Display() as display:
-        assert tune_in_session(loop, scan, [before, bad, good], [bad, good], display) == {}
+    assert tune(loop, scan, [before, bad, good], [bad, good]) == {}
     assert bad.folder.state == "stopped" and bad.folder.measurements[-1]["step"] < 30
     assert not (bad.folder.path / "dmd/student.safetensors").exists()
     assert good.folder.state == "finished" and (good.folder.path / "lost").exists()
@@ -131,8 +139,7 @@ def test_a_trial_that_fails_every_time_is_told_with_its_reason_and_tried_again_b
         raise RuntimeError("no such luck")
 
     scan, trials = plan([*SMALL, "window=uniform,prefix", "scan.seeds=[0]", "scan.retries=0", f"run_dir={tmp_path}"])
-    with Display() as display:
-        failures = tune_in_session(fails, scan, trials, trials, display)
+    failures = tune(fails, scan, trials, trials)
     assert set(failures) == {"uniform, seed 0", "prefix, seed 0"}
     assert all("no such luck" in reason for reason in failures.values())
     assert [trial.folder.state for trial in trials] == ["unfinished", "unfinished"]

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from cluster.bootstrap.cpus import usable_cpus
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.scan_config import Scan, ScanConfig
+from cluster.planning import placement
 from cluster.planning.placement import Node, Role, carries, placed
-from cluster.tuning.trial_capacity import at_once, expected_at_once, trial_roles
+from cluster.tuning.trial_capacity import at_once
 from learner.stage_config import DmdConfig
+from reports.scan_report import scan_overview
 from settings.compose import ROOT
 
 A, B = {"role": "learner"}, {"role": "rollout"}
@@ -100,26 +102,31 @@ def scan_on(preset=None, at_once=None, cpus=1.0, **keys):
     return Scan(stage="dmd", cluster=cluster, dmd=DmdConfig(batch_size=8), scan=ScanConfig(at_once=at_once, cpus=cpus))
 
 
+def overview(*arguments, **keys):
+    """The line of a scan's dry run that says how many trials run at once."""
+    return scan_overview(scan_on(*arguments, **keys), []).splitlines()[-1]
+
+
 @pytest.mark.parametrize(("nodes_of_each", "expected"), [((1, 3), 1), ((2, 6), 2), ((2, 5), 1), ((4, 6), 2)])
 def test_of_the_labelled_preset_whole_trials_run_side_by_side(nodes_of_each, expected):
     label = {"ray.io/accelerator-type": "H100"}
     learners, rollouts = nodes_of_each
     there = [Node(64, 8, A | label)] * learners + [Node(64, 8, B | label)] * rollouts
-    assert at_once(trial_roles(scan_on("h100_32")), there) == expected
+    assert at_once(placement.roles(scan_on("h100_32")), there) == expected
 
 
 def test_a_trial_of_one_process_takes_the_cpus_that_were_asked_for_on_one_node():
-    assert at_once(trial_roles(scan_on(cpus=2)), [Node(5, 0, {}), Node(3, 0, {}), Node(1, 0, {})]) == 3
+    assert at_once([Role("trial", 1, 2.0, 0.0)], [Node(5, 0, {}), Node(3, 0, {}), Node(1, 0, {})]) == 3
 
 
 def test_a_dry_run_says_how_many_run_at_once_as_far_as_it_can_know(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     here = usable_cpus()
-    assert expected_at_once(scan_on()) == f"{here} at once on the {here} CPUs of this machine"
-    assert expected_at_once(scan_on("laptop")) == f"{max(1, here // 2)} at once on the {here} CPUs of this machine"
-    assert expected_at_once(scan_on(at_once=1)).startswith("1 at once on")
-    assert expected_at_once(scan_on("h100_8", gpus=24)) == "3 at once at most on cluster.gpus = 24"
-    joined = expected_at_once(scan_on("ray", at_once=2, address="a:1"))
+    assert overview() == f"{here} at once on the {here} CPUs of this machine"
+    assert overview("laptop") == f"{max(1, here // 2)} at once on the {here} CPUs of this machine"
+    assert overview(at_once=1).startswith("1 at once on")
+    assert overview("h100_8", gpus=24) == "3 at once at most on cluster.gpus = 24"
+    joined = overview("ray", at_once=2, address="a:1")
     assert joined == "as many at once as the cluster's nodes are sure to hold whole, 2 at most"
     with pytest.raises(ValueError, match=r"^cluster.gpus=4: 2 learner, 6 rollout processes need 8"):
-        expected_at_once(scan_on("h100_8", gpus=4, node_gpus=4))
+        overview("h100_8", gpus=4, node_gpus=4)
