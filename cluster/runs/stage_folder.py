@@ -3,6 +3,7 @@
 import logging
 import time
 from concurrent import futures
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +41,7 @@ class Resumable(Protocol):
         """Load what `state` gave rank 0; `tensors` are read-only."""
 
 
-class StageFolder:
+class StageFolder(AbstractContextManager):
     """Keep `<run>/<stage>/`: `checkpoints/step_*`, and the result when the stage is finished.
 
     Rank 0 writes and chooses; save, restore and finish are collectives, and a failure of rank 0 stops every rank. Use
@@ -64,9 +65,6 @@ class StageFolder:
         """The checkpoint that is being written."""
         self.waited_s = 0.0
         """Seconds that training has waited for checkpoints to be written."""
-
-    def __enter__(self) -> "StageFolder":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

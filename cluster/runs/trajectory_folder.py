@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from models.checkpoints.safetensors_files import Stored, write_tensors
 from models.errors import StopsRun
 from models.records import ODE, Trajectory
 
+_PARTS = "states", "latents"
 _CURE = "remove it, and the same command makes its trajectories again; copy another run's (ode.pairs_dir) again"
 _OWN = "run_dir", "set the key back, remove that folder, or write a new run_dir"
 """The key of a run's own trajectories, and the fix where they are of another origin."""
@@ -38,7 +40,7 @@ class TrajectoriesFailed(StopsRun, ValueError):
     """Report trajectories of another origin, or an unreadable or unwritten file, with its name and a fix."""
 
 
-class TrajectoryFolder(Sequence[Trajectory]):
+class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
     """Index trajectories by their place in a fixed order, as far as they have arrived without a gap.
 
     Each is a `Trajectory` of number `rollout`, in the dtype of the file. Rank 0 writes. Every rank holds those of the
@@ -57,10 +59,6 @@ class TrajectoryFolder(Sequence[Trajectory]):
         self.unwritten: dict[int, Trajectory] = {}
         self.pairs_per_shard = max(1, shard_bytes // self.origin.trajectory_bytes)
         self.arrived = 0
-        self._look()
-
-    def __enter__(self) -> "TrajectoryFolder":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
@@ -68,6 +66,10 @@ class TrajectoryFolder(Sequence[Trajectory]):
 
     def __len__(self) -> int:
         """Count trajectories from the first in the order to the one before the first missing one."""
+        while self.arrived < len(self.order) and (
+            self.order[self.arrived] in self.entries or self.order[self.arrived] in self.unwritten
+        ):
+            self.arrived += 1
         return self.arrived
 
     @property
@@ -82,10 +84,9 @@ class TrajectoryFolder(Sequence[Trajectory]):
             number = pair.rollout
             assert number not in self.entries and number not in self.unwritten, f"trajectory {number} came twice"
             states, latents = (tensor.to(dtype).contiguous() for tensor in (pair.states, pair.latents))
-            self.unwritten[number] = _pair(number, pair.prompt, pair.seed, states, latents)
+            self.unwritten[number] = Trajectory(number, 0, 0, ODE, pair.prompt, pair.seed, states, latents)
             if len(self.unwritten) == self.pairs_per_shard:
                 self.write()
-        self._look()
 
     def write(self) -> None:
         """Write the trajectories not yet on disk, the same on every rank (a collective). Raises TrajectoriesFailed."""
@@ -113,26 +114,20 @@ class TrajectoryFolder(Sequence[Trajectory]):
         file = shard_path(self.path, entry.shard)
         try:
             with safe_open(file, framework="pt") as opened:  # for this one only: what stays mapped counts as memory
-                states, latents = (opened.get_tensor(name) for name in _names(entry.position))
+                states, latents = (opened.get_tensor(f"{entry.position}/{part}") for part in _PARTS)
         except (SafetensorError, OSError) as error:
             raise TrajectoriesFailed(f"{file} cannot be read ({error}). Fix: {_CURE}.") from error
         if checksum(states, latents) != entry.checksum:
             raise TrajectoriesFailed(
                 f"{file} is damaged (the checksum of trajectory {number} does not match). Fix: {_CURE}."
             )
-        return _pair(number, entry.prompt, entry.seed, states, latents)
-
-    def _look(self) -> None:
-        while self.arrived < len(self.order) and (
-            self.order[self.arrived] in self.entries or self.order[self.arrived] in self.unwritten
-        ):
-            self.arrived += 1
+        return Trajectory(number, 0, 0, ODE, entry.prompt, entry.seed, states, latents)
 
     def _write_shard(self, shard: int, pairs: Sequence[Trajectory]) -> int:
         """Returns the size of the file in bytes."""
         named: dict[str, Tensor] = {}
         for position, pair in enumerate(pairs):
-            named |= zip(_names(position), (pair.states, pair.latents), strict=True)
+            named |= {f"{position}/{part}": getattr(pair, part) for part in _PARTS}
         planned = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in named.items()}
         file = shard_path(self.path, shard)
         try:
@@ -223,11 +218,3 @@ def _write_index(path: Path, index: TrajectoryIndex) -> None:
 
 def _unwritten(file: Path, error: OSError) -> str:
     return f"{file} was not written ({error}). Fix: repair the cause and run the same command again."
-
-
-def _names(position: int) -> tuple[str, str]:
-    return f"{position}/states", f"{position}/latents"
-
-
-def _pair(number: int, prompt: str, seed: int, states: Tensor, latents: Tensor) -> Trajectory:
-    return Trajectory(number, 0, 0, ODE, prompt, seed, states, latents)
