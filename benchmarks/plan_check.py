@@ -111,14 +111,20 @@ def compare(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as run_dir:
         config = run_config(actors, waiting, run_dir)
         measured, predicted = measure(config, PACE), simulate(config, PACE, actors, WARM_UP + UPDATES)
-    windows_per_s = predicted.windows_per_s(WARM_UP)
+    windows_per_s = predicted.settled(WARM_UP).windows_per_s
     return {
         "pool": name,
         "actors": actors,
         "buffer_windows": waiting,
         "windows_per_s": [round(measured.windows_per_s, 3), round(windows_per_s, 3)],
-        "learner_idle": [round(measured.learner_idle_share, 3), round(predicted.learner_idle_share(WARM_UP), 3)],
-        "rollout_idle": [round(measured.rollout_idle_share, 3), round(predicted.rollout_idle_share(WARM_UP), 3)],
+        "learner_idle": [
+            round(measured.learner_idle_share, 3),
+            round(predicted.settled(WARM_UP).learner_idle_share, 3),
+        ],
+        "rollout_idle": [
+            round(measured.rollout_idle_share, 3),
+            round(predicted.settled(WARM_UP).rollout_idle_share, 3),
+        ],
         "ratio": round(measured.windows_per_s / windows_per_s, 4),
     }
 

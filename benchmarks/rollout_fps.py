@@ -137,7 +137,7 @@ def executed_flops(student: StudentConfig) -> float:
 
     Unlike `flops.rollout_flops` without what the read leaves out: the last layer but for its keys and values.
     """
-    wan, tokens = student.wan, flops.frame_tokens(student)
+    wan, tokens = student.wan, student.wan.tokens_per_frame(student.height, student.width)
     queries, keys = student.block_frames * tokens, student.attention_frames * tokens
     steps = len(student.timesteps) * flops.pass_flops(wan, queries, keys)
     return steps + flops.pass_flops(wan, queries, keys, wan.num_layers - 1) + 4.0 * queries * wan.dim**2

@@ -1,6 +1,7 @@
-"""What a run would be: sizes, memory, operations and expected seconds, before anything is made or started."""
+"""Describe a run before it starts: sizes, memory, operations and expected seconds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from actors.prompts import read_prompts
@@ -10,7 +11,7 @@ from cluster.config.devices import DEVICES
 from cluster.config.run_config import Config
 from cluster.planning import flops, memory, placement
 from cluster.planning.flops import Line, StageCost
-from cluster.planning.placement import Node, Role
+from cluster.planning.placement import Role
 from cluster.planning.run_shape import RunShape, run_shape_of
 from cluster.planning.units import shown
 
@@ -45,15 +46,13 @@ def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
     text += _section("Memory of the machines", memory.shared_memory(work))
     if kept := memory.disk(work):
         text += _section("Disk of the run folder", kept)
-    one = [_timed(work, line) for line in flops.operations(work)]
-    text += _section("Operations", one)
+    timed = [
+        replace(line, note=f"{shown(flops.seconds(work, line.value, 1), 's'):>12}  {line.note}".rstrip())
+        for line in flops.operations(work)
+    ]
+    text += _section("Operations", timed)
     text += _stages(work, [flops.stage_cost(work, stage) for stage in config.stages])
     return "\n".join(text)
-
-
-def _timed(work: RunShape, line: Line) -> Line:
-    taken = shown(flops.seconds(work, line.value, 1), "s")
-    return Line(line.name, line.value, line.unit, f"{taken:>12}" + (f"  {line.note}" if line.note else ""))
 
 
 def _section(title: str, lines: Sequence[Line], summed: bool = False) -> list[str]:
@@ -84,29 +83,24 @@ def _placement(cluster: ClusterConfig, autoscale: AutoscaleConfig, taken: Sequen
     text.append("  coordinator     1 x 0 CPU, beside the entry point: keep that node on-demand")
     of = cluster.node_gpus
     nodes = [] if of is None else placement.nodes_for(taken, of)
-    text += [f"  {_needs(group, nodes, of)}" for group in placement.groups(taken)]
+    for group in placement.groups(taken):
+        cpus, gpus = sum(role.processes * role.cpus for role in group), placement.devices(group)
+        own = sum(node.labels == group[0].labels for node in nodes)
+        where = placement.written_labels(group[0].labels) or "any node"
+        text.append(f"  {where}: {cpus:g} CPUs, {gpus} GPUs" + (f", nodes: {own} x {of} GPUs" if own else ""))
     return text
 
 
 def place(role: Role) -> str:
-    """A line: how many processes, what each takes, where."""
+    """Write a line on a role: how many processes, what each takes, on which nodes."""
     each = f"{role.cpus:g} CPU" + (f", {role.gpus:g} GPU" if role.gpus else "")
-    where = f"on {placement.said(role.labels)}" if role.labels else "on any node"
-    first = f", first on {placement.said(role.prefers)}" if role.prefers else ""
+    where = f"on {placement.written_labels(role.labels)}" if role.labels else "on any node"
+    first = f", first on {placement.written_labels(role.prefers)}" if role.prefers else ""
     return f"  {role.name:<12}{role.processes:>5} x {each}, {where}{first}"
 
 
-def _needs(group: Sequence[Role], nodes: Sequence[Node], node_gpus: int | None) -> str:
-    """CPUs and GPUs of roles of equal labels, and those of `nodes` that carry exactly these labels."""
-    cpus, gpus = sum(role.processes * role.cpus for role in group), placement.devices(group)
-    own = sum(node.labels == group[0].labels for node in nodes)
-    said = f", nodes: {own} x {node_gpus} GPUs" if own else ""
-    where = placement.said(group[0].labels) or "any node"
-    return f"{where}: {cpus:g} CPUs, {gpus} GPUs{said}"
-
-
 def _stages(work: RunShape, stages: Sequence[StageCost]) -> list[str]:
-    """What each stage takes, and who sets it."""
+    """Write the time of each stage, and the half that sets it."""
     cluster = work.cluster
     text = ["", f"Stages on {cluster.rollout_actors} rollout processes and {cluster.learner_ranks} learner ranks"]
     for cost in stages:

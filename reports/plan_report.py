@@ -57,8 +57,8 @@ def answer(work: RunShape, plan: PlanConfig, best: Size) -> str:
     return (
         f"Horizons of {video_s(work):.0f} s ({work.rollout.frames} latent frames) on {_gpus(best.learner_gpus)} "
         f"for the learner want {_gpus(best.rollout_gpus)} for rollouts{among}, {ratio:.2f} for each: the learner waits "
-        f"{best.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
-        f"{shown(best.stage_s, 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
+        f"{best.rates.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
+        f"{shown(best.seconds_of(best.steps), 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
         f"{plan.gpu_hour_price:g} an hour."
     )
 
@@ -70,7 +70,7 @@ def _gpus(count: int) -> str:
 def video_s(work: RunShape) -> float:
     """Seconds of video of a rollout."""
     frames = work.rollout.frames
-    return (_WAN_STRIDE * (frames - 1) + 1) / _WAN_FPS if work.in_wan_world else frames / FPS
+    return (_WAN_STRIDE * (frames - 1) + 1) / _WAN_FPS if work.student.in_wan_world else frames / FPS
 
 
 def price(plan: PlanConfig, size: Size) -> float:
@@ -89,13 +89,13 @@ def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
                 f"{'* ' if size is cheapest(sizes) else ''}{size.rollout_gpus}",
                 f"{size.seen.actors}",
                 f"{size.rollout_gpus / size.learner_gpus:.2f}",
-                f"{size.learner_idle_share:.1%}",
-                f"{size.rollout_idle_share:.1%}",
-                f"{size.windows_per_s:.3g}",
-                f"{3600 * size.updates_per_s:.4g}",
-                f"{size.mean_age:.1f}",
+                f"{size.rates.learner_idle_share:.1%}",
+                f"{size.rates.rollout_idle_share:.1%}",
+                f"{size.rates.windows_per_s:.3g}",
+                f"{3600 * size.rates.updates_per_s:.4g}",
+                f"{size.rates.mean_age:.1f}",
                 shown(size.seen.first_window_s, "s"),
-                shown(size.stage_s, "s"),
+                shown(size.seconds_of(size.steps), "s"),
                 f"{size.gpu_days:.2f}",
                 f"{price(plan, size):,.2f}",
             )
@@ -118,13 +118,13 @@ def _memory(work: RunShape) -> list[str]:
 def _wires(work: RunShape, found: dict[str, Cost], best: Size) -> list[str]:
     """What travels while everybody is at work; weights once for every actor, though those of a node share them."""
     held = {line.name: line.value for line in memory.shared_memory(work)}
-    blocks_per_s = best.seen.actors * (1 - best.rollout_idle_share) / found["block_s"].seconds
+    blocks_per_s = best.seen.actors * (1 - best.rates.rollout_idle_share) / found["block_s"].seconds
     block = work.rollout.batch * memory.latent_bytes(work.student, work.student.block_frames, 4)
-    pulls_per_s = min(best.updates_per_s * best.seen.actors, blocks_per_s)
+    pulls_per_s = min(best.rates.updates_per_s * best.seen.actors, blocks_per_s)
     lines = {
         "weights, to all actors": pulls_per_s * held["one version of the weights"],
-        "windows, from actors to the coordinator": best.windows_per_s * held["one window"],
-        "windows, from there to the learner": best.windows_per_s * held["one window"],
+        "windows, from actors to the coordinator": best.rates.windows_per_s * held["one window"],
+        "windows, from there to the learner": best.rates.windows_per_s * held["one window"],
         "blocks, for videos that lose their actor": blocks_per_s * block,
     }
     return [f"  {name:<42}{shown(value, 'B'):>12}/s" for name, value in lines.items()]
@@ -136,7 +136,7 @@ def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
     bought, whose = best.updates_in(days), ", the paper's," if days == _PAPER_GPU_DAYS else ""
     said = (
         f"{days:g} GPU-days{whose} buy {bought:,} updates of the student and "
-        f"{critics * bought:,} of the critic, from {work.dmd_windows * bought:,} windows, on "
+        f"{critics * bought:,} of the critic, from {work.dmd.batch_size * (1 + critics) * bought:,} windows, on "
         f"{best.learner_gpus} + {best.rollout_gpus} GPUs"
     )
     if "ode" not in work.stages:
@@ -150,7 +150,7 @@ def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
 def assumptions(work: RunShape, found: dict[str, Cost]) -> list[str]:
     """What the numbers rest on, one line each."""
     student, rollout, dmd, device = work.student, work.rollout, work.dmd, DEVICES[work.expected_device]
-    gradient = flops.gradient_passes(work.learner.checkpoint_activations)
+    gradient = flops.GRADIENT_PASSES[work.learner.checkpoint_activations]
     from_table = {name for name, cost in found.items() if cost.source.startswith("table")}
     lines = []
     if from_table:
@@ -173,14 +173,14 @@ def assumptions(work: RunShape, found: dict[str, Cost]) -> list[str]:
         )
     lines += [
         f"{dmd.critic_updates} critic updates for each of the student, {dmd.batch_size} windows in each: "
-        f"{work.dmd_windows} windows an update, none used twice",
+        f"{dmd.batch_size * (1 + dmd.critic_updates)} windows an update, none used twice",
         f"{rollout.windows} windows from each rollout; an actor stops behind the last of a dispatch, which makes "
         f"{work.made_share:.0%} of {rollout.frames} frames (window.law={work.window.law})",
         f"at most {work.buffer.windows} windows dispatched or waiting (buffer.windows), buffer.policy="
         f"{work.buffer.policy}; they leave in the order drawn at dispatch",
         "a GPU that waits is paid in full; one kind of GPU for both halves, one learner rank on each",
     ]
-    if work.in_wan_world:
+    if work.student.in_wan_world:
         lines.append(
             "a window from the middle of a video costs its actor an image latent: context decoded, one encoded"
         )
@@ -200,8 +200,8 @@ def draw_plan(sizes: Sequence[Size], path: Path) -> None:
     best, gpus = cheapest(sizes), [size.rollout_gpus for size in sizes]
     figure = Figure(figsize=(7.2, 5.6), layout="constrained")
     waits, cost = figure.subplots(2, 1, sharex=True)
-    waits.plot(gpus, [size.learner_idle_share for size in sizes], "-o", color=_LEARNER, label="learner waits")
-    waits.plot(gpus, [size.rollout_idle_share for size in sizes], "--s", color=_ACTORS, label="actors wait")
+    waits.plot(gpus, [size.rates.learner_idle_share for size in sizes], "-o", color=_LEARNER, label="learner waits")
+    waits.plot(gpus, [size.rates.rollout_idle_share for size in sizes], "--s", color=_ACTORS, label="actors wait")
     waits.set(ylabel="share of their time", ylim=(-0.02, 1))
     waits.yaxis.set_major_formatter(PercentFormatter(1.0))
     cost.plot(gpus, [size.gpu_days for size in sizes], "-o", color=_COST)

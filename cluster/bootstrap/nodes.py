@@ -89,8 +89,8 @@ def wait_for_nodes(wanted: list[Role], timeout_s: float, say: Callable[[str], No
             lacking = placement.missing(wanted, nodes, in_use)
             if time.monotonic() > deadline:
                 raise CannotStart(
-                    f"{lacking or 'no room'}: not there within cluster.nodes_timeout_s = {timeout_s:g} s; "
-                    f"{placement.cure(wanted, nodes)}"
+                    f"cluster.nodes_timeout_s={timeout_s:g}: {lacking or 'no room'}, for longer than that. "
+                    f"Fix: {placement.cure(wanted, nodes)}."
                 )
             if lacking not in (None, before):
                 say(lacking)
@@ -107,26 +107,19 @@ def require_nodes(needs: RunNeeds, joined: bool, say: Callable[[str], None]) -> 
     """
     if joined:
         wait_for_nodes(needs.first_roles, needs.cluster.nodes_timeout_s, say)
-        require_shared_folder(needs)
+        # Every node that may hold a learner rank writes into the run's folder, which this process has claimed.
+        for address, fault in _faults(needs.cluster, [needs.cluster.learner_labels], folder_fault, needs.run_dir):
+            raise CannotStart(
+                f"run_dir={needs.run_dir}: it cannot be used on node {address} ({fault}). Fix: write a folder on "
+                "storage that all nodes share and may write to."
+            )
         note_unshared_texts(needs, say)
         return
     nodes = registered()
-    if placement.missing(needs.roles, nodes) is not None:
+    if (lacking := placement.missing(needs.roles, nodes)) is not None:
         raise CannotStart(
-            f"{placement.cure(needs.roles, nodes)}; this machine is all there is, for neither cluster.address nor "
-            "RAY_ADDRESS names a cluster"
-        )
-
-
-def require_shared_folder(needs: RunNeeds) -> None:
-    """Have every node that may hold a learner rank write into the run's folder, which this process has claimed.
-
-    Raises CannotStart with the first node that cannot.
-    """
-    for address, fault in _faults(needs.cluster, [needs.cluster.learner_labels], folder_fault, needs.run_dir):
-        raise CannotStart(
-            f"run_dir={needs.run_dir} cannot be used on node {address} ({fault}); give a folder on storage that "
-            "all nodes share and may write to"
+            f"cluster.address=null: {lacking}, and this machine is all there is. Fix: name a cluster here or by "
+            f"RAY_ADDRESS, or {placement.cure(needs.roles, nodes)}."
         )
 
 

@@ -23,44 +23,31 @@ def require_head(address: str) -> None:
 
     Raises CannotStart.
     """
+    key, mode = f"cluster.address={address}", os.environ.get("RAY_AUTH_MODE")
+    token = "the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
     if address.startswith(("http", "ray://")):
         kind = "a dashboard's" if address.startswith("http") else "Ray Client's"
-        raise CannotStart(f"cluster.address={address} is {kind}; give the cluster's, like host:6379")
+        raise CannotStart(f"{key}: it is {kind}. Fix: write the cluster's, like host:6379.")
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
         return
     try:
         socket.create_connection((host, int(port)), timeout=_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
-        raise CannotStart(
-            f"nothing answers at cluster.address={address} ({error}); start a cluster or check it"
-        ) from error
+        raise CannotStart(f"{key}: nothing answers there ({error}). Fix: start a cluster or check it.") from error
     try:
-        version = _version(address)
+        with init_grpc_channel(address) as channel:
+            head = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_TIMEOUT_S)
     except AuthenticationError as error:
-        raise CannotStart(
-            "RAY_AUTH_MODE is token here, and there is no token; put the cluster's into ~/.ray/auth_token or "
-            "RAY_AUTH_TOKEN, or set RAY_AUTH_MODE=disabled for a cluster without"
-        ) from error
-    if version != ray.__version__:
-        raise CannotStart(
-            f"the cluster at {address} runs Ray {version}, and here is {ray.__version__}; install the same on both"
-        )
-
-
-def _version(address: str) -> str:
-    mode = os.environ.get("RAY_AUTH_MODE")
-    with init_grpc_channel(address) as channel:
-        try:
-            return NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_TIMEOUT_S).ray_version
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                here = "another one is given" if mode == "token" else f"RAY_AUTH_MODE is {mode} here; set it to token"
-                raise CannotStart(
-                    f"the cluster at {address} demands its token, and {here}, with the cluster's token in "
-                    "~/.ray/auth_token or RAY_AUTH_TOKEN"
-                ) from error
-            raise CannotStart(
-                f"what answers at cluster.address={address} is no Ray head ({error.code().name}); give the head's "
-                "port, 6379 by default"
-            ) from error
+        cure = f"put {token}, or set RAY_AUTH_MODE=disabled for a cluster without"
+        raise CannotStart(f"RAY_AUTH_MODE=token: there is no token here. Fix: {cure}.") from error
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            cure = f"set RAY_AUTH_MODE=token, with {token}"
+            problem = f"the cluster at {address} demands its token" + (", not another" if mode == "token" else "")
+            raise CannotStart(f"RAY_AUTH_MODE={mode}: {problem}. Fix: {cure}.") from error
+        cure = "write the head's port, 6379 by default"
+        raise CannotStart(f"{key}: no Ray head answers there ({error.code().name}). Fix: {cure}.") from error
+    if head.ray_version != ray.__version__:
+        problem = f"the cluster runs Ray {head.ray_version}, and here is {ray.__version__}"
+        raise CannotStart(f"{key}: {problem}. Fix: install the same on both.")

@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from cluster.bootstrap.nodes import RunNeeds, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
-from cluster.bootstrap.upload import upload_of
+from cluster.bootstrap.upload import UPLOAD_FIX, upload_of
 from cluster.run_errors import CannotStart
 
 _CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -40,13 +40,13 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
         # A submitted job brings the code along; a driver from outside must send it.
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         if not submitted and (refusal := upload_of(_CHECKOUT).too_large):
-            raise CannotStart(refusal)
+            raise CannotStart(f"cluster.address={address}: {refusal}. Fix: {UPLOAD_FIX}.")
         try:
             ray.init(address=address, runtime_env=None if submitted else {"working_dir": str(_CHECKOUT)}, **quiet)
         except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())[:160]
             raise CannotStart(
-                f"no Ray could be joined at {address} ({' '.join(str(error).split())[:160]}); check cluster.address "
-                "and RAY_ADDRESS"
+                f"cluster.address={address}: no Ray could be joined ({said}). Fix: check it and RAY_ADDRESS."
             ) from error
     try:
         yield address is not None

@@ -9,6 +9,7 @@ from cluster.planning.units import shown
 from models.errors import ConfigError
 
 _LARGEST = 3
+UPLOAD_FIX = "move the largest parts away, or name them in .rayignore"
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class Upload:
 
     @property
     def too_large(self) -> str | None:
-        """Name the largest parts and the cure, in a line, if Ray would refuse the upload."""
+        """Name the largest parts, in a line, if Ray would refuse the upload."""
         if self.size <= self.limit:
             return None
         largest = sorted(self.parts, key=self.parts.__getitem__, reverse=True)[:_LARGEST]
         named = ", ".join(f"{name} ({self.parts[name] / 2**20:.0f} MiB)" for name in largest)
         return (
-            f"the upload of this folder has {self.size / 2**20:.0f} MiB, and Ray takes {self.limit / 2**20:.0f}; move "
-            f"away or name in .rayignore: {named}"
+            f"the upload of this folder has {self.size / 2**20:.0f} MiB, and Ray takes {self.limit / 2**20:.0f}; the "
+            f"largest parts are {named}"
         )
 
 
@@ -61,7 +62,7 @@ def upload_lines(folder: Path, elsewhere: bool) -> list[str]:
     """Describe the upload for a dry run. Raises ConfigError for one that Ray would refuse, if it goes `elsewhere`."""
     upload = upload_of(folder)
     if upload.too_large and elsewhere:
-        raise ConfigError("cluster", None, upload.too_large, "make the upload smaller")
+        raise ConfigError("cluster", None, upload.too_large, UPLOAD_FIX)
     text = ["", "Upload of ray job submit --working-dir ."]
     text.append(f"  {upload.files} files, {shown(upload.size, 'B')}, of {shown(upload.limit, 'B')} that Ray takes")
-    return text + ([f"  warning: {upload.too_large}"] if upload.too_large else [])
+    return text + ([f"  warning: {upload.too_large}; {UPLOAD_FIX}"] if upload.too_large else [])

@@ -14,6 +14,8 @@ from cluster.planning.run_shape import RunShape, judged_stage
 from models.flow_matching import warped_sigmas
 from models.network_config import StudentConfig, WanConfig
 
+GRADIENT_PASSES = {False: 3, True: 4}
+"""Cost of a pass with gradient, in forward passes, by checkpointing: it makes each block again on the way back."""
 VAE_LATENT_PIXELS = 60 * 104
 VAE_DECODE_FLOPS = 13_550_000_455_680
 """Decoding one latent frame of VAE_LATENT_PIXELS behind others; a video's first, one image, costs a third."""
@@ -22,7 +24,7 @@ VAE_ENCODE_IMAGE_FLOPS = 2_718_293_360_640
 
 
 def pass_flops(wan: WanConfig, queries: int, keys: float, layers: int | None = None) -> float:
-    """One forward pass of `queries` tokens, each of which sees `keys` tokens (their mean) and the text.
+    """Count one forward pass of `queries` tokens, each of which sees `keys` tokens (their mean) and the text.
 
     `layers` counts only so many of the layers.
     """
@@ -31,19 +33,14 @@ def pass_flops(wan: WanConfig, queries: int, keys: float, layers: int | None = N
     return 2.0 * (wan.num_layers if layers is None else layers) * queries * (matrices + attention)
 
 
-def frame_tokens(student: StudentConfig) -> int:
-    """Tokens of one latent frame."""
-    return student.wan.tokens_per_frame(student.height, student.width)
-
-
 def block_pass_flops(student: StudentConfig, seen_frames: int) -> float:
-    """One pass of a block that sees `seen_frames` frames, itself included: 40.4e12 for Wan 1.3B and 21 frames."""
-    tokens = frame_tokens(student)
+    """Count one pass of a block that sees `seen_frames` frames, itself included: 40.4e12 for Wan 1.3B and 21 frames."""
+    tokens = student.wan.tokens_per_frame(student.height, student.width)
     return pass_flops(student.wan, student.block_frames * tokens, seen_frames * tokens)
 
 
 def read_flops(student: StudentConfig, frames: int, before: int = 0) -> float:
-    """Reading `frames` finished frames into the cache, behind `before` others: one pass, each block its window."""
+    """Count the read of `frames` finished frames into the cache, behind `before` others: each block sees its window."""
     block = student.block_frames
     return sum(
         block_pass_flops(student, min(first + block, student.attention_frames))
@@ -52,23 +49,18 @@ def read_flops(student: StudentConfig, frames: int, before: int = 0) -> float:
 
 
 def rollout_flops(student: StudentConfig, frames: int, before: int = 0) -> float:
-    """Making `frames` frames of one video behind `before` others: every denoising step, then the read."""
+    """Count `frames` new frames of one video behind `before` others: every denoising step, then the read."""
     return (len(student.timesteps) + 1) * read_flops(student, frames, before)
 
 
 def score_flops(wan: WanConfig, student: StudentConfig, frames: int) -> float:
-    """One pass of a bidirectional network (teacher, critic) over `frames` frames."""
+    """Count one pass of a bidirectional network (teacher, critic) over `frames` frames."""
     tokens = frames * wan.tokens_per_frame(student.height, student.width)
     return pass_flops(wan, tokens, tokens)
 
 
-def gradient_passes(checkpointed: bool) -> int:
-    """What a pass with gradient costs, in forward passes: two more going back, one more where blocks are made again."""
-    return 4 if checkpointed else 3
-
-
 def masked_flops(student: StudentConfig, frames: int, history: int) -> tuple[float, float]:
-    """The student's x0 of a window of `frames` behind `history` frames, in one masked pass: (clean, noisy) forward.
+    """Count the student's x0 of a window behind `history` frames, in one masked pass: (clean, noisy) forward.
 
     Clean frames are read without gradient, the window's last block excepted; every noisy block sees its whole window.
     """
@@ -77,27 +69,22 @@ def masked_flops(student: StudentConfig, frames: int, history: int) -> tuple[flo
     return clean, read_flops(student, frames, history)
 
 
-def regenerated_flops(student: StudentConfig, frames: int, history: int, gradient: int) -> float:
-    """The window made again block by block, its last denoising step as dear as `gradient` passes; history not read."""
-    others = len(student.timesteps) - 1 + 1  # the other denoising steps, and the read into the cache
-    return (others + gradient) * read_flops(student, frames, history)
-
-
 def replay_flops(student: StudentConfig, frames: int, history: int, replay: str, gradient: int) -> float:
-    """The current student's x0 of a window, by `dmd.replay`; the pass with gradient costs `gradient` (1: none)."""
+    """Count the student's x0 of a window, by `dmd.replay`; the pass with gradient costs `gradient` (1: none)."""
     if replay == "blockwise":
-        return read_flops(student, history) + regenerated_flops(student, frames, history, gradient)
+        # The last of the denoising steps is as dear as `gradient` passes; the others, and the read into the cache, one.
+        return read_flops(student, history) + (len(student.timesteps) + gradient) * read_flops(student, frames, history)
     clean, noisy = masked_flops(student, frames, history)
     return clean + gradient * noisy
 
 
 def decode_flops(student: StudentConfig, frames: int) -> float:
-    """Decoding `frames` latent frames by Wan's VAE, behind others."""
+    """Count the decoding of `frames` latent frames by Wan's VAE, behind others."""
     return frames * VAE_DECODE_FLOPS * student.height * student.width / VAE_LATENT_PIXELS
 
 
 def image_latent_flops(student: StudentConfig, context: int) -> float:
-    """The image latent that opens a mid-video window: `context` frames before it decoded, the last image encoded."""
+    """Count an image latent of a mid-video window: `context` frames before it decoded, the last image encoded."""
     encode = VAE_ENCODE_IMAGE_FLOPS * student.height * student.width / VAE_LATENT_PIXELS
     return decode_flops(student, context) + encode
 
@@ -116,6 +103,14 @@ class Line:
 
 
 @dataclass(frozen=True)
+class WindowCost:
+    """Operations of one window of the student's update, and of one of the critic's."""
+
+    student: float
+    critic: float
+
+
+@dataclass(frozen=True)
 class StageCost:
     """Operations of a whole stage: of all actors together, and of all learner ranks together."""
 
@@ -127,19 +122,19 @@ class StageCost:
 
 
 def operations(work: RunShape) -> list[Line]:
-    """FLOP of the parts that everything else is made of."""
+    """List the operations of the parts that all else is made of."""
     student, stage = work.student, judged_stage(work.stages)
-    block, frames = student.block_frames, work.window.frames
+    block, frames, window = student.block_frames, work.window.frames, window_flops(work, stage)
     one = block_pass_flops(student, student.attention_frames)
     made = rollout_flops(student, block, before=student.attention_frames)
     lines = [
         Line("one pass of a block", one, "FLOP", f"sees {student.attention_frames} frames"),
         Line("one finished block", made, "FLOP", f"{len(student.timesteps)} steps and a read"),
         Line("one rollout", rollout_flops(student, work.rollout.frames), "FLOP", "to rollout.frames"),
-        Line("one window of the student", student_window_flops(work, stage), "FLOP", f"{frames} frames, with scores"),
-        Line("one window of the critic", critic_window_flops(work, stage), "FLOP", f"{frames} frames"),
+        Line("one window of the student", window.student, "FLOP", f"{frames} frames, with scores"),
+        Line("one window of the critic", window.critic, "FLOP", f"{frames} frames"),
     ]
-    if work.in_wan_world:
+    if student.in_wan_world:
         context = work.frames(stage)[1]
         lines += [
             Line("VAE, one block decoded", decode_flops(student, block), "FLOP", f"{block} latent frames"),
@@ -153,74 +148,53 @@ def operations(work: RunShape) -> list[Line]:
     return lines
 
 
-def student_window_flops(work: RunShape, stage: str) -> float:
-    """One window of the student's update: its x0 with gradient, two scores of the teacher, one of the critic."""
-    student, frames = work.student, work.window.frames
-    gradient = gradient_passes(work.learner.checkpoint_activations)
-    x0 = replay_flops(student, frames, work.frames(stage)[1], work.dmd.replay, gradient)
-    teacher = score_flops(work.teacher_wan, student, frames)
-    return x0 + 2 * teacher + score_flops(student.wan, student, frames)
+def window_flops(work: RunShape, stage: str) -> WindowCost:
+    """Count one window of the student's update, and one of the critic's.
 
-
-def critic_window_flops(work: RunShape, stage: str) -> float:
-    """One window of the critic's update: the student's x0 without gradient, one pass of the critic with it."""
-    student, frames = work.student, work.window.frames
-    gradient = gradient_passes(work.learner.checkpoint_activations)
-    x0 = replay_flops(student, frames, work.frames(stage)[1], work.dmd.replay, 1)
-    return x0 + gradient * score_flops(student.wan, student, frames)
+    Student: its x0 with gradient, two scores of the teacher, one of the critic. Critic: the student's x0 without
+    gradient, one pass of the critic with it.
+    """
+    student, frames, (_, history) = work.student, work.window.frames, work.frames(stage)
+    gradient, replay = GRADIENT_PASSES[work.learner.checkpoint_activations], work.dmd.replay
+    own = score_flops(student.wan, student, frames)
+    x0 = replay_flops(student, frames, history, replay, gradient)
+    return WindowCost(
+        student=x0 + 2 * score_flops(work.teacher_wan, student, frames) + own,
+        critic=replay_flops(student, frames, history, replay, 1) + gradient * own,
+    )
 
 
 def stage_cost(work: RunShape, stage: str) -> StageCost:
-    """Operations of a whole stage, as it is configured."""
-    return {"teacher": _teacher_cost, "ode": _ode_cost, "dmd": _dmd_cost, "grpo": _grpo_cost}[stage](work)
+    """Count the operations of a whole stage.
 
-
-def seconds(work: RunShape, flops: float, processes: int) -> float:
-    """Time of `flops` on `processes` of the expected devices, at the share of their peak that the table names."""
-    device = DEVICES[work.expected_device]
-    per_process = work.cluster.threads if work.expected_device == "cpu" else 1
-    return flops / (processes * per_process * device.peak_flops * device.sustained)
-
-
-def stage_seconds(work: RunShape, cost: StageCost) -> float:
-    """Expected time of a stage: actors and learner work side by side, but for what is made ahead."""
-    actors, ranks = work.cluster.rollout_actors, work.cluster.learner_ranks
-    beside = max(seconds(work, cost.actors - cost.ahead, actors), seconds(work, cost.learner, ranks))
-    return seconds(work, cost.ahead, actors) + beside
-
-
-def _teacher_cost(work: RunShape) -> StageCost:
-    videos = work.pretrain.steps * work.pretrain.batch_size
-    gradient = gradient_passes(work.learner.checkpoint_activations)
-    score = score_flops(work.teacher_wan, work.student, work.student.horizon_frames)
-    return StageCost("teacher", 0.0, videos * gradient * score)
-
-
-def _ode_cost(work: RunShape) -> StageCost:
-    student, ode = work.student, work.ode
-    steps = len(solver_sigmas(warped_sigmas(student.timesteps, student.shift), ode.solver_steps, student.shift))
-    pairs = ode.pairs if ode.pairs_dir is None else 0
-    made = pairs * steps * 2 * score_flops(work.teacher_wan, student, student.horizon_frames)
-    gradient = gradient_passes(work.learner.checkpoint_activations)
-    window = replay_flops(student, student.horizon_frames, 0, "masked", gradient)
-    ahead = made * ode.pairs_at(0) / ode.pairs
-    return StageCost("ode", made, ode.steps * ode.batch_size * window, ahead)
-
-
-def _dmd_cost(work: RunShape) -> StageCost:
-    """Rollouts stop behind their last window. Every mid-video window of Wan also needs an image latent."""
-    student, dmd, rollout = work.student, work.dmd, work.rollout
-    windows = dmd.steps * work.dmd_windows
+    Rollouts of stage dmd stop after their last window; every mid-video window of Wan also needs an image latent.
+    """
+    student, ode, dmd, rollout = work.student, work.ode, work.dmd, work.rollout
+    gradient = GRADIENT_PASSES[work.learner.checkpoint_activations]
+    score = score_flops(work.teacher_wan, student, student.horizon_frames)
+    if stage == "grpo":
+        return _grpo_cost(work)
+    if stage == "teacher":
+        return StageCost(stage, 0.0, work.pretrain.steps * work.pretrain.batch_size * gradient * score)
+    if stage == "ode":
+        steps = len(solver_sigmas(warped_sigmas(student.timesteps, student.shift), ode.solver_steps, student.shift))
+        trajectories = ode.pairs if ode.pairs_dir is None else 0
+        made = trajectories * steps * 2 * score
+        window = replay_flops(student, student.horizon_frames, 0, "masked", gradient)
+        ahead = made * ode.pairs_at(0) / ode.pairs
+        return StageCost(stage, made, ode.steps * ode.batch_size * window, ahead)
+    windows = dmd.steps * dmd.batch_size * (1 + dmd.critic_updates)
     end = round(work.made_share * rollout.frames)
     made = windows / rollout.windows * rollout_flops(student, end - end % student.block_frames)
-    if work.in_wan_world:
-        made += windows * image_latent_flops(student, work.frames("dmd")[1])
-    critic = dmd.critic_updates * critic_window_flops(work, "dmd")
-    return StageCost("dmd", made, dmd.steps * dmd.batch_size * (student_window_flops(work, "dmd") + critic))
+    if student.in_wan_world:
+        made += windows * image_latent_flops(student, work.frames(stage)[1])
+    window = window_flops(work, stage)
+    critic = dmd.critic_updates * window.critic
+    return StageCost(stage, made, dmd.steps * dmd.batch_size * (window.student + critic))
 
 
 def _grpo_cost(work: RunShape) -> StageCost:
-    """Without what decoding and rewards cost, which other processes pay, and without the sentinels' videos."""
+    """Leave out decoding and rewards, which other processes pay, and the sentinels' videos."""
     student, grpo, group = work.student, work.grpo, work.group
     forked = grpo.steps * grpo.groups / group.forks
     past = work.last_fork
@@ -228,12 +202,26 @@ def _grpo_cost(work: RunShape) -> StageCost:
     made = forked * (rollout_flops(student, past) + group.forks * group.members * own)
     transitions = 1 if group.transitions == "one" else len(student.timesteps) - 1
     clean, noisy = masked_flops(student, group.frames, work.frames("grpo")[1])
-    gradient = gradient_passes(work.learner.checkpoint_activations)
+    gradient = GRADIENT_PASSES[work.learner.checkpoint_activations]
     networks = 2 if grpo.kl else 1
     passes = networks * (clean + noisy) + grpo.passes * (clean + gradient * noisy)
     learnt = grpo.steps * grpo.groups * group.members * transitions * passes
     if grpo.dmd_weight:
         windows = grpo.steps * grpo.groups * grpo.dmd_members
-        scored = grpo.passes * student_window_flops(work, "grpo")
-        learnt += windows * (scored + grpo.critic_updates * critic_window_flops(work, "grpo"))
+        window = window_flops(work, "grpo")
+        learnt += windows * (grpo.passes * window.student + grpo.critic_updates * window.critic)
     return StageCost("grpo", made, learnt)
+
+
+def seconds(work: RunShape, flops: float, processes: int) -> float:
+    """Estimate the time of `flops` on `processes` of the expected devices, at the sustained share of their peak."""
+    device = DEVICES[work.expected_device]
+    per_process = work.cluster.threads if work.expected_device == "cpu" else 1
+    return flops / (processes * per_process * device.peak_flops * device.sustained)
+
+
+def stage_seconds(work: RunShape, cost: StageCost) -> float:
+    """Estimate the time of a stage: actors and learner work at once, but for what is made ahead."""
+    actors, ranks = work.cluster.rollout_actors, work.cluster.learner_ranks
+    together = max(seconds(work, cost.actors - cost.ahead, actors), seconds(work, cost.learner, ranks))
+    return seconds(work, cost.ahead, actors) + together

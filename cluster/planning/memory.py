@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 from actors.rollout_config import GroupConfig, WindowConfig
-from cluster.planning.flops import Line, frame_tokens
+from cluster.planning.flops import Line
 from cluster.planning.run_shape import RunShape, frames_of_pass, judged_stage
 from cluster.runs.trajectories import trajectory_bytes
 from models.network_config import StudentConfig, WanConfig
@@ -28,46 +28,41 @@ _LATENT = 4
 
 @lru_cache
 def parameters(wan: WanConfig) -> int:
-    """Of one network: 1,418,996,800 for Wan 1.3B. Counted on the network itself, on torch's "meta" device."""
+    """Count those of one network: 1,418,996,800 for Wan 1.3B. The network itself is made, on torch's "meta" device."""
     with torch.device("meta"):
         return sum(p.numel() for p in Wan(wan).parameters())
 
 
 @lru_cache
 def block_parameters(wan: WanConfig) -> int:
-    """Of one transformer block: what FSDP2 makes whole at a time."""
+    """Count the parameters of one transformer block, which FSDP2 makes whole at a time."""
     with torch.device("meta"):
         return sum(p.numel() for p in Wan(wan).blocks[0].parameters())
 
 
 def adapter_parameters(wan: WanConfig, rank: int) -> int:
-    """Of LoRA adapters of `rank` on all matrices of the blocks: two attentions of four, and the feed-forward."""
+    """Count those of LoRA adapters on all matrices of the blocks: two attentions of four, and the feed-forward."""
     return wan.num_layers * rank * (8 * 2 * wan.dim + 2 * (wan.dim + wan.ffn_dim))
 
 
 def kv_bytes(wan: WanConfig, tokens: int, element: int = 2) -> int:
-    """Keys and values of all layers for `tokens` tokens: 287.5e6 for a frame of Wan 1.3B in bfloat16."""
+    """Size the keys and values of all layers for `tokens`: 287.5e6 bytes for a frame of Wan 1.3B in bfloat16."""
     return 2 * wan.num_layers * wan.dim * tokens * element
 
 
 def cache_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
-    """Keys and values of `frames` latent frames."""
-    return kv_bytes(student.wan, frames * frame_tokens(student), element)
+    """Size the keys and values of `frames` latent frames, in bytes."""
+    return kv_bytes(student.wan, frames * student.wan.tokens_per_frame(student.height, student.width), element)
 
 
 def latent_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
-    """`frames` latent frames of one video."""
+    """Size `frames` latent frames of one video, in bytes."""
     channels, height, width = student.frame_shape
     return frames * channels * height * width * element
 
 
-def working_bytes(wan: WanConfig, tokens: int, element: int) -> int:
-    """What one block holds at work without gradient: its input and its widest product, gates in float32."""
-    return tokens * (wan.dim * (4 * element + 2 * 4) + 2 * wan.ffn_dim * element)
-
-
 def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
-    """What a pass with gradient over `tokens` tokens keeps until it goes back.
+    """Size the activations that a pass with gradient over `tokens` keeps until its backward pass, in bytes.
 
     Checkpointed: the input of every block, and one block's own. Else every block's own: what `Block.forward` saves,
     with gates and norms in float32. Masks, text and what is kept once per frame are left out.
@@ -82,7 +77,7 @@ def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bo
 
 
 def networks(work: RunShape) -> list[Line]:
-    """Parameters of every network, and of those the ones that train."""
+    """List the parameters of every network, and those that train."""
     student, teacher = work.student.wan, work.teacher_wan
     lines = [
         Line("student", parameters(student), "parameters", work.student.model),
@@ -96,66 +91,83 @@ def networks(work: RunShape) -> list[Line]:
 
 
 def rank_memory(work: RunShape, stage: str) -> list[Line]:
-    """Bytes of one learner rank; a kernel's own workspace and fragmentation are not in it."""
-    lines = [*_weights_memory(work, stage), *_pass_memory(work, stage)]
-    return [line for line in lines if line.value]
-
-
-def _weights_memory(work: RunShape, stage: str) -> list[Line]:
-    wan, learner = _trained_wan(work, stage), work.learner
+    """List the bytes of one learner rank; a kernel's own workspace and fragmentation are not in it."""
+    learner, ranks, student = work.learner, work.cluster.learner_ranks, work.student
+    wan = work.teacher_wan if stage == "teacher" else student.wan
     held = trained = parameters(wan)
     if learner.lora_rank is not None and stage in ("dmd", "grpo"):
         trained = adapter_parameters(wan, learner.lora_rank)
         held += trained
-    part = {name: size / work.cluster.learner_ranks for name, size in TRAINED_BYTES.items()}
-    networks = _trained_networks(work, stage)
-    whose = "student and critic" if networks == 2 else "teacher" if stage == "teacher" else "student"
+    part = {name: size / ranks for name, size in TRAINED_BYTES.items()}
+    with_critic = stage == "dmd" or bool(stage == "grpo" and work.grpo.dmd_weight)
+    networks = 2 if with_critic else 1
+    whose = "student and critic" if with_critic else "teacher" if stage == "teacher" else "student"
     averages = part["weights"] * trained if stage != "ode" else 0.0
-    return [
+    frozen = 0
+    if not learner.teacher_offload:  # the teacher, and in stage grpo the student that KL is taken to
+        frozen += parameters(work.teacher_wan) if with_critic else 0
+        frozen += parameters(student.wan) if stage == "grpo" and work.grpo.kl else 0
+    whole = 0.0
+    if ranks > 1 or learner.dtype != "float32":
+        # FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced.
+        own = 3 * block_parameters(student.wan) * BYTES[learner.dtype]
+        whole = max(own, 2 * block_parameters(work.teacher_wan) * BYTES[learner.teacher_dtype])
+    lines = [
         Line("weights", networks * part["weights"] * held, "B", f"float32, of {whose}; cut over the ranks"),
         Line("gradients", networks * part["gradients"] * trained, "B", "float32"),
         Line("optimiser", networks * part["optimiser"] * trained, "B", "AdamW's two moments, float32"),
         Line("averages", averages, "B", "float32"),
-        Line("frozen networks", _frozen_bytes(work, stage), "B", f"{learner.teacher_dtype}, cut over the ranks"),
-        Line("whole blocks", _whole_bytes(work), "B", "one at work, the next, and gradients of one"),
+        Line(
+            "frozen networks",
+            BYTES[learner.teacher_dtype] * frozen / ranks,
+            "B",
+            f"{learner.teacher_dtype}, cut over the ranks",
+        ),
+        Line("whole blocks", whole, "B", "one at work, the next, and gradients of one"),
+        *_pass_memory(work, stage, wan),
     ]
+    return [line for line in lines if line.value]
 
 
-def _pass_memory(work: RunShape, stage: str) -> list[Line]:
-    student, learner, wan = work.student, work.learner, _trained_wan(work, stage)
-    element, frames = BYTES[learner.dtype], work.frames(stage)[0]
-    windows = learner.micro_batch or _share_of_rank(work, stage)
-    tokens = windows * frames * frame_tokens(student)
+def _pass_memory(work: RunShape, stage: str, wan: WanConfig) -> list[Line]:
+    """List the bytes of one pass with gradient."""
+    student, learner = work.student, work.learner
+    if stage == "grpo":
+        transitions = 1 if work.group.transitions == "one" else len(student.timesteps) - 1
+        rows = work.grpo.groups // work.grpo.minibatches * work.group.members * transitions
+    else:
+        rows = {"teacher": work.pretrain, "ode": work.ode, "dmd": work.dmd}[stage].batch_size
+    windows = learner.micro_batch or rows // work.cluster.learner_ranks
+    element, (frames, history) = BYTES[learner.dtype], work.frames(stage)
+    tokens = windows * frames * student.wan.tokens_per_frame(student.height, student.width)
     activations = activation_bytes(wan, tokens, element, learner.checkpoint_activations)
-    clean = 0 if stage == "teacher" else work.frames(stage)[1] + frames - student.block_frames
-    replay = windows * cache_bytes(student, clean, element)
-    text = windows * kv_bytes(wan, wan.text_len, element)
+    clean = 0 if stage == "teacher" else history + frames - student.block_frames
     how = ", checkpointed" if learner.checkpoint_activations else ""
     return [
         Line("activations", activations, "B", f"{windows} x {frames} frames{how}"),
-        Line("keys and values of the replay", replay, "B", f"{windows} x {clean} clean frames"),
-        Line("keys and values of the text", text, "B"),
+        Line(
+            "keys and values of the replay",
+            windows * cache_bytes(student, clean, element),
+            "B",
+            f"{windows} x {clean} clean frames",
+        ),
+        Line("keys and values of the text", windows * kv_bytes(wan, wan.text_len, element), "B"),
     ]
 
 
 def actor_memory(work: RunShape, stage: str) -> list[Line]:
-    """Bytes of one rollout process; a kernel's own workspace and fragmentation are not in it."""
-    return _teacher_actor_memory(work) if stage == "ode" else _student_actor_memory(work, stage)
-
-
-def _teacher_actor_memory(work: RunShape) -> list[Line]:
+    """List the bytes of one rollout process; a kernel's own workspace and fragmentation are not in it."""
+    if stage != "ode":
+        return _student_actor_memory(work, stage)
     student, teacher, batch = work.student, work.teacher_wan, work.rollout.batch
     element, frames = BYTES[work.rollout.dtype], student.horizon_frames
     tokens = 2 * batch * frames * teacher.tokens_per_frame(student.height, student.width)
+    block = tokens * (teacher.dim * (4 * element + 2 * 4) + 2 * teacher.ffn_dim * element)
     states = (len(student.timesteps) + 1) * frames
     return [
         Line("weights", parameters(teacher) * element, "B", f"{work.rollout.dtype}, of the teacher"),
-        Line(
-            "one block at work",
-            working_bytes(teacher, tokens, element),
-            "B",
-            f"2 x {batch} x {frames} frames",
-        ),
+        # Without gradient: a block's input and its widest product, gates in float32.
+        Line("one block at work", block, "B", f"2 x {batch} x {frames} frames"),
         Line("latents", batch * latent_bytes(student, states, _LATENT), "B", "at the levels that are kept"),
     ]
 
@@ -190,7 +202,7 @@ def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
         members, frames = work.group.members, min(work.group.frames, student.attention_frames)
         own = members * cache_bytes(student, frames, element)
         lines.append(Line("keys and values of a group", own, "B", f"{members} x {frames} frames of their own"))
-    if work.in_wan_world:
+    if work.student.in_wan_world:
         lines.append(Line("VAE", VAE_PARAMETERS * 2, "B", "bfloat16; decoding needs workspace of its own"))
     return lines
 
@@ -205,10 +217,10 @@ def window_size(
 
 
 def shared_memory(work: RunShape) -> list[Line]:
-    """Bytes that wait or travel between actors and learner."""
+    """List the bytes that wait or travel between actors and learner."""
     student = work.student
     frames, window = window_size(work.stages, student, work.window, work.group)
-    held = "context, clean, noisy, image" if work.in_wan_world else "context, clean, noisy"
+    held = "context, clean, noisy, image" if work.student.in_wan_world else "context, clean, noisy"
     weights = parameters(student.wan) * BYTES[work.rollout.dtype]
     lines = [
         Line("one window", window, "B", f"{frames} latent frames: {held}"),
@@ -227,7 +239,7 @@ def shared_memory(work: RunShape) -> list[Line]:
 
 
 def disk(work: RunShape) -> list[Line]:
-    """Bytes that stages leave in the run folder, beside checkpoints."""
+    """List the bytes that stages leave in the run folder, without checkpoints."""
     if "ode" not in work.stages or work.ode.pairs_dir is not None:
         return []
     pairs, pair = work.ode.pairs, trajectory_bytes(work.student, work.ode.dtype)
@@ -236,44 +248,5 @@ def disk(work: RunShape) -> list[Line]:
 
 
 def total(lines: Sequence[Line]) -> float:
-    """The sum of their values."""
+    """Sum the values of `lines`."""
     return sum(line.value for line in lines)
-
-
-def _trained_wan(work: RunShape, stage: str) -> WanConfig:
-    return work.teacher_wan if stage == "teacher" else work.student.wan
-
-
-def _trained_networks(work: RunShape, stage: str) -> int:
-    """Student (or teacher) alone, or with its critic."""
-    return 2 if stage == "dmd" or (stage == "grpo" and work.grpo.dmd_weight) else 1
-
-
-def _share_of_rank(work: RunShape, stage: str) -> int:
-    """Windows in one forward pass where learner.micro_batch does not say."""
-    if stage == "grpo":
-        transitions = 1 if work.group.transitions == "one" else len(work.student.timesteps) - 1
-        rows = work.grpo.groups // work.grpo.minibatches * work.group.members * transitions
-    else:
-        part = {"teacher": work.pretrain, "ode": work.ode, "dmd": work.dmd}[stage]
-        rows = part.batch_size
-    return rows // work.cluster.learner_ranks
-
-
-def _frozen_bytes(work: RunShape, stage: str) -> float:
-    """The teacher, and in stage grpo the student that KL is taken to."""
-    learner, size = work.learner, 0
-    if _trained_networks(work, stage) == 2 and not learner.teacher_offload:
-        size += parameters(work.teacher_wan)
-    if stage == "grpo" and work.grpo.kl and not learner.teacher_offload:
-        size += parameters(work.student.wan)
-    return BYTES[learner.teacher_dtype] * size / work.cluster.learner_ranks
-
-
-def _whole_bytes(work: RunShape) -> float:
-    """FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced."""
-    learner = work.learner
-    if work.cluster.learner_ranks == 1 and learner.dtype == "float32":
-        return 0.0
-    own = 3 * block_parameters(work.student.wan) * BYTES[learner.dtype]
-    return max(own, 2 * block_parameters(work.teacher_wan) * BYTES[learner.teacher_dtype])

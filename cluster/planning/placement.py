@@ -1,4 +1,4 @@
-"""Where the processes of a run may be, and whether nodes have room for them. Knows no Ray: what it needs is written."""
+"""Place the processes of a run, and check whether nodes have room for them. Without Ray."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,16 +71,12 @@ def roles(config: Config) -> list[Role]:
     cluster, autoscale = config.cluster, config.autoscale
     actors = autoscale.maximum if autoscale.enabled else cluster.rollout_actors
     pool = replace(rollout(cluster), processes=0 if config.debug.learner_only else actors)
-    return present(learner(cluster), pool, *([reward(cluster)] if "grpo" in config.stages else []), relay(cluster))
-
-
-def present(*wanted: Role) -> list[Role]:
-    """Drop roles without processes."""
-    return [role for role in wanted if role.processes]
+    scorers = [reward(cluster)] if "grpo" in config.stages else []
+    return [role for role in (learner(cluster), pool, *scorers, relay(cluster)) if role.processes]
 
 
 def at_start(config: Config) -> list[Role]:
-    """The processes that a run cannot begin without: of the rollout pool, cluster.first_actors.
+    """List the processes that a run cannot begin without: of the rollout pool, cluster.first_actors.
 
     Of a pool that sizes itself the fewest that it may have: nodes for more come when it asks for them.
     """
@@ -96,13 +92,13 @@ def at_start(config: Config) -> list[Role]:
 
 
 def processes_per_gpu(role: Role) -> float:
-    """How many a GPU takes: whole ones where they share one, however little is left. Without GPUs, one."""
+    """Count how many a GPU takes: whole ones where they share one, however little is left. Without GPUs, one."""
     share = role.gpus or 1.0
     return int(1 / share + _ROUNDING) if share <= 1 else 1 / share
 
 
 def options(role: Role) -> dict[str, Any]:
-    """Ray's options of one process of a role. With `prefers`, other nodes serve while the preferred ones are full."""
+    """Write Ray's options of one process. With `prefers`, other nodes serve while the preferred ones are full."""
     made: dict[str, Any] = {"num_cpus": role.cpus}
     if role.gpus:
         made["num_gpus"] = role.gpus
@@ -114,14 +110,14 @@ def options(role: Role) -> dict[str, Any]:
 
 
 def bundles(wanted: Iterable[Role]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
-    """What each process takes, and the labels of its node; without those that take nothing."""
+    """List what each process takes, and the labels of its node; without those that take nothing."""
     each = [role for role in wanted if role.cpus or role.gpus for _ in range(role.processes)]
     resources = [{what: amount for what, amount in (("CPU", role.cpus), ("GPU", role.gpus)) if amount} for role in each]
     return resources, [dict(role.labels) for role in each]
 
 
 def placed(wanted: Sequence[Role], nodes: Sequence[Node]) -> dict[str, int]:
-    """How many processes of each role the nodes have room for.
+    """Count the processes of each role that the nodes have room for.
 
     Greedy, as Ray's own scheduler: the roles with most labels first, of those the ones with the largest share of a
     GPU, each on the fullest node. Exact where labels tell the roles apart; otherwise room that only a search would
@@ -137,12 +133,12 @@ def placed(wanted: Sequence[Role], nodes: Sequence[Node]) -> dict[str, int]:
 
 
 def carries(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Whether a node with `labels` has all that are wanted."""
+    """Check whether a node with `labels` has all that are wanted."""
     return all(labels.get(name) == value for name, value in wanted.items())
 
 
 def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) -> str | None:
-    """What a cluster lacks, in a line for people; None when everything has room.
+    """Describe in a line what a cluster lacks; None when everything has room.
 
     `in_use`: GPUs (CPUs, where nobody wants a GPU) that others have taken.
     """
@@ -155,7 +151,7 @@ def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) 
     of_all = sum(role.cpus * role.processes for role in wanted)
     needed = sum(devices(group) for group in groups(wanted)) if what == "GPU" else of_all
     waits = [
-        f"{said(group[0].labels) or 'any node'} ("
+        f"{written_labels(group[0].labels) or 'any node'} ("
         + ", ".join(f"{found[role.name]} of {role.processes} {role.name}" for role in group)
         + ")"
         for group in groups(short)
@@ -167,12 +163,12 @@ def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) 
 
 
 def unit(wanted: Iterable[Role]) -> str:
-    """What is scarce: GPU, or CPU where nobody wants a GPU."""
+    """Name what is scarce: GPU, or CPU where nobody wants a GPU."""
     return "GPU" if any(role.gpus for role in wanted) else "CPU"
 
 
 def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
-    """What to do about the first role that has no room; all may have, on nodes that others use."""
+    """Write what to do about the first role without room; all may have room, on nodes that others use."""
     found = placed(wanted, nodes)
     role = next((role for role in wanted if found[role.name] < role.processes), None)
     if role is None:
@@ -181,16 +177,16 @@ def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
     each = f"{role.cpus:g} CPU" + (f" and {role.gpus:g} GPU" if role.gpus else "")
     if role.labels and not matching:
         started = ",".join(f"{name}={value}" for name, value in role.labels.items())
-        return f"no node is labelled {said(role.labels)}; start some with ray start --labels {started}"
+        return f"start nodes with ray start --labels {started}; no node is labelled {written_labels(role.labels)}"
     keys = " or ".join(f"cluster.{key}" for key in _KEYS[role.name][: 2 if role.gpus else 1])
     return (
-        f"each {role.name} process needs {each}, and nodes that may serve ({len(matching)}) have room for "
-        f"{found[role.name]} of {role.processes}; add nodes, or lower {keys}"
+        f"add nodes, or lower {keys}; each {role.name} process needs {each}, and nodes that may serve "
+        f"({len(matching)}) have room for {found[role.name]} of {role.processes}"
     )
 
 
 def groups(wanted: Iterable[Role]) -> list[list[Role]]:
-    """The roles that share nodes: those of equal labels."""
+    """Group the roles that share nodes: those of equal labels."""
     by_labels: dict[tuple, list[Role]] = {}
     for role in wanted:
         by_labels.setdefault(tuple(sorted(role.labels.items())), []).append(role)
@@ -198,7 +194,7 @@ def groups(wanted: Iterable[Role]) -> list[list[Role]]:
 
 
 def devices(group: Sequence[Role]) -> int:
-    """GPUs that roles of equal labels take: shares of a GPU are put together where they fit."""
+    """Count the GPUs that roles of equal labels take: shares of a GPU are put together where they fit."""
     whole = sum(math.ceil(role.gpus - _ROUNDING) * role.processes for role in group)
     node = Node(math.inf, whole, group[0].labels)
     free = _Free(node)
@@ -208,7 +204,7 @@ def devices(group: Sequence[Role]) -> int:
 
 
 def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
-    """The fewest nodes of `node_gpus` GPUs, as `placed` fills them, in which everything that takes GPUs has room.
+    """Find the fewest nodes of `node_gpus` GPUs, as `placed` fills them, in which everything that takes GPUs has room.
 
     Each carries the labels of one group and serves those whose labels are among them. Their CPUs are not looked at.
     No process needs more than `node_gpus` (ClusterConfig sees to it).
@@ -217,16 +213,11 @@ def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
     looked_at: list[Role] = []
     for group in sorted(groups(role for role in wanted if role.gpus), key=lambda group: -len(group[0].labels)):
         looked_at += group
-        nodes += [Node(math.inf, node_gpus, group[0].labels)] * _lacking(looked_at, nodes, node_gpus, group[0].labels)
+        one = Node(math.inf, node_gpus, group[0].labels)
+        gpus = sum(role.gpus * role.processes for role in looked_at)
+        least = max(0, math.ceil(gpus / node_gpus - _ROUNDING) - len(nodes))
+        nodes += [one] * next(n for n in count(least) if missing(looked_at, [*nodes, *[one] * n]) is None)
     return nodes
-
-
-def _lacking(wanted: Sequence[Role], nodes: Sequence[Node], node_gpus: int, labels: Mapping[str, str]) -> int:
-    gpus = sum(role.gpus * role.processes for role in wanted)
-    least = max(0, math.ceil(gpus / node_gpus - _ROUNDING) - len(nodes))
-    return next(
-        more for more in count(least) if missing(wanted, [*nodes, *[Node(math.inf, node_gpus, labels)] * more]) is None
-    )
 
 
 def excess(cluster: ClusterConfig, wanted: Sequence[Role]) -> str | None:
@@ -252,8 +243,8 @@ def check(config: Config) -> None:
         raise ConfigError("cluster.gpus", config.cluster.gpus, why, cure)
 
 
-def said(labels: Mapping[str, str]) -> str:
-    """Labels for people."""
+def written_labels(labels: Mapping[str, str]) -> str:
+    """Write labels for people."""
     return ", ".join(f"{name}={value}" for name, value in labels.items())
 
 

@@ -1,4 +1,4 @@
-"""Which rollout pool to rent for a learner: what each size would do, and the cheapest of them."""
+"""Choose the rollout pool to rent for a learner: simulate sizes, and find the cheapest."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -9,7 +9,7 @@ from cluster.config.plan_config import PlanConfig
 from cluster.planning import placement
 from cluster.planning.pool_balance import pool_size
 from cluster.planning.run_shape import RunShape
-from cluster.planning.simulator import Pace, Simulation
+from cluster.planning.simulator import Pace, Rates, Simulation
 from models.errors import ConfigError
 
 _DAY_S = 86400
@@ -27,85 +27,57 @@ Play = Callable[[int, int], Simulation]
 
 @dataclass(frozen=True)
 class Size:
-    """One pool beside the learner, and the stage that they make."""
+    """One pool next to the learner, and the stage that they make."""
 
     rollout_gpus: int
     learner_gpus: int
     seen: Simulation
-    warm_up: int
-    """Updates that are left out of rates and shares."""
     steps: int
-
-    @property
-    def gpus(self) -> int:
-        return self.rollout_gpus + self.learner_gpus
-
-    @property
-    def updates_per_s(self) -> float:
-        return self.seen.updates_per_s(self.warm_up)
-
-    @property
-    def windows_per_s(self) -> float:
-        return self.seen.windows_per_s(self.warm_up)
-
-    @property
-    def learner_idle_share(self) -> float:
-        return self.seen.learner_idle_share(self.warm_up)
-
-    @property
-    def rollout_idle_share(self) -> float:
-        return self.seen.rollout_idle_share(self.warm_up)
-
-    @property
-    def mean_age(self) -> float:
-        return self.seen.mean_age(self.warm_up)
+    """Updates of the whole stage."""
+    rates: Rates
+    """Of the simulation behind its warm-up."""
 
     def seconds_of(self, updates: int) -> float:
-        """From the first published weights to the end of update number `updates`, counted from 1."""
+        """Return the time from the first published weights to the end of update `updates`, counted from 1."""
         ended_s = self.seen.ended_s
         if updates <= len(ended_s):
             return ended_s[updates - 1]
-        return ended_s[-1] + (updates - len(ended_s)) / self.updates_per_s
-
-    @property
-    def stage_s(self) -> float:
-        """Of all updates of the stage."""
-        return self.seconds_of(self.steps)
+        return ended_s[-1] + (updates - len(ended_s)) / self.rates.updates_per_s
 
     @property
     def gpu_days(self) -> float:
-        """Of the whole stage; a GPU that waits is paid too."""
-        return self.gpus * self.stage_s / _DAY_S
+        """Cost of the whole stage; a GPU that waits is paid too."""
+        return (self.rollout_gpus + self.learner_gpus) * self.seconds_of(self.steps) / _DAY_S
 
     def updates_in(self, gpu_days: float) -> int:
-        """Updates that so many GPU-days buy, from the first published weights on."""
-        seconds, ended_s = gpu_days * _DAY_S / self.gpus, self.seen.ended_s
+        """Count the updates that so many GPU-days buy, from the first published weights on."""
+        seconds, ended_s = gpu_days * _DAY_S / (self.rollout_gpus + self.learner_gpus), self.seen.ended_s
         if seconds < ended_s[-1]:
             return bisect_right(ended_s, seconds)
-        return len(ended_s) + int((seconds - ended_s[-1]) * self.updates_per_s)
+        return len(ended_s) + int((seconds - ended_s[-1]) * self.rates.updates_per_s)
 
 
 def dispatch_s(work: RunShape, pace: Pace) -> float:
-    """Mean seconds of one dispatch where its actor never waits."""
+    """Average the seconds of one dispatch where its actor never waits."""
     blocks = work.made_share * work.rollout.frames / work.student.block_frames
     cuts = work.rollout.batch * work.rollout.windows
     return blocks * pace.block_s + cuts * pace.cut_s
 
 
 def balanced_gpus(work: RunShape, pace: Pace) -> int:
-    """GPUs of the smallest pool whose rate is that of the learner."""
+    """Count the GPUs of the smallest pool that is as fast as the learner."""
     dmd, rollout = work.dmd, work.rollout
     actors = pool_size(
         dispatch_s(work, pace),
         rollout.batch * rollout.windows,
         pace.update_s(dmd.critic_updates),
-        work.dmd_windows,
+        dmd.batch_size * (1 + dmd.critic_updates),
     )
     return max(1, math.ceil(actors / placement.processes_per_gpu(placement.rollout(work.cluster)) - 1e-9))
 
 
 def actors_of(work: RunShape, rollout_gpus: int) -> int:
-    """Rollout processes that `rollout_gpus` hold. Raises ValueError where that is none."""
+    """Count the rollout processes that `rollout_gpus` hold. Raises ConfigError where there are none."""
     actors = int(rollout_gpus * placement.processes_per_gpu(placement.rollout(work.cluster)) + 1e-9)
     if actors < 1:
         raise ConfigError(
@@ -124,23 +96,23 @@ def pool_excess(work: RunShape, rollout_gpus: int) -> str | None:
     """
     cluster, actors = work.cluster, actors_of(work, rollout_gpus)
     scorers = min(actors, cluster.reward_actors) if "grpo" in work.stages else 0
-    wanted = placement.present(
+    wanted = (
         placement.learner(cluster),
         replace(placement.rollout(cluster), processes=actors),
         replace(placement.reward(cluster), processes=scorers),
         placement.relay(cluster),
     )
-    return placement.excess(cluster, wanted)
+    return placement.excess(cluster, [role for role in wanted if role.processes])
 
 
 def largest_pool(work: RunShape) -> int | None:
-    """The most rollout GPUs that the cluster can have beside the learner; None where the keys set no bound.
+    """Count the most rollout GPUs that the cluster can have next to the learner; None where the keys set no bound.
 
-    Raises ValueError where it has no room for a single actor.
+    Raises ConfigError where it has no room for a single actor.
     """
     if work.cluster.gpus is None:
         return None
-    smallest = _smallest(work)
+    smallest = max(1, math.ceil(work.cluster.actor_gpus))
     if (why := pool_excess(work, smallest)) is not None:
         raise ConfigError(
             "cluster.gpus", work.cluster.gpus, why, "lower plan.learner_gpus, or choose a larger cluster="
@@ -151,14 +123,10 @@ def largest_pool(work: RunShape) -> int | None:
     return smallest - 1 + bisect_left(pools, True, key=lambda gpus: pool_excess(work, gpus) is not None)
 
 
-def _smallest(work: RunShape) -> int:
-    return max(1, math.ceil(work.cluster.actor_gpus))
-
-
 def size_up(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, rollout_gpus: int) -> Size:
-    """Play the stage through with the actors that `rollout_gpus` hold.
+    """Simulate the stage with the actors that `rollout_gpus` hold.
 
-    Raises ValueError where that is none.
+    Raises ConfigError where that is none.
     """
     actors = actors_of(work, rollout_gpus)
     # A horizon that is still to grow would make the rest of the stage slower than what was seen.
@@ -166,7 +134,7 @@ def size_up(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, rollout_gp
     seen = play(actors, played)
     settled = bisect_left(seen.ended_s, _SETTLED * dispatch_s(work, pace)) + 1
     warm_up = min(settled, len(seen.ended_s) // 2)
-    return Size(rollout_gpus, work.cluster.learner_ranks, seen, warm_up, work.dmd.steps)
+    return Size(rollout_gpus, work.cluster.learner_ranks, seen, work.dmd.steps, seen.settled(warm_up))
 
 
 def sizes(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, progress: Callable[[str], None]) -> list[Size]:
@@ -190,23 +158,20 @@ def sizes(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, progress: Ca
             )
         look(plan.rollout_gpus)
     else:
-        balanced, smallest = balanced_gpus(work, pace), _smallest(work)
+        balanced, smallest = balanced_gpus(work, pace), max(1, math.ceil(work.cluster.actor_gpus))
         top = math.inf if largest is None else largest
         look(min(max(smallest, round(share * balanced)), top) for share in _AROUND)
-        while between := _around_best(list(known.values()), smallest, top):
-            look(between)
+        while True:  # sizes between the cheapest and its neighbours, a few at a time, until there are none left
+            best = cheapest(list(known.values())).rollout_gpus
+            below = max((other for other in known if other < best), default=smallest - 1)
+            above = min((other for other in known if other > best), default=min(best + 1, top) + 1)
+            between = [*range(below + 1, best), *range(best + 1, above)]
+            if not between:
+                break
+            look(between[:: math.ceil(len(between) / _AT_ONCE)])
     return [known[gpus] for gpus in sorted(known)]
 
 
-def _around_best(found: list[Size], smallest: int, largest: float) -> list[int]:
-    """Sizes between the cheapest and its neighbours, a few at a time; none where there are none left."""
-    best, gpus = cheapest(found).rollout_gpus, sorted(size.rollout_gpus for size in found)
-    below = max((other for other in gpus if other < best), default=smallest - 1)
-    above = min((other for other in gpus if other > best), default=min(best + 1, largest) + 1)
-    between = [*range(below + 1, best), *range(best + 1, above)]
-    return between[:: math.ceil(len(between) / _AT_ONCE)] if between else []
-
-
 def cheapest(found: list[Size]) -> Size:
-    """The size whose stage takes the fewest GPU-days; the smaller of equal ones."""
+    """Return the size whose stage takes the fewest GPU-days; the smaller of equal ones."""
     return min(found, key=lambda size: (round(size.gpu_days, 9), size.rollout_gpus))

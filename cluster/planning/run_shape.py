@@ -44,18 +44,8 @@ class RunShape:
 
     @property
     def teacher_wan(self) -> WanConfig:
-        """The teacher's shape."""
+        """Return the teacher's shape."""
         return CONFIGS[self.teacher_model or self.student.model]
-
-    @property
-    def in_wan_world(self) -> bool:
-        """See `StudentConfig.in_wan_world`."""
-        return self.student.in_wan_world
-
-    @property
-    def dmd_windows(self) -> int:
-        """Windows of one update of stage dmd, over all roles."""
-        return self.dmd.batch_size * (1 + self.dmd.critic_updates)
 
     def frames(self, stage: str) -> tuple[int, int]:
         """Count the latent frames of a pass with gradient of `stage`, and the clean frames before them."""

@@ -1,4 +1,4 @@
-"""Stage dmd in simulated time: the run's own supply of windows between actors and a learner that only take time.
+"""Simulate stage dmd: the run's own supply of windows between actors and a learner that only take time.
 
 Rates divided by rates say what each half could do alone. What both do together also depends on rollouts of unlike
 length, on the order in which windows leave the buffer, on its bound and on who has to wait for whom. So the stage is
@@ -9,7 +9,6 @@ about a tenth of a millisecond of our time for each window.
 import heapq
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -23,7 +22,7 @@ from cluster.supply.dispatch import Dispatch
 from cluster.supply.supply import Supply
 from learner.stage_config import DmdConfig
 from models.network_config import StudentConfig
-from models.records import CRITIC, STUDENT, Rollout, WindowPlan
+from models.records import CRITIC, STUDENT
 
 _ARRIVAL, _LEARNER, _DONE = range(3)
 """What happens first where several things happen at once."""
@@ -66,29 +65,33 @@ class Simulation:
     ages: list[float]
     """Mean age of its windows, in updates."""
 
-    def updates_per_s(self, warm_up: int = 0) -> float:
-        """Behind the first `warm_up` updates."""
-        return (len(self.ended_s) - warm_up) / self._elapsed_s(warm_up)
+    def settled(self, warm_up: int = 0) -> "Rates":
+        """Average over all updates but the first `warm_up`."""
+        before_s, worked_before_s = (self.ended_s[warm_up - 1], self.worked_s[warm_up - 1]) if warm_up else (0.0, 0.0)
+        elapsed_s, worked_s = self.ended_s[-1] - before_s, self.worked_s[-1] - worked_before_s
+        updates_per_s = (len(self.ended_s) - warm_up) / elapsed_s
+        return Rates(
+            updates_per_s=updates_per_s,
+            windows_per_s=updates_per_s * self.windows_per_update,
+            learner_idle_share=sum(self.waited_s[warm_up:]) / elapsed_s,
+            rollout_idle_share=max(0.0, 1 - worked_s / (self.actors * elapsed_s)),
+            mean_age=sum(self.ages[warm_up:]) / len(self.ages[warm_up:]),
+        )
 
-    def windows_per_s(self, warm_up: int = 0) -> float:
-        """Windows of all roles that the learner takes."""
-        return self.updates_per_s(warm_up) * self.windows_per_update
 
-    def learner_idle_share(self, warm_up: int = 0) -> float:
-        """Share of the learner's time in which it waits for windows."""
-        return sum(self.waited_s[warm_up:]) / self._elapsed_s(warm_up)
+@dataclass(frozen=True)
+class Rates:
+    """Speed of a simulated stage, and how much of its time each half waits."""
 
-    def rollout_idle_share(self, warm_up: int = 0) -> float:
-        """Share of the actors' time in which they wait for room in the buffer."""
-        worked_s = self.worked_s[-1] - (self.worked_s[warm_up - 1] if warm_up else 0.0)
-        return max(0.0, 1 - worked_s / (self.actors * self._elapsed_s(warm_up)))
-
-    def mean_age(self, warm_up: int = 0) -> float:
-        """Student updates between a window's oldest block and its use."""
-        return sum(self.ages[warm_up:]) / len(self.ages[warm_up:])
-
-    def _elapsed_s(self, warm_up: int) -> float:
-        return self.ended_s[-1] - (self.ended_s[warm_up - 1] if warm_up else 0.0)
+    updates_per_s: float
+    windows_per_s: float
+    """Windows of all roles that the learner takes."""
+    learner_idle_share: float
+    """Share of the learner's time in which it waits for windows."""
+    rollout_idle_share: float
+    """Share of the actors' time in which they wait for room in the buffer."""
+    mean_age: float
+    """Student updates between a window's oldest block and its use."""
 
 
 def simulate(config: Config, pace: Pace, actors: int, updates: int) -> Simulation:
@@ -152,27 +155,34 @@ class _Stage:
         self.ages: list[float] = []
 
     def step(self) -> None:
-        """The next thing that happens."""
+        """Go to the next event."""
         assert self.events, "everybody waits for somebody"
         self.now, what, _, subject = heapq.heappop(self.events)
         if what == _ARRIVAL:
-            self._arrive(subject)
+            rollout, plan, oldest_s = subject
+            version = bisect_right(self.published_s, oldest_s) - 1
+            self.supply.buffer.put(_Sample(rollout.id, rollout.attempt, plan.index, plan.role, plan.start, version))
+            self.first_window_s = self.first_window_s or self.now
+            if self.waits_since is not None:
+                self.learn()
         elif what == _DONE:
             self.done_s += self.now - self.begun.pop(subject)
             self.idle.append(subject)
             self.give_work()
         else:
-            self._learnt()
+            if self.requests % len(self.roles) == 0:
+                self._publish()
+            self.learn()
 
     def give_work(self) -> None:
-        """Idle actors begin with what there is room for, those first that have waited longest."""
+        """Give idle actors the dispatches that there is room for, those first that have waited longest."""
         while self.idle and (dispatch := self.supply.next()) is not None:
             actor = self.idle.popleft()
             self.begun[actor] = self.now
             self._at(self._schedule(dispatch), _DONE, actor)
 
     def _schedule(self, dispatch: Dispatch) -> float:
-        """Note when the windows of a dispatch will be there; returns when its actor will be done."""
+        """Note when the windows of a dispatch will arrive; return when its actor will be done."""
         block, frames = self.student.block_frames, self.window.frames
         kept = blocks_kept(self.student, self.window)
         windows = [(rollout, plan) for rollout in dispatch.rollouts for plan in rollout.windows]
@@ -191,17 +201,8 @@ class _Stage:
             self._at(behind(last, cut), _ARRIVAL, (rollout, plan, oldest_s))
         return behind(last, cut)
 
-    def _arrive(self, window: tuple[Rollout, WindowPlan, float]) -> None:
-        rollout, plan, oldest_s = window
-        version = bisect_right(self.published_s, oldest_s) - 1
-        sample = _Sample(rollout.id, rollout.attempt, plan.index, plan.role, plan.start, version)
-        self.supply.buffer.put(sample)
-        self.first_window_s = self.first_window_s or self.now
-        if self.waits_since is not None:
-            self.learn()
-
     def learn(self) -> None:
-        """The learner takes its next windows and begins to compute, or waits."""
+        """Have the learner take its next windows and begin to compute, or wait."""
         role, seconds = (part[self.requests % len(self.roles)] for part in (self.roles, self.seconds))
         taken = self.supply.take(self.requests, role, self.batch_size)
         if taken is None:
@@ -213,11 +214,6 @@ class _Stage:
             self._at(self.now + seconds, _LEARNER, None)
         self.give_work()  # windows were taken, or dropped
 
-    def _learnt(self) -> None:
-        if self.requests % len(self.roles) == 0:
-            self._publish()
-        self.learn()
-
     def _publish(self) -> None:
         version = len(self.published_s)
         self.published_s.append(self.now)
@@ -225,13 +221,10 @@ class _Stage:
         self.ended_s.append(self.now)
         self.waited_s.append(self.waiting_s)
         self.worked_s.append(self.done_s + sum(self.now - begun for begun in self.begun.values()))
-        self.ages.append(_mean([window["age"] for window in self.supply.ledger.drain()]))
+        ages = [window["age"] for window in self.supply.ledger.drain()]
+        self.ages.append(sum(ages) / len(ages))
         self.supply.ledger.ages.clear()
         self.waiting_s = 0.0
 
     def _at(self, when_s: float, what: int, subject: Any) -> None:
         heapq.heappush(self.events, (when_s, what, next(self.numbers), subject))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -60,7 +60,10 @@ def test_the_pools_of_the_check_starve_the_learner_balance_it_and_outrun_it():
         name: simulate(run_config(actors, waiting, "unused"), PACE, actors, WARM_UP + UPDATES)
         for name, (actors, waiting) in POOLS.items()
     }
-    idle = {name: (run.learner_idle_share(WARM_UP), run.rollout_idle_share(WARM_UP)) for name, run in seen.items()}
+    idle = {
+        name: (run.settled(WARM_UP).learner_idle_share, run.settled(WARM_UP).rollout_idle_share)
+        for name, run in seen.items()
+    }
     assert idle["starved"][0] > 0.4 and idle["starved"][1] < 0.01
     assert max(idle["near balance"]) < 0.1
     assert idle["saturated"][0] < 0.05 and idle["saturated"][1] > 0.3

@@ -22,16 +22,16 @@ from tests.fakes.started import free_ports
 
 def test_an_address_where_nobody_answers_is_refused_at_once():
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    with pytest.raises(CannotStart, match=f"nothing answers at cluster.address={address} .*start a cluster or check"):
+    with pytest.raises(CannotStart, match=f"^cluster.address={address}: nothing answers"):
         require_head(address)
 
 
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("http://127.0.0.1:8265", "is a dashboard's; give the cluster's, like host:6379"),
-        ("ray://127.0.0.1:10001", "is Ray Client's; give the cluster's, like host:6379"),
-        ("127.0.0.1:99999999", "nothing answers at cluster.address=127.0.0.1:99999999"),
+        ("http://127.0.0.1:8265", "^cluster.address=.* a dashboard's"),
+        ("ray://127.0.0.1:10001", "^cluster.address=.* Ray Client's"),
+        ("127.0.0.1:99999999", "^cluster.address=127.0.0.1:99999999: nothing answers"),
     ],
 )
 def test_an_address_of_another_kind_is_refused_with_the_right_one(address, said):
@@ -42,7 +42,7 @@ def test_an_address_of_another_kind_is_refused_with_the_right_one(address, said)
 def test_a_port_of_something_else_is_no_ray_head():
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(CannotStart, match=r"is no Ray head \(UNAVAILABLE\); give the head's port, 6379"):
+        with pytest.raises(CannotStart, match=r"^cluster.address=.*no Ray head .*UNAVAILABLE"):
             require_head(f"127.0.0.1:{server.server_port}")
         server.shutdown()
 
@@ -100,14 +100,11 @@ def seen():
 @pytest.mark.proof
 def test_what_a_cluster_lacks_is_said_in_one_line_with_the_cure(seen):
     for lacking, said in {
-        "label": "no node is labelled role=trainer; start some with ray start --labels role=trainer",
-        "gpu": "0 of 1 GPUs registered, waiting for any node (0 of 1 learner): not there within "
-        "cluster.nodes_timeout_s = 1 s; each learner process needs 1 CPU and 1 GPU, and nodes that may serve (3) have "
-        "room for 0 of 1; add nodes, or lower cluster.learner_ranks or cluster.rank_gpus",
+        "label": "ray start --labels role=trainer",
+        "gpu": "cluster.nodes_timeout_s=1: 0 of 1 GPUs registered, waiting for any node (0 of 1 learner)",
         "room": "3 of 5 CPUs registered, waiting for any node (2 of 4 rollout)",
-        "taken": "3 CPUs registered, 1 of them in use by others, waiting for 2: not there within "
-        "cluster.nodes_timeout_s = 1 s; add nodes, wait for whoever uses those that are there",
-        "folder": "(the run's config.yaml is not seen there); give a folder on storage that all nodes share",
+        "taken": "cluster.nodes_timeout_s=1: 3 CPUs registered, 1 of them in use by others, waiting for 2",
+        "folder": "(the run's config.yaml is not seen there)",
     }.items():
         assert said in seen["refused"][lacking] and "\n" not in seen["refused"][lacking]
 

@@ -75,9 +75,11 @@ def test_the_report_names_memory_wires_and_where_each_cost_comes_from():
     assert lines["one block of 1 video(s), by an actor"] == ["710.00", "ms", "plan.block_s"]
     assert lines["one learner rank"][:2] == ["27.67", "GB"] and lines["the rollout processes of one GPU"][0] == "17.40"
     pulled = float(lines["weights, to all actors"][0])
-    assert pulled == pytest.approx(8 * 2838 * tried[0].updates_per_s, rel=0.01), "MB/s: every version, by every actor"
+    assert pulled == pytest.approx(8 * 2838 * tried[0].rates.updates_per_s, rel=0.01), (
+        "MB/s: every version, by every actor"
+    )
     taken = float(lines["windows, from there to the learner"][0])
-    assert taken == pytest.approx(70 * 16 * 60 * 104 * 4 / 1e6 * tried[0].windows_per_s, rel=0.01)
+    assert taken == pytest.approx(70 * 16 * 60 * 104 * 4 / 1e6 * tried[0].rates.windows_per_s, rel=0.01)
 
 
 def test_a_horizon_is_as_long_as_its_video():

@@ -6,7 +6,9 @@ from cluster.planning import memory
 from cluster.planning.run_shape import run_shape_of
 
 
-@pytest.mark.parametrize("stage", [["stage=dmd", "init=x"], ["stage=grpo", "grpo.init=x", "teacher=x", "grpo.groups=16"]])
+@pytest.mark.parametrize(
+    "stage", [["stage=dmd", "init=x"], ["stage=grpo", "grpo.init=x", "teacher=x", "grpo.groups=16"]]
+)
 def test_the_object_store_holds_what_waits_and_two_versions_with_a_quarter_to_spare(stage):
     config = settings.load(["preset=wan_1_3b", "cluster=h100_32", *stage])
     held = {line.name: line.value for line in memory.shared_memory(run_shape_of(config))}

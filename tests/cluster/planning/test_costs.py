@@ -122,8 +122,8 @@ def test_costs_read_from_a_run_are_those_it_was_made_with(tmp_path):
         update_s = found["student_window_s"] + config.dmd.critic_updates * found["critic_window_s"]
         assert update_s == pytest.approx(2.1 + config.dmd.critic_updates * 1.4)
         assert found["student_window_s"] / found["critic_window_s"] == pytest.approx(
-            flops.student_window_flops(run_shape_of(config), "dmd")
-            / flops.critic_window_flops(run_shape_of(config), "dmd")
+            flops.window_flops(run_shape_of(config), "dmd").student
+            / flops.window_flops(run_shape_of(config), "dmd").critic
         )
         assert found["cut_s"] == 0 and "updates of" in source
 
@@ -137,16 +137,14 @@ def test_a_line_of_the_rollout_benchmark_gives_the_block_of_one_video(tmp_path):
     two = settings.load([*WAN, "rollout.batch=2", "buffer.windows=400"])
     assert find_costs(PlanConfig(costs=str(file)), two)["block_s"].seconds == 1.4
     with pytest.raises(
-        ValueError, match=r"was measured with config.latent = \[16, 60, 104\], and \[16, 90, 160\] is planned"
+        ValueError, match=r"measured with config.latent = \[16, 60, 104\], and \[16, 90, 160\] is planned"
     ):
         read_costs(file, settings.load([*WAN, "student.height=90", "student.width=160"]))
 
 
 def test_a_cost_that_is_given_and_measured_is_refused(tmp_path):
     file = written(tmp_path, [{"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": BLOCK}])
-    with pytest.raises(
-        ValueError, match=r"plan.block_s=0.5 is given, and plan.costs=.* says 0.7; leave one of them out"
-    ):
+    with pytest.raises(ValueError, match=r"^plan.block_s=0.5: plan.costs=.* holds 0.7"):
         find_costs(PlanConfig(costs=str(file), block_s=0.5), wan())
 
 
@@ -155,10 +153,10 @@ def test_a_cost_that_is_given_and_measured_is_refused(tmp_path):
     [
         (None, "cannot be read"),
         ("", "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
-        ("no json\n", "is no file of JSON lines"),
+        ("no json\n", "no file of JSON lines"),
         ("[1, 2]\n3\n", "holds neither metrics of stage dmd"),
         ('{"name": "burn_in"}\n', "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
-        ('{"stage": "dmd", "step": 1, "time": 1.0}\n', "needs the run's config.yaml beside it"),
+        ('{"stage": "dmd", "step": 1, "time": 1.0}\n', "needs the run's config.yaml in its folder"),
     ],
 )
 def test_a_file_without_costs_is_refused(tmp_path, text, said):
@@ -179,7 +177,7 @@ def test_a_run_of_another_shape_an_inline_one_and_a_short_one_are_refused(tmp_pa
     config, lines = tiny(), lines_of_nine()
     file = written(tmp_path, lines, config)
     for other, said in (
-        ("rollout.batch=4", "was measured with rollout.batch = 2, and 4 is planned; measure again"),
+        ("rollout.batch=4", "measured with rollout.batch = 2, and 4 is planned"),
         ("learner.checkpoint_activations=true", "measured with learner.checkpoint_activations = False, and True"),
         ("rollout.dtype=bfloat16", "measured with rollout.dtype = 'float32', and 'bfloat16' is planned"),
         ("rollout.compile=true", "measured with rollout.compile = False, and True is planned"),
@@ -187,11 +185,11 @@ def test_a_run_of_another_shape_an_inline_one_and_a_short_one_are_refused(tmp_pa
     ):
         with pytest.raises(ValueError, match=said):
             read_costs(file, settings.load([*TINY, other]))
-    with pytest.raises(ValueError, match="has 4 updates behind the first; 5 are needed"):
+    with pytest.raises(ValueError, match="has 4 updates after the first, and 5 are needed"):
         read_costs(written(tmp_path, lines[:5]), config)
     inline = [{name: value for name, value in line.items() if "rollout" not in name} for line in lines]
     kind = replace(config, cluster=replace(config.cluster, learner_ranks=1, kind="inline"))
-    with pytest.raises(ValueError, match="is of an inline run, whose halves take turns"):
+    with pytest.raises(ValueError, match="inline run"):
         read_costs(written(tmp_path, inline, kind), config)
 
 
@@ -207,14 +205,14 @@ def changed(lines, number, **values):
     [
         (
             {"rollout__busy_share": None},
-            r"line 4 of plan.costs=\S+metrics.jsonl has no rollout/busy_share: another ver",
+            r"^plan.costs=\S+metrics.jsonl: line 4 has no rollout/busy_share",
         ),
-        ({"rollout__blocks": "many"}, "line 4 of plan.costs=.* has rollout/blocks = 'many', and not a number of 0"),
-        ({"rollout__actors": True}, "has rollout/actors = True, and not a number"),
-        ({"learner__busy_share": float("nan")}, "has learner/busy_share = nan, and not a number"),
-        ({"waited__publish_s": [1]}, r"has waited/publish_s = \[1\], and not a number"),
-        ({"step": None}, "line 4 of plan.costs=.* has no step"),
-        ({"time": {}}, "has time = {}, and not a number"),
+        ({"rollout__blocks": "many"}, "^plan.costs=.*: line 4 has rollout/blocks = 'many', not a number"),
+        ({"rollout__actors": True}, "has rollout/actors = True, not a number"),
+        ({"learner__busy_share": float("nan")}, "has learner/busy_share = nan, not a number"),
+        ({"waited__publish_s": [1]}, r"has waited/publish_s = \[1\], not a number"),
+        ({"step": None}, "^plan.costs=.*: line 4 has no step"),
+        ({"time": {}}, "has time = {}, not a number"),
     ],
 )
 def test_metrics_of_another_version_are_answered_with_the_line_and_its_key(tmp_path, change, said):
@@ -227,19 +225,19 @@ def test_metrics_of_another_version_are_answered_with_the_line_and_its_key(tmp_p
 def test_a_run_in_which_nobody_worked_is_refused(tmp_path):
     config, lines = tiny(), lines_of_nine()
     for name in ("rollout/blocks", "rollout/busy_share", "learner/busy_share"):
-        with pytest.raises(ValueError, match=f"has no update with {name} above 0; measure again"):
+        with pytest.raises(ValueError, match=f"has no update with {name} above 0"):
             read_costs(written(tmp_path, [line | {name: 0} for line in lines], config), config)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "config.yaml beside plan.costs=.* holds no configuration"),
-        ("- a list", "holds no configuration"),
-        ("cluster: ray", "has no cluster.kind: another version may have written it"),
+        ("", "^plan.costs=.*config.yaml in its folder is empty"),
+        ("- a list", "config.yaml in its folder is empty"),
+        ("cluster: ray", "has no cluster.kind"),
         ("cluster: {kind: ray}", "has no student.model"),
-        ("a: [", r"needs the run's config.yaml beside it \(ParserError\)"),
-        (b"\xff\xfe", "needs the run's config.yaml beside it"),
+        ("a: [", r"needs the run's config.yaml in its folder \(ParserError\)"),
+        (b"\xff\xfe", "needs the run's config.yaml in its folder"),
     ],
 )
 def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, said):
@@ -253,9 +251,9 @@ def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, said)
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("learner.teacher_offload", None, "has no learner.teacher_offload: another version"),
-        ("cluster.learner_ranks", "two", "has cluster.learner_ranks = 'two', and not a number"),
-        ("dmd.batch_size", 0, "has dmd.batch_size = 0; measure again"),
+        ("learner.teacher_offload", None, "has no learner.teacher_offload"),
+        ("cluster.learner_ranks", "two", "has cluster.learner_ranks = 'two', not a number"),
+        ("dmd.batch_size", 0, "has dmd.batch_size = 0"),
     ],
 )
 def test_a_config_of_another_version_is_refused_by_the_key(tmp_path, name, value, said):
@@ -273,14 +271,14 @@ def test_a_config_of_another_version_is_refused_by_the_key(tmp_path, name, value
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"config": "a string"}, "line 1 of plan.costs=.* has no config.model"),
-        ({"config": BLOCK | {"compile": False}}, "was measured with config.compile = False, and True is planned"),
+        ({"config": "a string"}, "^plan.costs=.*: line 1 has no config.model"),
+        ({"config": BLOCK | {"compile": False}}, "measured with config.compile = False, and True is planned"),
         (
             {"config": BLOCK | {"dtype": "float32"}},
-            "was measured with config.dtype = 'float32', and 'bfloat16' is planned",
+            "measured with config.dtype = 'float32', and 'bfloat16' is planned",
         ),
-        ({"block_ms": None}, "line 1 of plan.costs=.* has block_ms = None"),
-        ({"block_ms": 0}, "has block_ms = 0; measure again"),
+        ({"block_ms": None}, "^plan.costs=.*: line 1 has block_ms = None"),
+        ({"block_ms": 0}, "has block_ms = 0"),
     ],
 )
 def test_a_benchmark_of_another_version_or_speed_is_refused_by_the_key(tmp_path, change, said):

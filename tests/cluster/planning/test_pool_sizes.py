@@ -39,7 +39,7 @@ def test_no_pool_is_cheaper_than_the_one_that_is_marked():
     assert gpus == sorted(set(gpus)) and {best.rollout_gpus - 1, best.rollout_gpus + 1} <= set(gpus)
     every = [size_up(config, PACE, plan, n).gpu_days for n in range(best.rollout_gpus - 5, best.rollout_gpus + 6)]
     assert best.gpu_days <= 1.01 * min(every)
-    assert best.learner_idle_share < 0.15 and best.rollout_idle_share < 0.15
+    assert best.rates.learner_idle_share < 0.15 and best.rates.rollout_idle_share < 0.15
 
 
 def test_only_the_pools_that_are_asked_for_are_looked_at():
@@ -76,8 +76,8 @@ def test_pools_that_the_cluster_could_never_hold_are_not_looked_at():
 def test_what_is_not_played_through_goes_on_as_what_was():
     config = wan()
     whole, part = (size_up(config, PACE, PlanConfig(updates=n), 10) for n in (60, 30))
-    assert whole.stage_s == simulate(config, PACE, 10, 60).ended_s[-1]
-    assert part.stage_s == pytest.approx(whole.stage_s, rel=0.05)
+    assert whole.seconds_of(whole.steps) == simulate(config, PACE, 10, 60).ended_s[-1]
+    assert part.seconds_of(part.steps) == pytest.approx(whole.seconds_of(whole.steps), rel=0.05)
 
 
 def test_a_growing_horizon_is_played_through_to_the_end():
@@ -91,10 +91,10 @@ def test_a_growing_horizon_is_played_through_to_the_end():
 @pytest.mark.parametrize("gpus", [4, 40])
 def test_a_budget_buys_the_updates_that_cost_it(gpus):
     size = size_up(wan(), PACE, PlanConfig(updates=30), gpus)
-    assert size.gpu_days == pytest.approx((8 + gpus) * size.stage_s / 86400)
+    assert size.gpu_days == pytest.approx((8 + gpus) * size.seconds_of(size.steps) / 86400)
     assert size.updates_in(size.gpu_days + 1e-9) == 60 and size.updates_in(0.0) == 0
     for days in (0.1 * size.gpu_days, 0.7 * size.gpu_days, 9 * size.gpu_days):
-        bought, seconds = size.updates_in(days), days * 86400 / size.gpus
+        bought, seconds = size.updates_in(days), days * 86400 / (8 + gpus)
         assert bought == 0 or size.seconds_of(bought) <= seconds
         assert size.seconds_of(bought + 1) > seconds
 

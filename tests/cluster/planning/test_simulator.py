@@ -150,9 +150,11 @@ def test_neither_half_goes_faster_than_it_would_alone_and_shares_are_shares(conf
     pool_alone = Pace(paced.block_s, paced.cut_s, 1e-12, 1e-12, 0.0)
     assert not_before(seen.ended_s, simulate(unbounded, pool_alone, actors, 12).ended_s)
     for warm_up in (0, 5):
-        assert 0 <= seen.learner_idle_share(warm_up) <= 1 and 0 <= seen.rollout_idle_share(warm_up) <= 1
-        computing = 1 - seen.learner_idle_share(warm_up)
-        assert computing == pytest.approx(seen.updates_per_s(warm_up) * alone_s), "the learner waits or computes"
+        assert 0 <= seen.settled(warm_up).learner_idle_share <= 1 and 0 <= seen.settled(warm_up).rollout_idle_share <= 1
+        computing = 1 - seen.settled(warm_up).learner_idle_share
+        assert computing == pytest.approx(seen.settled(warm_up).updates_per_s * alone_s), (
+            "the learner waits or computes"
+        )
 
 
 @pytest.mark.parametrize(("batch", "law"), [(1, "uniform"), (3, "uniform"), (1, "beta(1, 4)")])
@@ -165,8 +167,8 @@ def test_a_starved_learner_gets_what_the_actors_make_until_their_last_windows(ba
         * AT_ONCE.block_s
     )
     seen = simulate(config, AT_ONCE, 4, 150)
-    assert seen.windows_per_s(10) == pytest.approx(4 * batch * config.rollout.windows / dispatch_s, rel=0.03)
-    assert seen.rollout_idle_share() < 1e-6 and seen.learner_idle_share() > 0.999
+    assert seen.settled(10).windows_per_s == pytest.approx(4 * batch * config.rollout.windows / dispatch_s, rel=0.03)
+    assert seen.settled().rollout_idle_share < 1e-6 and seen.settled().learner_idle_share > 0.999
 
 
 def test_a_pool_of_the_size_that_is_planned_keeps_the_learner_busy_and_three_quarters_of_it_do_not():
@@ -178,19 +180,20 @@ def test_a_pool_of_the_size_that_is_planned_keeps_the_learner_busy_and_three_qua
         * paced.block_s
     )
     actors = pool_size(dispatch_s, 6, paced.update_s(5), config.samples_per_update("dmd"))
-    assert simulate(config, paced, actors + 1, 120).learner_idle_share(20) < 0.03
+    assert simulate(config, paced, actors + 1, 120).settled(20).learner_idle_share < 0.03
     few = actors * 3 // 4
     short = 1 - few * 6 * paced.update_s(5) / (dispatch_s * config.samples_per_update("dmd"))
-    assert simulate(config, paced, few, 120).learner_idle_share(20) == pytest.approx(short, abs=0.03)
+    assert simulate(config, paced, few, 120).settled(20).learner_idle_share == pytest.approx(short, abs=0.03)
 
 
 def test_what_the_buffer_cannot_hold_is_not_made():
     """Two rollouts' room: more actors than two are never at work, and one window that is late holds all others up."""
     wide, narrow = stage(windows=10**4, max_age=10**4), stage(windows=18, max_age=10**4)
-    assert simulate(wide, pace(3.0), 6, 60).updates_per_s(10) > 1.5 * simulate(narrow, pace(3.0), 6, 60).updates_per_s(
-        10
+    assert (
+        simulate(wide, pace(3.0), 6, 60).settled(10).updates_per_s
+        > 1.5 * simulate(narrow, pace(3.0), 6, 60).settled(10).updates_per_s
     )
-    assert simulate(narrow, pace(3.0), 6, 60).rollout_idle_share(10) > 0.5
+    assert simulate(narrow, pace(3.0), 6, 60).settled(10).rollout_idle_share > 0.5
 
 
 def test_windows_come_when_their_last_block_is_made_and_those_before_them_are_cut():
@@ -208,7 +211,7 @@ def test_a_late_window_is_as_old_as_its_oldest_block():
     config, paced = stage(frames=60), pace(block_s=4.0)
     seen = simulate(config, paced, 12, 60)
     span_s = blocks_kept(config.student, config.window) * paced.block_s
-    assert seen.mean_age(20) > 0.5 * span_s * seen.updates_per_s(20)
+    assert seen.settled(20).mean_age > 0.5 * span_s * seen.settled(20).updates_per_s
 
 
 def test_an_age_that_no_window_can_keep_stops_the_rehearsal_as_it_would_the_run():

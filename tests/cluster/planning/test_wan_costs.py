@@ -162,7 +162,7 @@ def test_operations_of_whole_rollouts():
 def test_operations_of_scores_and_of_self_forcing():
     small, large = (flops.score_flops(wan, STUDENT, 21) for wan in (WAN_1_3B, WAN_14B))
     assert [f"{x / TERA:.0f}" for x in (small, large)] == ["283", "1676"]
-    gradient = flops.gradient_passes(checkpointed=True)
+    gradient = flops.GRADIENT_PASSES[True]
     # Its exit step is drawn: 2.5 of 4 denoising passes on average, the last with gradient, then the read.
     once = flops.read_flops(STUDENT, 21)
     student = (1.5 + gradient + 1) * once + small
@@ -173,9 +173,9 @@ def test_operations_of_scores_and_of_self_forcing():
 
 
 def test_operations_of_a_learner_that_makes_windows_again():
-    gradient = flops.gradient_passes(checkpointed=True)
+    gradient = flops.GRADIENT_PASSES[True]
     score = flops.score_flops(WAN_1_3B, STUDENT, 21)
-    again = flops.regenerated_flops(STUDENT, 21, history=21, gradient=gradient)
+    again = flops.replay_flops(STUDENT, 21, 21, "blockwise", gradient) - flops.read_flops(STUDENT, 21)
     critic = gradient * score
     cycle = again + 3 * score + 5 * critic
     assert f"{again / PETA:.1f}" == "2.3" and f"{3 * score / PETA:.2f}" == "0.85"
