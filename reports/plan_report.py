@@ -1,4 +1,4 @@
-"""What plan.py says: the answer, the table, what it rests on, memory, wires, and what a budget buys."""
+"""Write the output of plan.py: the answer, its table and assumptions, memory, traffic, and the worth of a budget."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ _WHAT = {
 
 
 def plan_text(work: RunShape, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
-    """The whole plan as text."""
+    """Write the whole plan as text."""
     best = cheapest(sizes)
     text = [answer(work, plan, best), "", "Costs, on one GPU"]
     for name, cost in found.items():
@@ -42,16 +42,25 @@ def plan_text(work: RunShape, plan: PlanConfig, found: dict[str, Cost], sizes: S
         f"Rollout GPUs beside {best.learner_gpus} learner GPUs (* takes the fewest GPU-days)",
         *table(plan, sizes),
     ]
-    text += ["", "Memory", *_memory(work)]
+    device = DEVICES[work.expected_device]
+    waiting = {line.name: line for line in memory.shared_memory(work)}["the buffer"]
+    room = "" if device.memory_bytes is None else f"of {device.memory_bytes / 1e9:.0f} GB, fits"
+    text += [
+        "",
+        "Memory",
+        f"  {'one learner rank':<42}{shown(rank_bytes(work), 'B'):>12}  {room}".rstrip(),
+        f"  {'the rollout processes of one GPU':<42}{shown(actor_bytes(work), 'B'):>12}  {room}".rstrip(),
+        f"  {'windows that wait, on the head':<42}{shown(waiting.value, 'B'):>12}  {waiting.note}",
+    ]
     text += ["", f"Bytes per second, with {best.rollout_gpus} rollout GPUs", *_wires(work, found, best)]
     text += ["", *budget(work, plan, best), "", "Assumed", *(f"  - {line}" for line in assumptions(work, found))]
     return "\n".join(text)
 
 
 def answer(work: RunShape, plan: PlanConfig, best: Size) -> str:
-    """How many rollout GPUs, in one sentence."""
+    """Write the number of rollout GPUs, in one sentence."""
     among = f" (of plan.rollout_gpus={plan.rollout_gpus})" if plan.rollout_gpus else ""
-    if best.rollout_gpus == largest_pool(work):
+    if best.rollout_gpus == largest_pool(work.cluster, work.stages):
         among += f" (all that cluster.gpus={work.cluster.gpus} leaves)"
     ratio = best.rollout_gpus / best.learner_gpus
     return (
@@ -68,18 +77,18 @@ def _gpus(count: int) -> str:
 
 
 def video_s(work: RunShape) -> float:
-    """Seconds of video of a rollout."""
+    """Return the seconds of video of a rollout."""
     frames = work.rollout.frames
     return (_WAN_STRIDE * (frames - 1) + 1) / _WAN_FPS if work.student.in_wan_world else frames / FPS
 
 
 def price(plan: PlanConfig, size: Size) -> float:
-    """Of the whole stage."""
+    """Price the whole stage."""
     return 24 * size.gpu_days * plan.gpu_hour_price
 
 
 def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
-    """One line for each size."""
+    """Write one line for each size."""
     heads = ("rollout GPUs", "actors", "ratio", "learner waits", "actors wait", "windows/s", "updates/h", "mean age",
              "first window", "stage", "GPU-days", "price")  # fmt: skip
     rows = [heads]
@@ -104,19 +113,8 @@ def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
     return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _memory(work: RunShape) -> list[str]:
-    device = DEVICES[work.expected_device]
-    there = "" if device.memory_bytes is None else f"of {device.memory_bytes / 1e9:.0f} GB, fits"
-    window = {line.name: line for line in memory.shared_memory(work)}["the buffer"]
-    return [
-        f"  {'one learner rank':<42}{shown(rank_bytes(work), 'B'):>12}  {there}".rstrip(),
-        f"  {'the rollout processes of one GPU':<42}{shown(actor_bytes(work), 'B'):>12}  {there}".rstrip(),
-        f"  {'windows that wait, on the head':<42}{shown(window.value, 'B'):>12}  {window.note}",
-    ]
-
-
 def _wires(work: RunShape, found: dict[str, Cost], best: Size) -> list[str]:
-    """What travels while everybody is at work; weights once for every actor, though those of a node share them."""
+    """List the traffic while all are at work; weights once for every actor, though those of a node share them."""
     held = {line.name: line.value for line in memory.shared_memory(work)}
     blocks_per_s = best.seen.actors * (1 - best.rates.rollout_idle_share) / found["block_s"].seconds
     block = work.rollout.batch * memory.latent_bytes(work.student, work.student.block_frames, 4)
@@ -131,7 +129,7 @@ def _wires(work: RunShape, found: dict[str, Cost], best: Size) -> list[str]:
 
 
 def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
-    """What `plan.budget_gpu_days` buy in stage dmd, and what is left of them behind stage ode."""
+    """Write the updates that `plan.budget_gpu_days` buy in stage dmd, and those that stage ode leaves."""
     days, critics = plan.budget_gpu_days, work.dmd.critic_updates
     bought, whose = best.updates_in(days), ", the paper's," if days == _PAPER_GPU_DAYS else ""
     said = (
@@ -148,7 +146,7 @@ def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
 
 
 def assumptions(work: RunShape, found: dict[str, Cost]) -> list[str]:
-    """What the numbers rest on, one line each."""
+    """List the assumptions of the plan, one line each."""
     student, rollout, dmd, device = work.student, work.rollout, work.dmd, DEVICES[work.expected_device]
     gradient = flops.GRADIENT_PASSES[work.learner.checkpoint_activations]
     from_table = {name for name, cost in found.items() if cost.source.startswith("table")}
@@ -184,7 +182,7 @@ def assumptions(work: RunShape, found: dict[str, Cost]) -> list[str]:
         lines.append(
             "a window from the middle of a video costs its actor an image latent: context decoded, one encoded"
         )
-    if (largest := largest_pool(work)) is not None:
+    if (largest := largest_pool(work.cluster, work.stages)) is not None:
         lines.append(f"cluster.gpus={work.cluster.gpus} has room for {largest} rollout GPUs beside the learner")
     lines.append("nothing is lost, started, saved or evaluated meanwhile, and what travels takes no time")
     return lines

@@ -129,7 +129,10 @@ class Controller:
         starves = m.waiting_share > self.config.waiting_share
         if settled:
             self._forget(m.actor_s / m.learner_s, judging=starves)
-        needed = self._worth_having(m)
+        needed = pool_size(m.actor_s, 1, m.learner_s, 1)
+        last_busy = m.actor_s / m.learner_s - (needed - 1)
+        if needed > 1 and last_busy * self._price(needed - 1) < self.config.gain:
+            needed -= 1  # the last actor would not be busy enough to be worth its cost
         line = (
             f"the learner waits {m.waiting_share:.0%} of its time, {m.idle:.1f} of {m.running:.1f} actors wait for "
             f"room; a window takes an actor {m.actor_s:.3g} s and the learner {m.learner_s:.3g} s"
@@ -147,12 +150,6 @@ class Controller:
         if self.before is None and (self.costs is None or max(costs / self.costs, self.costs / costs) > _OTHER_COSTS):
             self.costs, self.floor, self.ceiling = costs, self.config.minimum, self.config.maximum
 
-    def _worth_having(self, m: Measurements) -> int:
-        """Return `pool_size`, less its last actor where that would not be busy enough to be worth its cost."""
-        needed = pool_size(m.actor_s, 1, m.learner_s, 1)
-        busy = m.actor_s / m.learner_s - (needed - 1)
-        return needed if needed == 1 or busy * self._price(needed - 1) >= self.config.gain else needed - 1
-
     def _price(self, actors: float) -> float:
         """Return the cost of the run with so many actors, over the cost of the actors alone."""
         return (self.learner_cost + actors) / actors
@@ -164,7 +161,14 @@ class Controller:
             return Decision(m.size, line, "cool", needed)
         if settled and (gain := self._gain(m)) is not None:
             if gain < self.config.gain:
-                return self._undo(m, gain, needed)
+                # Back to the size before, and never beyond it as long as the costs are the same.
+                size, self.before = max(self.before.size, self.config.minimum), None
+                self.ceiling, self.floor = size, min(self.floor, size)
+                reason = (
+                    f"growing from {size} to {m.size} actors brought {gain:.0%} of the updates per GPU-hour that there "
+                    f"were; autoscale.gain asks for {self.config.gain:.0%}"
+                )
+                return Decision(size, reason, "gain", needed)
             self.before = None
             self._forget(m.actor_s / m.learner_s, judging=False)
         if m.scoring >= _SATURATED:
@@ -199,16 +203,6 @@ class Controller:
             return None  # the change comes from the learner
         added = (m.windows_per_s - before.windows_per_s) / (m.running - before.running)
         return added / before.windows_per_s * before.running * self._price(before.running)
-
-    def _undo(self, m: Measurements, gain: float, needed: int) -> Decision:
-        """Go back to the size before a growth, and never beyond it as long as the costs are the same."""
-        size, self.before = max(self.before.size, self.config.minimum), None
-        self.ceiling, self.floor = size, min(self.floor, size)
-        reason = (
-            f"growing from {size} to {m.size} actors brought {gain:.0%} of the updates per GPU-hour that there were;"
-            f" autoscale.gain asks for {self.config.gain:.0%}"
-        )
-        return Decision(size, reason, "gain", needed)
 
     def _shrink(self, now: float, m: Measurements, needed: int, line: str) -> Decision:
         """Shrink to what keeps the learner busy while as many processes as of late are being replaced."""

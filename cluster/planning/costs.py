@@ -22,12 +22,12 @@ from models.network_config import StudentConfig
 from models.user_paths import user_path
 
 PUBLISH_S_PER_BYTE = 0.13e-9
-"""What handing over takes from the learner: benchmarks/weight_sync, 65 ms for 500 MB on two CPU cores."""
+"""Time that handing over takes from the learner: benchmarks/weight_sync, 65 ms for 500 MB on two CPU cores."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on one GPU, and how they are known."""
+    """Seconds on one GPU, and their source."""
 
     seconds: float
     source: str

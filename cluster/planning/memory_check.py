@@ -16,7 +16,7 @@ _RANK_CURES = (
     ("learner.dtype", "bfloat16"),
     ("learner.lora_rank", 64),
 )
-"""From what costs least to what changes most."""
+"""Keys and values, from the cheapest to the largest change."""
 _ACTOR_CURES = (("rollout.batch", 1), ("rollout.dtype", "bfloat16"))
 
 

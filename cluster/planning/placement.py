@@ -17,7 +17,7 @@ _KEYS = {
     "reward": ("reward_actors", "reward_gpus"),
     "relay": ("relay_gpus", "actor_gpus"),
 }
-"""What makes a role need less: fewer processes, or less of a GPU for each."""
+"""Keys by which a role needs less: fewer processes, or less of a GPU for each."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Node:
-    """A node as it has registered; all of it counts, whoever is at work there."""
+    """A node as it has registered, with the room that others use."""
 
     cpus: float
     gpus: float
@@ -249,7 +249,7 @@ def written_labels(labels: Mapping[str, str]) -> str:
 
 
 class _Free:
-    """What is left of a node. A share of a GPU comes from one GPU, as with Ray."""
+    """Free room of a node. A share of a GPU comes from one GPU, as with Ray."""
 
     def __init__(self, node: Node):
         self.labels, self.cpus, self.gpus = node.labels, node.cpus, [1.0] * int(node.gpus)

@@ -1,4 +1,4 @@
-"""How large the rollout pool must be, so that the learner does not wait for it."""
+"""Size the rollout pool so that the learner does not wait for it."""
 
 import math
 
@@ -10,7 +10,7 @@ _DISPATCHES = 512
 
 
 def pool_size(rollout_s: float, rollout_windows: int, update_s: float, update_windows: int) -> int:
-    """The fewest actors that make windows as fast as the learner takes them.
+    """Compute the fewest actors that make windows as fast as the learner takes them.
 
     An actor makes `rollout_windows` windows in `rollout_s` seconds, the learner takes `update_windows` of all roles in
     the `update_s` seconds between two publishes:

@@ -2,9 +2,10 @@
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from cluster.config.cluster_config import ClusterConfig
 from cluster.config.plan_config import PlanConfig
 from cluster.planning import placement
 from cluster.planning.pool_balance import pool_size
@@ -35,7 +36,7 @@ class Size:
     steps: int
     """Updates of the whole stage."""
     rates: Rates
-    """Of the simulation behind its warm-up."""
+    """Rates of the simulation after its warm-up."""
 
     def seconds_of(self, updates: int) -> float:
         """Return the time from the first published weights to the end of update `updates`, counted from 1."""
@@ -46,7 +47,7 @@ class Size:
 
     @property
     def gpu_days(self) -> float:
-        """Cost of the whole stage; a GPU that waits is paid too."""
+        """Return the cost of the whole stage; a GPU that waits is paid too."""
         return (self.rollout_gpus + self.learner_gpus) * self.seconds_of(self.steps) / _DAY_S
 
     def updates_in(self, gpu_days: float) -> int:
@@ -76,26 +77,26 @@ def balanced_gpus(work: RunShape, pace: Pace) -> int:
     return max(1, math.ceil(actors / placement.processes_per_gpu(placement.rollout(work.cluster)) - 1e-9))
 
 
-def actors_of(work: RunShape, rollout_gpus: int) -> int:
+def actors_of(cluster: ClusterConfig, rollout_gpus: int) -> int:
     """Count the rollout processes that `rollout_gpus` hold. Raises ConfigError where there are none."""
-    actors = int(rollout_gpus * placement.processes_per_gpu(placement.rollout(work.cluster)) + 1e-9)
+    actors = int(rollout_gpus * placement.processes_per_gpu(placement.rollout(cluster)) + 1e-9)
     if actors < 1:
         raise ConfigError(
             "plan.rollout_gpus",
             rollout_gpus,
-            f"one rollout process takes cluster.actor_gpus={work.cluster.actor_gpus:g}",
-            f"write {math.ceil(work.cluster.actor_gpus)} or more",
+            f"one rollout process takes cluster.actor_gpus={cluster.actor_gpus:g}",
+            f"write {math.ceil(cluster.actor_gpus)} or more",
         )
     return actors
 
 
-def pool_excess(work: RunShape, rollout_gpus: int) -> str | None:
+def pool_excess(cluster: ClusterConfig, stages: Sequence[str], rollout_gpus: int) -> str | None:
     """Explain why the cluster of the run could never hold such a pool, as far as the keys say; None where it could.
 
     Processes that score are never more than actors: the others would not be busy.
     """
-    cluster, actors = work.cluster, actors_of(work, rollout_gpus)
-    scorers = min(actors, cluster.reward_actors) if "grpo" in work.stages else 0
+    actors = actors_of(cluster, rollout_gpus)
+    scorers = min(actors, cluster.reward_actors) if "grpo" in stages else 0
     wanted = (
         placement.learner(cluster),
         replace(placement.rollout(cluster), processes=actors),
@@ -105,22 +106,20 @@ def pool_excess(work: RunShape, rollout_gpus: int) -> str | None:
     return placement.excess(cluster, [role for role in wanted if role.processes])
 
 
-def largest_pool(work: RunShape) -> int | None:
+def largest_pool(cluster: ClusterConfig, stages: Sequence[str]) -> int | None:
     """Count the most rollout GPUs that the cluster can have next to the learner; None where the keys set no bound.
 
     Raises ConfigError where it has no room for a single actor.
     """
-    if work.cluster.gpus is None:
+    if cluster.gpus is None:
         return None
-    smallest = max(1, math.ceil(work.cluster.actor_gpus))
-    if (why := pool_excess(work, smallest)) is not None:
-        raise ConfigError(
-            "cluster.gpus", work.cluster.gpus, why, "lower plan.learner_gpus, or choose a larger cluster="
-        )
-    if not work.cluster.actor_gpus:
+    smallest = max(1, math.ceil(cluster.actor_gpus))
+    if (why := pool_excess(cluster, stages, smallest)) is not None:
+        raise ConfigError("cluster.gpus", cluster.gpus, why, "lower plan.learner_gpus, or choose a larger cluster=")
+    if not cluster.actor_gpus:
         return None
-    pools = range(smallest, max(smallest, work.cluster.gpus) + 1)
-    return smallest - 1 + bisect_left(pools, True, key=lambda gpus: pool_excess(work, gpus) is not None)
+    pools = range(smallest, max(smallest, cluster.gpus) + 1)
+    return smallest - 1 + bisect_left(pools, True, key=lambda gpus: pool_excess(cluster, stages, gpus) is not None)
 
 
 def size_up(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, rollout_gpus: int) -> Size:
@@ -128,7 +127,7 @@ def size_up(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, rollout_gp
 
     Raises ConfigError where that is none.
     """
-    actors = actors_of(work, rollout_gpus)
+    actors = actors_of(work.cluster, rollout_gpus)
     # A horizon that is still to grow would make the rest of the stage slower than what was seen.
     played = work.dmd.steps if work.rollout.curriculum else min(plan.updates, work.dmd.steps)
     seen = play(actors, played)
@@ -150,11 +149,14 @@ def sizes(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, progress: Ca
             progress(f"{gpus} rollout GPUs")
             known[gpus] = size_up(work, pace, plan, play, gpus)
 
-    largest = largest_pool(work)
+    largest = largest_pool(work.cluster, work.stages)
     if plan.rollout_gpus:
         for gpus in (gpus for gpus in plan.rollout_gpus if largest is not None and gpus > largest):
             raise ConfigError(
-                "plan.rollout_gpus", gpus, str(pool_excess(work, gpus)), "lower it, or choose a larger cluster="
+                "plan.rollout_gpus",
+                gpus,
+                str(pool_excess(work.cluster, work.stages, gpus)),
+                "lower it, or choose a larger cluster=",
             )
         look(plan.rollout_gpus)
     else:

@@ -25,12 +25,12 @@ from models.network_config import StudentConfig
 from models.records import CRITIC, STUDENT
 
 _ARRIVAL, _LEARNER, _DONE = range(3)
-"""What happens first where several things happen at once."""
+"""Events, in the order in which they are handled where several happen at once."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that things take where nobody waits."""
+    """Seconds that each part of the work takes where nobody waits."""
 
     block_s: float
     """An actor makes one block of all its videos."""
@@ -44,22 +44,22 @@ class Pace:
     """The learner hands new weights over."""
 
     def update_s(self, critic_updates: int) -> float:
-        """Seconds between two versions of the student where the learner never waits."""
+        """Return the seconds between two versions of the student where the learner never waits."""
         return critic_updates * self.critic_s + self.student_s + self.publish_s
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What was seen, by student update: lists of equal length."""
+    """Course of a simulated stage, by student update: lists of equal length."""
 
     windows_per_update: int
     actors: int
     first_window_s: float
     """From the first weights to the first window that the learner could have taken."""
     ended_s: list[float]
-    """When each update was published; the first weights were at 0."""
+    """Time at which each update was published; the first weights were at 0."""
     waited_s: list[float]
-    """How long its windows were waited for."""
+    """Seconds in which the learner waited for its windows."""
     worked_s: list[float]
     """Seconds in which actors were at work until then, all actors together."""
     ages: list[float]
@@ -119,7 +119,7 @@ def simulate(config: Config, pace: Pace, actors: int, updates: int) -> Simulatio
 
 @dataclass
 class _Sample:
-    """As much of a window as the supply looks at."""
+    """The part of a window that the supply looks at."""
 
     rollout: int
     attempt: int
@@ -171,7 +171,16 @@ class _Stage:
             self.give_work()
         else:
             if self.requests % len(self.roles) == 0:
-                self._publish()
+                version = len(self.published_s)
+                self.published_s.append(self.now)
+                self.supply.versions.publish(version, version)
+                self.ended_s.append(self.now)
+                self.waited_s.append(self.waiting_s)
+                self.worked_s.append(self.done_s + sum(self.now - begun for begun in self.begun.values()))
+                ages = [window["age"] for window in self.supply.ledger.drain()]
+                self.ages.append(sum(ages) / len(ages))
+                self.supply.ledger.ages.clear()
+                self.waiting_s = 0.0
             self.learn()
 
     def give_work(self) -> None:
@@ -213,18 +222,6 @@ class _Stage:
             self.requests += 1
             self._at(self.now + seconds, _LEARNER, None)
         self.give_work()  # windows were taken, or dropped
-
-    def _publish(self) -> None:
-        version = len(self.published_s)
-        self.published_s.append(self.now)
-        self.supply.versions.publish(version, version)
-        self.ended_s.append(self.now)
-        self.waited_s.append(self.waiting_s)
-        self.worked_s.append(self.done_s + sum(self.now - begun for begun in self.begun.values()))
-        ages = [window["age"] for window in self.supply.ledger.drain()]
-        self.ages.append(sum(ages) / len(ages))
-        self.supply.ledger.ages.clear()
-        self.waiting_s = 0.0
 
     def _at(self, when_s: float, what: int, subject: Any) -> None:
         heapq.heappush(self.events, (when_s, what, next(self.numbers), subject))

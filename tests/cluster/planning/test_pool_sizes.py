@@ -51,11 +51,13 @@ def test_only_the_pools_that_are_asked_for_are_looked_at():
 @pytest.mark.parametrize(("cluster", "ranks", "most"), [("h100_8", 2, 6), ("h100_32", 8, 24), ("h100_64_spot", 8, 56)])
 def test_a_preset_leaves_its_own_pool_and_not_one_gpu_more(cluster, ranks, most):
     config = wan(f"cluster={cluster}", f"cluster.learner_ranks={ranks}")
-    assert largest_pool(run_shape_of(config)) == most == config.cluster.rollout_actors
-    work = run_shape_of(config)
-    assert placement.excess(config.cluster, placement.roles(config)) is None and pool_excess(work, most) is None
-    assert pool_excess(work, most + 1).startswith(f"{ranks} learner, {most + 1} rollout")
-    assert largest_pool(run_shape_of(wan())) is None, "without cluster.gpus nobody knows"
+    assert largest_pool(config.cluster, config.stages) == most == config.cluster.rollout_actors
+    assert (
+        placement.excess(config.cluster, placement.roles(config)) is None
+        and pool_excess(config.cluster, config.stages, most) is None
+    )
+    assert pool_excess(config.cluster, config.stages, most + 1).startswith(f"{ranks} learner, {most + 1} rollout")
+    assert largest_pool(wan().cluster, wan().stages) is None, "without cluster.gpus nobody knows"
 
 
 def test_pools_that_the_cluster_could_never_hold_are_not_looked_at():
