@@ -12,7 +12,8 @@ from cluster.runs.factory import computing_of, make_actor, make_scorer, make_sup
 from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.supply import Supply
-from cluster.supply.wire import BadWindow, State, from_checkpoint, open_item, seal, to_checkpoint
+from cluster.supply.supply_state import State, from_checkpoint, to_checkpoint
+from cluster.supply.wire import BadWindow, open_item, seal
 from cluster.weights.version import version_numbers
 from models.records import Group, MadeBlock, Trajectory, Weights, Window, first_frames
 

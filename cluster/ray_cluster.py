@@ -13,7 +13,8 @@ from cluster.pool.rollout_process import fetch
 from cluster.runs.cluster_interface import Report
 from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Tracer, clock_offset, shares_of
-from cluster.supply.wire import BadWindow, State, from_checkpoint, seal, to_checkpoint
+from cluster.supply.supply_state import State, from_checkpoint, to_checkpoint
+from cluster.supply.wire import BadWindow, seal
 from cluster.weights.object_store import publish
 from cluster.weights.version import WeightsVersion, version_numbers
 from learner.parallel import collectives

@@ -26,7 +26,8 @@ from cluster.runs.factory import make_supply
 from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Reading, Span
 from cluster.supply.dispatch import Dispatch
-from cluster.supply.supply import Attempt, SupplyState
+from cluster.supply.supply import Attempt
+from cluster.supply.supply_state import SupplyState
 from cluster.supply.wire import BadWindow, Header
 from cluster.weights.object_store import WeightStore
 

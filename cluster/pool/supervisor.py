@@ -186,7 +186,7 @@ class Supervisor:
         self.slots.assign(slot, sum(len(rollout.windows) for rollout in dispatch.rollouts))
         try:
             await self.stage.make(slot, dispatch)
-            if not slot.leaving and supply.missing(dispatch):
+            if not slot.leaving and dispatch.missing(supply.buffer)[1]:
                 self.slots.replace(slot, "left")
         except ActorLost as loss:
             self.slots.replace(slot, str(loss))

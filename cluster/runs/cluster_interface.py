@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Reading, Span
-from cluster.supply.wire import State
+from cluster.supply.supply_state import State
 from models.records import Group, Trajectory, Window
 
 

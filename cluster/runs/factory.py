@@ -14,7 +14,8 @@ from actors.teacher_actor import TeacherActor
 from cluster.runs.stage_spec import ActorSpec, ScorerSpec, StageSpec
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.group_scoring import GroupScorer
-from cluster.supply.supply import Supply, SupplyState
+from cluster.supply.supply import Supply
+from cluster.supply.supply_state import SupplyState
 from models.checkpoints.weight_files import load_weights
 from models.wan.network import ComputeSpec
 

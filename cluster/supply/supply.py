@@ -38,8 +38,8 @@ from cluster.run_errors import RunFailed
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.ledger import ScoreLedger, VersionHistory, WindowLedger
-from cluster.supply.validation import validate_block, validate_origin, validate_sample
-from cluster.supply.wire import LOST, BadWindow, Header, rollout_of
+from cluster.supply.supply_state import SupplyState, rollout_of
+from cluster.supply.wire import LOST, BadWindow, Header, validate_block, validate_origin, validate_sample
 from models.network_config import StudentConfig
 from models.records import ODE, Rollout, WindowPlan
 from rewards.reward_config import RewardConfig
@@ -48,9 +48,6 @@ Attempt = tuple[int, int, int]
 """(rollout, index, attempt): a window as one attempt made it."""
 BAD_AT_LEAST = 5
 """Refused windows before their share is looked at."""
-
-SupplyState = tuple[dict[str, Any], list[Header]]
-"""For a checkpoint: everything plain, and what waits. `wire.to_checkpoint` opens it for a file."""
 
 _log = logging.getLogger(__name__)
 
@@ -151,10 +148,6 @@ class Supply:
             again = Dispatch([self._next_attempt(rollout) for rollout in missing], lost=dispatch.lost + 1)
         self.returned.append(again)
 
-    def missing(self, dispatch: Dispatch) -> bool:
-        """Whether a window of `dispatch` has not come yet."""
-        return bool(dispatch.missing(self.buffer)[1])
-
     def _next_attempt(self, rollout: Rollout) -> Rollout:
         self.attempts[rollout.id] = self.attempts.get(rollout.id, 0) + 1
         again = replace(rollout, attempt=self.attempts[rollout.id])
@@ -195,10 +188,10 @@ class Supply:
 
     def _row(self, dispatch: Dispatch, sample: Header) -> int:
         """Which of the dispatch's videos `sample` is of. Raises BadWindow if nobody waits for it."""
-        row = next((i for i, rollout in enumerate(dispatch.rollouts) if rollout.id == sample.rollout), None)
-        if row is None or not self.buffer.expects(sample.rollout, sample.index, sample.attempt):
-            raise BadWindow("plan", f"{sample.name} was not asked for, or came twice")
-        return row
+        for row, rollout in enumerate(dispatch.rollouts):
+            if rollout.id == sample.rollout and self.buffer.expects(sample.rollout, sample.index, sample.attempt):
+                return row
+        raise BadWindow("plan", f"{sample.name} was not asked for, or came twice")
 
     def reference(self, dispatch: Dispatch, group: Header) -> list[Header]:
         """The first blocks of the group's own video, one horizon; none for a group that begins with it."""
@@ -302,10 +295,8 @@ class Supply:
         if self.drift is not None:
             self.drift.by_block = DriftTracker(plain["straying"]).by_block
         self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
-        missing = []
-        for rollout in self.open.values():
-            if plans := tuple(plan for plan in rollout.windows if (rollout.id, plan.index) in self.buffer.pending):
-                missing.append(replace(rollout, windows=plans))
+        windows = {i: tuple(p for p in r.windows if (i, p.index) in self.buffer.pending) for i, r in self.open.items()}
+        missing = [replace(self.open[i], windows=plans) for i, plans in windows.items() if plans]
         for first in range(0, len(missing), self.rollout.batch):
             batch = missing[first : first + self.rollout.batch]
             self.returned.append(Dispatch([self._next_attempt(rollout) for rollout in batch]))

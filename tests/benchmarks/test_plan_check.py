@@ -14,8 +14,7 @@ from cluster.planning.simulator import simulate
 from cluster.runs.factory import make_dispatcher
 from cluster.runs.stage_spec import stage_spec
 from cluster.supply.ledger import VersionHistory
-from cluster.supply.validation import validate_block, validate_sample
-from cluster.supply.wire import seal
+from cluster.supply.wire import seal, validate_block, validate_sample
 from models.records import MadeBlock, Weights
 from tests.fakes.sleeping_pool import SleepingActor
 

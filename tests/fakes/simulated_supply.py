@@ -7,7 +7,8 @@ import msgpack
 from actors.drift_tracker import DriftMeter
 from cluster.runs.factory import make_supply
 from cluster.runs.stage_spec import stage_spec
-from cluster.supply.wire import LOST, BadWindow, from_checkpoint, open_item, seal, to_checkpoint
+from cluster.supply.supply_state import from_checkpoint, to_checkpoint
+from cluster.supply.wire import LOST, BadWindow, open_item, seal
 from models.records import CRITIC, STUDENT, MadeBlock
 from tests.fakes.small_runs import pretended
 
@@ -104,7 +105,7 @@ class World:
         for _ in range(items):
             item = next(source, None)
             if item is None:
-                assert not self.supply.missing(dispatch), "an actor was done and windows were missing"
+                assert not dispatch.missing(self.supply.buffer)[1], "an actor was done and windows were missing"
                 self.at_work.pop(i)
                 return
             measured = drift.measure(item) if drift is not None and isinstance(item, MadeBlock) else None

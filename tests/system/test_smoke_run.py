@@ -16,7 +16,7 @@ from cluster.pool.slots import Slots
 from cluster.pool.workload import Workload
 from cluster.runs.factory import make_supply
 from cluster.runs.stage_spec import stage_spec
-from cluster.supply.validation import BadWindow
+from cluster.supply.wire import BadWindow
 from tests.docs.documented import metric_keys, pattern
 from tests.fakes.small_runs import StandingPool
 from tests.golden.smoke_losses import GOLDEN, losses

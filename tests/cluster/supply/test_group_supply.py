@@ -11,7 +11,7 @@ import torch
 from cluster.runs.factory import make_supply
 from cluster.runs.stage_spec import stage_spec
 from cluster.supply.ledger import RewardFails
-from cluster.supply.validation import BadWindow
+from cluster.supply.wire import BadWindow
 from models.records import GRPO, SENTINEL, Group, GroupPlan
 from tests.fakes.simulated_supply import World, deliver, opened, restored, saved, sealed, validated
 from tests.fakes.small_runs import mark, pretended_groups, small_grpo

@@ -7,8 +7,7 @@ import torch
 
 from actors.rollout_config import WindowConfig
 from cluster.supply.ledger import VersionHistory
-from cluster.supply.validation import validate_sample
-from cluster.supply.wire import BadWindow, seal
+from cluster.supply.wire import BadWindow, seal, validate_sample
 from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, Rollout, Window, WindowPlan
 from tests.fakes.small_world import CONFIG, NAME

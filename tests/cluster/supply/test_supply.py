@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from cluster.runs.factory import make_supply
 from cluster.runs.stage_spec import stage_spec
 from cluster.supply.supply import BAD_AT_LEAST, TooManyBad
-from cluster.supply.validation import BadWindow
+from cluster.supply.wire import BadWindow
 from models.records import CRITIC, STUDENT, Window
 from tests.fakes.simulated_supply import World, deliver, saved
 from tests.fakes.small_runs import pretended, small

@@ -10,8 +10,9 @@ import numpy
 import pytest
 import torch
 
+from cluster.supply.supply_state import from_checkpoint, to_checkpoint
 from cluster.supply.tensor_bytes import ByteViews
-from cluster.supply.wire import BadWindow, from_checkpoint, open_item, seal, take_apart, to_checkpoint
+from cluster.supply.wire import BadWindow, open_item, seal, take_apart
 from models.records import GRPO, STUDENT, Group, MadeBlock, Progress, Trajectory, Window
 
 TENSORS = ("context", "latents", "noisy", "states", "samples", "behaviour", "images")
