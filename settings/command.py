@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cluster.config.run_config import Config
 from cluster.run_errors import CannotStart
-from models.errors import StopsRun
+from models.errors import ConfigError, StopsRun
 from settings.compose import ROOT, choices, read_keys
 from settings.help import asked_help, help_page
 
@@ -99,7 +99,7 @@ def user_errors() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
         sys.exit(0)
-    except (ValueError, CannotStart) as error:
+    except (ConfigError, CannotStart) as error:
         sys.exit(_complain(error, 2))
 
 

@@ -1,10 +1,13 @@
-"""Commands whose reader goes away, as with `| head`."""
+"""Commands end in one line for a user's mistake, and well when their reader goes away, as with `| head`."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+
+from models.errors import ConfigError
+from settings import user_errors
 
 ENDLESS = """
 import settings
@@ -32,3 +35,11 @@ def test_a_reader_that_leaves_early_ends_the_command_well_and_without_a_word(cod
             assert reader.readline() == b"a line of a long report\n"
         reader.close()
         assert command.communicate(timeout=60) == (None, b"") and command.returncode == 0
+
+
+def test_a_users_mistake_is_one_line_and_a_fault_of_the_program_a_traceback(capsys):
+    with pytest.raises(SystemExit) as ended, user_errors():
+        raise ConfigError("dmd.steps", 0, "below 1", "write dmd.steps=1")
+    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ValueError, match="a fault"), user_errors():
+        raise ValueError("a fault")
