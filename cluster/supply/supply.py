@@ -116,8 +116,7 @@ class Supply:
             if rollout not in plans and len(plans) == self.rollout.batch:
                 break
             self.buffer.refills.popleft()
-            plan = next(plan for plan in self.open[rollout].windows if plan.index == index)
-            plans.setdefault(rollout, []).append(plan)
+            plans.setdefault(rollout, []).extend(p for p in self.open[rollout].windows if p.index == index)
         if plans:
             again = [replace(self.open[i], windows=tuple(missing)) for i, missing in plans.items()]
             return Dispatch([self._next_attempt(rollout) for rollout in again])
@@ -144,8 +143,7 @@ class Supply:
         again = None
         if self.rollout.continued and not afresh:
             again = dispatch.continued(rows, missing, self.student.block_frames, self.window.frames)
-        if again is None:
-            again = Dispatch([self._next_attempt(rollout) for rollout in missing], lost=dispatch.lost + 1)
+        again = again or Dispatch([self._next_attempt(rollout) for rollout in missing], lost=dispatch.lost + 1)
         self.returned.append(again)
 
     def _next_attempt(self, rollout: Rollout) -> Rollout:
