@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from torch import Tensor, distributed
 
-from learner.distillation import DmdLearner
 from learner.grpo import PolicyLearner
 from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
 from learner.losses.dmd import score_sigmas
@@ -17,7 +16,7 @@ from learner.parallel.sharding import copy_into_shards, shard
 from learner.policy_batches import PolicyBatches
 from learner.policy_config import GrpoConfig
 from learner.pretraining import Pretrainer
-from learner.score_distillation import ScoreDistillation
+from learner.score_distillation import DmdLearner, ScoreDistillation
 from learner.sentinel_watch import SentinelWatch
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
 from learner.trained_network import TrainedNetwork

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from learner.build import LearnerParts, dmd_learner, ode_initializer, pretrainer
-from learner.distillation import DmdLearner
+from learner.score_distillation import DmdLearner
 from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig, MuonConfig, OdeConfig, PretrainConfig, Source
 from models.checkpoints.weight_files import save_weights
 from models.errors import ConfigError

@@ -14,12 +14,12 @@ from torch.distributed.tensor import DTensor
 from actors.group_actor import GroupActor
 from actors.rollout_config import WindowConfig
 from learner.build import LearnerParts, dmd_learner, ode_initializer, policy_learner, pretrainer
-from learner.distillation import DmdLearner
 from learner.optimizer import NonFiniteError, Optimizer, muon
 from learner.parallel import collectives
 from learner.parallel.micro_batches import own_places
 from learner.parallel.sharding import gather_full_state, shard
 from learner.policy_config import GrpoConfig
+from learner.score_distillation import DmdLearner
 from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig, MuonConfig, OdeConfig, PretrainConfig, Source
 from models.checkpoints.weight_files import load_weights, save_weights
 from models.network_config import CONFIGS, StudentConfig

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from actors.rollout_actor import RolloutActor
 from actors.rollout_config import WindowConfig
 from learner.build import LearnerParts, dmd_learner
-from learner.distillation import DmdLearner
 from learner.optimizer import NonFiniteError
 from learner.replay import collate, masked_x0
+from learner.score_distillation import DmdLearner
 from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig
 from learner.trained_network import Ema
 from models.network_config import StudentConfig
