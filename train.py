@@ -45,7 +45,7 @@ def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
     spec = stage_spec("ode", config)
     with RunFolder(config.run_dir).stage("ode", config.checkpoint) as folder, spec.inputs.trajectories.open() as pairs:
         folder.restore(learner)
-        cluster.begin(spec, kept=pairs.numbers)
+        cluster.begin(spec, kept=sorted(pairs.entries))
         metrics = {}
         while learner.step < config.ode.steps:
             arrived = config.ode.pairs_at(learner.step)  # the rest arrive while training

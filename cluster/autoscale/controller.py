@@ -16,7 +16,8 @@ _ADDED = 0.5
 """Evaluate a scale-up only if at least so many actors more were running on average: fewer drown in noise."""
 _SATURATED = 0.9
 """Busy share of the reward processes from which more actors would only wait for scores."""
-_QUIET = ("hold", "measure", "cool")
+QUIET = ("hold", "measure", "cool")
+"""Kinds of decisions that no user could want to act on: the size stays, and no bound of the user's holds it."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,6 @@ class Decision:
     """grow, shrink; measure, cool or hold where the size stays; or the bound that holds the pool, which is shown."""
     needed: int | None = None
     """The fewest actors that keep the learner busy, by what both are measured to take."""
-
-    @property
-    def worth_telling(self) -> bool:
-        """Whether a user could want to act on it: the size changes, or a bound of the user's holds it."""
-        return self.kind not in _QUIET
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ class Controller:
             self._forget(m.actor_s / m.learner_s, judging=starves)
         needed = pool_size(m.actor_s, 1, m.learner_s, 1)
         last_busy = m.actor_s / m.learner_s - (needed - 1)
-        if needed > 1 and last_busy * self._price(needed - 1) < self.config.gain:
+        if needed > 1 and last_busy * ((self.learner_cost + (needed - 1)) / (needed - 1)) < self.config.gain:
             needed -= 1  # the last actor would not be busy enough to be worth its cost
         line = (
             f"the learner waits {m.waiting_share:.0%} of its time, {m.idle:.1f} of {m.running:.1f} actors wait for "
@@ -139,9 +135,14 @@ class Controller:
         )
         if starves:
             return self._grow(now, m, needed, line, settled)
-        if m.warm and m.idle >= 1 and m.waiting_share <= self.config.waiting_share / 2:
-            return self._shrink(now, m, needed, line)
-        return Decision(m.size, line, "hold", needed)
+        # Enough to keep the learner busy while as many processes as of late are being replaced.
+        size = max(needed + math.ceil(m.replacing), self.floor, self.config.minimum)
+        if not m.warm or m.idle < 1 or m.waiting_share > self.config.waiting_share / 2 or size >= m.size:
+            return Decision(m.size, line, "hold", needed)
+        if now - self.changed_s < max(self.config.shrink_after_s, _ROLLOUTS_SEEN * m.dispatch_s):
+            return Decision(m.size, line, "cool", needed)
+        self.before = None
+        return Decision(size, line, "shrink", needed)
 
     def _forget(self, costs: float, judging: bool) -> None:
         """Forget what was learnt under other costs. A growth that is still to be judged keeps those from before it."""
@@ -149,10 +150,6 @@ class Controller:
             self.before = None
         if self.before is None and (self.costs is None or max(costs / self.costs, self.costs / costs) > _OTHER_COSTS):
             self.costs, self.floor, self.ceiling = costs, self.config.minimum, self.config.maximum
-
-    def _price(self, actors: float) -> float:
-        """Return the cost of the run with so many actors, over the cost of the actors alone."""
-        return (self.learner_cost + actors) / actors
 
     def _grow(self, now: float, m: Measurements, needed: int, line: str, settled: bool) -> Decision:
         cool_s, quiet_s = max(self.config.grow_after_s, _ROLLOUTS_SEEN * m.dispatch_s), now - self.changed_s
@@ -202,14 +199,5 @@ class Controller:
         if max(m.learner_s / before.learner_s, before.learner_s / m.learner_s) > _OTHER_COSTS:
             return None  # the change comes from the learner
         added = (m.windows_per_s - before.windows_per_s) / (m.running - before.running)
-        return added / before.windows_per_s * before.running * self._price(before.running)
-
-    def _shrink(self, now: float, m: Measurements, needed: int, line: str) -> Decision:
-        """Shrink to what keeps the learner busy while as many processes as of late are being replaced."""
-        size = max(needed + math.ceil(m.replacing), self.floor, self.config.minimum)
-        if size >= m.size:
-            return Decision(m.size, line, "hold", needed)
-        if now - self.changed_s < max(self.config.shrink_after_s, _ROLLOUTS_SEEN * m.dispatch_s):
-            return Decision(m.size, line, "cool", needed)
-        self.before = None
-        return Decision(size, line, "shrink", needed)
+        price = (self.learner_cost + before.running) / before.running  # of the run, over that of its actors alone
+        return added / before.windows_per_s * before.running * price

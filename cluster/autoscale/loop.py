@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.autoscale.controller import Controller
+from cluster.autoscale.controller import QUIET, Controller
 from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.runs.trace import Reading
@@ -49,7 +49,7 @@ class Autoscaling:
         self.file = Path(run_dir, FILE)
         if self.file.exists():  # take away a last line that a kill cut off, before another is appended to it
             os.truncate(self.file, self.file.read_bytes().rfind(b"\n") + 1)
-        self.spent_before = hours_spent(self.file)
+        self.spent_before = max((look["gpu_hours"] for look in looks(self.file)), default=0.0)
         self.metrics: dict[str, float] = {}
         self.begin()
 
@@ -59,14 +59,11 @@ class Autoscaling:
         self.shown_bounds: set[str] = set()
         """Bounds that were shown for the present size: once is enough, though the learner's waiting comes and goes."""
 
-    @property
-    def gpu_hours(self) -> float:
-        """Cost of the pool in this run: hours of whole GPUs, or of processes that have none."""
-        return self.spent_before + self.meter.gpu_hours
-
     def look(self, size: int, buffer: WindowBuffer, stage: str) -> Look:
         """Measure and decide; `size` actors are asked for now."""
-        measured = self.meter.measure(size, buffer.capacity, self.gpu_hours)
+        # Hours of whole GPUs, or of processes that have none.
+        gpu_hours = self.spent_before + self.meter.totals()["held"] / 3600
+        measured = self.meter.measure(size, buffer.capacity, gpu_hours)
         decision = self.controller.decide(self.meter.clock(), measured)
         now, running = self.clock(), size - measured.starting
         self.metrics = {
@@ -81,7 +78,7 @@ class Autoscaling:
         if decision.size != size:
             self.shown_bounds = {decision.kind}
             line = f"rollout pool: from {size} to {decision.size} actors: {decision.reason}"
-        elif decision.worth_telling and decision.kind not in self.shown_bounds:
+        elif decision.kind not in {*QUIET, *self.shown_bounds}:
             self.shown_bounds.add(decision.kind)
             line = f"rollout pool: stays at {size} actors: {decision.reason}"
         entry = {"time": now, "stage": stage, "now_running": running}
@@ -130,8 +127,3 @@ def looks(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def hours_spent(file: Path) -> float:
-    """Return the pool's cost according to the last look; 0 where there is none."""
-    return max((look["gpu_hours"] for look in looks(file)), default=0.0)

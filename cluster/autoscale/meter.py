@@ -38,7 +38,7 @@ class Meter:
 
     def change(self, by: Mapping[str, int]) -> None:
         """Add to levels."""
-        self._advance()
+        self.totals()
         self.levels.update(by)
 
     @contextmanager
@@ -72,7 +72,10 @@ class Meter:
         self.sums["made"] += windows
         self.sums["making"] += seconds
 
-    def _advance(self) -> None:
+    # -- what it amounts to ---------------------------------------------------------------------------------------
+
+    def totals(self) -> Counter[str]:
+        """Integrate the levels up to now; returns all sums, in seconds and events."""
         now = self.clock()
         seconds, self.advanced_s = now - self.advanced_s, now
         self.sums["elapsed"] += seconds
@@ -80,18 +83,7 @@ class Meter:
         self.sums["scoring"] += seconds * min(self.levels["scoring"], self.scorers)
         for level in ("idle", "held", "running", "replacing", "busy", "starting"):
             self.sums[level] += seconds * self.levels[level]
-
-    # -- what it amounts to ---------------------------------------------------------------------------------------
-
-    def totals(self) -> Counter[str]:
-        """Return all sums up to now, in seconds and events."""
-        self._advance()
         return Counter(self.sums)
-
-    @property
-    def gpu_hours(self) -> float:
-        """Hours of whole GPUs, or of processes without any, that were held since this was made."""
-        return self.totals()["held"] / 3600
 
     def measure(self, size: int, capacity: int, gpu_hours: float) -> Measurements:
         """Measure pool and learner over the last `span_s` seconds, and further back where little has happened.

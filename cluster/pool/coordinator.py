@@ -142,7 +142,7 @@ class Coordinator:
         weights = await store.collect(version, source)
         supply.versions.publish(version, weights.update)
         self.workload.versions += 1
-        self.workload.weight_bytes = weights.nbytes
+        self.workload.weight_bytes = sum(tensor.nbytes for tensor in weights.tensors.values())
         await self.supervisor.wake()
 
     async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Header]:

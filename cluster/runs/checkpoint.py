@@ -24,7 +24,9 @@ Say = Callable[[str], None]
 """Takes one line for the user at the terminal."""
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.msgpack", ".safetensors"
-_NAME = re.compile(r"step_\d{8,}")
+NAME = "step_{:08d}"
+"""Of a checkpoint, by its step."""
+_PATTERN = re.compile(r"step_\d{8,}")
 _CHUNK_BYTES = 1 << 24
 """Read at once: the interpreter's lock is taken once per chunk, and small ones starve beside a busy training loop."""
 
@@ -67,7 +69,7 @@ def write(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None = 
     The folder gets its name when it is complete and on the disk, so that a killed process or machine leaves the last
     good one. Keeps the newest `keep`, and each whose step is a multiple of `keep_every`.
     """
-    final = path_of(folder, snapshot.step)
+    final = folder / NAME.format(snapshot.step)
     partial = folder / f".{final.name}.partial"
     tidy(folder)
     partial.mkdir(parents=True)
@@ -100,11 +102,6 @@ def tidy(folder: Path) -> None:
             os.replace(path, final)
     for path in [*folder.glob(".step_*.partial"), *folder.glob(".step_*.removed")]:
         shutil.rmtree(path)
-
-
-def path_of(folder: Path, step: int) -> Path:
-    """Give the path of the checkpoint of `step`."""
-    return folder / f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:
@@ -199,7 +196,7 @@ def _manifest(path: Path) -> dict[str, str]:
 
 def paths(folder: Path) -> list[Path]:
     """List all checkpoints, whole or not, by ascending step."""
-    return sorted((path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)), key=step_of)
+    return sorted((path for path in folder.glob("step_*") if _PATTERN.fullmatch(path.name)), key=step_of)
 
 
 def _checksum(path: Path) -> str:

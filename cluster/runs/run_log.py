@@ -51,7 +51,7 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close all files."""
-        for file in (self.metrics_file, self.windows_file, self.trace):
+        for file in (self.metrics_file, self.windows_file, self.trace.file):
             file.close()
         if self.wandb is not None:
             self.wandb.run.finish()

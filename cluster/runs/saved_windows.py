@@ -31,7 +31,10 @@ _HEADER = "longtake.windows"
 
 
 def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
-    """Run the loop of debug.rollout_only: take windows as stage dmd does, and save them."""
+    """Run the loop of debug.rollout_only: take windows as stage dmd does, and save them.
+
+    A file holds a rank's share of a batch, with the plain fields as JSON in its header.
+    """
     student = Wan(config.student.wan)
     load_weights(student, config.init_path, "init")
     roles = [CRITIC] * config.dmd.critic_updates + [STUDENT]
@@ -42,9 +45,13 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
     cluster.publish(student.state_dict(), 0)
     begun, before, blocks = None, 0, 0
     for step in range(1, steps + 1):
-        for i, role in enumerate(roles):
-            number = (step - 1) * len(roles) + i
-            save_batch(config.saved_windows_path, number, cluster.take(role, config.dmd.batch_size))
+        for place, role in enumerate(roles):
+            number = (step - 1) * len(roles) + place
+            apart = [take_apart(window) for window in cluster.take(role, config.dmd.batch_size)]
+            tensors = {f"{i}/{name}": t.contiguous() for i, (_, parts) in enumerate(apart) for name, t in parts.items()}
+            header = {_HEADER: json.dumps([plain for plain, _ in apart])}
+            file = config.saved_windows_path / f"{number:06d}_{collectives.rank():04d}.safetensors"
+            write_whole(file, save(tensors, metadata=header))
             # As an update does: no rank gets ahead of plans that another has still to ask for.
             collectives.all_reduce_max(number)
             if begun is None:  # measured from the first batch on: the processes have started
@@ -56,14 +63,6 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
         log("rollout_only", step, steps, metrics | pace)
     if collectives.rank() == 0:
         log.progress("saved windows", steps, steps, f"in {config.saved_windows_path}")
-
-
-def save_batch(folder: Path, number: int, windows: Sequence[Window]) -> None:
-    """Write this rank's share of the `number`-th batch into one file, with the plain fields as JSON in its header."""
-    apart = [take_apart(window) for window in windows]
-    tensors = {f"{i}/{name}": t.contiguous() for i, (_, parts) in enumerate(apart) for name, t in parts.items()}
-    header = {_HEADER: json.dumps([plain for plain, _ in apart])}
-    write_whole(folder / f"{number:06d}_{collectives.rank():04d}.safetensors", save(tensors, metadata=header))
 
 
 class SavedWindow(NamedTuple):

@@ -91,7 +91,7 @@ class StageFolder(AbstractContextManager):
         def start() -> None:
             tensors[_SUPPLY], rest = ({}, {}) if supply is None else supply
             snapshot = Snapshot.of(step, tensors, {"learner": state, _SUPPLY: rest})
-            path = checkpoint.path_of(self.checkpoints, step)
+            path = self.checkpoints / checkpoint.NAME.format(step)
             self.pending = path, self.pool.submit(self._write, path, snapshot)
 
         collectives.run_on_rank0(start)
@@ -118,7 +118,7 @@ class StageFolder(AbstractContextManager):
         step = collectives.broadcast(-1 if chosen is None else checkpoint.step_of(chosen))
         if step < 0:
             return None
-        path = checkpoint.path_of(self.checkpoints, step)
+        path = self.checkpoints / checkpoint.NAME.format(step)
         wanted = {
             group: {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             for group, tensors in learner.state()[0].items()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Span(NamedTuple):
@@ -137,30 +137,24 @@ class TraceFile:
             file.truncate(whole)
         self.file = path.open("a", buffering=1)
         if not self.numbers:
-            self.file.write("[" + json.dumps(self._row("command")) + "\n")
-        self._write({"name": "begins", "ph": "i", "s": "g", "pid": 0, "tid": 0, "ts": round(time.time() * 1e6)})
+            self.numbers["command"] = 0
+            row = {"name": "process_name", "ph": "M", "pid": 0, "args": {"name": "command"}}
+            self.file.write("[" + json.dumps(row) + "\n")
+        event = {"name": "begins", "ph": "i", "s": "g", "pid": 0, "tid": 0, "ts": round(time.time() * 1e6)}
+        self.file.write("," + json.dumps(event) + "\n")
 
     def write(self, spans: Sequence[Span | Reading]) -> None:
         """Append spans and readings; a new process gets a row of its own."""
         for span in spans:
             if span.process not in self.numbers:
-                self._write(self._row(span.process))
+                self.numbers[span.process] = number = len(self.numbers)
+                row = {"name": "process_name", "ph": "M", "pid": number, "args": {"name": span.process}}
+                self.file.write("," + json.dumps(row) + "\n")
             if isinstance(span, Reading):
-                event = {"name": span.name, "ph": "C", "pid": self.numbers[span.process], "tid": 0}
-                self._write(event | {"ts": round(span.at_s * 1e6), "args": span.values})
-                continue
-            # Both ends are rounded, not the duration: spans that touch must not overlap by a microsecond.
-            started, ended = round(span.started_s * 1e6), round((span.started_s + span.duration_s) * 1e6)
-            event = {"name": span.name, "ph": "X", "pid": self.numbers[span.process], "tid": 0}
-            self._write(event | {"ts": started, "dur": ended - started})
-
-    def _row(self, process: str) -> dict[str, Any]:
-        self.numbers[process] = len(self.numbers)
-        return {"name": "process_name", "ph": "M", "pid": self.numbers[process], "args": {"name": process}}
-
-    def _write(self, event: dict[str, Any]) -> None:
-        self.file.write("," + json.dumps(event) + "\n")
-
-    def close(self) -> None:
-        """Flush."""
-        self.file.close()
+                phase, rest = "C", {"ts": round(span.at_s * 1e6), "args": span.values}
+            else:
+                # Both ends are rounded, not the duration: spans that touch must not overlap by a microsecond.
+                started, ended = round(span.started_s * 1e6), round((span.started_s + span.duration_s) * 1e6)
+                phase, rest = "X", {"ts": started, "dur": ended - started}
+            event = {"name": span.name, "ph": phase, "pid": self.numbers[span.process], "tid": 0}
+            self.file.write("," + json.dumps(event | rest) + "\n")

@@ -30,6 +30,7 @@ from models.records import ODE, Trajectory
 
 _PARTS = "states", "latents"
 _CURE = "remove it, and the same command makes its trajectories again; copy another run's (ode.pairs_dir) again"
+_REPAIR = "repair the cause and run the same command again"
 _OWN = "run_dir", "set the key back, remove that folder, or write a new run_dir"
 """The key of a run's own trajectories, and the fix where they are of another origin."""
 
@@ -56,6 +57,7 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
         index, _ = decode(collectives.broadcast_bytes(found or b""))
         self.origin, self.shards = index.origin, dict(index.shards)
         self.entries: dict[int, TrajectoryEntry] = {entry.number: entry for entry in index.entries()}
+        """Trajectories on disk, by number."""
         self.unwritten: dict[int, Trajectory] = {}
         self.pairs_per_shard = max(1, shard_bytes // self.origin.trajectory_bytes)
         self.arrived = 0
@@ -71,11 +73,6 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
         ):
             self.arrived += 1
         return self.arrived
-
-    @property
-    def numbers(self) -> list[int]:
-        """Numbers of all trajectories on disk."""
-        return sorted(self.entries)
 
     def add(self, made: Sequence[Trajectory]) -> None:
         """Keep new trajectories, the same on every rank (a collective). Raises TrajectoriesFailed."""
@@ -134,7 +131,7 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
             with beside(file) as partial:
                 write_tensors(partial, planned, named.items())
         except OSError as error:
-            raise TrajectoriesFailed(_unwritten(file, error)) from error
+            raise TrajectoriesFailed(f"{file} was not written ({error}). Fix: {_REPAIR}.") from error
         return file.stat().st_size
 
 
@@ -213,8 +210,4 @@ def _write_index(path: Path, index: TrajectoryIndex) -> None:
     try:
         write_whole(path / INDEX, encode(index))
     except OSError as error:
-        raise TrajectoriesFailed(_unwritten(path / INDEX, error)) from error
-
-
-def _unwritten(file: Path, error: OSError) -> str:
-    return f"{file} was not written ({error}). Fix: repair the cause and run the same command again."
+        raise TrajectoriesFailed(f"{path / INDEX} was not written ({error}). Fix: {_REPAIR}.") from error

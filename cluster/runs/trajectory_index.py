@@ -119,7 +119,9 @@ def encode(index: TrajectoryIndex) -> bytes:
         pairs = [[pair.number, pair.prompt, pair.seed, pair.position, pair.checksum] for pair in shard.pairs]
         records.append({"shard": number, "size": shard.size, "pairs": pairs})
     packed = [msgpack.packb(record) for record in records]
-    return b"".join(msgpack.packb([_digest(record), record]) for record in packed)
+    return b"".join(
+        msgpack.packb([hashlib.blake2b(record, digest_size=_DIGEST_BYTES).digest(), record]) for record in packed
+    )
 
 
 def decode(content: bytes) -> tuple[TrajectoryIndex, bool]:
@@ -132,7 +134,7 @@ def decode(content: bytes) -> tuple[TrajectoryIndex, bool]:
     records = []
     try:
         for digest, packed in unpacker:
-            if digest != _digest(packed):
+            if digest != hashlib.blake2b(packed, digest_size=_DIGEST_BYTES).digest():
                 break
             records.append(msgpack.unpackb(packed))
             end = unpacker.tell()
@@ -146,7 +148,3 @@ def decode(content: bytes) -> tuple[TrajectoryIndex, bool]:
         pairs = (TrajectoryEntry(n, prompt, seed, shard, place, d) for n, prompt, seed, place, d in record["pairs"])
         shards[shard] = Shard(record["size"], tuple(pairs))
     return TrajectoryIndex(TrajectoryOrigin(**records[0]), shards), end == len(content)
-
-
-def _digest(packed: bytes) -> bytes:
-    return hashlib.blake2b(packed, digest_size=_DIGEST_BYTES).digest()

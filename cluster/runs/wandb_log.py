@@ -16,23 +16,18 @@ _BARS = 64
 
 
 def check_login(wandb: WandbConfig) -> None:
-    """Reject wandb.mode=online without a login on this machine; asks no network. Raises ConfigError."""
-    if wandb.mode == "online" and not logged_in():
-        raise ConfigError(
-            "wandb.mode", "online", "nobody is logged in on this machine",
-            "run `wandb login`, set WANDB_API_KEY, or write wandb.mode=offline",
-        )  # fmt: skip
+    """Reject wandb.mode=online without a key in the environment or in the netrc file for wandb's server.
 
-
-def logged_in() -> bool:
-    """Tell whether wandb finds a key: in the environment, or in the netrc file for its server."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
+    Asks no network. Raises ConfigError.
+    """
+    if wandb.mode != "online" or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return
     given = os.environ.get("NETRC")
     files = [Path(given).expanduser()] if given else [Path.home() / ".netrc", Path.home() / "_netrc"]
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or _SERVER).netloc
     try:
-        return any(netrc.netrc(str(file)).authenticators(server) is not None for file in files if file.is_file())
+        if any(netrc.netrc(str(file)).authenticators(server) is not None for file in files if file.is_file()):
+            return
     except netrc.NetrcParseError as error:
         raise ConfigError(
             "wandb.mode",
@@ -40,6 +35,10 @@ def logged_in() -> bool:
             f"{error.filename} cannot be read at line {error.lineno}",
             "repair that file, set WANDB_API_KEY, or write wandb.mode=offline",
         ) from None  # its message would quote the file
+    raise ConfigError(
+        "wandb.mode", "online", "nobody is logged in on this machine",
+        "run `wandb login`, set WANDB_API_KEY, or write wandb.mode=offline",
+    )  # fmt: skip
 
 
 class WandbLog:

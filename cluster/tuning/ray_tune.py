@@ -172,7 +172,8 @@ class Watcher(Callback):
             if measured := trial.folder.measurements:
                 self.steps[name] = int(measured[-1]["step"])
         self.all_steps = sum(trial.config.dmd.steps for trial in waiting.values())
-        self.clock = ScanClock({name: self._left(name) for name in waiting}, together)
+        left = {name: trial.config.dmd.steps - self.steps[name] for name, trial in waiting.items()}
+        self.clock = ScanClock(left, together)
         self._show("")
 
     def on_trial_start(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
@@ -184,7 +185,8 @@ class Watcher(Callback):
         if "drift" in result:
             name = trial.config["trial"]
             self.steps[name] = int(result["step"])
-            if left := self._left(name):  # the last one comes with the scores, just before the end
+            # The last one comes with the scores, just before the end.
+            if left := self.waiting[name].config.dmd.steps - self.steps[name]:
                 self.clock.measured(name, left)
             self._show(f"{name}: drift {result['drift']:.2f} after {result['step']:.0f} updates")
 
@@ -201,12 +203,13 @@ class Watcher(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
         """Report a lost trial, which Tune starts again."""
-        self.display.say(f"{trial.config['trial']}: {_reason(trial)}; it is started again")
+        reason = Path(trial.error_file).read_text().strip().splitlines()[-1]
+        self.display.say(f"{trial.config['trial']}: {reason}; it is started again")
 
     def on_trial_error(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: Any) -> None:
         """Note the failure of a trial that Tune gives up."""
         name = trial.config["trial"]
-        self.failures[name] = _reason(trial)
+        self.failures[name] = Path(trial.error_file).read_text().strip().splitlines()[-1]
         self.clock.ends(name, judged=False)
         self.display.say(f"{name}: {self.failures[name]}")
 
@@ -216,15 +219,7 @@ class Watcher(Callback):
         line = f"{ended}/{len(states)} trials ended" + (f"; {line}" if line else "")
         self.display("scan", sum(self.steps.values()), self.all_steps, line, self.clock.left_s())
 
-    def _left(self, name: str) -> int:
-        return self.waiting[name].config.dmd.steps - self.steps[name]
-
 
 def _run(parameters: dict[str, str], loop: Loop, trials: Mapping[str, Trial], scan: ScanConfig) -> None:
     """Run one trial in its process."""
     run_trial(loop, trials[parameters["trial"]], scan, tune.report)
-
-
-def _reason(trial: TunedTrial) -> str:
-    """Read the last line of a trial's last error."""
-    return Path(trial.error_file).read_text().strip().splitlines()[-1]

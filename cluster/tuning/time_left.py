@@ -2,7 +2,7 @@
 
 import heapq
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 Stretch = tuple[float, int]
 """Seconds, and the updates that were made in them."""
@@ -57,7 +57,11 @@ class ScanClock:
         if not updates:
             return None
         pace = sum(seconds for seconds, _ in known) / updates
-        start_s, end_s, now = _beyond(self.starts, pace), _beyond(self.finishes, pace), self.clock()
+        start_s, end_s = (  # average seconds of a stretch outside its updates
+            sum(max(0.0, seconds - updates * pace) for seconds, updates in stretches) / max(1, len(stretches))
+            for stretches in (self.starts, self.finishes)
+        )
+        now = self.clock()
         free = []
         for name, seen_s in self.seen_s.items():
             coming_s = end_s if name in self.measured_once else start_s + end_s
@@ -67,8 +71,3 @@ class ScanClock:
         for name in (name for name in self.left if name not in self.seen_s):
             heapq.heappush(free, heapq.heappop(free) + start_s + self.left[name] * pace + end_s)
         return max(free)
-
-
-def _beyond(stretches: Sequence[Stretch], pace: float) -> float:
-    """Average the seconds of a stretch outside its updates."""
-    return sum(max(0.0, seconds - updates * pace) for seconds, updates in stretches) / max(1, len(stretches))

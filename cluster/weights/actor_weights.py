@@ -85,7 +85,11 @@ class PrefetchedWeights:
                 if self._stream is not None:
                     with self._change:
                         self._standby = None
-                    weights = self._on_device(weights)
+                    with torch.cuda.stream(self._stream):
+                        copies = {n: t.to(self._device, non_blocking=True) for n, t in weights.tensors.items()}
+                    self._stream.synchronize()
+                    weights = replace(weights, tensors=copies)
+                    del copies
                 with self._change:
                     if not self._closed:
                         self._standby, self._newest = weights, weights.version
@@ -95,9 +99,3 @@ class PrefetchedWeights:
             with self._change:
                 self._failure = error
                 self._change.notify_all()
-
-    def _on_device(self, weights: Weights) -> Weights:
-        with torch.cuda.stream(self._stream):
-            tensors = {name: tensor.to(self._device, non_blocking=True) for name, tensor in weights.tensors.items()}
-        self._stream.synchronize()
-        return replace(weights, tensors=tensors)

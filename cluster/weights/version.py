@@ -33,11 +33,6 @@ class WeightsVersion(Weights):
         stored = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         return WeightsVersion(version, stored, fingerprint(stored), update)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
     def __reduce__(self) -> tuple:
         return _opened, (self.version, view_bytes(self.tensors), self.fingerprint, self.update)
 

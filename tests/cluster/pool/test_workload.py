@@ -12,7 +12,6 @@ from cluster.pool.slots import Slots, SlotState
 from cluster.pool.workload import Workload
 from cluster.runs.trace import Span
 from cluster.supply.wire import seal
-from cluster.weights.version import WeightsVersion
 from models.records import MadeBlock, Progress, Window
 from tests.fakes.small_runs import StandingPool
 
@@ -96,7 +95,7 @@ def test_bytes_are_those_of_the_tensors_by_kind_and_counted_in_one_interval_only
     for item in (window, block, block):
         workload.receive(delivery(item))
     workload.bytes_out += seal(window)[0].nbytes
-    workload.weight_bytes = WeightsVersion(0, {"w": torch.zeros(10, dtype=torch.bfloat16)}).nbytes
+    workload.weight_bytes = torch.zeros(10, dtype=torch.bfloat16).nbytes
     for _ in range(3):
         workload.pulls += 1
     metrics = workload.metrics()

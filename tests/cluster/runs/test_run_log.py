@@ -15,7 +15,7 @@ from cluster.config.cluster_config import WandbConfig
 from cluster.launch import preflight
 from cluster.runs.cluster_interface import Report
 from cluster.runs.run_log import RunLog, line_of
-from cluster.runs.wandb_log import bars, by_start, logged_in
+from cluster.runs.wandb_log import bars, by_start, check_login
 from models.errors import ConfigError
 
 
@@ -36,6 +36,15 @@ def test_wandb_online_without_a_login_is_refused_in_one_line_before_anything_sta
     assert not (nobody / "run").exists()
 
 
+def logged_in() -> bool:
+    try:
+        check_login(WandbConfig(mode="online"))
+    except ConfigError as error:
+        assert error.key == "wandb.mode" and error.problem == "nobody is logged in on this machine"
+        return False
+    return True
+
+
 def test_a_login_is_found_in_the_environment_or_in_the_netrc_file_for_the_same_server(nobody, monkeypatch):
     assert not logged_in()
     (nobody / ".netrc").write_text("machine wandb.example.org\n  login user\n  password nothing\n")
@@ -51,7 +60,7 @@ def test_a_login_is_found_in_the_environment_or_in_the_netrc_file_for_the_same_s
 def test_a_netrc_file_that_cannot_be_read_is_named_without_quoting_it(nobody):
     (nobody / ".netrc").write_text("machine api.wandb.ai\n  login user\n  hunter2 hunter2\n")
     with pytest.raises(ConfigError, match=r"\.netrc .*line \d") as caught:
-        logged_in()
+        check_login(WandbConfig(mode="online"))
     assert caught.value.key == "wandb.mode" and "hunter2" not in str(caught.value) and caught.value.__suppress_context__
 
 

@@ -65,7 +65,7 @@ def test_spans_of_a_process_never_overlap_even_if_its_clock_is_set_back(monkeypa
             case 5:
                 machine.skew_s -= draw.choice([0.0, 0.0, 60.0])
     file.write(tracer.drain())
-    file.close()
+    file.file.close()
     assert_no_overlap(tmp_path / "trace.json")
     assert sum(event["ph"] == "X" for event in events_of(tmp_path / "trace.json")) > 100
 
@@ -147,7 +147,7 @@ def test_with_its_bracket_the_trace_is_plain_json_with_a_named_row_for_each_proc
         ("rollout 3 (pid 7)", "block", 10_500_000, 250_000),
     ]
     assert all({"name", "ph", "pid"} <= event.keys() for event in events)
-    file.close()
+    file.file.close()
 
 
 def test_a_run_that_goes_on_gives_new_processes_rows_that_no_process_had_before(tmp_path):
@@ -155,7 +155,7 @@ def test_a_run_that_goes_on_gives_new_processes_rows_that_no_process_had_before(
     for pid in (11, 22):
         file = TraceFile(path)
         file.write([Span(f"learner 0 (pid {pid})", "update", time.time(), 1.0), Span("inline", "x", time.time(), 1.0)])
-        file.close()
+        file.file.close()
     events = events_of(path)
     names = [(event["pid"], event["args"]["name"]) for event in events if event["name"] == "process_name"]
     assert names == [(0, "command"), (1, "learner 0 (pid 11)"), (2, "inline"), (3, "learner 0 (pid 22)")]
@@ -167,13 +167,13 @@ def test_a_run_that_was_killed_within_any_line_goes_on_with_a_readable_trace(tmp
     path = tmp_path / "trace.json"
     file = TraceFile(path)
     file.write([Span("learner 0", "update", 10.0, 1.0)])
-    file.close()
+    file.file.close()
     whole = path.read_bytes()
     for kept in range(len(whole)):
         path.write_bytes(whole[:kept])
         again = TraceFile(path)
         again.write([Span("learner 1", "update", 11.0, 1.0)])
-        again.close()
+        again.file.close()
         events = events_of(path)
         rows = rows_of(events)
         assert len(rows) == sum(event["name"] == "process_name" for event in events), "a number was given twice"

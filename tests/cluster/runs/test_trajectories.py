@@ -67,8 +67,8 @@ def test_whatever_is_on_disk_already_updates_draw_from_the_same_trajectories_and
     with inputs_of(config).trajectories.open() as before:
         before.add([everything[number] for number in kept])
     with inputs_of(config).trajectories.open() as pairs:
-        assert pairs.numbers == sorted(kept)
-        supply = make_supply(stage_spec("ode", config), kept=pairs.numbers)
+        assert sorted(pairs.entries) == sorted(kept)
+        supply = make_supply(stage_spec("ode", config), kept=sorted(pairs.entries))
         coming = taken_from(config, supply)
         for step in range(config.ode.steps):
             arrived = config.ode.pairs_at(step)

@@ -54,7 +54,7 @@ def test_trajectories_come_back_bit_by_bit_from_memory_and_from_disk(tmp_path, p
             for found, asked in zip(kept, wanted, strict=False):
                 assert_same(found, asked)
     again = kept_in(tmp_path / "pairs", NUMBERS, per_shard, origin(dtype=dtype))
-    assert len(again) == COUNT and again.numbers == list(NUMBERS) and not again.unwritten
+    assert len(again) == COUNT and sorted(again.entries) == list(NUMBERS) and not again.unwritten
     for found, asked in zip(again, wanted, strict=True):
         assert_same(found, asked)
 
@@ -95,14 +95,14 @@ def test_an_error_inside_the_context_is_not_followed_by_a_write(tmp_path):
     with pytest.raises(KeyboardInterrupt), kept_in(tmp_path, NUMBERS, 3) as kept:
         kept.add(straight(5))
         raise KeyboardInterrupt
-    assert kept_in(tmp_path, NUMBERS, 3).numbers == [0, 1, 2]
+    assert sorted(kept_in(tmp_path, NUMBERS, 3).entries) == [0, 1, 2]
 
 
 def test_a_resumed_run_makes_the_missing_ones_only_and_ends_with_the_content_of_one_that_was_not_stopped(tmp_path):
     fill(tmp_path / "whole")
     for path, pairs in ((tmp_path / "cut", straight(COUNT)[:7]), (tmp_path / "cut", straight(COUNT))):
         kept = kept_in(path, NUMBERS, 3)
-        kept.add([pair for pair in pairs if pair.rollout not in kept.numbers])
+        kept.add([pair for pair in pairs if pair.rollout not in kept.entries])
     kept.write()
     assert len(kept.entries) == len({(entry.shard, entry.position) for entry in kept.entries.values()}) == COUNT
     whole = contents(tmp_path / "whole")
@@ -138,8 +138,8 @@ def test_damage_is_said_and_what_is_lost_is_made_again_and_only_that(tmp_path, h
     lines = []
     kept = kept_in(tmp_path / "harmed", NUMBERS, 3, say=lines.append)
     assert any(re.search(said, line) for line in lines), lines
-    assert len(kept.numbers) == COUNT - lost
-    kept.add([pair for pair in straight(COUNT) if pair.rollout not in kept.numbers])
+    assert len(kept.entries) == COUNT - lost
+    kept.add([pair for pair in straight(COUNT) if pair.rollout not in kept.entries])
     kept.write()
     whole = contents(tmp_path / "whole")
     for number, pair in contents(tmp_path / "harmed").items():
@@ -158,7 +158,7 @@ def test_a_shard_changed_in_one_byte_is_noticed_when_it_is_read_and_named(tmp_pa
         kept[5]
     assert "\n" not in str(caught.value)
     file.unlink()
-    assert kept_in(tmp_path, NUMBERS, 3).numbers == [0, 1, 2, 6, 7, 8, 9], "as the message says"
+    assert sorted(kept_in(tmp_path, NUMBERS, 3).entries) == [0, 1, 2, 6, 7, 8, 9], "as the message says"
 
 
 def test_a_shard_that_is_gone_while_the_run_goes_on_is_named(tmp_path):
@@ -240,7 +240,7 @@ def test_what_cannot_be_written_is_said_in_one_line_and_is_not_lost(tmp_path, na
     assert "\n" not in str(caught.value)
     (tmp_path / name).rmdir()
     resumed = kept_in(tmp_path, NUMBERS, 3)
-    assert resumed.numbers == []
+    assert not resumed.entries
     resumed.add(straight(3))
     assert_same(resumed[1], straight(3)[1])
 
