@@ -15,7 +15,7 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
 from cluster.pool.prometheus import RayMetrics
-from cluster.pool.ray_pool import ActorLost, Pool, RayPool
+from cluster.pool.ray_pool import ActorLost, RayPool
 from cluster.pool.reward_pool import RewardPool
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slot, Slots
@@ -49,12 +49,11 @@ class Coordinator:
         cluster: ClusterConfig,
         autoscale: AutoscaleConfig,
         run_dir: str,
-        pool: Pool | None = None,
+        pool: RayPool | None = None,
         reward_pool: Callable[..., RewardPool] = RewardPool,
     ):
         """`reward_pool` makes the reward pool of a stage, as RewardPool does."""
         self.cluster = cluster
-        self.timeout_s, self.slow_factor = cluster.timeout_s, cluster.slow_factor
         self.pool = pool or RayPool(cluster, ray.get_runtime_context().current_actor)
         self.reason: Exception | None = None
         self.shown: tuple[str, int, int, str] | None = None
@@ -74,8 +73,7 @@ class Coordinator:
         self.failure: str | None = None  # why the learner must stop the run
         self.supply, self.epoch, self.weights = None, 0, WeightStore()
         self.awaited: set[tuple[str, int]] = set()  # plans that ranks wait for: role and number of windows
-        self.reward_pool = reward_pool
-        self.rewards: RewardPool | None = None
+        self.reward_pool, self.rewards = reward_pool, None
 
     # -- the learner's side ---------------------------------------------------------------------------------------
 
@@ -129,8 +127,6 @@ class Coordinator:
         self._fit_rewards()
 
     def _fit_rewards(self) -> None:
-        if self.rewards is None:
-            return
         staying = self.slots.without_retiring
         self.rewards.fit(len(staying), {slot.place.node for slot in staying if slot.place is not None})
 
@@ -146,32 +142,12 @@ class Coordinator:
         await self.supervisor.wake()
 
     async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Header]:
-        """Return rank `rank`'s share of the `number`-th request of an epoch. Asking twice gives the same.
+        """Return rank `rank`'s share of the `number`-th request of an epoch, as soon as the whole can be met.
 
-        The rank opens the payloads; it names those that it must not use to `withdraw`, and asks again.
+        Asking twice gives the same. The rank opens the payloads, names bad ones to `withdraw`, and asks again.
         """
-        plan = await self._plan(epoch, number, role, n)
-        share = n // ranks
-        headers = plan[rank * share : (rank + 1) * share]
-        self.workload.bytes_out += sum(header.nbytes for header in headers)
-        return headers
-
-    async def withdraw(self, epoch: int, number: int, bad: Mapping[Attempt, BadWindow]) -> None:
-        """Have samples of a request made again that a rank could not open. Raises TooManyBad."""
-        if epoch != self.epoch:
-            raise StageEnded
-        for reason in bad.values():
-            self.say(f"{reason}; it is made again")
-        try:
-            self.meter.take(-self.supply.withdraw(number, bad))
-        except RunFailed as stop:
-            self.failure = str(stop)  # for the other ranks
-            raise
-        await self.supervisor.wake()
-
-    async def _plan(self, epoch: int, number: int, role: str, n: int) -> list[Header]:
-        """Return the whole request, as soon as it can be met."""
-        deadline = time.monotonic() + self.timeout_s
+        timeout_s = self.cluster.timeout_s
+        deadline = time.monotonic() + timeout_s
         async with self.arrived:
             while True:
                 if epoch != self.epoch:
@@ -195,10 +171,26 @@ class Coordinator:
                             await self.arrived.wait()
                 except TimeoutError as error:
                     raise RunFailed(
-                        f"no {n} {role} windows within cluster.timeout_s = {self.timeout_s} s: {self.situation()}"
+                        f"no {n} {role} windows within cluster.timeout_s = {timeout_s} s: {self.situation()}"
                     ) from error
         await self.supervisor.wake()
-        return plan
+        share = n // ranks
+        headers = plan[rank * share : (rank + 1) * share]
+        self.workload.bytes_out += sum(header.nbytes for header in headers)
+        return headers
+
+    async def withdraw(self, epoch: int, number: int, bad: Mapping[Attempt, BadWindow]) -> None:
+        """Have samples of a request made again that a rank could not open. Raises TooManyBad."""
+        if epoch != self.epoch:
+            raise StageEnded
+        for reason in bad.values():
+            self.say(f"{reason}; it is made again")
+        try:
+            self.meter.take(-self.supply.withdraw(number, bad))
+        except RunFailed as stop:
+            self.failure = str(stop)  # for the other ranks
+            raise
+        await self.supervisor.wake()
 
     async def state(self) -> SupplyState:
         """Return the supply's state for a checkpoint, with the payloads of waiting samples by reference."""
@@ -231,21 +223,16 @@ class Coordinator:
 
         Raises Leaving for an actor that must go, and StageEnded for an epoch that is over.
         """
-
-        def leaving() -> bool:
-            return slot in self.slots.by_number and self.slots.by_number[slot].leaving
-
-        reference = await self.weights.newer(than, wait_s, lambda: epoch != self.epoch or leaving())
+        asker = self.slots.by_number.get(slot, Slot(slot))  # numbers are not used again: a slot that is gone stays so
+        reference = await self.weights.newer(than, wait_s, lambda: epoch != self.epoch or asker.leaving)
         if epoch != self.epoch:
             raise StageEnded
-        if leaving():
-            self.slots.by_number[slot].informed = True
+        if asker.leaving:
+            asker.informed = True
             raise Leaving
         if reference is not None:
             self.workload.pulls += 1
         return reference
-
-    # -- deliveries -----------------------------------------------------------------------------------------------
 
     async def _collect(self, slot: Slot, dispatch: Dispatch, deliveries: AsyncIterator[Delivery]) -> None:
         """Validate, score and keep what a rollout process streams. Raises ActorLost and BadWindow."""
@@ -263,7 +250,7 @@ class Coordinator:
                 self.awaited.clear()  # a rank that finds another one's plan names again what it waits for
                 await self._wake_ranks()
             self.slots.accept(slot, header.kind)
-            if delivery.spans and self.slots.too_slow(slot, self.slow_factor):
+            if delivery.spans and self.slots.too_slow(slot, self.cluster.slow_factor):
                 raise ActorLost("is slower than the pool's median by more than cluster.slow_factor")
 
     async def _fail(self, reason: str) -> None:

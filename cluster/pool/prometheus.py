@@ -20,21 +20,12 @@ class RayMetrics:
         for key, value in metrics.items():
             if not isinstance(value, int | float):
                 continue
-            kind = kind_of(key)
             if key not in self.instruments:
-                self.instruments[key] = kind(name_of(key), description=f"{key}, see docs/reference/metrics.md")
+                kind = Counter if key.startswith(_AMOUNTS) else Gauge
+                name = "longtake_" + re.sub(r"\W", "_", key)  # what Prometheus allows; Ray puts `ray_` before it
+                self.instruments[key] = kind(name, description=f"{key}, see docs/reference/metrics.md")
             instrument = self.instruments[key]
-            if kind is Gauge:
+            if isinstance(instrument, Gauge):
                 instrument.set(value)
             elif value > 0:  # a counter refuses 0
                 instrument.inc(value)
-
-
-def name_of(key: str) -> str:
-    """Return the instrument's name, of characters that Prometheus allows; Ray puts `ray_` before it."""
-    return "longtake_" + re.sub(r"\W", "_", key)
-
-
-def kind_of(key: str) -> type[Counter] | type[Gauge]:
-    """Return a counter for amounts per interval, a gauge for everything else."""
-    return Counter if key.startswith(_AMOUNTS) else Gauge

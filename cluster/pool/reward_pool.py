@@ -107,21 +107,31 @@ class RewardPool:
 
         Scores are NaN where no process could give them. Raises BadWindow for a group that cannot be opened.
         """
+        names = list(self.spec.reward.weights) if group.role == GRPO else self.spec.metrics
+        members, frames = group.shape("latents")[:2]
+        windows = frames // self.spec.reward.window_frames
+        # The rewards run one after another, window by window those of a group.
+        timeout_s = len(names) * windows * self.spec.reward.timeout_s + _SLACK_S
         for _ in range(_LOST_IN_A_ROW):
-            answer = await self._try(group, first)
-            if answer is not None:
-                self._tell(answer.failures)
-                return replace(group, scores=answer.scores)
+            answer = await self._try(group, first, timeout_s)
+            if answer is None:
+                continue
+            for name, why in answer.failures.items():
+                told = sum(other == name for other, _ in self.told)
+                if (name, why) not in self.told and told < _TOLD_AT_MOST:
+                    self.told.add((name, why))
+                    self.say(f"reward {name}: {why}; the scores count as missing")
+            return replace(group, scores=answer.scores)
         self.say(
             f"{_LOST_IN_A_ROW} reward processes in a row were lost on window {group.index} of rollout {group.rollout}"
         )
-        return replace(group, scores=self._nothing(group))
+        return replace(group, scores={name: [[math.nan] * windows] * members for name in names})
 
     def drain_spans(self) -> list[Span]:
         """What the processes did since this was last asked, on the way there and back included."""
         return [span for tracer in self.tracers for span in tracer.drain()]
 
-    async def _try(self, group: Header, first: Sequence[Header]) -> Answer | None:
+    async def _try(self, group: Header, first: Sequence[Header], timeout_s: float) -> Answer | None:
         if not self.staying:
             self._start()
         place, process = await self.idle.get()
@@ -130,7 +140,7 @@ class RewardPool:
             async with asyncio.timeout(self.cluster.start_timeout_s):
                 self.nodes[place] = await process.node.remote()
             self.tracers[place].until_next("score")
-            async with asyncio.timeout(self._timeout_s(group)):
+            async with asyncio.timeout(timeout_s):
                 answer = await process.score.remote(group, first)
             used_up = answer.hung
             return answer
@@ -181,24 +191,3 @@ class RewardPool:
         return RewardProcess.options(**placement.options(placement.reward(self.cluster))).remote(
             self.cluster, self.spec
         )
-
-    def _tell(self, failures: Mapping[str, str]) -> None:
-        for name, why in failures.items():
-            told = sum(other == name for other, _ in self.told)
-            if (name, why) not in self.told and told < _TOLD_AT_MOST:
-                self.told.add((name, why))
-                self.say(f"reward {name}: {why}; the scores count as missing")
-
-    def _timeout_s(self, group: Header) -> float:
-        """The rewards run one after another, window by window those of a group, each for reward.timeout_s at most."""
-        return len(self._names(group)) * self._windows(group) * self.spec.reward.timeout_s + _SLACK_S
-
-    def _names(self, group: Header) -> list[str]:
-        return list(self.spec.reward.weights) if group.role == GRPO else self.spec.metrics
-
-    def _windows(self, group: Header) -> int:
-        return group.shape("latents")[1] // self.spec.reward.window_frames
-
-    def _nothing(self, group: Header) -> dict[str, list[list[float]]]:
-        missing = [math.nan] * self._windows(group)
-        return {name: [missing] * group.shape("latents")[0] for name in self._names(group)}

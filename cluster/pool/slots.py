@@ -34,7 +34,7 @@ from enum import Enum, auto
 from typing import Any
 
 from cluster.autoscale.meter import Meter
-from cluster.pool.ray_pool import Pool
+from cluster.pool.ray_pool import RayPool
 from cluster.pool.scale_down import Place, departing
 
 _BLOCKS_JUDGED = 5
@@ -110,7 +110,7 @@ class Slot:
 class Slots:
     """Moves slots from state to state, and keeps pool and meter in step. Waits for nothing: Supervisor does."""
 
-    def __init__(self, pool: Pool, meter: Meter, prefers: Mapping[str, str], say: Callable[[str], None]):
+    def __init__(self, pool: RayPool, meter: Meter, prefers: Mapping[str, str], say: Callable[[str], None]):
         """`prefers`: labels of the nodes that are left last; `say` takes a line for the terminal."""
         self.pool, self.meter, self.prefers, self.say = pool, meter, prefers, say
         self.by_number: dict[int, Slot] = {}
@@ -137,19 +137,15 @@ class Slots:
         slot.place = place
         self._count_gpus()
 
-    def activate(self, slot: Slot) -> None:
-        """Note that the process supplies the stage."""
-        self._change(slot, state=SlotState.IDLE, replacing=False)
-
     def assign(self, slot: Slot, windows: int) -> None:
         """Note that the actor is given a dispatch of so many windows."""
         self.meter.dispatch(windows)
-        self._change(slot, state=SlotState.WORKING, since_s=self.meter.clock() if slot.warm else None, windows=0)
+        self.change(slot, state=SlotState.WORKING, since_s=self.meter.clock() if slot.warm else None, windows=0)
 
     def receive(self, slot: Slot, block_s: Sequence[float]) -> None:
         """Note a delivery and the durations of the blocks that came with it."""
         if not slot.warm:
-            self._change(slot, warm=True)
+            self.change(slot, warm=True)
         slot.block_s.extend(block_s)
         if len(slot.block_s) == _BLOCKS_JUDGED:
             slot.median_s = statistics.median(slot.block_s)
@@ -166,11 +162,7 @@ class Slots:
         if slot.since_s is not None:
             self.meter.end(slot.windows, self.meter.clock() - slot.since_s)
         if slot.state is SlotState.WORKING:  # the end of a stage interrupts dispatches in every state
-            self._change(slot, state=SlotState.IDLE)
-
-    def restart(self, slot: Slot) -> None:
-        """Have the same process told again what to supply: its actor knew that it must leave, and may stay."""
-        self._change(slot, state=SlotState.STARTING, informed=False)
+            self.change(slot, state=SlotState.IDLE)
 
     def replace(self, slot: Slot, why: str) -> None:
         """End the process. Another takes its place at once, unless the slot is not wanted any more."""
@@ -207,7 +199,7 @@ class Slots:
             if slot.state is SlotState.RETIRING:
                 self.remove(slot)
             else:
-                self._change(slot, state=SlotState.STARTING, informed=False, replacing=False)
+                self.change(slot, state=SlotState.STARTING, informed=False, replacing=False)
 
     def fit(self, size: int) -> list[Slot]:
         """Have the pool get `size` slots; returns those that are new.
@@ -219,7 +211,7 @@ class Slots:
         retiring = sorted(self.by_number.keys() - {slot.number for slot in kept})
         back = retiring[: max(0, size - len(kept))]
         for slot in map(self.by_number.__getitem__, back):
-            self._change(slot, state=SlotState.RECALLED if slot.informed else SlotState.WORKING)
+            self.change(slot, state=SlotState.RECALLED if slot.informed else SlotState.WORKING)
         added = self._add(self.pool.grow(max(0, size - len(kept)) - len(back)))
         # A draining node goes away by itself, whichever actors stay on it.
         places = {slot.number: None if slot.state is SlotState.DRAINING else slot.place for slot in kept}
@@ -227,7 +219,7 @@ class Slots:
         for number in departing(places, max(0, len(kept) - size), self.prefers, at_stake.__getitem__):
             slot = self.by_number[number]
             if slot.at_work:
-                self._change(slot, state=SlotState.RETIRING)
+                self.change(slot, state=SlotState.RETIRING)
             else:
                 self.remove(slot)
         return added
@@ -240,7 +232,7 @@ class Slots:
             if slot.state in (SlotState.IDLE, SlotState.WORKING):
                 self.say(f"the node of rollout actor {slot.number} is draining")
                 if slot.state is SlotState.WORKING:
-                    self._change(slot, state=SlotState.DRAINING)
+                    self.change(slot, state=SlotState.DRAINING)
                 else:
                     self.replace(slot, "had nothing to finish there")
 
@@ -251,14 +243,15 @@ class Slots:
             self.meter.change(slot.levels())
         return added
 
-    def _change(self, slot: Slot, **fields: Any) -> None:
+    def change(self, slot: Slot, **fields: Any) -> None:
+        """Set fields of a slot, and tell the meter what that changes."""
         before = slot.levels()
         for name, value in fields.items():
             setattr(slot, name, value)
         self.meter.change({name: level - before[name] for name, level in slot.levels().items()})
 
     def _without_process(self, slot: Slot, **fields: Any) -> None:
-        self._change(slot, place=None, informed=False, warm=False, median_s=None, **fields)
+        self.change(slot, place=None, informed=False, warm=False, median_s=None, **fields)
         slot.block_s.clear()
         self._count_gpus()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from cluster.pool.ray_pool import ActorLost, NoNode, Pool, Superseded
+from cluster.pool.ray_pool import ActorLost, NoNode, RayPool, Superseded
 from cluster.pool.slots import Slot, Slots, SlotState
 from cluster.run_errors import RunFailed, StageEnded
 from cluster.supply.dispatch import Dispatch
@@ -33,7 +33,7 @@ class StageWork:
     needs_weights: bool
     """Whether actors roll out the student, and so wait for its first version."""
     begin: Callable[[int], Awaitable[None]]
-    """Have the process in a slot supply the stage, as `Pool.begin`."""
+    """Have the process in a slot supply the stage, as `RayPool.begin`."""
     make: Callable[[Slot, Dispatch], Awaitable[None]]
     """Have the process in a slot make a dispatch, and keep what it streams. Raises ActorLost and BadWindow."""
 
@@ -46,7 +46,7 @@ class Supervisor:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: RayPool,
         slots: Slots,
         say: Callable[[str], None],
         fail: Callable[[str], Awaitable[None]],
@@ -116,8 +116,16 @@ class Supervisor:
         """Keep one actor busy, as long as it is wanted, the buffer has room and the stage asks for more."""
         while slot.state is not SlotState.GONE:
             await self._bring_up(slot)
-            dispatch = await self._next_dispatch(slot)
-            if dispatch is None:
+            dispatch = None
+            async with self.room:
+                while dispatch is None and slot.state is SlotState.IDLE:
+                    if self.stage.needs_weights and self.stage.weights.version is None:
+                        await self.room.wait()
+                    elif (dispatch := self.stage.supply.next()) is None:
+                        with self.slots.meter.time("idle"):
+                            await self.room.wait()
+                self.room.notify()  # there may be more; or what woke this driver is for another
+            if dispatch is None:  # the process is gone, or has been replaced
                 await asyncio.sleep(0)  # never hold the event loop, whatever has changed the state
             else:
                 await self._make(slot, dispatch)
@@ -135,7 +143,7 @@ class Supervisor:
                     self.slots.place(slot, place)
                 await self.stage.begin(slot.number)
                 if slot.state is SlotState.STARTING:
-                    self.slots.activate(slot)
+                    self.slots.change(slot, state=SlotState.IDLE, replacing=False)
             except Superseded:
                 continue
             except NoNode as none:
@@ -158,26 +166,6 @@ class Supervisor:
                     raise RunFailed(
                         f"{in_vain} processes in a row were lost as they started: the last one {loss}"
                     ) from loss
-
-    async def _next_dispatch(self, slot: Slot) -> Dispatch | None:
-        """Return the next dispatch, once there is room for all its windows and weights to make them with.
-
-        None if the slot's process is gone, or has been replaced.
-        """
-        stage = self.stage
-        async with self.room:
-            while slot.state is SlotState.IDLE:
-                if stage.needs_weights and stage.weights.version is None:
-                    await self.room.wait()
-                    continue
-                dispatch = stage.supply.next()
-                if dispatch is not None:
-                    self.room.notify()  # there may be more
-                    return dispatch
-                with self.slots.meter.time("idle"):
-                    await self.room.wait()
-            self.room.notify()  # what woke this one is for another
-        return None
 
     async def _make(self, slot: Slot, dispatch: Dispatch) -> None:
         """Have one dispatch made; windows that are missing at the end are given back for another actor to make."""
@@ -202,7 +190,8 @@ class Supervisor:
             self.slots.finish(slot)
             del self.dispatches[slot.number]
         if slot.state is SlotState.RECALLED:
-            self.slots.restart(slot)
+            # The same process is told again what to supply: its actor knew that it must leave, and may stay.
+            self.slots.change(slot, state=SlotState.STARTING, informed=False)
         elif slot.leaving:
             self.slots.replace(slot, "left")
         supply.give_back(dispatch, afresh)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.supply.buffer import WindowBuffer
 from cluster.supply.wire import Header
-from models.records import GroupPlan, Rollout, WindowPlan
+from models.records import GroupPlan, Rollout
 
 
 @dataclass
@@ -40,11 +40,9 @@ class Dispatch:
         A block that ends a missing window is made again, and so is one behind a missing fork: actors yield windows at
         their last block, and fork where they stand.
         """
-
-        def last_call(plan: WindowPlan) -> int:
-            return plan.start if isinstance(plan, GroupPlan) else plan.start + window_frames - block_frames
-
-        end = min(last_call(plan) for rollout in missing for plan in rollout.windows) // block_frames
+        to_last_block = window_frames - block_frames
+        plans = [plan for rollout in missing for plan in rollout.windows]
+        end = min(p.start + (0 if isinstance(p, GroupPlan) else to_last_block) for p in plans) // block_frames
         made = deque(block.select(rows) for block in self.made if block.index < end)
         if not made:
             return None

@@ -46,9 +46,9 @@ class VersionHistory:
             raise ValueError(f"version {version} was published after version {self.newest}: numbers only rise")
         self.updates[version] = update
 
-    def age(self, version: int) -> int:
-        """Student updates between `version` and the newest one."""
-        return self.update - self.updates[version]
+    def age(self, sample: Any) -> int:
+        """Return the student updates since the sample's version; 0 for a teacher's trajectory, which has none."""
+        return 0 if sample.role == ODE else self.update - self.updates[sample.version]
 
     def __contains__(self, version: int) -> bool:
         return version in self.updates

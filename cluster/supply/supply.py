@@ -27,9 +27,9 @@ Example, with windows 0 and 1 of rollout 7 in one dispatch:
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from actors.drift_tracker import DriftTracker
 from actors.rollout_config import RolloutConfig, WindowConfig
@@ -41,7 +41,7 @@ from cluster.supply.ledger import ScoreLedger, VersionHistory, WindowLedger
 from cluster.supply.supply_state import SupplyState, rollout_of
 from cluster.supply.wire import LOST, BadWindow, Header, validate_block, validate_origin, validate_sample
 from models.network_config import StudentConfig
-from models.records import ODE, Rollout, WindowPlan
+from models.records import Rollout, WindowPlan
 from rewards.reward_config import RewardConfig
 
 Attempt = tuple[int, int, int]
@@ -98,8 +98,24 @@ class Supply:
         self.scores = ScoreLedger(reward)
         self.blocks = 0
         """Blocks of video that came since the metrics were last asked for."""
-        if state is not None:
-            self._restore(*state)
+        if state is None:
+            return
+        plain, waiting = state
+        buffer.restore(plain["buffer"], waiting)
+        self.versions = VersionHistory((version, update) for version, update in plain["lineage"])
+        self.next_rollout = plain["next_rollout"]
+        self.attempts = dict(tuple(pair) for pair in plain["attempts"])
+        self.ledger = WindowLedger(plain["starts"])
+        self.scores = ScoreLedger(reward, plain["scores"])
+        if drift is not None:
+            drift.by_block = DriftTracker(plain["straying"]).by_block
+        self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
+        # What was in flight is asked for again, as new attempts, before anything new.
+        windows = {i: tuple(p for p in r.windows if (i, p.index) in buffer.pending) for i, r in self.open.items()}
+        missing = [replace(self.open[i], windows=plans) for i, plans in windows.items() if plans]
+        for first in range(0, len(missing), rollout.batch):
+            batch = missing[first : first + rollout.batch]
+            self.returned.append(Dispatch([self._next_attempt(rollout) for rollout in batch]))
 
     # -- dispatches for the actors --------------------------------------------------------------------------------
 
@@ -221,12 +237,12 @@ class Supply:
         """
         if number not in self.plans:
             assert number > max(self.plans, default=-1), f"request {number} was answered and forgotten"
-            taken = self.buffer.take(role, n, self._age)
+            taken = self.buffer.take(role, n, self.versions.age)
             if taken is None:
                 return None
             # A rank that asks for this plan has everything of the last but one: its updates are collective.
             self.plans = {kept: plan for kept, plan in self.plans.items() if kept >= number - 1} | {number: taken}
-            self.ledger.note(role, taken, self._age)
+            self.ledger.note(role, taken, self.versions.age)
             named = {sample.rollout for plan in self.plans.values() for sample in plan}
             self.closed = {i: closed for i, closed in self.closed.items() if i in named}
             for i in named & self.open.keys():
@@ -255,9 +271,6 @@ class Supply:
             self.refuse(bad[attempt])
         return len(plan)
 
-    def _age(self, sample: Header) -> int:
-        return 0 if sample.role == ODE else self.versions.age(sample.version)
-
     def metrics(self) -> dict[str, object]:
         """Depth, windows by outcome, and what was taken; since the last call, the blocks that came."""
         values = {} if self.versions.newest is None else {"weights/version": self.versions.newest}
@@ -281,20 +294,3 @@ class Supply:
             "buffer": self.buffer.state(),
         } | ({} if self.drift is None else {"straying": self.drift.state()})
         return plain, list(self.buffer.waiting.values())
-
-    def _restore(self, plain: dict[str, Any], waiting: Iterable[Header]) -> None:
-        """What was in flight is asked for again, as new attempts, before anything new."""
-        self.buffer.restore(plain["buffer"], waiting)
-        self.versions = VersionHistory((version, update) for version, update in plain["lineage"])
-        self.next_rollout = plain["next_rollout"]
-        self.attempts = dict(tuple(pair) for pair in plain["attempts"])
-        self.ledger = WindowLedger(plain["starts"])
-        self.scores = ScoreLedger(self.reward, plain["scores"])
-        if self.drift is not None:
-            self.drift.by_block = DriftTracker(plain["straying"]).by_block
-        self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
-        windows = {i: tuple(p for p in r.windows if (i, p.index) in self.buffer.pending) for i, r in self.open.items()}
-        missing = [replace(self.open[i], windows=plans) for i, plans in windows.items() if plans]
-        for first in range(0, len(missing), self.rollout.batch):
-            batch = missing[first : first + self.rollout.batch]
-            self.returned.append(Dispatch([self._next_attempt(rollout) for rollout in batch]))

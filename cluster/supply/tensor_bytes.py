@@ -31,11 +31,16 @@ def view_bytes(tensors: Mapping[str, Tensor]) -> ByteViews:
     entries = {}
     for name, tensor in tensors.items():
         part = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        if part.numel() and not (chunks and _goes_on(chunks[-1], part)):
-            chunks.append(part)
-        elif part.numel():
-            chunks[-1] = _joined(chunks[-1], part)
-        first = part.storage_offset() - chunks[-1].storage_offset() if part.numel() else 0
+        first = 0
+        if part.numel():
+            chunk = chunks[-1] if chunks else part
+            first = part.storage_offset() - chunk.storage_offset()
+            same = part.untyped_storage().data_ptr() == chunk.untyped_storage().data_ptr()
+            if chunks and same and first % _ALIGNMENT == 0 and 0 <= first - chunk.numel() < _ALIGNMENT:  # padding
+                chunks[-1] = chunk.as_strided((first + part.numel(),), (1,), chunk.storage_offset())
+            else:
+                chunks.append(part)
+                first = 0
         entries[name] = (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), max(len(chunks) - 1, 0), first)
     return ByteViews([chunk.numpy() for chunk in chunks], entries)
 
@@ -52,15 +57,3 @@ def view_tensors(views: ByteViews) -> dict[str, Tensor]:
         else:
             tensors[name] = torch.empty(shape, dtype=dtype)
     return tensors
-
-
-def _goes_on(chunk: Tensor, part: Tensor) -> bool:
-    """Whether `part` lies behind `chunk` in the same memory, with no more than padding between them."""
-    first = part.storage_offset() - chunk.storage_offset()
-    same = part.untyped_storage().data_ptr() == chunk.untyped_storage().data_ptr()
-    return same and first % _ALIGNMENT == 0 and 0 <= first - chunk.numel() < _ALIGNMENT
-
-
-def _joined(chunk: Tensor, part: Tensor) -> Tensor:
-    first = chunk.storage_offset()
-    return chunk.as_strided((part.storage_offset() + part.numel() - first,), (1,), first)

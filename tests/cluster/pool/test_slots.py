@@ -28,7 +28,7 @@ def pool_of(actors):
 def brought_up(slots):
     for slot in slots:
         slots.place(slot, Place(f"node {slot.number}", {}, ()))
-        slots.activate(slot)
+        slots.change(slot, state=SlotState.IDLE, replacing=False)
     return list(slots)
 
 
@@ -41,7 +41,7 @@ def test_the_example_of_the_module_a_slot_that_is_wanted_again_keeps_its_process
     assert leaver.state is SlotState.RETIRING and len(slots) == 3
     leaver.informed = True
     assert slots.fit(3) == [] and leaver.state is SlotState.RECALLED
-    slots.restart(leaver)
+    slots.change(leaver, state=SlotState.STARTING, informed=False)
     slots.finish(leaver)
     assert leaver.state is SlotState.STARTING and leaver.place is not None and not leaver.informed
     assert slots.lost == 0 and not slots.pool.replaced
@@ -98,7 +98,7 @@ def test_the_levels_of_the_meter_are_those_of_the_slots_whatever_happens(seed):
                     gpus = tuple(f"{node}/{gpu}" for gpu in draw.sample(range(3), width))
                     slots.place(slot, Place(str(node), {}, gpus))
                 case 1 | 2 if slot.place is not None and slot.state is SlotState.STARTING:
-                    slots.activate(slot)
+                    slots.change(slot, state=SlotState.IDLE, replacing=False)
                 case 3 if slot.state is SlotState.IDLE:
                     slots.assign(slot, 2)
                 case 4 if slot.at_work:
@@ -112,7 +112,7 @@ def test_the_levels_of_the_meter_are_those_of_the_slots_whatever_happens(seed):
                     slots.clear({str(draw.randrange(2))})
                 case 7 if slot.at_work:
                     if slot.state is SlotState.RECALLED:
-                        slots.restart(slot)
+                        slots.change(slot, state=SlotState.STARTING, informed=False)
                     elif slot.leaving:
                         slots.replace(slot, "left")
                     slots.finish(slot)

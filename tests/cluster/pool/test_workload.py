@@ -48,7 +48,7 @@ def test_the_shares_are_those_of_a_diary_kept_second_by_second(seed):
     for second in range(1, 400):
         slot = draw.choice(list(slots))
         if slot.state is SlotState.STARTING:
-            slots.activate(slot)
+            slots.change(slot, state=SlotState.IDLE, replacing=False)
             doing[slot.number] = "idle"
         elif slot.state is SlotState.IDLE:
             slots.assign(slot, 1)
@@ -79,7 +79,7 @@ def test_shares_stay_shares_when_the_pool_grows_and_shrinks_within_an_interval()
     metrics = workload.metrics()
     assert all(0 <= metrics[f"rollout/{what}_share"] <= 1 for what in SHARES)
     assert sum(metrics[f"rollout/{what}_share"] for what in SHARES) == pytest.approx(1)
-    slots.activate(next(iter(slots)))
+    slots.change(next(iter(slots)), state=SlotState.IDLE, replacing=False)
     slots.fit(4)
     clock.now = 20.0
     assert workload.metrics()["rollout/starting_share"] == pytest.approx(0.75)
