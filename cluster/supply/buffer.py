@@ -71,15 +71,20 @@ class WindowBuffer:
         """Samples that wait to be taken."""
         return len(self.waiting)
 
-    def has_room(self, rollouts: Sequence[Rollout]) -> bool:
-        """Return whether all windows of `rollouts` may be dispatched.
+    @property
+    def capacity(self) -> int:
+        """Samples that may be dispatched or wait.
 
         With policy `wait` none is dispatched that could be too old when its turn comes: what lies before it in the
         order is at most `max_age` updates' worth.
         """
         in_time = self.config.max_age * self.windows_per_update if self.config.policy == "wait" else math.inf
+        return int(min(self.config.windows, in_time))
+
+    def has_room(self, rollouts: Sequence[Rollout]) -> bool:
+        """Return whether all windows of `rollouts` may be dispatched."""
         windows = self.depth + len(self.pending) + sum(len(rollout.windows) for rollout in rollouts)
-        return windows <= min(self.config.windows, in_time)
+        return windows <= self.capacity
 
     def expect(self, rollouts: Sequence[Rollout]) -> None:
         """Note the windows of rollouts that are dispatched together. Raises ValueError if one is expected already."""
