@@ -10,8 +10,8 @@ import torch
 
 from actors.teacher_actor import solver_sigmas
 from cluster.runs.run_world import RunWorld
-from cluster.runs.trajectory_folder import TrajectoryFolder, check_own, find_given, find_own
-from cluster.runs.trajectory_index import TrajectoryIndex, TrajectoryOrigin
+from cluster.runs.trajectory_folder import OWN, TrajectoryFolder, find_given, find_own, read_index
+from cluster.runs.trajectory_index import INDEX, TrajectoryIndex, TrajectoryOrigin
 from cluster.supply.buffer import order_of_leaving
 from learner.stage_config import OdeConfig
 from models.checkpoints.weight_files import stored_tensors
@@ -55,7 +55,8 @@ class RunTrajectories:
     def open(self) -> TrajectoryFolder:
         """Open the trajectories that exist (a collective). Raises TrajectoriesFailed."""
         find = self._given if self.ode.pairs_dir is not None else lambda: find_own(self.path, self.origin())
-        return TrajectoryFolder(self.path, self.order, self.ode.shard_mb * _MEGABYTE, find)
+        per_shard = max(1, self.ode.shard_mb * _MEGABYTE // trajectory_bytes(self.student, self.ode.dtype))
+        return TrajectoryFolder(self.path, self.order, per_shard, find)
 
     def check(self, new_teacher: bool) -> None:
         """Reject trajectories of another teacher or of other settings, and a disk too small; changes nothing.
@@ -72,8 +73,8 @@ class RunTrajectories:
                     f"they take {needed / 1e9:,.0f} GB, and run_dir={self.run_dir} has {disk.free / 1e9:,.0f} GB free",
                     "write another run_dir, or lower ode.pairs",
                 )  # fmt: skip
-            if not new_teacher:
-                check_own(self.path, self.origin)
+            if not new_teacher and (self.path / INDEX).is_file():  # its origin takes a reading of the teacher's weights
+                read_index(self.path, self.origin(), *OWN)
         elif new_teacher:
             raise ConfigError(
                 "ode.pairs_dir", self.ode.pairs_dir, "stage teacher would make another teacher than theirs",

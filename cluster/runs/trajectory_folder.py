@@ -31,7 +31,7 @@ from models.records import ODE, Trajectory
 _PARTS = "states", "latents"
 _CURE = "remove it, and the same command makes its trajectories again; copy another run's (ode.pairs_dir) again"
 _REPAIR = "repair the cause and run the same command again"
-_OWN = "run_dir", "set the key back, remove that folder, or write a new run_dir"
+OWN = "run_dir", "set the key back, remove that folder, or write a new run_dir"
 """The key of a run's own trajectories, and the fix where they are of another origin."""
 
 _log = logging.getLogger(__name__)
@@ -49,8 +49,11 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
     context: leaving it writes the last shard.
     """
 
-    def __init__(self, path: Path, order: Sequence[int], shard_bytes: int, find: Callable[[], TrajectoryIndex]):
-        """`order`: numbers of all trajectories; `find` gives rank 0 the index of the folder (a collective)."""
+    def __init__(self, path: Path, order: Sequence[int], per_shard: int, find: Callable[[], TrajectoryIndex]):
+        """`order`: numbers of all trajectories; `find` gives rank 0 the index of the folder (a collective).
+
+        A shard holds `per_shard` trajectories.
+        """
         self.path, self.order = path, order
         found = collectives.run_on_rank0(lambda: encode(find()))
         # Sent, not read again: shared storage may show other nodes an older file.
@@ -59,7 +62,7 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
         self.entries: dict[int, TrajectoryEntry] = {entry.number: entry for entry in index.entries()}
         """Trajectories on disk, by number."""
         self.unwritten: dict[int, Trajectory] = {}
-        self.pairs_per_shard = max(1, shard_bytes // self.origin.trajectory_bytes)
+        self.per_shard = per_shard
         self.arrived = 0
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -82,7 +85,7 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
             assert number not in self.entries and number not in self.unwritten, f"trajectory {number} came twice"
             states, latents = (tensor.to(dtype).contiguous() for tensor in (pair.states, pair.latents))
             self.unwritten[number] = Trajectory(number, 0, 0, ODE, pair.prompt, pair.seed, states, latents)
-            if len(self.unwritten) == self.pairs_per_shard:
+            if len(self.unwritten) == self.per_shard:
                 self.write()
 
     def write(self) -> None:
@@ -143,7 +146,7 @@ def find_own(path: Path, origin: TrajectoryOrigin, say: Say = _log.warning) -> T
     if not (path / INDEX).is_file():
         index, whole = TrajectoryIndex(origin, {}), False
     else:
-        index, whole = _read(path, origin, *_OWN)
+        index, whole = read_index(path, origin, *OWN)
         if not whole:
             say(f"the end of {path / INDEX} is damaged; the trajectories listed there are made again")
     cut = _cut(path, index)
@@ -157,12 +160,6 @@ def find_own(path: Path, origin: TrajectoryOrigin, say: Say = _log.warning) -> T
     return index
 
 
-def check_own(path: Path, origin: Callable[[], TrajectoryOrigin]) -> None:
-    """Reject what `find_own` would, without a change; calls `origin` only where there is an index."""
-    if (path / INDEX).is_file():
-        _read(path, origin(), *_OWN)
-
-
 def find_given(path: Path, origin: TrajectoryOrigin, needed: Sequence[int], key: str) -> TrajectoryIndex:
     """Read the index of a folder of another run; changes nothing.
 
@@ -171,7 +168,7 @@ def find_given(path: Path, origin: TrajectoryOrigin, needed: Sequence[int], key:
     """
     if not (path / INDEX).is_file():
         raise TrajectoriesFailed(f"{key}={path}: it holds no trajectories. Fix: write the folder ode_pairs of a run.")
-    index, whole = _read(path, origin, key, f"set the key back, or write another {key}")
+    index, whole = read_index(path, origin, key, f"set the key back, or write another {key}")
     for why in [*_cut(path, index).values()] + [f"the end of {path / INDEX} is damaged"] * (not whole):
         raise TrajectoriesFailed(f"{key}: {why}. Fix: copy the folder again, or let the run that made it repair it.")
     present = {entry.number for entry in index.entries()}
@@ -183,7 +180,11 @@ def find_given(path: Path, origin: TrajectoryOrigin, needed: Sequence[int], key:
     return index
 
 
-def _read(path: Path, origin: TrajectoryOrigin, key: str, fix: str) -> tuple[TrajectoryIndex, bool]:
+def read_index(path: Path, origin: TrajectoryOrigin, key: str, fix: str) -> tuple[TrajectoryIndex, bool]:
+    """Read the index of a folder; returns whether that was all of it, too. Changes nothing.
+
+    Raises TrajectoriesFailed, with `key` and `fix`, for no index and for another origin.
+    """
     try:
         index, whole = decode((path / INDEX).read_bytes())
     except ValueError as error:

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +48,6 @@ class TrajectoryOrigin:
     """What is on disk: float32 or bfloat16."""
     text_encoder: str
     """Its identity: what the teacher read of a prompt."""
-
-    @property
-    def trajectory_bytes(self) -> int:
-        """Bytes of one trajectory on disk."""
-        return len(self.indices) * prod(self.shape) * getattr(torch, self.dtype).itemsize
 
     def difference(self, here: "TrajectoryOrigin") -> str | None:
         """Name the first configuration key in which `here` differs, with both values; None without one."""

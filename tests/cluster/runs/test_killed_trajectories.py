@@ -26,8 +26,7 @@ def pair(number):
     return Trajectory(number, 0, 0, ODE, f"prompt {number}", 7 * number, tensors[:2], tensors[2])
 
 def open_folder(path, count, lines):
-    shard_bytes = 3 * MADE_BY.trajectory_bytes
-    return TrajectoryFolder(path, range(count), shard_bytes, lambda: find_own(path, MADE_BY, lines.append))
+    return TrajectoryFolder(path, range(count), 3, lambda: find_own(path, MADE_BY, lines.append))
 
 def missing(kept, count):
     return [number for number in range(count) if number not in kept.entries]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.runs.trajectory_folder import TrajectoriesFailed, TrajectoryFolder, check_own, find_given, find_own
+from cluster.runs.trajectory_folder import OWN, TrajectoriesFailed, TrajectoryFolder, find_given, find_own, read_index
 from cluster.runs.trajectory_index import INDEX, decode, shard_path
 from tests.cluster.runs.trajectories import kept_in, origin, straight
 
@@ -185,7 +185,7 @@ def test_trajectories_of_another_teacher_or_setting_are_refused_in_one_line_and_
     before, other = files(tmp_path), replace(origin(), **changes)
     asked = {
         "run_dir": lambda: find_own(tmp_path, other),
-        "run_dir: ": lambda: check_own(tmp_path, lambda: other),
+        "run_dir: ": lambda: read_index(tmp_path, other, *OWN),
         "ode.pairs_dir": lambda: find_given(tmp_path, other, NUMBERS, "ode.pairs_dir"),
     }
     for named, ask in asked.items():
@@ -261,8 +261,7 @@ def pair(number):
     return Trajectory(number, 0, 0, ODE, f"prompt {number}", number, tensors[:2], tensors[2])
 
 def open_folder():
-    shard_bytes = 4 * made_by.trajectory_bytes
-    return TrajectoryFolder(folder, range(count), shard_bytes, lambda: find_own(folder, made_by, print))
+    return TrajectoryFolder(folder, range(count), 4, lambda: find_own(folder, made_by, print))
 
 torch.set_num_threads(1)
 memory = psutil.Process().memory_info
@@ -278,7 +277,7 @@ for _ in range(count):
     batch = [kept[draw.randrange(count)] for _ in range(4)]
     assert all((pair.latents == pair.rollout).all() and (pair.states == pair.rollout).all() for pair in batch)
     largest = max(largest, memory().rss)
-print(largest - before, count * made_by.trajectory_bytes)
+print(largest - before, count * sum(tensor.nbytes for tensor in (kept[0].states, kept[0].latents)))
 """
 
 

@@ -37,4 +37,4 @@ def origin(shape: StudentConfig = SMALL, dtype: str = "float32") -> TrajectoryOr
 def kept_in(path: Path, order, per_shard: int, made_by: TrajectoryOrigin | None = None, say=print) -> TrajectoryFolder:
     """A folder of a run whose shards hold `per_shard` trajectories."""
     made_by = origin() if made_by is None else made_by
-    return TrajectoryFolder(path, order, per_shard * made_by.trajectory_bytes, lambda: find_own(path, made_by, say))
+    return TrajectoryFolder(path, order, per_shard, lambda: find_own(path, made_by, say))
