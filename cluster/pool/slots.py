@@ -132,11 +132,6 @@ class Slots:
 
     # -- one slot -------------------------------------------------------------------------------------------------
 
-    def place(self, slot: Slot, place: Place) -> None:
-        """Note that the process has a node, and is paid for."""
-        slot.place = place
-        self._count_gpus()
-
     def assign(self, slot: Slot, windows: int) -> None:
         """Note that the actor is given a dispatch of so many windows."""
         self.meter.dispatch(windows)
@@ -248,15 +243,13 @@ class Slots:
         before = slot.levels()
         for name, value in fields.items():
             setattr(slot, name, value)
-        self.meter.change({name: level - before[name] for name, level in slot.levels().items()})
+        changes = {name: level - before[name] for name, level in slot.levels().items()}
+        if "place" in fields:  # what is held: whole GPUs, shared ones once, and processes without a GPU as one each
+            held = [slot.place.gpus for slot in self.by_number.values() if slot.place is not None]
+            gpus = len(set().union(*held)) + sum(not gpus for gpus in held)
+            changes["held"] = gpus - self.meter.levels["held"]
+        self.meter.change(changes)
 
     def _without_process(self, slot: Slot, **fields: Any) -> None:
         self.change(slot, place=None, informed=False, warm=False, median_s=None, **fields)
         slot.block_s.clear()
-        self._count_gpus()
-
-    def _count_gpus(self) -> None:
-        """Tell the meter what is held: whole GPUs, shared ones once, and processes without a GPU as one each."""
-        held = [slot.place.gpus for slot in self.by_number.values() if slot.place is not None]
-        gpus = len(set().union(*held)) + sum(not gpus for gpus in held)
-        self.meter.change({"held": gpus - self.meter.levels["held"]})

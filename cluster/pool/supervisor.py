@@ -140,7 +140,7 @@ class Supervisor:
                     place = await self.pool.place(slot.number)
                     if slot.state is not SlotState.STARTING:
                         return
-                    self.slots.place(slot, place)
+                    self.slots.change(slot, place=place)
                 await self.stage.begin(slot.number)
                 if slot.state is SlotState.STARTING:
                     self.slots.change(slot, state=SlotState.IDLE, replacing=False)

@@ -27,7 +27,7 @@ def pool_of(actors):
 
 def brought_up(slots):
     for slot in slots:
-        slots.place(slot, Place(f"node {slot.number}", {}, ()))
+        slots.change(slot, place=Place(f"node {slot.number}", {}, ()))
         slots.change(slot, state=SlotState.IDLE, replacing=False)
     return list(slots)
 
@@ -96,7 +96,7 @@ def test_the_levels_of_the_meter_are_those_of_the_slots_whatever_happens(seed):
                 case 0 if slot.place is None:
                     node, width = draw.randrange(2), draw.choice([0, 1, 1, 2])
                     gpus = tuple(f"{node}/{gpu}" for gpu in draw.sample(range(3), width))
-                    slots.place(slot, Place(str(node), {}, gpus))
+                    slots.change(slot, place=Place(str(node), {}, gpus))
                 case 1 | 2 if slot.place is not None and slot.state is SlotState.STARTING:
                     slots.change(slot, state=SlotState.IDLE, replacing=False)
                 case 3 if slot.state is SlotState.IDLE:
