@@ -120,7 +120,7 @@ async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
 
     async def roll_out(slot: int, i: int) -> None:
         nonlocal waiting
-        async for delivery in pool.stream(slot, "dmd", config, 0, Dispatch(dispatcher.rollouts(i))):
+        async for delivery in pool.stream(slot, 0, Dispatch(dispatcher.rollouts(i))):
             waiting += delivery.header.kind == "Window"
 
     for i in range(rounds):

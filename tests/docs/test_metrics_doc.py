@@ -27,7 +27,11 @@ def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_c
     from models.wan.network import Wan
 
     config = small_config()
-    coordinator = local_ray.remote(Coordinator).options(num_cpus=0, max_concurrency=1000).remote(config)
+    coordinator = (
+        local_ray.remote(Coordinator)
+        .options(num_cpus=0, max_concurrency=1000)
+        .remote(config.cluster, config.autoscale, config.run_dir)
+    )
     cluster = RayCluster(coordinator)
     cluster.begin(stage_spec("dmd", config))
     cluster.publish(Wan(TINY).state_dict(), 0)

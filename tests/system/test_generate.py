@@ -105,7 +105,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         (['prompt_schedule=[["a",0]]'], "prompt_schedule=[[a,0]]"),
         ([f"prompt={PROMPT}", "preset=foo"], "preset=foo"),
         ([f"prompt={PROMPT}", "enlarge=2000"], "enlarge"),
-        ([f"prompt={PROMPT}", "height=4", "width=4", "enlarge=1", "fps=2147483648"], "enlarge"),
+        ([f"prompt={PROMPT}", "height=4", "width=4", "enlarge=1", "fps=2147483648"], "fps"),
         ([f"prompt={PROMPT}", "vae=none"], "vae=none"),
         ([f"prompt={PROMPT}", "lora_strength=2"], "lora"),
         ([f"prompt={PROMPT}", "recache=true"], "recache=true"),

@@ -79,7 +79,7 @@ def test_the_preset_trains_on_what_it_names_coarse_groups_of_a_block_and_windows
         return learners[-1]
 
     monkeypatch.setattr(build, "policy_learner", made)
-    grpo(config, Watched(config), lambda stage, step, steps, metrics: told.append(metrics))
+    grpo(config, Watched(config.run_dir), lambda stage, step, steps, metrics: told.append(metrics))
     groups = [group for group in taken if group.role == GRPO]
     assert len(groups) == 8 and {group.latents.shape[:2] for group in groups} == {(4, 3)}
     assert min(group.start for group in groups) >= config.earliest_fork == 9

@@ -46,7 +46,8 @@ def prompts_changed(name: str, by: int = 1) -> list[str]:
     """Every prompt, with the property called `name` moved on by so many values."""
     values = VALUES[name]
     moved = {value: values[(i + by) % len(values)] for i, value in enumerate(values)}
-    return [dataclasses.replace(s, **{name: moved[getattr(s, name)]}).prompt for s in SCENES.values()]
+    prompts = {scene: prompt for prompt, scene in SCENES.items()}
+    return [prompts[dataclasses.replace(s, **{name: moved[getattr(s, name)]})] for s in SCENES.values()]
 
 
 def prompted(name: str) -> Tensor:
@@ -240,7 +241,7 @@ def test_a_long_video_is_judged_as_its_parts_are():
         (torch.zeros(1, 0, 3, SIZE, SIZE), PROMPTS[:1], "[1, 0, 3, 12, 12]"),
         (torch.zeros(1, 2, 3, SIZE, SIZE, dtype=torch.uint8), PROMPTS[:1], "torch.uint8"),
         (torch.zeros(2, 4, 3, SIZE, SIZE), PROMPTS[:3], "got 3 for 2 videos"),
-        (torch.zeros(1, 4, 3, SIZE, SIZE), ["a dog"], '"a dog"'),
+        (torch.zeros(1, 4, 3, SIZE, SIZE), ["a dog"], "a dog"),
     ],
 )
 def test_what_the_judge_cannot_read_is_refused_with_what_it_got(video, prompts, got):
