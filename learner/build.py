@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from learner.grpo import PolicyLearner
-from learner.lora import adapter_start, add_adapters, is_adapter, plain_name
+from learner.lora import ADAPTER_ENDINGS, adapter_start, add_adapters, plain_name
 from learner.losses.dmd import score_sigmas
 from learner.ode import OdeInitializer
 from learner.optimizer import Optimizer, adamw, muon
@@ -184,7 +184,7 @@ def _load(parts: LearnerParts, role: str, wan: WanConfig, *, frozen: bool = Fals
     for name, values in stored_tensors(source.path, source.part):
         copy_into_shards(plain[name], values)
     for name, target in targets.items():
-        if is_adapter(name):
+        if name.endswith(ADAPTER_ENDINGS):
             copy_into_shards(target, adapter_start(name, target.shape, parts.seed))
     return network
 

@@ -11,6 +11,8 @@ from models.wan.network import Wan
 
 _TARGETS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
+ADAPTER_ENDINGS = (_DOWN, _UP)
+"""Endings of the names of an adapter's weights."""
 
 
 def add_adapters(network: Wan, rank: int, alpha: float) -> None:
@@ -25,11 +27,6 @@ def plain_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def is_adapter(name: str) -> bool:
-    """Return whether a weight belongs to an adapter."""
-    return name.endswith((_DOWN, _UP))
-
-
 def adapter_start(name: str, shape: torch.Size, seed: int) -> Tensor:
     """Draw an adapter's start: as peft draws them, but by (seed, name), so equal on every rank."""
     if name.endswith(_UP):
@@ -41,7 +38,7 @@ def adapter_start(name: str, shape: torch.Size, seed: int) -> Tensor:
 
 def merge_lora(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """Return full tensors under diffusers' names, with `scale` * up @ down added where there is an adapter."""
-    plain = {plain_name(name): tensor for name, tensor in tensors.items() if not is_adapter(name)}
+    plain = {plain_name(name): tensor for name, tensor in tensors.items() if not name.endswith(ADAPTER_ENDINGS)}
     for name, down in tensors.items():
         if name.endswith(_DOWN):
             layer = name.removesuffix(_DOWN)

@@ -38,11 +38,11 @@ def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
     for stage in config.stages:
         lines = memory.rank_memory(work, stage)
         text += _section(f"Memory of one learner rank of {cluster.learner_ranks}, stage {stage}", lines, True)
-        text += _room(memory.total(lines), device.memory_bytes)
+        text += _room(sum(line.value for line in lines), device.memory_bytes)
     for stage in (stage for stage in config.stages if stage != "teacher"):
         lines = memory.actor_memory(work, stage)
         text += _section(f"Memory of one rollout process of {cluster.rollout_actors}, stage {stage}", lines, True)
-        text += _room(memory.total(lines), device.memory_bytes)
+        text += _room(sum(line.value for line in lines), device.memory_bytes)
     text += _section("Memory of the machines", memory.shared_memory(work))
     if kept := memory.disk(work):
         text += _section("Disk of the run folder", kept)
@@ -59,7 +59,7 @@ def _section(title: str, lines: Sequence[Line], summed: bool = False) -> list[st
     text = ["", title]
     text += [f"  {line.name:<36}{shown(line.value, line.unit):>16}  {line.note}".rstrip() for line in lines]
     if summed:
-        text.append(f"  {'together':<36}{shown(memory.total(lines), 'B'):>16}")
+        text.append(f"  {'together':<36}{shown(sum(line.value for line in lines), 'B'):>16}")
     return text
 
 

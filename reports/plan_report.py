@@ -63,17 +63,14 @@ def answer(work: RunShape, plan: PlanConfig, best: Size) -> str:
     if best.rollout_gpus == largest_pool(work.cluster, work.stages):
         among += f" (all that cluster.gpus={work.cluster.gpus} leaves)"
     ratio = best.rollout_gpus / best.learner_gpus
+    learners, rollouts = (f"{n} GPU{'s' * (n != 1)}" for n in (best.learner_gpus, best.rollout_gpus))
     return (
-        f"Horizons of {video_s(work):.0f} s ({work.rollout.frames} latent frames) on {_gpus(best.learner_gpus)} "
-        f"for the learner want {_gpus(best.rollout_gpus)} for rollouts{among}, {ratio:.2f} for each: the learner waits "
+        f"Horizons of {video_s(work):.0f} s ({work.rollout.frames} latent frames) on {learners} "
+        f"for the learner want {rollouts} for rollouts{among}, {ratio:.2f} for each: the learner waits "
         f"{best.rates.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
         f"{shown(best.seconds_of(best.steps), 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
         f"{plan.gpu_hour_price:g} an hour."
     )
-
-
-def _gpus(count: int) -> str:
-    return f"{count} GPU" if count == 1 else f"{count} GPUs"
 
 
 def video_s(work: RunShape) -> float:

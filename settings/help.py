@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from models.errors import ConfigError
-from settings.key_table import Key, keys_of, nearest
+from settings.key_table import keys_of, nearest
 
 COMMON = frozenset({
     "student.model", "student.horizon_frames", "student.attention_frames", "prompt.negative", "prompt.url",
@@ -57,9 +57,7 @@ def help_page(usage: str, schema: type, groups: Mapping[str, Sequence[str]], top
             raise ConfigError("--help", topic, "no such group of keys", f"write --help {other}")
         head, tail = [line for line in lines if line.startswith(f"{topic}=")], []
     width = max(map(len, chosen), default=0)
-    return "\n".join([*head, *(_line(keys[name], width) for name in chosen), *tail])
-
-
-def _line(key: Key, width: int) -> str:
-    default = "none" if key.default is None else str(key.default).replace("'", "")
-    return f"  {key.name:<{width}}  {key.doc} [{default}]"
+    for key in map(keys.__getitem__, chosen):
+        default = "none" if key.default is None else str(key.default).replace("'", "")
+        head.append(f"  {key.name:<{width}}  {key.doc} [{default}]")
+    return "\n".join([*head, *tail])

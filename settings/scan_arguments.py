@@ -29,7 +29,15 @@ def plan(arguments: Sequence[str]) -> tuple[Scan, list[Trial]]:
         raise ConfigError(next(iter(over)), None, "scan.over is given too", "write all values into scan.over")
     if over:
         scan = replace(scan, scan=replace(scan.scan, over=over))
-    _check(scan, given)
+    if not scan.scan.over:
+        raise ConfigError("scan.over", scan.scan.over, "no key is scanned", "write values, as in window=uniform,prefix")
+    for key in (RENAMED.get(name, name) for name in scan.scan.over):
+        # window holds window.law
+        clash = sorted(name for name in given if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."))
+        if clash:
+            raise ConfigError(clash[0], None, f"{key} is scanned", f"leave {clash[0]} out, or take {key} off scan.over")
+    for key in scan.scan.along:
+        find_key(key, "", keys_of(Scan))
     arms = [dict(zip(scan.scan.over, values, strict=True)) for values in product(*scan.scan.over.values())]
     configs = [(arm, _config(scan, common, arm)) for arm in arms]
     trials = []
@@ -85,19 +93,6 @@ def _split_values(text: str) -> list[str]:
         else:
             parts[-1] += character
     return [part.strip() for part in parts]
-
-
-def _check(scan: Scan, given: set[str]) -> None:
-    """Raise ConfigError for a scan of nothing, of a key that has a value, or along an unknown key."""
-    if not scan.scan.over:
-        raise ConfigError("scan.over", scan.scan.over, "no key is scanned", "write values, as in window=uniform,prefix")
-    for key in (RENAMED.get(name, name) for name in scan.scan.over):
-        # window holds window.law
-        clash = sorted(name for name in given if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."))
-        if clash:
-            raise ConfigError(clash[0], None, f"{key} is scanned", f"leave {clash[0]} out, or take {key} off scan.over")
-    for key in scan.scan.along:
-        find_key(key, "", keys_of(Scan))
 
 
 def _config(scan: Scan, common: Sequence[str], arm: Mapping[str, Any]) -> Config:

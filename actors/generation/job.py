@@ -61,8 +61,14 @@ class Job:
 def open_job(config: GenerationConfig) -> Job:
     """Resolve the videos, check all that needs no weights, and open text encoder and VAE. Raises ConfigError."""
     videos, shape = plan_videos(config), config.student
-    device, dtype = _device(config.device), config.dtype
-    dtype = getattr(torch, dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    try:
+        device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError("device", config.device, "no such device", "write device=cpu or cuda") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        problem = f"this machine has {torch.cuda.device_count()} GPUs"
+        raise ConfigError("device", config.device, problem, "write device=cpu")
+    dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     if config.sink is not None:
         shape = replace(shape, sink_frames=config.sink)
     checkpoint, adapters = _check_files(config, shape)
@@ -160,16 +166,6 @@ def _paths(out: str, videos: list[tuple[str, int]]) -> list[Path | None]:
             problem = f"cannot be written: {folder} is no folder that you may write in ({error.strerror})"
             raise ConfigError("out", path, problem, "write another path") from error
     return paths
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ConfigError("device", name, "no such device", "write device=cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError("device", name, f"this machine has {torch.cuda.device_count()} GPUs", "write device=cpu")
-    return device
 
 
 def _check_files(config: GenerationConfig, shape: StudentConfig) -> tuple[Path, dict[str, Adapter]]:

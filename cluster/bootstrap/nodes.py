@@ -77,7 +77,8 @@ def wait_for_nodes(wanted: list[Role], timeout_s: float, say: Callable[[str], No
     """
     resources, labels = placement.bundles(wanted)
     room = placement_group(resources, bundle_label_selector=labels)
-    unit, deadline, before = placement.unit(wanted), time.monotonic() + timeout_s, None
+    unit = "GPU" if any(role.gpus for role in wanted) else "CPU"
+    deadline, before = time.monotonic() + timeout_s, None
     try:
         while True:
             # Read before the sleep: after it, the room itself would count as in use by others.

@@ -245,8 +245,3 @@ def disk(work: RunShape) -> list[Line]:
     pairs, pair = work.ode.pairs, trajectory_bytes(work.student, work.ode.dtype)
     note = f"{pairs} of {pair / 1e6:.1f} MB, {work.ode.dtype}, in files of {work.ode.shard_mb} MB"
     return [Line("trajectories of the teacher", pairs * pair, "B", note)]
-
-
-def total(lines: Sequence[Line]) -> float:
-    """Sum the values of `lines`."""
-    return sum(line.value for line in lines)

@@ -22,13 +22,13 @@ _ACTOR_CURES = (("rollout.batch", 1), ("rollout.dtype", "bfloat16"))
 
 def rank_bytes(work: RunShape) -> float:
     """Count the bytes of one learner rank in stage dmd."""
-    return memory.total(memory.rank_memory(work, "dmd"))
+    return sum(line.value for line in memory.rank_memory(work, "dmd"))
 
 
 def actor_bytes(work: RunShape) -> float:
     """Count the bytes of the rollout processes that share a device."""
     sharing = max(1, int(placement.processes_per_gpu(placement.rollout(work.cluster))))
-    return sharing * memory.total(memory.actor_memory(work, "dmd"))
+    return sharing * sum(line.value for line in memory.actor_memory(work, "dmd"))
 
 
 def check_memory(work: RunShape) -> None:

@@ -146,7 +146,7 @@ def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) 
     short = [role for role in wanted if found[role.name] < role.processes]
     if not short and not in_use:
         return None
-    what = unit(wanted)
+    what = "GPU" if any(role.gpus for role in wanted) else "CPU"
     there = sum(node.gpus if what == "GPU" else node.cpus for node in nodes)
     of_all = sum(role.cpus * role.processes for role in wanted)
     needed = sum(devices(group) for group in groups(wanted)) if what == "GPU" else of_all
@@ -160,11 +160,6 @@ def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) 
         return f"{there:g} {what}s registered, {in_use:g} of them in use by others, waiting for {needed:g}"
     taken = f", {in_use:g} of them in use by others" if in_use else ""
     return f"{there:g} of {needed:g} {what}s registered{taken}, waiting for {', '.join(waits)}"
-
-
-def unit(wanted: Iterable[Role]) -> str:
-    """Name what is scarce: GPU, or CPU where nobody wants a GPU."""
-    return "GPU" if any(role.gpus for role in wanted) else "CPU"
 
 
 def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:

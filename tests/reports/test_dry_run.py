@@ -56,7 +56,7 @@ def test_an_actor_holds_what_the_published_table_says_and_twice_the_cache_while_
     assert actor["keys and values"] == "6.04 GB"
     assert actor["keys and values of the text"] == "94.37 MB"
     assert actor["keys and values of the last block"] == "5.18 GB"
-    together = memory.total(memory.actor_memory(run_shape_of(settings.load(ON_EIGHT)), "dmd"))
+    together = sum(line.value for line in memory.actor_memory(run_shape_of(settings.load(ON_EIGHT)), "dmd"))
     assert shown(together, "B") == "17.40 GB", "9.39 without the version that stands by and the second cache"
 
 

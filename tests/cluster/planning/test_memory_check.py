@@ -54,6 +54,10 @@ def test_where_no_key_helps_other_devices_are_named():
 
 def test_rollout_processes_that_share_a_gpu_share_its_memory():
     alone, shared = (run_shape_of(settings.load([*EIGHT, *more])) for more in ([], ["cluster.actor_gpus=0.25"]))
-    assert actor_bytes(shared) == 4 * actor_bytes(alone) == 4 * memory.total(memory.actor_memory(alone, "dmd"))
+    assert (
+        actor_bytes(shared)
+        == 4 * actor_bytes(alone)
+        == 4 * sum(line.value for line in memory.actor_memory(alone, "dmd"))
+    )
     said = refused("cluster.actor_gpus=0.1")
     assert "the rollout processes of one GPU would hold 174.0 GB" in said
