@@ -26,7 +26,7 @@ from models.records import CRITIC, GRPO, ODE, SENTINEL, STUDENT
 
 
 def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
-    """Stage 0, tiny world only: a bidirectional teacher learns real videos by flow matching."""
+    """Train stage 0, tiny world only: a bidirectional teacher learns real videos by flow matching."""
     learner = build.pretrainer(learner_parts(config, "teacher"), config.pretrain)
     with RunFolder(config.run_dir).stage("teacher", config.checkpoint) as folder:
         folder.restore(learner)
@@ -40,7 +40,7 @@ def teacher(config: Config, cluster: Cluster, log: RunLog) -> None:
 
 
 def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
-    """Stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
+    """Train stage 1: the few-step causal student regresses onto trajectories of the teacher (Self-Forcing++, Eq. 4)."""
     learner = build.ode_initializer(learner_parts(config, "ode"), config.ode)
     spec = stage_spec("ode", config)
     with RunFolder(config.run_dir).stage("ode", config.checkpoint) as folder, spec.inputs.trajectories.open() as pairs:
@@ -60,7 +60,7 @@ def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
 
 
 def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> None:
-    """Stage 2: roll out far past the teacher, cut windows, let the teacher correct them (Self-Forcing++, Alg. 1)."""
+    """Train stage 2: roll out far past the teacher; it corrects windows of that (Self-Forcing++, Alg. 1)."""
     learner = build.dmd_learner(learner_parts(config, "dmd"), config.dmd)
     with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
         cluster.begin(stage_spec("dmd", config), folder.restore(learner))
@@ -79,7 +79,7 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
 
 
 def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> None:
-    """Stage 3: fork long rollouts, reward continuations, make the better ones likelier (Self-Forcing++, Eq. 5-7)."""
+    """Train stage 3: fork long rollouts, make the better continuations likelier (Self-Forcing++, Eq. 5-7)."""
     learner = build.policy_learner(
         learner_parts(config, "grpo"), config.grpo, config.dmd, config.sentinel,
         rewards=config.reward.weights, window_frames=config.window.frames, coarse=config.group.coarse,

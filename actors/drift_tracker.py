@@ -31,7 +31,7 @@ class DriftMeter:
     """These frames, block by block; at the start those of videos that are continued."""
 
     def measure(self, block: MadeBlock) -> float:
-        """The block's `latent_drift`; blocks come in order."""
+        """Return the block's `latent_drift`; blocks come in order."""
         if block.index * block.x0.shape[1] < self.horizon_frames:
             self.first.append(block.x0)
         return latent_drift(torch.cat(self.first, dim=1), block.x0)

@@ -29,7 +29,7 @@ BURN_IN = [0, 3, 6, 9, 12, 18, 24, 27, 93]
 
 @torch.no_grad()
 def errors(student: torch.nn.Module, shape: StudentConfig, burn_in: int) -> list[float]:
-    """Relative L2 error of each of VIDEOS windows."""
+    """Return the relative L2 error of each of VIDEOS windows."""
     actor = RolloutActor(
         shape, WindowConfig(burn_in_frames=burn_in), encode_text, TinyCodec(), FixedWeights(Weights.of(0, student))
     )

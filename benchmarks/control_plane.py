@@ -62,7 +62,7 @@ class Measured:
 
 
 async def measure(config: Config, block_s: float, seconds: float) -> Measured:
-    """Whole updates until `seconds` are over, after two that are not counted: in these the buffer fills."""
+    """Time whole updates until `seconds` are over, after two that are not counted: in these the buffer fills."""
     clock = asyncio.get_running_loop().time
     coordinator = SimulatedCoordinator(config, block_s, spread_s=block_s)
     epoch = await coordinator.begin(stage_spec("dmd", config))
@@ -85,7 +85,7 @@ async def measure(config: Config, block_s: float, seconds: float) -> Measured:
 
 
 async def update(coordinator: SimulatedCoordinator, epoch: int, done: int, config: Config) -> list[float]:
-    """What the ranks of the learner ask for in one update; seconds that each take took since it could be met."""
+    """Take one update's windows for all ranks; return the seconds that each take took since it could be met."""
     takes_s = []
     for i, role in enumerate([CRITIC] * CRITIC_UPDATES + [STUDENT]):
         number = done * (1 + CRITIC_UPDATES) + i
@@ -96,7 +96,7 @@ async def update(coordinator: SimulatedCoordinator, epoch: int, done: int, confi
 
 
 async def take(coordinator: SimulatedCoordinator, epoch: int, number: int, role: str, n: int) -> list[float]:
-    """One plan, by all ranks at once."""
+    """Take one plan, by all ranks at once."""
     clock = asyncio.get_running_loop().time
     ranks, asked = n // RANK_WINDOWS, clock()
 
@@ -112,19 +112,19 @@ async def take(coordinator: SimulatedCoordinator, epoch: int, number: int, role:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that `share` of them do not exceed."""
+    """Return the value that a `share` of them do not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def grown_mb(side: int) -> tuple[float, float]:
-    """MB that the coordinator's process grows by while WAITING windows come to wait; MB of these windows."""
+    """Return the MB that the coordinator's process grows by while WAITING windows come to wait, and their MB."""
     import ray
 
     from tests.fakes.sleeping_pool import SleepingCoordinator
 
     class Weighed(SleepingCoordinator):
         async def weigh(self) -> tuple[int, int, float]:
-            """Windows that wait, their bytes, and MB of this process's own memory."""
+            """Return the waiting windows, their bytes, and MB of this process's own memory."""
             lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
             own = sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1000
             waiting = [] if self.supply is None else self.supply.buffer.waiting.values()
@@ -150,7 +150,7 @@ def main() -> None:
 
 
 def sized() -> None:
-    """What the size of a window changes: nothing."""
+    """Measure the effect of a window's size: none."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2 * 2**30)
@@ -168,7 +168,7 @@ def sized() -> None:
 
 
 def by_actors() -> None:
-    """What the size of the pool changes."""
+    """Measure the effect of the pool's size."""
     latency: dict[int, float] = {}
     takes: dict[int, float] = {}
     device = "one event loop, no Ray"

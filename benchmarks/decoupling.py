@@ -61,7 +61,7 @@ POSITION_BINS = 16
 
 
 def run_config(actors: int, seed: int = 0) -> Config:
-    """A Wan-shaped run in time, with latents of a few bytes."""
+    """Make a Wan-shaped run in time, with latents of a few bytes."""
     return Config(
         seed=seed,
         student=StudentConfig(height=4, width=4, horizon_frames=21, attention_frames=21),
@@ -74,7 +74,7 @@ def run_config(actors: int, seed: int = 0) -> Config:
 
 
 def block_s(config: Config) -> float:
-    """Seconds per block."""
+    """Return the seconds per block."""
     return ROLLOUT_S * config.student.block_frames / config.rollout.frames
 
 
@@ -105,7 +105,7 @@ class Measured:
 
 
 async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
-    """Updates per second of the loop that waits for everybody, and the ceiling of what overlap can make of it."""
+    """Return the updates per second of a loop that waits for everybody, and the ceiling of an overlapped one."""
     dispatcher = make_dispatcher(stage_spec("dmd", config))
     clock = asyncio.get_running_loop().time
     newest = no_weights(0, 0)
@@ -139,7 +139,7 @@ async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
 
 
 async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
-    """The learner's loop of train.py around the run's coordinator."""
+    """Run the learner's loop of train.py around the run's coordinator."""
     clock = asyncio.get_running_loop().time
     coordinator = SimulatedCoordinator(config, block_s(config))
     epoch = await coordinator.begin(stage_spec("dmd", config))
@@ -164,7 +164,7 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
 
 
 def note_deliveries(measured: Measured, coordinator: SimulatedCoordinator, began: float) -> None:
-    """How each window's delivery stands to (start + K) / N of its rollout's time, and the first one's to all starts."""
+    """Compare each window's delivery with (start + K) / N of its rollout's time, and the first one's with all."""
     config, pool = measured.config, coordinator.pool
     dispatcher = make_dispatcher(stage_spec("dmd", config))
     predicted = {
@@ -181,7 +181,7 @@ def note_deliveries(measured: Measured, coordinator: SimulatedCoordinator, began
 
 
 def starts_p_value(runs: list[Measured], role: str) -> float:
-    """Chi-square p of consumed starts against uniform, without the rollouts at both edges of a run.
+    """Return the chi-square p of consumed starts against uniform, without the rollouts at both edges of a run.
 
     Those are the first of every actor, and all that have windows left.
     """
@@ -201,7 +201,7 @@ def starts_p_value(runs: list[Measured], role: str) -> float:
 
 
 def run_alone(work: Coroutine[Any, Any, Any]) -> Any:
-    """In an event loop that counts in microseconds: epoll's, of milliseconds, is late by a seventh of a block."""
+    """Run in an event loop that counts in microseconds: epoll's milliseconds are late by a seventh of a block."""
     gc.collect()
     gc.freeze()  # one collection over all that torch has imported would be longer than a block
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
@@ -232,7 +232,7 @@ def report(
     balanced: list[Measured],
     fitted: list[Measured],
 ) -> None:
-    """The lines."""
+    """Print the lines."""
     device = "simulated: sleeping actors and learner, one process, no Ray"
     config = {"scale": SCALE, "learner_gpus": LEARNER_GPUS, "rollout_s": ROLLOUT_S, "update_s": round(UPDATE_S, 4)}
     at_17, at_sized = config | {"actors": BALANCED_ACTORS}, config | {"actors": sized, "made_share": round(share, 4)}

@@ -50,14 +50,14 @@ PAPER_BLOCK_S, PAPER_BLOCKS, PAPER_WINDOW_BLOCKS = 0.70, 134, 7
 
 
 def timed(action: Callable[[], list]) -> tuple[float, list]:
-    """CPU seconds of this process, which has one thread, and what came of them."""
+    """Return the CPU seconds of this process, which has one thread, and the result."""
     started = time.process_time()
     found = action()
     return time.process_time() - started, found
 
 
 def dispatch(shape: StudentConfig, group_frames: int, batch: int, number: int) -> list[Rollout]:
-    """The `number`-th batch of a run with groups of this length."""
+    """Make the `number`-th batch of a run with groups of this length."""
     frames = HORIZONS * shape.horizon_frames
     dispatcher = GroupDispatcher(
         shape, RolloutConfig(frames=frames, batch=batch), "uniform", GroupConfig(frames=group_frames, forks=1),
@@ -67,7 +67,7 @@ def dispatch(shape: StudentConfig, group_frames: int, batch: int, number: int) -
 
 
 def costs(actor: GroupActor, scorer: GroupScorer, rollouts: Sequence[Rollout]) -> tuple[float, float]:
-    """CPU seconds per group: of making it, and of scoring all its windows."""
+    """Return the CPU seconds per group: of making it, and of scoring all its windows."""
     made_s, items = timed(lambda: list(actor.windows(rollouts)))
     blocks = [item for item in items if isinstance(item, MadeBlock)]
     groups = [item for item in items if isinstance(item, Group)]
@@ -83,7 +83,7 @@ def costs(actor: GroupActor, scorer: GroupScorer, rollouts: Sequence[Rollout]) -
 
 
 def on_paper() -> dict[str, float]:
-    """GPU seconds per usable advantage for Wan 1.3B at 100 s, and the ratios."""
+    """Return the GPU seconds per usable advantage for Wan 1.3B at 100 s, and the ratios."""
     past = (PAPER_BLOCKS - PAPER_WINDOW_BLOCKS) / 2
     forked = PAPER_BLOCK_S * (past + MEMBERS * PAPER_WINDOW_BLOCKS) / MEMBERS
     whole = PAPER_BLOCK_S * PAPER_BLOCKS

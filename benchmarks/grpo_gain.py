@@ -37,13 +37,13 @@ REAL = "real videos"
 
 
 def seeds() -> list[int]:
-    """One for each video."""
+    """Return one seed for each video."""
     drawn = torch.randint(2**62, (len(PROMPTS),), generator=generator_for(1, Draw.EVALUATION))
     return [int(seed) for seed in drawn]
 
 
 def videos_of(path: Path, config: Config) -> Tensor:
-    """Latents [B F C H W] of a student, HORIZONS long."""
+    """Generate latents [B F C H W] of a student, HORIZONS long."""
     student = Wan(config.student.wan).eval()
     load_weights(student, path, "student")
     frames = HORIZONS * config.student.horizon_frames
@@ -51,14 +51,14 @@ def videos_of(path: Path, config: Config) -> Tensor:
 
 
 def real_videos(config: Config) -> Tensor:
-    """The same prompts, as the world shows them."""
+    """Return the videos of the same prompts, as the world shows them."""
     frames = HORIZONS * config.student.horizon_frames
     drawn = (torch.Generator().manual_seed(seed) for seed in seeds())
     return to_latents(torch.stack([sample_video(p, frames, g) for p, g in zip(PROMPTS, drawn, strict=True)]))
 
 
 def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
-    """Rewards after the first horizon, which is the reference; flow, dynamic degree and validity over all of them.
+    """Measure rewards after the first horizon, the reference; flow, dynamic degree and validity over all of them.
 
     The bar of motion is the first horizon of `bar` [B F C H W], the student that the stage began with: one that has
     slowed is not held to its own beginning.
@@ -89,7 +89,7 @@ def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
 
 
 def compared(after: Mapping[str, float], before: Mapping[str, float], real: Mapping[str, float]) -> dict[str, float]:
-    """How far `after` is from `before` on the way to `real`, and what is left of what nobody rewarded."""
+    """Return how far `after` is from `before` on the way to `real`, and the change in what nobody rewarded."""
     return {
         "gap_closed": (after["reward"] - before["reward"]) / (real["reward"] - before["reward"]),
         "flow_kept": after["flow"] / before["flow"],

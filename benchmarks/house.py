@@ -46,13 +46,13 @@ class Module:
 
     @property
     def public_names(self) -> list[str]:
-        """Names of top-level functions and classes without an underscore; every command has a `main`."""
+        """Name top-level functions and classes without an underscore; every command has a `main`."""
         named = (node.name for node in self.tree.body if isinstance(node, Function | ast.ClassDef))
         return [name for name in named if not name.startswith("_") and name != "main"]
 
     @property
     def imported(self) -> set[str]:
-        """Names that this module imports, anywhere in it; of `from a import b` both a and a.b."""
+        """Name the modules that this one imports, anywhere in it; of `from a import b` both a and a.b."""
         names: set[str] = set()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):

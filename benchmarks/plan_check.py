@@ -43,7 +43,7 @@ BAR = 0.1
 
 
 def run_config(actors: int, waiting: int, run_dir: str) -> Config:
-    """Videos of five horizons, six windows from each, one of them the student's."""
+    """Make videos of five horizons, six windows from each, one of them the student's."""
     return Config(
         run_dir=run_dir,
         student=StudentConfig(height=4, width=4),
@@ -74,7 +74,7 @@ class SleepingLearner:
         self.takes, self.publish_s = [*critics, (STUDENT, pace.student_s)], pace.publish_s
 
     def update(self, number: int) -> tuple[float, float, float]:
-        """Seconds of this update, those waited for windows, and those that actors were idle, all of them together."""
+        """Note an update's seconds, those waited for windows, and the idle seconds of all actors together."""
         began, waited_s = time.perf_counter(), 0.0
         for role, seconds in self.takes:
             asked = time.perf_counter()
@@ -90,7 +90,7 @@ class SleepingLearner:
 
 
 def measure(config: Config, pace: Pace) -> Measured:
-    """A run on the Ray that is connected."""
+    """Run on the connected Ray and measure it."""
     coordinator = start_sleeping(config, pace.block_s)
     try:
         cluster = RayCluster(coordinator)
@@ -106,7 +106,7 @@ def measure(config: Config, pace: Pace) -> Measured:
 
 
 def compare(name: str) -> dict[str, Any]:
-    """A real run with one of the POOLS, beside what is predicted of it: [measured, predicted]."""
+    """Run with one of the POOLS and compare: [measured, predicted]."""
     actors, waiting = POOLS[name]
     with tempfile.TemporaryDirectory() as run_dir:
         config = run_config(actors, waiting, run_dir)

@@ -33,7 +33,7 @@ LOSSES = ("ppo", "ratio_norm", "x0_ratio")
 
 
 def groups(student: Wan, config: Config, burn_in: int) -> list[Group]:
-    """One group for each of FORKS, with every transition recorded."""
+    """Make one group for each of FORKS, with every transition recorded."""
     shape, frames, coarse = config.student, config.group.frames, config.group.coarse
     actor = GroupActor(
         shape, WindowConfig(burn_in_frames=burn_in), encode_text, TinyCodec(), FixedWeights(Weights.of(0, student))
@@ -47,7 +47,7 @@ def groups(student: Wan, config: Config, burn_in: int) -> list[Group]:
 
 
 def errors(student: Wan, config: Config, made: list[Group], loss: str) -> torch.Tensor:
-    """|ratio - 1| of every term [N], of the learner's replay to what the actor recorded."""
+    """Return |ratio - 1| of every term [N], of the learner's replay to the actor's record."""
     grpo = replace(config.grpo, loss=loss)
     batches = PolicyBatches(student, None, encode_text, config.student, grpo, 6, config.group.coarse)
     values = torch.ones(len(made), MEMBERS, 1, dtype=torch.float64)

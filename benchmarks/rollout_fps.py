@@ -69,7 +69,7 @@ class DrawnNoise:
         self.steps = torch.randn(steps, 1, *block_shape, device=device)
 
     def draw(self, block: int, step: int) -> Tensor:
-        """[1 F C H W]."""
+        """Draw noise [1 F C H W]."""
         return self.steps[step]
 
 
@@ -121,7 +121,7 @@ def main(options: Options) -> None:
 
 
 def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool) -> Iterator[SampledBlock]:
-    """Blocks of one video without end, by a network with random weights."""
+    """Yield the blocks of one video without end, by a network with random weights."""
     with torch.device(device):
         network = Wan(student.wan).to(dtype).eval().requires_grad_(False)
     if compiled:
@@ -133,7 +133,7 @@ def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, co
 
 
 def executed_flops(student: StudentConfig) -> float:
-    """Of the transformer's blocks for one block of frames with a full cache.
+    """Count the FLOPs of the transformer's blocks for one block of frames with a full cache.
 
     Unlike `flops.rollout_flops` without what the read leaves out: the last layer but for its keys and values.
     """
@@ -144,12 +144,12 @@ def executed_flops(student: StudentConfig) -> float:
 
 
 def block_video_frames(student: StudentConfig, codec: VideoCodec) -> int:
-    """Video frames in a block behind the first."""
+    """Count the video frames of a block behind the first."""
     return video_frames(codec, 1 + student.block_frames) - video_frames(codec, 1)
 
 
 def block_seconds(make: Callable[[], object], count: int, device: torch.device) -> float:
-    """Mean time of `count` calls, one after the other."""
+    """Return the mean time of `count` calls, one after the other."""
     if device.type == "cpu":
         started = time.perf_counter()
         for _ in range(count):
@@ -165,14 +165,14 @@ def block_seconds(make: Callable[[], object], count: int, device: torch.device) 
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use so far: of the GPU, or of this process."""
+    """Return the most bytes in use so far: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def open_codec(model: str, device: torch.device, dtype: torch.dtype) -> VideoCodec:
-    """The tiny world's codec, or Wan's VAE with random weights."""
+    """Return the tiny world's codec, or Wan's VAE with random weights."""
     if model == "tiny":
         return TinyCodec()
     from diffusers import AutoencoderKLWan  # seconds to import, as is the codec
@@ -184,7 +184,7 @@ def open_codec(model: str, device: torch.device, dtype: torch.dtype) -> VideoCod
 
 
 def decode_seconds(block: SampledBlock, codec: VideoCodec, options: Options, device: torch.device) -> list[float]:
-    """Decoding a block, what the codec remembers carried on from block to block."""
+    """Time the decoding of a block; the codec's memory goes on from block to block."""
     _, past = codec.decode(block.x0)
 
     def decode() -> None:
@@ -199,7 +199,7 @@ def decode_seconds(block: SampledBlock, codec: VideoCodec, options: Options, dev
 def stream_seconds(
     blocks: Iterator[SampledBlock], codec: VideoCodec, options: Options, device: torch.device
 ) -> list[float]:
-    """A block of frames after another, from nothing to bytes on the CPU."""
+    """Time one block of frames after another, from nothing to bytes on the CPU."""
     shown_s: list[float] = []
     count = _WARM_UP + options.repeats * options.blocks
     latents = (block.x0 for block in islice(blocks, count))
@@ -209,7 +209,7 @@ def stream_seconds(
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """The best rate of one large product, which no other work can beat."""
+    """Return the best rate of one large product, which no other work can beat."""
     size = _PRODUCT[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)

@@ -68,7 +68,7 @@ class Actor:
         self.source = PrefetchedWeights(ObjectStoreWeights(coordinator, 0, 0).fetch)
 
     def follow(self, last: int, check: bool) -> dict[int, float]:
-        """By version: when it was in the network. Returns after version `last`."""
+        """Return by version when it was in the network, once version `last` is."""
         loaded = {}
         while self.version is None or self.version < last:
             weights = self.source.newer(-1 if self.version is None else self.version)
@@ -94,13 +94,13 @@ class Learner:
         self.together = FlatCopy(self.apart).of(self.apart)
 
     def memory_copy_s(self) -> list[float]:
-        """Times of one copy of all bytes into memory that was written before."""
+        """Time one copy of all bytes into memory that was written before."""
         source = torch.ones(BYTES, dtype=torch.uint8)
         target = source.clone()
         return [_timed(lambda: target.copy_(source)) for _ in range(REPEATS)]
 
     def publish(self, versions: range, apart: bool) -> dict[int, tuple[float, float]]:
-        """By version: when its publish began and ended."""
+        """Return by version when its publish began and ended."""
         times = {}
         for version in versions:
             times[version] = self._publish(version, self.apart if apart else self.together)
@@ -108,7 +108,7 @@ class Learner:
         return times
 
     def train(self, versions: range) -> list[tuple[float, float]]:
-        """Per update, with a simulated computation of UPDATE_S: (seconds in all, seconds in publish)."""
+        """Return per update, with a simulated computation of UPDATE_S: (seconds in all, seconds in publish)."""
         updates = []
         for version in versions:
             started = time.monotonic()
@@ -118,7 +118,7 @@ class Learner:
         return updates
 
     def idle(self) -> list[float]:
-        """Seconds per update without publishing."""
+        """Return the seconds per update without publishing."""
         return [_timed(lambda: time.sleep(UPDATE_S)) for _ in range(REPEATS)]
 
     def _publish(self, version: int, tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
@@ -150,7 +150,7 @@ def measure() -> None:
     first = 0
 
     def run(count: int, check: bool = True, apart: bool = False) -> tuple[list[float], list[float]]:
-        """Seconds of each publish, and from its beginning until both actors have the version."""
+        """Return the seconds of each publish, and those from its beginning until both actors have the version."""
         nonlocal first
         versions = range(first, first + count)
         first += count

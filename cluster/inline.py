@@ -52,13 +52,13 @@ class InlineCluster:
         self.published = Weights(version, {name: tensor.clone() for name, tensor in stored.items()})
 
     def newer(self, than: int | None) -> Weights | None:
-        """The published weights if they are newer than version `than` (the actor's side)."""
+        """Return the published weights if they are newer than version `than` (the actor's side)."""
         if self.published is None or (than is not None and self.published.version <= than):
             return None
         return self.published
 
     def take(self, role: str, n: int) -> Sequence[Window | Group]:
-        """The next `n` windows of a role."""
+        """Return the next `n` windows of a role."""
         while (taken := self.supply.take(self.number, role, n)) is None:
             with self.tracer.waiting("rollout"):
                 self._roll_out()
@@ -67,7 +67,7 @@ class InlineCluster:
         return [open_item(header, header.payload) for header in taken]
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
-        """The next `n` samples of a role: there is one rank."""
+        """Return the next `n` samples of a role: there is one rank."""
         return self.take(role, n)
 
     def _roll_out(self) -> None:
@@ -90,13 +90,13 @@ class InlineCluster:
             self.supply.give_back(dispatch, afresh=True)
 
     def state(self) -> State:
-        """Everything about the supply that a checkpoint needs."""
+        """Return the supply's state for a checkpoint."""
         self.tracer.until_next("checkpoint", waits=True)
         plain, waiting = self.supply.state()
         return to_checkpoint(plain, [(header, open_item(header, header.payload)) for header in waiting])
 
     def metrics(self) -> dict[str, Any]:
-        """The state of the supply."""
+        """Return the state of the supply."""
         return shares_of(self.tracer) | ({} if self.supply is None else self.supply.metrics())
 
     def report(self, metrics: dict[str, Any]) -> Report:

@@ -18,7 +18,7 @@ SHOWN = 8
 
 
 def flow_colours(flow: Tensor, fastest: float) -> Tensor:
-    """Colour `flow` [N 2 h w] as [N h w 3] in [0, 1]: hue is direction, white is rest.
+    """Paint `flow` [N 2 h w] as colours [N h w 3] in [0, 1]: hue is direction, white is rest.
 
     Flow of `fastest` pixels and more has full colour.
     """

@@ -212,5 +212,5 @@ class PolicyBatches:
             yield (loss * part.count).sum() / size
 
     def _blocks(self, x: Tensor) -> Tensor:
-        """[B K C H W] -> [N F C H W]."""
+        """Cut [B K C H W] into blocks [N F C H W]."""
         return x.unflatten(1, (-1, self.shape.block_frames)).flatten(0, 1)

@@ -85,6 +85,6 @@ class GrpoConfig(KeyGroup, group="grpo"):
 
     @property
     def updates(self) -> int:
-        """Steps of the student's optimiser in the whole stage."""
+        """Count the steps of the student's optimiser in the whole stage."""
         warm_up = self.critic_warmup if self.dmd_weight else 0
         return max(0, self.steps - warm_up) * self.passes * self.minibatches

@@ -116,7 +116,7 @@ class LearnerConfig(KeyGroup, group="learner"):
 
     @property
     def lora_scale(self) -> float:
-        """Factor on the product of an adapter's matrices; 0 without adapters."""
+        """Return the factor on the product of an adapter's matrices; 0 without adapters."""
         return 0.0 if self.lora_rank is None else self.lora_alpha / self.lora_rank
 
 

@@ -31,24 +31,24 @@ class WanConfig:
 
     @property
     def dim(self) -> int:
-        """Width `D` of the hidden states."""
+        """Return the width `D` of the hidden states."""
         return self.num_attention_heads * self.attention_head_dim
 
     @property
     def rotary_dims(self) -> tuple[int, int, int]:
-        """Real dimensions of a head that turn with (frame, row, column): 44, 42, 42 of 128 in Wan."""
+        """Count the real dimensions of a head that turn with (frame, row, column): 44, 42, 42 of 128 in Wan."""
         side = 2 * (self.attention_head_dim // 6)
         return self.attention_head_dim - 2 * side, side, side
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tokens of one latent frame of `height` x `width`."""
+        """Count rows and columns of tokens of one latent frame of `height` x `width`."""
         _, patch_height, patch_width = self.patch_size
         if height % patch_height or width % patch_width:
             raise ValueError(f"latent frames of {height}x{width} do not divide into patches of {self.patch_size[1:]}")
         return height // patch_height, width // patch_width
 
     def tokens_per_frame(self, height: int, width: int) -> int:
-        """Tokens of one latent frame: 1560 for Wan at 480x832 pixels."""
+        """Count the tokens of one latent frame: 1560 for Wan at 480x832 pixels."""
         rows, columns = self.grid(height, width)
         return rows * columns
 
@@ -130,10 +130,10 @@ class StudentConfig(KeyGroup, group="student"):
 
     @property
     def context_frames(self) -> int:
-        """Finished frames that a block sees beside itself."""
+        """Count the finished frames that a block sees beside itself."""
         return self.attention_frames - self.block_frames
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a latent frame."""
+        """Return (C, H, W) of a latent frame."""
         return self.wan.in_channels, self.height, self.width

@@ -117,7 +117,7 @@ class Window(SampleHeader):
 
     @property
     def version(self) -> int:
-        """Version of the oldest block: a window is as old as its oldest part."""
+        """Return the version of the oldest block: a window is as old as its oldest part."""
         return min(self.versions)
 
 
@@ -160,7 +160,7 @@ class Group(SampleHeader):
 
     @property
     def version(self) -> int:
-        """Version of the oldest block."""
+        """Return the version of the oldest block: a window is as old as its oldest part."""
         return min(self.versions)
 
     @property

@@ -99,7 +99,7 @@ class MethodResult:
 
     @property
     def segments(self) -> int:
-        """Length of the videos in teacher horizons."""
+        """Return the length of the videos in teacher horizons."""
         return len(self.metrics["validity"])
 
     @property

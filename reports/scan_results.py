@@ -45,7 +45,7 @@ class ScanArm:
 
     @cached_property
     def finished(self) -> dict[int, dict[str, list[float]]]:
-        """Metrics by seed, of finished trials."""
+        """Return metrics by seed, of finished trials."""
         ended = [trial for trial in self.trials if trial.folder.state == "finished"]
         return {trial.config.seed: trial.folder.scores["metrics"] for trial in ended}
 

@@ -87,7 +87,7 @@ class RewardConfig(KeyGroup, group="reward"):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weights by reward: `terms`, or the composite alone where they name none."""
+        """Return weights by reward: `terms`, or the composite alone where they name none."""
         return self.terms or {"continuity": 1.0}
 
     def __post_init__(self):

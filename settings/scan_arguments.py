@@ -56,7 +56,7 @@ def plan(arguments: Sequence[str]) -> tuple[Scan, list[Trial]]:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Part the arguments into those with one value and the lists of values of the others, by key. Paths have one."""
+    """Split the arguments into those with one value and the lists of values of the others. Paths have one."""
     keys, groups = keys_of(Scan), choices()
     single, over = [], {}
     for argument in arguments:

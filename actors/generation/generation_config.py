@@ -94,5 +94,5 @@ class GenerationConfig(WorldConfig):
 
     @property
     def frames(self) -> float:
-        """Video frames to make; infinite where the video has no end."""
+        """Count the video frames to make; infinite where the video has no end."""
         return math.inf if math.isinf(self.seconds) else round(self.seconds * self.fps)

@@ -53,7 +53,7 @@ def start_places() -> ray.actor.ActorHandle:
 def run_watched(
     config: Config, cluster: Cluster, log: Progress, loop: Callable[..., None], places: ray.actor.ActorHandle
 ) -> None:
-    """In a learner rank: run `loop` while `places` watches, to give the ranks' places back if this process ends."""
+    """Run `loop` in a learner rank while `places` watches, to give the ranks' places back if this process ends."""
     if collectives.rank() == 0:
         group = get_current_placement_group()
         assert group is not None, "Ray Train starts ranks in a placement group"

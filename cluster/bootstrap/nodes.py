@@ -40,7 +40,7 @@ class RunNeeds:
 
     @property
     def cpus(self) -> float:
-        """CPUs of a Ray that is started for one run."""
+        """Count the CPUs of a Ray that is started for one run."""
         return sum(role.processes * role.cpus for role in self.roles)
 
 
@@ -156,10 +156,11 @@ def _faults(
     cluster: ClusterConfig, labels: Sequence[Mapping[str, str]], look: Callable[..., str | None], *arguments: str
 ) -> Iterator[tuple[str, str]]:
     """Yield address and fault of nodes with any of `labels` where `look` finds one, or that do not answer."""
+    probe = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
-        node["NodeManagerAddress"]: _probe.options(
+        node["NodeManagerAddress"]: probe.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(look, *arguments)
+        ).remote(*arguments)
         for node in ray.nodes()
         if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
         if any(placement.carries(node["Labels"], wanted) for wanted in labels)
@@ -192,8 +193,3 @@ def folder_fault(run_dir: str) -> str | None:
 def mark_fault(folder: str, name: str) -> str | None:
     """Return why `folder` on this machine is not the one that was marked elsewhere; None when it is."""
     return None if Path(folder, name).is_file() else "another folder"
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def _probe(look: Callable[..., str | None], *arguments: str) -> str | None:
-    return look(*arguments)

@@ -49,7 +49,7 @@ def interface_of(address: str) -> str | None:
 
 
 def _listen() -> tuple[str, int, int]:
-    """In rank 0: open the socket where the ranks meet; return its address, its port and its file descriptor.
+    """Open in rank 0 the socket where the ranks meet; return its address, its port and its file descriptor.
 
     Open from now on, so that no other process gets the port before the store has it.
     """
@@ -61,7 +61,7 @@ def _listen() -> tuple[str, int, int]:
 def _join(
     rank: int, listening: int | None, host: str, port: int, size: int, timeout: timedelta, backend: str
 ) -> None:  # fmt: skip
-    """In every rank: enter the group, and let Gloo listen at this node's address only."""
+    """Enter the group in every rank, and let Gloo listen at this node's address only."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
     # As Ray does: a rank whose NCCL peer is gone shall fail, not hang.
     if "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:

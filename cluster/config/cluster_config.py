@@ -86,7 +86,7 @@ class ClusterConfig(KeyGroup, group="cluster"):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the keys describe a remote cluster, which a submission uploads to."""
+        """Return whether the keys describe a remote cluster, which a submission uploads to."""
         return bool(self.address or self.gpus or self.learner_labels or self.rollout_labels)
 
 
@@ -118,5 +118,5 @@ class DebugConfig(KeyGroup, group="debug"):
 
     @property
     def half(self) -> str | None:
-        """The half that runs alone, if one does."""
+        """Return the half that runs alone, if one does."""
         return "rollout_only" if self.rollout_only else "learner_only" if self.learner_only else None

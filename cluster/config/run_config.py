@@ -95,7 +95,7 @@ class Config(WorldConfig):
 
     @property
     def stages(self) -> list[str]:
-        """The stages to run, in order."""
+        """Return the stages to run, in order."""
         if not isinstance(self.stage, str | list):
             raise ConfigError(
                 "stage", self.stage, "no stage", f"write one of {', '.join(STAGES)}, or a list as [ode,dmd]"
@@ -104,18 +104,18 @@ class Config(WorldConfig):
 
     @property
     def teacher_path(self) -> Path:
-        """The teacher's weights: of this run if it trains or has trained one, else the given ones."""
+        """Return the teacher's weights: of this run if it trains or has trained one, else the given ones."""
         own = Path(self.run_dir, "teacher", "teacher.safetensors")
         return own if "teacher" in self.stages or own.is_file() else Path(self.teacher)
 
     @property
     def init_path(self) -> Path:
-        """The student that stage dmd starts from: the given one, else this run's stage ode."""
+        """Return the student that stage dmd starts from: the given one, else this run's stage ode."""
         return Path(self.init) if self.init is not None else Path(self.run_dir, "ode", "student.safetensors")
 
     @property
     def grpo_init_path(self) -> Path:
-        """The student that stage grpo starts from: the given one, else this run's stage dmd, else the shipped one."""
+        """Return the student that stage grpo starts from: the given one, else this run's, else the shipped one."""
         if self.grpo.init is not None:
             return Path(self.grpo.init)
         own = Path(self.run_dir, "dmd", "student.safetensors")
@@ -127,7 +127,7 @@ class Config(WorldConfig):
 
     @property
     def grpo_critic_source(self) -> Source:
-        """The critic of stage grpo: the given one, else the one beside the student, else what every critic starts from.
+        """Return the critic of stage grpo: the given one, else the one beside the student, else `base_source`.
 
         Beside student.safetensors lies critic.safetensors, beside student_uniform.safetensors critic_uniform.
         """
@@ -140,38 +140,38 @@ class Config(WorldConfig):
         return Source(beside, "grpo.critic") if known else self.base_source
 
     def window_of(self, stage: str) -> WindowConfig:
-        """The windows of a stage: those of groups have a burn-in of their own."""
+        """Return the windows of a stage: those of groups have a burn-in of their own."""
         if stage == "grpo":
             return replace(self.window, burn_in_frames=self.group.burn_in_frames)
         return self.window
 
     def samples_per_update(self, stage: str) -> int:
-        """How many samples the learner takes between two versions of the student, over all roles."""
+        """Count the samples that the learner takes between two versions of the student, over all roles."""
         if stage == "grpo":
             return self.grpo.groups
         return self.dmd.batch_size * (1 + self.dmd.critic_updates)
 
     @property
     def saved_windows_path(self) -> Path:
-        """Where debug.rollout_only saves windows, and debug.learner_only finds them."""
+        """Return where debug.rollout_only saves windows, and debug.learner_only finds them."""
         return Path(self.run_dir, "saved_windows") if self.debug.windows is None else Path(self.debug.windows)
 
     @property
     def device(self) -> "torch.device":
-        """Where a learner rank computes: its GPU if it has one."""
+        """Return the device type of a learner rank: its GPU if it has one."""
         import torch
 
         return torch.device("cuda" if self.cluster.rank_gpus else "cpu")
 
     @property
     def expected_device(self) -> str:
-        """What `dry_run` and plan.py reckon with: the named device, else what the run's processes compute on."""
+        """Return the device of `dry_run` and plan.py: the named one, else the one that the run computes on."""
         gpus = self.cluster.rank_gpus or self.cluster.actor_gpus or self.cluster.reward_gpus
         return self.device_name or ("h100" if gpus else "cpu")
 
     @property
     def teacher_wan(self) -> WanConfig:
-        """The teacher's shape; its latents and texts are the student's."""
+        """Return the teacher's shape; its latents and texts are the student's."""
         return CONFIGS[self.teacher_model or self.student.model]
 
     @property
@@ -181,14 +181,14 @@ class Config(WorldConfig):
 
     @property
     def negative_prompt(self) -> str:
-        """What the teacher's guidance leads away from."""
+        """Return the text that the teacher's guidance leads away from."""
         if self.prompt.negative is not None:
             return self.prompt.negative
         return WAN_NEGATIVE_PROMPT if self.in_wan_world else ""
 
     @property
     def prompt_cache(self) -> Path:
-        """Where extended prompts are kept."""
+        """Return where extended prompts are kept."""
         return Path(self.run_dir, "extended_prompts.jsonl") if self.prompt.cache is None else Path(self.prompt.cache)
 
     @property
@@ -197,12 +197,12 @@ class Config(WorldConfig):
 
     @property
     def base_source(self) -> Source:
-        """What student (stage ode) and critic start from."""
+        """Return the network that student (stage ode) and critic start from."""
         return self.teacher_source if self.base is None else Source(Path(self.base), "base")
 
     @property
     def earliest_fork(self) -> int:
-        """Frame from which stage grpo forks: the windows of its extended DMD loss end with the members' last frames."""
+        """Return the first frame that stage grpo forks from: windows of its DMD loss end with the members."""
         return max(0, self.window.frames - self.group.frames) if self.grpo.dmd_weight else 0
 
     @property

@@ -70,7 +70,7 @@ class Scan(Config):
 
     @property
     def plain(self) -> Config:
-        """The run without the scan around it."""
+        """Return the run without the scan around it."""
         return Config(**{field.name: getattr(self, field.name) for field in fields(Config)})
 
 

@@ -52,7 +52,7 @@ class RewardProcess:
         self.scorer = make_scorer(spec, "cuda" if cluster.reward_gpus else "cpu")
 
     def node(self) -> str:
-        """Ray's id of the node that this process is on."""
+        """Return Ray's id of the node that this process is on."""
         return ray.get_runtime_context().get_node_id()
 
     def score(self, group: Header, first: Sequence[Header]) -> Answer:
@@ -103,7 +103,7 @@ class RewardPool:
             self._return(place, process)
 
     async def score(self, group: Header, first: Sequence[Header]) -> Header:
-        """`group` with its scores; `first` are the first blocks of its video. Payloads are references.
+        """Return `group` with its scores; `first` are the first blocks of its video. Payloads are references.
 
         Scores are NaN where no process could give them. Raises BadWindow for a group that cannot be opened.
         """
@@ -128,7 +128,7 @@ class RewardPool:
         return replace(group, scores={name: [[math.nan] * windows] * members for name in names})
 
     def drain_spans(self) -> list[Span]:
-        """What the processes did since this was last asked, on the way there and back included."""
+        """Return the processes' spans since the last call, with the way there and back."""
         return [span for tracer in self.tracers for span in tracer.drain()]
 
     async def _try(self, group: Header, first: Sequence[Header], timeout_s: float) -> Answer | None:

@@ -20,8 +20,9 @@ from cluster.run_errors import Leaving, StageEnded
 from cluster.runs.factory import make_actor
 from cluster.runs.stage_spec import ActorSpec
 from cluster.runs.trace import Span, Tracer, clock_offset
+from cluster.supply.item_tensors import Item
 from cluster.supply.tensor_bytes import ByteViews
-from cluster.supply.wire import LOST, BadWindow, Header, Item, open_item, seal
+from cluster.supply.wire import LOST, BadWindow, Header, open_item, seal
 from cluster.weights.actor_weights import PrefetchedWeights
 from cluster.weights.collective import CollectiveWeights
 from cluster.weights.object_store import ObjectStoreWeights
@@ -91,7 +92,7 @@ class RolloutProcess:
         self.weights: PrefetchedWeights | None = None
 
     def place(self) -> Place:
-        """Where this process is: quick to say, as what takes long to load is loaded in `begin`."""
+        """Return where this process is, at once: `begin` loads what takes long."""
         return place_of_process()
 
     def begin(self, spec: ActorSpec, epoch: int, relay: ray.actor.ActorHandle | None) -> None:

@@ -87,17 +87,17 @@ class Slot:
 
     @property
     def running(self) -> bool:
-        """Whether the process supplies the stage."""
+        """Return whether the process supplies the stage."""
         return self.state not in (SlotState.STARTING, SlotState.GONE)
 
     @property
     def at_work(self) -> bool:
-        """Whether the actor makes a dispatch."""
+        """Return whether the actor makes a dispatch."""
         return self.running and self.state is not SlotState.IDLE
 
     @property
     def leaving(self) -> bool:
-        """Whether the actor must leave at its next block."""
+        """Return whether the actor must leave at its next block."""
         return self.at_work and self.state is not SlotState.WORKING
 
     def levels(self) -> dict[str, int]:
@@ -127,7 +127,7 @@ class Slots:
 
     @property
     def without_retiring(self) -> list[Slot]:
-        """The slots that stay."""
+        """Return the slots that stay."""
         return [slot for slot in self.by_number.values() if slot.state is not SlotState.RETIRING]
 
     # -- one slot -------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class RunPrompts:
 
     @property
     def kept(self) -> Path:
-        """The run's own prompts, one a line."""
+        """Return the run's own prompts, one a line."""
         return self.run_dir / "prompts.txt"
 
     def check(self, sentinels: int, in_tiny_world: bool) -> None:

@@ -78,7 +78,7 @@ class StageFolder(AbstractContextManager):
         return bool(collectives.broadcast(int(self.result.is_file())))
 
     def save(self, learner: Resumable, step: int, supply: SupplyState | None = None) -> None:
-        """Checkpoint `learner` and the state of its supply; the file is written in the background.
+        """Save `learner` and the state of its supply as a checkpoint; the file is written in the background.
 
         Copies everything first, whatever training does next. Waits for the write before, and raises its
         CheckpointNotWritten. The caller evaluates `supply` before any collective of this method begins: a rank that is

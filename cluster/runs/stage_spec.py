@@ -45,7 +45,7 @@ class ActorSpec:
 
     @property
     def follows_drift(self) -> bool:
-        """Whether the stage's windows are drawn by the drift of its videos."""
+        """Return whether the stage's windows are drawn by the drift of its videos."""
         return self.stage == "dmd" and isinstance(parse_law(self.window.law), Priority)
 
 

@@ -38,12 +38,12 @@ class RunTrajectories:
 
     @property
     def path(self) -> Path:
-        """Folder of the trajectories."""
+        """Return the folder of the trajectories."""
         return self.run_dir / "ode_pairs" if self.ode.pairs_dir is None else Path(self.ode.pairs_dir)
 
     @cached_property
     def order(self) -> list[int]:
-        """Numbers of all trajectories, in the order in which a run that makes all of them takes them.
+        """Return the numbers of all trajectories, in the order in which a run that makes all of them takes them.
 
         Updates come to know them in this order whatever is on disk: a resumed run draws the batches of one that was
         never stopped.

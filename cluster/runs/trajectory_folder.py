@@ -124,7 +124,7 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
         return Trajectory(number, 0, 0, ODE, entry.prompt, entry.seed, states, latents)
 
     def _write_shard(self, shard: int, pairs: Sequence[Trajectory]) -> int:
-        """Returns the size of the file in bytes."""
+        """Write a shard; return the size of its file in bytes."""
         named: dict[str, Tensor] = {}
         for position, pair in enumerate(pairs):
             named |= {f"{position}/{part}": getattr(pair, part) for part in _PARTS}

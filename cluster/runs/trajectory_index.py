@@ -99,7 +99,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def checksum(*tensors: Tensor) -> bytes:
-    """Digest the bytes of contiguous tensors on the CPU, one after the other."""
+    """Hash the bytes of contiguous tensors on the CPU, one after the other."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for tensor in tensors:
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())

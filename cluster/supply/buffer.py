@@ -39,7 +39,7 @@ class TooOld(RunFailed):
 
 
 def order_of_leaving(samples: Sequence[S], seed: int, first: int) -> list[S]:
-    """What one dispatch asks for, as it leaves the buffer; `first` is the id of the dispatch's first rollout."""
+    """Shuffle one dispatch's samples into the order in which they leave; `first` is the id of its first rollout."""
     return random.Random(f"{seed} {first}").sample(samples, len(samples))
 
 
@@ -68,12 +68,12 @@ class WindowBuffer:
 
     @property
     def depth(self) -> int:
-        """Samples that wait to be taken."""
+        """Count the samples that wait to be taken."""
         return len(self.waiting)
 
     @property
     def capacity(self) -> int:
-        """Samples that may be dispatched or wait.
+        """Count the samples that may be dispatched or wait.
 
         With policy `wait` none is dispatched that could be too old when its turn comes: what lies before it in the
         order is at most `max_age` updates' worth.
@@ -98,18 +98,18 @@ class WindowBuffer:
         self.counts["dispatched"] += len(plans)
 
     def expect_again(self, rollout: Rollout) -> None:
-        """The windows of `rollout` are now expected of another attempt; their places in the order stay."""
+        """Expect the windows of `rollout` of another attempt; their places in the order stay."""
         for plan in rollout.windows:
             assert (rollout.id, plan.index) in self.pending, (rollout.id, plan.index)
             self.pending[rollout.id, plan.index] = rollout.attempt
             self.counts["asked_again"] += 1
 
     def expects(self, rollout: int, index: int, attempt: int) -> bool:
-        """Whether this window of this attempt is still to come."""
+        """Return whether this window of this attempt is still to come."""
         return self.pending.get((rollout, index)) == attempt
 
     def holds(self, rollout: int, index: int) -> bool:
-        """Whether this window is still to come or waits."""
+        """Return whether this window is still to come or waits."""
         return (rollout, index) in self.pending or (rollout, index) in self.waiting
 
     def put(self, sample: Sample) -> None:
@@ -122,7 +122,7 @@ class WindowBuffer:
         self.counts["delivered"] += 1
 
     def complete(self, role: str, n: int) -> bool:
-        """Whether the next `n` samples of a role wait: cheap enough to ask at every delivery."""
+        """Return whether the next `n` samples of a role wait: cheap enough to ask at every delivery."""
         if self.missing.get((role, n)) in self.pending:
             return False
         following = list(islice(self.order[role], n))
@@ -130,7 +130,7 @@ class WindowBuffer:
         return len(following) == n and self.missing[role, n] is None
 
     def take(self, role: str, n: int, age: Callable[[Sample], int]) -> list[Any] | None:
-        """The next `n` samples of a role, or None while one of them is still being made.
+        """Return the next `n` samples of a role, or None while one of them is still being made.
 
         Windows carry their age and, with policy `weight`, their weight. With policy `drop` those that are too old are
         asked for again (`refills`). Raises TooOld when that does not help.
@@ -190,7 +190,7 @@ class WindowBuffer:
         return self.counts["cancelled"]
 
     def state(self) -> dict[str, Any]:
-        """Ledger and order, plain; what waits is saved by whoever knows how (`waiting`)."""
+        """Return ledger and order, plain; the caller saves the samples in `waiting`."""
         return {
             "order": {role: list(keys) for role, keys in self.order.items()},
             "pending": [[*where, attempt] for where, attempt in self.pending.items()],

@@ -23,7 +23,7 @@ class Dispatch:
     """How often its actor was lost without a block made in between."""
 
     def missing(self, buffer: WindowBuffer) -> tuple[list[int], list[Rollout]]:
-        """Rows with windows that are still to come to `buffer`, and their rollouts with these windows only."""
+        """Return rows with windows that are still to come to `buffer`, and their rollouts with these windows only."""
         rows, missing = [], []
         for row, rollout in enumerate(self.rollouts):
             plans = tuple(p for p in rollout.windows if buffer.expects(rollout.id, p.index, rollout.attempt))
@@ -35,7 +35,7 @@ class Dispatch:
     def continued(
         self, rows: Sequence[int], missing: list[Rollout], block_frames: int, window_frames: int
     ) -> "Dispatch | None":
-        """`missing`, as `missing` gives it with its `rows`, from the blocks that were streamed; None without any.
+        """Continue `missing` (with its `rows`) from the blocks that were streamed; None without any.
 
         A block that ends a missing window is made again, and so is one behind a missing fork: actors yield windows at
         their last block, and fork where they stand.

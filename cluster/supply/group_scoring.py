@@ -33,11 +33,11 @@ class GroupScorer:
         self.scorers = {role: Scorer(reward, own, self._decode) for role, own in names.items()}
 
     def __call__(self, group: Group, reference: Tensor | None) -> Scored:
-        """`reference` [R C H W] are the first frames of the group's own video, where it does not begin with them."""
+        """Score `group`; `reference` [R C H W] are its video's first frames, where it does not begin with them."""
         before = group.context if len(group.context) else None
         scores = self.scorers[group.role].score(group.prompt, group.latents, before, reference)
         return Scored(replace(group, scores=scores.values), scores.failures, scores.hung)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """Pixels [B T 3 H W], one video after the other: what decoding remembers of one is 1.9 GB for Wan."""
+        """Decode to pixels [B T 3 H W], one video after the other: the decoder's memory of one is 1.9 GB for Wan."""
         return torch.cat([self.codec.decode(video[None].to(self.device))[0].cpu() for video in latents])

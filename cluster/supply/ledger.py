@@ -32,12 +32,12 @@ class VersionHistory:
 
     @property
     def newest(self) -> int | None:
-        """The last published version."""
+        """Return the last published version."""
         return max(self.updates, default=None)
 
     @property
     def update(self) -> int:
-        """The student update that the newest version was made after."""
+        """Return the student update that the newest version was made after."""
         return self.updates[self.newest] if self.updates else 0
 
     def publish(self, version: int, update: int) -> None:
@@ -82,13 +82,15 @@ class WindowLedger:
         del self.ages[-len(plan) :]
 
     def drain(self) -> list[dict[str, Any]]:
-        """Every window taken since the last call: role, rollout, attempt, index, start and age."""
+        """Return every window taken since the last call: role, rollout, attempt, index, start and age."""
         taken, self.taken = self.taken, []
         return taken
 
     def metrics(self) -> dict[str, object]:
-        """Starts of the taken windows, {role: {start: windows}}, and their ages since the last call: mean, largest,
-        and mean by start."""
+        """Return starts of the taken windows, {role: {start: windows}}, and their ages since the last call.
+
+        Ages are given as mean, largest, and mean by start.
+        """
         ages, self.ages = sorted(self.ages), []
         starts = {role: dict(sorted(counts.items())) for role, counts in self.starts.items()}
         if not ages:
@@ -104,7 +106,7 @@ class WindowLedger:
         }
 
     def state(self) -> list[tuple[str, list[tuple[int, int]]]]:
-        """For a checkpoint."""
+        """Return the plain state for a checkpoint."""
         return [(role, sorted(counts.items())) for role, counts in self.starts.items()]
 
 
@@ -147,9 +149,9 @@ class ScoreLedger:
                 )
 
     def metrics(self) -> dict[str, Any]:
-        """Failed scores since the stage began, by reward."""
+        """Count the failed scores since the stage began, by reward."""
         return {f"reward/{name}/failed": self.failed[name] for name in sorted(self.last)}
 
     def state(self) -> list[tuple[str, int, int, list[bool]]]:
-        """For a checkpoint."""
+        """Return the plain state for a checkpoint."""
         return [(name, self.failed[name], self.groups[name], list(self.last[name])) for name in sorted(self.last)]

@@ -56,7 +56,7 @@ class Dispatcher(Protocol):
     """Draws rollouts."""
 
     def rollouts(self, first: int, update: int = 0) -> list[Rollout]:
-        """One dispatch, whose first rollout has the number `first`, after student update `update`."""
+        """Draw one dispatch, whose first rollout has the number `first`, after student update `update`."""
 
 
 class TooManyBad(RunFailed):
@@ -120,7 +120,7 @@ class Supply:
     # -- dispatches for the actors --------------------------------------------------------------------------------
 
     def next(self) -> Dispatch | None:
-        """The next dispatch for an idle actor: first lost ones, then windows to be made again, then new rollouts.
+        """Return the next dispatch for an idle actor: lost ones first, then windows to be made again, then new ones.
 
         None if there is no room, or no more to make.
         """
@@ -148,7 +148,7 @@ class Supply:
         return Dispatch(rollouts)
 
     def give_back(self, dispatch: Dispatch, afresh: bool = False) -> None:
-        """An actor is gone or has left: what is missing is asked for again.
+        """Ask again for the missing windows of a dispatch whose actor is gone or has left.
 
         Its videos go on from the blocks that were streamed, as the same attempt; `afresh`, or without any block, they
         are made again as a new attempt. Windows that were delivered stay valid either way.
@@ -201,14 +201,14 @@ class Supply:
             dispatch.made.popleft()
 
     def _row(self, dispatch: Dispatch, sample: Header) -> int:
-        """Which of the dispatch's videos `sample` is of. Raises BadWindow if nobody waits for it."""
+        """Find the dispatch's video that `sample` is of. Raises BadWindow for a sample that is not expected."""
         for row, rollout in enumerate(dispatch.rollouts):
             if rollout.id == sample.rollout and self.buffer.expects(sample.rollout, sample.index, sample.attempt):
                 return row
         raise BadWindow("plan", f"{sample.name} was not asked for, or came twice")
 
     def reference(self, dispatch: Dispatch, group: Header) -> list[Header]:
-        """The first blocks of the group's own video, one horizon; none for a group that begins with it."""
+        """Return the first blocks of the group's own video, one horizon; none for a group that begins with it."""
         row, block_frames = self._row(dispatch, group), self.student.block_frames
         return [block.select([row]) for block in dispatch.first if block.index * block_frames < group.start]
 
@@ -231,7 +231,7 @@ class Supply:
     # -- samples for the learner ----------------------------------------------------------------------------------
 
     def take(self, number: int, role: str, n: int) -> list[Header] | None:
-        """The plan of the learner's `number`-th request: `n` samples of a role, or None while they are being made.
+        """Return the plan of the learner's `number`-th request: `n` samples of a role, or None while they are made.
 
         Asking again, by another rank or after a lost answer, gives the same samples.
         """
@@ -272,7 +272,7 @@ class Supply:
         return len(plan)
 
     def metrics(self) -> dict[str, object]:
-        """Depth, windows by outcome, and what was taken; since the last call, the blocks that came."""
+        """Return depth, windows by outcome, starts and ages; since the last call, the blocks that came."""
         values = {} if self.versions.newest is None else {"weights/version": self.versions.newest}
         values |= {"buffer/depth": self.buffer.depth, "buffer/pending": len(self.buffer.pending)}
         values |= {"rollout/blocks": self.blocks} | self.ledger.metrics() | self.scores.metrics()
@@ -282,7 +282,7 @@ class Supply:
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def state(self) -> SupplyState:
-        """Everything that a resumed run needs."""
+        """Return everything that a resumed run needs."""
         plain = {
             "stage": self.stage,
             "next_rollout": self.next_rollout,

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cluster.supply.wire import BadWindow, Header, Item, put_together, take_apart
+from cluster.supply.item_tensors import Item, put_together, take_apart
+from cluster.supply.wire import BadWindow, Header
 from models.records import GroupPlan, Rollout, WindowPlan
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -15,7 +16,7 @@ SupplyState = tuple[dict[str, Any], list[Header]]
 
 
 def to_checkpoint(plain: dict[str, Any], waiting: Iterable[tuple[Header, Item | BadWindow]]) -> State:
-    """The state of a supply with its waiting samples; those that cannot be opened are in flight again."""
+    """Store a supply's state with its waiting samples; those that cannot be opened count as in flight."""
     tensors: dict[str, Tensor] = {}
     kept: list[dict[str, Any]] = []
     for header, item in waiting:
@@ -30,7 +31,7 @@ def to_checkpoint(plain: dict[str, Any], waiting: Iterable[tuple[Header, Item | 
 
 
 def from_checkpoint(state: State) -> list[Item]:
-    """The waiting samples of a supply's state."""
+    """Return the waiting samples of a supply's state."""
     tensors, plain = state
     parts: dict[int, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
@@ -40,7 +41,7 @@ def from_checkpoint(state: State) -> list[Item]:
 
 
 def rollout_of(plain: dict[str, Any]) -> Rollout:
-    """The rollout whose `asdict` went through msgpack, which makes lists of tuples."""
+    """Rebuild the rollout whose `asdict` went through msgpack, which makes lists of tuples."""
     plans = []
     for plan in plain["windows"]:
         if "members" in plan:

@@ -26,7 +26,7 @@ class ByteViews:
 
 
 def view_bytes(tensors: Mapping[str, Tensor]) -> ByteViews:
-    """uint8 arrays that share the memory of `tensors`; only what is not contiguous, or not on CPU, is copied."""
+    """View `tensors` as uint8 arrays in their own memory; only those not contiguous, or not on the CPU, are copied."""
     chunks: list[Tensor] = []
     entries = {}
     for name, tensor in tensors.items():
@@ -46,7 +46,7 @@ def view_bytes(tensors: Mapping[str, Tensor]) -> ByteViews:
 
 
 def view_tensors(views: ByteViews) -> dict[str, Tensor]:
-    """Tensors that share the memory of `views`."""
+    """View `views` as tensors in the same memory."""
     chunks = [torch.from_numpy(chunk) for chunk in views.chunks]
     tensors = {}
     for name, (dtype_name, shape, chunk, first) in views.entries.items():

@@ -1,4 +1,4 @@
-"""What travels between actors, supply and learner: a header that is checked, and a payload that is opened once.
+"""A header and its three gates between actor and learner: sealed, validated against the plan, opened once.
 
     actor process            coordinator process                    learner rank
     -------------            -------------------                    ------------
@@ -18,7 +18,6 @@ Example:
     window = open_item(header, payload)                 # in the learner; raises BadWindow
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -27,25 +26,18 @@ import torch
 from torch import Tensor
 
 from actors.rollout_config import WindowConfig
+from cluster.supply.item_tensors import KINDS, Item, Layout, digests_of, put_together, take_apart
 from cluster.supply.ledger import VersionHistory
 from cluster.supply.tensor_bytes import ByteViews, view_bytes, view_tensors
 from models.network_config import StudentConfig
-from models.records import Group, MadeBlock, Progress, Rollout, Trajectory, Window
-
-Item = Window | Group | Trajectory | MadeBlock | Progress
-Layout = dict[str, tuple[str, tuple[int, ...]]]
-"""Dtype and shape by tensor."""
-
-_KINDS = {kind.__name__: kind for kind in (Window, Group, Trajectory, MadeBlock, Progress)}
-_CLEAN = {"Window": ("context", "latents"), "Group": ("context",), "MadeBlock": ("x0",)}
-"""Tensors that hold clean frames of a video: they are digested frame by frame."""
+from models.records import MadeBlock, Rollout
 
 LOST = "lost"
-"""Reason of a BadWindow whose payload went with its node: no fault of anybody's."""
+"""Reason of a BadWindow whose payload was lost with its node."""
 
 
 class BadWindow(ValueError):
-    """A block or window that must not be used; `reason` is one word for the counters."""
+    """Names a block or window that must not be used; `reason` is one word for the counters."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(reason, message)
@@ -57,7 +49,7 @@ class BadWindow(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """An item without its tensors: everything that supply and buffer look at."""
+    """Describes an item without its tensors: everything that supply and buffer look at."""
 
     kind: str
     rollout: int = -1
@@ -77,44 +69,44 @@ class Header:
     weight: float = 1.0
     layout: Layout = field(default_factory=dict)
     frames: tuple[tuple[int, ...], ...] = ()
-    """CRC-32 of each clean latent frame, by video: what a window is cut from is compared with by these."""
+    """CRC-32 of each clean latent frame, by video: they show that a window is cut from the streamed blocks."""
     checksum: int = 0
     """CRC-32 of the layout and of all other tensors."""
     nbytes: int = 0
     rows: tuple[int, ...] | None = None
-    """Of a block: the videos that count, where these are not all that the payload has."""
+    """Of a block: the selected videos of the payload; None for all of them."""
     drift: float | None = None
-    """Of a block: distance of its channels' means to those of the videos' first frames, where somebody needs it."""
+    """Of a block, with law `priority`: distance of its channels' means to those of the videos' first frames."""
     payload: Any = None
-    """Where the tensors are: ByteViews, or a reference to them."""
+    """The tensors: ByteViews, or a reference to them."""
 
     @property
     def version(self) -> int:
-        """Version of the oldest block: a window is as old as its oldest part."""
+        """Return the version of the oldest block: a window is as old as its oldest part."""
         return min(self.versions)
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name the window or block in messages."""
         return f"window {self.index} of rollout {self.rollout}" if self.rollout >= 0 else f"block {self.index}"
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Shape of a tensor; None without it."""
+        """Return the shape of a tensor; None without it."""
         return self.layout[name][1] if name in self.layout else None
 
     def select(self, rows: Sequence[int]) -> "Header":
-        """The same block of some of its videos."""
+        """Select some videos of a block."""
         payload_rows = [row if self.rows is None else self.rows[row] for row in rows]
         return replace(self, rows=tuple(payload_rows), frames=tuple(self.frames[row] for row in rows))
 
 
 def seal(item: Item, drift: float | None = None) -> tuple[Header, ByteViews | None]:
-    """Header and payload of an item, which share its memory; no payload without tensors.
+    """Make header and payload of an item, which share its memory; no payload without tensors.
 
     Raises BadWindow for values that must not be trained on: `not_finite`, `dtype`.
     """
     plain, tensors = take_apart(item)
-    layout, frames, checksum = _digests(plain["kind"], tensors)
+    layout, frames, checksum = digests_of(plain["kind"], tensors)
     known = {name: value for name, value in plain.items() if name in Header.__dataclass_fields__}
     if isinstance(item, MadeBlock):
         known["versions"] = (item.version,)
@@ -125,55 +117,20 @@ def seal(item: Item, drift: float | None = None) -> tuple[Header, ByteViews | No
 
 
 def open_item(header: Header, payload: ByteViews) -> Item:
-    """The item, whose tensors share the payload's bytes: read them, do not write to them.
+    """Open the item, whose tensors share the payload's bytes: read them, do not write to them.
 
     Raises BadWindow `checksum` where the bytes are not those that were sealed, `not_finite` for their values.
     """
     tensors = view_tensors(payload)
-    _, frames, checksum = _digests(header.kind, tensors)
+    _, frames, checksum = digests_of(header.kind, tensors)
     if header.rows is not None:
         frames = tuple(frames[row] for row in header.rows)
     if (frames, checksum) != (header.frames, header.checksum):
         raise BadWindow("checksum", f"{header.name}: its tensors are not those that its actor sent: damaged bytes")
     _require_finite(header, tensors)
-    names = [own.name for own in fields(_KINDS[header.kind]) if hasattr(header, own.name)]
+    names = [own.name for own in fields(KINDS[header.kind]) if hasattr(header, own.name)]
     item = put_together({"kind": header.kind} | {name: getattr(header, name) for name in names}, tensors)
     return item if header.rows is None else item.rows(header.rows)
-
-
-def take_apart(item: Item) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Plain fields, with the kind's name under "kind", and tensors by field; a mapping's by "field/key"."""
-    plain: dict[str, Any] = {"kind": type(item).__name__}
-    tensors: dict[str, Tensor] = {}
-    for own in fields(item):
-        value = getattr(item, own.name)
-        if isinstance(value, Tensor):
-            tensors[own.name] = value
-        elif isinstance(value, dict) and all(isinstance(entry, Tensor) for entry in value.values()):
-            tensors |= {f"{own.name}/{key}": tensor for key, tensor in value.items()}
-        else:
-            plain[own.name] = value
-    return plain, tensors
-
-
-def put_together(plain: dict[str, Any], tensors: dict[str, Tensor]) -> Item:
-    """The item that `take_apart` took apart."""
-    kind = _KINDS[plain["kind"]]
-    values = {name: value for name, value in plain.items() if name != "kind"}
-    for path, tensor in tensors.items():
-        name, _, key = path.partition("/")
-        if key:
-            values.setdefault(name, {})[int(key)] = tensor
-        else:
-            values[name] = tensor
-    if kind is MadeBlock:
-        values.setdefault("inputs", {})
-    if kind is Group:
-        values.setdefault("scores", {})
-    for name in ("versions", "transitions"):  # lists after msgpack
-        if name in values:
-            values[name] = tuple(values[name])
-    return kind(**values)
 
 
 def validate_block(
@@ -256,22 +213,6 @@ def validate_origin(sample: Header, row: int, made: Sequence[Header]) -> None:
         raise BadWindow("version", f"{sample.name} has other versions than the blocks that were streamed before it")
     if tuple(frame for block in blocks for frame in block.frames[row]) != frames:
         raise BadWindow("splice", f"{sample.name} is not cut from the blocks that were streamed before it")
-
-
-def _digests(kind: str, tensors: Mapping[str, Tensor]) -> tuple[Layout, tuple[tuple[int, ...], ...], int]:
-    """`Header.layout`, `frames` and `checksum`: every byte is read once."""
-    layout = {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in tensors.items()}
-    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    clean = [arrays.pop(name) for name in _CLEAN.get(kind, ())]
-    videos = [[video] for video in clean[0]] if kind == "MadeBlock" else [clean] if clean else []
-    frames = tuple(
-        tuple(zlib.crc32(frame) for part in video for frame in part.flatten(1).view(torch.uint8).numpy())
-        for video in videos
-    )
-    checksum = zlib.crc32(repr(layout).encode())
-    for array in arrays.values():
-        checksum = zlib.crc32(array.flatten().view(torch.uint8).numpy(), checksum)
-    return layout, frames, checksum
 
 
 def _require_finite(header: Header, tensors: Mapping[str, Tensor]) -> None:

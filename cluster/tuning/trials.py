@@ -45,14 +45,14 @@ class TrialFolder:
 
     @property
     def state(self) -> str:
-        """One of finished, stopped (by ASHA), unfinished."""
+        """Return finished, stopped (by ASHA) or unfinished."""
         if (self.path / "scores.json").is_file():
             return "finished"
         return "stopped" if (self.path / "stopped.json").is_file() else "unfinished"
 
     @property
     def measurements(self) -> list[dict[str, float]]:
-        """{step, drift, time} of each, by ascending step."""
+        """Return {step, drift, time} of each measurement, by ascending step."""
         file = self.path / "measurements.json"
         return json.loads(file.read_text()) if file.is_file() else []
 
@@ -66,7 +66,7 @@ class TrialFolder:
         self._write("stopped.json", measured)
 
     def keep_scores(self, scores: dict[str, Any], video: Tensor) -> None:
-        """`video` [B T 3 H W] in [0, 1] first: the scores say that the trial is finished."""
+        """Write `video` [B T 3 H W] in [0, 1], then the scores: they mark the trial as finished."""
         from safetensors.torch import save
 
         write_whole(self.path / "videos.safetensors", save({"video": (video * 255).round().byte()}))
@@ -74,13 +74,15 @@ class TrialFolder:
 
     @property
     def scores(self) -> dict[str, Any]:
-        """Of a finished trial: `metrics` by name, one number per horizon; `prompts`, `seconds`; `cpu_seconds`, where it
-        was one process."""
+        """Read the scores of a finished trial: `metrics` by name, one number per horizon; `prompts`; `seconds`.
+
+        `cpu_seconds` is there where the trial was one process.
+        """
         return json.loads((self.path / "scores.json").read_text())
 
     @property
     def video(self) -> Tensor:
-        """[B T 3 H W] in [0, 1], of a finished trial."""
+        """Read the video [B T 3 H W] in [0, 1] of a finished trial."""
         return load_file(self.path / "videos.safetensors")["video"].to(torch.float32) / 255
 
     def _write(self, name: str, content: Any) -> None:

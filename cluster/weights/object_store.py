@@ -48,7 +48,7 @@ def publish(coordinator: ray.actor.ActorHandle, weights: WeightsVersion, timeout
 
 
 def _hand_over(process: Any, version: int) -> WeightsVersion:
-    """Runs in the learner's process, next to its training."""
+    """Return an offered version, in the learner's process, next to its training."""
     return _offered[version]
 
 

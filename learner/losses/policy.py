@@ -132,7 +132,7 @@ def correction(
 
 
 def effective_sample_size(weights: Tensor) -> float:
-    """Kish's (sum w)^2 / (N sum w^2) of weights [N], a share in (0, 1]; 0 where no term has a weight."""
+    """Compute Kish's (sum w)^2 / (N sum w^2) of weights [N], a share in (0, 1]; 0 where no term has a weight."""
     squares = weights.double().square().sum()
     return float(weights.double().sum().square() / (len(weights) * squares)) if squares else 0.0
 

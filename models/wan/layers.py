@@ -78,7 +78,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([first, nn.Identity(), nn.Linear(inner, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """[... D] -> [... D]."""
+        """Map [... D] to [... D]."""
         return self.net[2](functional.gelu(self.net[0]["proj"](x), approximate="tanh"))
 
 

@@ -75,12 +75,12 @@ class Verdict:
 
     @property
     def valid(self) -> Tensor:
-        """[B T] bool: the frame is a rendering of the prompted scene, within TOLERANCE. NaN is not."""
+        """Return [B T] bool: the frame is a rendering of the prompted scene, within TOLERANCE. NaN is not."""
         return self.error < TOLERANCE
 
     @property
     def level_in_range(self) -> Tensor:
-        """[B T] bool: the wall is as bright as walls of the world can be."""
+        """Return [B T] bool: the wall is as bright as walls of the world can be."""
         level = self.light[..., 0]
         return (level >= LIGHT_LOW[0]) & (level <= LIGHT_HIGH[0])
 
@@ -160,7 +160,7 @@ def _bases(shape: str, wall: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _distances(frames: Tensor, shape: str, wall: str) -> Tensor:
-    """Squared distance [T Q P] of `frames` to a rendering in every colour and grid position, in any light."""
+    """Compute the squared distance [T Q P] of `frames` to a rendering in every colour and position, in any light."""
     open_wall, sprites, lengths = _bases(shape, wall)
     values = frames.flatten(1)
     explained = (values @ open_wall).unflatten(1, (-1, 3)).square().sum(-1)
@@ -184,7 +184,7 @@ def _refine(frames: Tensor, wall: str, shape: str, colour: Tensor, position: Ten
 def _normal_equations(
     frames: Tensor, wall: str, shape: str, colour: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Least squares for light: Gram matrix [T P 3 3], response [T P 3], squared length [T P] of the target.
+    """Compute least squares for light: Gram matrix [T P 3 3], response [T P 3], squared length [T P] of the target.
 
     The sprite, of `colour` [T 3] at `position` [T P 2], is first taken off `frames` [T 3 H W].
     """

@@ -8,17 +8,10 @@ from torch import Tensor
 
 from models.causal import Past, denoise_block, denoise_window, write_block
 from models.kv_cache import KVCache
-from models.network_config import WanConfig
 from models.wan.attention import Visibility
 from models.wan.layers import KeysValues
 from models.wan.network import Wan
-
-CONFIG = WanConfig(
-    num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
-    ffn_dim=32, num_layers=3,
-)  # fmt: skip
-HEIGHT, WIDTH = 2, 4
-TOKENS = CONFIG.tokens_per_frame(HEIGHT, WIDTH)
+from tests.models.small_wan import CONFIG, HEIGHT, TOKENS, WIDTH
 
 
 def network() -> Wan:

@@ -5,17 +5,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.kv_cache import KVCache
-from models.network_config import WanConfig
 from models.wan.layers import KeysValues, Segments, join
 from models.wan.network import Wan
 from models.wan.rope import rotary_positions, rotate
+from tests.models.small_wan import CONFIG, HEIGHT, TOKENS, WIDTH
 
-CONFIG = WanConfig(
-    num_attention_heads=2, attention_head_dim=12, in_channels=2, out_channels=2, text_dim=8, freq_dim=16,
-    ffn_dim=32, num_layers=3,
-)  # fmt: skip
-HEIGHT, WIDTH = 2, 4
-TOKENS = CONFIG.tokens_per_frame(HEIGHT, WIDTH)
 many = settings(max_examples=40, deadline=None)
 
 

@@ -4,25 +4,9 @@ import random
 
 import pytest
 
-from cluster.autoscale.meter import Meter
 from cluster.pool.scale_down import Place
-from cluster.pool.slots import Slots, SlotState
-from tests.fakes.small_runs import StandingPool
-
-SPAN = 40
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def pool_of(actors):
-    clock = Clock()
-    meter = Meter(SPAN, clock)
-    return clock, meter, Slots(StandingPool(actors), meter, {}, lambda line: None)
+from cluster.pool.slots import SlotState
+from tests.fakes.timed_slots import timed_slots
 
 
 def brought_up(slots):
@@ -33,7 +17,7 @@ def brought_up(slots):
 
 
 def test_the_example_of_the_module_a_slot_that_is_wanted_again_keeps_its_process():
-    _, _, slots = pool_of(3)
+    _, _, slots = timed_slots(3)
     for slot in brought_up(slots):
         slots.assign(slot, 1)
     slots.fit(2)
@@ -48,7 +32,7 @@ def test_the_example_of_the_module_a_slot_that_is_wanted_again_keeps_its_process
 
 
 def test_a_slot_that_is_wanted_again_before_its_actor_knows_is_at_work_as_before():
-    _, _, slots = pool_of(2)
+    _, _, slots = timed_slots(2)
     for slot in brought_up(slots):
         slots.assign(slot, 1)
     slots.fit(1)
@@ -58,7 +42,7 @@ def test_a_slot_that_is_wanted_again_before_its_actor_knows_is_at_work_as_before
 
 @pytest.mark.parametrize("state", [SlotState.DRAINING, SlotState.RECALLED, SlotState.RETIRING])
 def test_a_process_that_is_lost_while_it_leaves_is_replaced_unless_its_slot_is_not_wanted(state):
-    _, _, slots = pool_of(1)
+    _, _, slots = timed_slots(1)
     (slot,) = brought_up(slots)
     slots.assign(slot, 1)
     slot.state = state
@@ -70,7 +54,7 @@ def test_a_process_that_is_lost_while_it_leaves_is_replaced_unless_its_slot_is_n
 
 
 def test_a_stage_that_begins_finds_every_slot_starting_and_none_that_was_not_wanted():
-    _, meter, slots = pool_of(4)
+    _, meter, slots = timed_slots(4)
     working = brought_up(slots)
     for slot in working:
         slots.assign(slot, 1)
@@ -87,7 +71,7 @@ def test_a_stage_that_begins_finds_every_slot_starting_and_none_that_was_not_wan
 def test_the_levels_of_the_meter_are_those_of_the_slots_whatever_happens(seed):
     """Hours are those of whole GPUs from the node to the end; GPUs are shared by up to three."""
     draw = random.Random(seed)
-    clock, meter, slots = pool_of(4)
+    clock, meter, slots = timed_slots(4)
     bill = 0
     for second in range(1, 400):
         if len(slots):
@@ -130,7 +114,7 @@ def test_the_levels_of_the_meter_are_those_of_the_slots_whatever_happens(seed):
 
 
 def test_an_actors_seconds_do_not_count_the_first_block_of_its_process_nor_its_waits():
-    clock, meter, slots = pool_of(1)
+    clock, meter, slots = timed_slots(1)
     (slot,) = brought_up(slots)
     for number in range(20):
         slots.assign(slot, 5)
@@ -148,7 +132,7 @@ def test_an_actors_seconds_do_not_count_the_first_block_of_its_process_nor_its_w
 
 
 def test_an_actor_is_too_slow_against_the_others_median_and_one_alone_never_is():
-    _, _, slots = pool_of(3)
+    _, _, slots = timed_slots(3)
     first, second, third = brought_up(slots)
     for slot in slots:
         slots.assign(slot, 1)

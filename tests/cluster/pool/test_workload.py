@@ -6,30 +6,19 @@ from collections import Counter
 import pytest
 import torch
 
-from cluster.autoscale.meter import Meter
 from cluster.pool.rollout_process import Delivery
-from cluster.pool.slots import Slots, SlotState
+from cluster.pool.slots import SlotState
 from cluster.pool.workload import Workload
 from cluster.runs.trace import Span
 from cluster.supply.wire import seal
 from models.records import MadeBlock, Progress, Window
-from tests.fakes.small_runs import StandingPool
+from tests.fakes.timed_slots import timed_slots
 
 SHARES = ("busy", "starting", "idle")
-SPAN = 40
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 def pool_of(actors):
-    clock = Clock()
-    meter = Meter(SPAN, clock)
-    slots = Slots(StandingPool(actors), meter, {}, lambda line: None)
+    clock, meter, slots = timed_slots(actors)
     return clock, meter, slots, Workload(slots, meter)
 
 

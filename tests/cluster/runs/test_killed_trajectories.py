@@ -9,14 +9,15 @@ ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 300
 
 KILLED = """
-import json, os, random, signal, sys, time
+import json, random, sys
+from functools import partial
 from pathlib import Path
 import torch
 from cluster.runs.trajectory_folder import TrajectoryFolder, find_own
 from cluster.runs.trajectory_index import TrajectoryOrigin
 from models.records import ODE, Trajectory
+from tests.fakes.killed_child import run_killed
 
-EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
 MADE_BY = TrajectoryOrigin("0" * 16, 4, [1000.0, 500.0], 3.0, [0, 2, -1], 1.5, "", [6, 3, 4, 8], "float32", "tiny")
 
 torch.set_num_threads(1)  # a forked child has none of the threads that its parent's pool counts on
@@ -31,46 +32,22 @@ def open_folder(path, count, lines):
 def missing(kept, count):
     return [number for number in range(count) if number not in kept.entries]
 
-def make(path, count, acknowledged, kill_at):
+def make(path, count, acknowledge):
     "Make what is missing; a number that is known to be on disk is acknowledged."
-    left = kill_at
-    def counted(event, arguments):
-        nonlocal left
-        if event in EVENTS:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(counted)
     with open_folder(path, count, []) as kept:
         for number in missing(kept, count):
             kept.add([pair(number)])
-            os.write(acknowledged, f"{len(kept.entries)} ".encode())
+            acknowledge(len(kept.entries))
 
 def killed(path, count, kill_at, delay_s):
     "Whether a process was killed, after what it left has been found good."
-    ours, theirs = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(ours)
-        make(path, count, theirs, kill_at)
-        os._exit(0)
-    os.close(theirs)
-    told = b""
-    if delay_s is not None:
-        told = os.read(ours, 1)
-        time.sleep(delay_s)
-        os.kill(process, signal.SIGKILL)
-    while some := os.read(ours, 65536):
-        told += some
-    os.close(ours)
-    _, status = os.waitpid(process, 0)
-    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL, status
+    was_killed, acknowledged = run_killed(partial(make, path, count), kill_at, delay_s)
     lines = []
     kept = open_folder(path, count, lines)
     assert not any("damaged" in line or "again" in line for line in lines), lines
-    assert len(kept.entries) >= (int(told.split()[-1]) if told.split() else 0), "a finished shard was lost"
+    assert len(kept.entries) >= acknowledged, "a finished shard was lost"
     assert_good(kept)
-    return status != 0
+    return was_killed
 
 def assert_good(kept):
     for pair_there in kept:

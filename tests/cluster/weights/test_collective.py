@@ -7,6 +7,7 @@ import torch
 
 from cluster.weights.version import WeightsVersion
 from models.fingerprint import fingerprint
+from tests.fakes.weight_coordinator import WeightCoordinator
 
 TIMEOUT_S = 8.0
 """Where a process dies: what the others may take to notice."""
@@ -36,19 +37,6 @@ def pool(local_ray, timeout_s):
     ray = local_ray
 
     @ray.remote(num_cpus=0)
-    class Coordinator:
-        def __init__(self):
-            from cluster.weights.object_store import WeightStore
-
-            self.store = WeightStore()
-
-        async def publish(self, version, source):
-            await self.store.collect(version, source)
-
-        async def newer(self, epoch, than, wait_s, slot):
-            return await self.store.newer(than, wait_s)
-
-    @ray.remote(num_cpus=0)
     class Actor:
         def __init__(self, relay, member, coordinator):
             from cluster.weights.collective import CollectiveWeights
@@ -76,7 +64,7 @@ def pool(local_ray, timeout_s):
 
     from cluster.weights.collective import WeightRelay
 
-    coordinator = Coordinator.remote()
+    coordinator = ray.remote(num_cpus=0)(WeightCoordinator).remote()
     relay = WeightRelay.remote(coordinator, 0, "cpu", timeout_s)
 
     def new_actor(member):

@@ -6,25 +6,13 @@ import pytest
 import torch
 
 from cluster.weights.version import WeightsVersion
+from tests.fakes.weight_coordinator import WeightCoordinator
 
 
 @pytest.fixture
 def roles(local_ray):
     """A coordinator and a learner in processes of their own."""
     ray = local_ray
-
-    @ray.remote(num_cpus=0)
-    class Coordinator:
-        def __init__(self):
-            from cluster.weights.object_store import WeightStore
-
-            self.store = WeightStore()
-
-        async def publish(self, version, source):
-            await self.store.collect(version, source)
-
-        async def newer(self, epoch, than, wait_s, slot):
-            return await self.store.newer(than, wait_s)
 
     @ray.remote(num_cpus=0, max_concurrency=2)
     class Learner:
@@ -35,7 +23,7 @@ def roles(local_ray):
             publish(coordinator, WeightsVersion.of(version, 0, tensors, torch.float32), 60)
             tensors["a"].zero_()
 
-    coordinator, learner = Coordinator.remote(), Learner.remote()
+    coordinator, learner = ray.remote(num_cpus=0)(WeightCoordinator).remote(), Learner.remote()
     yield coordinator, learner
     ray.kill(coordinator)
     ray.kill(learner)

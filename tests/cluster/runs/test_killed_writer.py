@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 240
 
 KILLED = """
-import json, os, random, signal, sys, time
+import json, random, sys
+from functools import partial
 from pathlib import Path
 import torch
 from cluster.runs import checkpoint
 from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.runs.stage_folder import StageFolder
-
-EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
+from tests.fakes.killed_child import run_killed
 
 torch.set_num_threads(1)  # a forked child has none of the threads that its parent's pool counts on
 
@@ -31,55 +31,30 @@ class Counting:
         self.step = state["step"]
         assert all((group["w"] == self.step).all() for group in tensors.values())
 
-def train(path, size, saves, acknowledged, kill_at):
+def train(path, size, saves, acknowledge):
     "Restore, then save after each update; the step that is known to be written is acknowledged."
-    left = kill_at
-    def counted(event, arguments):
-        nonlocal left
-        if event in EVENTS:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(counted)
     learner = Counting(size)
     with StageFolder(path, config=CheckpointConfig(every=1, keep=2, keep_every=4)) as folder:
         folder.restore(learner)
         for _ in range(saves):
             learner.step += 1
             folder.save(learner, learner.step, ({"w": torch.full((3,), float(learner.step))}, {"step": learner.step}))
-            os.write(acknowledged, f"{learner.step - 1} ".encode())
+            acknowledge(learner.step - 1)
 
 def killed(path, size, saves, kill_at, delay_s):
     "Whether a training process was killed, after the checkpoint that it left has been found good."
-    ours, theirs = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(ours)
-        train(path, size, saves, theirs, kill_at)
-        os._exit(0)
-    os.close(theirs)
-    told = b""
-    if delay_s is not None:
-        told = os.read(ours, 1)
-        time.sleep(delay_s)
-        os.kill(process, signal.SIGKILL)
-    while some := os.read(ours, 65536):
-        told += some
-    os.close(ours)
-    _, status = os.waitpid(process, 0)
-    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL, status
+    was_killed, acknowledged = run_killed(partial(train, path, size, saves), kill_at, delay_s)
     found, damaged = checkpoint.newest_whole(path / "checkpoints")
     assert not damaged, damaged
     for other in (path / "checkpoints").glob("step_*"):
         checkpoint.verify(other)
-    acknowledged = int(told.split()[-1]) if told.split() else 0
     step = 0 if found is None else checkpoint.step_of(found)
     assert step >= acknowledged, (step, acknowledged)
     if found is not None:
         learner = Counting(size)
         tensors, state = StageFolder(path).restore(learner)
         assert learner.step == state["step"] == step and (tensors["w"] == step).all()
-    return status != 0
+    return was_killed
 
 folder, kills = Path(sys.argv[1]), {"at an operation": 0, "at a moment": 0}
 while killed(folder / "operations", 10, 3, kills["at an operation"] + 1, None):

@@ -1,0 +1,16 @@
+"""A coordinator that only holds weights: the newest version, for the actors that ask for one."""
+
+from cluster.weights.object_store import WeightStore
+
+
+class WeightCoordinator:
+    """The two calls of a coordinator that move weights; make an actor of it with `ray.remote`."""
+
+    def __init__(self):
+        self.store = WeightStore()
+
+    async def publish(self, version, source):
+        await self.store.collect(version, source)
+
+    async def newer(self, epoch, than, wait_s, slot):
+        return await self.store.newer(than, wait_s)
