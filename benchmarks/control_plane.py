@@ -135,7 +135,7 @@ def grown_mb(side: int) -> tuple[float, float]:
     coordinator = ray.remote(Weighed).options(num_cpus=0, max_concurrency=1000).remote(config, 0.05, {})
     ray.get(coordinator.ready.remote(), timeout=config.cluster.start_timeout_s)
     _, _, before = ray.get(coordinator.weigh.remote())
-    ray.get(coordinator.begin.remote("dmd", config))
+    ray.get(coordinator.begin.remote(stage_spec("dmd", config)))
     version = WeightsVersion(0, {}, None, 0)
     ray.get(coordinator.publish.remote(0, [ray.put(version)]))
     while (weighed := ray.get(coordinator.weigh.remote()))[0] < WAITING:

@@ -17,6 +17,11 @@ hypothesis.settings.register_profile("longtake", deadline=None)
 hypothesis.settings.load_profile("longtake")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of whole commands first: the longest ones at the end would leave one worker idle."""
+    items.sort(key=lambda item: item.path.parent.name != "system")
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """Start Ray once for each worker of pytest; stop it with the session."""
