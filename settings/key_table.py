@@ -15,6 +15,9 @@ PATHS = frozenset({
 })  # fmt: skip
 """Keys of a run that hold paths: made absolute when read, and never split at commas."""
 
+_LIKE, _LIKE_END = 0.65, 0.75
+"""Least similarity of a whole name, and of the last part of a dotted one, to a mistyped name."""
+
 
 @dataclass(frozen=True)
 class Key:
@@ -62,15 +65,26 @@ def keys_of(schema: Any, prefix: str = "") -> dict[str, Key]:
 
 
 def nearest(text: str, choices: Collection[str]) -> str | None:
-    """Find the choice that `text` most likely meant; of dotted keys, first among those of the same group."""
+    """Find the choice that `text` most likely meant, by current or older names; None where none is close.
+
+    Of dotted keys only those of the same group count: a wrong suggestion would change another network's rate.
+    """
+    names = {choice: choice for choice in choices} | {old: new for old, new in RENAMED.items() if new in choices}
     group, _, last = text.rpartition(".")
-    siblings = {choice.rpartition(".")[2]: choice for choice in choices if choice.rpartition(".")[0] == group}
-    if group and (close := get_close_matches(last, siblings, 1, 0.3)):
-        return siblings[close[0]]
-    if close := get_close_matches(text, choices, 1):
+    short = [choice for choice in choices if "." not in choice]
+    if not group and (close := get_close_matches(text, short, 1, _LIKE)):
         return close[0]
-    names = {choice.rpartition(".")[2]: choice for choice in choices}
-    return next((names[name] for name in get_close_matches(last, names, 1)), None)
+    groups = {name.rpartition(".")[0] for name in names} - {""}
+    if group not in groups:
+        group = next(iter(get_close_matches(group, groups, 1, _LIKE)), group)
+    ends: dict[str, set[str]] = {}
+    for name, choice in names.items():
+        if not group or name.startswith(f"{group}."):
+            ends.setdefault(name.rpartition(".")[2], set()).add(choice)
+    for end in get_close_matches(last, ends, 1, _LIKE_END):
+        if len(ends[end]) == 1:
+            return next(iter(ends[end]))
+    return None
 
 
 def find_key(name: str, text: str, keys: Mapping[str, Key]) -> Key:
@@ -83,6 +97,10 @@ def find_key(name: str, text: str, keys: Mapping[str, Key]) -> Key:
             return Key(name, get_args(owner.kind)[1], None, owner.doc)
     if any(other.startswith(f"{name}.") for other in keys):
         raise ConfigError(name, text, "a group of keys", f"write one of its keys; --help {name} lists them")
+    same = [other for other in keys if other.rpartition(".")[2] == name]
     other = nearest(name, keys)
-    cure = f"write {other}={text}" if other else "choose one of the keys that --help all lists"
+    if len(same) > 1:
+        cure = f"write one of {', '.join(same)}"
+    else:
+        cure = f"write {other}={text}" if other else "choose one of the keys that --help all lists"
     raise ConfigError(name, text, "no such key", cure)

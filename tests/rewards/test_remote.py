@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import json
+import logging
 import math
 import socket
 import threading
@@ -121,6 +122,7 @@ def test_what_may_pass_is_tried_again_and_the_tries_are_counted(caplog):
 
 
 def test_an_endpoint_that_is_down_leaves_every_clip_missing_and_logs_no_token(caplog):
+    caplog.set_level(logging.WARNING, "rewards.attempt")  # the command rewards.try sets it for its process
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, never listening
         port = taken.getsockname()[1]

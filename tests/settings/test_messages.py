@@ -100,13 +100,27 @@ def test_help_of_an_unknown_group_names_the_nearest(capsys):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("dmd.step", "dmd.steps"), ("steps", "dmd.steps"), ("grpo.step", "grpo.steps"), ("xyzzy", None)],
+    [
+        ("dmd.step", "dmd.steps"),
+        ("grpo.step", "grpo.steps"),
+        ("dmd.lr", "dmd.optimizer.lr"),
+        ("student_lr", "dmd.optimizer.lr"),
+        ("dmd.studnet_lr", "dmd.optimizer.lr"),
+        ("ruin_dir", "run_dir"),
+        ("steps", None),
+        ("learning_rate", None),
+        ("dmd.learning_rate", None),
+        ("dmd.grad_clip_norm", "dmd.optimizer.grad_clip"),
+        ("xyzzy", None),
+    ],
 )
-def test_the_nearest_key_is_first_looked_for_in_its_own_group(text, expected):
-    assert nearest(text, ["dmd.steps", "grpo.steps", "seed"]) in (
-        expected,
-        expected and expected.replace("dmd", "grpo"),
-    )
+def test_the_nearest_key_is_of_the_same_group_and_none_where_it_is_not_close(text, expected):
+    assert nearest(text, settings.keys_of(Config)) == expected
+
+
+def test_an_end_that_several_keys_share_names_them_all(capsys):
+    line = mistake(capsys, "train.py", "steps=3")
+    assert FORM.fullmatch(line) and all(f" {group}.steps" in line for group in ("ode", "dmd", "grpo"))
 
 
 def test_a_key_that_a_command_sets_itself_is_a_mistake():
