@@ -1,4 +1,4 @@
-"""The cluster in one process: for debugging, tests and scans. The same supply, so the same windows in order."""
+"""Run the cluster in one process, for debugging, tests and scans: the same supply, the same order of windows."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from models.records import Group, MadeBlock, Trajectory, Weights, Window, first_
 
 
 class InlineCluster:
-    """Makes rollouts when the learner asks for windows that are not there yet."""
+    """Makes rollouts when the learner requests windows that do not exist yet."""
 
     def __init__(self, run_dir: str):
         self.versions = version_numbers(run_dir)
@@ -28,7 +28,7 @@ class InlineCluster:
         self.published: Weights | None = None
 
     def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
-        """Start supplying a stage: what is left of the one before is cancelled."""
+        """Start supplying a stage, and cancel the rest of the one before."""
         self.tracer.settle()
         restored = None
         if state is not None:
@@ -44,7 +44,7 @@ class InlineCluster:
         self.number = 0
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
-        """Hand the newest weights to the actor."""
+        """Publish the newest weights to the actor."""
         self.tracer.settle()
         version = next(self.versions)
         self.supply.versions.publish(version, update)
@@ -67,7 +67,7 @@ class InlineCluster:
         return [open_item(header, header.payload) for header in taken]
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
-        """Return the next `n` samples of a role: there is one rank."""
+        """Return the next `n` samples of a role, as `take`, because there is one rank."""
         return self.take(role, n)
 
     def _roll_out(self) -> None:

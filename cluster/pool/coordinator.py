@@ -1,4 +1,4 @@
-"""Connect learner and rollout pool: the process that owns the supply and the weights, and keeps the pool busy."""
+"""Connect learner and rollout pool: one process owns supply and weights, and keeps the pool busy."""
 
 import asyncio
 import logging
@@ -40,8 +40,8 @@ class Coordinator:
     All methods are asynchronous and run in one event loop: no locks around plain state. When its process is lost Ray
     starts it again, empty; the learner then begins again from its checkpoint.
 
-    It wires the parts, which know nothing of it: Slots (states of the pool), Supervisor (drivers), Meter and Workload
-    (numbers), Autoscaling (size), WeightStore, RewardPool, and the Supply of the stage.
+    It wires the parts, which have no reference to it: Slots (states of the pool), Supervisor (drivers), Meter and
+    Workload (numbers), Autoscaling (size), WeightStore, RewardPool, and the Supply of the stage.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Coordinator:
         pool: RayPool | None = None,
         reward_pool: Callable[..., RewardPool] = RewardPool,
     ):
-        """`reward_pool` makes the reward pool of a stage, as RewardPool does."""
+        """Wire the parts; `reward_pool` builds the reward pool of a stage, as RewardPool does."""
         self.cluster = cluster
         self.pool = pool or RayPool(cluster, ray.get_runtime_context().current_actor)
         self.reason: Exception | None = None
@@ -69,8 +69,8 @@ class Coordinator:
             actors_per_gpu = placement.processes_per_gpu(placement.rollout(cluster))
             learner_cost = cluster.learner_ranks * (cluster.rank_gpus * actors_per_gpu or 1)
             self.autoscaling = Autoscaling(autoscale, self.meter, run_dir, learner_cost)
-        self.arrived = asyncio.Condition()  # notified when a plan may be complete that ranks wait for
-        self.failure: str | None = None  # why the learner must stop the run
+        self.arrived = asyncio.Condition()  # notified when a plan that ranks wait for may be complete
+        self.failure: str | None = None  # reason for which the learner must stop the run
         self.supply, self.epoch, self.weights = None, 0, WeightStore()
         self.awaited: set[tuple[str, int]] = set()  # plans that ranks wait for: role and number of windows
         self.reward_pool, self.rewards = reward_pool, None
@@ -78,7 +78,7 @@ class Coordinator:
     # -- the learner's side ---------------------------------------------------------------------------------------
 
     async def begin(self, spec: StageSpec, state: SupplyState | None = None, kept: Collection[int] = ()) -> int:
-        """Supply a stage, from a checkpoint's state if there is one; returns the epoch that takes must name."""
+        """Start supplying a stage, from a checkpoint's state if given; returns the epoch for `take`."""
         await self.supervisor.stop()
         if self.supply is not None and (given_up := self.supply.buffer.cancel()):
             self.news.append(f"{given_up} windows of stage {self.stage} were given up with it")
@@ -122,7 +122,7 @@ class Coordinator:
         self.ray_metrics.show(self.autoscaling.metrics)
 
     async def resize(self, size: int) -> None:
-        """Resize the rollout pool, see Supervisor; the reward processes follow it."""
+        """Resize the rollout pool (see Supervisor), and the reward pool with it."""
         await self.supervisor.resize(size)
         self._fit_rewards()
 
@@ -131,9 +131,9 @@ class Coordinator:
         self.rewards.fit(len(staying), {slot.place.node for slot in staying if slot.place is not None})
 
     async def publish(self, version: int, source: Any) -> None:
-        """Own the version that the learner offers; the learner waits for no actor to load it."""
+        """Collect a version from the learner, without waiting for any actor to load it."""
         if self.supply is None:
-            raise StageEnded  # Ray has started this process again, and the learner has not begun again yet
+            raise StageEnded  # Ray has restarted this process, and the learner has not begun a stage yet
         supply, store = self.supply, self.weights
         weights = await store.collect(version, source)
         supply.versions.publish(version, weights.update)
@@ -142,9 +142,9 @@ class Coordinator:
         await self.supervisor.wake()
 
     async def take(self, epoch: int, number: int, role: str, n: int, rank: int, ranks: int) -> list[Header]:
-        """Return rank `rank`'s share of the `number`-th request of an epoch, as soon as the whole can be met.
+        """Return a rank's share of the `number`-th request of an epoch, once all its samples exist.
 
-        Asking twice gives the same. The rank opens the payloads, names bad ones to `withdraw`, and asks again.
+        A repeated call gives the same. The rank opens the payloads, passes bad ones to `withdraw`, and calls again.
         """
         timeout_s = self.cluster.timeout_s
         deadline = time.monotonic() + timeout_s
@@ -154,7 +154,7 @@ class Coordinator:
                     raise StageEnded
                 planned = number in self.supply.plans
                 if not planned and self.failure is not None:
-                    raise RunFailed(self.failure)  # a plan that one rank has is every rank's, whatever failed since
+                    raise RunFailed(self.failure)  # a plan that one rank has goes to every rank, despite a failure
                 try:
                     plan = self.supply.take(number, role, n)
                 except RunFailed as stop:
@@ -164,7 +164,7 @@ class Coordinator:
                     self.meter.take(0 if planned else n)
                     break
                 self.awaited.add((role, n))
-                await self.supervisor.wake()  # dropped windows are to be made again
+                await self.supervisor.wake()  # an idle actor makes dropped windows again
                 try:
                     async with asyncio.timeout(deadline - time.monotonic()):
                         with self.meter.time("waiting"):
@@ -180,7 +180,7 @@ class Coordinator:
         return headers
 
     async def withdraw(self, epoch: int, number: int, bad: Mapping[Attempt, BadWindow]) -> None:
-        """Have samples of a request made again that a rank could not open. Raises TooManyBad."""
+        """Request again the samples that a rank could not open. Raises TooManyBad."""
         if epoch != self.epoch:
             raise StageEnded
         for reason in bad.values():
@@ -199,7 +199,7 @@ class Coordinator:
         return self.supply.state()
 
     async def metrics(self) -> dict[str, Any]:
-        """Return the metrics of the supply, and those of the pool since the last call."""
+        """Return the metrics of the supply, and of the pool since the last call."""
         sized = {} if self.autoscaling is None else self.autoscaling.metrics
         return ({} if self.supply is None else self.supply.metrics()) | self.workload.metrics() | sized
 
@@ -219,9 +219,9 @@ class Coordinator:
     # -- the actors' side -----------------------------------------------------------------------------------------
 
     async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[Any] | None:
-        """Return a reference to weights newer than version `than`, once there are any; None after `wait_s`.
+        """Return a reference to weights newer than version `than`, once they exist; None after `wait_s`.
 
-        Raises Leaving for an actor that must go, and StageEnded for an epoch that is over.
+        Raises Leaving for an actor that must leave, and StageEnded for an epoch that has ended.
         """
         asker = self.slots.by_number.get(slot, Slot(slot))  # numbers are not used again: a slot that is gone stays so
         reference = await self.weights.newer(than, wait_s, lambda: epoch != self.epoch or asker.leaving)
@@ -235,7 +235,7 @@ class Coordinator:
         return reference
 
     async def _collect(self, slot: Slot, dispatch: Dispatch, deliveries: AsyncIterator[Delivery]) -> None:
-        """Validate, score and keep what a rollout process streams. Raises ActorLost and BadWindow."""
+        """Validate, score and keep the deliveries of a rollout process. Raises ActorLost and BadWindow."""
         async for delivery in deliveries:
             header = delivery.header
             self.spans += delivery.spans
@@ -247,7 +247,7 @@ class Coordinator:
                     header = await self.rewards.score(header, self.supply.reference(dispatch, header))
             self.supply.keep(dispatch, header)
             if any(self.supply.buffer.complete(*plan) for plan in self.awaited):
-                self.awaited.clear()  # a rank that finds another one's plan names again what it waits for
+                self.awaited.clear()  # a rank whose plan is still incomplete adds it again
                 await self._wake_ranks()
             self.slots.accept(slot, header.kind)
             if delivery.spans and self.slots.too_slow(slot, self.cluster.slow_factor):
@@ -283,11 +283,11 @@ class Coordinator:
         return self.shown, news, self.situation()
 
     async def stopped(self, reason: Exception) -> None:
-        """Keep why the learner stopped the run."""
+        """Keep the reason for which the learner stopped the run."""
         self.reason = reason
 
     async def stop_reason(self) -> Exception | None:
-        """Return why the run stopped itself, if it did."""
+        """Return the reason for which the run stopped itself, or None."""
         return self.reason
 
     async def keep_spans(self, spans: list[Span]) -> None:
@@ -295,5 +295,5 @@ class Coordinator:
         self.spans += spans
 
     async def clock(self) -> float:
-        """Return this machine's time, in which every span is given."""
+        """Return this machine's time, the clock of every span."""
         return time.time()

@@ -18,6 +18,6 @@ class NewsHandler(logging.Handler):
 
 
 def forward_warnings(coordinator: ray.actor.ActorHandle, *packages: str) -> None:
-    """Have the warnings of `packages` reach the terminal from now on."""
+    """Forward the warnings of `packages` to the driver's terminal from now on."""
     for package in packages:
         logging.getLogger(package).addHandler(NewsHandler(coordinator))

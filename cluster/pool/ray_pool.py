@@ -1,4 +1,4 @@
-"""The rollout pool on Ray: one process per slot, replaced when it is lost."""
+"""Run the rollout pool on Ray: one process per slot, replaced when it is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
@@ -22,56 +22,56 @@ _SEND_TIMEOUT_S = 60.0
 _COPY_TIMEOUT_S = 10.0
 _PAYLOAD_POLL_S = 0.002
 _ANSWER_TIMEOUT_S = 2.0
-"""Short, because drains are asked for behind it: who does not answer is asked again."""
+"""Seconds that one health check waits. Short, because it delays the check for drains; the next poll repeats it."""
 
 
 class ActorLost(Exception):
-    """A rollout process is gone, or as good as gone; the message says how."""
+    """Reports a rollout process that died or stopped responding; the message gives the cause."""
 
 
 class NoNode(Exception):
-    """No node has had room for a rollout process in time. Nothing is lost by it."""
+    """Reports that no node had room for a rollout process in time. No work is lost."""
 
 
 class Superseded(Exception):
-    """The process that was asked is not its slot's any more: what it answers counts for nobody."""
+    """Reports that the called process no longer belongs to its slot; its answer is ignored."""
 
 
 class RayPool:
-    """Starts, ends and asks the rollout processes, by slot. The coordinator owns them: they end with it.
+    """Starts, ends and calls the rollout processes, by slot. The coordinator owns them: they end with it.
 
-    Those that wait for a node ask Ray's autoscaler for one: starting is only requested here, and `place` waits for it.
-    Raises Superseded in callers that wait for a process whose slot was given to another meanwhile, or to none.
+    A process without a node makes Ray's autoscaler request one: `grow` only requests it, and `place` waits for it.
+    Methods that wait for a process raise Superseded when it was replaced or removed meanwhile.
     """
 
     def __init__(self, cluster: ClusterConfig, coordinator: ray.actor.ActorHandle):
         self.cluster, self.coordinator = cluster, coordinator
         self.slots = list(range(cluster.rollout_actors))
-        """Those requested, the same list as long as the pool exists."""
-        self.following = len(self.slots)
+        """Slots with a requested process; the same list object for the life of the pool."""
+        self.next_slot = len(self.slots)
         self.actors = {slot: self._new(slot) for slot in self.slots}
         self.relay: tuple[int, ray.actor.ActorHandle] | None = None
-        """With cluster.weight_transport=collective: what sends the weights of an epoch."""
+        """Epoch and sender of its weights, with cluster.weight_transport=collective."""
 
     def _new(self, slot: int) -> ray.actor.ActorHandle:
         options = placement.options(placement.rollout(self.cluster))
         return RolloutProcess.options(**options).remote(self.coordinator, slot, self.cluster)
 
     def grow(self, count: int) -> list[int]:
-        """Request more processes, which come when there is a place; returns their slots, all of them new."""
-        added = list(range(self.following, self.following + count))
-        self.following += count
+        """Request `count` more processes, which start when nodes have room; returns their new slots."""
+        added = list(range(self.next_slot, self.next_slot + count))
+        self.next_slot += count
         self.actors |= {slot: self._new(slot) for slot in added}
         self.slots += added
         return added
 
     def shrink(self, slot: int) -> None:
-        """Kill the process in `slot`; if it still waits for a node, Ray asks for that node no more."""
+        """Kill the process in `slot` and drop the slot; Ray withdraws a pending request for a node."""
         self.slots.remove(slot)
         ray.kill(self.actors.pop(slot))
 
     def replace(self, slot: int) -> None:
-        """Kill the process in `slot` without asking first (a hung one would not answer) and start another."""
+        """Kill the process in `slot`, even a hung one, and start another."""
         ray.kill(self.actors[slot])
         self.actors[slot] = self._new(slot)
 
@@ -82,7 +82,7 @@ class RayPool:
         return await self._answer(slot, self.actors[slot].place.remote(), none)
 
     async def begin(self, slot: int, spec: ActorSpec, epoch: int) -> None:
-        """Wait until the process in `slot`, which has a node, supplies a stage. Raises ActorLost, or what it raised."""
+        """Wait until the placed process in `slot` supplies a stage. Raises ActorLost or its own exception."""
         if self.cluster.weight_transport == "collective" and (self.relay is None or self.relay[0] != epoch):
             if self.relay is not None:
                 ray.kill(self.relay[1])
@@ -100,7 +100,7 @@ class RayPool:
         actor = self.actors[slot]
         try:
             async with asyncio.timeout(self.cluster.start_timeout_s):
-                found = await answer
+                result = await answer
         except (TimeoutError, RayError) as error:
             if self.actors.get(slot) is not actor:
                 raise Superseded from error
@@ -111,12 +111,12 @@ class RayPool:
             raise ActorLost(f"{type(error).__name__}") from error
         if self.actors.get(slot) is not actor:  # killing is asynchronous: an answer may be on its way
             raise Superseded
-        return found
+        return result
 
     async def stream(self, slot: int, epoch: int, dispatch: Dispatch) -> AsyncIterator[Delivery]:
-        """Yield what the process in `slot` makes of `dispatch`, payloads by reference. Raises ActorLost.
+        """Yield the deliveries of `dispatch` from the process in `slot`, payloads by reference. Raises ActorLost.
 
-        A value that an actor returns is owned here and survives its process, but not its node.
+        This process owns the returned values: they survive the actor's process, but not its node.
         """
         actor = self.actors[slot]
         try:
@@ -127,11 +127,11 @@ class RayPool:
                     async with asyncio.timeout(self.cluster.progress_timeout_s):
                         delivery: Delivery = await (await anext(items))
                         if delivery.header.layout:
-                            while not items.next_ready():  # to wait by `anext` would fetch it into this process
+                            while not items.next_ready():  # waiting in `anext` would fetch it into this process
                                 await asyncio.sleep(_PAYLOAD_POLL_S)
                             payload = await anext(items)
                             if payload == items.completed():
-                                await payload  # raises why the stream ended between the two
+                                await payload  # raises the reason why the stream ended between header and payload
                             delivery = replace(delivery, header=replace(delivery.header, payload=payload))
                 except StopAsyncIteration:
                     return
@@ -148,11 +148,11 @@ class RayPool:
             raise ActorLost(f"{type(error).__name__}") from error
 
     async def dead(self, slots: Collection[int]) -> set[int]:
-        """Return the idle `slots` whose processes are lost. No answer in time is no loss: an actor may be at work."""
-        asked = {slot: self.actors[slot] for slot in slots}
-        if not asked:
+        """Return the idle `slots` whose processes are lost. A late answer is no loss: the actor may be busy."""
+        checked = {slot: self.actors[slot] for slot in slots}
+        if not checked:
             return set()
-        answers = {asyncio.ensure_future(actor.__ray_ready__.remote()): slot for slot, actor in asked.items()}
+        answers = {asyncio.ensure_future(actor.__ray_ready__.remote()): slot for slot, actor in checked.items()}
         done, late = await asyncio.wait(answers, timeout=_ANSWER_TIMEOUT_S)
         for answer in late:
             answer.cancel()
@@ -162,7 +162,7 @@ class RayPool:
                 answer.result()
             except RayActorError:
                 dead.add(answers[answer])
-        return {slot for slot in dead if self.actors.get(slot) is asked[slot]}
+        return {slot for slot in dead if self.actors.get(slot) is checked[slot]}
 
     def draining(self) -> Collection[str]:
         """Return the nodes that Ray is draining (preemption, scale-down). Called in a thread."""
@@ -171,10 +171,10 @@ class RayPool:
         return state.get_draining_nodes().keys()
 
     def copy_from(self, nodes: Collection[str], payloads: Sequence[ray.ObjectRef]) -> None:
-        """Copy those of `payloads` that lie on `nodes` alone to the store of this node. Called in a thread.
+        """Copy `payloads` stored only on `nodes` to the store of this node. Called in a thread.
 
-        They are fetched without reading; Ray uses the copy when the node is gone.
-        The next poll asks again for what is late. `get_object_locations` would wait here for this very process.
+        They are fetched without reading; Ray uses the copy after the loss of the node. The next poll repeats late
+        copies. `get_object_locations` would deadlock here, waiting for this very process.
         """
         places = get_local_object_locations(list(payloads))
         doomed = [payload for payload, place in places.items() if place["node_ids"] and nodes >= {*place["node_ids"]}]

@@ -1,4 +1,4 @@
-"""The reward pool on Ray: processes that decode and score groups, replaced when they are lost or hang."""
+"""Run the reward pool on Ray: processes that decode and score groups, replaced when lost or hung."""
 
 import asyncio
 import math
@@ -21,30 +21,30 @@ from cluster.supply.wire import BadWindow, Header
 from models.records import GRPO, first_frames
 
 _LOST_IN_A_ROW = 3
-"""Processes that one group may lose: it is then scored by nobody, which counts as a failure of its rewards."""
-_TOLD_AT_MOST = 20
-"""Of one reward: reasons that differ by a number each time would fill the terminal; the log of the process has all."""
+"""Number of processes lost on one group after which its scores count as missing."""
+_MOST_REPORTED = 20
+"""Number of failures of one reward shown on the terminal; the log of the process has all."""
 _SLACK_S = 60.0
-"""Beside the rewards' own time-outs: the way there, decoding and flow."""
+"""Seconds beyond the rewards' own time-outs for transport, decoding and flow."""
 
 Process = tuple[int, ray.actor.ActorHandle]
-"""Its place in the pool, which its successors inherit, and the process there now."""
+"""Place in the pool, which a replacement inherits, and the handle of its process."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reward process says of a group."""
+    """Holds a reward process's scores of one group."""
 
     scores: Mapping[str, Sequence[Sequence[float]]]
     failures: dict[str, str]
-    """Why a reward's last missing score is missing."""
+    """Reason for the last missing score, by reward."""
     hung: bool
-    """A reward did not come back: the process is not to be used again."""
+    """True if a reward did not return: the process must be replaced."""
 
 
 @ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)
 class RewardProcess:
-    """One process of the reward pool. It may die at any time; its group is scored by another."""
+    """Scores groups in a process of its own. It may die at any time; another process scores its group."""
 
     def __init__(self, cluster: ClusterConfig, spec: ScorerSpec):
         torch.set_num_threads(cluster.threads)
@@ -56,70 +56,70 @@ class RewardProcess:
         return ray.get_runtime_context().get_node_id()
 
     def score(self, group: Header, first: Sequence[Header]) -> Answer:
-        """Score a group; `first` are the first blocks of its video. Raises BadWindow where one cannot be opened."""
+        """Score a group; `first` holds the first blocks of its video. Raises BadWindow for unreadable payloads."""
         item, *blocks = fetch([group, *first])
-        for opened in (item, *blocks):
-            if isinstance(opened, BadWindow):
-                raise opened
+        for result in (item, *blocks):
+            if isinstance(result, BadWindow):
+                raise result
         scored = self.scorer(item, first_frames(blocks, 0, group.start, self.horizon_frames))
         return Answer(scored.group.scores, scored.failures, scored.hung)
 
 
 class RewardPool:
-    """Processes that the coordinator owns, cluster.reward_actors at most; started when the first group comes."""
+    """Runs at most cluster.reward_actors processes, which the coordinator owns, from the first group on."""
 
     def __init__(self, cluster: ClusterConfig, spec: ScorerSpec, say: Callable[[str], None]):
         self.cluster, self.spec, self.say = cluster, spec, say
-        self.wanted = cluster.reward_actors
+        self.size = cluster.reward_actors
         self.idle: asyncio.PriorityQueue[Process] = asyncio.PriorityQueue()
-        """The first place comes first: who may still wait for a node is asked when nobody else is left."""
+        """Idle processes; those with the lowest place, which have a node already, are used first."""
         self.staying: set[int] = set()
-        """Places of the processes that there are, without those of `leaving`."""
+        """Places of the processes that stay in the pool."""
         self.leaving: set[int] = set()
-        """Places whose process is at work and not wanted any more."""
+        """Places of busy processes that end after their current group."""
         self.nodes: dict[int, str] = {}
-        """By place whose process is there."""
+        """Ray's node id of each process, by place."""
         self.tracers = [Tracer(f"reward {place}") for place in range(cluster.reward_actors)]
-        self.told: set[tuple[str, str]] = set()
-        """Failures that the terminal has heard of: a reward may fail in the same way for every group."""
+        self.reported: set[tuple[str, str]] = set()
+        """Failures already shown on the terminal, as (reward, reason)."""
 
     def fit(self, actors: int, nodes: Collection[str]) -> None:
-        """Have as many processes as rollout actors: more are never busy together.
+        """Resize the pool to at most one process per rollout actor: more are never busy together.
 
-        Who is on none of `nodes`, those of the rollout actors, leaves before the others, so that its node can be given
-        back; who is at work leaves when it has its scores.
+        Processes outside `nodes`, the rollout actors' nodes, end first, so that their nodes can be given back. A busy
+        process ends after its current group.
         """
-        self.wanted = min(self.cluster.reward_actors, actors)
-        if not self.staying:  # nobody has been started yet
+        self.size = min(self.cluster.reward_actors, actors)
+        if not self.staying:  # processes start with the first group
             return
-        while self.leaving and len(self.staying) < self.wanted:
+        while self.leaving and len(self.staying) < self.size:
             self.staying.add(self.leaving.pop())
         self._start()
-        surplus = len(self.staying) - self.wanted
-        going = sorted(self.staying, key=lambda place: (self.nodes.get(place) in nodes, -place))[:surplus]
-        self.staying -= set(going)
-        self.leaving |= set(going)
+        surplus = len(self.staying) - self.size
+        ending = sorted(self.staying, key=lambda place: (self.nodes.get(place) in nodes, -place))[:surplus]
+        self.staying -= set(ending)
+        self.leaving |= set(ending)
         for place, process in [self.idle.get_nowait() for _ in range(self.idle.qsize())]:
             self._return(place, process)
 
     async def score(self, group: Header, first: Sequence[Header]) -> Header:
-        """Return `group` with its scores; `first` are the first blocks of its video. Payloads are references.
+        """Return `group` with its scores; `first` holds the first blocks of its video, payloads by reference.
 
-        Scores are NaN where no process could give them. Raises BadWindow for a group that cannot be opened.
+        Scores are NaN where every process was lost. Raises BadWindow for a group that cannot be opened.
         """
         names = list(self.spec.reward.weights) if group.role == GRPO else self.spec.metrics
         members, frames = group.shape("latents")[:2]
         windows = frames // self.spec.reward.window_frames
-        # The rewards run one after another, window by window those of a group.
+        # The rewards run one after another; those of scope group run window by window.
         timeout_s = len(names) * windows * self.spec.reward.timeout_s + _SLACK_S
         for _ in range(_LOST_IN_A_ROW):
             answer = await self._try(group, first, timeout_s)
             if answer is None:
                 continue
             for name, why in answer.failures.items():
-                told = sum(other == name for other, _ in self.told)
-                if (name, why) not in self.told and told < _TOLD_AT_MOST:
-                    self.told.add((name, why))
+                count = sum(reward == name for reward, _ in self.reported)
+                if (name, why) not in self.reported and count < _MOST_REPORTED:
+                    self.reported.add((name, why))
                     self.say(f"reward {name}: {why}; the scores count as missing")
             return replace(group, scores=answer.scores)
         self.say(
@@ -128,7 +128,7 @@ class RewardPool:
         return replace(group, scores={name: [[math.nan] * windows] * members for name in names})
 
     def drain_spans(self) -> list[Span]:
-        """Return the processes' spans since the last call, with the way there and back."""
+        """Return the processes' spans since the last call, transport included."""
         return [span for tracer in self.tracers for span in tracer.drain()]
 
     async def _try(self, group: Header, first: Sequence[Header], timeout_s: float) -> Answer | None:
@@ -144,14 +144,14 @@ class RewardPool:
                 answer = await process.score.remote(group, first)
             used_up = answer.hung
             return answer
-        except asyncio.CancelledError:  # the stage is over, and with it this pool: nobody is asked for in its place
+        except asyncio.CancelledError:  # the stage has ended, and with it this pool: start no replacement
             self.staying.discard(place)
             self.leaving.add(place)
             raise
         except TimeoutError:
             self.say("a reward process did not start, or gave no scores, in time; another takes its place")
             return None
-        except RayTaskError as error:  # a mistake of ours: what rewards raise is caught in there
+        except RayTaskError as error:  # a bug: the process itself catches exceptions of rewards
             if isinstance(error.cause, BadWindow):
                 used_up = False
                 raise error.cause from None
@@ -160,8 +160,9 @@ class RewardPool:
                 f"scoring window {group.index} of rollout {group.rollout} failed ({why}); checkpoints are good"
             ) from error
         except RayError as error:
-            said = (str(error).strip().splitlines() or [""])[-1].strip()  # of a constructor's error, the error itself
-            self.say(f"a reward process was lost ({type(error).__name__}: {said}); another takes its place")
+            # The last line of a constructor's traceback is the error itself.
+            reason = (str(error).strip().splitlines() or [""])[-1].strip()
+            self.say(f"a reward process was lost ({type(error).__name__}: {reason}); another takes its place")
             return None
         finally:
             self.tracers[place].settle()
@@ -172,14 +173,14 @@ class RewardPool:
             self._return(place, process)
 
     def _start(self) -> None:
-        """Ask for those that are missing."""
-        while len(self.staying) < self.wanted:
+        """Start processes until the pool has its size."""
+        while len(self.staying) < self.size:
             place = next(place for place in count() if place not in self.staying)
             self.staying.add(place)
             self.idle.put_nowait((place, self._new()))
 
     def _return(self, place: int, process: ray.actor.ActorHandle) -> None:
-        """Let the next group have the process, or end it where it is to leave."""
+        """Return the process to the idle queue, or end it if it is leaving."""
         if place in self.leaving:
             self.leaving.remove(place)
             self.nodes.pop(place, None)

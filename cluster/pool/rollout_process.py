@@ -1,4 +1,4 @@
-"""An actor of actors/, made remote; payloads as it streams them, and as any process opens them."""
+"""Run an actor of actors/ in a Ray process: stream its payloads, and open them in any process."""
 
 import os
 import signal
@@ -30,12 +30,12 @@ from models.records import MadeBlock, Progress, Rollout
 
 _CALL_TIMEOUT_S = _FETCH_TIMEOUT_S = 60.0
 _PROBE_TIMEOUT_S = 5.0
-"""For each payload once one of them has failed: what is there comes at once."""
+"""Seconds for each payload after a failed fetch of all: a payload that exists arrives at once."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A header of a rollout process; its payload, if it has one, is the stream's next item."""
+    """Holds a header from a rollout process; its payload, if any, is the stream's next item."""
 
     header: Header
     spans: Sequence[Span]
@@ -43,12 +43,12 @@ class Delivery:
 
 
 def fetch(headers: Sequence[Header]) -> list[Item | BadWindow]:
-    """Open the items of `headers`; in place of one that must not be used, why.
+    """Open the items of `headers`; an unusable one becomes a BadWindow.
 
     A payload whose node or owner has died is `lost`. Calls Ray's blocking get: not for an event loop.
     """
     payloads = []
-    with suppress(RayError, GetTimeoutError):  # then each is asked for by itself
+    with suppress(RayError, GetTimeoutError):  # then each is fetched by itself
         payloads = ray.get([header.payload for header in headers], timeout=_FETCH_TIMEOUT_S)
     items: list[Item | BadWindow] = []
     for i, header in enumerate(headers):
@@ -80,7 +80,7 @@ def place_of_process() -> Place:
 
 @ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)
 class RolloutProcess:
-    """One process of the rollout pool. It may die at any time; the coordinator asks for its rollouts again."""
+    """Rolls out videos in a process of its own. It may die at any time; the coordinator requests its rollouts again."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle, slot: int, cluster: ClusterConfig):
         torch.set_num_threads(cluster.threads)
@@ -92,11 +92,11 @@ class RolloutProcess:
         self.weights: PrefetchedWeights | None = None
 
     def place(self) -> Place:
-        """Return where this process is, at once: `begin` loads what takes long."""
+        """Return the node and GPUs of this process, without loading anything."""
         return place_of_process()
 
     def begin(self, spec: ActorSpec, epoch: int, relay: ray.actor.ActorHandle | None) -> None:
-        """Become the actor of a stage. Weights come by `relay` if there is one, else through the store."""
+        """Build the actor of a stage. Its weights come from `relay` if given, else through the store."""
         if self.weights is not None:
             self.weights.close()
         offset = clock_offset(lambda: ray.get(self.coordinator.clock.remote(), timeout=_CALL_TIMEOUT_S))
@@ -112,8 +112,8 @@ class RolloutProcess:
     ) -> Iterator[Delivery | ByteViews]:
         """Stream headers and payloads of `rollouts` (called with num_returns="streaming"), behind the blocks `made`.
 
-        Two items, so that the coordinator owns a payload without reading it. Ends early when the process must go.
-        Raises BadWindow for values that must not be used, or where the blocks cannot be read.
+        Header and payload are two items, so that the coordinator owns a payload without reading it. Ends early when
+        the process must leave. Raises BadWindow for invalid values or unreadable blocks.
         """
         blocks = open_blocks(made)
         begun = [block.x0 for block in open_blocks(first)] if self.spec.follows_drift else []

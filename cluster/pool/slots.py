@@ -1,10 +1,10 @@
-"""The slots of the rollout pool: which process each one has, and in what state.
+"""Track the slots of the rollout pool: their processes and states.
 
 A slot is a place in the pool. It keeps its number while one process follows another in it:
 
     grow
-     |        node, then told           a dispatch
-     v        which stage               begins
+     |        node, then begins         a dispatch
+     v        the stage                 begins
     STARTING -------------------> IDLE ------------> WORKING --- ends --> IDLE
      ^  ^                           |                  |  |
      |  |                           |    node drains   |  |   the pool shrinks
@@ -15,14 +15,14 @@ A slot is a place in the pool. It keeps its number while one process follows ano
      '---- another process in its place <------'                 GONE                                    |
      '---- the same process begins anew <------------------------ at its next block ---------------------'
 
-An actor that is asked to leave learns so when it asks for newer weights, between two blocks (`informed`); its dispatch
-is then given back, and another actor continues its videos. One that is wanted again before it is informed is WORKING
-again. An idle slot that is not wanted any more is GONE at once, and an idle one whose node drains is replaced at once.
+An actor that must leave is informed when it polls for newer weights, between two blocks; its dispatch is then given
+back, and another actor continues its videos. A slot that is wanted again before its actor is informed is WORKING again.
+An idle slot that is no longer wanted is GONE at once, and the process of an idle slot on a draining node is replaced.
 
 Example, `resize(2)` and then `resize(3)` of a pool whose slots 0, 1 and 2 are WORKING:
     fit(2)  slot 2 becomes RETIRING; the pool still has three processes
-            slot 2 asks for weights, and Leaving is raised in it: it is informed
-    fit(3)  slot 2 becomes RECALLED: no new process is asked for
+            slot 2 polls for weights, and Leaving is raised in it: it is informed
+    fit(3)  slot 2 becomes RECALLED: no new process is started
             its stream ends; it is STARTING, keeps its node, and begins anew
 """
 
@@ -38,52 +38,52 @@ from cluster.pool.ray_pool import RayPool
 from cluster.pool.scale_down import Place, departing
 
 _BLOCKS_JUDGED = 5
-"""Blocks whose median is an actor's speed, so that one hiccup does not count."""
+"""Number of blocks in the median of an actor's speed, so that one outlier does not count."""
 _SAMPLES = ("Window", "Group", "Trajectory")
 
 
 class SlotState(Enum):
-    """The states of a slot; the module draws how one follows another."""
+    """Names the states of a slot; the module docstring draws their transitions."""
 
     STARTING = auto()
-    """Its process waits for a node, or is being told what to supply."""
+    """The process waits for a node, or begins the stage."""
     IDLE = auto()
-    """Its actor waits for room in the buffer, or for the first weights."""
+    """The actor waits for room in the buffer, or for the first weights."""
     WORKING = auto()
-    """Its actor makes a dispatch, as it does in the next three states."""
+    """The actor makes a dispatch, as in the next three states."""
     DRAINING = auto()
-    """Its node is about to go away."""
+    """The actor's node is draining."""
     RETIRING = auto()
-    """The slot is not wanted any more."""
+    """The slot is to be removed."""
     RECALLED = auto()
-    """The slot is wanted again, and its actor already knew that it was not."""
+    """The slot is to stay after all, and its actor was already informed that it must leave."""
     GONE = auto()
-    """The slot is not in the pool any more."""
+    """The slot is removed from the pool."""
 
 
 @dataclass(eq=False)
 class Slot:
-    """A place in the pool, and all that is known of the process in it."""
+    """Holds the state of one place in the pool and of its process."""
 
     number: int
     state: SlotState = SlotState.STARTING
     place: Place | None = None
     """Node and GPUs of the process; None before it has a node."""
     informed: bool = False
-    """The actor was told to leave at its next block."""
+    """True once the actor knows that it must leave at its next block."""
     replacing: bool = False
-    """The slot's last process was lost, and this one is not up yet."""
+    """True from the loss of a process until its replacement is up."""
     warm: bool = False
-    """The process has delivered something."""
+    """True once the process has delivered."""
     block_s: deque[float] = field(default_factory=lambda: deque(maxlen=_BLOCKS_JUDGED))
     """Durations of the process's last blocks."""
     median_s: float | None = None
-    """Their median; None before there are enough."""
+    """Median of `block_s`; None before there are enough."""
     since_s: float | None = None
-    """The meter's time from which the dispatch counts: a new process counts from its first delivery on, because what it
-    loads and compiles before, it does once."""
+    """Start of the dispatch on the meter's clock. A new process counts from its first delivery, because loading and
+    compiling happen once."""
     windows: int = 0
-    """Windows of the dispatch that were delivered."""
+    """Number of windows delivered of the dispatch."""
 
     @property
     def running(self) -> bool:
@@ -101,21 +101,21 @@ class Slot:
         return self.at_work and self.state is not SlotState.WORKING
 
     def levels(self) -> dict[str, int]:
-        """Return what the slot adds to the levels that a Meter integrates over time."""
+        """Return the slot's contribution to the levels that a Meter integrates over time."""
         busy = self.at_work and self.warm
         starting = self.state is SlotState.STARTING or (self.at_work and not self.warm)
         return {"running": self.running, "replacing": self.replacing, "busy": busy, "starting": starting}
 
 
 class Slots:
-    """Moves slots from state to state, and keeps pool and meter in step. Waits for nothing: Supervisor does."""
+    """Changes the states of slots, and keeps pool and meter consistent. Never waits: Supervisor does."""
 
     def __init__(self, pool: RayPool, meter: Meter, prefers: Mapping[str, str], say: Callable[[str], None]):
-        """`prefers`: labels of the nodes that are left last; `say` takes a line for the terminal."""
+        """Add a slot for each process of `pool`; `prefers` are labels of nodes to leave last."""
         self.pool, self.meter, self.prefers, self.say = pool, meter, prefers, say
         self.by_number: dict[int, Slot] = {}
         self.lost = self.unplaced = 0
-        """Processes that were lost; processes that got no node in time."""
+        """Numbers of processes that were lost, and that got no node in time."""
         self._fastest_s = 0.0
         self._add(pool.slots)
 
@@ -133,12 +133,12 @@ class Slots:
     # -- one slot -------------------------------------------------------------------------------------------------
 
     def assign(self, slot: Slot, windows: int) -> None:
-        """Note that the actor is given a dispatch of so many windows."""
+        """Record that the actor starts a dispatch of `windows` windows."""
         self.meter.dispatch(windows)
         self.change(slot, state=SlotState.WORKING, since_s=self.meter.clock() if slot.warm else None, windows=0)
 
     def receive(self, slot: Slot, block_s: Sequence[float]) -> None:
-        """Note a delivery and the durations of the blocks that came with it."""
+        """Record a delivery and the durations of its blocks."""
         if not slot.warm:
             self.change(slot, warm=True)
         slot.block_s.extend(block_s)
@@ -153,14 +153,14 @@ class Slots:
         slot.windows += kind in _SAMPLES
 
     def finish(self, slot: Slot) -> None:
-        """Note that the dispatch is over, however it ended."""
+        """Record the end of the dispatch, whatever its outcome."""
         if slot.since_s is not None:
             self.meter.end(slot.windows, self.meter.clock() - slot.since_s)
         if slot.state is SlotState.WORKING:  # the end of a stage interrupts dispatches in every state
             self.change(slot, state=SlotState.IDLE)
 
     def replace(self, slot: Slot, why: str) -> None:
-        """End the process. Another takes its place at once, unless the slot is not wanted any more."""
+        """End the process, and start another unless the slot is retiring."""
         if slot.state is SlotState.RETIRING:
             self.remove(slot)
         elif slot.state is not SlotState.GONE:
@@ -170,14 +170,14 @@ class Slots:
             self.pool.replace(slot.number)
 
     def remove(self, slot: Slot) -> None:
-        """End the process, if there is one, and the slot with it."""
+        """Remove the slot, and end its process."""
         del self.by_number[slot.number]
         self._without_process(slot, state=SlotState.GONE, replacing=False)
         self.pool.shrink(slot.number)
 
     def too_slow(self, slot: Slot, factor: float) -> bool:
-        """Return whether an actor is slower than the pool's median by more than `factor`; one alone never is."""
-        # Asked at every delivery. An actor that keeps up with the fastest keeps up with the median, which costs a sort.
+        """Return whether an actor is slower than the pool's median by more than `factor`; a single actor never is."""
+        # Runs at every delivery. An actor close to the fastest is close to the median, so the sort is skipped.
         if slot.median_s is None or slot.median_s <= factor * self._fastest_s:
             return False
         medians = {other: other.median_s for other in self.by_number.values() if other.median_s is not None}
@@ -189,7 +189,7 @@ class Slots:
     # -- the whole pool -------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Begin a stage: every process is told anew what to supply, and a slot that is not wanted is gone at once."""
+        """Reset all slots for a new stage, and remove retiring ones."""
         for slot in self:
             if slot.state is SlotState.RETIRING:
                 self.remove(slot)
@@ -197,10 +197,9 @@ class Slots:
                 self.change(slot, state=SlotState.STARTING, informed=False, replacing=False)
 
     def fit(self, size: int) -> list[Slot]:
-        """Have the pool get `size` slots; returns those that are new.
+        """Grow or shrink the pool to `size` slots; return the new ones.
 
-        Slots that were to leave are called back before any is added, so there are never more than the larger of both
-        sizes.
+        Retiring slots are recalled before any is added, so there are never more than the larger of both sizes.
         """
         kept = self.without_retiring
         retiring = sorted(self.by_number.keys() - {slot.number for slot in kept})
@@ -220,7 +219,7 @@ class Slots:
         return added
 
     def clear(self, nodes: Collection[str]) -> None:
-        """Have actors leave the nodes that they are on now; a process that is starting is looked at once it is up."""
+        """Move actors off `nodes`, which are draining; starting processes are checked once they are up."""
         for slot in self:
             if slot.place is None or slot.place.node not in nodes:
                 continue
@@ -239,12 +238,12 @@ class Slots:
         return added
 
     def change(self, slot: Slot, **fields: Any) -> None:
-        """Set fields of a slot, and tell the meter what that changes."""
+        """Set fields of a slot, and update the meter's levels."""
         before = slot.levels()
         for name, value in fields.items():
             setattr(slot, name, value)
         changes = {name: level - before[name] for name, level in slot.levels().items()}
-        if "place" in fields:  # what is held: whole GPUs, shared ones once, and processes without a GPU as one each
+        if "place" in fields:  # held GPUs: shared ones count once, and a process without a GPU counts as one
             held = [slot.place.gpus for slot in self.by_number.values() if slot.place is not None]
             gpus = len(set().union(*held)) + sum(not gpus for gpus in held)
             changes["held"] = gpus - self.meter.levels["held"]

@@ -1,4 +1,4 @@
-"""Keeps rollout processes at work: one driver, a task of the coordinator's event loop, for every slot of the pool."""
+"""Keep rollout processes busy: one driver task in the coordinator's event loop per slot."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from cluster.supply.wire import LOST, BadWindow
 from cluster.weights.object_store import WeightStore
 
 _LOST_IN_A_ROW = 5
-"""Processes that one dispatch, or one start, may lose without a sign of life in between: more are no accident."""
+"""Number of processes lost in a row, on one dispatch or at one start, that stops the run."""
 _POLL_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -26,22 +26,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageWork:
-    """What the drivers need of the stage that the pool supplies."""
+    """Holds the stage's parts that the drivers use."""
 
     supply: Supply
     weights: WeightStore
     needs_weights: bool
-    """Whether actors roll out the student, and so wait for its first version."""
+    """True if actors roll out the student, and so wait for its first version."""
     begin: Callable[[int], Awaitable[None]]
-    """Have the process in a slot supply the stage, as `RayPool.begin`."""
+    """Call that starts the stage in the process of a slot, as `RayPool.begin`."""
     make: Callable[[Slot, Dispatch], Awaitable[None]]
-    """Have the process in a slot make a dispatch, and keep what it streams. Raises ActorLost and BadWindow."""
+    """Call that runs a dispatch in a slot and keeps its stream. Raises ActorLost and BadWindow."""
 
 
 class Supervisor:
     """Gives dispatches to idle slots and replaces processes that are lost.
 
-    A slot's driver takes a dispatch only when its process is up: one that waits for a node holds up no other.
+    A slot's driver takes a dispatch only when its process is up, so a process that waits for a node delays no other.
     """
 
     def __init__(
@@ -51,38 +51,38 @@ class Supervisor:
         say: Callable[[str], None],
         fail: Callable[[str], Awaitable[None]],
     ):
-        """`say` takes a line for the terminal, `fail` the reason for which the run must stop."""
+        """Wire the pool; `say` takes a line for the terminal, `fail` the reason to stop the run."""
         self.pool, self.slots, self.say, self.fail = pool, slots, say, fail
         self.stage: StageWork | None = None
         self.room = asyncio.Condition()
-        """Notified when an idle driver may find a dispatch."""
+        """Condition that is notified when an idle driver may find a dispatch."""
         self.drivers: list[asyncio.Task] = []
         self.dispatches: dict[int, Dispatch] = {}
-        """Those that actors make, by slot."""
+        """Dispatches in progress, by slot number."""
 
     async def stop(self) -> None:
-        """End all drivers: a stage is over."""
+        """Cancel all drivers at the end of a stage."""
         for driver in self.drivers:
             driver.cancel()
         await asyncio.gather(*self.drivers, return_exceptions=True)
         self.drivers = []
 
     def begin(self, stage: StageWork) -> None:
-        """Start a driver for every slot, and the watch over the pool; `Slots.settle` comes before."""
+        """Start a driver for every slot, and the pool's health check. Call `Slots.settle` before."""
         self.stage = stage
         for slot in self.slots:
             self.start(f"rollout actor {slot.number}", self._drive, slot)
         self.start("the watch over the pool", self._watch)
 
     def start(self, name: str, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        """Run `work` until the stage is over; what it raises stops the run, with `name`."""
+        """Run `work` until the stage is over; its exceptions stop the run, with `name` in the message."""
 
         async def guard() -> None:
             try:
                 await work(*arguments)
             except StageEnded:
                 return
-            except Exception as error:  # the learner raises it and so stops the run
+            except Exception as error:  # the learner raises the reason, which stops the run
                 _log.exception("rollout pool failed")
                 await self.fail(str(error) if isinstance(error, RunFailed) else f"{name} failed: {error}")
 
@@ -90,19 +90,19 @@ class Supervisor:
         self.drivers.append(asyncio.create_task(guard()))
 
     async def wake(self) -> None:
-        """Have one idle driver look for a dispatch; it wakes the next one when there is more.
+        """Wake one idle driver to look for a dispatch; it wakes the next one in turn.
 
-        A thousand woken at once would mostly find nothing.
+        Of a thousand drivers woken at once most would find no dispatch.
         """
         async with self.room:
             self.room.notify()
 
     async def resize(self, size: int) -> None:
-        """Ask for more actors, or have some leave.
+        """Grow or shrink the pool to `size` actors.
 
-        Slots that were to leave are called back before any is added: there are never more actors than the larger of
-        both sizes. Processes that wait for a node are given up first, then whole nodes are left, by `departing`; an
-        actor at work leaves at its next block, and another one continues its videos. No window is lost or made twice.
+        Retiring slots are recalled before any is added, so there are never more actors than the larger of both sizes.
+        `departing` picks processes that wait for a node first, then whole nodes; a working actor leaves at its next
+        block, and another one continues its videos. No window is lost or made twice.
         """
         for slot in self.slots.fit(size):
             self.start(f"rollout actor {slot.number}", self._drive, slot)
@@ -113,7 +113,7 @@ class Supervisor:
     # -- one slot -------------------------------------------------------------------------------------------------
 
     async def _drive(self, slot: Slot) -> None:
-        """Keep one actor busy, as long as it is wanted, the buffer has room and the stage asks for more."""
+        """Keep one actor busy until its slot is gone, while the buffer has room and the stage has work."""
         while slot.state is not SlotState.GONE:
             await self._bring_up(slot)
             dispatch = None
@@ -124,14 +124,14 @@ class Supervisor:
                     elif (dispatch := self.stage.supply.next()) is None:
                         with self.slots.meter.time("idle"):
                             await self.room.wait()
-                self.room.notify()  # there may be more; or what woke this driver is for another
-            if dispatch is None:  # the process is gone, or has been replaced
-                await asyncio.sleep(0)  # never hold the event loop, whatever has changed the state
+                self.room.notify()  # there may be more dispatches, or this one may be for another driver
+            if dispatch is None:  # the process has ended, or has been replaced
+                await asyncio.sleep(0)  # yield to the event loop after every change of state
             else:
                 await self._make(slot, dispatch)
 
     async def _bring_up(self, slot: Slot) -> None:
-        """Wait until the slot's process supplies the stage, however many processes that takes."""
+        """Start processes in the slot until one supplies the stage. Raises RunFailed after too many losses."""
         meter = self.slots.meter
         in_vain, asked_s = 0, meter.clock()
         while slot.state is SlotState.STARTING:
@@ -148,14 +148,14 @@ class Supervisor:
                 continue
             except NoNode as none:
                 waited_s = meter.clock() - asked_s
-                self.say(f"rollout actor {slot.number} {none} ({waited_s:.0f} s so far), and is asked for again")
+                self.say(f"rollout actor {slot.number} {none} ({waited_s:.0f} s so far); requesting it again")
                 self.slots.unplaced += 1
                 self.pool.replace(slot.number)
-                in_vain += not meter.levels["running"]  # while others work it may wait
+                in_vain += not meter.levels["running"]  # while other actors work, this one may wait
                 if in_vain >= _LOST_IN_A_ROW:
                     raise RunFailed(
-                        f"rollout actor {slot.number} {none}, nor in the {waited_s:.0f} s that it has waited, and no "
-                        "other is at work; add nodes, or free those that other runs use"
+                        f"rollout actor {slot.number} {none}, nor in {waited_s:.0f} s of waiting, and no other actor "
+                        "is running; add nodes, or free nodes that other runs use"
                     ) from none
             except ActorLost as loss:
                 self.slots.replace(slot, str(loss))
@@ -168,7 +168,7 @@ class Supervisor:
                     ) from loss
 
     async def _make(self, slot: Slot, dispatch: Dispatch) -> None:
-        """Have one dispatch made; windows that are missing at the end are given back for another actor to make."""
+        """Run one dispatch on the slot's actor; give its missing windows back for another actor."""
         supply, afresh = self.stage.supply, False
         self.dispatches[slot.number] = dispatch
         self.slots.assign(slot, sum(len(rollout.windows) for rollout in dispatch.rollouts))
@@ -190,7 +190,7 @@ class Supervisor:
             self.slots.finish(slot)
             del self.dispatches[slot.number]
         if slot.state is SlotState.RECALLED:
-            # The same process is told again what to supply: its actor knew that it must leave, and may stay.
+            # The actor was informed that it must leave, and may stay: the same process begins the stage again.
             self.slots.change(slot, state=SlotState.STARTING, informed=False)
         elif slot.leaving:
             self.slots.replace(slot, "left")
@@ -200,9 +200,9 @@ class Supervisor:
         await self.wake()
 
     async def _watch(self) -> None:
-        """Ask actors on draining nodes to leave at their next block; replace those that died with nothing to do.
+        """Move actors off draining nodes, and replace idle processes that died.
 
-        What a draining node holds of windows and blocks is copied: delivered windows stay valid when it goes.
+        Windows and blocks in the store of a draining node are copied, so delivered windows stay valid.
         """
         supply = self.stage.supply
         while True:
@@ -216,14 +216,14 @@ class Supervisor:
                     headers = chain(supply.buffer.waiting.values(), *supply.plans.values(), blocks)
                     payloads = [header.payload for header in headers if header.layout]
                     await asyncio.to_thread(self.pool.copy_from, set(draining), payloads)
-            except (RayError, RuntimeError, OSError) as error:  # the head is busy or away: the next answer counts
-                self.say(f"cannot ask which nodes are draining: {error}")
+            except (RayError, RuntimeError, OSError) as error:  # the head is busy or unreachable: poll again
+                self.say(f"cannot read which nodes are draining: {error}")
             idle = {slot.number: slot for slot in self.slots if slot.state is SlotState.IDLE}
             for number in await self.pool.dead(idle.keys()):
-                if idle[number].state is SlotState.IDLE:  # still
+                if idle[number].state is SlotState.IDLE:  # it may have changed during the query
                     self.slots.replace(idle[number], "died with nothing to do")
             self.stage.weights.wake()
-            if self.slots.meter.levels["replacing"]:  # their drivers may still wait for room
+            if self.slots.meter.levels["replacing"]:  # drivers of replaced processes may still wait for room
                 async with self.room:
                     self.room.notify_all()
             await asyncio.sleep(_POLL_S)

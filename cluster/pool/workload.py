@@ -1,4 +1,4 @@
-"""What the rollout pool does, as numbers: shares of time, rates and bytes."""
+"""Measure the work of the rollout pool: shares of time, rates and bytes."""
 
 from collections import Counter
 from typing import Any

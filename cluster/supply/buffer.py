@@ -1,4 +1,4 @@
-"""Windows between actors and learner: bounded, in an order fixed at dispatch, and every one accounted for."""
+"""Buffer windows between actors and learner: bounded, in an order drawn at dispatch, each counted once."""
 
 import math
 import random
@@ -13,16 +13,16 @@ from cluster.run_errors import RunFailed
 from models.records import Rollout
 
 Key = tuple[int, int]
-"""(rollout, index): a window as it was dispatched, whichever attempt makes it."""
+"""Rollout id and window index: the identity of a window, the same for every attempt."""
 
 OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused", "lost")
 
 MAX_REFILLS = 8
-"""Times one window may come too old. More means that no rollout is ever young enough."""
+"""Upper limit on drops of one window for its age: beyond it, rollouts are too slow for the age bound."""
 
 
 class Sample(Protocol):
-    """As much of a sample as the buffer looks at."""
+    """Declares the fields of a sample that the buffer reads."""
 
     rollout: int
     attempt: int
@@ -35,35 +35,35 @@ S = TypeVar("S", bound=Sample)
 
 
 class TooOld(RunFailed):
-    """Windows come too old again and again: the age bound cannot be met."""
+    """Stops a run whose windows repeatedly exceed the age bound."""
 
 
 def order_of_leaving(samples: Sequence[S], seed: int, first: int) -> list[S]:
-    """Shuffle one dispatch's samples into the order in which they leave; `first` is the id of its first rollout."""
+    """Shuffle one dispatch's samples into their order of leaving; `first` is the id of its first rollout."""
     return random.Random(f"{seed} {first}").sample(samples, len(samples))
 
 
 class WindowBuffer:
-    """Samples by role. Those dispatched and those waiting together never exceed `config.windows`.
+    """Holds dispatched and waiting samples by role, together at most `config.windows`.
 
     The order in which samples leave is drawn when their rollouts are dispatched: dispatch by dispatch, shuffled inside
     each. In order of arrival an update would see windows of one position only, because a rollout's early windows come
-    first; and a window that waits cannot be passed over for ever. Every dispatched sample comes out exactly once:
-    taken, or counted as cancelled. One that was dropped for its age goes to the end of the order with the start that
-    was drawn for it, so that dropping does not bend the law of starts.
+    first; and no waiting window can be overtaken for ever. Every dispatched sample leaves exactly once:
+    taken, or counted as cancelled. A sample dropped for its age moves to the end of the order with the start that
+    was drawn for it, so that dropping does not change the distribution of starts.
     """
 
     def __init__(self, config: BufferConfig, seed: int, windows_per_update: int):
-        """`windows_per_update`: how many an update takes, over all roles."""
+        """Start empty; `windows_per_update` is the number of windows that an update takes, over all roles."""
         self.config, self.seed, self.windows_per_update = config, seed, windows_per_update
         self.order: dict[str, deque[Key]] = defaultdict(deque)
         self.waiting: dict[Key, Sample] = {}
         self.pending: dict[Key, int | None] = {}
-        """The attempt that each window is expected of; None while it waits to be asked for again."""
+        """Attempt that makes each dispatched window; None until a new attempt is requested."""
         self.refills: deque[Key] = deque()
         self.dropped: Counter[Key] = Counter()
         self.missing: dict[tuple[str, int], Key | None] = {}
-        """By role and number of samples: which of the next ones was still being made when this was last looked at."""
+        """First unfinished sample of the next request at the last check, by role and request size."""
         self.counts: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
     @property
@@ -75,8 +75,8 @@ class WindowBuffer:
     def capacity(self) -> int:
         """Count the samples that may be dispatched or wait.
 
-        With policy `wait` none is dispatched that could be too old when its turn comes: what lies before it in the
-        order is at most `max_age` updates' worth.
+        With policy `wait` it limits the samples ahead of a new one to `max_age` updates' worth, so that none is too
+        old when the learner takes it.
         """
         in_time = self.config.max_age * self.windows_per_update if self.config.policy == "wait" else math.inf
         return int(min(self.config.windows, in_time))
@@ -87,7 +87,7 @@ class WindowBuffer:
         return windows <= self.capacity
 
     def expect(self, rollouts: Sequence[Rollout]) -> None:
-        """Note the windows of rollouts that are dispatched together. Raises ValueError if one is expected already."""
+        """Record the windows of rollouts dispatched together. Raises ValueError for a window already expected."""
         plans = [((r.id, plan.index), plan.role) for r in rollouts for plan in r.windows]
         attempts = {(r.id, plan.index): r.attempt for r in rollouts for plan in r.windows}
         if len(attempts) < len(plans) or any(self.holds(*where) for where in attempts):
@@ -98,7 +98,7 @@ class WindowBuffer:
         self.counts["dispatched"] += len(plans)
 
     def expect_again(self, rollout: Rollout) -> None:
-        """Expect the windows of `rollout` of another attempt; their places in the order stay."""
+        """Expect the windows of `rollout` from its next attempt; their places in the order stay."""
         for plan in rollout.windows:
             assert (rollout.id, plan.index) in self.pending, (rollout.id, plan.index)
             self.pending[rollout.id, plan.index] = rollout.attempt
@@ -113,7 +113,7 @@ class WindowBuffer:
         return (rollout, index) in self.pending or (rollout, index) in self.waiting
 
     def put(self, sample: Sample) -> None:
-        """Deliver one. A sample that nobody expects, or expects no longer, is refused."""
+        """Add a delivered sample. Raises ValueError for a sample that is not expected."""
         where = (sample.rollout, sample.index)
         if not self.expects(*where, sample.attempt):
             raise ValueError(f"window {sample.index} of rollout {sample.rollout} was not expected, or came twice")
@@ -122,7 +122,7 @@ class WindowBuffer:
         self.counts["delivered"] += 1
 
     def complete(self, role: str, n: int) -> bool:
-        """Return whether the next `n` samples of a role wait: cheap enough to ask at every delivery."""
+        """Return whether the next `n` samples of a role wait; cheap enough for every delivery."""
         if self.missing.get((role, n)) in self.pending:
             return False
         following = list(islice(self.order[role], n))
@@ -130,10 +130,10 @@ class WindowBuffer:
         return len(following) == n and self.missing[role, n] is None
 
     def take(self, role: str, n: int, age: Callable[[Sample], int]) -> list[Any] | None:
-        """Return the next `n` samples of a role, or None while one of them is still being made.
+        """Return the next `n` samples of a role, or None while one of them is unfinished.
 
-        Windows carry their age and, with policy `weight`, their weight. With policy `drop` those that are too old are
-        asked for again (`refills`). Raises TooOld when that does not help.
+        Windows carry their age and, with policy `weight`, their weight. Policy `drop` requests windows that are too
+        old again (`refills`). Raises TooOld for a window that is too old more than MAX_REFILLS times.
         """
         max_age, policy = self.config.max_age, self.config.policy
         while self.complete(role, n):
@@ -150,7 +150,7 @@ class WindowBuffer:
                         f"{self.dropped[key]} times: rollouts take longer than that; raise buffer.max_age"
                     )
                 del self.waiting[key]
-                self.pending[key] = None  # of no attempt, until one is asked for it
+                self.pending[key] = None
                 self.order[role].remove(key)
                 self.order[role].append(key)
                 self.refills.append(key)
@@ -162,20 +162,20 @@ class WindowBuffer:
             self.order[role].popleft()
             self.dropped.pop(key, None)
             sample = self.waiting.pop(key)
-            years = age(sample)
-            too_old = max(0, years - max_age) if policy == "weight" else 0
-            taken.append(replace(sample, age=years, weight=self.config.decay**too_old))
+            updates = age(sample)
+            too_old = max(0, updates - max_age) if policy == "weight" else 0
+            taken.append(replace(sample, age=updates, weight=self.config.decay**too_old))
         self.counts["taken"] += n
         return taken
 
     def put_back(self, samples: Sequence[Sample], lost: Collection[Key]) -> None:
-        """Undo a take: `samples` of one role come next again; those of `lost` are asked for again."""
+        """Undo a take: `samples` of one role come next again; those in `lost` are made again."""
         self.missing.clear()
         for sample in reversed(samples):
             where = (sample.rollout, sample.index)
             self.order[sample.role].appendleft(where)
             if where in lost:
-                self.pending[where] = None  # of no attempt, until one is asked for it
+                self.pending[where] = None
                 self.refills.append(where)
                 self.counts["delivered"] -= 1
             else:
@@ -183,14 +183,14 @@ class WindowBuffer:
         self.counts["taken"] -= len(samples)
 
     def cancel(self) -> int:
-        """Give up everything dispatched or waiting, and say how many windows that is: a stage has ended."""
+        """Cancel all dispatched and waiting windows at the end of a stage; return their number."""
         self.counts["cancelled"] += len(self.pending) + self.depth
         for held in (self.pending, self.waiting, self.order, self.refills, self.dropped, self.missing):
             held.clear()
         return self.counts["cancelled"]
 
     def state(self) -> dict[str, Any]:
-        """Return ledger and order, plain; the caller saves the samples in `waiting`."""
+        """Return counts and order as plain values; the caller saves the samples in `waiting`."""
         return {
             "order": {role: list(keys) for role, keys in self.order.items()},
             "pending": [[*where, attempt] for where, attempt in self.pending.items()],
@@ -199,7 +199,7 @@ class WindowBuffer:
         }
 
     def restore(self, state: dict[str, Any], waiting: Iterable[Sample]) -> None:
-        """Put back what `state` gave. What was pending is pending still: it must be asked for again."""
+        """Restore the result of `state`. Pending windows stay pending and must be requested again."""
         self.order.update({role: deque(tuple(w) for w in keys) for role, keys in state["order"].items()})
         self.pending = {(rollout, index): attempt for rollout, index, attempt in state["pending"]}
         self.dropped = Counter({(rollout, index): times for rollout, index, times in state["dropped"]})

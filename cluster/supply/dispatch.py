@@ -1,4 +1,4 @@
-"""Videos that one actor makes together, and how another actor continues them."""
+"""Describe the videos that one actor makes together, and their continuation by another actor."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from models.records import GroupPlan, Rollout
 
 @dataclass
 class Dispatch:
-    """Videos that one actor makes together, and the blocks that it has streamed so far."""
+    """Holds the videos that one actor makes together, and the blocks streamed so far."""
 
     rollouts: list[Rollout]
     made: deque[Header] = field(default_factory=deque)
@@ -20,7 +20,7 @@ class Dispatch:
     """The first blocks of the videos, one horizon: groups are compared with them (stage grpo), and later blocks (law
     priority)."""
     lost: int = 0
-    """How often its actor was lost without a block made in between."""
+    """Number of actors lost in a row without a block in between."""
 
     def missing(self, buffer: WindowBuffer) -> tuple[list[int], list[Rollout]]:
         """Return rows with windows that are still to come to `buffer`, and their rollouts with these windows only."""

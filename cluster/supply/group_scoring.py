@@ -1,4 +1,4 @@
-"""A group's rewards, wherever they are computed: in a reward process on Ray, in the one process inline."""
+"""Compute a group's rewards, in a reward process on Ray or in the one process inline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from rewards.scorer import Scorer
 
 @dataclass(frozen=True)
 class Scored:
-    """A group with its scores."""
+    """Holds a group with its scores."""
 
     group: Group
     failures: dict[str, str]
@@ -27,7 +27,7 @@ class GroupScorer:
     """Scores groups by the rewards of their role: those that are trained on, or the sentinels' metrics."""
 
     def __init__(self, reward: RewardConfig, sentinels: Sequence[str], codec: VideoCodec, device: torch.device):
-        """`sentinels`: metrics by name; `codec` is on `device`. Raises ValueError for a reward that cannot be made."""
+        """Build the scorers; `sentinels` are metric names, `codec` is on `device`. Raises ValueError."""
         self.codec, self.device = codec, device
         names = {GRPO: list(reward.weights), SENTINEL: list(sentinels)}
         self.scorers = {role: Scorer(reward, own, self._decode) for role, own in names.items()}

@@ -1,4 +1,4 @@
-"""The items that travel: taken apart into plain fields and tensors, put together again, and digested."""
+"""Split items into plain fields and tensors for transport, rebuild them, and compute digests."""
 
 import zlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The books of a stage: versions that were published, windows that were taken, scores that are missing."""
+"""Record a stage's published versions, taken windows and missing scores."""
 
 import math
 from collections import Counter, deque
@@ -58,7 +58,7 @@ class WindowLedger:
     """Counts starts since the beginning of the stage; lists windows and ages since they were last drained."""
 
     def __init__(self, starts: Iterable[tuple[str, Iterable[tuple[int, int]]]] = ()):
-        """`starts` as `state` gave them."""
+        """Continue from `starts`, as `state` returns them."""
         self.starts = {role: Counter(dict(map(tuple, pairs))) for role, pairs in starts}
         self.taken: list[dict[str, Any]] = []
         self.ages: list[tuple[int, int]] = []
@@ -74,7 +74,7 @@ class WindowLedger:
                 self.ages.append((sample.start, age(sample)))
 
     def withdraw(self, plan: Sequence[Any]) -> None:
-        """Strike out the samples that were entered last."""
+        """Remove the samples that were entered last."""
         for sample in plan:
             self.starts[sample.role][sample.start] -= 1
         self.starts = {role: +counts for role, counts in self.starts.items()}
@@ -118,7 +118,7 @@ class ScoreLedger:
     """Counts requested and missing scores by reward; the share of the last ones can stop the run."""
 
     def __init__(self, config: RewardConfig, state: Iterable[tuple[str, int, int, Iterable[bool]]] = ()):
-        """`state` as `state` gave it."""
+        """Continue from `state`, as `state()` returns it."""
         self.config = config
         self.failed: Counter[str] = Counter()
         self.groups: Counter[str] = Counter()

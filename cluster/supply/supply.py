@@ -1,4 +1,4 @@
-"""The supply of windows without any process: plans for the actors, headers from them, samples for the learner.
+"""Supply windows without processes: plans for the actors, headers from them, samples for the learner.
 
 `Coordinator` runs it on Ray and `InlineCluster` in one process, so both make the same windows in the same order.
 
@@ -9,12 +9,12 @@ A dispatch is videos that one actor makes together; a window is dispatched with 
                               attempt   ^                                | too old                 |
                                  |      |                                v (buffer.policy=drop)    | withdraw(number):
                  give_back():    |      +------------ next() ------- refills <----- bad or lost ---+ the learner could
-           the actor is gone     |      |                                                            not open it
+           the actor is lost     |      |                                                            not open it
                                  v      |
                               returned -+   continued from its last blocks, as the same attempt;
                                             afresh, or without a block: made again, as a new attempt
 
-A header that `validate` does not let pass is counted by `refuse`, and its dispatch is given back afresh.
+A header that `validate` rejects is counted by `refuse`, and its dispatch is given back afresh.
 
 Example, with windows 0 and 1 of rollout 7 in one dispatch:
     dispatch = supply.next()               both are expected of attempt 0
@@ -45,9 +45,9 @@ from models.records import Rollout, WindowPlan
 from rewards.reward_config import RewardConfig
 
 Attempt = tuple[int, int, int]
-"""(rollout, index, attempt): a window as one attempt made it."""
+"""Rollout id, window index and attempt: the identity of one delivery of a window."""
 BAD_AT_LEAST = 5
-"""Refused windows before their share is looked at."""
+"""Number of refused windows from which their share is checked."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,11 +60,11 @@ class Dispatcher(Protocol):
 
 
 class TooManyBad(RunFailed):
-    """More windows were refused than buffer.bad_share allows."""
+    """Stops a run whose share of refused windows exceeds buffer.bad_share."""
 
 
 class Supply:
-    """Plans the rollouts of one stage, orders the windows that come of them, and hands them to the learner."""
+    """Plans the rollouts of one stage, orders their windows, and serves them to the learner."""
 
     def __init__(
         self,
@@ -78,26 +78,26 @@ class Supply:
         drift: DriftTracker | None = None,
         state: SupplyState | None = None,
     ):
-        """`drift` is what `dispatcher` goes by, where it goes by the drift of videos; `state` is a checkpoint's."""
+        """Start empty, or from the `state` of a checkpoint; `drift` is set where `dispatcher` reads it."""
         self.stage, self.dispatcher, self.buffer = stage, dispatcher, buffer
         self.student, self.window, self.rollout, self.reward = student, window, rollout, reward
         self.drift = drift
         self.versions = VersionHistory()
         self.next_rollout = 0
         self.drawn: tuple[int, int, list[Rollout]] | None = None
-        """What was drawn last, for which first rollout and after which update: it is asked for until there is room."""
+        """Next dispatch, kept until the buffer has room: first rollout id, update, rollouts."""
         self.open: dict[int, Rollout] = {}
-        """As first dispatched: rollouts of which a window has not been taken yet."""
+        """Rollouts with windows that are not taken yet, as first dispatched."""
         self.closed: dict[int, tuple[Rollout, int]] = {}
-        """The others of the samples in `plans`, and their last attempts."""
+        """Fully taken rollouts of the samples in `plans`, with their last attempts."""
         self.attempts: dict[int, int] = {}
         self.returned: deque[Dispatch] = deque()
         self.plans: dict[int, list[Header]] = {}
-        """By number of the learner's request: the samples of the last two."""
+        """Samples of the learner's last two requests, by number of the request."""
         self.ledger = WindowLedger()
         self.scores = ScoreLedger(reward)
         self.blocks = 0
-        """Blocks of video that came since the metrics were last asked for."""
+        """Number of blocks received since the last call of `metrics`."""
         if state is None:
             return
         plain, waiting = state
@@ -110,7 +110,7 @@ class Supply:
         if drift is not None:
             drift.by_block = DriftTracker(plain["straying"]).by_block
         self.open = {rollout["id"]: rollout_of(rollout) for rollout in plain["open"]}
-        # What was in flight is asked for again, as new attempts, before anything new.
+        # Windows that were in flight are requested again, as new attempts, before anything new.
         windows = {i: tuple(p for p in r.windows if (i, p.index) in buffer.pending) for i, r in self.open.items()}
         missing = [replace(self.open[i], windows=plans) for i, plans in windows.items() if plans]
         for first in range(0, len(missing), rollout.batch):
@@ -120,9 +120,10 @@ class Supply:
     # -- dispatches for the actors --------------------------------------------------------------------------------
 
     def next(self) -> Dispatch | None:
-        """Return the next dispatch for an idle actor: lost ones first, then windows to be made again, then new ones.
+        """Return the next dispatch for an idle actor, or None.
 
-        None if there is no room, or no more to make.
+        Lost dispatches come first, then windows to be made again, then new ones. None if the buffer has no room, or
+        the stage needs no more.
         """
         if self.returned:
             return self.returned.popleft()
@@ -148,10 +149,10 @@ class Supply:
         return Dispatch(rollouts)
 
     def give_back(self, dispatch: Dispatch, afresh: bool = False) -> None:
-        """Ask again for the missing windows of a dispatch whose actor is gone or has left.
+        """Request the missing windows of a dispatch again after its actor has ended.
 
-        Its videos go on from the blocks that were streamed, as the same attempt; `afresh`, or without any block, they
-        are made again as a new attempt. Windows that were delivered stay valid either way.
+        Another actor continues its videos behind the streamed blocks, as the same attempt; `afresh`, or without any
+        block, it makes them again as a new attempt. Delivered windows stay valid either way.
         """
         rows, missing = dispatch.missing(self.buffer)
         if not missing:
@@ -171,7 +172,7 @@ class Supply:
     # -- headers from the actors ----------------------------------------------------------------------------------
 
     def validate(self, dispatch: Dispatch, header: Header) -> None:
-        """Raise BadWindow for what must not be trained on, scored or continued."""
+        """Raise BadWindow for a header that must not be trained on, scored or continued."""
         if header.kind == "MadeBlock":
             validate_block(header, dispatch.made, len(dispatch.rollouts), self.student, self.versions)
         elif header.kind != "Progress":
@@ -181,8 +182,8 @@ class Supply:
                 validate_origin(header, row, dispatch.made)
 
     def keep(self, dispatch: Dispatch, header: Header) -> None:
-        """Keep a header that `validate` let pass, with its payload; groups have their scores by now."""
-        if header.kind == "Progress":  # of which nothing is left when its process is lost
+        """Keep a validated header with its payload; groups carry their scores."""
+        if header.kind == "Progress":  # it leaves nothing to continue from when its process is lost
             return
         dispatch.lost = 0
         if header.kind != "MadeBlock":
@@ -201,19 +202,19 @@ class Supply:
             dispatch.made.popleft()
 
     def _row(self, dispatch: Dispatch, sample: Header) -> int:
-        """Find the dispatch's video that `sample` is of. Raises BadWindow for a sample that is not expected."""
+        """Find the row of the sample's video in its dispatch. Raises BadWindow for a sample not expected."""
         for row, rollout in enumerate(dispatch.rollouts):
             if rollout.id == sample.rollout and self.buffer.expects(sample.rollout, sample.index, sample.attempt):
                 return row
         raise BadWindow("plan", f"{sample.name} was not asked for, or came twice")
 
     def reference(self, dispatch: Dispatch, group: Header) -> list[Header]:
-        """Return the first blocks of the group's own video, one horizon; none for a group that begins with it."""
+        """Return the blocks of the first horizon of the group's video, before the group's start."""
         row, block_frames = self._row(dispatch, group), self.student.block_frames
         return [block.select([row]) for block in dispatch.first if block.index * block_frames < group.start]
 
     def refuse(self, bad: BadWindow) -> None:
-        """Count a refused or lost window. Raises TooManyBad when refusals are no accident any more."""
+        """Count a refused or lost window. Raises TooManyBad above buffer.bad_share."""
         _log.warning("refused: %s", bad)
         counts = self.buffer.counts
         if bad.reason == LOST:
@@ -231,16 +232,16 @@ class Supply:
     # -- samples for the learner ----------------------------------------------------------------------------------
 
     def take(self, number: int, role: str, n: int) -> list[Header] | None:
-        """Return the plan of the learner's `number`-th request: `n` samples of a role, or None while they are made.
+        """Return the `n` samples of the learner's `number`-th request, or None while one is unfinished.
 
-        Asking again, by another rank or after a lost answer, gives the same samples.
+        A repeated request, by another rank or after a lost answer, gets the same samples.
         """
         if number not in self.plans:
             assert number > max(self.plans, default=-1), f"request {number} was answered and forgotten"
             taken = self.buffer.take(role, n, self.versions.age)
             if taken is None:
                 return None
-            # A rank that asks for this plan has everything of the last but one: its updates are collective.
+            # Updates are collective: a rank that requests this plan has all samples of the last but one.
             self.plans = {kept: plan for kept, plan in self.plans.items() if kept >= number - 1} | {number: taken}
             self.ledger.note(role, taken, self.versions.age)
             named = {sample.rollout for plan in self.plans.values() for sample in plan}
@@ -251,11 +252,10 @@ class Supply:
         return self.plans[number]
 
     def withdraw(self, number: int, bad: Mapping[Attempt, BadWindow]) -> int:
-        """Take request `number` back: its `bad` samples are made again, the others wait in their old places.
+        """Withdraw request `number`: its `bad` samples are made again, the others wait in their old places.
 
-        Returns how many samples that are in all, none where another rank has withdrawn it before.
-
-        The learner's next `take` of this number gives the same windows. Raises TooManyBad.
+        Returns the number of all its samples, 0 where another rank has withdrawn it before. The learner's next `take`
+        of this number gives the same windows. Raises TooManyBad.
         """
         plan = self.plans.get(number, [])
         known = {(sample.rollout, sample.index, sample.attempt) for sample in plan} & bad.keys()
@@ -272,7 +272,7 @@ class Supply:
         return len(plan)
 
     def metrics(self) -> dict[str, object]:
-        """Return depth, windows by outcome, starts and ages; since the last call, the blocks that came."""
+        """Return depth, windows by outcome, starts and ages, and the blocks received since the last call."""
         values = {} if self.versions.newest is None else {"weights/version": self.versions.newest}
         values |= {"buffer/depth": self.buffer.depth, "buffer/pending": len(self.buffer.pending)}
         values |= {"rollout/blocks": self.blocks} | self.ledger.metrics() | self.scores.metrics()
@@ -282,7 +282,7 @@ class Supply:
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def state(self) -> SupplyState:
-        """Return everything that a resumed run needs."""
+        """Return the plain state for a checkpoint, and the waiting samples."""
         plain = {
             "stage": self.stage,
             "next_rollout": self.next_rollout,

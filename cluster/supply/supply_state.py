@@ -1,4 +1,4 @@
-"""The state of a supply in a checkpoint: tensors by name, and plain lists and mappings."""
+"""Convert the state of a supply to and from its form in a checkpoint."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from cluster.supply.wire import BadWindow, Header
 from models.records import GroupPlan, Rollout, WindowPlan
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
-"""For a checkpoint: tensors by name, and the plain rest."""
+"""State in a checkpoint: tensors by name, and plain lists and mappings."""
 SupplyState = tuple[dict[str, Any], list[Header]]
 """Everything plain, and the headers of waiting samples, which `to_checkpoint` opens."""
 

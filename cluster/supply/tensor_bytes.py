@@ -1,4 +1,4 @@
-"""Tensors between processes, as bytes that every reader of a node sees in place."""
+"""View tensors as bytes, which every reader on a node maps in place."""
 
 import math
 import warnings
@@ -17,12 +17,12 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class ByteViews:
-    """Named tensors as uint8 arrays. Ray copies torch tensors on the way in and out, these on the way in only."""
+    """Holds named tensors as uint8 arrays. Ray copies torch tensors on write and read, these on write only."""
 
     chunks: list[numpy.ndarray]
     """Tensors that lie one after another in memory share a chunk: Ray copies few large ones almost twice as fast."""
     entries: dict[str, tuple[str, tuple[int, ...], int, int]]
-    """By name: (dtype, shape, number of its chunk, first byte in there)."""
+    """Layout of each tensor by name: dtype, shape, index of its chunk, byte offset in the chunk."""
 
 
 def view_bytes(tensors: Mapping[str, Tensor]) -> ByteViews:

@@ -74,9 +74,9 @@ class Header:
     """CRC-32 of the layout and of all other tensors."""
     nbytes: int = 0
     rows: tuple[int, ...] | None = None
-    """Of a block: the selected videos of the payload; None for all of them."""
+    """Selected videos of a block's payload; None for all of them."""
     drift: float | None = None
-    """Of a block, with law `priority`: distance of its channels' means to those of the videos' first frames."""
+    """Distance of a block's channel means to those of the videos' first frames; with law `priority` only."""
     payload: Any = None
     """The tensors: ByteViews, or a reference to them."""
 

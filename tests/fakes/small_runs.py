@@ -40,7 +40,7 @@ class StandingPool:
     """Processes that are there at once, and never fail by themselves; what they stream is left to others."""
 
     def __init__(self, slots):
-        self.slots, self.following, self.replaced = list(range(slots)), slots, Counter()
+        self.slots, self.next_slot, self.replaced = list(range(slots)), slots, Counter()
         self.dead_with_nothing_to_do = set()
 
     async def place(self, slot):
@@ -54,8 +54,8 @@ class StandingPool:
         self.replaced[slot] += 1
 
     def grow(self, count):
-        added = list(range(self.following, self.following + count))
-        self.following += count
+        added = list(range(self.next_slot, self.next_slot + count))
+        self.next_slot += count
         self.slots += added
         return added
 
