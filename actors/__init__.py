@@ -1,1 +1,1 @@
-"""Plain classes that act; cluster/ makes them remote."""
+"""Generate training samples with plain classes; cluster/ runs them in remote processes."""

@@ -30,7 +30,7 @@ class StudentDispatcher:
         seed: int,
         drift: DriftTracker | None = None,
     ):
-        """Law `priority` reads `drift` when a rollout is planned; without it, `priority` is uniform."""
+        """Draw from `seed`; law `priority` reads `drift` at each plan, and is uniform without it."""
         self.student, self.rollout, self.window = student, rollout, window
         self.critic_updates, self.prompts, self.seed = critic_updates, prompts, seed
         self.law, self.drift = parse_law(window.law), drift

@@ -8,7 +8,7 @@ from models.keys import KeyGroup, check_address, key
 
 @dataclass(kw_only=True)
 class PromptConfig(KeyGroup, group="prompt"):
-    """Selection and extension of the prompts in the file `prompts`."""
+    """Configures selection and extension of the prompts in the file `prompts`."""
 
     min_characters: int = key(10, "shorter prompts are dropped", ge=1)
     max_characters: int = key(2000, "longer prompts are dropped", ge=1)

@@ -11,7 +11,7 @@ _MOST_FRAMES = 100_000
 
 @dataclass(kw_only=True)
 class RolloutConfig(KeyGroup, group="rollout"):
-    """How the student's long videos are made during training."""
+    """Configures the student's long rollouts during training."""
 
     frames: int = key(96, "horizon N of a training rollout, in latent frames", ge=1, le=_MOST_FRAMES)
     batch: int = key(8, "videos that one actor makes together", ge=1, le=65_536)
@@ -44,7 +44,7 @@ class RolloutConfig(KeyGroup, group="rollout"):
 
 @dataclass(kw_only=True)
 class WindowConfig(KeyGroup, group="window"):
-    """Windows of rollouts that the losses see."""
+    """Configures the windows of rollouts that the losses see."""
 
     law: str = key(
         "uniform",
@@ -60,7 +60,7 @@ class WindowConfig(KeyGroup, group="window"):
 
 @dataclass(kw_only=True)
 class GroupConfig(KeyGroup, group="group"):
-    """Stage `grpo`: forks of long rollouts into groups. The paper leaves all of this open."""
+    """Configures the forks of long rollouts into groups (stage `grpo`). The paper leaves all of this open."""
 
     members: int = key(8, "continuations G of one past", ge=2, le=65_536)
     frames: int = key(12, "length of each continuation, in latent frames", ge=1, le=_MOST_FRAMES)

@@ -1,4 +1,4 @@
-"""Base of the actors that roll a student out: they pull weights between blocks and resume videos of lost actors."""
+"""Pull weights between blocks and resume videos of lost actors: the base of actors that roll a student out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol

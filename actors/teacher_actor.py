@@ -38,7 +38,7 @@ class TeacherActor:
         device: torch.device = _CPU,
         negative_prompt: str = "",
     ):
-        """`teacher` must be on `device`; `guidance` steers away from `negative_prompt`."""
+        """Sample from `teacher`, which is on `device`; `guidance` steers away from `negative_prompt`."""
         self.teacher = teacher
         self.config, self.encode_text, self.guidance = student, encode_text, guidance
         self.device, self.negative_prompt = device, negative_prompt

@@ -1,4 +1,4 @@
-"""Distributions of window starts: the part of training that Self-Forcing++ changes.
+"""Draw window starts: the part of training that Self-Forcing++ changes.
 
 A law draws one of the block-aligned starts of a rollout. Uniform is the paper's (Eq. 2, i ~ Unif{1..N-K+1}); the others
 are its ablations. Starts are drawn when a rollout is dispatched, never when windows arrive, which favours early ones.

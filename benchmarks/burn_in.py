@@ -1,4 +1,4 @@
-"""How far a rebuilt cache is from the actor's, by burn-in length, on a trained student.
+"""Measure the distance of a rebuilt cache from the actor's, by burn-in length, on a trained student.
 
 python -m benchmarks.burn_in [student.safetensors]   one JSON line: relative L2 of x0 recomputed by the learner from
 clean frames against the x0 that the actor recorded, same weights, last denoising step, windows at frame 102.

@@ -1,4 +1,4 @@
-"""How many windows per second pass through the coordinator, by the size of the pool.
+"""Measure the windows per second through the coordinator, by the size of the pool.
 
 python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit headers. Two minutes. The coordinator
 object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores cannot hold a thousand
@@ -41,18 +41,18 @@ RANK_WINDOWS = 8
 BAR, OFFERED = 2000.0, 1000.0
 REPEATS, MEASURED_S, WARM_UP = 3, 1.5, 2
 SIDES = {1: 120, 12: 416}
-"""By megabytes of a window: the side of its latent frames, of which it has six."""
+"""Side of a window's six latent frames, by megabytes of the window."""
 SIZED_ACTORS, WAITING = 256, 12
 
 
 @dataclass
 class Measured:
-    """One run."""
+    """Holds the measurements of one run."""
 
     windows: int = 0
     elapsed_s: float = 0.0
     cpu_s: float = 0.0
-    """Of this process: on a machine that does other things too, the steadier measure."""
+    """CPU seconds of this process: steadier than elapsed time on a shared machine."""
     latencies_s: list[float] = field(default_factory=list, repr=False)
     takes_s: list[float] = field(default_factory=list, repr=False)
 

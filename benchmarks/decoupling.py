@@ -1,4 +1,4 @@
-"""What streaming windows and swapping weights at block boundaries buy over the loop that waits for everybody.
+"""Measure the speed-up of streamed windows and block-wise weight swaps over the synchronous loop.
 
 python -m benchmarks.decoupling   simulated compute, no Ray: sleeping actors and a sleeping learner around the run's own
 coordinator, supply and buffer. About a minute. One JSON line for each of the quantities at the end of this file.
@@ -53,10 +53,10 @@ GPU_FLOPS = 0.40 * 989e12
 STUDENT_WINDOW_S, CRITIC_WINDOW_S = 3.1e15 / GPU_FLOPS / SCALE, 1.13e15 / GPU_FLOPS / SCALE
 LEARNER_GPUS, CRITIC_UPDATES, BALANCED_ACTORS = 4, 5, 17
 UPDATE_S = STUDENT_WINDOW_S + CRITIC_UPDATES * CRITIC_WINDOW_S
-"""Of a batch with one window per GPU."""
+"""Seconds of an update on a batch with one window per GPU."""
 REPEATS, ROUNDS, UPDATES = 3, 4, 17
 WARM_UP = 9
-"""Updates until rollouts no longer begin together: two rollouts' time."""
+"""Number of updates until rollouts no longer begin together: two rollouts' time."""
 POSITION_BINS = 16
 
 
@@ -80,19 +80,19 @@ def block_s(config: Config) -> float:
 
 @dataclass
 class Measured:
-    """One run of the streaming loop."""
+    """Holds the measurements of one run of the streaming loop."""
 
     config: Config
     elapsed_s: float = 0.0
     compute_s: float = 0.0
-    """Both after the warm-up."""
+    """Seconds that the learner computed; like `elapsed_s`, after the warm-up."""
     updates: int = 0
     # No repr: asyncio.Runner has that of a task's result made (by signal.getsignal), seconds for thousands of windows.
     taken: list[Window] = field(default_factory=list, repr=False)
     lateness: list[float] = field(default_factory=list, repr=False)
-    """Of each window: its time since its actor began with the rollout, over (start + K) / N of the rollout's time."""
+    """Each window's time since the start of its rollout, over (start + K) / N of the rollout's time."""
     first_s: float = 0.0
-    """From the publish of the first weights to the first window that the learner could take."""
+    """Seconds from the first published weights to the first window that the learner could take."""
     predicted_first_s: float = 0.0
 
     @property

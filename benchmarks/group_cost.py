@@ -1,4 +1,4 @@
-"""What a usable advantage costs: groups forked from a shared past, against groups of whole videos.
+"""Measure the cost of a usable advantage: groups forked from a shared past, against groups of whole videos.
 
 python -m benchmarks.group_cost [student.safetensors]   real actors and rewards in the tiny world, G = 8, videos of 16
 horizons (192 frames), groups of one horizon at uniform forks. CPU seconds of one thread, about a minute. Two JSON

@@ -29,9 +29,9 @@ from rewards.scorer import Scorer
 
 HORIZONS = 8
 PROMPTS = HELD_OUT_PROMPTS * 4
-"""Four videos of each: with one, the share of the gap has a standard error of .07, too much to compare seeds by."""
+"""Four videos per prompt: with one, the standard error of .07 is too large to compare seeds."""
 TOP_SHARE = 0.2
-"""Of a frame, the fastest: a sixth of it is the sprite. Measured so whatever the reward measures motion by."""
+"""Share of the fastest pixels of a frame (the sprite is a sixth), whatever the reward measures motion by."""
 SHIPPED = "assets/tiny/student_uniform.safetensors"
 REAL = "real videos"
 

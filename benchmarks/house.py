@@ -33,7 +33,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Module:
-    """One production file: its name for imports, its lines, and its syntax tree."""
+    """Holds a production file: its import name, lines and syntax tree."""
 
     name: str
     path: Path
@@ -102,7 +102,7 @@ def circles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
 
 
 def takes_whole_config(function: Function) -> bool:
-    """Tell whether a parameter is annotated with a class of `WHOLE`."""
+    """Return whether a parameter is annotated with a class of `WHOLE`."""
     arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
     annotations = [argument.annotation for argument in arguments if argument.annotation]
     return any(isinstance(node, ast.Name) and node.id in WHOLE for part in annotations for node in ast.walk(part))

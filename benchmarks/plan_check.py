@@ -1,4 +1,4 @@
-"""How well plan.py's rehearsal predicts the windows per second of real runs with simulated compute.
+"""Compare the simulator's windows per second with real runs whose compute is simulated.
 
 python -m benchmarks.plan_check   a local Ray, sleeping rollout processes and a sleeping learner; about ten minutes
 
@@ -36,7 +36,7 @@ from models.records import CRITIC, STUDENT  # noqa: E402
 from tests.fakes.sleeping_pool import start_sleeping  # noqa: E402
 
 POOLS = {"starved": (2, 60), "near balance": (4, 60), "saturated": (7, 60), "held back by the buffer": (7, 48)}
-"""(actors, buffer.windows)."""
+"""Number of actors and buffer.windows, by name of the pool."""
 PACE = Pace(block_s=0.8, cut_s=0.0, student_s=0.9, critic_s=0.45, publish_s=0.35)
 WARM_UP, UPDATES = 6, 16
 BAR = 0.1
@@ -57,7 +57,7 @@ def run_config(actors: int, waiting: int, run_dir: str) -> Config:
 
 @dataclass(frozen=True)
 class Measured:
-    """A real run, behind its first updates."""
+    """Holds the rates of a real run after its first updates."""
 
     windows_per_s: float
     learner_idle_share: float
@@ -65,7 +65,7 @@ class Measured:
 
 
 class SleepingLearner:
-    """The loop of train.py around the run's own cluster; what a step costs here is part of what it should take."""
+    """Runs the loop of train.py around the run's own cluster; its own overhead counts towards each step."""
 
     def __init__(self, cluster: RayCluster, config: Config, pace: Pace):
         self.cluster, self.config = cluster, config

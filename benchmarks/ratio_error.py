@@ -1,4 +1,4 @@
-"""How far the learner's replay of a policy is from the actor's record, by burn-in, in the ratio that the clip bounds.
+"""Measure the policy ratio between the learner's replay and the actor's record, by burn-in.
 
 python -m benchmarks.ratio_error [student.safetensors] [key=value ...]   one JSON line for each loss that has a ratio:
 the largest |ratio - 1| over all transitions and blocks of four groups, same weights, float32, before any update. Groups
@@ -27,7 +27,7 @@ from models.worlds.video_codec import TinyCodec
 from tests.fakes.fixed_weights import FixedWeights
 
 FORKS, MEMBERS = (12, 30, 42, 84), 2
-"""The first behind the first roll of the cache, the last with all that 27 frames of burn-in can see before it."""
+"""Start frames of forks: the first after the first roll of the cache, the last with 27 frames of burn-in in full."""
 BURN_IN = [0, 3, 6, 9, 12, 18, 24, 27]
 LOSSES = ("ppo", "ratio_norm", "x0_ratio")
 

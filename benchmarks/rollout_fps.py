@@ -39,7 +39,7 @@ from models.worlds.video_codec import TinyCodec, VideoCodec, video_frames
 
 MODELS = ("tiny", "wan_1_3b")
 _WARM_UP = 2
-"""Blocks with a full cache that are not timed: kernels are chosen and graphs compiled in them."""
+"""Number of untimed blocks with a full cache: kernels are chosen and graphs compiled in them."""
 _PRODUCT = {"cuda": 8192, "cpu": 1024}
 """Rows and columns of the product that the peak is measured with."""
 
@@ -62,7 +62,7 @@ class Options(KeyGroup):
 
 
 class DrawnNoise:
-    """The same noise for every block, drawn before: what it is does not matter for speed."""
+    """Returns the same noise for every block, drawn in advance: its values do not affect speed."""
 
     def __init__(self, steps: int, block_shape: tuple[int, int, int, int], device: torch.device):
         self.block_shape = block_shape

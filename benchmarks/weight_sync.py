@@ -1,4 +1,4 @@
-"""How long a version takes from the learner into the actors' networks, in copies of memory.
+"""Measure the time of a version from the learner into the actors' networks, in copies of memory.
 
 python -m benchmarks.weight_sync   500 MB of bf16: one process publishes, a coordinator owns the bytes, two actors load
 them by pointer. One JSON line for each of: reaching both actors, with and without comparing fingerprints there, and
@@ -34,7 +34,7 @@ STORE_BYTES = 3 * 2**30
 
 @ray.remote(num_cpus=0)
 class Coordinator:
-    """What the run's coordinator does about weights, and nothing else."""
+    """Serves weights as the run's coordinator does, and nothing else."""
 
     def __init__(self):
         self.store = WeightStore()
@@ -51,7 +51,7 @@ def parameters() -> dict[str, torch.Tensor]:
 
 
 class Network(torch.nn.Module):
-    """As many parameters as are published."""
+    """Holds as many parameters as are published."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class Network(torch.nn.Module):
 
 @ray.remote(num_cpus=0)
 class Actor:
-    """Looks for newer weights at every block, as a rollout does; a block is a short sleep."""
+    """Polls for newer weights at every block, as a rollout does; a block is a short sleep."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle):
         torch.set_num_threads(1)

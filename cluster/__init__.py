@@ -1,1 +1,1 @@
-"""The only folder that imports ray: who runs where, and what flows between them."""
+"""Run training on one process or on Ray: configuration, planning, supply of windows, pool, weights and tuning."""

@@ -1,4 +1,4 @@
-"""Start a run: the checks before it, and the loop in one process or on Ray."""
+"""Check a run, and run its loop in one process or on Ray."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Give a learner rank the verbs of `Cluster`, with a coordinator behind them."""
+"""Implement `Cluster` for a learner rank by calls to the coordinator."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ _CALL_TIMEOUT_S = 120.0
 
 
 class RayCluster:
-    """Speaks to the coordinator for a learner rank; rank 0 alone speaks where one call is enough."""
+    """Calls the coordinator for a learner rank; only rank 0 calls where one call is enough."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle):
         self.coordinator = coordinator
@@ -34,7 +34,7 @@ class RayCluster:
         self.versions: Iterator[int] | None = None
 
     def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
-        """Start supplying a stage; the rest of the one before is cancelled."""
+        """Start supplying a stage, and cancel the rest of the one before."""
         with self.tracer.waiting("begin"):
             begin = self.coordinator.begin
             epoch, stored = 0, None
@@ -49,7 +49,7 @@ class RayCluster:
             self.versions = version_numbers(spec.run_dir, () if state is None else state[1]["lineage"])
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
-        """Hand the newest weights to the coordinator, which owns them from then on."""
+        """Publish the newest weights to the coordinator, which then owns them."""
         self.tracer.settle()
         if collectives.rank() > 0:
             return
@@ -66,7 +66,7 @@ class RayCluster:
         return self._take(role, n, 0, 1, collectives.all_reduce_max)  # no update in between holds the ranks together
 
     def _take(self, role: str, n: int, rank: int, size: int, agree: Callable[[int], int] = int) -> list[Any]:
-        """Open a share of the next request, again until every payload is good; `agree` on how many are bad."""
+        """Fetch a share of the next request until every payload is good; `agree` sums bad ones over the ranks."""
         with self.tracer.waiting(f"{role} windows"):
             while True:
                 request = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)

@@ -1,4 +1,4 @@
-"""A run on Ray: one coordinator, a rollout pool, and the learner group by Ray Train."""
+"""Run training on Ray: one coordinator, a rollout pool, and learner ranks by Ray Train."""
 
 import logging
 import threading
@@ -159,7 +159,7 @@ def _learn(task: dict[str, Any]) -> None:
 
 
 def _watch(coordinator: ray.actor.ActorHandle, display: Display, ended: threading.Event) -> None:
-    """Show the learner's progress and the pool's news until the run has ended."""
+    """Show the learner's progress and the pool's messages until the run has ended."""
     started = progressed = time.monotonic()
     display("starting learner", 0, 1, "")
     before, over = None, False

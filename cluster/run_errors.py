@@ -1,21 +1,21 @@
-"""Reasons for which a run, a stage or a process ends early."""
+"""Define the errors that end a run, a stage or a process early."""
 
 from models.errors import StopsRun
 
 
 class RunFailed(StopsRun):
-    """Stop the run with one line that names place, reason and cure."""
+    """Stops the run with one line that names place, reason and fix."""
 
 
 class CannotStart(RunFailed):
-    """Reject a run that the cluster has no place for, before any of its processes starts."""
+    """Rejects a run that does not fit the cluster, before any of its processes starts."""
 
     status = 2
 
 
 class StageEnded(Exception):
-    """Report that the caller's stage is over: another has begun, or the same one again."""
+    """Reports that the caller's stage is over: another has begun, or the same one again."""
 
 
 class Leaving(Exception):
-    """End a rollout process at a block boundary; another process continues its videos."""
+    """Ends a rollout process at a block boundary; another process continues its videos."""

@@ -1,4 +1,4 @@
-"""Evaluation metrics of the tiny world: quality over time, one number per segment of one teacher horizon.
+"""Measure quality over time in the tiny world, one number per segment of one teacher horizon.
 
 The paper's claim concerns the time after the horizon, so no metric is averaged over a whole video.
 """

@@ -1,1 +1,1 @@
-"""What turns windows into better weights: replay, losses, optimisers, checkpoints."""
+"""Update networks from samples: replay, losses, optimisers and the learners of all stages."""

@@ -1,4 +1,4 @@
-"""Each stage's learner, built from configuration: networks filled, sharded over the ranks, given their optimizers."""
+"""Build each stage's learner from its configuration: load networks, shard them, make their optimizers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

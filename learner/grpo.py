@@ -1,4 +1,4 @@
-"""Stage `grpo`: continuations of a shared past are compared, and the better ones made likelier (Eq. 5 to 7).
+"""Train stage `grpo`: compare continuations of a shared past, and make the better ones likelier (Eq. 5 to 7).
 
 The policy is the student's own re-noising; nothing is converted to an SDE. A round is one batch of groups: the
 student's predictions for their transitions before the first step are kept, and every ratio is to those.
@@ -49,13 +49,13 @@ class PolicyLearner:
     window_frames: int
     """Length of the windows that the extended DMD loss sees, in latent frames."""
     scores: ScoreDistillation | None = None
-    """For grpo.dmd_weight above 0, as `critic`."""
+    """Extended DMD loss; like `critic`, set only for grpo.dmd_weight above 0."""
     critic: TrainedNetwork | None = None
     step: int = 0
     """Rounds done."""
 
     def update(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Do one round: the critic follows the student, then a few steps up the advantages of these groups.
+        """Run one round: update the critic, then take policy-gradient steps on these groups.
 
         Raises BurnInTooShort before a step on groups as young as the weights, and NonFiniteError before a broken one.
         """

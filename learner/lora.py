@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, by peft) on the linear layers of the blocks; only the learner has them."""
+"""Attach low-rank adapters (LoRA, by peft) to the linear layers of the blocks, in the learner only."""
 
 import math
 from collections.abc import Mapping

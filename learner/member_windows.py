@@ -1,4 +1,4 @@
-"""Members of a group, as windows."""
+"""Convert members of a group to windows."""
 
 from collections.abc import Sequence
 

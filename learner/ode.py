@@ -1,4 +1,4 @@
-"""Stage `ode`: the bidirectional teacher's weights become a causal few-step student."""
+"""Train stage `ode`: turn the bidirectional teacher's weights into a causal few-step student."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

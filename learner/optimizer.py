@@ -1,4 +1,4 @@
-"""Optimisers with clipping, a schedule, and the check that a broken update is never applied."""
+"""Step optimisers with clipping and a schedule, and reject non-finite updates."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

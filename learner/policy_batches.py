@@ -1,4 +1,4 @@
-"""Transitions as micro-batches: the student's predictions before a round, and the losses between then and now."""
+"""Batch transitions: predict before a round, and compute the losses of the current student against that."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """B transitions on the learner's device; a term is one block of one of them, N = B * blocks."""
+    """Holds B transitions on the learner's device; a term is one block of one of them, N = B * blocks."""
 
     batch: Batch
     states: Tensor
@@ -195,7 +195,7 @@ class PolicyBatches:
         )
 
     def losses(self, parts: Sequence[PolicyBatch], terms: list[TermColumns]) -> Iterator[Tensor]:
-        """Give each part's share of the mean loss of a step, one graph at a time; appends to `terms`."""
+        """Yield each part's share of the mean loss of a step, one graph at a time; append to `terms`."""
         size = sum(len(part.count) for part in parts)
         for part in parts:
             x0 = self._blocks(masked_x0(self.student, self.shape, part.batch, part.states, part.levels))

@@ -1,4 +1,4 @@
-"""Keys of the policy gradient of stage grpo.
+"""Declare the keys of the policy gradient of stage grpo.
 
 The paper documents of its GRPO the reward, a group-normalised advantage and a clip, and none of their numbers: every
 default here is a choice of this project.
@@ -17,7 +17,7 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass(kw_only=True)
 class GrpoConfig(KeyGroup, group="grpo"):
-    """Stage `grpo`: policy gradient on segments of long rollouts, in groups with a common past."""
+    """Configures stage `grpo`: policy gradient on segments of long rollouts, in groups with a common past."""
 
     steps: int = key(60, "rounds, each of new groups", ge=1)
     groups: int = key(4, "groups per round, one prompt each", ge=1, le=1_000_000)

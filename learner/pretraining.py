@@ -1,4 +1,4 @@
-"""Stage `teacher`: a bidirectional teacher learns the tiny world by flow matching."""
+"""Train stage `teacher`: a bidirectional teacher learns the tiny world by flow matching."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

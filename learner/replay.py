@@ -1,4 +1,4 @@
-"""From windows to the current student's own x0: the cache is rebuilt, the gradient attached.
+"""Recompute the current student's x0 of windows, with a rebuilt cache and with gradient.
 
 The learner never receives a cache (6 GB for Wan, against 4 MB of latents). It reads the clean frames before a window
 once more under its current weights; `window.burn_in_frames` further back make up for older frames in the actor's cache.
@@ -22,7 +22,7 @@ from models.wan.network import Wan
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows side by side, on the learner's device."""
+    """Holds a batch of windows on the learner's device."""
 
     windows: Sequence[Window]
     text: Tensor

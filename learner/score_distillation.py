@@ -1,4 +1,4 @@
-"""Stage `dmd` (extended DMD): a teacher and a critic score windows of the student's own long rollouts."""
+"""Train stage `dmd` (extended DMD): a teacher and a critic score windows of the student's long rollouts."""
 
 import math
 from collections import defaultdict
@@ -49,7 +49,7 @@ class WindowMeasures(NamedTuple):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Windows of one forward pass, with a source of randomness and a loss weight for each."""
+    """Holds windows of one forward pass, with a source of randomness and a loss weight for each."""
 
     batch: Batch
     generators: Sequence[torch.Generator]

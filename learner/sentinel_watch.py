@@ -1,4 +1,4 @@
-"""The guard over rewards: metrics that nobody trains on, compared with their first values."""
+"""Detect reward hacking: compare held-out metrics with their first values."""
 
 import math
 from collections.abc import Sequence

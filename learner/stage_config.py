@@ -1,4 +1,4 @@
-"""Keys of the stages that distil, and of the learner that runs them."""
+"""Declare the keys of the distilling stages, and of their learner."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ NOISINGS = ("recorded", "fresh")
 
 @dataclass(kw_only=True)
 class MuonConfig:
-    """An optimiser for learning from data: Muon, with warm-up and cosine to zero."""
+    """Configures an optimiser for learning from data: Muon, with warm-up and cosine decay to zero."""
 
     lr: float = key(1e-2, "peak learning rate of Muon, on the blocks' matrices", gt=0)
     adamw_lr: float = key(3e-3, "peak learning rate of AdamW, on all other weights", gt=0)
@@ -20,7 +20,7 @@ class MuonConfig:
 
 @dataclass(kw_only=True)
 class AdamWConfig:
-    """An optimiser for distillation: AdamW, with its gradient clip."""
+    """Configures an optimiser for distillation: AdamW, with its gradient clip."""
 
     lr: float = key(1e-4, "learning rate of the student", gt=0)
     beta1: float = key(0.0, "AdamW beta1", ge=0, lt=1)
@@ -31,7 +31,7 @@ class AdamWConfig:
 
 @dataclass(kw_only=True)
 class PretrainConfig(KeyGroup, group="pretrain"):
-    """Stage `teacher`: flow matching on real videos of the tiny world."""
+    """Configures stage `teacher`: flow matching on real videos of the tiny world."""
 
     steps: int = key(5000, "updates", ge=1)
     batch_size: int = key(16, "videos per update", ge=1, le=1_000_000)
@@ -43,7 +43,7 @@ class PretrainConfig(KeyGroup, group="pretrain"):
 
 @dataclass(kw_only=True)
 class OdeConfig(KeyGroup, group="ode"):
-    """Stage `ode`: the few-step causal student regresses onto teacher trajectories."""
+    """Configures stage `ode`: the few-step causal student regresses onto teacher trajectories."""
 
     steps: int = key(300, "updates", ge=1)
     pairs: int = key(256, "teacher trajectories, sampled by the rollout pool", ge=1)
@@ -63,7 +63,7 @@ class OdeConfig(KeyGroup, group="ode"):
 
 @dataclass(kw_only=True)
 class DmdConfig(KeyGroup, group="dmd"):
-    """Stage `dmd`: extended distribution matching distillation on windows of long rollouts."""
+    """Configures stage `dmd`: extended distribution matching distillation on windows of long rollouts."""
 
     steps: int = key(125, "student updates", ge=1)
     batch_size: int = key(8, "windows per update", ge=1, le=1_000_000)
@@ -97,7 +97,7 @@ class DmdConfig(KeyGroup, group="dmd"):
 
 @dataclass(kw_only=True)
 class LearnerConfig(KeyGroup, group="learner"):
-    """Memory and precision of the learner; results change by rounding only, but for LoRA."""
+    """Configures memory and precision of the learner; except for LoRA, results change by rounding only."""
 
     micro_batch: int | None = key(None, "windows per forward pass and rank; none: a rank's whole share", ge=1)
     checkpoint_activations: bool = key(False, "keep each block's input only, and compute the block again going back")
@@ -122,9 +122,9 @@ class LearnerConfig(KeyGroup, group="learner"):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network's weights come from: a file, and the configuration key to change if they do not fit."""
+    """Names the file of a network's weights, and the key to change if they do not fit."""
 
     path: Path
     key: str
     part: str | None = None
-    """Which network of a `.pt` that holds several; without, the generator."""
+    """Name of one network in a `.pt` file of several; None for the generator."""

@@ -1,4 +1,4 @@
-"""A network while it trains: its optimizer, running average, published copy, and place in checkpoints."""
+"""Train a network: optimizer, running average, published copy, and its part of checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Torch only: networks, cache, flow algebra, the sampler, the tiny world."""
+"""Define networks, cache, flow matching, samplers, checkpoint formats, worlds, records and keys; imports no Ray."""

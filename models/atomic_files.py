@@ -1,4 +1,4 @@
-"""Files that are complete or absent, whatever stops the process or the machine."""
+"""Write files that are complete or absent, even if process or machine stops."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The student: Wan's weights with block-causal attention over finished blocks.
+"""Run the student: Wan's weights with block-causal attention over finished blocks.
 
 Three ways to run it, equal where they overlap (tests/models/test_causal.py):
 `denoise_block` and `write_block` on a rolling cache, as at inference; `denoise_window`, all blocks of a window at once.
@@ -38,9 +38,9 @@ class Past:
     frames: Tensor
     """[R P C H W]."""
     padding: tuple[int, ...]
-    """By row: number of its first frames that are filler, where the video is younger than P frames."""
+    """Number of filler frames at the beginning of each row, where the video is younger than P frames."""
     rows: tuple[int, ...]
-    """By window: the row that it follows."""
+    """Row of the past that each window follows."""
 
 
 def denoise_window(

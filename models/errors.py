@@ -1,4 +1,4 @@
-"""Errors with one form for all packages."""
+"""Define the errors of all packages, in one form."""
 
 from typing import Any
 

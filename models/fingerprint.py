@@ -1,4 +1,4 @@
-"""A number that two sets of tensors share only if they are bit-equal, cheap enough to compare after every sync."""
+"""Compute a fingerprint that two sets of tensors share only if bit-equal, cheap enough for every sync."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Flow-matching algebra: x_t = (1 - sigma) x0 + sigma noise, velocity = noise - x0, timestep = 1000 sigma.
+"""Compute flow matching: x_t = (1 - sigma) x0 + sigma noise, velocity = noise - x0, timestep = 1000 sigma.
 
 Every function is pure. `sigma` broadcasts from the left: [B] or [B F] against [B F C H W].
 """

@@ -1,4 +1,4 @@
-"""The coarse part of latents: their lowest spatial frequencies, frame by frame and channel by channel."""
+"""Select the lowest spatial frequencies of latents, per frame and channel."""
 
 import math
 from functools import lru_cache

@@ -13,7 +13,7 @@ from models.errors import ConfigError
 DTYPES = ("float32", "bfloat16")
 """Types in which networks compute."""
 _LARGEST = 2**31 - 1
-"""Of a whole number with a range but no upper bound of its own."""
+"""Upper bound of a whole number whose range names none."""
 _HOLDS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
 _WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -85,7 +85,7 @@ def check_ranges(config: Any, prefix: str = "") -> None:
 
 
 def resumable_keys(config: Any, prefix: str = "") -> Iterator[str]:
-    """Give the dotted names of the keys and groups of keys that a resumed run may change."""
+    """Return the dotted names of keys and groups of keys that a resumed run may change."""
     for one in fields(config):
         if one.metadata.get("resumable"):
             yield f"{prefix}{one.name}"

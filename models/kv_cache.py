@@ -1,4 +1,4 @@
-"""The student's cache: keys and values of finished blocks, a rolling window of them."""
+"""Cache the student's keys and values: a rolling window of finished blocks."""
 
 from dataclasses import dataclass, replace
 
@@ -26,7 +26,7 @@ class KVCache:
     """Frames in the window, without the sink's."""
     sink: list[KeysValues] | None = None
     trunk: list[KeysValues] | None = None
-    """The part of the window from before a fork: one row, which all members read."""
+    """Cached frames from before a fork: one row, which all members read."""
     window: list[KeysValues] | None = None
 
     def append(self, block_frames: int, keys_values: list[KeysValues]) -> "KVCache":

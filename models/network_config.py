@@ -1,4 +1,4 @@
-"""Sizes of the Wan networks, and what follows from them."""
+"""Declare the sizes of the Wan networks, and derive the shapes that follow from them."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ from models.keys import KeyGroup, key
 
 @dataclass(frozen=True, kw_only=True)
 class WanConfig:
-    """Shape of one Wan transformer. Field names are those of diffusers' `WanTransformer3DModel` config."""
+    """Describes the shape of one Wan transformer, by the field names of diffusers' `WanTransformer3DModel` config."""
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
     num_attention_heads: int
@@ -122,7 +122,7 @@ class StudentConfig(KeyGroup, group="student"):
 
     @property
     def in_wan_world(self) -> bool:
-        """Say whether latents come from a VAE and texts from an encoder, as Wan's; else both are the tiny world's.
+        """Return True if latents come from Wan's VAE and texts from its encoder, False in the tiny world.
 
         There the first latent frame of a video is one image, and every other several.
         """

@@ -1,4 +1,4 @@
-"""Randomness as a function of where it is used, never of history: any noise can be drawn again, anywhere."""
+"""Draw random numbers as a function of their use, never of history, so that any can be drawn again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class MemberNoise:
     coarse: float
     """Share of the spatial frequencies, from the lowest, in which members differ; the others are the video's."""
     antithetic: bool
-    """Whether every second member has the noise of the one before it with the opposite sign."""
+    """True if every second member has the noise of the one before it with the opposite sign."""
     block_shape: tuple[int, int, int, int]
     """(F, C, H, W) of a block."""
     device: torch.device = torch.device("cpu")

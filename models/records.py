@@ -1,4 +1,4 @@
-"""Values that actors, cluster and learner exchange: planned rollouts, and the samples made of them.
+"""Define the values that actors, cluster and learner exchange: planned rollouts, and their samples.
 
 Frames are latent frames of a video, counted from 0; a block is `student.block_frames` of them. A denoising step is an
 index into `student.timesteps`. Field names are those of checkpoints and of the wire.
@@ -45,7 +45,7 @@ class GroupPlan(WindowPlan):
     coarse: float
     """Share of the spatial frequencies, from the lowest, in which other noise differs between members."""
     antithetic: bool
-    """Whether other noise comes in pairs of opposite sign, one for each two members."""
+    """True if other noise comes in pairs of opposite sign, one for each two members."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ class Group(SampleHeader):
     behaviour: Tensor
     """The actor's x0 at the steps that the transitions leave, [G T K C H W]: the means that it drew with."""
     scores: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
-    """By reward, member and window of the continuation; NaN where the reward failed, which is not a score."""
+    """Scores by reward, member and window of the continuation; NaN where the reward failed."""
     age: int = 0
     """Student updates between the oldest block's weights and the newest published, when the group was taken."""
     weight: float = 1.0
     """Share of the group in the loss (buffer.policy=weight)."""
     images: Tensor | None = None
-    """As `Window.image`, of the members' first frames: [G C H W]."""
+    """Image latents in place of the members' first frames, [G C H W], as `Window.image`."""
 
     @property
     def version(self) -> int:
@@ -165,7 +165,7 @@ class Group(SampleHeader):
 
     @property
     def members(self) -> int:
-        """Number of continuations G."""
+        """Return the number of continuations G."""
         return len(self.latents)
 
 
@@ -192,7 +192,7 @@ class MadeBlock:
     x0: Tensor
     """[B F C H W] on CPU."""
     inputs: Mapping[int, Tensor]
-    """By denoising step, for the steps that a planned window over this block records: [B F C H W] on CPU."""
+    """Inputs [B F C H W] on CPU by denoising step, for the steps that planned windows record."""
 
     def rows(self, kept: Sequence[int]) -> "MadeBlock":
         """Return the same block of the videos at these rows."""
@@ -226,7 +226,7 @@ class Weights:
     version: int
     tensors: Mapping[str, Tensor]
     fingerprint: int | None = None
-    """Of the tensors, taken by the learner; None in one process, where nothing travels."""
+    """Fingerprint of the learner's tensors; None in one process, without transport."""
 
     def check(self, loaded: Mapping[str, Tensor]) -> None:
         """Compare with the tensors that a network holds after loading. Raises WeightsDiffer, naming the version."""

@@ -1,1 +1,1 @@
-"""Pages, figures and tables for people."""
+"""Write reports: pages, figures and tables."""

@@ -35,7 +35,7 @@ CURVES = (
 
 
 class Style(NamedTuple):
-    """Colours and line of a method, in charts, legends and tables. Methods can be told apart without colour, too."""
+    """Holds colours and line of a method in charts, legends and tables, distinct without colour, too."""
 
     light: str
     """Colour on a light page."""
@@ -104,7 +104,7 @@ class MethodResult:
 
     @property
     def tone(self) -> int:
-        """Number of the method's style."""
+        """Return the number of the method's style."""
         return TONES.get(self.name, 3 + sum(self.name.encode()) % 2)
 
 
@@ -136,7 +136,7 @@ def percent(share: float) -> str:
 
 
 class ChartLine(NamedTuple):
-    """A metric by teacher horizon, the number of its style, and lower and upper edge of the band around it."""
+    """Holds a metric by teacher horizon, the number of its style, and the edges of the band around it."""
 
     values: Sequence[float]
     tone: int

@@ -18,7 +18,7 @@ from reports.figures import CURVES, STYLES, milestones, seconds_at
 
 
 class Interval(NamedTuple):
-    """A mean, and half the width of Student's 95 % interval around it; None for a single seed."""
+    """Holds a mean, and half the width of Student's 95 % interval around it; None for a single seed."""
 
     mean: float
     half: float | None

@@ -1,1 +1,1 @@
-"""Video in, numbers out."""
+"""Score videos by rewards."""

@@ -1,4 +1,4 @@
-"""Rewards of continuous, even motion, alone and times the other factors of quality.
+"""Score continuous, even motion, alone and times the other factors of quality.
 
 A pure reward of smoothness is maximised by a frozen video. So motion is compared with a floor, which the same prompt's
 first seconds set; noise and cuts show in invalid flow, not only in fast flow.

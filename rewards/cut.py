@@ -39,7 +39,7 @@ def cut_score(evidence: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
 
 
 class NoCut(ClipReward):
-    """1 where no pair of frames changes more than pairs of the reference do; near 0 with one cut."""
+    """Scores 1 where no pair of frames changes more than pairs of the reference do, near 0 with one cut."""
 
     needs = frozenset({"pixels", "flow", "reference"})
 

@@ -50,7 +50,7 @@ def drift_score(statistics: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
 
 
 class ExposureDrift(ClipReward):
-    """1 where a clip is as bright, as rich in contrast and as little clipped as its reference."""
+    """Scores 1 where brightness, contrast and clipping of a clip are those of its reference."""
 
     needs = frozenset({"pixels", "reference"})
     statistics = staticmethod(exposure_of)
@@ -65,7 +65,7 @@ class ExposureDrift(ClipReward):
 
 
 class SharpnessDrift(ExposureDrift):
-    """1 where a clip is as sharp as its reference: neither blurred nor noisy."""
+    """Scores 1 where a clip is as sharp as its reference: neither blurred nor noisy."""
 
     statistics = staticmethod(sharpness_of)
     scales = ("sharpness_scale",)

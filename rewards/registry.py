@@ -1,4 +1,4 @@
-"""Make what the configuration names: rewards, and the optical flow engine that they read."""
+"""Make the configured rewards, and the optical flow engine that they read."""
 
 import importlib
 

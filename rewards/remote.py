@@ -45,7 +45,7 @@ class Remote:
     scope = "window"
 
     def __init__(self, config: RewardConfig):
-        """Raises ConfigError where reward.url is not set."""
+        """Read the address and its limits. Raises ConfigError where reward.url is not set."""
         if config.url is None:
             raise ConfigError(
                 "reward.url", None, "the reward `remote` has no endpoint", "write reward.url=http://host:port/path"

@@ -1,4 +1,4 @@
-"""The interface of a reward: it reads clips and returns one score per clip."""
+"""Define the interface of a reward: clips in, one score per clip out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Clip:
     pixels: Tensor
     """[T 3 H W] float32 in [0, 1]."""
     latents: Tensor
-    """[F C H W], without the frame before."""
+    """Latents [F C H W], without the frame before."""
     flow: Flow | None = None
     """Flow of `pixels`; None where no reward of the run needs it."""
     reference: "Clip | None" = None

@@ -1,4 +1,4 @@
-"""Keys of the rewards: which ones, on which windows, by which flow, and how long each may take."""
+"""Declare the keys of the rewards: their names, windows, optical flow and time-outs."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ def check_reward_name(name: str, key: str = "reward.terms") -> None:
 
 @dataclass(kw_only=True)
 class RewardConfig(KeyGroup, group="reward"):
-    """Rewards of videos and their numbers, all choices of this project: the paper names optical flow and no more."""
+    """Configures the rewards. All numbers are choices of this project: the paper names only optical flow."""
 
     terms: dict[str, float] = key(
         {}, "rewards (names or dotted paths) with their weights, weight 0 logged only; {}: continuity alone", ge=0

@@ -16,21 +16,21 @@ from rewards.reward_config import RewardConfig
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of G members in each of their W windows."""
+    """Holds scores of G members in each of their W windows."""
 
     values: dict[str, list[list[float]]]
     """[G][W] by reward; NaN, never 0, where a reward failed or has no score."""
     failures: dict[str, str]
-    """By reward, the reason for its last missing score."""
+    """Reason for the last missing score, by reward."""
     hung: bool
-    """Whether a reward still runs in a thread of this process: the caller replaces the process."""
+    """True if a reward still runs in a thread of this process: the caller replaces the process."""
 
 
 class Scorer:
     """Decode segments once, compute flow once, cut both into windows and call every reward."""
 
     def __init__(self, config: RewardConfig, names: Iterable[str], decode: Callable[[Tensor], Tensor]):
-        """`decode` turns latents [B F C H W] into pixels [B T 3 H W] in [0, 1].
+        """Make the rewards and the flow engine; `decode` turns latents [B F C H W] into pixels [B T 3 H W] in [0, 1].
 
         Raises ConfigError where a reward or the flow engine cannot be made.
         """
@@ -39,7 +39,7 @@ class Scorer:
         needed = frozenset().union(*(reward.needs for reward in self._rewards.values()))
         self._flow = make_flow_engine(config) if "flow" in needed else None
         self._running: dict[str, threading.Thread] = {}
-        """By reward, the thread of a call that timed out; the reward is called again once that thread has ended."""
+        """Thread of a call that timed out, by reward; no new call before that thread has ended."""
 
     @torch.no_grad()
     def score(

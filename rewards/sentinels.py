@@ -1,4 +1,4 @@
-"""Held-out metrics that guard a run against reward hacking: other numbers, on prompts that it does not train on.
+"""Compare held-out metrics over a run, to detect reward hacking.
 
 A policy that exploits its reward loses in metrics that are no part of it.
 """

@@ -1,4 +1,4 @@
-"""Rewards of the tiny world's exact judge: for frames of 12 x 12 and prompts of that world only.
+"""Score by the tiny world's exact judge, for frames of 12 x 12 and prompts of that world only.
 
 All raise ValueError, as the judge does, for other frames and prompts. No key changes them.
 """
@@ -11,7 +11,7 @@ from rewards.reward import Clip, ClipReward
 
 
 class TinyJudge(ClipReward):
-    """Share of frames that are a rendering of the prompted scene."""
+    """Scores the share of frames that are a rendering of the prompted scene."""
 
     needs = frozenset({"pixels", "text"})
 
@@ -20,7 +20,7 @@ class TinyJudge(ClipReward):
 
 
 class TextAlignment(TinyJudge):
-    """Share of frames whose sprite has the prompted colour and shape, whatever else is wrong with them."""
+    """Scores the share of frames whose sprite has the prompted colour and shape, whatever their other faults."""
 
     def score(self, clip: Clip) -> Tensor:
         verdict = clip.once(_verdict)
@@ -28,7 +28,7 @@ class TextAlignment(TinyJudge):
 
 
 class TinyMotion(TinyJudge):
-    """Share of pairs of frames that are valid and move at about the prompted speed; NaN for a single frame.
+    """Scores the share of frame pairs that are valid and move at about the prompted speed; NaN for one frame.
 
     Flicker does not count as motion.
     """

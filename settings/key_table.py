@@ -32,7 +32,7 @@ class Key:
 
     @property
     def kind(self) -> Any:
-        """Type of a value that is not None."""
+        """Return the type of a value that is not None."""
         if not isinstance(self.hint, types.UnionType):
             return self.hint
         return next(part for part in get_args(self.hint) if part is not types.NoneType)

@@ -1,4 +1,4 @@
-"""The keys of generate.py."""
+"""Declare the keys of generate.py."""
 
 import math
 from dataclasses import dataclass

@@ -37,7 +37,7 @@ class PlannedVideo:
     """(second at which it begins, prompt), the first at 0."""
     seed: int
     path: Path | None
-    """None is the pipe."""
+    """Output file; None for the pipe."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Job:
     videos: list[PlannedVideo]
     world: World
     image: Tensor | None
-    """[3 H W] in [0, 1]."""
+    """First frame [3 H W] in [0, 1]; None where the prompt alone starts the video."""
     checkpoint: Path
     adapters: dict[str, Adapter]
     device: torch.device

@@ -37,7 +37,7 @@ class VideoMeter:
     """Show frames, frames per second, time to the first frame and time left, on standard error. Use as a context."""
 
     def __init__(self, frames: float):
-        """`frames` are video frames of all videos of a batch; infinite for a video without end."""
+        """Count up to `frames`, the video frames of a whole batch; infinite for a video without end."""
         console = Console(stderr=True)
         self.bar = Progress(
             BarColumn(), TextColumn("{task.fields[line]}", markup=False), TimeElapsedColumn(), TextColumn("left"),

@@ -17,23 +17,23 @@ _ADDED = 0.5
 _SATURATED = 0.9
 """Busy share of the reward processes from which more actors would only wait for scores."""
 QUIET = ("hold", "measure", "cool")
-"""Kinds of decisions that no user could want to act on: the size stays, and no bound of the user's holds it."""
+"""Kinds of decisions without a line for the terminal: the size stays, and no bound of the user limits it."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Measurements of pool and learner over the last `autoscale.measured_s` seconds."""
+    """Holds measurements of pool and learner over the last `autoscale.measured_s` seconds."""
 
     size: int
-    """Processes that are asked for now, those that wait for a node included."""
+    """Number of processes requested now, with those that wait for a node."""
     starting: int
-    """Processes among them that are not up yet, now."""
+    """Number of them that are not up yet."""
     running: float
-    """Processes that were up, on average."""
+    """Average number of processes that were up."""
     idle: float
-    """Running actors that found no room in the buffer, on average."""
+    """Average number of running actors that waited for room in the buffer."""
     replacing: float
-    """Lost processes whose successors were not up yet, on average."""
+    """Average number of lost processes whose replacements were not up yet."""
     scoring: float
     """Share of their time that reward processes were at work."""
     waiting_share: float
@@ -41,9 +41,9 @@ class Measurements:
     windows_per_s: float
     """Windows that the learner took per second."""
     actor_s: float | None
-    """An actor's seconds per window; None before one has finished a dispatch."""
+    """Seconds per window of one actor; None before one has finished a dispatch."""
     learner_s: float | None
-    """The learner's seconds per window, its waits not counted; None before its first window."""
+    """Seconds per window of the learner, without waits; None before its first window."""
     learnt_s: float
     """Seconds over which the learner was measured: a whole update at least, where updates are long."""
     dispatch_s: float
@@ -53,27 +53,27 @@ class Measurements:
     gpu_hours: float
     """GPU-hours of the pool in the whole run."""
     whole: bool
-    """Whether this stage has lasted as long as the span of the measurements."""
+    """True once this stage has lasted as long as the span of the measurements."""
     warm: bool
-    """Whether the learner has begun its second update; in the first it loads and compiles."""
+    """True once the learner has begun its second update; in the first it loads and compiles."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The size that the pool should have, and why."""
+    """Holds a size for the pool and its reason."""
 
     size: int
     reason: str
-    """A line for the terminal."""
+    """Line for the terminal."""
     kind: str
-    """grow, shrink; measure, cool or hold where the size stays; or the bound that holds the pool, which is shown."""
+    """Kind of decision: grow, shrink; measure, cool or hold for no change; or the bound that limits the pool."""
     needed: int | None = None
-    """The fewest actors that keep the learner busy, by what both are measured to take."""
+    """Fewest actors that keep the learner busy, by the measured costs of both."""
 
 
 @dataclass(frozen=True)
 class _Before:
-    """Measurements from before the pool grew."""
+    """Holds measurements from before the pool grew."""
 
     size: int
     running: float
@@ -91,14 +91,14 @@ class Controller:
     """
 
     def __init__(self, config: AutoscaleConfig, learner_cost: float = 1.0):
-        """`learner_cost`: what the learner costs, in actors of the pool: its GPUs over an actor's."""
+        """Start without history; `learner_cost` is the learner's GPUs over those of one actor."""
         self.config, self.learner_cost = config, learner_cost
         self.changed_s: float | None = None
         self.unsettled_s = -math.inf
-        """When the size changed last, and when an actor was last missing; nothing is shrunk as a run begins."""
+        """Times of the last change of size, and of the last missing actor; a run never begins by shrinking."""
         self.before: _Before | None = None
         self.costs: float | None = None
-        """Actors that one learner keeps busy, when floor and ceiling were learnt."""
+        """Cost ratio (actors that keep one learner busy) under which floor and ceiling were learnt."""
         self.floor, self.ceiling = config.minimum, config.maximum
 
     def decide(self, now: float, measured: Measurements) -> Decision:

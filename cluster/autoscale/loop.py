@@ -1,4 +1,4 @@
-"""Resize the rollout pool while a run goes on: look at the measurements, decide, and write down every look."""
+"""Resize the rollout pool during a run: measure, decide, and log every decision."""
 
 import asyncio
 import json
@@ -16,21 +16,21 @@ from cluster.runs.trace import Reading
 from cluster.supply.buffer import WindowBuffer
 
 FILE = "autoscale.jsonl"
-"""In the run folder: every look at the pool, a line each."""
+"""File of the run folder with one line per look at the pool."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the pool, and the decision that came of it."""
+    """Holds one look at the pool, and its decision."""
 
     size: int
-    """The size from now on."""
+    """Size of the pool from now on."""
     line: str | None
-    """For the terminal: a size that changes, or that a bound holds since this look."""
+    """Line for the terminal about a change of size or a new bound; else None."""
     entry: dict[str, Any]
-    """For the file."""
+    """Entry for the file."""
     readings: list[Reading]
-    """For the trace."""
+    """Readings for the trace."""
 
 
 class Autoscaling:
@@ -44,23 +44,23 @@ class Autoscaling:
         learner_cost: float = 1.0,
         clock: Callable[[], float] = time.time,
     ):
-        """`learner_cost` as of Controller; `clock` gives seconds since the epoch, for file and trace."""
+        """Continue the folder's GPU-hours; `learner_cost` as in Controller, `clock` in seconds since the epoch."""
         self.config, self.meter, self.learner_cost, self.clock = config, meter, learner_cost, clock
         self.file = Path(run_dir, FILE)
-        if self.file.exists():  # take away a last line that a kill cut off, before another is appended to it
+        if self.file.exists():  # remove a last line that a kill cut off, before another is appended to it
             os.truncate(self.file, self.file.read_bytes().rfind(b"\n") + 1)
         self.spent_before = max((look["gpu_hours"] for look in looks(self.file)), default=0.0)
         self.metrics: dict[str, float] = {}
         self.begin()
 
     def begin(self) -> None:
-        """Begin a stage: what was learnt of another does not hold."""
+        """Begin a stage with a new controller: costs differ between stages."""
         self.controller = Controller(self.config, self.learner_cost)
         self.shown_bounds: set[str] = set()
-        """Bounds that were shown for the present size: once is enough, though the learner's waiting comes and goes."""
+        """Bounds already shown for the present size; each is shown once."""
 
     def look(self, size: int, buffer: WindowBuffer, stage: str) -> Look:
-        """Measure and decide; `size` actors are asked for now."""
+        """Measure the pool of `size` requested actors, and decide."""
         # Hours of whole GPUs, or of processes that have none.
         gpu_hours = self.spent_before + self.meter.totals()["held"] / 3600
         measured = self.meter.measure(size, buffer.capacity, gpu_hours)
@@ -99,9 +99,9 @@ class Autoscaling:
         resize: Callable[[int], Awaitable[None]],
         note: Callable[[Look], None],
     ) -> None:
-        """Look at the pool every `autoscale.every_s`, and give it the size that the controller decides.
+        """Resize the pool every `autoscale.every_s` as the controller decides.
 
-        `size` gives the actors that are asked for now; `note` takes every look.
+        `size` returns the requested actors; `note` receives every look.
         """
         while True:
             await asyncio.sleep(self.config.every_s)
@@ -112,8 +112,8 @@ class Autoscaling:
                 await resize(look.size)
             try:
                 await asyncio.to_thread(self.write, look.entry)  # shared storage may hang
-            except OSError as error:  # a look that cannot be read later is no reason to stop a run
-                line = f"{FILE} of the run cannot be written ({error.strerror or error}); the pool goes on"
+            except OSError as error:  # the log of looks is not needed by the run
+                line = f"{FILE} of the run cannot be written ({error.strerror or error}); autoscaling continues"
                 note(replace(look, line=line, readings=[]))
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ class Autoscaling:
 
 
 def looks(file: Path) -> list[dict[str, Any]]:
-    """Return every look that a run has written down, without a last line that a kill cut off."""
+    """Return every look that a run has logged, without a last line that a kill cut off."""
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""Time that learner and actors work and wait, as sums: the measurements that the pool's size is decided by."""
+"""Sum the time that learner and actors work and wait, for the decision about the pool's size."""
 
 import time
 from collections import Counter, deque
@@ -21,7 +21,7 @@ class Meter:
     """
 
     def __init__(self, span_s: float, clock: Callable[[], float] = time.monotonic, scorers: int = 1):
-        """`span_s`: over which to measure; `clock` gives seconds; `scorers`: reward processes."""
+        """Measure over the last `span_s` seconds of `clock`; `scorers` is the number of reward processes."""
         self.span_s, self.clock, self.scorers = span_s, clock, scorers
         self.levels: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()

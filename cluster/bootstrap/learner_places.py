@@ -1,4 +1,4 @@
-"""Give back the places of learner ranks whose driver is gone.
+"""Release the reserved resources of learner ranks whose driver has ended.
 
 Ray Train reserves them in a placement group that outlives its creator, up to the end of the whole job. Its own cleaner
 asks the dashboard which drivers live: a Ray of our own has none, and next to a second Ray it may ask the wrong one.

@@ -1,4 +1,4 @@
-"""Check that the nodes of a Ray can take a run: wait for room, and ask each of them about the run's folders."""
+"""Check that Ray's nodes have room for a run, and that each can use the run's folders."""
 
 import os
 import time
@@ -25,18 +25,18 @@ _STORE_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class RunNeeds:
-    """What a run needs of the nodes of a Ray."""
+    """Holds the requirements of a run on Ray's nodes."""
 
     cluster: ClusterConfig
     roles: list[Role]
-    """All processes that take room."""
+    """Processes of the run, the pool at its largest."""
     first_roles: list[Role]
-    """Those that the run cannot begin without."""
+    """Processes without which the run cannot begin."""
     run_dir: str
     text_cache: str | None
     """Folder of encoded prompts; None outside Wan's world."""
     store_bytes: int
-    """Object store of a Ray of its own: what waits and travels, two versions of the weights, and a quarter more."""
+    """Object store of a local Ray in bytes: buffered windows, two versions of the weights, and a quarter more."""
 
     @property
     def cpus(self) -> float:
@@ -45,7 +45,7 @@ class RunNeeds:
 
 
 def needs_of(config: Config) -> RunNeeds:
-    """Read off a run's configuration what it needs of the nodes."""
+    """Derive the requirements on the nodes from a run's configuration."""
     _, window_bytes = memory.window_size(config.stages, config.student, config.window, config.group)
     weights_bytes = memory.parameters(config.student.wan) * memory.BYTES[config.rollout.dtype]
     store_bytes = 1.25 * (config.buffer.windows * window_bytes + 2 * weights_bytes)
@@ -69,7 +69,7 @@ def registered() -> list[Node]:
 
 
 def wait_for_nodes(wanted: list[Role], timeout_s: float, say: Callable[[str], None]) -> None:
-    """Return when the nodes have free room for `wanted`; until then `say` the shortage, once per change.
+    """Wait until the nodes have room for `wanted`; `say` the shortage once per change.
 
     A placement group waits for the room: it takes it when all of it is free, and gives it back at once, to the
     processes. Ray's autoscaler sees it next to the requests of other runs; of `request_resources` a cluster has only
@@ -101,10 +101,10 @@ def wait_for_nodes(wanted: list[Role], timeout_s: float, say: Callable[[str], No
 
 
 def require_nodes(needs: RunNeeds, joined: bool, say: Callable[[str], None]) -> None:
-    """Return when the Ray that this process is connected to has room for the run. Raises CannotStart.
+    """Wait until the connected Ray has room for the run. Raises CannotStart.
 
-    `joined`: it is a cluster, whose nodes may still come and must share the run's folders. Nodes are never added to a
-    Ray of our own.
+    `joined` marks a cluster, whose nodes may still register and must share the run's folders. A local Ray never gets
+    more nodes.
     """
     if joined:
         wait_for_nodes(needs.first_roles, needs.cluster.nodes_timeout_s, say)
@@ -119,15 +119,15 @@ def require_nodes(needs: RunNeeds, joined: bool, say: Callable[[str], None]) -> 
     nodes = registered()
     if (lacking := placement.missing(needs.roles, nodes)) is not None:
         raise CannotStart(
-            f"cluster.address=null: {lacking}, and this machine is all there is. Fix: name a cluster here or by "
+            f"cluster.address=null: {lacking}, and a local Ray has this machine only. Fix: name a cluster here or by "
             f"RAY_ADDRESS, or {placement.cure(needs.roles, nodes)}."
         )
 
 
 def note_unshared_texts(needs: RunNeeds, say: Callable[[str], None]) -> None:
-    """Have every node that may hold a rank or an actor look into text_cache, and `say` where it is another folder.
+    """Check that nodes of ranks and actors share text_cache, and `say` which do not.
 
-    There the text encoder is loaded again, and every prompt encoded once more.
+    On the others the text encoder is loaded again, and every prompt encoded once more.
     """
     if needs.text_cache is None:
         return
@@ -177,7 +177,7 @@ def _faults(
 
 
 def folder_fault(run_dir: str) -> str | None:
-    """Return why this machine cannot write into a run's folder that was claimed elsewhere; None when it can."""
+    """Return the reason why this machine cannot write into a run folder claimed elsewhere, or None."""
     folder = Path(run_dir)
     if not (folder / "config.yaml").is_file():
         return "the run's config.yaml is not seen there"
@@ -191,5 +191,5 @@ def folder_fault(run_dir: str) -> str | None:
 
 
 def mark_fault(folder: str, name: str) -> str | None:
-    """Return why `folder` on this machine is not the one that was marked elsewhere; None when it is."""
+    """Return the reason why `folder` here is not the folder marked elsewhere, or None."""
     return None if Path(folder, name).is_file() else "another folder"

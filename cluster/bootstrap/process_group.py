@@ -16,7 +16,7 @@ from torch import distributed
 from torch.distributed import TCPStore
 
 _SLACK_S = 60
-"""torch times out first: its message about a missing rank says more than Ray's."""
+"""Seconds by which torch times out before Ray: its message names the missing rank."""
 
 
 class _NodeAddressBackend(_TorchBackend):

@@ -18,7 +18,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 @contextmanager
 def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
-    """Be connected to Ray inside the block; yields whether it was joined, or started here with `own_cpus`.
+    """Connect to Ray for the block; yield True for a joined cluster, False for one started here with `own_cpus`.
 
     Only a Ray that was started here is stopped: a trial of a scan lives in a process that is and stays connected.
     Raises CannotStart.
@@ -56,7 +56,7 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
 
 @contextmanager
 def ray_session(needs: RunNeeds, say: Callable[[str], None]) -> Iterator[None]:
-    """Be connected inside the block to a Ray that has room for the run.
+    """Connect for the block to a Ray that has room for the run.
 
     `say` takes lines about missing nodes. Raises CannotStart for what the cluster cannot take.
     """

@@ -1,4 +1,4 @@
-"""Keys of the rollout pool that sizes itself."""
+"""Declare the keys of autoscaling."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ _MOST_LOOKS = 500
 
 @dataclass(kw_only=True)
 class AutoscaleConfig(KeyGroup, group="autoscale"):
-    """Limits and pace of a rollout pool that follows the measured costs of learner and actors."""
+    """Configures limits and pace of a rollout pool that follows the measured costs of learner and actors."""
 
     enabled: bool = key(False, "size the rollout pool while it runs, from cluster.rollout_actors on")
     minimum: int = key(1, "fewest rollout processes", ge=1)

@@ -1,4 +1,4 @@
-"""Keys of the window buffer between actors and learner."""
+"""Declare the keys of the window buffer between actors and learner."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from models.keys import KeyGroup, key
 
 @dataclass(kw_only=True)
 class BufferConfig(KeyGroup, group="buffer"):
-    """Size and age limit of the window buffer."""
+    """Configures size and age limit of the window buffer."""
 
     windows: int = key(192, "most windows dispatched or waiting; actors wait beyond that", ge=1, le=1_000_000)
     policy: str = key(

@@ -1,4 +1,4 @@
-"""Keys of a run's checkpoints."""
+"""Declare the keys of a run's checkpoints."""
 
 from dataclasses import dataclass
 

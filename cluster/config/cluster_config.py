@@ -1,4 +1,4 @@
-"""Keys of the processes of a run, of its log, and of its halves alone."""
+"""Declare the keys of a run's processes, of its log, and of debugging one half of it."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _LABEL = re.compile(rf"([a-z0-9.-]+/)?{_NAME}")
 
 @dataclass(kw_only=True)
 class ClusterConfig(KeyGroup, group="cluster"):
-    """Processes of a run, the nodes and GPUs that they take, and how long they may wait for each other."""
+    """Configures the processes of a run, their nodes and GPUs, and their time-outs."""
 
     kind: str = key("ray", "ray (processes for actors and learner) or inline (one process)", choices=("ray", "inline"))
     address: str | None = key(None, "address of the Ray cluster to join; none starts a local Ray")
@@ -92,7 +92,7 @@ class ClusterConfig(KeyGroup, group="cluster"):
 
 @dataclass(kw_only=True)
 class WandbConfig(KeyGroup, group="wandb"):
-    """Weights & Biases."""
+    """Configures the log at Weights & Biases."""
 
     mode: str = key(
         "offline", "online, offline (files in the run folder) or disabled", choices=("online", "offline", "disabled")
@@ -102,7 +102,7 @@ class WandbConfig(KeyGroup, group="wandb"):
 
 @dataclass(kw_only=True)
 class DebugConfig(KeyGroup, group="debug"):
-    """One half of stage dmd alone, to find which of them is slow or wrong."""
+    """Configures runs of one half of stage dmd alone, to find which half is slow or wrong."""
 
     rollout_only: bool = key(False, "run the rollout pool alone, with the first weights of stage dmd")
     learner_only: bool = key(False, "run the learner alone, over and over on windows that rollout_only saved")

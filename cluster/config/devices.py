@@ -1,18 +1,18 @@
-"""Devices by name: what they can do at most, and what of it a run gets."""
+"""List devices by name, with their peak FLOPS, the expected share of it, and their memory."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator, or one CPU thread."""
+    """Describes one accelerator, or one CPU thread."""
 
     peak_flops: float
     """Dense multiplications and additions per second in the precision that training computes in."""
     sustained: float
     """Share of the peak that Wan is expected to get over a whole step. An assumption, not a measurement."""
     memory_bytes: float | None
-    """Of the device; None for a CPU, whose memory is the machine's."""
+    """Bytes of the device's memory; None for a CPU, which uses the machine's."""
     source: str
 
 

@@ -1,4 +1,4 @@
-"""Keys of plan.py, besides those of the planned run."""
+"""Declare the keys of plan.py, besides those of the planned run."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ COSTS = ("block_s", "cut_s", "student_window_s", "critic_window_s", "publish_s")
 
 @dataclass(kw_only=True)
 class PlanConfig(KeyGroup, group="plan"):
-    """Pools to compare, the costs to reckon with, and the price of a GPU."""
+    """Configures the pools to compare, their costs, and the price of a GPU."""
 
     learner_gpus: int | None = key(None, "GPUs of the learner, one rank on each; none: cluster.learner_ranks", ge=1)
     rollout_gpus: list[int] = key([], "pools to compare, in GPUs, as [8,16,24]; []: around the cheapest", ge=1)

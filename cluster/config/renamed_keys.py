@@ -1,4 +1,4 @@
-"""Keys of older releases under their current names."""
+"""Map keys of older releases to their current names."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The whole configuration of a run: the keys of every part, and the rules that hold between them."""
+"""Declare the whole configuration of a run: the keys of every part, and the rules between them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Config(WorldConfig):
-    """The whole configuration of a run. Making one checks all values and all rules between them."""
+    """Holds the whole configuration of a run; its construction checks all values and rules."""
 
     stage: Any = key(["ode", "dmd"], "stage or list of stages, in order: " + ", ".join(STAGES), resumable=True)
     run_dir: str = key("runs/tiny", "folder of the run; on a cluster absolute, on shared storage", resumable=True)
@@ -176,7 +176,7 @@ class Config(WorldConfig):
 
     @property
     def in_wan_world(self) -> bool:
-        """See `StudentConfig.in_wan_world`."""
+        """Return True if latents come from Wan's VAE and texts from its encoder."""
         return self.student.in_wan_world
 
     @property

@@ -1,4 +1,4 @@
-"""Keys of a scan: what varies, on which seeds, how trials are measured, and which of them stop early."""
+"""Declare the keys of a scan: the varied values, the seeds, the measurements and early stopping."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -8,12 +8,12 @@ from models.errors import ConfigError
 from models.keys import KeyGroup, key, part
 
 _VARIED = ("window", "rollout", "dmd", "buffer", "learner", "init")
-"""What stage dmd alone depends on: the student that it starts from is made once, for all trials."""
+"""Groups of keys that a scan may vary: stage dmd alone reads them, so its first student is made once."""
 
 
 @dataclass(kw_only=True)
 class ScanConfig(KeyGroup, group="scan"):
-    """A scan: every combination of values on every seed is one trial, which trains stage dmd."""
+    """Configures a scan: every combination of values on every seed is one trial, which trains stage dmd."""
 
     over: dict[str, list[Any]] = key(
         {},
@@ -52,7 +52,7 @@ class ScanConfig(KeyGroup, group="scan"):
 
 @dataclass(kw_only=True)
 class Scan(Config):
-    """A run of many trials: the keys of a run, and those of the scan."""
+    """Holds the keys of a run, and those of the scan over it."""
 
     scan: ScanConfig = part(ScanConfig)
 

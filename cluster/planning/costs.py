@@ -27,7 +27,7 @@ PUBLISH_S_PER_BYTE = 0.13e-9
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on one GPU, and their source."""
+    """Holds seconds on one GPU, and their source."""
 
     seconds: float
     source: str
@@ -111,7 +111,7 @@ _SPEED = (
 
 @dataclass(frozen=True)
 class _Record:
-    """Values in one place of a file of costs."""
+    """Holds the values of one entry in a file of costs."""
 
     path: Path
     place: str

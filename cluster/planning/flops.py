@@ -94,7 +94,7 @@ def image_latent_flops(student: StudentConfig, context: int) -> float:
 
 @dataclass(frozen=True)
 class Line:
-    """One number; `unit` is parameters, B or FLOP."""
+    """Holds one number for a report; `unit` is parameters, B or FLOP."""
 
     name: str
     value: float
@@ -104,7 +104,7 @@ class Line:
 
 @dataclass(frozen=True)
 class WindowCost:
-    """Operations of one window of the student's update, and of one of the critic's."""
+    """Holds the operations per window of the student's update, and of the critic's."""
 
     student: float
     critic: float
@@ -112,13 +112,13 @@ class WindowCost:
 
 @dataclass(frozen=True)
 class StageCost:
-    """Operations of a whole stage: of all actors together, and of all learner ranks together."""
+    """Holds the operations of a whole stage, over all actors and over all learner ranks."""
 
     stage: str
     actors: float
     learner: float
     ahead: float = 0.0
-    """Of the actors' operations, those that are over before the learner begins."""
+    """Operations of the actors that end before the learner begins."""
 
 
 def operations(work: RunShape) -> list[Line]:

@@ -15,7 +15,7 @@ from models.wan.network import Wan
 BYTES = {"float32": 4, "bfloat16": 2}
 
 TRAINED_BYTES = {"weights": 4, "gradients": 4, "optimiser": 8}
-"""Of one trained parameter, all in float32: 16 with AdamW's two moments. Networks compute in a smaller copy."""
+"""Bytes per trained parameter in float32, 16 with AdamW's two moments. Networks compute in a smaller copy."""
 
 UMT5_PARAMETERS = 5_680_910_336
 """The text encoder UMT5-XXL."""
@@ -46,23 +46,23 @@ def adapter_parameters(wan: WanConfig, rank: int) -> int:
 
 
 def kv_bytes(wan: WanConfig, tokens: int, element: int = 2) -> int:
-    """Size the keys and values of all layers for `tokens`: 287.5e6 bytes for a frame of Wan 1.3B in bfloat16."""
+    """Count the bytes of keys and values of all layers for `tokens`: 287.5e6 for a frame of Wan 1.3B in bfloat16."""
     return 2 * wan.num_layers * wan.dim * tokens * element
 
 
 def cache_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
-    """Size the keys and values of `frames` latent frames, in bytes."""
+    """Count the bytes of keys and values of `frames` latent frames."""
     return kv_bytes(student.wan, frames * student.wan.tokens_per_frame(student.height, student.width), element)
 
 
 def latent_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
-    """Size `frames` latent frames of one video, in bytes."""
+    """Count the bytes of `frames` latent frames of one video."""
     channels, height, width = student.frame_shape
     return frames * channels * height * width * element
 
 
 def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
-    """Size the activations that a pass with gradient over `tokens` keeps until its backward pass, in bytes.
+    """Count the bytes of activations that a pass with gradient over `tokens` keeps for its backward pass.
 
     Checkpointed: the input of every block, and one block's own. Else every block's own: what `Block.forward` saves,
     with gates and norms in float32. Masks, text and what is kept once per frame are left out.

@@ -1,4 +1,4 @@
-"""Place the processes of a run, and check whether nodes have room for them. Without Ray."""
+"""Place the processes of a run on nodes, and check that they fit. Arithmetic without Ray."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +17,12 @@ _KEYS = {
     "reward": ("reward_actors", "reward_gpus"),
     "relay": ("relay_gpus", "actor_gpus"),
 }
-"""Keys by which a role needs less: fewer processes, or less of a GPU for each."""
+"""Keys that lower a role's need, by role: fewer processes, or a smaller share of a GPU each."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """Processes of one kind; `cpus` and `gpus` are those of each."""
+    """Describes processes of one kind; `cpus` and `gpus` are per process."""
 
     name: str
     processes: int
@@ -34,7 +34,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Node:
-    """A node as it has registered, with the room that others use."""
+    """Describes a registered node, with all its CPUs and GPUs, free or in use."""
 
     cpus: float
     gpus: float
@@ -54,7 +54,7 @@ def rollout(cluster: ClusterConfig) -> Role:
 
 
 def reward(cluster: ClusterConfig) -> Role:
-    """Describe the processes that score groups: on the rollout nodes, for they may be lost as actors may."""
+    """Describe the processes that score groups, on the rollout nodes because they may be lost as actors may."""
     return Role(
         "reward", cluster.reward_actors, 1, cluster.reward_gpus, cluster.rollout_labels, cluster.rollout_prefers
     )
@@ -67,7 +67,7 @@ def relay(cluster: ClusterConfig) -> Role:
 
 
 def roles(config: Config) -> list[Role]:
-    """List all processes that take room on nodes, the rollout pool at its largest. The coordinator takes none."""
+    """List all processes that take CPUs or GPUs, the rollout pool at its largest. The coordinator takes none."""
     cluster, autoscale = config.cluster, config.autoscale
     actors = autoscale.maximum if autoscale.enabled else cluster.rollout_actors
     pool = replace(rollout(cluster), processes=0 if config.debug.learner_only else actors)
@@ -76,9 +76,9 @@ def roles(config: Config) -> list[Role]:
 
 
 def at_start(config: Config) -> list[Role]:
-    """List the processes that a run cannot begin without: of the rollout pool, cluster.first_actors.
+    """List the processes without which a run cannot begin; the rollout pool with cluster.first_actors.
 
-    Of a pool that sizes itself the fewest that it may have: nodes for more come when it asks for them.
+    Of an autoscaled pool that is its minimum: nodes for more start when the pool requests them.
     """
     first = config.cluster.first_actors
     if first is None and config.autoscale.enabled:
@@ -92,13 +92,13 @@ def at_start(config: Config) -> list[Role]:
 
 
 def processes_per_gpu(role: Role) -> float:
-    """Count how many a GPU takes: whole ones where they share one, however little is left. Without GPUs, one."""
+    """Count the processes per GPU, a whole number where several share one; 1 without GPUs."""
     share = role.gpus or 1.0
     return int(1 / share + _ROUNDING) if share <= 1 else 1 / share
 
 
 def options(role: Role) -> dict[str, Any]:
-    """Write Ray's options of one process. With `prefers`, other nodes serve while the preferred ones are full."""
+    """Return Ray's options for one process. With `prefers`, other nodes serve while the preferred ones are full."""
     made: dict[str, Any] = {"num_cpus": role.cpus}
     if role.gpus:
         made["num_gpus"] = role.gpus
@@ -110,7 +110,7 @@ def options(role: Role) -> dict[str, Any]:
 
 
 def bundles(wanted: Iterable[Role]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
-    """List what each process takes, and the labels of its node; without those that take nothing."""
+    """List resources and node labels of each process that takes CPUs or GPUs."""
     each = [role for role in wanted if role.cpus or role.gpus for _ in range(role.processes)]
     resources = [{what: amount for what, amount in (("CPU", role.cpus), ("GPU", role.gpus)) if amount} for role in each]
     return resources, [dict(role.labels) for role in each]
@@ -119,9 +119,9 @@ def bundles(wanted: Iterable[Role]) -> tuple[list[dict[str, float]], list[dict[s
 def placed(wanted: Sequence[Role], nodes: Sequence[Node]) -> dict[str, int]:
     """Count the processes of each role that the nodes have room for.
 
-    Greedy, as Ray's own scheduler: the roles with most labels first, of those the ones with the largest share of a
-    GPU, each on the fullest node. Exact where labels tell the roles apart; otherwise room that only a search would
-    find may be missed, never promised.
+    Greedy, as Ray's own scheduler: the roles with most labels first, among those the largest share of a GPU first,
+    each on the fullest node. Exact where labels separate the roles; otherwise it may miss room that a search would
+    find, but never counts too much.
     """
     free = [_Free(node) for node in nodes]
     found = {}
@@ -133,14 +133,14 @@ def placed(wanted: Sequence[Role], nodes: Sequence[Node]) -> dict[str, int]:
 
 
 def carries(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Check whether a node with `labels` has all that are wanted."""
+    """Return whether `labels` of a node include all `wanted` ones."""
     return all(labels.get(name) == value for name, value in wanted.items())
 
 
 def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) -> str | None:
-    """Describe in a line what a cluster lacks; None when everything has room.
+    """Describe in one line what a cluster lacks, or return None if everything has room.
 
-    `in_use`: GPUs (CPUs, where nobody wants a GPU) that others have taken.
+    `in_use` counts GPUs (CPUs, where no role takes a GPU) that other runs use.
     """
     found = placed(wanted, nodes)
     short = [role for role in wanted if found[role.name] < role.processes]
@@ -163,11 +163,11 @@ def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) 
 
 
 def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
-    """Write what to do about the first role without room; all may have room, on nodes that others use."""
+    """Write the fix for the first role without room; all may have room on nodes that other runs use."""
     found = placed(wanted, nodes)
     role = next((role for role in wanted if found[role.name] < role.processes), None)
     if role is None:
-        return "add nodes, wait for whoever uses those that are there, or raise it"
+        return "add nodes, wait until other runs release theirs, or raise it"
     matching = [node for node in nodes if carries(node.labels, role.labels)]
     each = f"{role.cpus:g} CPU" + (f" and {role.gpus:g} GPU" if role.gpus else "")
     if role.labels and not matching:
@@ -181,7 +181,7 @@ def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
 
 
 def groups(wanted: Iterable[Role]) -> list[list[Role]]:
-    """Group the roles that share nodes: those of equal labels."""
+    """Group the roles with equal labels, which share nodes."""
     by_labels: dict[tuple, list[Role]] = {}
     for role in wanted:
         by_labels.setdefault(tuple(sorted(role.labels.items())), []).append(role)
@@ -189,7 +189,7 @@ def groups(wanted: Iterable[Role]) -> list[list[Role]]:
 
 
 def devices(group: Sequence[Role]) -> int:
-    """Count the GPUs that roles of equal labels take: shares of a GPU are put together where they fit."""
+    """Count the GPUs of roles with equal labels, packing shares of a GPU together."""
     whole = sum(math.ceil(role.gpus - _ROUNDING) * role.processes for role in group)
     node = Node(math.inf, whole, group[0].labels)
     free = _Free(node)
@@ -199,10 +199,10 @@ def devices(group: Sequence[Role]) -> int:
 
 
 def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
-    """Find the fewest nodes of `node_gpus` GPUs, as `placed` fills them, in which everything that takes GPUs has room.
+    """Find the fewest nodes of `node_gpus` GPUs with room for all roles that take GPUs, as `placed` fills them.
 
-    Each carries the labels of one group and serves those whose labels are among them. Their CPUs are not looked at.
-    No process needs more than `node_gpus` (ClusterConfig sees to it).
+    Each node has the labels of one group and serves every role whose labels are among them. CPUs are ignored. No
+    process needs more than `node_gpus` (ClusterConfig checks it).
     """
     nodes: list[Node] = []
     looked_at: list[Role] = []
@@ -216,7 +216,7 @@ def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
 
 
 def excess(cluster: ClusterConfig, wanted: Sequence[Role]) -> str | None:
-    """Explain why the cluster could never hold `wanted`, as far as the keys say; None where it could."""
+    """Explain why the cluster, as configured, can never hold `wanted`; return None if it can."""
     of = cluster.node_gpus
     if cluster.gpus is None:
         return None
@@ -231,7 +231,7 @@ def excess(cluster: ClusterConfig, wanted: Sequence[Role]) -> str | None:
 
 
 def check(config: Config) -> None:
-    """Check that the cluster can hold the run, as far as the keys say. Raises ConfigError."""
+    """Check that the cluster, as configured, can hold the run. Raises ConfigError."""
     if (why := excess(config.cluster, roles(config))) is not None:
         pool = "autoscale.maximum" if config.autoscale.enabled else "cluster.rollout_actors"
         cure = f"lower {pool} or cluster.learner_ranks, raise cluster.gpus, or choose a larger cluster="
@@ -239,12 +239,12 @@ def check(config: Config) -> None:
 
 
 def written_labels(labels: Mapping[str, str]) -> str:
-    """Write labels for people."""
+    """Write labels as name=value, separated by commas."""
     return ", ".join(f"{name}={value}" for name, value in labels.items())
 
 
 class _Free:
-    """Free room of a node. A share of a GPU comes from one GPU, as with Ray."""
+    """Tracks the free CPUs and GPUs of a node. A share of a GPU comes from one GPU, as with Ray."""
 
     def __init__(self, node: Node):
         self.labels, self.cpus, self.gpus = node.labels, node.cpus, [1.0] * int(node.gpus)

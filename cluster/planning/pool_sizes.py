@@ -28,7 +28,7 @@ Play = Callable[[int, int], Simulation]
 
 @dataclass(frozen=True)
 class Size:
-    """One pool next to the learner, and the stage that they make."""
+    """Holds one pool next to the learner, and their simulated stage."""
 
     rollout_gpus: int
     learner_gpus: int
@@ -91,7 +91,7 @@ def actors_of(cluster: ClusterConfig, rollout_gpus: int) -> int:
 
 
 def pool_excess(cluster: ClusterConfig, stages: Sequence[str], rollout_gpus: int) -> str | None:
-    """Explain why the cluster of the run could never hold such a pool, as far as the keys say; None where it could.
+    """Explain why the cluster, as configured, can never hold such a pool; return None if it can.
 
     Processes that score are never more than actors: the others would not be busy.
     """

@@ -21,7 +21,7 @@ _DISPATCHES = 256
 
 @dataclass(frozen=True)
 class RunShape:
-    """Networks, lengths, batches and processes of a run, with two means over its draws."""
+    """Holds networks, lengths, batches and processes of a run, with two means over its draws."""
 
     stages: Sequence[str]
     student: StudentConfig

@@ -30,7 +30,7 @@ _ARRIVAL, _LEARNER, _DONE = range(3)
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that each part of the work takes where nobody waits."""
+    """Holds the seconds of each part of the work, without waits."""
 
     block_s: float
     """An actor makes one block of all its videos."""
@@ -50,12 +50,12 @@ class Pace:
 
 @dataclass(frozen=True)
 class Simulation:
-    """Course of a simulated stage, by student update: lists of equal length."""
+    """Holds the course of a simulated stage by student update, in lists of equal length."""
 
     windows_per_update: int
     actors: int
     first_window_s: float
-    """From the first weights to the first window that the learner could have taken."""
+    """Seconds from the first weights to the first window that the learner could have taken."""
     ended_s: list[float]
     """Time at which each update was published; the first weights were at 0."""
     waited_s: list[float]
@@ -81,7 +81,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Rates:
-    """Speed of a simulated stage, and how much of its time each half waits."""
+    """Holds the speed of a simulated stage, and the shares of time that its halves wait."""
 
     updates_per_s: float
     windows_per_s: float
@@ -95,7 +95,7 @@ class Rates:
 
 
 def simulate(config: Config, pace: Pace, actors: int, updates: int) -> Simulation:
-    """Play the first `updates` student updates of stage dmd with `actors` actors, from the first published weights on.
+    """Simulate the first `updates` student updates of stage dmd with `actors` actors.
 
     Every actor is there from the beginning, none is lost, and what travels takes no time. Raises TooOld where
     buffer.policy=drop could not be met either.
@@ -119,7 +119,7 @@ def simulate(config: Config, pace: Pace, actors: int, updates: int) -> Simulatio
 
 @dataclass
 class _Sample:
-    """The part of a window that the supply looks at."""
+    """Holds the fields of a window that the supply reads."""
 
     rollout: int
     attempt: int
@@ -145,7 +145,7 @@ class _Stage:
         self.numbers = count()
         self.idle = deque(range(actors))
         self.begun: dict[int, float] = {}
-        """By actor at work: when it began with its dispatch."""
+        """Start times of the dispatches in progress, by actor."""
         self.waits_since: float | None = None
         self.published_s = [0.0]
         self.done_s = self.waiting_s = 0.0
@@ -155,7 +155,7 @@ class _Stage:
         self.ages: list[float] = []
 
     def step(self) -> None:
-        """Go to the next event."""
+        """Advance the clock to the next event, and handle it."""
         assert self.events, "everybody waits for somebody"
         self.now, what, _, subject = heapq.heappop(self.events)
         if what == _ARRIVAL:
@@ -184,14 +184,14 @@ class _Stage:
             self.learn()
 
     def give_work(self) -> None:
-        """Give idle actors the dispatches that there is room for, those first that have waited longest."""
+        """Assign dispatches to idle actors while the buffer has room, the longest idle first."""
         while self.idle and (dispatch := self.supply.next()) is not None:
             actor = self.idle.popleft()
             self.begun[actor] = self.now
             self._at(self._schedule(dispatch), _DONE, actor)
 
     def _schedule(self, dispatch: Dispatch) -> float:
-        """Note when the windows of a dispatch will arrive; return when its actor will be done."""
+        """Schedule the arrival of a dispatch's windows; return the time at which its actor ends."""
         block, frames = self.student.block_frames, self.window.frames
         kept = blocks_kept(self.student, self.window)
         windows = [(rollout, plan) for rollout in dispatch.rollouts for plan in rollout.windows]
@@ -211,7 +211,7 @@ class _Stage:
         return behind(last, cut)
 
     def learn(self) -> None:
-        """Have the learner take its next windows and begin to compute, or wait."""
+        """Let the learner take its next windows and compute, or wait."""
         role, seconds = (part[self.requests % len(self.roles)] for part in (self.roles, self.seconds))
         taken = self.supply.take(self.requests, role, self.batch_size)
         if taken is None:

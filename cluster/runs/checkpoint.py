@@ -1,4 +1,4 @@
-"""Checkpoints, whole or absent: tensors in safetensors, plain values in msgpack, checksums in a manifest."""
+"""Write and read checkpoints: tensors in safetensors, plain values in msgpack, checksums in a manifest."""
 
 import hashlib
 import json
@@ -25,25 +25,25 @@ Say = Callable[[str], None]
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.msgpack", ".safetensors"
 NAME = "step_{:08d}"
-"""Of a checkpoint, by its step."""
+"""Folder name of a checkpoint, by its step."""
 _PATTERN = re.compile(r"step_\d{8,}")
 _CHUNK_BYTES = 1 << 24
-"""Read at once: the interpreter's lock is taken once per chunk, and small ones starve beside a busy training loop."""
+"""Bytes per read: each chunk takes the interpreter's lock once, and a busy training loop starves small reads."""
 
 
 class DamagedCheckpoint(StopsRun, ValueError):
-    """Report a checkpoint that differs from what was written, or a folder of such; the message names the file."""
+    """Reports a checkpoint, or a folder of them, that differs from its checksums; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Hold a copy of a moment of training."""
+    """Holds a copy of the state of training at one step."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
-    """By group; private copies on the CPU."""
+    """Private copies on the CPU, by group and name."""
     state: bytes
-    """The rest, as msgpack."""
+    """Plain values, as msgpack."""
 
     @staticmethod
     def of(step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> "Snapshot":
@@ -187,7 +187,7 @@ def check_shapes(path: Path, wanted: Mapping[str, Shapes]) -> None:
 
 
 def _manifest(path: Path) -> dict[str, str]:
-    """Checksum of each file."""
+    """Read the manifest: the checksum of each file."""
     try:
         return dict(json.loads((path / _MANIFEST).read_text())["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:

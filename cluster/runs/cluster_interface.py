@@ -1,4 +1,4 @@
-"""The cluster as the training loop sees it: the same verbs in one process, on Ray, and on saved windows."""
+"""Define the interface between training loop and cluster: in one process, on Ray, and on saved windows."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol

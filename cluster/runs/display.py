@@ -1,4 +1,4 @@
-"""The progress display: a bar per stage with the time left, or plain lines without a terminal."""
+"""Show progress: a bar per stage with the time left, or plain lines without a terminal."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Build what supplies a stage: dispatcher, supply, actor and scorer, the same on Ray and inline."""
+"""Build dispatcher, supply, actor and scorer of a stage, the same on Ray and inline."""
 
 from collections.abc import Collection
 

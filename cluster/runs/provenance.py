@@ -1,4 +1,4 @@
-"""The commit of the checkout."""
+"""Read the commit of the checkout."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its stages, its locks."""
+"""Manage the folder of a run: its configuration, stages and locks."""
 
 import fcntl
 import json
@@ -35,7 +35,7 @@ class RunFolder:
         self.path = Path(run_dir)
 
     def stage(self, name: str, checkpoint: CheckpointConfig | None = None) -> StageFolder:
-        """Give the folder of a stage, or of an arm of the demo."""
+        """Return the folder of a stage, or of an arm of the demo."""
         result = "teacher.safetensors" if name == "teacher" else "student.safetensors"
         return StageFolder(self.path / name, result, checkpoint)
 

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, windows.jsonl, trace.json, Weights & Biases, and the line of the display."""
+"""Log a run to metrics.jsonl, windows.jsonl, trace.json, Weights & Biases and the display."""
 
 import json
 import re
@@ -58,7 +58,7 @@ class RunLog:
 
 
 def log_nothing(stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
-    """Stand in for the log on ranks other than 0."""
+    """Discard a log entry, on ranks other than 0."""
 
 
 def line_of(metrics: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The prompts that a run trains on: read, filtered and extended once, then kept in its folder."""
+"""Read, filter and extend the training prompts once, and keep them in the run folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class RunPrompts:
         return notes
 
     def training(self) -> Sequence[str]:
-        """Give the prompts of stages ode and dmd."""
+        """Return the prompts of stages ode and dmd."""
         if self.file is None:
             return tiny_world.PROMPTS
         if self.kept.is_file():
@@ -89,7 +89,7 @@ class RunPrompts:
         return TrainingPrompts(read_prompts(self.file, self.keys).texts, self.seed)
 
     def groups(self, sentinels: int) -> tuple[Sequence[str], Sequence[str]]:
-        """Give the prompts of stage grpo, and those of its sentinels: the first `sentinels`, never trained on."""
+        """Return the prompts of stage grpo, and the first `sentinels` of the file, which are never trained on."""
         if self.file is None:
             return tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS
         texts = self.training()

@@ -1,4 +1,4 @@
-"""The world that a run trains in: opened by each of its processes, checked before any of them starts."""
+"""Open the world of a run in each of its processes, and check it before any of them starts."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each half of stage dmd alone: rollouts saved as windows, or updates on saved windows."""
+"""Run one half of stage dmd alone: save rollouts as windows, or update on saved windows."""
 
 import json
 import os
@@ -146,7 +146,7 @@ class SavedCluster:
         return windows
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory]:
-        """Fail: stage dmd takes no samples on all ranks."""
+        """Raise: stage dmd takes no samples on all ranks."""
         raise AssertionError(f"{role} samples are not saved")
 
     def state(self) -> State:

@@ -1,4 +1,4 @@
-"""The folder of a stage: its checkpoints, written in the background, and its result."""
+"""Manage the folder of a stage: its checkpoints, written in the background, and its result."""
 
 import logging
 import time
@@ -55,7 +55,7 @@ class StageFolder(AbstractContextManager):
         config: CheckpointConfig | None = None,
         say: Say = _log.warning,
     ):
-        """`say` takes a line for the user; the default is the log, which Ray forwards from the learner's process."""
+        """Open the folder; `say` takes a line for the user (default: the log, which Ray forwards to the terminal)."""
         self.path, self.result, self.say = path, path / result, say
         self.checkpoints = path / "checkpoints"
         self.config = CheckpointConfig() if config is None else config
@@ -71,7 +71,7 @@ class StageFolder(AbstractContextManager):
 
     @property
     def finished(self) -> bool:
-        """Tell whether the stage has its result; a finished stage is not run again.
+        """Return whether the stage has its result; a finished stage is not run again.
 
         Rank 0's answer, on every rank (a collective): shared storage may show a new file late to some.
         """

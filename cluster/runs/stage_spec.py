@@ -1,4 +1,4 @@
-"""The parts of a configuration that a stage is supplied from, derived once in the learner's process."""
+"""Derive, in the learner's process, the parts of a configuration that actors, scorers and supply need."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class ActorSpec:
     student: StudentConfig
     rollout: RolloutConfig
     window: WindowConfig
-    """With the burn-in of the stage."""
+    """Windows, with the burn-in of the stage."""
     world: RunWorld
     ode: OdeConfig
     teacher: Path
@@ -55,7 +55,7 @@ class ScorerSpec:
 
     reward: RewardConfig
     metrics: Sequence[str]
-    """Of sentinels."""
+    """Metrics of sentinel videos, by name."""
     horizon_frames: int
     world: RunWorld
 
@@ -75,7 +75,7 @@ class StageSpec:
     steps: int
     critic_updates: int
     groups: int
-    """Of one update of stage grpo."""
+    """Number of groups in one update of stage grpo."""
     group: GroupConfig
     sentinel: SentinelConfig
     earliest_fork: int

@@ -1,4 +1,4 @@
-"""The texts that a stage reads, and the parts that its learner is built from."""
+"""Gather the texts of a stage, and the parts for building its learner."""
 
 from collections.abc import Sequence
 

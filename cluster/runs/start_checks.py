@@ -1,4 +1,4 @@
-"""Checks of weights and stages before a run starts. Each takes the parts that it compares."""
+"""Check weights and stages before a run starts. Each check takes the parts that it compares."""
 
 import sys
 from collections.abc import Collection, Mapping, Sequence

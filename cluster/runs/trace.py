@@ -1,4 +1,4 @@
-"""The trace of a run: spans of every process, on one clock, in a file that Perfetto opens."""
+"""Write the trace of a run: spans of every process, on one clock, in a file that Perfetto opens."""
 
 import json
 import time
@@ -33,7 +33,7 @@ class Tracer:
     """Collect the spans of one process, one after the other, at the cost of two clock readings each."""
 
     def __init__(self, process: str, offset_s: float = 0.0):
-        """`offset_s` is added to this machine's clock to get the coordinator's."""
+        """Record spans of `process`; `offset_s` plus this machine's clock is the coordinator's."""
         self.process, self.offset_s = process, offset_s
         self.spans: list[Span] = []
         self.ended_s = 0.0

@@ -1,4 +1,4 @@
-"""Teacher trajectories of a run: their place, their origin, and the order in which updates come to know them."""
+"""Find a run's teacher trajectories: their folder, origin, and order of arrival."""
 
 import shutil
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Teacher trajectories on disk: shards of safetensors and an index. What updates draw from is read when it is drawn."""
+"""Store teacher trajectories on disk, as safetensors shards and an index; draws read only what they need."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
     """
 
     def __init__(self, path: Path, order: Sequence[int], per_shard: int, find: Callable[[], TrajectoryIndex]):
-        """`order`: numbers of all trajectories; `find` gives rank 0 the index of the folder (a collective).
+        """Open the folder for the trajectory numbers of `order`; `find` gives rank 0 its index (a collective).
 
         A shard holds `per_shard` trajectories.
         """

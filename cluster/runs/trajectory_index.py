@@ -1,4 +1,4 @@
-"""The index of teacher trajectories on disk: their origin, and the shard and position of each."""
+"""Index teacher trajectories on disk: their origin, and the shard and position of each."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ class TrajectoryOrigin:
     shape: list[int]
     """[K C H W]."""
     dtype: str
-    """What is on disk: float32 or bfloat16."""
+    """Type on disk: float32 or bfloat16."""
     text_encoder: str
     """Its identity: what the teacher read of a prompt."""
 
@@ -86,7 +86,7 @@ class TrajectoryIndex:
 
     origin: TrajectoryOrigin
     shards: Mapping[int, Shard]
-    """By number."""
+    """Shards by number."""
 
     def entries(self) -> Iterator[TrajectoryEntry]:
         """Iterate over all trajectories on disk."""
@@ -94,7 +94,7 @@ class TrajectoryIndex:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Give the path of a shard by its number."""
+    """Return the path of a shard by its number."""
     return folder / f"shard_{number:06d}.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: the login check and the log."""
+"""Check the login at Weights & Biases, and write the log there."""
 
 import netrc
 import os

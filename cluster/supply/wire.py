@@ -1,4 +1,4 @@
-"""A header and its three gates between actor and learner: sealed, validated against the plan, opened once.
+"""Seal items into headers and payloads, validate them against the plan, and open them once.
 
     actor process            coordinator process                    learner rank
     -------------            -------------------                    ------------

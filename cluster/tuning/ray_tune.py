@@ -1,4 +1,4 @@
-"""The trials of a scan on Ray Tune: each declares its resources, ASHA stops the worse ones, lost ones restart.
+"""Run the trials of a scan on Ray Tune: each declares its resources, ASHA stops weak ones, lost ones restart.
 
 A trial is one process (cluster=inline), or a driver in one that makes a whole run on the same Ray.
 

@@ -1,4 +1,4 @@
-"""One trial: train in this process or as a run on Ray, measure on the way, score at the end."""
+"""Train one trial in this process or as a run on Ray, measure during training, and score at the end."""
 
 import faulthandler
 import threading

@@ -1,4 +1,4 @@
-"""The time left of a scan, from the times of its trials in this command."""
+"""Estimate the time left of a scan, from the times of its trials in this command."""
 
 import heapq
 import time
@@ -9,24 +9,24 @@ Stretch = tuple[float, int]
 
 
 class ScanClock:
-    """Estimate the time left from when trials begin, are measured and end.
+    """Estimates the time left from the times at which trials begin, are measured and end.
 
     A trial counts as whole until ASHA stops it.
     """
 
     def __init__(self, left: Mapping[str, int], at_once: int, clock: Callable[[], float] = time.monotonic):
-        """`left`: updates that each trial still makes, in the order they run; `at_once` of them run together."""
+        """Start the clock; `left` holds the remaining updates by trial in running order, `at_once` run together."""
         self.left, self.at_once, self.clock = dict(left), at_once, clock
         self.seen_s: dict[str, float] = {}
         """Time of the last event of each running trial."""
         self.measured_once: set[str] = set()
         """Running trials with a measurement since they began."""
         self.starts: list[Stretch] = []
-        """From the beginning to the first measurement."""
+        """Times from a trial's beginning to its first measurement."""
         self.between: list[Stretch] = []
-        """From one measurement to the next."""
+        """Times from one measurement to the next."""
         self.finishes: list[Stretch] = []
-        """From the last measurement to the end, with the final scores."""
+        """Times from the last measurement to the end, with the final scores."""
 
     def begins(self, name: str) -> None:
         """Note that a trial begins, maybe once more."""

@@ -1,4 +1,4 @@
-"""The number of trials that run together without a deadlock: two that held half each would wait for ever.
+"""Count the trials that can run together without deadlock: two half-placed trials would block each other.
 
 Tune reserves what a trial declares in one piece, but Ray Train reserves the learner's ranks by itself, and it cannot do
 so inside of what Tune has reserved. So what is declared is how many trials run: no more than the nodes hold whole.

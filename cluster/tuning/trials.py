@@ -1,4 +1,4 @@
-"""A trial of a scan and its folder."""
+"""Describe a trial of a scan and its folder."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Trial:
     arm: str
     """Its values in words; trials that differ in the seed only share it."""
     values: dict[str, Any]
-    """By the key that was scanned."""
+    """Values by scanned key."""
     config: Config
 
     @property

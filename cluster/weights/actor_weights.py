@@ -1,4 +1,4 @@
-"""Weights of a rollout process: a thread fetches the newest version, so that the rollout never waits for it."""
+"""Prefetch weights in a thread of the rollout process, so that the rollout never waits for them."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from cluster.run_errors import Leaving
 from models.records import Weights
 
 Fetch = Callable[[int | None], Weights | None]
-"""Returns weights newer than a version. Waits for some seconds for them to appear, then returns None."""
+"""Call that returns weights newer than a version, or None after some seconds without any."""
 
 _FIRST_TIMEOUT_S = 60.0
 
@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 class PrefetchedWeights:
-    """Double-buffers weights: the network holds one version, the newest other one stands by on the same device.
+    """Double-buffers weights: the network holds one version, a newer one is ready on the same device.
 
-    Only the newest is kept. With a GPU, a version that nobody took is given up before the next one is copied, so that
-    there are never more than two on the device. For one actor only: a version is handed out once.
+    Only the newest is kept. With a GPU, an unused version is dropped before the next one is copied, so that there
+    are never more than two on the device. Each version is returned once, to one actor.
     """
 
     def __init__(self, fetch: Fetch, device: str = "cpu", leave: threading.Event | None = None):
-        """`leave` is set when the process must go."""
+        """Start the fetching thread; `leave` is set when the process must end."""
         self._fetch, self._device, self._leave = fetch, torch.device(device), leave or threading.Event()
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._change = threading.Condition()
@@ -39,10 +39,10 @@ class PrefetchedWeights:
         self._thread.start()
 
     def newer(self, than: int | None, first_timeout_s: float = _FIRST_TIMEOUT_S) -> Weights | None:
-        """Return the newest weights that have arrived, if they are newer than `than`; `than=None` waits for the first.
+        """Return fetched weights newer than `than`, or None; `than=None` waits for the first.
 
-        Raises Leaving when the process must go or the weights cannot be fetched, and else what `fetch` raised: between
-        two blocks is where a process may go.
+        Raises Leaving when the process must end or the weights cannot be fetched, else the exception of `fetch`: a
+        process may end between two blocks.
         """
         if self._leave.is_set():
             raise Leaving
@@ -68,7 +68,7 @@ class PrefetchedWeights:
         return weights
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Fetch no more. A fetch that hangs is left behind after `timeout_s`; its thread ends with the process."""
+        """Stop fetching. After `timeout_s` a hanging fetch is abandoned; its thread ends with the process."""
         with self._change:
             self._closed = True
             self._standby = None
@@ -94,7 +94,7 @@ class PrefetchedWeights:
                     if not self._closed:
                         self._standby, self._newest = weights, weights.version
                         self._change.notify_all()
-                del weights  # the next fetch must not keep a version that the network has let go of
+                del weights  # the next fetch must not keep a version that the network has released
         except Exception as error:  # belongs to the actor's thread, which raises it at its next block
             with self._change:
                 self._failure = error

@@ -1,4 +1,4 @@
-"""Weights over torch.distributed, for pools of fixed size: NCCL between GPUs, Gloo between CPUs.
+"""Send weights by torch.distributed to pools of fixed size: NCCL between GPUs, Gloo between CPUs.
 
 A relay on the learner's node reads each version in place from its node's store and sends it to every actor that asks.
 Every actor has a process group of two of its own with the relay: a member that dies, hangs or is replaced concerns
@@ -35,7 +35,7 @@ Layout = list[tuple[str, torch.dtype, tuple[int, ...]]]
 
 
 class TransportFailed(RuntimeError):
-    """The relay or the connection to it is gone, or too slow."""
+    """Reports a relay, or a connection to it, that is lost or too slow."""
 
 
 @ray.remote(num_cpus=0)
@@ -71,7 +71,7 @@ class WeightRelay:
         self.groups[slot] = await asyncio.get_running_loop().run_in_executor(self.threads, _join, *group)
 
     async def announce(self, slot: int, than: int | None, wait_s: float) -> tuple[WeightsVersion, Layout] | None:
-        """Promise weights newer than version `than` to an actor: the version without tensors, and their layout.
+        """Announce weights newer than version `than` to an actor: the version without tensors, and their layout.
 
         None if the coordinator has none within `wait_s`. Raises what the coordinator raised.
         """

@@ -1,4 +1,4 @@
-"""Weights through Ray's object store: one copy, owned by the coordinator from the start.
+"""Send weights through Ray's object store: one copy, owned by the coordinator from the start.
 
     learner                      coordinator                          rollout process
     publish(weights)  --(1)-->   WeightStore.collect
@@ -8,7 +8,7 @@
 
 Ray gives an object that an actor's method returns to the caller of that method. So the learner only offers its
 tensors (1), the coordinator calls back into the learner's process (2), and the answer (3) lies in the node's store, is
-owned by the coordinator, and outlives the learner. Handing the bytes over as an argument and storing them again there
+owned by the coordinator, and outlives the learner. Passing the bytes as an argument and storing them again there
 would be two copies, and an object put by the learner would be lost with it.
 
 Example: the learner publishes version 7 while an actor rolls out with 6. The actor's `fetch(6)` waits in
@@ -24,15 +24,15 @@ import ray
 from cluster.weights.version import WeightsVersion
 
 WAIT_S = 5.0
-"""For how long an actor's question for newer weights stays open at the coordinator."""
+"""Seconds that an actor's request for newer weights stays open at the coordinator."""
 _CALL_TIMEOUT_S = 60.0
 
 _offered: dict[int, WeightsVersion] = {}
-"""By number: what this process is publishing right now."""
+"""Versions that this process is publishing, by number."""
 
 
 def publish(coordinator: ray.actor.ActorHandle, weights: WeightsVersion, timeout_s: float) -> None:
-    """Hand a version to a coordinator with `publish(version, source)`, which owns it afterwards.
+    """Publish a version to a coordinator with `publish(version, source)`, which owns it afterwards.
 
     When this returns, the tensors may be written to. Raises GetTimeoutError after `timeout_s`, or what the coordinator
     raised. A process that Ray cannot call, such as a driver, puts the version itself and must outlive its use.
@@ -78,7 +78,7 @@ class WeightStore:
         return self._weights
 
     def wake(self) -> None:
-        """Have every waiting actor's question look again."""
+        """Wake all waiting requests of actors to check their conditions again."""
         self._change.set()
         self._change = asyncio.Event()
 
@@ -104,7 +104,7 @@ class ObjectStoreWeights:
     """Fetches newer weights for one rollout process, in place from its node's store."""
 
     def __init__(self, coordinator: ray.actor.ActorHandle, epoch: int, slot: int):
-        """`coordinator` has `newer(epoch, than, wait_s, slot)`."""
+        """Fetch for the actor in a slot; `coordinator` has `newer(epoch, than, wait_s, slot)`."""
         self.coordinator, self.epoch, self.slot = coordinator, epoch, slot
 
     def fetch(self, than: int | None) -> WeightsVersion | None:

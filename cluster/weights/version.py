@@ -1,4 +1,4 @@
-"""One published version of the weights, and the numbers that versions get."""
+"""Define a published version of the weights, and number versions."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,14 +18,14 @@ _NUMBERS_PER_START = 10**9
 
 @dataclass(frozen=True)
 class WeightsVersion(Weights):
-    """Weights as they travel between processes: pickled as byte views, which a reader's node shares with it.
+    """Holds weights for transport, pickled as byte views that all readers on a node share.
 
     Unpickled tensors lie in the object store: read them, do not write to them. The fingerprint takes the place of a
     checksum: CRC-32 would be seven times slower.
     """
 
     update: int = 0
-    """Updates of the student that it was published after."""
+    """Number of student updates before its publication."""
 
     @staticmethod
     def of(version: int, update: int, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> "WeightsVersion":
@@ -42,7 +42,7 @@ def _opened(version: int, views: ByteViews, fingerprint: int | None, update: int
 
 
 def version_numbers(run_dir: str, history: Iterable[tuple[int, int]] = ()) -> Iterator[int]:
-    """Yield rising numbers that no version of the run had before.
+    """Yield ascending numbers, each unique over all starts of the run.
 
     A number is start * 10^9 + n: the n-th version since the `start`-th start of a learner (a command, or a group of
     ranks that Ray Train started again). 2000000017 is the 18th version of the third start. The file `last_version` of

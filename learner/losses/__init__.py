@@ -1,1 +1,1 @@
-"""Losses and advantages as pure functions of tensors."""
+"""Compute losses and advantages by pure functions of tensors."""

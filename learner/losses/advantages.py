@@ -1,4 +1,4 @@
-"""From rewards to advantages: pure functions of [P G W], P groups of G members whose segments have W windows.
+"""Compute advantages from rewards [P G W]: P groups of G members, whose segments have W windows.
 
 NaN is a reward that failed. It never becomes a number: the member is left out at that window, and neither its siblings
 nor its own other windows notice. All statistics are population statistics, in float64.
@@ -25,7 +25,7 @@ class Standardized(NamedTuple):
 
     @property
     def zero_spread(self) -> float:
-        """Share of flat groups among those that count; 0 where none counts."""
+        """Return the share of flat groups among those that count; 0 where none counts."""
         return _share(self.flat, self.valid.any(dim=1))
 
 
@@ -33,9 +33,9 @@ class RewardStatistics(NamedTuple):
     """Summarises one reward over a batch, before reward-to-go, normalisation and weight."""
 
     mean: float
-    """Of the numbers; NaN where there is none."""
+    """Mean of the scores; NaN where there is none."""
     std: float
-    """Of the numbers; NaN where there is none."""
+    """Standard deviation of the scores; NaN where there is none."""
     zero_spread: float
     """Share of groups whose reward-to-go has a spread below the floor."""
 
@@ -50,7 +50,7 @@ class Advantages(NamedTuple):
     zero_spread: float
     """Share of groups, among those that count, in which every reward is flat: nothing is learned from them."""
     rewards: dict[str, RewardStatistics]
-    """By name, those of weight 0 too."""
+    """Statistics by reward, those of weight 0 too."""
 
 
 def reward_to_go(rewards: Tensor, gamma: float) -> Tensor:

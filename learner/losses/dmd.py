@@ -1,4 +1,4 @@
-"""Losses of the distillation, pure functions of tensors; one number per sample, [B], because windows have weights."""
+"""Compute the losses of distillation per sample, [B], because windows have weights."""
 
 import torch
 from torch import Tensor

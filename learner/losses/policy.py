@@ -1,4 +1,4 @@
-"""Losses of the policy gradient, as pure functions of tensors: a number per term, [N].
+"""Compute the losses of the policy gradient, one number per term, [N].
 
 The student is its own policy: a denoising step re-noises its prediction to the next level, which draws
 x' ~ N(alpha x0, sigma_next^2 I) with alpha = 1 - sigma_next. A term is one such transition of one block of one sample;

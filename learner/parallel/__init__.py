@@ -1,1 +1,1 @@
-"""Collectives, FSDP2 sharding and micro-batches of the learner ranks."""
+"""Run learner ranks together: collectives, FSDP2 sharding and micro-batches."""

@@ -1,4 +1,4 @@
-"""Collectives among the learner's ranks. Without a process group a process is rank 0 of 1."""
+"""Call collectives among the learner's ranks. Without a process group a process is rank 0 of 1."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar

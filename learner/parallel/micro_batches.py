@@ -1,4 +1,4 @@
-"""Shares of a batch by rank and forward pass. A window keeps its place in the whole batch."""
+"""Split a batch by rank and forward pass. A window keeps its place in the whole batch."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar

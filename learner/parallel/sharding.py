@@ -1,4 +1,4 @@
-"""A network sharded over the ranks (FSDP2): shards in training, full tensors for files and actors.
+"""Shard a network over the ranks (FSDP2), and gather full tensors for files and actors.
 
 Without a process group every tensor is full already and these functions copy, so that callers have one path.
 """

@@ -1,4 +1,4 @@
-"""config.json beside a transformer, as diffusers and as the original code write it."""
+"""Read and write the config.json of a transformer, in the forms of diffusers and of the original code."""
 
 import json
 from dataclasses import MISSING, asdict, fields, replace
@@ -66,7 +66,7 @@ def write_config(config: WanConfig, original: bool) -> str:
 
 
 def config_misfit(expected: WanConfig, described: WanConfig) -> str | None:
-    """Say how the described network differs from the expected one; None where it does not.
+    """Describe how the stored network differs from the expected one; return None if it does not.
 
     The length of texts is no part of the weights, and diffusers does not write it.
     """

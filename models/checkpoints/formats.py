@@ -1,4 +1,4 @@
-"""Reader of all common checkpoint formats of Wan: names of diffusers, and tensors read one at a time.
+"""Read all common checkpoint formats of Wan, under the names of diffusers, one tensor at a time.
 
 A folder of diffusers or its `transformer/`, safetensors in one file or in shards, under diffusers' or the original
 names, and the `.pt` of Self-Forcing and its relatives. A `.pt` is read with `weights_only`: code in it never runs.
@@ -44,9 +44,9 @@ class Checkpoint:
     stored: Mapping[str, Stored]
     """Sizes and types, by name in diffusers, in the order of `tensors`."""
     original: bool
-    """Whether the file itself has the original names."""
+    """True if the file itself has the original names."""
     config: WanConfig | None
-    """The network of the config.json beside the weights."""
+    """Shape of the network by the config.json beside the weights; None without one."""
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
     """Yields names in diffusers and tensors, one at a time: a rank fills its shards and holds no whole network."""
 

@@ -1,4 +1,4 @@
-"""LoRA files of diffusers, peft and their relatives: merged into weights, or live beside them through peft."""
+"""Load LoRA files of diffusers, peft and others: merge them into weights, or attach them through peft."""
 
 import json
 import math

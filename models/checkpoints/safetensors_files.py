@@ -1,4 +1,4 @@
-"""Safetensors files: opened with the key to change in errors, and written one tensor at a time."""
+"""Open safetensors files with errors that name a key, and write them one tensor at a time."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

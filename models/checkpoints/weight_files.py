@@ -1,4 +1,4 @@
-"""Weights of a network: read from any checkpoint, and written as safetensors with their origin in the header."""
+"""Read a network's weights from any checkpoint, and write them as safetensors with their origin."""
 
 import hashlib
 import json
@@ -119,7 +119,7 @@ def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
 
 
 def shape_misfit(expected: Shapes, given: Shapes) -> str | None:
-    """Say how `given` differs from `expected`, with the names of the first such tensors; None where it does not."""
+    """Describe how `given` differs from `expected` by the first tensors; return None if it does not."""
     missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     resized = sorted(name for name in expected.keys() & given.keys() if expected[name] != given[name])
     problems = (("lacks", missing), ("has the unknown", unexpected), ("has other sizes for", resized))

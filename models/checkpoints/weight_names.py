@@ -1,4 +1,4 @@
-"""Names of Wan's weights: those of the original code, those of diffusers (and ours), and wrappers of both."""
+"""Translate names of Wan's weights between the original code and diffusers (ours), with their wrappers."""
 
 import re
 from collections.abc import Mapping

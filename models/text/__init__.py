@@ -1,1 +1,1 @@
-"""Text encoder (UMT5), its embedding cache, and the negative prompt."""
+"""Encode prompts: the text encoder UMT5, its embedding cache, and the negative prompt."""

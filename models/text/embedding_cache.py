@@ -1,4 +1,4 @@
-"""Embeddings of prompts on disk: each prompt is encoded once on a machine, and the encoder need not be loaded."""
+"""Cache embeddings of prompts on disk, so that a machine encodes each prompt once, or loads no encoder."""
 
 import hashlib
 import sys

@@ -1,4 +1,4 @@
-"""Text that a guided teacher is steered away from."""
+"""Define the negative prompt of a guided teacher."""
 
 # ruff: noqa: RUF001  (the prompt is Chinese, its commas too)
 

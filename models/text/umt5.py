@@ -1,4 +1,4 @@
-"""Wan2.1's text encoder: UMT5 out of a diffusers folder."""
+"""Encode text as Wan2.1: by UMT5 from a diffusers folder."""
 
 import hashlib
 import html

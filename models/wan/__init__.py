@@ -1,1 +1,1 @@
-"""The Wan diffusion transformer and VAE in torch; module names are those of diffusers."""
+"""Define the Wan diffusion transformer and VAE in torch, with diffusers' module names."""

@@ -1,4 +1,4 @@
-"""The one place that picks an attention kernel."""
+"""Select the attention kernel."""
 
 from dataclasses import dataclass
 

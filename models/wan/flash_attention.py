@@ -1,4 +1,4 @@
-"""flash-attn where it is installed: the kernel of unmasked attention in half precision on a GPU.
+"""Call flash-attn, where installed, for unmasked attention in half precision on a GPU.
 
 Version 3 is the module flash_attn_interface, for Hopper; version 2 is flash_attn, from Ampere on.
 """
@@ -18,7 +18,7 @@ _HEAD_DIM = 256
 _loaded: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]] = {}
 """Functions by module, for compiled code too, which cannot import."""
 _selected: list[str | None] = []
-"""The module for the GPU of this process, from its first use on."""
+"""Module for the GPU of this process, set at its first use."""
 
 
 def select_module(installed: Callable[[str], bool], capability: tuple[int, int]) -> str | None:

@@ -1,4 +1,4 @@
-"""The parts of a Wan block. Module names are those of diffusers, so that its state dicts load unchanged.
+"""Define the layers of a Wan block. Module names are those of diffusers, so that its state dicts load unchanged.
 
 Hidden states are [B F P D]: P tokens of one latent frame. Keeping frames apart lets each have its own timestep
 ([B F 1 D] modulation) without repeating it over tokens.
@@ -60,11 +60,11 @@ class Attention(nn.Module):
         self.norm_k = nn.RMSNorm(dim, eps=eps)
 
     def queries(self, x: Tensor) -> Tensor:
-        """Project [B L D] to queries [B L H head_dim]."""
+        """Compute queries [B L H head_dim] of [B L D]."""
         return self.norm_q(self.to_q(x)).unflatten(-1, (self.heads, -1))
 
     def keys_values(self, x: Tensor) -> KeysValues:
-        """Project [B L D] to keys and values, each [B L H head_dim]."""
+        """Compute keys and values of [B L D], each [B L H head_dim]."""
         keys = self.norm_k(self.to_k(x)).unflatten(-1, (self.heads, -1))
         return keys, self.to_v(x).unflatten(-1, (self.heads, -1))
 

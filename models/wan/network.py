@@ -1,4 +1,4 @@
-"""The Wan diffusion transformer. Teacher, critic and student are this one class.
+"""Define the Wan diffusion transformer. Teacher, critic and student are this one class.
 
 They differ in which frames see which, and that is an argument: `forward` is the bidirectional network of teacher and
 critic; `models.causal` calls `run` and `keys_values` with a cache or a block mask to make the student.
@@ -36,7 +36,7 @@ class Wan(nn.Module):
         self.proj_out = nn.Linear(dim, config.out_channels * patch[1] * patch[2])
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.checkpoint_activations = False
-        """Whether a pass with gradient keeps only the blocks' inputs and computes the blocks again going back."""
+        """True if a pass with gradient keeps only the blocks' inputs, and its backward pass recomputes the blocks."""
 
     def compile_blocks(self, backend: str | Callable = "inductor") -> None:
         """Compile the blocks in place; their results stay the same, to rounding.

@@ -1,4 +1,4 @@
-"""Rotary positions in three axes, computed for any frame index.
+"""Compute rotary positions in three axes, for any frame index.
 
 Wan looks rotations up in a table of 1024 rows, which ends a video after 255 s. Attention depends on differences of
 positions only, so computing the rotation removes that limit (reference: Wan2.1 `rope_params`, theta 10000).

@@ -1,4 +1,4 @@
-"""Wan2.1's VAE as a stream: the caches of its causal convolutions pass from block to block."""
+"""Stream Wan2.1's VAE: the caches of its causal convolutions pass from block to block."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The exact judge of the tiny world: the distance of a frame to the nearest frame of that world.
+"""Judge frames of the tiny world exactly, by the distance to the nearest frame of that world.
 
 The world draws sprites over lit walls and nothing else, so the distance can be computed. The sprite's position
 is searched on a grid and then refined; the wall's light, in which a rendering is linear, is solved for at

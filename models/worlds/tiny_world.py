@@ -1,4 +1,4 @@
-"""A procedural video world, small enough to train in on two CPU cores and exact enough to judge.
+"""Render a procedural video world, small enough for training on two CPU cores and exact to judge.
 
 One anti-aliased sprite moves at constant speed over a lit, textured wall and bounces off the edges. A prompt names
 colour, shape, speed and wall: "a red disc drifts slowly over a warm wall". The wall's light (level and gradient) varies

@@ -1,4 +1,4 @@
-"""Codecs between latents and pixels: the tiny world's codec, image latents."""
+"""Convert between latents and pixels: the tiny world's codec, and image latents."""
 
 from typing import TYPE_CHECKING, Any, Union
 

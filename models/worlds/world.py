@@ -1,4 +1,4 @@
-"""Text encoder and video codec of the networks' world: the tiny one or Wan's."""
+"""Open text encoder and video codec of the networks' world: the tiny one or Wan's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Keys of the world that networks live in."""
+"""Declare the keys of text encoder and video codec."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ SHIPPED_STUDENT = Path(__file__).resolve().parents[2] / "assets/tiny/student_uni
 
 @dataclass(kw_only=True)
 class WorldConfig(KeyGroup):
-    """Networks that turn text and pixels into embeddings and latents."""
+    """Configures the networks that turn text and pixels into embeddings and latents."""
 
     vae: str | None = key(None, "diffusers folder with vae/, or that folder itself; none: the checkpoint's own")
     text_encoder: str | None = key(

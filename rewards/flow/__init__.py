@@ -1,1 +1,1 @@
-"""Optical flow engines and measures of motion."""
+"""Compute optical flow and measures of motion."""

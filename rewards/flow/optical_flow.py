@@ -56,7 +56,7 @@ class DisFlow:
     """Compute flow by OpenCV's DIS, preset FAST, on the CPU: 7 ms a pair and direction at 240 x 416. Deterministic."""
 
     def __init__(self, upsample: int = 1, finest_scale: int = 2):
-        """`finest_scale` is the finest level of the pyramid; 2, the preset's, computes at a quarter of the size."""
+        """Make the engine; `finest_scale` 2, the preset's, computes at a quarter of the size."""
         # OpenCV would otherwise start a thread per core on top of torch's.
         cv2.setNumThreads(torch.get_num_threads())
         self._upsample = upsample

@@ -28,7 +28,7 @@ class RaftFlow:
     """Compute flow by RAFT with weights from a file; nothing is downloaded."""
 
     def __init__(self, weights: str | None, size: str, upsample: int, device: torch.device):
-        """Raises ConfigError where `weights` is no whole file of the weights of that `size` (large or small)."""
+        """Load the network of `size` (large or small). Raises ConfigError unless `weights` is its complete file."""
         build, published = _NETWORKS[size]
         self._network = build(weights=None).eval().to(device)
         self._network.load_state_dict(_read(weights, published.url.rpartition("/")[2], self._network.state_dict()))

@@ -257,7 +257,7 @@ def test_an_actor_that_dies_with_nothing_to_do_is_replaced_before_there_is_somet
     ("trouble", "said"),
     [
         (ActorLost("ActorDiedError"), r"5 processes in a row were lost as they started.*ActorDiedError"),
-        (NoNode("never got a node within 7 s"), r"rollout actor 0 never got a node .*no other is at work; add nodes"),
+        (NoNode("never got a node within 7 s"), r"actor 0 never got a node .*no other actor is running; add nodes"),
     ],
     ids=["processes that die as they start", "not a single node"],
 )
@@ -286,7 +286,7 @@ def test_while_others_work_one_may_wait_for_its_node_for_ever_and_nothing_is_los
         metrics = await coordinator.metrics()
         assert metrics["rollout/actors_unplaced"] == 12 and metrics["rollout/actors_lost"] == 0
         assert coordinator.meter.measure(2, 64, 0.0).replacing == 0, "nobody is replaced who never was there"
-        told = "rollout actor 1 never got a node within 7 s (0 s so far), and is asked for again"
+        told = "rollout actor 1 never got a node within 7 s (0 s so far); requesting it again"
         assert coordinator.news.count(told) == 12
 
     run(test())
