@@ -34,6 +34,8 @@ METHODS = {
     "prefix_1": Method("Self-Forcing: windows of the first horizon", "prefix(1)", {"batch": 32, "windows": 1}),
     "uniform": Method("Self-Forcing++: windows from anywhere", "uniform", {}),
 }
+FIXED = ("stage", "init", "window", "window.law")
+"""Keys that the demo sets itself."""
 TITLES = {"ode": "ODE initialisation: before distillation"} | {name: m.title for name, m in METHODS.items()}
 
 
@@ -58,7 +60,7 @@ def demo_loop(config: Config, cluster: "Cluster", log: "RunLog") -> None:
 
 def read_demo(arguments: Sequence[str]) -> Config:
     """Read the configuration of the demo. Raises ConfigError."""
-    return settings.load(arguments, "demo", fixed=("stage", "init", "window", "window.law"))
+    return settings.load(arguments, "demo", fixed=FIXED)
 
 
 def main(config: Config) -> None:
@@ -70,4 +72,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(settings.arguments(Config, __doc__, read_demo))
+    main(settings.arguments(Config, __doc__, read_demo, fixed=FIXED))

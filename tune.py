@@ -10,7 +10,7 @@ less than half an hour on two cores. Writes scan.csv and report.html into run_di
 The same command again continues where it stopped; with more values or seeds, only what is new is trained. A trial is
 one process; with cluster= it is a run on Ray, as many at once as are sure to have room (dry_run=true prints how many).
   python tune.py window=uniform,beta_early,prefix
-  python tune.py scan.over='{window: [uniform, prefix], dmd.student_lr: [1e-4, 2e-4]}' scan.seeds=[0]
+  python tune.py scan.over='{window: [uniform, prefix], dmd.optimizer.lr: [1e-4, 2e-4]}' scan.seeds=[0]
 """
 
 import sys
@@ -73,4 +73,4 @@ def main(scan: Scan, trials: "Sequence[Trial]") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*settings.arguments(Scan, __doc__, read_scan)))
+    sys.exit(main(*settings.arguments(Scan, __doc__, read_scan, fixed=("stage", "debug."))))

@@ -41,17 +41,19 @@ def arguments(
     usage: str,
     reader: Callable[[Sequence[str]], Options] | None = None,
     groups: Collection[str] | None = None,
+    fixed: Collection[str] = (),
 ) -> Options:
     """Read the command line with `reader`; answer --help, or a mistake in one line, and exit.
 
-    `groups` are those of conf/ that the command takes: all of them where it trains.
+    `groups` are those of conf/ that the command takes: all of them where it trains. Help leaves out the keys and groups
+    in `fixed`, which the command sets itself.
     """
     given = sys.argv[1:]
     with user_errors():
         topic = asked_help(given)
         if topic is not None:
             known = {group: names for group, names in choices().items() if groups is None or group in groups}
-            print(help_page(usage, schema, known, topic))
+            print(help_page(usage, schema, known, topic, fixed))
         else:
             return reader(given) if reader else read_keys(given, schema)
     sys.exit(0)

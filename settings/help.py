@@ -4,9 +4,9 @@ Help comes at once because no module of keys (models.keys, *_config, cluster.con
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from models.errors import ConfigError
+from models.errors import ConfigError, written
 from settings.key_table import keys_of, nearest
 
 COMMON = frozenset({
@@ -35,9 +35,15 @@ def asked_help(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def help_page(usage: str, schema: type, groups: Mapping[str, Sequence[str]], topic: str = "") -> str:
-    """Write the help of a command: its common keys, all, or those of one group. Raises ConfigError."""
-    keys = keys_of(schema)
+def help_page(
+    usage: str, schema: type, groups: Mapping[str, Sequence[str]], topic: str = "", fixed: Collection[str] = ()
+) -> str:
+    """Write the help of a command: its common keys, all, or those of one group. Raises ConfigError.
+
+    `fixed` are keys, and groups of keys or of choices, that the command sets itself: they are not shown.
+    """
+    keys = {name: key for name, key in keys_of(schema).items() if not {name, name.partition(".")[0] + "."} & {*fixed}}
+    groups = {group: names for group, names in groups.items() if group not in fixed}
     sizes = Counter(name.partition(".")[0] for name in keys if "." in name)
     lines = [f"{group}={'|'.join(names)}" for group, names in groups.items()]
     if topic in ("", "all"):
@@ -58,6 +64,6 @@ def help_page(usage: str, schema: type, groups: Mapping[str, Sequence[str]], top
         head, tail = [line for line in lines if line.startswith(f"{topic}=")], []
     width = max(map(len, chosen), default=0)
     for key in map(keys.__getitem__, chosen):
-        default = "none" if key.default is None else str(key.default).replace("'", "")
+        default = "none" if key.default is None else written(key.default)
         head.append(f"  {key.name:<{width}}  {key.doc} [{default}]")
     return "\n".join([*head, *tail])

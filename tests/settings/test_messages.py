@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import demo
 import settings
 from cluster.config.plan_config import PlannedRun
 from cluster.config.run_config import Config
@@ -91,6 +92,13 @@ def test_help_of_a_group_lists_its_keys_only(topic, others, capsys):
     shown = capsys.readouterr().out
     names = [name for name in settings.keys_of(Config) if name.startswith(f"{topic}.")]
     assert all(f"  {name} " in shown for name in names) and f"  {others}." not in shown
+
+
+@pytest.mark.parametrize(("command", "fixed"), [("demo.py", demo.FIXED), ("tune.py", ("stage", "debug.rollout_only"))])
+def test_help_leaves_out_the_keys_that_the_command_sets_itself(command, fixed, capsys):
+    assert run_script(command, "--help", "all") == 0
+    shown = capsys.readouterr().out
+    assert not any(re.search(rf"^ +{re.escape(name)}[ =]", shown, re.MULTILINE) for name in fixed)
 
 
 def test_help_of_an_unknown_group_names_the_nearest(capsys):
