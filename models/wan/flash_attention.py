@@ -38,7 +38,6 @@ def supports(queries: Tensor, keys: Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result  # or each compiled block would break its graph here
 def selected_module() -> str | None:
     """Return the module for the GPU of this process, selected at the first call."""
     if not _selected:

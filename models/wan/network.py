@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.network_config import WanConfig
 from models.wan.attention import Visibility
+from models.wan.flash_attention import selected_module
 from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, Segments
 from models.wan.rope import rotary_positions
 
@@ -46,6 +47,9 @@ class Wan(nn.Module):
         # Seven lengths in Wan, more with a sink or an image, each with and without gradient and mask; past the default
         # of 8 torch would go on uncompiled.
         torch._dynamo.config.recompile_limit = 64
+        # Else each compiled block would break its graph there. Marked here: a decorator imports the compiler, for a
+        # second and a half, into every process.
+        torch.compiler.assume_constant_result(selected_module)
         for block in self.blocks:
             block.compile(backend=backend, dynamic=False)
 
