@@ -56,7 +56,7 @@ $(READY): requirements.txt $(BIN)/uv
 	@echo "Installing the pinned requirements into .venv (once; a minute where the wheels are at hand)"
 	@quiet=--quiet; if [ -t 2 ]; then quiet=; fi; \
 		$(BIN)/uv pip install $$quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.txt || { \
-		echo "Installing failed: check the network and the disk (8 GB), then give the same command again; it goes on where it stopped." >&2; \
+		echo "Installing failed: check the network and the disk (8 GB), then give the same command again; it continues where it stopped." >&2; \
 		exit 1; }
 	@touch $@
 

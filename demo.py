@@ -40,7 +40,7 @@ TITLES = {"ode": "ODE initialisation: before distillation"} | {name: m.title for
 
 
 def demo_loop(config: Config, cluster: "Cluster", log: "RunLog") -> None:
-    """Train the students and generate their videos; what is finished is not done again."""
+    """Train the students and generate their videos; finished parts are skipped."""
     from cluster.runs.run_folder import RunFolder
     from reports.demo_report import write_demo_videos
     from train import dmd, ode

@@ -7,7 +7,7 @@ python tune.py [key=value ...] [key=value,value ...]
 
 Trains every combination of the values on every seed; without any, the ablation of Self-Forcing++ in the tiny world, in
 less than half an hour on two cores. Writes scan.csv and report.html into run_dir (runs/scan).
-The same command again continues where it stopped; with more values or seeds, only what is new is trained. A trial is
+The same command again continues where it stopped; with more values or seeds, it trains the new trials only. A trial is
 one process; with cluster= it is a run on Ray, as many at once as are sure to have room (dry_run=true prints how many).
   python tune.py window=uniform,beta_early,prefix
   python tune.py scan.over='{window: [uniform, prefix], dmd.optimizer.lr: [1e-4, 2e-4]}' scan.seeds=[0]

@@ -21,7 +21,7 @@ class TrainingPrompts(Sequence[str]):
     """Hold prompts in their file's order (by index), and shuffled without end (`prompt`), as rollouts use them."""
 
     def __init__(self, texts: Sequence[str], seed: int):
-        """Shuffle `prompts` by the seed. Raises ConfigError for an empty list."""
+        """Shuffle `texts` by the seed. Raises ConfigError for an empty list."""
         if not texts:
             raise ConfigError("prompts", None, "there are no prompts to train on", "name a file that has some")
         self.texts, self.seed = tuple(texts), seed

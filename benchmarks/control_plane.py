@@ -2,18 +2,17 @@
 
 python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit headers. Two minutes. The coordinator
 object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores cannot hold a thousand
-processes. So what Ray itself costs per delivery is not in these numbers, and what the simulated actors cost is.
+processes. So these numbers include the cost of the simulated actors, but not Ray's own cost per delivery.
 
-`sustained`: actors emit as fast as they are listened to, the learner's ranks take as fast as they are answered; windows
+`sustained`: actors emit and the learner's ranks take without pauses; windows
 delivered and taken per second, by the size of the pool and of a window. With 1,024 actors a real pool makes 65 windows
 and 1,460 blocks a second.
-`memory`: memory of the coordinator's process that nobody shares with it, on a local Ray, with WAITING windows of one
-size in the buffer; before they came it is subtracted. Its limit is what they would take in there.
+`memory`: growth of the coordinator's unshared memory on a local Ray, by WAITING windows of one size in the buffer. Its
+limit is the size of these windows.
 `latency`: at OFFERED windows per second over the whole pool, from the moment a window is due at its actor until a take
 could return it; so a busy loop counts. It is not measured at saturation: there each actor's next window waits for all
 the others', actors / throughput by Little's law, however fast the coordinator is.
-`take`: at the same rate, from the moment when the plan was asked for and its last window was there to a rank's having
-it.
+`take`: at the same rate, from the request of a plan, or the arrival of its last window, until a rank has it.
 
 An update takes one student and five critic plans of a quarter as many windows as there are actors (the balanced ratio
 of benchmarks/decoupling.py), RANK_WINDOWS of them on each rank.

@@ -12,8 +12,8 @@ The arithmetic, for Wan 1.3B at 480x832, all of it scaled down SCALE times:
   94.0 s. An update takes 4 x (1 + 5) windows and 22.1 s.
 
 Lock-step, at the balanced ratio: every actor makes a rollout with the newest weights; when the last one is there the
-learner trains on what there is in whole updates (the rest goes to the next round); then everybody starts again. Handing
-over weights and windows costs it nothing. Streaming, with as many actors: the windows leave as they are finished, the
+learner trains on all windows in whole updates (the rest goes to the next round); then all actors start again. Transport
+of weights and windows costs it nothing. Streaming, with as many actors: the windows leave as they are finished, the
 learner takes them in the order drawn at dispatch. The ceiling of the speedup is (rollouts + training) / training of the
 lock-step loop's own rounds, 2.0 where they are equal: a learner that never waits.
 """
@@ -105,7 +105,7 @@ class Measured:
 
 
 async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
-    """Return the updates per second of a loop that waits for everybody, and the ceiling of an overlapped one."""
+    """Return the updates per second of the synchronous loop, and the ceiling of an overlapped one."""
     dispatcher = make_dispatcher(stage_spec("dmd", config))
     clock = asyncio.get_running_loop().time
     newest = no_weights(0, 0)
@@ -133,7 +133,7 @@ async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
                 await asyncio.sleep(seconds)
         updates, waiting = updates + whole, waiting - whole * config.dmd.batch_size * (1 + CRITIC_UPDATES)
         newest = no_weights(newest.result().version + 1, updates)
-        pool.versions.clear()  # everybody begins the next round with the newest weights
+        pool.versions.clear()  # every actor begins the next round with the newest weights
         rollouts_s, training_s = rollouts_s + made - started, training_s + clock() - made
     return updates / (rollouts_s + training_s), (rollouts_s + training_s) / training_s
 

@@ -4,12 +4,13 @@ python -m benchmarks.group_cost [student.safetensors]   real actors and rewards 
 horizons (192 frames), groups of one horizon at uniform forks. CPU seconds of one thread, about a minute. Two JSON
 lines: the ratio of costs without rewards and with them.
 
-A usable advantage is a member compared with siblings that share its past, so that the difference between them is what
-the member did, not where it stood. A forked group has one for each member and window of its segment. In a group of
+A usable advantage is a member compared with siblings that share its past, so that their difference comes from the
+member's own frames, not from its start. A forked group has one for each member and window of its segment. In a group of
 whole videos only the first windows share their past (there is none): the members' second windows continue eight
 different first ones, and what they earn mixes luck before the window with what happened in it. So a whole video gives
-one usable advantage, for all the blocks behind. `if_every_window_counted` is the ratio for who compares later windows
-all the same: then whole videos are cheaper, because nothing of them is left unrewarded, while a forked video's past is.
+one usable advantage, for all the blocks behind. `if_every_window_counted` is the ratio where later windows are
+compared all the same: then whole videos are cheaper, because all their windows are rewarded, and the past of a forked
+video is not.
 
 The forked videos are made as a run makes them: `rollout.batch` of them side by side, all rolled on until the last fork.
 
@@ -113,7 +114,7 @@ def main(options: Options) -> None:
     actor = GroupActor(shape, window, encode_text, TinyCodec(), FixedWeights(Weights.of(0, student)))
     scorer = make_scorer(stage_spec("grpo", config).scorer)
     horizon = shape.horizon_frames
-    costs(actor, scorer, dispatch(shape, horizon, 1, 0))  # what is slow only once
+    costs(actor, scorer, dispatch(shape, horizon, 1, 0))  # warm-up
     forked, whole = [], []
     for number in range(REPEATS):
         forked.append(costs(actor, scorer, dispatch(shape, horizon, BATCH, number)))

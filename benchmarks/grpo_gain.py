@@ -1,8 +1,8 @@
-"""What stage grpo gained and what it cost: students of the tiny world against the one they started from.
+"""Measure gain and cost of stage grpo: students of the tiny world against the one they started from.
 
 python -m benchmarks.grpo_gain [before=student.safetensors] after=student.safetensors [...]
 One JSON line per student: the share of the reward's gap to real videos that it closed, on held-out prompts over 8
-teacher horizons; beside it flow magnitude, dynamic degree and validity. Every student has the same prompts and
+teacher horizons; next to it flow magnitude, dynamic degree and validity. Every student has the same prompts and
 noise, four videos of each prompt.
 """
 
@@ -89,7 +89,7 @@ def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
 
 
 def compared(after: Mapping[str, float], before: Mapping[str, float], real: Mapping[str, float]) -> dict[str, float]:
-    """Return how far `after` is from `before` on the way to `real`, and the change in what nobody rewarded."""
+    """Return the share of the gap from `before` to `real` that `after` closed, and the change of other metrics."""
     return {
         "gap_closed": (after["reward"] - before["reward"]) / (real["reward"] - before["reward"]),
         "flow_kept": after["flow"] / before["flow"],

@@ -18,7 +18,7 @@ def print_line(
     value: float | None = None,
     **more: Any,
 ) -> None:
-    """Print `value` (the median of the repeats where it is not given) of `values`, and what belongs beside it.
+    """Print `value` (the median of the repeats where it is not given) of `values`, with its unit and configuration.
 
     `limit` is the physical or measured ceiling, in the same unit; `more` stands at the end of the line.
     """

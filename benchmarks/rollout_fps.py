@@ -184,7 +184,7 @@ def open_codec(model: str, device: torch.device, dtype: torch.dtype) -> VideoCod
 
 
 def decode_seconds(block: SampledBlock, codec: VideoCodec, options: Options, device: torch.device) -> list[float]:
-    """Time the decoding of a block; the codec's memory goes on from block to block."""
+    """Time the decoding of a block; the codec's memory continues from block to block."""
     _, past = codec.decode(block.x0)
 
     def decode() -> None:

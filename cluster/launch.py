@@ -31,7 +31,7 @@ def launch(loop: Callable, config: Config) -> Config:
     """Run `loop(config, cluster, log)` in this process or on Ray; returns the configuration of the run.
 
     That is another one where debug asks for one half of a run: it works in a folder of its own inside run_dir, which is
-    cleared first, because it must not touch what the run has learnt. Raises StopsRun when the run stops itself.
+    cleared first, because it must not change the run's results. Raises StopsRun when the run stops itself.
     """
     folder = RunFolder(config.run_dir)
     if config.debug.half is None and all(folder.stage(stage).finished for stage in config.stages):
@@ -63,7 +63,7 @@ def launch(loop: Callable, config: Config) -> Config:
 
 
 def reach(cluster: ClusterConfig) -> None:
-    """Ask the head of the cluster to join, if any, whether it lets us in. Raises CannotStart."""
+    """Check that the head of the cluster, if any, is reachable and accepts us. Raises CannotStart."""
     address = cluster_address(cluster)
     if address is not None:
         settle_environment(cluster)
@@ -73,7 +73,7 @@ def reach(cluster: ClusterConfig) -> None:
 
 
 def preflight(config: Config) -> None:
-    """Check what a user can get wrong before anything starts, then claim the run folder. Raises ValueError."""
+    """Check keys, files and devices before anything starts, then claim the run folder. Raises ValueError."""
     stages, folder = config.stages, RunFolder(config.run_dir)
     inputs = inputs_of(config)
     inputs.prompts.check(config.sentinel.prompts if "grpo" in stages else 0, not config.in_wan_world)

@@ -89,7 +89,7 @@ def start_coordinator(
 
 
 def _fit(task: dict[str, Any], cluster: ClusterConfig, ranks: placement.Role, run_dir: str) -> None:
-    """Run `_learn(task)` in the ranks of one Ray Train run. Raises what the run stopped itself for."""
+    """Run `_learn(task)` in the ranks of one Ray Train run. Raises the reason for which the run stopped itself."""
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     trainer = TorchTrainer(
         _learn,

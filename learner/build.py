@@ -29,7 +29,7 @@ from rewards.sentinels import SentinelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerParts:
-    """Holds what every stage's learner is built from."""
+    """Holds the parts for building any stage's learner."""
 
     student: StudentConfig
     teacher_wan: WanConfig

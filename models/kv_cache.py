@@ -81,6 +81,6 @@ def _without(layers: list[KeysValues] | None, tokens: int) -> list[KeysValues] |
 
 
 def _row(layers: list[KeysValues] | None, row: int) -> list[KeysValues] | None:
-    if layers is None or len(layers[0][0]) == 1:  # one row is everybody's
+    if layers is None or len(layers[0][0]) == 1:  # one row serves all members
         return layers
     return [(keys[row : row + 1], values[row : row + 1]) for keys, values in layers]

@@ -19,7 +19,7 @@ from cluster.planning.units import shown
 def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
     """Write the whole report, with the lines on the `upload`. Needs no weights, no GPU and no cluster.
 
-    Raises ConfigError for prompts that cannot be read, and for what the cluster could never hold.
+    Raises ConfigError for unreadable prompts, and for a run that the cluster can never hold.
     """
     placement.check(config)
     work = run_shape_of(config)
@@ -92,7 +92,7 @@ def _placement(cluster: ClusterConfig, autoscale: AutoscaleConfig, taken: Sequen
 
 
 def place(role: Role) -> str:
-    """Write a line on a role: how many processes, what each takes, on which nodes."""
+    """Write one line about a role: number of processes, resources of each, nodes."""
     each = f"{role.cpus:g} CPU" + (f", {role.gpus:g} GPU" if role.gpus else "")
     where = f"on {placement.written_labels(role.labels)}" if role.labels else "on any node"
     first = f", first on {placement.written_labels(role.prefers)}" if role.prefers else ""
@@ -111,8 +111,8 @@ def _stages(work: RunShape, stages: Sequence[StageCost]) -> list[str]:
         taken = flops.stage_seconds(work, cost)
         text.append(f"  {cost.stage:<8}{shown(taken, 's'):>12}, set by {slower}{ahead}")
         text += [
-            f"  {'':<8}{shown(taken, 's'):>12}  {who}: {shown(total, 'FLOP')}"
-            for who, total, taken in (("rollouts", cost.actors, made), ("learner", cost.learner, learnt))
+            f"  {'':<8}{shown(taken, 's'):>12}  {half}: {shown(total, 'FLOP')}"
+            for half, total, taken in (("rollouts", cost.actors, made), ("learner", cost.learner, learnt))
             if total
         ]
         if made and learnt:

@@ -44,6 +44,6 @@ def _clock(seconds: float) -> str:
 
 
 def _typeset(text: str) -> str:
-    """Replace what a terminal spells in ASCII: times signs, and spaces that do not break before a unit."""
+    """Replace ASCII forms of the terminal by times signs and by non-breaking spaces before units."""
     text = re.sub(r"(?<=\d)x\b", "\u00d7", text)
     return re.sub(r"(?<=\d) (?=s\b|%)", "\u00a0", text)

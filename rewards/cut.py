@@ -13,7 +13,7 @@ _LEAST_CONTRAST = 0.02
 
 
 def residual(pixels: Tensor, flow: Flow) -> Tensor:
-    """Measure what flow leaves unexplained [T-1]: mean |I_t+1(x + F) - I_t| in luma over I_t's standard deviation.
+    """Measure the residual of flow [T-1]: mean |I_t+1(x + F) - I_t| in luma over I_t's standard deviation.
 
     About 1.1 for two unrelated frames. Pixels [T 3 H W], flow at any size.
     """

@@ -24,7 +24,7 @@ def command(
     reader: Callable[[Sequence[str]], Options] | None = None,
     groups: Collection[str] | None = (),
 ) -> None:
-    """Read the command line, give what it says to `main`, and exit with the status that `main` returns."""
+    """Read the command line, call `main` with its values, and exit with the status that it returns."""
     try:
         options = arguments(schema, usage, reader, groups)
         with user_errors():

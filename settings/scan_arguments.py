@@ -22,7 +22,7 @@ def plan(arguments: Sequence[str]) -> tuple[Scan, list[Trial]]:
     """Read the scan and its trials: all arms of the first seed, then of the next. Raises ConfigError."""
     single, over = _split(arguments)
     given = {split(argument)[0] for argument in single}
-    # A trial is one process, whatever the preset says of a run, unless the command line names a cluster.
+    # A trial is one process, whatever the preset's cluster, unless the command line names a cluster.
     common = single if given & {"cluster", "cluster.kind"} else [*single, "cluster=inline"]
     scan = load([*common, "stage=dmd" if "init" in given else "stage=ode"], PRESET, Scan)
     if over and "scan.over" in given:
@@ -96,7 +96,7 @@ def _split_values(text: str) -> list[str]:
 
 
 def _config(scan: Scan, common: Sequence[str], arm: Mapping[str, Any]) -> Config:
-    """Compose what the trials of an arm have in common."""
+    """Compose the configuration that the trials of an arm share."""
     common = [*common, "stage=dmd"]
     if scan.init is None and "init" not in arm:
         common.append(f"init={Path(scan.run_dir, 'ode', 'student.safetensors')}")

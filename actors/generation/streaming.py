@@ -87,7 +87,7 @@ def stream_latents(
 ) -> Iterator[Tensor]:
     """Yield clean latents [B F C H W] of one block after another, until they hold `frames` video frames, or forever.
 
-    A scene begins with the first block that lies wholly in it; `recache` then reads what is remembered again under
+    A scene begins with the first block that lies wholly in it; `recache` then reads the remembered frames again under
     the new prompt. `image` [B 3 H W] becomes the first frame, a latent frame of its own before the first block.
     Nothing here waits for the device.
     """

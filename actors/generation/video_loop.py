@@ -117,7 +117,7 @@ def generate_batch(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe:
             latents = stream_latents(student, shape, scenes, noise, codec, config.frames, image, config.recache)
             show_blocks(latents, codec, job.device, show)
     except BrokenPipeError as error:
-        raise VideoEnded("nobody reads the pipe any more", writers) from error
+        raise VideoEnded("the reader has closed the pipe", writers) from error
     except OSError as error:
         reason = f"out={config.out} cannot be written ({error.strerror or error}); make room, or change out"
         raise VideoEnded(reason, writers) from error

@@ -7,13 +7,13 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.planning.pool_balance import pool_size
 
 _OTHER_COSTS = 1.25
-"""When a cost ratio has changed by this factor, forget what was learnt about pool sizes."""
+"""Factor of change in a cost ratio from which learnt bounds of the pool size are discarded."""
 _ROLLOUTS_SEEN = 2
-"""Wait this many rollouts before judging a size: the windows of new actors come late in their first rollout."""
+"""Number of rollouts before a size is evaluated: new actors' first windows come late in a rollout."""
 _PATIENCE = 3
-"""After this many cool-downs, stop waiting to evaluate a scale-up: actors may keep dying."""
+"""Number of cool-downs after which a scale-up is no longer evaluated: actors may keep dying."""
 _ADDED = 0.5
-"""Evaluate a scale-up only if at least so many actors more were running on average: fewer drown in noise."""
+"""Smallest average number of added actors for which a scale-up is evaluated: fewer drown in noise."""
 _SATURATED = 0.9
 """Busy share of the reward processes from which more actors would only wait for scores."""
 QUIET = ("hold", "measure", "cool")
@@ -145,7 +145,7 @@ class Controller:
         return Decision(size, line, "shrink", needed)
 
     def _forget(self, costs: float, judging: bool) -> None:
-        """Forget what was learnt under other costs. A growth that is still to be judged keeps those from before it."""
+        """Discard bounds learnt under other costs; during an evaluation the costs before it stay."""
         if not judging:
             self.before = None
         if self.before is None and (self.costs is None or max(costs / self.costs, self.costs / costs) > _OTHER_COSTS):

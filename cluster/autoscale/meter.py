@@ -88,7 +88,7 @@ class Meter:
     def measure(self, size: int, capacity: int, gpu_hours: float) -> Measurements:
         """Measure pool and learner over the last `span_s` seconds, and further back where little has happened.
 
-        `size` actors are asked for, the buffer holds `capacity` windows, and `gpu_hours` were spent.
+        `size` actors are requested, the buffer holds `capacity` windows, and `gpu_hours` were spent.
         """
         self.history.append(self.totals())
         stage = self.sums - self.began
@@ -117,7 +117,7 @@ class Meter:
         )
 
     def _since(self, **least: float) -> Counter[str]:
-        """Return what was added since the latest look that was so long ago; since the first one if none was."""
+        """Return the increase since the latest entry that is old enough, or since the first one."""
         now = self.history[-1]
         for then in reversed(self.history):
             if all(now[name] - then[name] >= amount for name, amount in least.items()):

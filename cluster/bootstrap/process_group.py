@@ -23,7 +23,7 @@ class _NodeAddressBackend(_TorchBackend):
     """Forms the group itself; in Ray's own backend torch opens the store."""
 
     def on_start(self, worker_group, backend_config: TorchConfig) -> None:
-        """Form the group. Raises what a rank raised, and RayActorError when one is lost."""
+        """Form the group. Raises a rank's exception, and RayActorError for a lost rank."""
         worker_group.execute(_set_torch_distributed_env_vars)
         size, timeout = len(worker_group), timedelta(seconds=backend_config.timeout_s)
         host, port, listening = worker_group.execute_single(0, _listen)
@@ -63,7 +63,7 @@ def _join(
 ) -> None:  # fmt: skip
     """Enter the group in every rank, and let Gloo listen at this node's address only."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
-    # As Ray does: a rank whose NCCL peer is gone shall fail, not hang.
+    # As Ray does: a rank with a lost NCCL peer must fail, not hang.
     if "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     # Gloo takes the name of an interface, and of that the first address. Without a name it is left to itself.

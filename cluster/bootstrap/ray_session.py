@@ -58,7 +58,7 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
 def ray_session(needs: RunNeeds, say: Callable[[str], None]) -> Iterator[None]:
     """Connect for the block to a Ray that has room for the run.
 
-    `say` takes lines about missing nodes. Raises CannotStart for what the cluster cannot take.
+    `say` takes lines about missing nodes. Raises CannotStart for a run that does not fit.
     """
     with connected(needs, needs.cpus) as joined:
         require_nodes(needs, joined, say)

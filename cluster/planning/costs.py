@@ -1,4 +1,4 @@
-"""Find what a block and a window cost: given, measured in a run or a benchmark, or by the operations of a device."""
+"""Find the costs of a block and a window: given, measured, or estimated from a device's operations."""
 
 import json
 import math
@@ -61,7 +61,7 @@ def table_costs(work: RunShape) -> dict[str, float]:
     """Compute costs by the operations of every part, at the share of its peak that the device sustains."""
     student, rollout = work.student, work.rollout
     blocks = rollout.frames // student.block_frames
-    # Actors that share a GPU share its speed, whatever each was promised; one with several GPUs uses one of them.
+    # Actors that share a GPU share its speed, whatever their shares; an actor with several GPUs uses one of them.
     actor = min(1.0, 1 / placement.processes_per_gpu(placement.rollout(work.cluster)))
     block = rollout.batch * rollout_flops(student, rollout.frames) / blocks
     cut = image_latent_flops(student, work.frames("dmd")[1]) if student.in_wan_world else 0.0

@@ -221,7 +221,7 @@ def seconds(work: RunShape, flops: float, processes: int) -> float:
 
 
 def stage_seconds(work: RunShape, cost: StageCost) -> float:
-    """Estimate the time of a stage: actors and learner work at once, but for what is made ahead."""
+    """Estimate the time of a stage: actors and learner overlap, except for rollouts made ahead."""
     actors, ranks = work.cluster.rollout_actors, work.cluster.learner_ranks
     together = max(seconds(work, cost.actors - cost.ahead, actors), seconds(work, cost.learner, ranks))
     return seconds(work, cost.ahead, actors) + together

@@ -112,7 +112,7 @@ def options(role: Role) -> dict[str, Any]:
 def bundles(wanted: Iterable[Role]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
     """List resources and node labels of each process that takes CPUs or GPUs."""
     each = [role for role in wanted if role.cpus or role.gpus for _ in range(role.processes)]
-    resources = [{what: amount for what, amount in (("CPU", role.cpus), ("GPU", role.gpus)) if amount} for role in each]
+    resources = [{unit: amount for unit, amount in (("CPU", role.cpus), ("GPU", role.gpus)) if amount} for role in each]
     return resources, [dict(role.labels) for role in each]
 
 

@@ -18,7 +18,7 @@ def pool_size(rollout_s: float, rollout_windows: int, update_s: float, update_wi
         actors = ceil((update_windows / update_s) / (rollout_windows / rollout_s))
 
     `rollout_s` is the time until a dispatch's last window (`made_share` of the whole video), `rollout_windows` those of
-    all its videos. Raises ValueError for what is not above 0.
+    all its videos. Raises ValueError for arguments that are not above 0.
     """
     given = {
         "rollout_s": rollout_s,

@@ -15,11 +15,11 @@ from models.errors import ConfigError
 
 _DAY_S = 86400
 _AROUND = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
-"""Shares of the balanced pool that are looked at where none are named."""
+"""Sizes to simulate where none are named, as shares of the balanced pool."""
 _AT_ONCE = 8
-"""Sizes beside the cheapest that are looked at before it is asked again which that is."""
+"""Number of sizes simulated around the cheapest before the cheapest is chosen anew."""
 _SETTLED = 2.0
-"""Dispatches of an actor after which rollouts no longer begin together."""
+"""Number of dispatches per actor after which rollouts no longer begin together."""
 
 
 Play = Callable[[int, int], Simulation]

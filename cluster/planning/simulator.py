@@ -1,9 +1,8 @@
 """Simulate stage dmd: the run's own supply of windows between actors and a learner that only take time.
 
-Rates divided by rates say what each half could do alone. What both do together also depends on rollouts of unlike
-length, on the order in which windows leave the buffer, on its bound and on who has to wait for whom. So the stage is
-played through: the same dispatches, windows and admissions as in a run with this seed, event after event. It costs
-about a tenth of a millisecond of our time for each window.
+Ratios of rates give the speed of each half alone. Their joint speed also depends on unequal lengths of rollouts, on
+the buffer's order and bound, and on waits of one half for the other. So the stage is simulated event by event, with the
+same dispatches, windows and admissions as a run with this seed. A window costs about a tenth of a millisecond.
 """
 
 import heapq
@@ -97,7 +96,7 @@ class Rates:
 def simulate(config: Config, pace: Pace, actors: int, updates: int) -> Simulation:
     """Simulate the first `updates` student updates of stage dmd with `actors` actors.
 
-    Every actor is there from the beginning, none is lost, and what travels takes no time. Raises TooOld where
+    Every actor is there from the beginning, none is lost, and transport takes no time. Raises TooOld where
     buffer.policy=drop could not be met either.
     """
     supply = make_supply(stage_spec("dmd", config))
@@ -156,7 +155,7 @@ class _Stage:
 
     def step(self) -> None:
         """Advance the clock to the next event, and handle it."""
-        assert self.events, "everybody waits for somebody"
+        assert self.events, "deadlock: no event is pending"
         self.now, what, _, subject = heapq.heappop(self.events)
         if what == _ARRIVAL:
             rollout, plan, oldest_s = subject

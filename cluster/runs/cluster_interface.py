@@ -12,7 +12,7 @@ from models.records import Group, Trajectory, Window
 
 
 class Report(NamedTuple):
-    """Collect what happened since the report before: one row per window taken, and spans of all processes."""
+    """Holds the events since the last report: one row per window taken, and spans of all processes."""
 
     windows: list[dict[str, Any]]
     spans: Sequence[Span | Reading]

@@ -29,7 +29,7 @@ _NO_KEY = object()
 
 
 class RunFolder:
-    """Hold what a run writes: config.yaml, metrics.jsonl, one folder per stage."""
+    """Holds the files of a run: config.yaml, metrics.jsonl, one folder per stage."""
 
     def __init__(self, run_dir: str | Path):
         self.path = Path(run_dir)

@@ -45,7 +45,7 @@ class RunLog:
         self.trace.write(report.spans)
         if self.wandb is not None:
             self.wandb(stage, step, metrics)
-        resumed = f"goes on from step {step - 1}; " if step > 1 and stage not in self.begun else ""
+        resumed = f"resumed from step {step - 1}; " if step > 1 and stage not in self.begun else ""
         self.begun.add(stage)
         self.progress(stage, step, steps, resumed + line_of(metrics))
 

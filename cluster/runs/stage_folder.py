@@ -38,7 +38,7 @@ class Resumable(Protocol):
         """Collect new dictionaries of tensors, which may be the live ones; empty on ranks other than 0."""
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Load what `state` gave rank 0; `tensors` are read-only."""
+        """Load the result of `state` on rank 0; `tensors` are read-only."""
 
 
 class StageFolder(AbstractContextManager):

@@ -22,7 +22,7 @@ from rewards.sentinels import SentinelConfig
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Hold what a run trains on: prompts, text encoder and codec, and the teacher's trajectories."""
+    """Holds the inputs of a run: prompts, text encoder and codec, and the teacher's trajectories."""
 
     prompts: RunPrompts
     world: RunWorld
@@ -31,7 +31,7 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class ActorSpec:
-    """Hold what an actor of a stage is built from."""
+    """Holds the parts for building an actor of a stage."""
 
     stage: str
     student: StudentConfig
@@ -51,7 +51,7 @@ class ActorSpec:
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """Hold what the scorer of stage grpo is built from."""
+    """Holds the parts for building the scorer of stage grpo."""
 
     reward: RewardConfig
     metrics: Sequence[str]
@@ -62,7 +62,7 @@ class ScorerSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """Hold what dispatcher and supply of a stage are built from, and the specs of its actors and scorer."""
+    """Holds the parts for building dispatcher and supply of a stage, and the specs of its actors and scorer."""
 
     name: str
     actor: ActorSpec
@@ -84,12 +84,13 @@ class StageSpec:
 
 
 def inputs_of(config: Config) -> RunInputs:
-    """Derive what a run trains on: folders that are not given are looked for beside teacher and base."""
-    beside = config.teacher_path, config.base_source.path
+    """Derive the inputs of a run; folders that are not given are searched next to teacher and base."""
+    neighbours = config.teacher_path, config.base_source.path
     # One type in all processes, with GPUs and without: embeddings of another would be other entries of the cache.
     dtype = torch.bfloat16 if config.cluster.rank_gpus else torch.float32
     world = RunWorld(
-        config.student.wan, config.world_folder("text_encoder", *beside), config.world_folder("vae", *beside),
+        config.student.wan,
+        config.world_folder("text_encoder", *neighbours), config.world_folder("vae", *neighbours),
         user_path(config.text_cache, "text_cache"), dtype, config.negative_prompt,
     )  # fmt: skip
     folder, file = Path(config.run_dir), None if config.prompts is None else Path(config.prompts)
@@ -100,7 +101,7 @@ def inputs_of(config: Config) -> RunInputs:
 
 
 def stage_spec(stage: str, config: Config) -> StageSpec:
-    """Derive what supplies `stage` (ode, dmd or grpo)."""
+    """Derive the spec of `stage` (ode, dmd or grpo)."""
     inputs = inputs_of(config)
     actor = ActorSpec(
         stage, config.student, config.rollout, config.window_of(stage), inputs.world, config.ode, config.teacher_path,

@@ -89,7 +89,7 @@ class RunTrajectories:
         return [entry.prompt for entry in self._given().entries() if entry.number in needed]
 
     def origin(self) -> TrajectoryOrigin:
-        """Describe what this run's trajectories come from. Reads all of the teacher's weights."""
+        """Describe the origin of this run's trajectories. Reads all of the teacher's weights."""
         student = self.student
         levels = warped_sigmas(student.timesteps, student.shift)
         sigmas = solver_sigmas(levels, self.ode.solver_steps, student.shift)

@@ -29,7 +29,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class TrajectoryOrigin:
-    """Describe what trajectories come from, except prompt and seed; a folder never mixes two origins."""
+    """Describes the origin of trajectories, except prompt and seed; a folder never mixes two origins."""
 
     teacher: str
     """Fingerprint of the teacher's weights, hexadecimal."""
@@ -47,7 +47,7 @@ class TrajectoryOrigin:
     dtype: str
     """Type on disk: float32 or bfloat16."""
     text_encoder: str
-    """Its identity: what the teacher read of a prompt."""
+    """Identity of the text encoder that embedded the prompts."""
 
     def difference(self, here: "TrajectoryOrigin") -> str | None:
         """Name the first configuration key in which `here` differs, with both values; None without one."""

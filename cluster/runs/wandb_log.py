@@ -36,7 +36,7 @@ def check_login(wandb: WandbConfig) -> None:
             "repair that file, set WANDB_API_KEY, or write wandb.mode=offline",
         ) from None  # its message would quote the file
     raise ConfigError(
-        "wandb.mode", "online", "nobody is logged in on this machine",
+        "wandb.mode", "online", "this machine has no login",
         "run `wandb login`, set WANDB_API_KEY, or write wandb.mode=offline",
     )  # fmt: skip
 

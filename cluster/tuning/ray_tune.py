@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 os.environ |= {  # read by tune when it is imported
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # what they would write stands in the trials' own folders
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials' own folders hold the same results
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command at once: trials have their checkpoints
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -156,7 +156,7 @@ class _Asha(ASHAScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
         before = _EARLIER + trial.config.get("trial", "")
-        for _, recorded in self._trial_info[trial.trial_id]._rungs:  # Ray has no public way to go on with a scan
+        for _, recorded in self._trial_info[trial.trial_id]._rungs:  # Ray has no public way to continue a scan
             if before in recorded:
                 recorded[trial.trial_id] = recorded.pop(before)
 

@@ -17,11 +17,11 @@ _ROUNDING = 1e-9
 
 
 def at_once(trial: Sequence[Role], nodes: Sequence[Node]) -> int:
-    """Count trials whose processes all find a place in any order and on any fitting nodes that Ray chooses.
+    """Count the trials whose processes all fit in any order, on any matching nodes that Ray chooses.
 
-    So no trial waits for another's end while it holds something; of one that has ended, what is still there only
-    leaves. At least one: alone it waits for nobody. A bound by counting: every process is taken for as large as the
-    largest that may share its node, so of GPUs that are shared unequally some may stay free.
+    Then no trial waits for another while it holds resources. At least one, because a single trial never deadlocks.
+    The count is a lower bound: each process counts as the largest that may share its node, so unequally shared GPUs
+    may stay partly free.
     """
     taking = [role for role in trial if role.cpus or role.gpus]
     places: dict[str, set[int]] = {}

@@ -38,7 +38,7 @@ class Trial:
 
 
 class TrialFolder:
-    """Keep what a scan adds to a run folder: measurements, then scores and videos, or the stop by ASHA."""
+    """Holds a scan's additions to a run folder: measurements, then scores and videos, or the stop by ASHA."""
 
     def __init__(self, path: Path):
         self.path = path

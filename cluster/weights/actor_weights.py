@@ -53,7 +53,7 @@ class PrefetchedWeights:
             if than is None and self._newest is None and failure is None:
                 failure = TimeoutError(f"no weights were published within {first_timeout_s} s")
             if isinstance(failure, GetTimeoutError | ObjectLostError | RayActorError | TimeoutError):
-                _log.warning("no weights can be fetched here (%s); another process goes on", failure)
+                _log.warning("no weights can be fetched here (%s); another process continues", failure)
                 raise Leaving from failure
             if failure is not None:
                 raise failure

@@ -1,9 +1,9 @@
 """Send weights by torch.distributed to pools of fixed size: NCCL between GPUs, Gloo between CPUs.
 
-A relay on the learner's node reads each version in place from its node's store and sends it to every actor that asks.
-Every actor has a process group of two of its own with the relay: a member that dies, hangs or is replaced concerns
-nobody else, and nothing is rebuilt when the pool changes. The learner takes no part. An actor whose transport fails
-logs it and continues through the object store.
+A relay on the learner's node reads each version in place from its node's store and sends it to every actor on request.
+Every actor has a process group of two of its own with the relay: a member that dies, hangs or is replaced affects
+no other actor, and nothing is rebuilt when the pool changes. The learner is not a member. An actor with a failed
+transport logs it and continues through the object store.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class WeightRelay:
     async def announce(self, slot: int, than: int | None, wait_s: float) -> tuple[WeightsVersion, Layout] | None:
         """Announce weights newer than version `than` to an actor: the version without tensors, and their layout.
 
-        None if the coordinator has none within `wait_s`. Raises what the coordinator raised.
+        None if the coordinator has none within `wait_s`. Raises the coordinator's exceptions.
         """
         async with asyncio.timeout(wait_s + self.timeout_s):
             answer = await self.coordinator.newer.remote(self.epoch, than, wait_s, slot)
@@ -88,7 +88,7 @@ class WeightRelay:
         return replace(promised, tensors={}), layout
 
     async def send(self, slot: int) -> None:
-        """Send what was promised. Raises TransportFailed when the actor is gone or does not receive in time."""
+        """Send the announced version. Raises TransportFailed when the actor is lost or does not receive in time."""
         group, weights = self.groups[slot], self.promised.pop(slot)
 
         def send_all() -> None:
@@ -115,7 +115,7 @@ class CollectiveWeights:
     def fetch(self, than: int | None) -> WeightsVersion | None:
         """Return weights newer than version `than`, or None after some seconds without.
 
-        Raises what the coordinator raised (Leaving, StageEnded), or Ray's errors of the fallback.
+        Raises the coordinator's exceptions (Leaving, StageEnded), or Ray's errors of the fallback.
         """
         if not self.failed:
             try:

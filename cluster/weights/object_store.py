@@ -34,8 +34,8 @@ _offered: dict[int, WeightsVersion] = {}
 def publish(coordinator: ray.actor.ActorHandle, weights: WeightsVersion, timeout_s: float) -> None:
     """Publish a version to a coordinator with `publish(version, source)`, which owns it afterwards.
 
-    When this returns, the tensors may be written to. Raises GetTimeoutError after `timeout_s`, or what the coordinator
-    raised. A process that Ray cannot call, such as a driver, puts the version itself and must outlive its use.
+    When this returns, the tensors may be written to. Raises GetTimeoutError after `timeout_s`, or the coordinator's
+    exception. A process that Ray cannot call, such as a driver, puts the version itself and must outlive its use.
     """
     context = ray.get_runtime_context()
     callable_process = context.get_actor_id() is not None
@@ -65,7 +65,7 @@ class WeightStore:
         """Fetch an offered version, serve it from then on, and return it.
 
         `source` is the learner's process, or holds the reference itself. Raises ValueError for a version that is not
-        newer, KeyError for one that is not offered any more, and Ray's error if the learner died on the way.
+        newer, KeyError for one that is no longer offered, and Ray's error if the learner died meanwhile.
         """
         if self.version is not None and version <= self.version:
             raise ValueError(f"version {version} was published after version {self.version}; versions only grow")
@@ -110,7 +110,7 @@ class ObjectStoreWeights:
     def fetch(self, than: int | None) -> WeightsVersion | None:
         """Return weights newer than version `than`, or None after some seconds without.
 
-        Raises what the coordinator raised (Leaving, StageEnded), or Ray's errors.
+        Raises the coordinator's exceptions (Leaving, StageEnded), or Ray's errors.
         """
         newer = self.coordinator.newer.remote(self.epoch, than, WAIT_S, self.slot)
         answer = ray.get(newer, timeout=WAIT_S + _CALL_TIMEOUT_S)

@@ -30,9 +30,9 @@ def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None
     alone = collectives.size() == 1 and compute is None and not offload
     if not distributed.is_initialized() or alone:  # one rank gains nothing and takes 30 % longer (tiny network, CPU)
         return
-    # Keys and values are views of their projections. Writing to them in place would lose FSDP's hooks; nobody does.
+    # Keys and values are views of their projections. Only in-place writes would lose FSDP's hooks, and there are none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    # Inputs are not cast: a timestep of 937.5 has no bfloat16. Wan casts what it multiplies with weights.
+    # Inputs are not cast: a timestep of 937.5 has no bfloat16. Wan casts the inputs of its matrix products.
     precision = MixedPrecisionPolicy(param_dtype=compute, cast_forward_inputs=False)
     if compute is not None:
         precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -45,7 +45,7 @@ class Wan(nn.Module):
         Each length of the past is a graph of its own, with static shapes: a cache that is full needs no more of them.
         """
         # Seven lengths in Wan, more with a sink or an image, each with and without gradient and mask; past the default
-        # of 8 torch would go on uncompiled.
+        # of 8 torch would continue uncompiled.
         torch._dynamo.config.recompile_limit = 64
         # Else each compiled block would break its graph there. Marked here: a decorator imports the compiler, for a
         # second and a half, into every process.

@@ -40,7 +40,7 @@ def logged_in() -> bool:
     try:
         check_login(WandbConfig(mode="online"))
     except ConfigError as error:
-        assert error.key == "wandb.mode" and error.problem == "nobody is logged in on this machine"
+        assert error.key == "wandb.mode" and error.problem == "this machine has no login"
         return False
     return True
 
@@ -117,7 +117,7 @@ def test_the_first_line_of_a_resumed_stage_says_from_where(tmp_path):
     for stage, step in (("ode", 1), ("ode", 2), ("dmd", 7), ("dmd", 8)):
         log(stage, step, 9, {"student/loss": 0.5})
     log.close()
-    assert shown == ["student 0.5000"] * 2 + ["goes on from step 6; student 0.5000", "student 0.5000"]
+    assert shown == ["student 0.5000"] * 2 + ["resumed from step 6; student 0.5000", "student 0.5000"]
 
 
 SHOW = """
