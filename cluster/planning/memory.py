@@ -64,7 +64,7 @@ def latent_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
 def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
     """Count the bytes of activations that a pass with gradient over `tokens` keeps for its backward pass.
 
-    Checkpointed: the input of every block, and one block's own. Else every block's own: tensors saved by `Block.forward`,
+    Checkpointed: the input of every block, and one block's own. Else every block's own, as `Block.forward` saves,
     with gates and norms in float32. Masks, text and tensors kept once per frame are left out.
     """
     inside = tokens * (wan.dim * (10 * element + 12 * 4) + 2 * wan.ffn_dim * element)
