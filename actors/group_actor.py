@@ -52,7 +52,7 @@ class GroupActor(StudentActor):
             )  # fmt: skip
             texts = text[i : i + 1].expand(plan.members, *text.shape[1:])
             blocks = stream_blocks(self.student, texts, noise, self.sigmas, cache.fork(i))
-            made, versions = [], [block.version for block in before]
+            block_parts, versions = [], [block.version for block in before]
             for block in islice(blocks, plan.frames // self.config.block_frames):
                 # Frames are the fourth axis from the end of all five: [G F C H W], then [G T F C H W].
                 columns = [
@@ -61,12 +61,12 @@ class GroupActor(StudentActor):
                 ]
                 empty = block.x0.new_zeros(len(block.x0), 0, *block.x0.shape[1:])
                 recorded = [torch.stack(column, dim=1) if column else empty for column in columns]
-                made.append((block.x0, block.inputs[-1], *recorded))
+                block_parts.append((block.x0, block.inputs[-1], *recorded))
                 versions.append(self.version)
-                yield Progress(len(made), "continued block")
+                yield Progress(len(block_parts), "continued block")
                 self.pull()
             latents, noisy, states, samples, behaviour = (
-                torch.cat(parts, dim=-4).cpu() for parts in zip(*made, strict=True)
+                torch.cat(parts, dim=-4).cpu() for parts in zip(*block_parts, strict=True)
             )
             past = [block.x0[i] for block in before]
             context = torch.cat(past) if past else latents.new_zeros(0, *latents.shape[2:])

@@ -53,10 +53,10 @@ def extend_prompts(texts: Sequence[str], config: PromptConfig, cache: Path) -> E
     answers: dict[str, str] = {}
     try:
         content = cache.read_bytes() if cache.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):  # a killed command left a line unfinished
-            os.truncate(cache, len(whole))
-        for number, line in enumerate(whole.splitlines(), start=1):
+        complete = content[: content.rfind(b"\n") + 1]
+        if len(complete) < len(content):  # a killed command left a line unfinished
+            os.truncate(cache, len(complete))
+        for number, line in enumerate(complete.splitlines(), start=1):
             try:
                 entry = json.loads(line)
                 answers[entry["key"]] = str(entry["extended"])

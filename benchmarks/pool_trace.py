@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 
 from benchmarks.command import run
-from cluster.autoscale.loop import FILE, looks
+from cluster.autoscale.loop import FILE, read_looks
 from models.errors import ConfigError
 from models.keys import key
 
@@ -83,7 +83,7 @@ class Options:
 
 def main(options: Options) -> None:
     file = Path(options.run_dir, FILE)
-    rows = looks(file)
+    rows = read_looks(file)
     if not rows:
         raise ConfigError(
             "run_dir",

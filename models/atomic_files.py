@@ -7,14 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path`, completely or not at all."""
-    with beside(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(content)
 
 
 @contextmanager
-def beside(path: Path, writer: str = "") -> Iterator[Path]:
+def atomic_file(path: Path, writer: str = "") -> Iterator[Path]:
     """Yield a partial file beside `path`, flushed and renamed at the end of the block; removed where it fails.
 
     A kill or a power cut leaves the old file or the new one, never half. `writer` distinguishes processes that write

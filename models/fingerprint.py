@@ -25,11 +25,11 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> int:
     for name in names:
         # The sum of the rows' sums, each times an odd number of its own, modulo 2^64.
         flat = tensors[name].detach().contiguous().flatten().view(torch.uint8)
-        whole = flat.numel() // row_bytes * row_bytes
-        rows = flat[:whole]
+        aligned = flat.numel() // row_bytes * row_bytes
+        rows = flat[:aligned]
         if rows.storage_offset() % _WORD_BYTES:
             rows = rows.clone()  # words must be aligned
-        parts = rows.view(torch.int64).view(-1, _ROW_WORDS).sum(1), flat[whole:].to(torch.int64)
+        parts = rows.view(torch.int64).view(-1, _ROW_WORDS).sum(1), flat[aligned:].to(torch.int64)
         first, rest = ((part * torch.arange(1, 2 * len(part) + 1, 2, device=part.device)).sum() for part in parts)
         sums.append(first + rest)
     values = torch.stack([value.to(sums[0].device) for value in sums]).tolist() if sums else []

@@ -97,10 +97,10 @@ def check_address(name: str, url: str) -> None:
     """Check that a key holds an HTTP address without credentials. The error never repeats it: it may hold a secret."""
     try:
         parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
+        valid = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
     except ValueError:  # a port that is no number, or too large
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise ConfigError(name, None, "no HTTP address", "write http://host:port/path")
     if parts.username is not None or parts.password is not None:
         raise ConfigError(

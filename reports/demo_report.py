@@ -12,7 +12,7 @@ from cluster.config.run_config import Config
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
 from evaluation.metrics import segment_metrics
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import load_weights
 from models.noise import Draw, generator_for
 from models.wan.network import Wan
@@ -43,7 +43,7 @@ def write_demo_videos(config: Config, name: str, log: RunLog) -> None:
             student, config.student, demo_prompts(), seeds, frames, encode_text,
             lambda done: log.progress(f"videos {name}", done, frames, ""),
         )  # fmt: skip
-        write_whole(path, save({"video": (to_pixels(latents) * 255).round().byte()}))
+        write_atomic(path, save({"video": (to_pixels(latents) * 255).round().byte()}))
 
 
 def write_demo_report(config: Config, titles: Mapping[str, str], methods: Mapping[str, Mapping[str, Any]]) -> None:
@@ -56,11 +56,11 @@ def write_demo_report(config: Config, titles: Mapping[str, str], methods: Mappin
         video = load_file(folder.path / name / "videos.safetensors")["video"].float() / 255
         metrics = segment_metrics(video, demo_prompts(), config.student.horizon_frames)
         arms.append(run_report.MethodResult(name, title, metrics, video, demo_prompts()))
-    made = folder.made()
+    times = folder.times()
     summary = run_report.write_summary(
         folder.path / "summary.json",
-        commit=" then ".join(dict.fromkeys(commit for stage in made.values() for commit in stage["commits"])),
-        seconds={name: stage["seconds"] for name, stage in made.items()},
+        commit=" then ".join(dict.fromkeys(commit for stage in times.values() for commit in stage["commits"])),
+        seconds={name: stage["seconds"] for name, stage in times.items()},
         settings=asdict(config) | {"methods": dict(methods)},
         arms=arms,
     )

@@ -13,7 +13,7 @@ from cluster.planning import flops, memory, placement
 from cluster.planning.flops import Line, StageCost
 from cluster.planning.placement import Role
 from cluster.planning.run_shape import RunShape, run_shape_of
-from cluster.planning.units import shown
+from cluster.planning.units import with_unit
 
 
 def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
@@ -47,7 +47,7 @@ def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
     if kept := memory.disk(work):
         text += _section("Disk of the run folder", kept)
     timed = [
-        replace(line, note=f"{shown(flops.seconds(work, line.value, 1), 's'):>12}  {line.note}".rstrip())
+        replace(line, note=f"{with_unit(flops.seconds(work, line.value, 1), 's'):>12}  {line.note}".rstrip())
         for line in flops.operations(work)
     ]
     text += _section("Operations", timed)
@@ -57,16 +57,16 @@ def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
 
 def _section(title: str, lines: Sequence[Line], summed: bool = False) -> list[str]:
     text = ["", title]
-    text += [f"  {line.name:<36}{shown(line.value, line.unit):>16}  {line.note}".rstrip() for line in lines]
+    text += [f"  {line.name:<36}{with_unit(line.value, line.unit):>16}  {line.note}".rstrip() for line in lines]
     if summed:
-        text.append(f"  {'together':<36}{shown(sum(line.value for line in lines), 'B'):>16}")
+        text.append(f"  {'together':<36}{with_unit(sum(line.value for line in lines), 'B'):>16}")
     return text
 
 
-def _room(needed: float, there: float | None) -> list[str]:
-    if there is None or needed <= there:
+def _room(needed: float, capacity: float | None) -> list[str]:
+    if capacity is None or needed <= capacity:
         return []
-    return [f"  warning: more than the {there / 1e9:.0f} GB of the device"]
+    return [f"  warning: more than the {capacity / 1e9:.0f} GB of the device"]
 
 
 def _placement(cluster: ClusterConfig, autoscale: AutoscaleConfig, taken: Sequence[Role]) -> list[str]:
@@ -104,17 +104,17 @@ def _stages(work: RunShape, stages: Sequence[StageCost]) -> list[str]:
     cluster = work.cluster
     text = ["", f"Stages on {cluster.rollout_actors} rollout processes and {cluster.learner_ranks} learner ranks"]
     for cost in stages:
-        made = flops.seconds(work, cost.actors, cluster.rollout_actors)
-        learnt = flops.seconds(work, cost.learner, cluster.learner_ranks)
-        slower = "the rollout processes" if made > learnt else "the learner"
+        actors_s = flops.seconds(work, cost.actors, cluster.rollout_actors)
+        learner_s = flops.seconds(work, cost.learner, cluster.learner_ranks)
+        slower = "the rollout processes" if actors_s > learner_s else "the learner"
         ahead = f"; the learner begins when {cost.ahead / cost.actors:.0%} are made" if cost.ahead else ""
         taken = flops.stage_seconds(work, cost)
-        text.append(f"  {cost.stage:<8}{shown(taken, 's'):>12}, set by {slower}{ahead}")
+        text.append(f"  {cost.stage:<8}{with_unit(taken, 's'):>12}, set by {slower}{ahead}")
         text += [
-            f"  {'':<8}{shown(taken, 's'):>12}  {half}: {shown(total, 'FLOP')}"
-            for half, total, taken in (("rollouts", cost.actors, made), ("learner", cost.learner, learnt))
+            f"  {'':<8}{with_unit(taken, 's'):>12}  {half}: {with_unit(total, 'FLOP')}"
+            for half, total, taken in (("rollouts", cost.actors, actors_s), ("learner", cost.learner, learner_s))
             if total
         ]
-        if made and learnt:
+        if actors_s and learner_s:
             text.append(f"  {'':<22}balanced at {cost.actors / cost.learner:.2f} rollout processes per learner rank")
     return text

@@ -14,7 +14,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.worlds.tiny_world import FPS, HORIZON
 
 
@@ -222,7 +222,7 @@ def write_picture(path: str | Path, arms: Sequence[MethodResult]) -> None:
             share = percent(arm.metrics["validity"][segment - 1])
             pen.text((middle, bottom + 28), share, STYLES[arm.tone].light, bold, "mm")
         pen.text((left, bottom + 54), f"frames valid, all {len(arm.prompts)} videos", quiet, plain)
-    write_whole(Path(path), png_bytes(card))
+    write_atomic(Path(path), png_bytes(card))
 
 
 def frame_image(frame: Tensor) -> Image.Image:

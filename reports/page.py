@@ -28,12 +28,12 @@ def render_page(template: str, segments: list[int], **values: Any) -> bytes:
 
 
 def flat_settings(
-    settings: Mapping[str, Any], whole: Collection[str] = (), prefix: str = ""
+    settings: Mapping[str, Any], unsplit: Collection[str] = (), prefix: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """Yield dotted names and texts of nested settings; mappings directly in the groups `whole` are not taken apart."""
+    """Yield dotted names and texts of nested settings, without splitting mappings directly in groups `unsplit`."""
     for name, value in settings.items():
-        if isinstance(value, Mapping) and value and prefix.removesuffix(".") not in whole:
-            yield from flat_settings(value, whole, f"{prefix}{name}.")
+        if isinstance(value, Mapping) and value and prefix.removesuffix(".") not in unsplit:
+            yield from flat_settings(value, unsplit, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", "none" if value is None else str(value)
 

@@ -11,8 +11,8 @@ from cluster.planning.flops import seconds, stage_cost
 from cluster.planning.memory_check import actor_bytes, rank_bytes
 from cluster.planning.pool_sizes import Size, cheapest, largest_pool
 from cluster.planning.run_shape import RunShape
-from cluster.planning.units import shown
-from models.atomic_files import write_whole
+from cluster.planning.units import with_unit
+from models.atomic_files import write_atomic
 from models.errors import ConfigError
 from models.worlds.tiny_world import FPS
 
@@ -29,13 +29,13 @@ _WHAT = {
 }
 
 
-def plan_text(work: RunShape, plan: PlanConfig, found: dict[str, Cost], sizes: Sequence[Size]) -> str:
+def plan_text(work: RunShape, plan: PlanConfig, costs: dict[str, Cost], sizes: Sequence[Size]) -> str:
     """Write the whole plan as text."""
     best = cheapest(sizes)
     text = [answer(work, plan, best), "", "Costs, on one GPU"]
-    for name, cost in found.items():
+    for name, cost in costs.items():
         text.append(
-            f"  {_WHAT[name].format(batch=work.rollout.batch):<42}{shown(cost.seconds, 's'):>12}  {cost.source}"
+            f"  {_WHAT[name].format(batch=work.rollout.batch):<42}{with_unit(cost.seconds, 's'):>12}  {cost.source}"
         )
     text += [
         "",
@@ -48,12 +48,12 @@ def plan_text(work: RunShape, plan: PlanConfig, found: dict[str, Cost], sizes: S
     text += [
         "",
         "Memory",
-        f"  {'one learner rank':<42}{shown(rank_bytes(work), 'B'):>12}  {room}".rstrip(),
-        f"  {'the rollout processes of one GPU':<42}{shown(actor_bytes(work), 'B'):>12}  {room}".rstrip(),
-        f"  {'windows that wait, on the head':<42}{shown(waiting.value, 'B'):>12}  {waiting.note}",
+        f"  {'one learner rank':<42}{with_unit(rank_bytes(work), 'B'):>12}  {room}".rstrip(),
+        f"  {'the rollout processes of one GPU':<42}{with_unit(actor_bytes(work), 'B'):>12}  {room}".rstrip(),
+        f"  {'windows that wait, on the head':<42}{with_unit(waiting.value, 'B'):>12}  {waiting.note}",
     ]
-    text += ["", f"Bytes per second, with {best.rollout_gpus} rollout GPUs", *_wires(work, found, best)]
-    text += ["", *budget(work, plan, best), "", "Assumed", *(f"  - {line}" for line in assumptions(work, found))]
+    text += ["", f"Bytes per second, with {best.rollout_gpus} rollout GPUs", *_wires(work, costs, best)]
+    text += ["", *budget(work, plan, best), "", "Assumed", *(f"  - {line}" for line in assumptions(work, costs))]
     return "\n".join(text)
 
 
@@ -68,7 +68,7 @@ def answer(work: RunShape, plan: PlanConfig, best: Size) -> str:
         f"Horizons of {video_s(work):.0f} s ({work.rollout.frames} latent frames) on {learners} "
         f"for the learner want {rollouts} for rollouts{among}, {ratio:.2f} for each: the learner waits "
         f"{best.rates.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
-        f"{shown(best.seconds_of(best.steps), 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
+        f"{with_unit(best.seconds_of(best.steps), 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
         f"{plan.gpu_hour_price:g} an hour."
     )
 
@@ -100,8 +100,8 @@ def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
                 f"{size.rates.windows_per_s:.3g}",
                 f"{3600 * size.rates.updates_per_s:.4g}",
                 f"{size.rates.mean_age:.1f}",
-                shown(size.seen.first_window_s, "s"),
-                shown(size.seconds_of(size.steps), "s"),
+                with_unit(size.seen.first_window_s, "s"),
+                with_unit(size.seconds_of(size.steps), "s"),
                 f"{size.gpu_days:.2f}",
                 f"{price(plan, size):,.2f}",
             )
@@ -110,10 +110,10 @@ def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
     return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _wires(work: RunShape, found: dict[str, Cost], best: Size) -> list[str]:
+def _wires(work: RunShape, costs: dict[str, Cost], best: Size) -> list[str]:
     """List the traffic while all are at work; weights once for every actor, though those of a node share them."""
     held = {line.name: line.value for line in memory.shared_memory(work)}
-    blocks_per_s = best.seen.actors * (1 - best.rates.rollout_idle_share) / found["block_s"].seconds
+    blocks_per_s = best.seen.actors * (1 - best.rates.rollout_idle_share) / costs["block_s"].seconds
     block = work.rollout.batch * memory.latent_bytes(work.student, work.student.block_frames, 4)
     pulls_per_s = min(best.rates.updates_per_s * best.seen.actors, blocks_per_s)
     lines = {
@@ -122,7 +122,7 @@ def _wires(work: RunShape, found: dict[str, Cost], best: Size) -> list[str]:
         "windows, from there to the learner": best.rates.windows_per_s * held["one window"],
         "blocks, for videos that lose their actor": blocks_per_s * block,
     }
-    return [f"  {name:<42}{shown(value, 'B'):>12}/s" for name, value in lines.items()]
+    return [f"  {name:<42}{with_unit(value, 'B'):>12}/s" for name, value in lines.items()]
 
 
 def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
@@ -142,11 +142,11 @@ def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
     return [said, f"  stage ode before it would take {spent:.2f} of them by the table, and leave {left:,} updates"]
 
 
-def assumptions(work: RunShape, found: dict[str, Cost]) -> list[str]:
+def assumptions(work: RunShape, costs: dict[str, Cost]) -> list[str]:
     """List the assumptions of the plan, one line each."""
     student, rollout, dmd, device = work.student, work.rollout, work.dmd, DEVICES[work.expected_device]
     gradient = flops.GRADIENT_PASSES[work.learner.checkpoint_activations]
-    from_table = {name for name, cost in found.items() if cost.source.startswith("table")}
+    from_table = {name for name, cost in costs.items() if cost.source.startswith("table")}
     lines = []
     if from_table:
         lines.append(
@@ -217,6 +217,6 @@ def draw_plan(sizes: Sequence[Size], path: Path) -> None:
     png = BytesIO()
     figure.savefig(png, format="png", dpi=150)
     try:
-        write_whole(path, png.getvalue())
+        write_atomic(path, png.getvalue())
     except OSError as error:
         raise ConfigError("plan.plot", path, f"cannot be written ({error.strerror})", "write another file") from error

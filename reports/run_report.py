@@ -10,7 +10,7 @@ from typing import Any
 
 from einops import rearrange
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.worlds.tiny_judge import TOLERANCE
 from models.worlds.tiny_world import FPS, HORIZON
 from reports.figures import (
@@ -55,7 +55,7 @@ def write_summary(
         for arm in arms
     }
     summary = {"commit": commit, "seconds": dict(seconds), "settings": dict(settings), "methods": methods}
-    write_whole(Path(path), (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(Path(path), (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return summary
 
 
@@ -104,7 +104,7 @@ def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[Me
         fastest_excess=FASTEST_EXCESS,
         frozen=FROZEN,
     )
-    write_whole(Path(path), page)
+    write_atomic(Path(path), page)
 
 
 def summary_headline(summary: Mapping[str, Any]) -> str:

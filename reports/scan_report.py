@@ -10,7 +10,7 @@ from cluster.planning import placement
 from cluster.runs.provenance import commit
 from cluster.tuning.trial_capacity import expected_at_once
 from cluster.tuning.trials import Trial
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.worlds.tiny_world import HORIZON
 from reports.dry_run import place
 from reports.figures import CURVES, ChartLine, data_address, line_chart, milestones, percent, seconds_at
@@ -42,7 +42,7 @@ def write_scan_report(scan: Scan, trials: Sequence[Trial]) -> None:
     write_csv(folder / "scan.csv", trials)
     print(scan_table(arms))
     if any(arm.finished for arm in arms):
-        write_whole(folder / "report.html", _page(scan, trials, arms))
+        write_atomic(folder / "report.html", _page(scan, trials, arms))
 
 
 def scan_headline(arms: Sequence[ScanArm]) -> str:
@@ -89,7 +89,7 @@ def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScanArm]) -> bytes
         rows=[_row(trial) for trial in trials],
         measured_horizons=scan.scan.measured_horizons,
         measured_videos=scan.scan.measured_videos,
-        settings=dict(flat_settings(asdict(scan), whole=("scan",))),
+        settings=dict(flat_settings(asdict(scan), unsplit=("scan",))),
     )
 
 

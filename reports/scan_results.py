@@ -13,7 +13,7 @@ from typing import NamedTuple
 from scipy.stats import t as student_t
 
 from cluster.tuning.trials import Trial
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from reports.figures import CURVES, STYLES, milestones, seconds_at
 
 
@@ -119,4 +119,4 @@ def write_csv(path: Path, trials: Sequence[Trial]) -> None:
         scored = folder.scores["metrics"]
         for horizon in range(len(scored["validity"])):
             rows.writerow([*start, horizon + 1] + [scored[metric][horizon] for metric in metrics])
-    write_whole(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode())

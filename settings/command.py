@@ -52,8 +52,8 @@ def arguments(
     with user_errors():
         topic = asked_help(given)
         if topic is not None:
-            known = {group: names for group, names in choices().items() if groups is None or group in groups}
-            print(help_page(usage, schema, known, topic, fixed))
+            groups_shown = {group: names for group, names in choices().items() if groups is None or group in groups}
+            print(help_page(usage, schema, groups_shown, topic, fixed))
         else:
             return reader(given) if reader else read_keys(given, schema)
     sys.exit(0)

@@ -217,8 +217,8 @@ def _fill(schema: type, composed: Any, given: Given) -> dict[str, Any]:
 
 def _build(schema: type[S], plain: Mapping[str, Any]) -> S:
     """Make an object of `schema`, innermost parts first; each checks its own values."""
-    made = {}
+    parts = {}
     for field in fields(schema):
         value = plain[field.name]
-        made[field.name] = _build(field.type, value) if is_dataclass(field.type) else value
-    return schema(**made)
+        parts[field.name] = _build(field.type, value) if is_dataclass(field.type) else value
+    return schema(**parts)

@@ -132,11 +132,11 @@ def make_videos(
     noise = BlockNoise(seeds, (shape.block_frames, *shape.frame_shape))
     cache = KVCache(shape.wan, shape.context_frames, shape.sink_frames)
     blocks = stream_blocks(student, encode_text(prompts), noise, warped_sigmas(shape.timesteps, shape.shift), cache)
-    made = []
+    parts = []
     for done in range(shape.block_frames, frames + 1, shape.block_frames):
-        made.append(next(blocks).x0)
+        parts.append(next(blocks).x0)
         progress(done)
-    return torch.cat(made, dim=1)
+    return torch.cat(parts, dim=1)
 
 
 def show_blocks(

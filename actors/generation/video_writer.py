@@ -8,7 +8,7 @@ from typing import Protocol
 import av
 import numpy
 
-from models.atomic_files import beside
+from models.atomic_files import atomic_file
 from models.errors import ConfigError
 
 _QUALITY = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
@@ -111,7 +111,7 @@ class _FragmentFile:
             if self.descriptor is not None:
                 _write_all(self.descriptor, piece)
             elif fragment:
-                with beside(self.path) as partial:
+                with atomic_file(self.path) as partial:
                     self.descriptor = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
                     _write_all(self.descriptor, self.header + piece)
                     if self.path.exists():  # made since the command began, perhaps by the same command

@@ -49,7 +49,7 @@ class Autoscaling:
         self.file = Path(run_dir, FILE)
         if self.file.exists():  # remove a last line that a kill cut off, before another is appended to it
             os.truncate(self.file, self.file.read_bytes().rfind(b"\n") + 1)
-        self.spent_before = max((look["gpu_hours"] for look in looks(self.file)), default=0.0)
+        self.spent_before = max((look["gpu_hours"] for look in read_looks(self.file)), default=0.0)
         self.metrics: dict[str, float] = {}
         self.begin()
 
@@ -122,7 +122,7 @@ class Autoscaling:
             file.write(json.dumps(entry) + "\n")
 
 
-def looks(file: Path) -> list[dict[str, Any]]:
+def read_looks(file: Path) -> list[dict[str, Any]]:
     """Return every look that a run has logged, without a last line that a kill cut off."""
     if not file.exists():
         return []

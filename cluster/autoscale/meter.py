@@ -95,7 +95,7 @@ class Meter:
         lately = self._since(elapsed=self.span_s)
         elapsed = max(lately["elapsed"], 1e-9)
         learnt = self._since(elapsed=self.span_s, taken=self.windows_per_update)
-        made = self._since(elapsed=self.span_s, ended=_DISPATCHES)
+        dispatched = self._since(elapsed=self.span_s, ended=_DISPATCHES)
         busy_s = learnt["elapsed"] - learnt["waited"]
         return Measurements(
             size=size,
@@ -106,10 +106,10 @@ class Meter:
             scoring=lately["scoring"] / elapsed / self.scorers,
             waiting_share=lately["waited"] / elapsed,
             windows_per_s=learnt["taken"] / max(learnt["elapsed"], 1e-9),
-            actor_s=made["making"] / made["made"] if made["made"] else None,
+            actor_s=dispatched["making"] / dispatched["made"] if dispatched["made"] else None,
             learner_s=busy_s / learnt["taken"] if learnt["taken"] and busy_s > 0 else None,
             learnt_s=learnt["elapsed"],
-            dispatch_s=made["making"] / made["ended"] if made["ended"] else 0.0,
+            dispatch_s=dispatched["making"] / dispatched["ended"] if dispatched["ended"] else 0.0,
             fits=max(1, int(capacity * stage["dispatches"] // max(stage["asked"], 1))),
             gpu_hours=gpu_hours,
             whole=lately["elapsed"] >= self.span_s,

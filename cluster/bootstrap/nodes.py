@@ -87,7 +87,7 @@ def wait_for_nodes(wanted: list[Role], timeout_s: float, say: Callable[[str], No
             time.sleep(_POLL_S)
             if placement_group_table(room)["state"] == "CREATED":  # its own `wait` takes whole seconds only
                 return
-            lacking = placement.missing(wanted, nodes, in_use)
+            lacking = placement.shortage(wanted, nodes, in_use)
             if time.monotonic() > deadline:
                 raise CannotStart(
                     f"cluster.nodes_timeout_s={timeout_s:g}: {lacking or 'no room'}, for longer than that. "
@@ -117,7 +117,7 @@ def require_nodes(needs: RunNeeds, joined: bool, say: Callable[[str], None]) -> 
         note_unshared_texts(needs, say)
         return
     nodes = registered()
-    if (lacking := placement.missing(needs.roles, nodes)) is not None:
+    if (lacking := placement.shortage(needs.roles, nodes)) is not None:
         raise CannotStart(
             f"cluster.address=null: {lacking}, and a local Ray has this machine only. Fix: name a cluster here or by "
             f"RAY_ADDRESS, or {placement.cure(needs.roles, nodes)}."
@@ -163,7 +163,7 @@ def _faults(
         ).remote(*arguments)
         for node in ray.nodes()
         if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-        if any(placement.carries(node["Labels"], wanted) for wanted in labels)
+        if any(placement.has_labels(node["Labels"], wanted) for wanted in labels)
     }
     for address, answer in asked.items():
         try:

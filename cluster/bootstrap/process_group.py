@@ -44,8 +44,8 @@ class NodeAddressConfig(TorchConfig):
 
 def interface_of(address: str) -> str | None:
     """Return the network interface that holds the address; None if none does (a node behind address translation)."""
-    found = (name for name, held in psutil.net_if_addrs().items() if address in {each.address for each in held})
-    return next(found, None)
+    names = (name for name, held in psutil.net_if_addrs().items() if address in {each.address for each in held})
+    return next(names, None)
 
 
 def _listen() -> tuple[str, int, int]:

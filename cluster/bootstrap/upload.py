@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.planning.units import shown
+from cluster.planning.units import with_unit
 from models.errors import ConfigError
 
 _LARGEST = 3
@@ -64,5 +64,5 @@ def upload_lines(folder: Path, elsewhere: bool) -> list[str]:
     if upload.too_large and elsewhere:
         raise ConfigError("cluster", None, upload.too_large, UPLOAD_FIX)
     text = ["", "Upload of ray job submit --working-dir ."]
-    text.append(f"  {upload.files} files, {shown(upload.size, 'B')}, of {shown(upload.limit, 'B')} that Ray takes")
+    text.append(f"  {upload.files} files, {with_unit(upload.size, 'B')} of Ray's {with_unit(upload.limit, 'B')}")
     return text + ([f"  warning: {upload.too_large}; {UPLOAD_FIX}"] if upload.too_large else [])

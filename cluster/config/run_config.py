@@ -135,9 +135,9 @@ class Config(WorldConfig):
             given = Path(self.grpo.critic)
             return Source(given, "grpo.critic", "critic" if is_pickle(given) else None)
         student = self.grpo_init_path
-        beside = student.with_name(student.name.replace("student", "critic"))
-        known = beside != student and (beside.is_file() or "dmd" in self.stages)
-        return Source(beside, "grpo.critic") if known else self.base_source
+        critic = student.with_name(student.name.replace("student", "critic"))
+        exists = critic != student and (critic.is_file() or "dmd" in self.stages)
+        return Source(critic, "grpo.critic") if exists else self.base_source
 
     def window_of(self, stage: str) -> WindowConfig:
         """Return the windows of a stage: those of groups have a burn-in of their own."""

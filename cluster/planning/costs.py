@@ -40,9 +40,9 @@ def find_costs(plan: PlanConfig, work: RunShape) -> dict[str, Cost]:
     """
     device = DEVICES[work.expected_device]
     table = f"{device.sustained:.0%} of {device.peak_flops / 1e12:.4g} TFLOP/s (device_name={work.expected_device})"
-    found = {name: Cost(value, f"table: {table}") for name, value in table_costs(work).items()}
+    costs = {name: Cost(value, f"table: {table}") for name, value in table_costs(work).items()}
     handing_over = f"{PUBLISH_S_PER_BYTE * 1e9:g} s for each GB of weights (benchmarks/weight_sync)"
-    found["publish_s"] = replace(found["publish_s"], source=handing_over)
+    costs["publish_s"] = replace(costs["publish_s"], source=handing_over)
     if plan.costs is not None:
         measured, source = read_costs(user_path(plan.costs, "plan.costs"), work)
         for name in (name for name in measured if getattr(plan, name) is not None):
@@ -52,9 +52,9 @@ def find_costs(plan: PlanConfig, work: RunShape) -> dict[str, Cost]:
                 f"plan.costs={plan.costs} holds {measured[name]:.4g} too",
                 "leave one of them out",
             )
-        found |= {name: Cost(value, source) for name, value in measured.items()}
+        costs |= {name: Cost(value, source) for name, value in measured.items()}
     given = {name: getattr(plan, name) for name in COSTS}
-    return found | {name: Cost(value, f"plan.{name}") for name, value in given.items() if value is not None}
+    return costs | {name: Cost(value, f"plan.{name}") for name, value in given.items() if value is not None}
 
 
 def table_costs(work: RunShape) -> dict[str, float]:
@@ -76,15 +76,15 @@ def table_costs(work: RunShape) -> dict[str, float]:
     }
 
 
-def pace(found: dict[str, Cost], work: RunShape) -> Pace:
+def pace(costs: dict[str, Cost], work: RunShape) -> Pace:
     """Compute the pace of actors and of a learner whose ranks share each batch."""
     share = work.dmd.batch_size / work.cluster.learner_ranks
     return Pace(
-        block_s=found["block_s"].seconds,
-        cut_s=found["cut_s"].seconds,
-        student_s=share * found["student_window_s"].seconds,
-        critic_s=share * found["critic_window_s"].seconds,
-        publish_s=found["publish_s"].seconds,
+        block_s=costs["block_s"].seconds,
+        cut_s=costs["cut_s"].seconds,
+        student_s=share * costs["student_window_s"].seconds,
+        critic_s=share * costs["critic_window_s"].seconds,
+        publish_s=costs["publish_s"].seconds,
     )
 
 
@@ -153,8 +153,8 @@ def read_costs(path: Path, work: RunShape) -> tuple[dict[str, float], str]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a run that is killed, or still writes, may leave half a line
-        read = [(number, json.loads(line)) for number, line in enumerate(whole.split("\n"), 1) if line.strip()]
+        complete = text[: text.rfind("\n") + 1]  # a run that is killed, or still writes, may leave half a line
+        read = [(number, json.loads(line)) for number, line in enumerate(complete.split("\n"), 1) if line.strip()]
     except OSError as error:
         raise ConfigError("plan.costs", path, f"it cannot be read ({error.strerror})", "name a file") from error
     except ValueError as error:
@@ -217,11 +217,11 @@ def _from_run(path: Path, lines: Sequence[_Record], work: RunShape) -> tuple[dic
     )
     window_s = learnt_s * run.number("cluster.learner_ranks", positive=True) / (len(pairs) * update)
     published_s = [line.number("waited/publish_s") for line, _ in pairs if "waited/publish_s" in line.values]
-    found = {
+    costs = {
         "block_s": rolled_s * work.rollout.batch / blocks,
         "cut_s": 0.0,  # is in the actors' time already
         "student_window_s": window.student * window_s,
         "critic_window_s": window.critic * window_s,
         "publish_s": sum(published_s) / len(pairs),
     }
-    return found, f"measured in {len(pairs)} updates of {path}"
+    return costs, f"measured in {len(pairs)} updates of {path}"

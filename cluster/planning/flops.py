@@ -126,10 +126,10 @@ def operations(work: RunShape) -> list[Line]:
     student, stage = work.student, judged_stage(work.stages)
     block, frames, window = student.block_frames, work.window.frames, window_flops(work, stage)
     one = block_pass_flops(student, student.attention_frames)
-    made = rollout_flops(student, block, before=student.attention_frames)
+    block_flops = rollout_flops(student, block, before=student.attention_frames)
     lines = [
         Line("one pass of a block", one, "FLOP", f"sees {student.attention_frames} frames"),
-        Line("one finished block", made, "FLOP", f"{len(student.timesteps)} steps and a read"),
+        Line("one finished block", block_flops, "FLOP", f"{len(student.timesteps)} steps and a read"),
         Line("one rollout", rollout_flops(student, work.rollout.frames), "FLOP", "to rollout.frames"),
         Line("one window of the student", window.student, "FLOP", f"{frames} frames, with scores"),
         Line("one window of the critic", window.critic, "FLOP", f"{frames} frames"),
@@ -179,18 +179,18 @@ def stage_cost(work: RunShape, stage: str) -> StageCost:
     if stage == "ode":
         steps = len(solver_sigmas(warped_sigmas(student.timesteps, student.shift), ode.solver_steps, student.shift))
         trajectories = ode.pairs if ode.pairs_dir is None else 0
-        made = trajectories * steps * 2 * score
+        actor_flops = trajectories * steps * 2 * score
         window = replay_flops(student, student.horizon_frames, 0, "masked", gradient)
-        ahead = made * ode.pairs_at(0) / ode.pairs
-        return StageCost(stage, made, ode.steps * ode.batch_size * window, ahead)
+        ahead = actor_flops * ode.pairs_at(0) / ode.pairs
+        return StageCost(stage, actor_flops, ode.steps * ode.batch_size * window, ahead)
     windows = dmd.steps * dmd.batch_size * (1 + dmd.critic_updates)
     end = round(work.made_share * rollout.frames)
-    made = windows / rollout.windows * rollout_flops(student, end - end % student.block_frames)
+    actor_flops = windows / rollout.windows * rollout_flops(student, end - end % student.block_frames)
     if student.in_wan_world:
-        made += windows * image_latent_flops(student, work.frames(stage)[1])
+        actor_flops += windows * image_latent_flops(student, work.frames(stage)[1])
     window = window_flops(work, stage)
     critic = dmd.critic_updates * window.critic
-    return StageCost(stage, made, dmd.steps * dmd.batch_size * (window.student + critic))
+    return StageCost(stage, actor_flops, dmd.steps * dmd.batch_size * (window.student + critic))
 
 
 def _grpo_cost(work: RunShape) -> StageCost:
@@ -199,7 +199,7 @@ def _grpo_cost(work: RunShape) -> StageCost:
     forked = grpo.steps * grpo.groups / group.forks
     past = work.last_fork
     own = rollout_flops(student, group.frames, before=student.attention_frames)
-    made = forked * (rollout_flops(student, past) + group.forks * group.members * own)
+    actor_flops = forked * (rollout_flops(student, past) + group.forks * group.members * own)
     transitions = 1 if group.transitions == "one" else len(student.timesteps) - 1
     clean, noisy = masked_flops(student, group.frames, work.frames("grpo")[1])
     gradient = GRADIENT_PASSES[work.learner.checkpoint_activations]
@@ -210,7 +210,7 @@ def _grpo_cost(work: RunShape) -> StageCost:
         windows = grpo.steps * grpo.groups * grpo.dmd_members
         window = window_flops(work, "grpo")
         learnt += windows * (grpo.passes * window.student + grpo.critic_updates * window.critic)
-    return StageCost("grpo", made, learnt)
+    return StageCost("grpo", actor_flops, learnt)
 
 
 def seconds(work: RunShape, flops: float, processes: int) -> float:

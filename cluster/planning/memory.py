@@ -107,11 +107,11 @@ def rank_memory(work: RunShape, stage: str) -> list[Line]:
     if not learner.teacher_offload:  # the teacher, and in stage grpo the student that KL is taken to
         frozen += parameters(work.teacher_wan) if with_critic else 0
         frozen += parameters(student.wan) if stage == "grpo" and work.grpo.kl else 0
-    whole = 0.0
+    full_blocks = 0.0
     if ranks > 1 or learner.dtype != "float32":
         # FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced.
         own = 3 * block_parameters(student.wan) * BYTES[learner.dtype]
-        whole = max(own, 2 * block_parameters(work.teacher_wan) * BYTES[learner.teacher_dtype])
+        full_blocks = max(own, 2 * block_parameters(work.teacher_wan) * BYTES[learner.teacher_dtype])
     lines = [
         Line("weights", networks * part["weights"] * held, "B", f"float32, of {whose}; cut over the ranks"),
         Line("gradients", networks * part["gradients"] * trained, "B", "float32"),
@@ -123,7 +123,7 @@ def rank_memory(work: RunShape, stage: str) -> list[Line]:
             "B",
             f"{learner.teacher_dtype}, cut over the ranks",
         ),
-        Line("whole blocks", whole, "B", "one at work, the next, and gradients of one"),
+        Line("whole blocks", full_blocks, "B", "one at work, the next, and gradients of one"),
         *_pass_memory(work, stage, wan),
     ]
     return [line for line in lines if line.value]

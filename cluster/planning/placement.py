@@ -99,14 +99,14 @@ def processes_per_gpu(role: Role) -> float:
 
 def options(role: Role) -> dict[str, Any]:
     """Return Ray's options for one process. With `prefers`, other nodes serve while the preferred ones are full."""
-    made: dict[str, Any] = {"num_cpus": role.cpus}
+    ray_options: dict[str, Any] = {"num_cpus": role.cpus}
     if role.gpus:
-        made["num_gpus"] = role.gpus
+        ray_options["num_gpus"] = role.gpus
     if role.labels or role.prefers:
-        made["label_selector"] = {**role.labels, **role.prefers}
+        ray_options["label_selector"] = {**role.labels, **role.prefers}
     if role.prefers:
-        made["fallback_strategy"] = [{"label_selector": dict(role.labels)}]
-    return made
+        ray_options["fallback_strategy"] = [{"label_selector": dict(role.labels)}]
+    return ray_options
 
 
 def bundles(wanted: Iterable[Role]) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
@@ -124,51 +124,51 @@ def placed(wanted: Sequence[Role], nodes: Sequence[Node]) -> dict[str, int]:
     find, but never counts too much.
     """
     free = [_Free(node) for node in nodes]
-    found = {}
+    counts = {}
     for role in sorted(wanted, key=lambda role: (len(role.labels), role.gpus), reverse=True):
-        fitting = [node for node in free if carries(node.labels, role.labels)]
-        fitting.sort(key=lambda node: (not carries(node.labels, role.prefers), node.cpus))
-        found[role.name] = sum(any(node.takes(role) for node in fitting) for _ in range(role.processes))
-    return found
+        fitting = [node for node in free if has_labels(node.labels, role.labels)]
+        fitting.sort(key=lambda node: (not has_labels(node.labels, role.prefers), node.cpus))
+        counts[role.name] = sum(any(node.reserve(role) for node in fitting) for _ in range(role.processes))
+    return counts
 
 
-def carries(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     """Return whether `labels` of a node include all `wanted` ones."""
     return all(labels.get(name) == value for name, value in wanted.items())
 
 
-def missing(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) -> str | None:
+def shortage(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0) -> str | None:
     """Describe in one line what a cluster lacks, or return None if everything has room.
 
     `in_use` counts GPUs (CPUs, where no role takes a GPU) that other runs use.
     """
-    found = placed(wanted, nodes)
-    short = [role for role in wanted if found[role.name] < role.processes]
+    counts = placed(wanted, nodes)
+    short = [role for role in wanted if counts[role.name] < role.processes]
     if not short and not in_use:
         return None
-    what = "GPU" if any(role.gpus for role in wanted) else "CPU"
-    there = sum(node.gpus if what == "GPU" else node.cpus for node in nodes)
+    unit = "GPU" if any(role.gpus for role in wanted) else "CPU"
+    registered = sum(node.gpus if unit == "GPU" else node.cpus for node in nodes)
     of_all = sum(role.cpus * role.processes for role in wanted)
-    needed = sum(devices(group) for group in groups(wanted)) if what == "GPU" else of_all
+    needed = sum(devices(group) for group in groups(wanted)) if unit == "GPU" else of_all
     waits = [
         f"{written_labels(group[0].labels) or 'any node'} ("
-        + ", ".join(f"{found[role.name]} of {role.processes} {role.name}" for role in group)
+        + ", ".join(f"{counts[role.name]} of {role.processes} {role.name}" for role in group)
         + ")"
         for group in groups(short)
     ]
     if not short:
-        return f"{there:g} {what}s registered, {in_use:g} of them in use by others, waiting for {needed:g}"
+        return f"{registered:g} {unit}s registered, {in_use:g} of them in use by others, waiting for {needed:g}"
     taken = f", {in_use:g} of them in use by others" if in_use else ""
-    return f"{there:g} of {needed:g} {what}s registered{taken}, waiting for {', '.join(waits)}"
+    return f"{registered:g} of {needed:g} {unit}s registered{taken}, waiting for {', '.join(waits)}"
 
 
 def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
     """Write the fix for the first role without room; all may have room on nodes that other runs use."""
-    found = placed(wanted, nodes)
-    role = next((role for role in wanted if found[role.name] < role.processes), None)
+    counts = placed(wanted, nodes)
+    role = next((role for role in wanted if counts[role.name] < role.processes), None)
     if role is None:
         return "add nodes, wait until other runs release theirs, or raise it"
-    matching = [node for node in nodes if carries(node.labels, role.labels)]
+    matching = [node for node in nodes if has_labels(node.labels, role.labels)]
     each = f"{role.cpus:g} CPU" + (f" and {role.gpus:g} GPU" if role.gpus else "")
     if role.labels and not matching:
         started = ",".join(f"{name}={value}" for name, value in role.labels.items())
@@ -176,7 +176,7 @@ def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
     keys = " or ".join(f"cluster.{key}" for key in _KEYS[role.name][: 2 if role.gpus else 1])
     return (
         f"add nodes, or lower {keys}; each {role.name} process needs {each}, and nodes that may serve "
-        f"({len(matching)}) have room for {found[role.name]} of {role.processes}"
+        f"({len(matching)}) have room for {counts[role.name]} of {role.processes}"
     )
 
 
@@ -190,11 +190,11 @@ def groups(wanted: Iterable[Role]) -> list[list[Role]]:
 
 def devices(group: Sequence[Role]) -> int:
     """Count the GPUs of roles with equal labels, packing shares of a GPU together."""
-    whole = sum(math.ceil(role.gpus - _ROUNDING) * role.processes for role in group)
-    node = Node(math.inf, whole, group[0].labels)
+    upper_bound = sum(math.ceil(role.gpus - _ROUNDING) * role.processes for role in group)
+    node = Node(math.inf, upper_bound, group[0].labels)
     free = _Free(node)
     for role in sorted(group, key=lambda role: role.gpus, reverse=True):
-        assert all(free.takes(role) for _ in range(role.processes))
+        assert all(free.reserve(role) for _ in range(role.processes))
     return sum(share < 1 - _ROUNDING for share in free.gpus)
 
 
@@ -211,7 +211,7 @@ def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
         one = Node(math.inf, node_gpus, group[0].labels)
         gpus = sum(role.gpus * role.processes for role in looked_at)
         least = max(0, math.ceil(gpus / node_gpus - _ROUNDING) - len(nodes))
-        nodes += [one] * next(n for n in count(least) if missing(looked_at, [*nodes, *[one] * n]) is None)
+        nodes += [one] * next(n for n in count(least) if shortage(looked_at, [*nodes, *[one] * n]) is None)
     return nodes
 
 
@@ -249,8 +249,8 @@ class _Free:
     def __init__(self, node: Node):
         self.labels, self.cpus, self.gpus = node.labels, node.cpus, [1.0] * int(node.gpus)
 
-    def takes(self, role: Role) -> bool:
-        """Take one process of `role` in, if there is room."""
+    def reserve(self, role: Role) -> bool:
+        """Reserve room for one process of `role`; return False where there is none."""
         if self.cpus < role.cpus - _ROUNDING:
             return False
         if 0 < role.gpus <= 1:
@@ -259,10 +259,10 @@ class _Free:
                 return False
             self.gpus[min(fitting, key=lambda i: self.gpus[i])] -= role.gpus
         elif role.gpus:
-            whole = [i for i, share in enumerate(self.gpus) if share >= 1 - _ROUNDING][: int(role.gpus)]
-            if len(whole) < role.gpus:
+            unused = [i for i, share in enumerate(self.gpus) if share >= 1 - _ROUNDING][: int(role.gpus)]
+            if len(unused) < role.gpus:
                 return False
-            for i in whole:
+            for i in unused:
                 self.gpus[i] = 0.0
         self.cpus -= role.cpus
         return True

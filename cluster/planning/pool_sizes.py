@@ -142,12 +142,12 @@ def sizes(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, progress: Ca
     `play` simulates so many actors for so many updates; `progress` gets a line before each. Raises ConfigError, before
     the first, where the cluster could not hold one of plan.rollout_gpus, or none at all.
     """
-    known: dict[int, Size] = {}
+    simulated: dict[int, Size] = {}
 
     def look(wanted: Iterable[int]) -> None:
-        for gpus in sorted(set(wanted) - known.keys()):
+        for gpus in sorted(set(wanted) - simulated.keys()):
             progress(f"{gpus} rollout GPUs")
-            known[gpus] = size_up(work, pace, plan, play, gpus)
+            simulated[gpus] = size_up(work, pace, plan, play, gpus)
 
     largest = largest_pool(work.cluster, work.stages)
     if plan.rollout_gpus:
@@ -164,16 +164,16 @@ def sizes(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, progress: Ca
         top = math.inf if largest is None else largest
         look(min(max(smallest, round(share * balanced)), top) for share in _AROUND)
         while True:  # sizes between the cheapest and its neighbours, a few at a time, until there are none left
-            best = cheapest(list(known.values())).rollout_gpus
-            below = max((other for other in known if other < best), default=smallest - 1)
-            above = min((other for other in known if other > best), default=min(best + 1, top) + 1)
+            best = cheapest(list(simulated.values())).rollout_gpus
+            below = max((other for other in simulated if other < best), default=smallest - 1)
+            above = min((other for other in simulated if other > best), default=min(best + 1, top) + 1)
             between = [*range(below + 1, best), *range(best + 1, above)]
             if not between:
                 break
             look(between[:: math.ceil(len(between) / _AT_ONCE)])
-    return [known[gpus] for gpus in sorted(known)]
+    return [simulated[gpus] for gpus in sorted(simulated)]
 
 
-def cheapest(found: list[Size]) -> Size:
+def cheapest(candidates: list[Size]) -> Size:
     """Return the size whose stage takes the fewest GPU-days; the smaller of equal ones."""
-    return min(found, key=lambda size: (round(size.gpu_days, 9), size.rollout_gpus))
+    return min(candidates, key=lambda size: (round(size.gpu_days, 9), size.rollout_gpus))

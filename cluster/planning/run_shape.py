@@ -70,9 +70,9 @@ def judged_stage(stages: Sequence[str]) -> str:
 
 def run_shape_of(config: Config) -> RunShape:
     """Gather the costly parts of `config`; the means are those of its own draws, of the stages that it runs."""
-    made, fork = 1.0, 0
+    share, fork = 1.0, 0
     if "dmd" in config.stages:
-        made = made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)
+        share = made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)
     if "grpo" in config.stages:
         dispatcher = make_dispatcher(stage_spec("grpo", config))
         batch, block = config.rollout.batch, config.student.block_frames
@@ -87,5 +87,5 @@ def run_shape_of(config: Config) -> RunShape:
         stages=config.stages, student=config.student, teacher_model=config.teacher_model, rollout=config.rollout,
         window=config.window, group=config.group, pretrain=config.pretrain, ode=config.ode, dmd=config.dmd,
         grpo=config.grpo, learner=config.learner, buffer=config.buffer, cluster=config.cluster,
-        expected_device=config.expected_device, made_share=made, last_fork=fork,
+        expected_device=config.expected_device, made_share=share, last_fork=fork,
     )  # fmt: skip

@@ -8,7 +8,7 @@ _STEPS = {
 }
 
 
-def shown(value: float, unit: str) -> str:
+def with_unit(value: float, unit: str) -> str:
     """Write a number with the unit that people read: 1.25e9 B are 1.25 GB."""
     if unit == "parameters":
         return f"{value:,.0f}"

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cluster.planning.placement import carries
+from cluster.planning.placement import has_labels
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def departing(
     nodes: dict[tuple[bool, str], list[int]] = defaultdict(list)
     for slot, place in places.items():
         if place is not None:
-            nodes[carries(place.labels, prefers) and bool(prefers), place.node].append(slot)
+            nodes[has_labels(place.labels, prefers) and bool(prefers), place.node].append(slot)
     chosen, stay = homeless[:count], []
     for key in sorted(nodes, key=lambda key: (key[0], len(nodes[key]), sum(map(at_stake, nodes[key])), key[1])):
         if len(nodes[key]) <= count - len(chosen):

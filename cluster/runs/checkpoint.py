@@ -109,7 +109,7 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, DamagedCheckpoint]]:
+def newest_valid(folder: Path) -> tuple[Path | None, dict[Path, DamagedCheckpoint]]:
     """Find the newest whole checkpoint (None if there are none), and newer damaged ones with the reasons.
 
     Changes nothing. Raises DamagedCheckpoint if there are checkpoints and none of them is whole.
@@ -149,10 +149,10 @@ def verify(path: Path) -> None:
             raise DamagedCheckpoint(f"checkpoint {path} lacks {name}")
     try:
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(_checksum, [path / name for name in wanted]))
+            checksums = list(pool.map(_checksum, [path / name for name in wanted]))
     except OSError as error:
         raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({error})") from error
-    for name, checksum in zip(wanted, found, strict=True):
+    for name, checksum in zip(wanted, checksums, strict=True):
         if wanted[name] != checksum:
             raise DamagedCheckpoint(f"checkpoint {path}: {name} is damaged (its checksum does not match)")
 
@@ -178,8 +178,8 @@ def check_shapes(path: Path, wanted: Mapping[str, Shapes]) -> None:
     for group in sorted(wanted.keys() | groups.keys()):
         if group in wanted and not wanted[group]:
             continue
-        found = read_shapes(path / groups[group], "run_dir") if group in groups else {}
-        if difference := shape_misfit(wanted.get(group, {}), found):
+        shapes = read_shapes(path / groups[group], "run_dir") if group in groups else {}
+        if difference := shape_misfit(wanted.get(group, {}), shapes):
             raise ConfigError(
                 "run_dir", None, f"checkpoint {path} is of another model: its {group} {difference}",
                 "set the model's keys back, or write a new run_dir",

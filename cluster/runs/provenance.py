@@ -10,8 +10,8 @@ def commit() -> str:
     """Name the commit of this checkout, marked where the tree differs; "unknown" outside git, as in a submitted job."""
     git = ["git", "-C", str(_CHECKOUT)]
     try:
-        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        sha = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return found + (" with changes" if changed else "")
+    return sha + (" with changes" if changed else "")

@@ -18,7 +18,7 @@ from cluster.config.run_config import Config
 from cluster.run_errors import CannotStart, RunFailed
 from cluster.runs.provenance import commit
 from cluster.runs.stage_folder import StageFolder
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.errors import ConfigError, written
 from models.keys import resumable_keys
 
@@ -49,14 +49,14 @@ class RunFolder:
         try:
             yield
         finally:
-            made = self.made()
-            before = made.get(name, {"seconds": 0.0, "commits": []})
+            times = self.times()
+            before = times.get(name, {"seconds": 0.0, "commits": []})
             commits = dict.fromkeys([*before["commits"], commit()])
             seconds = round(before["seconds"] + time.monotonic() - started, 1)
-            made[name] = {"seconds": seconds, "commits": list(commits)}
-            write_whole(self.path / "made.json", json.dumps(made, indent=1).encode())
+            times[name] = {"seconds": seconds, "commits": list(commits)}
+            write_atomic(self.path / "made.json", json.dumps(times, indent=1).encode())
 
-    def made(self) -> dict[str, dict[str, Any]]:
+    def times(self) -> dict[str, dict[str, Any]]:
         """Read made.json: `seconds` and `commits`, by stage."""
         file = self.path / "made.json"
         return json.loads(file.read_text()) if file.is_file() else {}
@@ -68,12 +68,12 @@ class RunFolder:
         Raises RunFailed if another command holds the lock, CannotStart where nothing can be written.
         """
         try:
-            opened = (self.path / ".lock").open("w")
+            lock_file = (self.path / ".lock").open("w")
         except OSError as error:
             raise CannotStart(
                 f"run_dir={self.path}: the folder cannot be written ({error.strerror}). Fix: give another run_dir."
             ) from error
-        with opened as lock:
+        with lock_file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -135,7 +135,7 @@ class RunFolder:
             raise ConfigError("run_dir", self.path, "the folder is not empty and holds no run", "write a new run_dir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(file, f"# commit {commit()}\n{yaml.safe_dump(wanted, sort_keys=False)}".encode())
+            write_atomic(file, f"# commit {commit()}\n{yaml.safe_dump(wanted, sort_keys=False)}".encode())
         except OSError as error:
             raise ConfigError(
                 "run_dir", self.path, f"the folder cannot be written ({error.strerror})", "write another run_dir"
@@ -161,8 +161,8 @@ def _first_difference(
             continue
         before, after = old.get(name), new.get(name, _NO_KEY)
         if isinstance(before, dict) and isinstance(after, dict):
-            if found := _first_difference(before, after, resumable, f"{prefix}{name}."):
-                return found
+            if difference := _first_difference(before, after, resumable, f"{prefix}{name}."):
+                return difference
         elif after is _NO_KEY or json.dumps(before) != json.dumps(after):
             return f"{prefix}{name}", before, after
     return None

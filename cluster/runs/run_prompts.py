@@ -7,7 +7,7 @@ from pathlib import Path
 from actors.prompt_config import PromptConfig
 from actors.prompt_extension import extend_prompts
 from actors.prompts import TrainingPrompts, read_prompts
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.errors import ConfigError
 from models.worlds import tiny_world
 
@@ -63,8 +63,8 @@ class RunPrompts:
         """
         if self.file is None or self.kept.is_file():
             return []
-        found = read_prompts(self.file, self.keys)
-        notes, texts = [f"prompts={self.file}: {found}"], found.texts
+        prompt_file = read_prompts(self.file, self.keys)
+        notes, texts = [f"prompts={self.file}: {prompt_file}"], prompt_file.texts
         if self.keys.url is not None:
             cache = self.run_dir / "extended_prompts.jsonl" if self.keys.cache is None else Path(self.keys.cache)
             extended = extend_prompts(texts, self.keys, cache)
@@ -77,7 +77,7 @@ class RunPrompts:
                 )  # fmt: skip
             notes.append(f"prompt.url: {extended}")
             texts = extended.texts
-        write_whole(self.kept, "".join(f"{text}\n" for text in texts).encode())
+        write_atomic(self.kept, "".join(f"{text}\n" for text in texts).encode())
         return notes
 
     def training(self) -> Sequence[str]:

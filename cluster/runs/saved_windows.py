@@ -21,7 +21,7 @@ from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.item_tensors import put_together, take_apart
 from cluster.supply.supply_state import State
 from learner.parallel import collectives
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError
 from models.records import CRITIC, STUDENT, Trajectory, Window
@@ -51,7 +51,7 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
             tensors = {f"{i}/{name}": t.contiguous() for i, (_, parts) in enumerate(apart) for name, t in parts.items()}
             header = {_HEADER: json.dumps([plain for plain, _ in apart])}
             file = config.saved_windows_path / f"{number:06d}_{collectives.rank():04d}.safetensors"
-            write_whole(file, save(tensors, metadata=header))
+            write_atomic(file, save(tensors, metadata=header))
             # As an update does: no rank gets ahead of plans that another has still to ask for.
             collectives.all_reduce_max(number)
             if begun is None:  # measured from the first batch on: the processes have started
@@ -86,7 +86,7 @@ def find_windows(folder: Path, frames: int, frame_shape: tuple[int, int, int]) -
     Raises ConfigError where there are none, none of a role, damaged files, or windows of another shape.
     """
     shape = [frames, *frame_shape]
-    found: dict[str, list[SavedWindow]] = {CRITIC: [], STUDENT: []}
+    windows: dict[str, list[SavedWindow]] = {CRITIC: [], STUDENT: []}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
@@ -103,18 +103,18 @@ def find_windows(folder: Path, frames: int, frame_shape: tuple[int, int, int]) -
                     f"{path.name} has windows of shape {list(stored)}, window.frames and student make {shape}",
                     "save windows with this configuration, or write another debug.windows",
                 )  # fmt: skip
-            found[plain["role"]].append(SavedWindow(path, row, plain))
-    if not any(found.values()):
+            windows[plain["role"]].append(SavedWindow(path, row, plain))
+    if not any(windows.values()):
         raise ConfigError(
             "debug.windows", folder, "no window is saved there",
             "save some with debug.rollout_only=true, or write their folder",
         )  # fmt: skip
-    for role, windows in found.items():
-        if not windows:
+    for role, saved in windows.items():
+        if not saved:
             raise ConfigError(
                 "debug.windows", folder, f"no {role} window is saved there", "raise debug.count and save anew"
             )
-    return found
+    return windows
 
 
 class SavedCluster:

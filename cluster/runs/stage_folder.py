@@ -108,7 +108,7 @@ class StageFolder(AbstractContextManager):
 
         def choose() -> Path | None:
             checkpoint.tidy(self.checkpoints)
-            path, damaged = checkpoint.newest_whole(self.checkpoints)
+            path, damaged = checkpoint.newest_valid(self.checkpoints)
             for bad, error in damaged.items():
                 aside = checkpoint.set_aside(bad)
                 self.say(f"{error}; moved it to {aside.name}, and the stage resumes from {path}")
@@ -146,7 +146,7 @@ class StageFolder(AbstractContextManager):
                     "run_dir", None, f"{self.result} has lost its checksum", "remove it, and the stage makes it again"
                 )
             return
-        path, damaged = checkpoint.newest_whole(self.checkpoints)
+        path, damaged = checkpoint.newest_valid(self.checkpoints)
         for error in damaged.values():
             self.say(f"{error}; {path} is whole, and the stage will resume from it")
 

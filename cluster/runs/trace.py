@@ -126,15 +126,15 @@ class TraceFile:
         """Rows by process."""
         path.touch()
         with path.open("r+b") as file:
-            whole = 0
+            complete_bytes = 0
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                whole += len(line)
+                complete_bytes += len(line)
                 if b'"process_name"' in line:
                     event = json.loads(line[1:])
                     self.numbers[event["args"]["name"]] = event["pid"]
-            file.truncate(whole)
+            file.truncate(complete_bytes)
         self.file = path.open("a", buffering=1)
         if not self.numbers:
             self.numbers["command"] = 0

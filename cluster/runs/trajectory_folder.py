@@ -23,7 +23,7 @@ from cluster.runs.trajectory_index import (
     shard_path,
 )
 from learner.parallel import collectives
-from models.atomic_files import beside, write_whole
+from models.atomic_files import atomic_file, write_atomic
 from models.checkpoints.safetensors_files import Stored, write_tensors
 from models.errors import StopsRun
 from models.records import ODE, Trajectory
@@ -55,9 +55,9 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
         A shard holds `per_shard` trajectories.
         """
         self.path, self.order = path, order
-        found = collectives.run_on_rank0(lambda: encode(find()))
+        encoded = collectives.run_on_rank0(lambda: encode(find()))
         # Sent, not read again: shared storage may show other nodes an older file.
-        index, _ = decode(collectives.broadcast_bytes(found or b""))
+        index, _ = decode(collectives.broadcast_bytes(encoded or b""))
         self.origin, self.shards = index.origin, dict(index.shards)
         self.entries: dict[int, TrajectoryEntry] = {entry.number: entry for entry in index.entries()}
         """Trajectories on disk, by number."""
@@ -77,10 +77,10 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
             self.arrived += 1
         return self.arrived
 
-    def add(self, made: Sequence[Trajectory]) -> None:
+    def add(self, trajectories: Sequence[Trajectory]) -> None:
         """Keep new trajectories, the same on every rank (a collective). Raises TrajectoriesFailed."""
         dtype = getattr(torch, self.origin.dtype)
-        for pair in made:
+        for pair in trajectories:
             number = pair.rollout
             assert number not in self.entries and number not in self.unwritten, f"trajectory {number} came twice"
             states, latents = (tensor.to(dtype).contiguous() for tensor in (pair.states, pair.latents))
@@ -113,8 +113,8 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
         entry = self.entries[number]
         file = shard_path(self.path, entry.shard)
         try:
-            with safe_open(file, framework="pt") as opened:  # for this one only: what stays mapped counts as memory
-                states, latents = (opened.get_tensor(f"{entry.position}/{part}") for part in _PARTS)
+            with safe_open(file, framework="pt") as shard:  # for this one only: what stays mapped counts as memory
+                states, latents = (shard.get_tensor(f"{entry.position}/{part}") for part in _PARTS)
         except (SafetensorError, OSError) as error:
             raise TrajectoriesFailed(f"{file} cannot be read ({error}). Fix: {_CURE}.") from error
         if checksum(states, latents) != entry.checksum:
@@ -131,7 +131,7 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
         planned = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in named.items()}
         file = shard_path(self.path, shard)
         try:
-            with beside(file) as partial:
+            with atomic_file(file) as partial:
                 write_tensors(partial, planned, named.items())
         except OSError as error:
             raise TrajectoriesFailed(f"{file} was not written ({error}). Fix: {_REPAIR}.") from error
@@ -144,10 +144,10 @@ def find_own(path: Path, origin: TrajectoryOrigin, say: Say = _log.warning) -> T
     Reports and leaves out damaged or missing ones, to be made again. Raises TrajectoriesFailed for another origin.
     """
     if not (path / INDEX).is_file():
-        index, whole = TrajectoryIndex(origin, {}), False
+        index, complete = TrajectoryIndex(origin, {}), False
     else:
-        index, whole = read_index(path, origin, *OWN)
-        if not whole:
+        index, complete = read_index(path, origin, *OWN)
+        if not complete:
             say(f"the end of {path / INDEX} is damaged; the trajectories listed there are made again")
     cut = _cut(path, index)
     for number, why in cut.items():
@@ -155,7 +155,7 @@ def find_own(path: Path, origin: TrajectoryOrigin, say: Say = _log.warning) -> T
     index = TrajectoryIndex(origin, {number: shard for number, shard in index.shards.items() if number not in cut})
     if index.shards:
         say(f"{len(list(index.entries()))} trajectories are in {path} already")
-    if cut or not whole:  # before a shard is written again under its number: the index must not vouch for that one
+    if cut or not complete:  # before a shard is written again under its number: the index must not vouch for that one
         _write_index(path, index)
     return index
 
@@ -168,8 +168,8 @@ def find_given(path: Path, origin: TrajectoryOrigin, needed: Sequence[int], key:
     """
     if not (path / INDEX).is_file():
         raise TrajectoriesFailed(f"{key}={path}: it holds no trajectories. Fix: write the folder ode_pairs of a run.")
-    index, whole = read_index(path, origin, key, f"set the key back, or write another {key}")
-    for why in [*_cut(path, index).values()] + [f"the end of {path / INDEX} is damaged"] * (not whole):
+    index, complete = read_index(path, origin, key, f"set the key back, or write another {key}")
+    for why in [*_cut(path, index).values()] + [f"the end of {path / INDEX} is damaged"] * (not complete):
         raise TrajectoriesFailed(f"{key}: {why}. Fix: copy the folder again, or let the run that made it repair it.")
     present = {entry.number for entry in index.entries()}
     if missing := [number for number in needed if number not in present]:
@@ -186,12 +186,12 @@ def read_index(path: Path, origin: TrajectoryOrigin, key: str, fix: str) -> tupl
     Raises TrajectoriesFailed, with `key` and `fix`, for no index and for another origin.
     """
     try:
-        index, whole = decode((path / INDEX).read_bytes())
+        index, complete = decode((path / INDEX).read_bytes())
     except ValueError as error:
         raise TrajectoriesFailed(f"{key}: {path / INDEX} is no index of trajectories ({error}). Fix: {fix}.") from error
     if difference := index.origin.difference(origin):
         raise TrajectoriesFailed(f"{key}: {path} holds trajectories of {difference}. Fix: {fix}.")
-    return index, whole
+    return index, complete
 
 
 def _cut(path: Path, index: TrajectoryIndex) -> dict[int, str]:
@@ -209,6 +209,6 @@ def _cut(path: Path, index: TrajectoryIndex) -> dict[int, str]:
 
 def _write_index(path: Path, index: TrajectoryIndex) -> None:
     try:
-        write_whole(path / INDEX, encode(index))
+        write_atomic(path / INDEX, encode(index))
     except OSError as error:
         raise TrajectoriesFailed(f"{path / INDEX} was not written ({error}). Fix: {_REPAIR}.") from error

@@ -49,10 +49,10 @@ class TrajectoryOrigin:
     text_encoder: str
     """Identity of the text encoder that embedded the prompts."""
 
-    def difference(self, here: "TrajectoryOrigin") -> str | None:
+    def difference(self, current: "TrajectoryOrigin") -> str | None:
         """Name the first configuration key in which `here` differs, with both values; None without one."""
         for name, key in _KEYS.items():
-            theirs, ours = getattr(self, name), getattr(here, name)
+            theirs, ours = getattr(self, name), getattr(current, name)
             if theirs != ours:
                 return f"another {key} ({theirs}, here {ours})"
         return None

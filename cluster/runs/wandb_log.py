@@ -62,13 +62,13 @@ class WandbLog:
 
 def by_start(metrics: dict[str, Any]) -> dict[str, dict[int, float]]:
     """Select the metrics that are numbers by start; those by role and start become one per role."""
-    found = {}
+    grouped = {}
     for name, value in metrics.items():
         if not isinstance(value, dict):
             continue
         nested = {f"{name}/{role}": numbers for role, numbers in value.items() if isinstance(numbers, dict)}
-        found |= nested or ({name: value} if value else {})
-    return found
+        grouped |= nested or ({name: value} if value else {})
+    return grouped
 
 
 def bars(numbers: dict[int, float]) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -258,16 +258,16 @@ class Supply:
         of this number gives the same windows. Raises TooManyBad.
         """
         plan = self.plans.get(number, [])
-        known = {(sample.rollout, sample.index, sample.attempt) for sample in plan} & bad.keys()
-        if not known:
+        withdrawn = {(sample.rollout, sample.index, sample.attempt) for sample in plan} & bad.keys()
+        if not withdrawn:
             return 0
         del self.plans[number]
         for sample in plan:
             if sample.rollout in self.closed:
                 self.open[sample.rollout], self.attempts[sample.rollout] = self.closed.pop(sample.rollout)
         self.ledger.withdraw(plan)
-        self.buffer.put_back(plan, {(rollout, index) for rollout, index, _ in known})
-        for attempt in sorted(known):
+        self.buffer.put_back(plan, {(rollout, index) for rollout, index, _ in withdrawn})
+        for attempt in sorted(withdrawn):
             self.refuse(bad[attempt])
         return len(plan)
 

@@ -82,7 +82,7 @@ def follow_folder(trial: Trial, scan: ScanConfig, report: Report) -> Iterator[No
     """
     folder, cluster = trial.folder, trial.config.cluster
     patience_s = cluster.nodes_timeout_s + cluster.start_timeout_s + scan.timeout_s
-    known = {measured["time"] for measured in folder.measurements}
+    reported = {measured["time"] for measured in folder.measurements}
     ended, errors = threading.Event(), []
 
     def follow() -> None:
@@ -92,8 +92,8 @@ def follow_folder(trial: Trial, scan: ScanConfig, report: Report) -> Iterator[No
             while True:
                 last = ended.is_set()
                 for measured in folder.measurements:
-                    if measured["time"] not in known:
-                        known.add(measured["time"])
+                    if measured["time"] not in reported:
+                        reported.add(measured["time"])
                         report(measured)
                 if last:
                     return

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cluster.config.run_config import Config
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 
 Loop = Callable[..., None]
 """`train.dmd`: (config, cluster, log)."""
@@ -69,7 +69,7 @@ class TrialFolder:
         """Write `video` [B T 3 H W] in [0, 1], then the scores: they mark the trial as finished."""
         from safetensors.torch import save
 
-        write_whole(self.path / "videos.safetensors", save({"video": (video * 255).round().byte()}))
+        write_atomic(self.path / "videos.safetensors", save({"video": (video * 255).round().byte()}))
         self._write("scores.json", scores)
 
     @property
@@ -86,4 +86,4 @@ class TrialFolder:
         return load_file(self.path / "videos.safetensors")["video"].to(torch.float32) / 255
 
     def _write(self, name: str, content: Any) -> None:
-        write_whole(self.path / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(self.path / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cluster.supply.tensor_bytes import ByteViews, view_bytes, view_tensors
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.fingerprint import fingerprint
 from models.records import Weights
 
@@ -34,10 +34,10 @@ class WeightsVersion(Weights):
         return WeightsVersion(version, stored, fingerprint(stored), update)
 
     def __reduce__(self) -> tuple:
-        return _opened, (self.version, view_bytes(self.tensors), self.fingerprint, self.update)
+        return _from_views, (self.version, view_bytes(self.tensors), self.fingerprint, self.update)
 
 
-def _opened(version: int, views: ByteViews, fingerprint: int | None, update: int) -> WeightsVersion:
+def _from_views(version: int, views: ByteViews, fingerprint: int | None, update: int) -> WeightsVersion:
     return WeightsVersion(version, view_tensors(views), fingerprint, update)
 
 
@@ -55,5 +55,5 @@ def version_numbers(run_dir: str, history: Iterable[tuple[int, int]] = ()) -> It
     if file.is_file():
         last = max(last, int(file.read_text()))
     first = -(-(last + 1) // _NUMBERS_PER_START) * _NUMBERS_PER_START
-    write_whole(file, str(first + _NUMBERS_PER_START - 1).encode())
+    write_atomic(file, str(first + _NUMBERS_PER_START - 1).encode())
     yield from itertools.count(first)

@@ -41,9 +41,9 @@ def network_of(checkpoint: Checkpoint, model: str | None) -> WanConfig:
         return read_config(path, "model")
     if checkpoint.config is not None:
         return checkpoint.config
-    known = recognise_network(checkpoint)
-    if known is not None:
-        return CONFIGS[known]
+    recognised = recognise_network(checkpoint)
+    if recognised is not None:
+        return CONFIGS[recognised]
     shapes = {name: stored.shape for name, stored in checkpoint.stored.items()}
     differences = {name: len(network_shapes(name).items() ^ shapes.items()) for name in CONFIGS}
     nearest = min(differences, key=differences.__getitem__)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 from models.checkpoints.config_json import config_misfit
 from models.checkpoints.formats import Checkpoint, Shapes, open_checkpoint, recognise_network
 from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters
@@ -31,7 +31,7 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, origin: Mapping[str,
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {name: str(value) for name, value in origin.items()}
     checksum = _checksum(header, sorted(held.items()))
-    write_whole(path, save(held, metadata=header | {_CHECKSUM: checksum}))
+    write_atomic(path, save(held, metadata=header | {_CHECKSUM: checksum}))
 
 
 def load_weights(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from models.atomic_files import beside, require_writable
+from models.atomic_files import atomic_file, require_writable
 from models.errors import ConfigError
 from models.text.umt5 import Embedding, Umt5, clean_prompt
 
@@ -79,7 +79,7 @@ class CachedText:
             (embedding,) = self.encoder.encode([prompt])
             content = save({"rows": embedding.rows.contiguous()}, metadata={"tokens": str(embedding.tokens)})
             # Under a name of its own until it is complete: several processes may write the same one.
-            with self._os_errors("written"), beside(self.path(prompt), f".{uuid4().hex}") as partial:
+            with self._os_errors("written"), atomic_file(self.path(prompt), f".{uuid4().hex}") as partial:
                 partial.write_bytes(content)
             yield prompt, embedding
         self.encoder.unload()

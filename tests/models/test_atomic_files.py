@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.atomic_files import beside, require_writable, write_whole
+from models.atomic_files import atomic_file, require_writable, write_atomic
 
 
 def test_a_result_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path, monkeypatch):
@@ -17,7 +17,7 @@ def test_a_result_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", seen)
-    write_whole(tmp_path / "whole", b"content")
+    write_atomic(tmp_path / "whole", b"content")
     assert flushed == [(".whole.partial", b"content"), (tmp_path.name, True)]
 
 
@@ -25,7 +25,7 @@ def test_a_result_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(error, tmp_path):
     path = tmp_path / "whole"
     path.write_bytes(b"before")
-    with pytest.raises(type(error)), beside(path) as partial:
+    with pytest.raises(type(error)), atomic_file(path) as partial:
         partial.write_bytes(b"half")
         raise error
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"whole": b"before"}
@@ -33,7 +33,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(error, tmp_pa
 
 def test_writers_of_the_same_file_do_not_meet_before_it_is_whole(tmp_path):
     path = tmp_path / "whole"
-    with beside(path, ".one") as first, beside(path, ".other") as second:
+    with atomic_file(path, ".one") as first, atomic_file(path, ".other") as second:
         first.write_bytes(b"one")
         second.write_bytes(b"other")
         assert first.read_bytes() == b"one" and not path.exists()

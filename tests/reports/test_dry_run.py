@@ -10,7 +10,7 @@ import settings
 from actors.rollout_actor import RolloutActor
 from cluster.planning import flops, memory
 from cluster.planning.run_shape import run_shape_of
-from cluster.planning.units import shown
+from cluster.planning.units import with_unit
 from cluster.runs.factory import computing_of, make_actor, make_dispatcher
 from cluster.runs.stage_spec import inputs_of, stage_spec
 from models.causal import write_block
@@ -31,7 +31,7 @@ def by_name(lines):
 
 
 def printed(lines):
-    return {line.name: shown(line.value, line.unit) for line in lines}
+    return {line.name: with_unit(line.value, line.unit) for line in lines}
 
 
 # -- the table of the published arithmetic ----------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_a_rank_of_eight_holds_what_the_published_table_says():
     config = settings.load([*ON_EIGHT, "stage=dmd", "init=x"])
     rank = by_name(memory.rank_memory(run_shape_of(config), "dmd"))
     student_and_critic = sum(rank[name].value for name in ("weights", "gradients", "optimiser"))
-    assert shown(student_and_critic / 2, "B") == "2.84 GB"
+    assert with_unit(student_and_critic / 2, "B") == "2.84 GB"
     assert f"{rank['frozen networks'].value / 1e9:.2f}" == "0.35"
     single = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "learner.teacher_dtype=float32"])
     assert f"{by_name(memory.rank_memory(run_shape_of(single), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "0.71"
@@ -57,7 +57,7 @@ def test_an_actor_holds_what_the_published_table_says_and_twice_the_cache_while_
     assert actor["keys and values of the text"] == "94.37 MB"
     assert actor["keys and values of the last block"] == "5.18 GB"
     together = sum(line.value for line in memory.actor_memory(run_shape_of(settings.load(ON_EIGHT)), "dmd"))
-    assert shown(together, "B") == "17.40 GB", "9.39 without the version that stands by and the second cache"
+    assert with_unit(together, "B") == "17.40 GB", "9.39 without the version that stands by and the second cache"
 
 
 def test_an_actor_of_stage_ode_holds_its_teacher():
@@ -65,7 +65,7 @@ def test_an_actor_of_stage_ode_holds_its_teacher():
         by_name(memory.actor_memory(run_shape_of(settings.load([*ON_EIGHT, "stage=ode", "teacher=x", *more])), "ode"))
         for more in ([], ["teacher_model=wan_14b", "base=x"])
     )
-    assert shown(small["weights"].value, "B") == "2.84 GB" and shown(large["weights"].value, "B") == "28.58 GB"
+    assert with_unit(small["weights"].value, "B") == "2.84 GB" and with_unit(large["weights"].value, "B") == "28.58 GB"
     assert large["one block at work"].value > small["one block at work"].value > 0
 
 

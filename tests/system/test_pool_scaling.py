@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cluster.autoscale.loop import FILE, looks
+from cluster.autoscale.loop import FILE, read_looks
 from cluster.runs.stage_spec import stage_spec
 from models.network_config import TINY
 from models.records import CRITIC, STUDENT
@@ -67,7 +67,7 @@ def test_on_rays_autoscaler_the_pool_grows_replaces_half_of_itself_and_shrinks_e
     assert found["grown_nodes"] == -(-found["grown_to"] // 2) and found["most"] <= 6
     took = {name: found[name] for name in ("grown_s", "replaced_s", "shrunk_s", "nodes_gone_s")}
     assert max(took.values()) <= WITHIN_S, took
-    seen = looks(run_dir / FILE)
+    seen = read_looks(run_dir / FILE)
     assert all(1 <= look["decision"]["size"] <= 6 for look in seen)
     assert all(before["decision"]["size"] == after["size"] for before, after in pairwise(seen)), (
         "a decision was not kept"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster.autoscale.loop import FILE, Autoscaling, looks
+from cluster.autoscale.loop import FILE, Autoscaling, read_looks
 from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.runs.factory import make_supply
@@ -61,7 +61,7 @@ def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_i
         "rollout pool: from 1 to 2 actors: the learner waits 75% of its time, 0.0 of 1.0 actors wait for room; "
         "a window takes an actor 2 s and the learner 0.5 s"
     ]
-    seen = looks(tmp_path / FILE)
+    seen = read_looks(tmp_path / FILE)
     assert seen[-1]["decision"] == {
         "size": 2, "reason": told[0].partition("actors: ")[2], "kind": "grow", "needed": 4,
     }  # fmt: skip
@@ -90,7 +90,7 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     autoscaling.write(autoscaling.look(2, make_supply(stage_spec("dmd", config)).buffer, "dmd").entry)
     with (tmp_path / FILE).open("a") as file:
         file.write('{"gpu_hours": 99, "decis')
-    assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0])
+    assert [seen["gpu_hours"] for seen in read_looks(tmp_path / FILE)] == pytest.approx([4.0])
     again = Autoscaling(config.autoscale, Meter(20.0, clock), config.run_dir)
     assert again.spent_before == pytest.approx(4.0)
     again.meter.change({"held": 1})
@@ -98,4 +98,4 @@ def test_hours_are_counted_on_where_the_run_folder_has_them_and_a_line_that_was_
     look = again.look(1, make_supply(stage_spec("dmd", config)).buffer, "dmd")
     assert look.entry["gpu_hours"] == pytest.approx(5.0)
     again.write(look.entry)
-    assert [seen["gpu_hours"] for seen in looks(tmp_path / FILE)] == pytest.approx([4.0, 5.0])
+    assert [seen["gpu_hours"] for seen in read_looks(tmp_path / FILE)] == pytest.approx([4.0, 5.0])

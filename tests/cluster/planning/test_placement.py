@@ -122,31 +122,31 @@ def drawn(seed, rollout_labels):
 @pytest.mark.parametrize("seed", range(60))
 def test_where_labels_tell_roles_apart_there_is_room_exactly_when_some_way_of_placing_exists(seed):
     wanted, there = drawn(seed, {"role": "rollout"})
-    assert (placement.missing(wanted, there) is None) == fits_somehow(wanted, there)
+    assert (placement.shortage(wanted, there) is None) == fits_somehow(wanted, there)
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_room_is_never_promised_that_no_way_of_placing_would_find(seed):
     wanted, there = drawn(seed, {})
-    assert placement.missing(wanted, there) is not None or fits_somehow(wanted, there)
+    assert placement.shortage(wanted, there) is not None or fits_somehow(wanted, there)
 
 
 def test_what_is_waited_for_is_said_in_gpus_and_by_label():
     wanted = placement.roles(settings.load([*WAN, "cluster=h100_32"]))
     some = [*h100(1, "learner"), *h100(2, "rollout")]
-    assert placement.missing(wanted, some) == (
+    assert placement.shortage(wanted, some) == (
         "24 of 32 GPUs registered, waiting for role=rollout, ray.io/accelerator-type=H100 (16 of 24 rollout)"
     )
     unlabelled = nodes(4, 8)
-    assert "32 of 32 GPUs registered, waiting for role=learner, " in placement.missing(wanted, unlabelled)
+    assert "32 of 32 GPUs registered, waiting for role=learner, " in placement.shortage(wanted, unlabelled)
     assert "ray start --labels role=learner,ray.io/accelerator-type=H100" in placement.cure(wanted, unlabelled)
-    assert placement.missing(wanted, [*some, *h100(1, "rollout")]) is None
+    assert placement.shortage(wanted, [*some, *h100(1, "rollout")]) is None
 
 
 def test_processes_without_gpus_are_counted_in_cpus():
     wanted = placement.roles(settings.load(["cluster.rollout_actors=3"]))
     assert (
-        placement.missing(wanted, nodes(1, 0, cpus=2))
+        placement.shortage(wanted, nodes(1, 0, cpus=2))
         == "2 of 4 CPUs registered, waiting for any node (1 of 3 rollout)"
     )
     assert "lower cluster.rollout_actors" in placement.cure(wanted, nodes(1, 0, cpus=2))
@@ -155,11 +155,11 @@ def test_processes_without_gpus_are_counted_in_cpus():
 def test_what_others_use_is_no_room_and_is_said():
     wanted = placement.roles(settings.load([*WAN, "cluster=h100_32"]))
     all_there = [*h100(1, "learner"), *h100(3, "rollout")]
-    assert placement.missing(wanted, all_there, in_use=3) == (
+    assert placement.shortage(wanted, all_there, in_use=3) == (
         "32 GPUs registered, 3 of them in use by others, waiting for 32"
     )
     assert placement.cure(wanted, all_there).startswith("add nodes, wait for whoever uses those that are there")
-    assert placement.missing(wanted, all_there[:-1], in_use=3).startswith(
+    assert placement.shortage(wanted, all_there[:-1], in_use=3).startswith(
         "24 of 32 GPUs registered, 3 of them in use by others, waiting for role=rollout, "
     )
 
@@ -173,8 +173,8 @@ def test_what_takes_nothing_is_not_waited_for():
 def test_a_spot_run_starts_with_the_learner_and_its_first_rollouts_and_asks_an_autoscaler_for_no_more():
     config = settings.load([*WAN, "cluster=h100_64_spot"])
     first = [*h100(1, "learner"), *h100(1, "rollout")]
-    assert placement.missing(placement.at_start(config), first) is None
-    assert "16 of 64 GPUs" in placement.missing(placement.roles(config), first)
+    assert placement.shortage(placement.at_start(config), first) is None
+    assert "16 of 64 GPUs" in placement.shortage(placement.roles(config), first)
     resources, labels = placement.bundles(placement.at_start(config))
     assert len(resources) == len(labels) == 8 + 8
     assert [label["role"] for label in labels] == ["learner"] * 8 + ["rollout"] * 8
@@ -217,7 +217,7 @@ def test_who_asks_for_no_label_may_be_on_nodes_of_any_label():
     labelled = ["cluster.gpus=8", "cluster.node_gpus=8", "cluster.rank_gpus=1", "cluster.rollout_labels={role:rollout}"]
     config = settings.load([*WAN, *labelled, "cluster.learner_ranks=2", "cluster.rollout_actors=6"])
     placement.check(config)
-    assert placement.missing(placement.roles(config), nodes(1, 8, role="rollout")) is None
+    assert placement.shortage(placement.roles(config), nodes(1, 8, role="rollout")) is None
     apart = settings.load([*WAN, *labelled, "cluster.learner_ranks=2", "cluster.learner_labels={role:learner}"])
     with pytest.raises(ValueError, match=r"2 learner, 1 rollout processes need 16 \(2 nodes of 8\)"):
         placement.check(apart)
@@ -236,7 +236,7 @@ def test_a_preset_fills_the_gpus_that_its_name_says_and_never_more(preset, stage
     wanted, of = placement.roles(config), config.cluster.node_gpus
     assert sum(placement.devices(group) for group in placement.groups(wanted)) == told
     described = placement.nodes_for(wanted, of)
-    assert len(described) * of == told and placement.missing(wanted, described) is None
+    assert len(described) * of == told and placement.shortage(wanted, described) is None
     assert config.cluster.rank_gpus == 1, "the cluster's keys stand above the preset's"
 
 

@@ -108,12 +108,12 @@ def test_a_state_that_could_not_be_read_again_is_refused_when_it_is_saved(state)
 
 def test_the_newest_checkpoint_is_that_of_the_highest_step_whenever_it_was_written(tmp_path):
     assert not checkpoint.paths(tmp_path) and not checkpoint.paths(tmp_path / "nowhere")
-    assert checkpoint.newest_whole(tmp_path / "nowhere") == (None, {})
+    assert checkpoint.newest_valid(tmp_path / "nowhere") == (None, {})
     for step in (100_000_000, 99_999_999, 9):
         save(tmp_path, step, keep=3)
     assert checkpoint.step_of(checkpoint.paths(tmp_path)[-1]) == 100_000_000
     (tmp_path / "step_00000011_mine").mkdir()
-    assert checkpoint.newest_whole(tmp_path) == (checkpoint.paths(tmp_path)[-1], {})
+    assert checkpoint.newest_valid(tmp_path) == (checkpoint.paths(tmp_path)[-1], {})
 
 
 @pytest.mark.parametrize("file", ["student.safetensors", "optimizer.safetensors", "state.msgpack"])
@@ -166,7 +166,7 @@ def test_the_newest_whole_one_is_found_with_the_reasons_against_those_after_it_a
     (cut / "state.msgpack").write_bytes(b"")
     (bare / "manifest.json").unlink()
     before = names(tmp_path)
-    found, damaged = checkpoint.newest_whole(tmp_path)
+    found, damaged = checkpoint.newest_valid(tmp_path)
     assert found == good and list(damaged) == [bare, cut]
     assert "manifest.json" in str(damaged[bare]) and "state.msgpack is damaged" in str(damaged[cut])
     assert names(tmp_path) == before
@@ -176,7 +176,7 @@ def test_where_none_is_whole_all_are_named_in_one_line_with_the_cure(tmp_path):
     for step in (1, 2):
         (save(tmp_path, step) / "state.msgpack").unlink()
     with pytest.raises(DamagedCheckpoint) as caught:
-        checkpoint.newest_whole(tmp_path)
+        checkpoint.newest_valid(tmp_path)
     message = str(caught.value)
     assert "\n" not in message and "step_00000001 lacks" in message and "step_00000002 lacks" in message
     assert f"move {tmp_path} away to begin the stage again" in message
@@ -194,7 +194,7 @@ def test_a_failed_write_leaves_the_last_good_checkpoint_and_the_next_write_succe
     good = save(tmp_path, 4)
     with pytest.raises(SafetensorError):
         checkpoint.write(tmp_path, Snapshot(5, {"no/folder": tensors(5)["student"]}, b""), keep=2)
-    assert checkpoint.newest_whole(tmp_path) == (good, {}) and holds(good, 4)
+    assert checkpoint.newest_valid(tmp_path) == (good, {}) and holds(good, 4)
     assert holds(save(tmp_path, 5), 5) and names(tmp_path) == ["step_00000004", "step_00000005"]
 
 
@@ -202,7 +202,7 @@ def test_what_a_killed_writer_left_is_never_taken_for_a_checkpoint_and_the_next_
     good = save(tmp_path, 1)
     for left in (".step_00000002.partial", ".step_00000000.removed"):
         shutil.copytree(good, tmp_path / left)
-    assert checkpoint.newest_whole(tmp_path) == (good, {})
+    assert checkpoint.newest_valid(tmp_path) == (good, {})
     save(tmp_path, 2, seed=7)
     assert holds(checkpoint.paths(tmp_path)[-1], 7) and names(tmp_path) == ["step_00000001", "step_00000002"]
 

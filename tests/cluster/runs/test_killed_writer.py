@@ -44,7 +44,7 @@ def train(path, size, saves, acknowledge):
 def killed(path, size, saves, kill_at, delay_s):
     "Whether a training process was killed, after the checkpoint that it left has been found good."
     was_killed, acknowledged = run_killed(partial(train, path, size, saves), kill_at, delay_s)
-    found, damaged = checkpoint.newest_whole(path / "checkpoints")
+    found, damaged = checkpoint.newest_valid(path / "checkpoints")
     assert not damaged, damaged
     for other in (path / "checkpoints").glob("step_*"):
         checkpoint.verify(other)

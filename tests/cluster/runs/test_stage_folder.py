@@ -160,12 +160,12 @@ def test_a_second_save_waits_for_the_first_and_says_so_and_the_wait_is_counted(t
     second.join(TIMEOUT_S)
     folder.close()
     assert "step_00000001 is still being written" in lines[0] and folder.waited_s > waited_s
-    assert checkpoint.step_of(checkpoint.newest_whole(tmp_path / "checkpoints")[0]) == 2
+    assert checkpoint.step_of(checkpoint.newest_valid(tmp_path / "checkpoints")[0]) == 2
 
 
 def test_a_synchronous_save_has_written_when_it_returns(tmp_path):
     StageFolder(tmp_path, config=CheckpointConfig(asynchronous=False)).save(trained(1), 1)
-    assert checkpoint.newest_whole(tmp_path / "checkpoints")[0].name == "step_00000001"
+    assert checkpoint.newest_valid(tmp_path / "checkpoints")[0].name == "step_00000001"
 
 
 @pytest.mark.parametrize("step", [{}, {"keep_every": 2}])
@@ -207,7 +207,7 @@ def test_leaving_the_context_by_an_exception_still_completes_the_write(tmp_path,
         folder.save(trained(1), 1)
         gate.set()
         raise KeyError
-    assert checkpoint.newest_whole(tmp_path / "checkpoints")[0].name == "step_00000001"
+    assert checkpoint.newest_valid(tmp_path / "checkpoints")[0].name == "step_00000001"
 
 
 def flip(path: Path) -> None:

@@ -12,7 +12,7 @@ from cluster.bootstrap.cpus import usable_cpus
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.scan_config import Scan, ScanConfig
 from cluster.planning import placement
-from cluster.planning.placement import Node, Role, carries, placed
+from cluster.planning.placement import Node, Role, has_labels, placed
 from cluster.tuning.trial_capacity import at_once
 from learner.stage_config import DmdConfig
 from reports.scan_report import scan_overview
@@ -45,7 +45,7 @@ class Machine:
 
     def ways(self, role):
         """The sets of GPUs that a process of `role` could get; one empty set for a process without."""
-        if not carries(self.labels, role.labels) or self.cpus < role.cpus:
+        if not has_labels(self.labels, role.labels) or self.cpus < role.cpus:
             return []
         if role.gpus <= 1:
             return [[i] for i, left in enumerate(self.gpus) if left >= role.gpus - 1e-9] if role.gpus else [[]]
