@@ -158,7 +158,7 @@ def test_what_others_use_is_no_room_and_is_said():
     assert placement.shortage(wanted, all_there, in_use=3) == (
         "32 GPUs registered, 3 of them in use by others, waiting for 32"
     )
-    assert placement.cure(wanted, all_there).startswith("add nodes, wait for whoever uses those that are there")
+    assert placement.cure(wanted, all_there).startswith("add nodes, wait until other runs release theirs")
     assert placement.shortage(wanted, all_there[:-1], in_use=3).startswith(
         "24 of 32 GPUs registered, 3 of them in use by others, waiting for role=rollout, "
     )
