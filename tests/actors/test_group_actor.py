@@ -19,7 +19,7 @@ from models.sampler import SampledBlock, stream_blocks
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
-from tests.fakes.weight_shelf import SHAPE, Shelf, weights
+from tests.fakes.weight_source import SHAPE, FakeWeightSource, weights
 
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
 SIGMAS = warped_sigmas(SHAPE.timesteps, SHAPE.shift)
@@ -40,10 +40,15 @@ def rollout(number: int, *plans: GroupPlan) -> Rollout:
 
 
 def stream(
-    rollouts: Sequence[Rollout], shelf: Shelf | None = None, made: Sequence[MadeBlock] = (), burn_in: int = 3
+    rollouts: Sequence[Rollout],
+    source: FakeWeightSource | None = None,
+    made: Sequence[MadeBlock] = (),
+    burn_in: int = 3,
 ) -> list[Group | MadeBlock | Progress]:
     window = WindowConfig(burn_in_frames=burn_in)
-    return list(GroupActor(SHAPE, window, encode_text, TinyCodec(), shelf or Shelf()).windows(rollouts, made))
+    return list(
+        GroupActor(SHAPE, window, encode_text, TinyCodec(), source or FakeWeightSource()).windows(rollouts, made)
+    )
 
 
 def groups_of(items: Sequence[Group | MadeBlock | Progress]) -> list[Group]:
@@ -220,7 +225,7 @@ def test_a_group_of_a_video_that_another_actor_goes_on_with_is_the_same_group(lo
 
 
 def test_newer_weights_are_taken_up_at_the_next_block_of_past_or_group_and_every_block_says_which_made_it():
-    items = stream([rollout(0, plan(3), plan(9))], Shelf(blocks_per_version=1))
+    items = stream([rollout(0, plan(3), plan(9))], FakeWeightSource(blocks_per_version=1))
     early, late = groups_of(items)
     assert early.versions == (0, 0, 1)
     # Asked again behind both blocks of the first group and behind the block that it followed.

@@ -18,7 +18,7 @@ from models.sampler import stream_blocks
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
-from tests.fakes.weight_shelf import SHAPE, Shelf, weights
+from tests.fakes.weight_source import SHAPE, FakeWeightSource, weights
 
 WINDOW = WindowConfig(frames=6, burn_in_frames=3)
 KEPT = SHAPE.context_frames + WINDOW.burn_in_frames
@@ -35,17 +35,19 @@ def planned(*plans: WindowPlan, seed: int = 7) -> Rollout:
     return Rollout(id=0, attempt=0, prompt=PROMPTS[0], seed=seed, frames=30, windows=numbered)
 
 
-def make(rollouts: Sequence[Rollout], shelf: Shelf | None = None) -> list[Window]:
-    return [item for item in stream(rollouts, shelf) if isinstance(item, Window)]
+def make(rollouts: Sequence[Rollout], source: FakeWeightSource | None = None) -> list[Window]:
+    return [item for item in stream(rollouts, source) if isinstance(item, Window)]
 
 
 def stream(
     rollouts: Sequence[Rollout],
-    shelf: Shelf | None = None,
+    source: FakeWeightSource | None = None,
     made: Sequence[MadeBlock] = (),
     window: WindowConfig = WINDOW,
 ) -> list[Window | MadeBlock]:
-    return list(RolloutActor(SHAPE, window, encode_text, TinyCodec(), shelf or Shelf()).windows(rollouts, made))
+    return list(
+        RolloutActor(SHAPE, window, encode_text, TinyCodec(), source or FakeWeightSource()).windows(rollouts, made)
+    )
 
 
 def whole_videos(rollouts: Sequence[Rollout], frames: int) -> tuple[Tensor, list[Tensor]]:
@@ -94,24 +96,24 @@ def test_a_context_is_shorter_where_the_video_is_younger_and_never_longer_than_a
 
 
 def test_a_rollout_stops_after_the_last_block_that_a_window_needs():
-    shelf = Shelf()
-    make([planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 9, 3, 0))], shelf)
-    assert shelf.asked == 1 + 5  # once at the start and once after each of five blocks, of the ten planned
+    source = FakeWeightSource()
+    make([planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 9, 3, 0))], source)
+    assert source.polls == 1 + 5  # once at the start and once after each of five blocks, of the ten planned
 
 
 def test_a_window_is_yielded_as_soon_as_its_last_block_exists():
-    shelf = Shelf()
-    windows = RolloutActor(SHAPE, WINDOW, encode_text, TinyCodec(), shelf).windows(
+    source = FakeWeightSource()
+    windows = RolloutActor(SHAPE, WINDOW, encode_text, TinyCodec(), source).windows(
         [planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 24, 3, 0))]
     )
     assert [next(windows).index for _ in range(2)] == [0, 1]  # two blocks
     assert next(windows).start == 0
-    assert shelf.asked == 2  # the second block is finished, and nothing was asked for after it
+    assert source.polls == 2  # the second block is finished, and nothing was asked for after it
 
 
 def test_new_weights_are_taken_up_at_the_next_block_and_every_block_says_which_made_it():
     plans = [WindowPlan(STUDENT, start, 3, 0) for start in range(0, 25, 3)]
-    for window in make([planned(*plans)], Shelf(blocks_per_version=2)):
+    for window in make([planned(*plans)], FakeWeightSource(blocks_per_version=2)):
         first, end = window.start - len(window.context), window.start + 6
         assert window.versions == tuple(block // 2 for block in range(first // 3, end // 3))
         assert window.version == window.versions[0]
@@ -121,7 +123,7 @@ def test_new_weights_change_no_frame_that_was_finished_before_them():
     plans = [WindowPlan(STUDENT, start, 3, 0) for start in range(0, 25, 3)]
     rollout = planned(*plans)
     kept = {window.start: window for window in make([rollout])}
-    for window in make([rollout], Shelf(blocks_per_version=4)):
+    for window in make([rollout], FakeWeightSource(blocks_per_version=4)):
         old = kept[window.start]
         clean = torch.cat([window.context, window.latents]), torch.cat([old.context, old.latents])
         same = [torch.equal(*blocks) for blocks in zip(*(frames.split(3) for frames in clean), strict=True)]
@@ -144,8 +146,8 @@ def test_a_video_is_the_same_alone_and_beside_others():
 
 
 def test_an_actor_goes_on_to_the_next_rollouts_with_the_weights_that_it_has():
-    shelf = Shelf(blocks_per_version=3)
-    actor = RolloutActor(SHAPE, WINDOW, encode_text, TinyCodec(), shelf)
+    source = FakeWeightSource(blocks_per_version=3)
+    actor = RolloutActor(SHAPE, WINDOW, encode_text, TinyCodec(), source)
     rollout = planned(WindowPlan(STUDENT, 0, 3, 0), WindowPlan(STUDENT, 3, 3, 0))
     first, second = (next(w for w in actor.windows([rollout]) if isinstance(w, Window)) for _ in range(2))
     assert (first.versions, second.versions) == ((0, 0), (0, 1))
@@ -194,7 +196,7 @@ def test_a_continued_video_says_which_weights_made_which_of_its_blocks():
     rollout = planned(WindowPlan(STUDENT, 6, 3, 0))
     made = [item for item in stream([rollout]) if isinstance(item, MadeBlock)][:3]
 
-    class Newer(Shelf):
+    class Newer(FakeWeightSource):
         def newer(self, than):
             return weights(5) if than is None else None
 

@@ -10,15 +10,15 @@ from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, MadeBlock, Rollout, Weights, Window, WindowPlan
 from models.wan.vae import WanCodec
 from models.worlds.video_codec import TinyCodec, window_image_latents
+from tests.fakes.fixed_weights import FixedWeights
 from tests.fakes.small_world import CONFIG, NAME, PROMPTS, small_network, small_vae
 
 WINDOW = WindowConfig(frames=6, burn_in_frames=3)
 CODEC = WanCodec(small_vae())
 
 
-class Shelf:
-    def newer(self, than: int | None) -> Weights | None:
-        return Weights.of(0, small_network(0)) if than is None else None
+def weights() -> FixedWeights:
+    return FixedWeights(Weights.of(0, small_network(0)))
 
 
 def encode_text(prompts):
@@ -44,7 +44,7 @@ def expected(sample: Window | Group, first: torch.Tensor) -> torch.Tensor:
 
 
 def test_every_window_but_those_at_the_beginning_has_the_image_of_its_first_frame(shape):
-    made = list(RolloutActor(shape, WINDOW, encode_text, CODEC, Shelf()).windows(rollouts()))
+    made = list(RolloutActor(shape, WINDOW, encode_text, CODEC, weights()).windows(rollouts()))
     windows = [item for item in made if isinstance(item, Window)]
     assert len(windows) == 6
     for window in windows:
@@ -56,9 +56,9 @@ def test_every_window_but_those_at_the_beginning_has_the_image_of_its_first_fram
 
 def test_a_video_that_another_actor_goes_on_with_gives_the_same_images(shape):
     asked = rollouts()
-    whole = list(RolloutActor(shape, WINDOW, encode_text, CODEC, Shelf()).windows(asked))
+    whole = list(RolloutActor(shape, WINDOW, encode_text, CODEC, weights()).windows(asked))
     blocks = [item for item in whole if isinstance(item, MadeBlock)]
-    after = RolloutActor(shape, WINDOW, encode_text, CODEC, Shelf()).windows(asked, blocks[:4])
+    after = RolloutActor(shape, WINDOW, encode_text, CODEC, weights()).windows(asked, blocks[:4])
     images = {(item.rollout, item.index): item.image for item in whole if isinstance(item, Window)}
     continued = [item for item in after if isinstance(item, Window)]
     assert len(continued) == 2
@@ -67,14 +67,14 @@ def test_a_video_that_another_actor_goes_on_with_gives_the_same_images(shape):
 
 
 def test_in_the_tiny_world_no_window_has_one(shape):
-    made = RolloutActor(shape, WINDOW, encode_text, TinyCodec(), Shelf()).windows(rollouts())
+    made = RolloutActor(shape, WINDOW, encode_text, TinyCodec(), weights()).windows(rollouts())
     assert all(item.image is None for item in made if isinstance(item, Window))
 
 
 def test_each_member_of_a_group_has_the_image_of_its_own_first_frame(shape):
     plans = tuple(GroupPlan(GRPO, start, 3, i, 2, 6, (1,), (0,), 1.0, False) for i, start in enumerate((0, 9)))
     asked = [Rollout(0, 0, PROMPTS[0], 1, 15, plans)]
-    made = list(GroupActor(shape, WINDOW, encode_text, CODEC, Shelf()).windows(asked))
+    made = list(GroupActor(shape, WINDOW, encode_text, CODEC, weights()).windows(asked))
     groups = [item for item in made if isinstance(item, Group)]
     assert [one.start for one in groups] == [0, 9]
     for one in groups:

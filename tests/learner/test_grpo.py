@@ -21,6 +21,7 @@ from models.records import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
+from tests.fakes.fixed_weights import FixedWeights
 from tests.learner.networks import network
 
 SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
@@ -38,16 +39,15 @@ CONFIG = GrpoConfig(
 )
 
 
-class Shelf:
-    """The one version of the weights that there is."""
-
-    def newer(self, than: int | None) -> Weights | None:
-        return Weights.of(0, network(0)) if than is None else None
-
-
 def rolled(burn_in_frames: int, starts: Sequence[int], coarse: float = 1.0) -> list[Group]:
     """Groups of version 0 by a real actor, one video each; random scores of two windows."""
-    actor = GroupActor(SHAPE, WindowConfig(frames=6, burn_in_frames=burn_in_frames), encode_text, TinyCodec(), Shelf())
+    actor = GroupActor(
+        SHAPE,
+        WindowConfig(frames=6, burn_in_frames=burn_in_frames),
+        encode_text,
+        TinyCodec(),
+        FixedWeights(Weights.of(0, network(0))),
+    )
     rollouts = [
         Rollout(
             i,

@@ -16,6 +16,7 @@ from models.records import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
+from tests.fakes.fixed_weights import FixedWeights
 
 SHAPE = StudentConfig(height=8, width=4, attention_frames=9)
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
@@ -23,16 +24,6 @@ FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
 SIGMAS = warped_sigmas(SHAPE.timesteps, SHAPE.shift)
 STARTS = (0, 3, 6, 15, 24, 27, 33)
 """No history, histories shorter than context and burn-in, and windows long past the first roll of the cache."""
-
-
-class Shelf:
-    """The one version of the weights that there is."""
-
-    def __init__(self, student: Wan):
-        self.weights = Weights.of(0, student)
-
-    def newer(self, than: int | None) -> Weights | None:
-        return self.weights if than is None else None
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +46,9 @@ def roll_out(student) -> Callable[..., list[Window]]:
         plans = tuple(WindowPlan(STUDENT, start, step, index) for index, (start, step) in drawn)
         rollouts = [Rollout(i, 0, PROMPTS[5 * i], 40 + i, 39, plans) for i in range(2)]
         window = WindowConfig(frames=6, burn_in_frames=FULL)
-        made = RolloutActor(SHAPE, window, encode_text, TinyCodec(), Shelf(student)).windows(rollouts)
+        made = RolloutActor(SHAPE, window, encode_text, TinyCodec(), FixedWeights(Weights.of(0, student))).windows(
+            rollouts
+        )
         return [item for item in made if isinstance(item, Window)]
 
     return make

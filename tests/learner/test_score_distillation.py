@@ -19,6 +19,7 @@ from models.records import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
+from tests.fakes.fixed_weights import FixedWeights
 from tests.learner.networks import network
 
 SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
@@ -27,19 +28,12 @@ CONFIG = DmdConfig(batch_size=3, ema_decay=0.9, optimizer=AdamWConfig(weight_dec
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
 
 
-class Shelf:
-    """The one version of the weights that there is."""
-
-    def newer(self, than: int | None) -> Weights | None:
-        return Weights.of(0, network(0)) if than is None else None
-
-
 @pytest.fixture(scope="module")
 def windows() -> list[Window]:
     """Windows of version 0, made by a real actor: one without history and two with all that the cache ever saw."""
     plans = tuple(WindowPlan(STUDENT, start, 3, index) for index, start in enumerate((0, 12, 18)))
     window = WindowConfig(frames=6, burn_in_frames=FULL)
-    actor = RolloutActor(SHAPE, window, encode_text, TinyCodec(), Shelf())
+    actor = RolloutActor(SHAPE, window, encode_text, TinyCodec(), FixedWeights(Weights.of(0, network(0))))
     made = actor.windows([Rollout(0, 0, PROMPTS[3], 11, 24, plans)])
     return [item for item in made if isinstance(item, Window)]
 

@@ -1,4 +1,4 @@
-"""A small student, and a place where actors find versions of it."""
+"""Provide a small student, and a source of its versions for actors."""
 
 import torch
 
@@ -19,13 +19,13 @@ def weights(version: int) -> Weights:
         return Weights.of(version, network)
 
 
-class Shelf:
-    """A source of weights that puts out a new version after every so many blocks, and counts how often it is asked."""
+class FakeWeightSource:
+    """Publishes a new version every `blocks_per_version` polls, and counts the polls."""
 
     def __init__(self, blocks_per_version: int | None = None):
-        self.blocks_per_version, self.asked = blocks_per_version, 0
+        self.blocks_per_version, self.polls = blocks_per_version, 0
 
     def newer(self, than: int | None) -> Weights | None:
-        version = 0 if self.blocks_per_version is None else self.asked // self.blocks_per_version
-        self.asked += 1
+        version = 0 if self.blocks_per_version is None else self.polls // self.blocks_per_version
+        self.polls += 1
         return weights(version) if than is None or version > than else None
