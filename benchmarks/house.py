@@ -117,13 +117,16 @@ def rooms_of(modules: Iterable[Module]) -> dict[str, list[Module]]:
 
 
 def measure(modules: list[Module]) -> dict[str, object]:
-    """Compute every measure of `BOUNDS`, and the lists of circles and repeated names."""
+    """Compute every measure of `BOUNDS`, the lists of circles and repeated names, and each package's share of lines."""
     lines = sum(module.lines for module in modules)
     known = {module.name for module in modules}
     sources = [module for module in modules if module.path.name != "__init__.py"]
     rooms = rooms_of(modules).items()
     most = max((sum(m.path.name != "__init__.py" for m in members), room) for room, members in rooms)
     largest = max((round(100 * sum(m.lines for m in members) / lines, 1), room) for room, members in rooms)
+    first_level = Counter()
+    for module in modules:
+        first_level[module.path.parts[0] if len(module.path.parts) > 1 else "."] += module.lines
     configured = [m for m in modules if m.path.parts[0] == "cluster" for f in m.functions if takes_whole_config(f)]
     return {
         "files": len(modules),
@@ -133,6 +136,7 @@ def measure(modules: list[Module]) -> dict[str, object]:
         "its_room": most[1],
         "largest_room_percent": largest[0],
         "largest_room": largest[1],
+        "first_level_percent": {name: round(100 * count / lines, 1) for name, count in sorted(first_level.items())},
         "longest_file_lines": max(module.lines for module in modules),
         "files_above_300_lines": sorted(m.path.as_posix() for m in modules if m.lines > BOUNDS["longest_file_lines"]),
         "functions_with_the_whole_config": len(configured),

@@ -96,7 +96,8 @@ def read_keys(arguments: Sequence[str], schema: type[S], part: str | None = None
 def parse(arguments: Sequence[str], keys: Mapping[str, Key], groups: Mapping[str, Sequence[str]]) -> Given:
     """Read `key=value` arguments; the last of several for one key counts. Raises ConfigError.
 
-    Text is taken as typed, but for one pair of quotes around all of it; other values follow Hydra's grammar.
+    Text is taken as typed, but for one pair of quotes around all of it, which the text null needs; other values follow
+    Hydra's grammar.
     """
     given = Given({}, {}, {})
     for argument in arguments:
@@ -134,7 +135,7 @@ def check_choice(group: str, name: str, names: Sequence[str]) -> str:
 def read_value(key: Key, text: str) -> Any:
     """Read the text of a value by the type of its key. Raises ConfigError."""
     if key.kind is str:
-        if key.hint is not str and text.lower() == "null":
+        if text.lower() == "null":
             return None
         return text[1:-1] if len(text) > 1 and text[0] in "'\"" and text.find(text[0], 1) == len(text) - 1 else text
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -184,10 +185,13 @@ def _fill(schema: type, composed: Any, given: Given) -> dict[str, Any]:
     keys, texts = keys_of(schema), {}
     for name, value in given.values.items():
         key = find_key(name, given.texts.get(name, str(value)), keys)
+        written = given.texts.get(name, value)
+        if value is None and key.hint is key.kind and (key.hint is not Any or key.default is not None):
+            problem = f"not {key.expected}"
+            raise ConfigError(name, "null", problem, f"write {name}=VALUE, or leave {name} out")
         if key.kind is str and name in keys:
             texts[name] = None if value is None else str(value)  # set below: OmegaConf would expand ${ in it
             continue
-        written = given.texts.get(name, value)
         if name not in keys:  # an entry of a mapping
             owner = next(other for other in keys if name.startswith(f"{other}."))
             entry = name.removeprefix(f"{owner}.")

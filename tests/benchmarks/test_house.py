@@ -34,6 +34,7 @@ def test_only_production_files_count_and_each_measure_is_that_of_the_files(check
     assert (measures["files"], measures["lines"], measures["functions_per_1000_lines"]) == (4, 13, 230.8)
     assert (measures["most_files_in_a_room"], measures["its_room"]) == (2, "cluster/pool")
     assert (measures["largest_room_percent"], measures["largest_room"]) == (84.6, "cluster/pool")
+    assert measures["first_level_percent"] == {"cluster": 84.6, "models": 15.4}
     assert measures["functions_with_the_whole_config"] == 1
     assert measures["import_circles"] == [["cluster.pool.slots", "cluster.pool.supervisor"]]
     assert measures["public_names_in_several_modules"] == ["shared"]
@@ -44,6 +45,10 @@ def test_what_is_above_its_bound_is_listed(checkout):
     assert misses(measure(modules_of(checkout))) == [
         "functions_per_1000_lines", "largest_room_percent", "import_circles", "public_names_in_several_modules"
     ]  # fmt: skip
+
+
+def test_this_checkout_is_within_every_bound():
+    assert misses(measure(modules_of(settings.ROOT))) == []
 
 
 @pytest.mark.parametrize(

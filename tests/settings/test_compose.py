@@ -1,5 +1,6 @@
 """What a person may type, and what is answered when it cannot be."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import settings
+from actors.generation.generation_config import GenerationConfig
+from cluster.config.plan_config import PlannedRun
 from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan
+from convert import ConvertOptions
 from models.errors import ConfigError
+
+TrialOptions = import_module("rewards.try").TrialOptions
 
 
 def test_presets_groups_and_keys_compose_in_hydra_syntax():
@@ -49,6 +55,31 @@ def test_special_characters_in_a_path_need_no_second_pair_of_quotes(name, tmp_pa
 
 def test_null_takes_an_optional_path_back():
     assert settings.load(["stage=dmd", "init=x", "init=null"]).init is None
+
+
+@pytest.mark.parametrize(
+    "schema", [Config, Scan, PlannedRun, GenerationConfig, ConvertOptions, TrialOptions], ids=lambda one: one.__name__
+)
+def test_null_is_refused_by_every_key_of_text_without_none_and_by_one_of_each_other_type(schema):
+    keys = [key for key in settings.keys_of(schema).values() if key.hint is key.kind is not Any]
+    others = {key.hint: key.name for key in keys if key.hint is not str}
+    for name in [key.name for key in keys if key.hint is str] + list(others.values()):
+        with pytest.raises(ConfigError) as error:
+            settings.read_keys([f"{name}=null"], schema)
+        assert error.value.key == name
+
+
+@pytest.mark.parametrize("key", ["run_dir", "stage", "teacher", "cluster.rollout_labels", "wandb.project"])
+def test_null_for_a_key_without_none_makes_no_run(key):
+    with pytest.raises(ConfigError) as error:
+        settings.load([f"{key}=null"])
+    assert error.value.key == key and f"{key}=VALUE" in error.value.fix
+
+
+@pytest.mark.parametrize("quote", "'\"")
+def test_a_folder_that_is_called_null_is_named_in_quotes(quote, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.load([f"run_dir={quote}null{quote}"]).run_dir == str(tmp_path / "null")
 
 
 def test_what_is_given_on_the_command_line_beats_the_preset():
