@@ -62,14 +62,14 @@ def test_another_model_is_asked_again(tmp_path):
 @pytest.mark.parametrize(
     ("status", "content", "reason"),
     [
-        (401, {}, "status 401, not 200"),
-        (500, {}, "status 500, not 200"),
-        (302, {}, "status 302, not 200"),
-        (200, b"<html>", "the answer is no JSON"),
-        (200, {"choices": []}, "the answer has no choices[0].message.content"),
-        (200, {"choices": [{"message": {"content": None}}]}, "the answer has no choices[0].message.content"),
-        (200, {"choices": [{"message": {"content": "no"}}]}, "an answer of 2 characters"),
-        (200, {"choices": [{"message": {"content": 3000 * "y"}}]}, "an answer of 3000 characters"),
+        (401, {}, " 401"),
+        (500, {}, " 500"),
+        (302, {}, " 302"),
+        (200, b"<html>", "JSON"),
+        (200, {"choices": []}, "choices[0].message.content"),
+        (200, {"choices": [{"message": {"content": None}}]}, "choices[0].message.content"),
+        (200, {"choices": [{"message": {"content": "no"}}]}, " 2 "),
+        (200, {"choices": [{"message": {"content": 3000 * "y"}}]}, " 3000 "),
     ],
 )
 def test_a_failure_keeps_the_plain_prompt_and_is_counted_with_its_reason(tmp_path, status, content, reason):
@@ -79,7 +79,7 @@ def test_a_failure_keeps_the_plain_prompt_and_is_counted_with_its_reason(tmp_pat
     with served(answer) as url:
         made = extend_prompts(["a cat asleep", "a dog awake"], PromptConfig(url=url, retries=1), tmp_path / "c")
     assert made.texts == ("A film of a cat asleep, slow and bright.", "a dog awake")
-    assert (made.asked, made.failed) == (1, 1) and made.reason.startswith(reason)
+    assert (made.asked, made.failed) == (1, 1) and reason in made.reason
     assert made.reason in str(made)
 
 

@@ -1,5 +1,4 @@
 import json
-import re
 from statistics import mean, median
 
 import pytest
@@ -113,7 +112,7 @@ def test_metrics_are_plain_numbers_one_per_segment(real):
 
 
 def test_a_video_that_is_no_whole_number_of_segments_is_refused_with_both_numbers(real):
-    with pytest.raises(ValueError, match=re.escape("25 frames has no whole number of segments of 12")):
+    with pytest.raises(ValueError, match=r"\b25\b.*\b12\b"):
         segment_metrics(real[:1, :25], PROMPTS[:1], 12)
 
 

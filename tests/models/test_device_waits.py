@@ -81,5 +81,5 @@ def test_a_wait_would_be_noted(waiting):
 
 @pytest.mark.parametrize("read", [Tensor.item, Tensor.tolist, Tensor.cpu, bool])
 def test_a_value_that_is_read_would_be_refused(read):
-    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"\bmeta\b"):
         read(torch.zeros(1, device="meta"))

@@ -177,7 +177,7 @@ def test_the_headline_rounds_nothing_up_to_all_frames():
 
 
 def test_the_headline_of_one_method_compares_nothing():
-    assert summary_headline(judged({"ode": 0.5})).endswith("the share of valid frames is 50 % with ODE initialisation.")
+    assert summary_headline(judged({"ode": 0.5})).count("%") == 1
 
 
 def test_a_video_that_never_moved_has_a_headline():
@@ -207,32 +207,32 @@ def test_the_picture_is_a_card_that_brings_its_own_background(tmp_path, arms):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_number_that_is_none_is_refused(arms, value):
     broken = arms[2].metrics | {"exposure_drift": [0.0] * (SEGMENTS - 1) + [value]}
-    with pytest.raises(ValueError, match='arm "uniform": exposure_drift is not finite'):
+    with pytest.raises(ValueError, match='"uniform": exposure_drift'):
         replace(arms[2], metrics=broken)
 
 
 def test_lists_of_different_length_are_refused(arms):
-    with pytest.raises(ValueError, match='arm "uniform": every metric needs one number per segment'):
+    with pytest.raises(ValueError, match='"uniform": '):
         replace(arms[2], metrics=arms[2].metrics | {"validity": [1.0]})
 
 
 def test_methods_that_cannot_be_compared_are_refused(tmp_path, arms):
-    with pytest.raises(ValueError, match='arm "uniform" has other prompts'):
+    with pytest.raises(ValueError, match=r'"uniform" .*prompts'):
         summarise(tmp_path, [arms[0], replace(arms[2], prompts=arms[2].prompts[::-1])])
-    with pytest.raises(ValueError, match='two arms are called "ode"'):
+    with pytest.raises(ValueError, match='"ode"'):
         summarise(tmp_path, [arms[0], arms[0]])
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("videos", "words"),
+    ("videos", "facts"),
     [
-        (lambda video: video[:3], "3 videos, 8 prompts"),
-        (lambda video: video[:, 1:], "191 frames are not 16 segments of 12"),
+        (lambda video: video[:3], r"\b3\b.*\b8\b"),
+        (lambda video: video[:, 1:], r"\b191\b.*\b16\b.*\b12\b"),
         (lambda video: video + 1, r"outside \[0, 1\]"),
         (lambda video: video * math.nan, r"outside \[0, 1\]"),
     ],
 )
-def test_videos_that_do_not_fit_are_refused(arms, videos, words):
-    with pytest.raises(ValueError, match=f'arm "ode": .*{words}'):
+def test_videos_that_do_not_fit_are_refused(arms, videos, facts):
+    with pytest.raises(ValueError, match=f'"ode": .*{facts}'):
         replace(arms[0], videos=videos(arms[0].videos))

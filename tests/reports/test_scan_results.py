@@ -47,7 +47,7 @@ def scanned(tmp_path_factory):
 
 def test_a_dry_run_says_what_a_trial_takes_and_which_there_are(scanned):
     first, takes, _, *arms = scan_report.scan_overview(*scanned).splitlines()
-    assert first.startswith("4 trials of 80 updates in ") and takes.endswith(" 1 x 1 CPU, on any node")
+    assert re.findall(r"\d+", first)[:2] == ["4", "80"] and " 1 x 1 CPU, " in takes
     assert arms == ["  prefix: seeds 0, 1", "  uniform: seeds 0, 1"]
 
 
@@ -80,7 +80,7 @@ def test_the_table_says_what_became_of_every_trial(scanned):
     told = scan_table(arms_of(scanned[1]))
     assert re.search(r"^prefix +1 finished, 1 stopped$", told, re.M) and re.search(r"^uniform +2 finished$", told, re.M)
     assert re.search(r"^uniform +1\.00 ± 0\.00", told, re.M)
-    assert re.search(r"^uniform against prefix at 4x: \+\d\.\d\d on seed 0$", told, re.M)
+    assert re.search(r"^uniform .*prefix .*4x: \+\d\.\d\d .*0$", told, re.M)
 
 
 def test_the_report_is_one_file_that_compares_every_arm(scanned, capsys):

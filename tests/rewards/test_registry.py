@@ -54,11 +54,11 @@ def makes_no_call(config):
 
 
 def test_a_module_that_fails_while_it_is_imported_is_refused_under_its_name(tmp_path, monkeypatch):
-    (tmp_path / "broken_rewards.py").write_text("raise RuntimeError('no gpu')")
+    (tmp_path / "broken_rewards.py").write_text("raise RuntimeError('no-gpu')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError) as caught:
         make_reward("broken_rewards.X", RewardConfig())
-    assert caught.value.value == "broken_rewards.X" and "RuntimeError: no gpu" in str(caught.value)
+    assert caught.value.value == "broken_rewards.X" and "RuntimeError: no-gpu" in str(caught.value)
 
 
 def test_every_shipped_reward_can_be_made():
@@ -81,7 +81,7 @@ def test_a_dotted_path_makes_a_reward_of_the_configuration():
         ("plugins.of_videos", "video"),
         ("plugins.takes_nothing", "TypeError"),
         ("plugins.makes_nothing", "Reward"),
-        ("plugins.says_two_lines", "could not convert string to float"),
+        ("plugins.says_two_lines", "ValueError"),
         ("plugins.exits", "SystemExit: 0"),
         ("plugins.makes_no_call", "called"),
         ("brightness", "continuity"),

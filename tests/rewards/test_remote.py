@@ -3,6 +3,7 @@ import base64
 import json
 import logging
 import math
+import re
 import socket
 import threading
 import time
@@ -23,6 +24,12 @@ from rewards.reward_config import RewardConfig
 from rewards.scorer import Scorer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def numbers(caplog) -> list[str]:
+    """Find the numbers of the one logged line behind its address: status, expected status, try, tries."""
+    (record,) = caplog.records
+    return re.findall(r"\b\d+\b", re.sub(r"127\.0\.0\.1:\d+", "", record.getMessage()))
 
 
 @contextmanager
@@ -101,7 +108,7 @@ def test_a_failed_clip_is_missing_and_the_others_are_not(caplog):
     with served(handler) as url:
         scores = ask(url)
     assert scores[0] == scores[2] == 0.5 and math.isnan(scores[1])
-    assert "status 400, not 200, at try 1 of 3" in caplog.text
+    assert numbers(caplog) == ["400", "200", "1", "3"]
 
 
 def test_what_may_pass_is_tried_again_and_the_tries_are_counted(caplog):
@@ -118,7 +125,7 @@ def test_what_may_pass_is_tried_again_and_the_tries_are_counted(caplog):
         scores = ask(url, 2, retries=2)
     assert scores[0] == 1 and math.isnan(scores[1])
     assert tries.count("clip 0") == tries.count("clip 1") == 3
-    assert "status 500, not 200, at try 3 of 3" in caplog.text
+    assert numbers(caplog) == ["500", "200", "3", "3"]
 
 
 def test_an_endpoint_that_is_down_leaves_every_clip_missing_and_logs_no_token(caplog):
@@ -176,7 +183,7 @@ def test_a_slow_endpoint_is_given_up_within_the_time_of_the_reward(caplog):
         released.set()
     assert scores[0] == scores[2] == 1 and math.isnan(scores[1])
     assert seconds < 2.0
-    assert "no answer within" in caplog.text and "try 2 of 2" in caplog.text
+    assert numbers(caplog)[-2:] == ["2", "2"]
 
 
 def test_all_clips_of_a_call_are_sent_at_once():
@@ -209,15 +216,15 @@ def test_a_redirect_is_not_followed():
 @pytest.mark.parametrize(
     ("content", "kind", "reason"),
     [
-        (b"{", "application/json", "is no JSON"),
-        (b"[1]", "application/json", 'no number under "score"'),
-        (b'{"score": "high"}', "application/json", 'no number under "score"'),
-        (b'{"score": true}', "application/json", 'no number under "score"'),
-        (b'{"score": NaN}', "application/json", "score is nan"),
-        (b"cposix\nsystem\n", "application/octet-stream", "neither application/json nor safetensors"),
-        (save({"value": torch.zeros(1)}), "application/octet-stream", 'no tensor "score"'),
-        (save({"score": torch.zeros(2)}), "application/octet-stream", 'no tensor "score"'),
-        (save({"score": torch.tensor([torch.inf])}), "application/octet-stream", "score is inf"),
+        (b"{", "application/json", "JSON"),
+        (b"[1]", "application/json", '"score"'),
+        (b'{"score": "high"}', "application/json", '"score"'),
+        (b'{"score": true}', "application/json", '"score"'),
+        (b'{"score": NaN}', "application/json", r"\bnan\b"),
+        (b"cposix\nsystem\n", "application/octet-stream", "application/json .*safetensors"),
+        (save({"value": torch.zeros(1)}), "application/octet-stream", '"score"'),
+        (save({"score": torch.zeros(2)}), "application/octet-stream", '"score"'),
+        (save({"score": torch.tensor([torch.inf])}), "application/octet-stream", r"\binf\b"),
     ],
 )
 def test_an_answer_that_is_no_score_is_refused(content, kind, reason):
@@ -229,7 +236,7 @@ def test_an_endless_answer_is_not_read_to_its_end():
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(body=b" " * (3 << 20), content_type="application/json")
 
-    with served(handler) as url, pytest.raises(ConnectionError, match="longer than 1048576 bytes"):
+    with served(handler) as url, pytest.raises(ConnectionError, match="1048576"):
         ask(url, 1)
 
 
@@ -243,7 +250,7 @@ def test_the_scorer_asks_a_remote_reward_and_counts_what_is_missing():
         scores = scorer.score("a prompt", torch.rand(2, 12, 3, 12, 12), None, None)
     assert [member[1] for member in scores.values["remote"]] == [7, 7]
     assert all(math.isnan(member[0]) for member in scores.values["remote"])
-    assert scores.failures["remote"].startswith("no score for 2 of 4 clips: 127.0.0.1:") and not scores.hung
+    assert re.search(r"\b2\b.*\b4\b.*127\.0\.0\.1:", scores.failures["remote"]) and not scores.hung
 
 
 def test_without_an_address_the_reward_is_refused_with_the_key():

@@ -33,7 +33,7 @@ class Plugin:
 
 class Raises(Plugin):
     def __call__(self, clips):
-        raise RuntimeError("the model\nis gone")
+        raise RuntimeError("no\nmodel")
 
 
 class Hangs(Plugin):
@@ -126,9 +126,9 @@ def missing(values):
 @pytest.mark.parametrize(
     ("plugin", "reason"),
     [
-        (Raises, "RuntimeError: the model is gone"),
-        (WrongShape, r"answered \[6, 1\] for 6 clips"),
-        (Nothing, "answered NoneType"),
+        (Raises, "RuntimeError: no model"),
+        (WrongShape, r"\[6, 1\] .*\b6\b"),
+        (Nothing, "NoneType"),
         (Leaves, "SystemExit"),
     ],
 )

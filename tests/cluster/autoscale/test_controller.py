@@ -177,7 +177,7 @@ def test_where_something_else_holds_the_run_back_a_growth_that_brings_nothing_is
     assert max(world.sizes) == 4 and world.size == 2, world.sizes
     assert world.changes == 2
     undone = next(decision for decision in world.told if decision.kind == "gain")
-    assert "growing from 2 to 4 actors brought 0%" in undone.reason and "autoscale.gain" in undone.reason
+    assert all(fact in undone.reason for fact in (" 2 ", " 4 ", " 0%", "autoscale.gain"))
 
 
 def test_a_learner_that_slows_down_is_no_sign_that_the_last_actors_brought_nothing():
@@ -222,7 +222,7 @@ def test_cool_downs_lie_between_changes():
 def test_a_spent_budget_leaves_the_minimum_and_says_so():
     world = World(config(minimum=2, gpu_hours=1.0), 2, actor_s=8.0, learner_s=1.0).run(4000)
     assert max(world.sizes) == 8 and world.size == 2
-    assert "autoscale.gpu_hours = 1 are spent" in world.told[-1].reason and world.told[-1].kind not in QUIET
+    assert "autoscale.gpu_hours" in world.told[-1].reason and world.told[-1].kind not in QUIET
     assert world.hours - 1.0 < 4000 * 2 / 3600
 
 
@@ -250,7 +250,7 @@ def test_a_starving_learner_whose_pool_must_not_grow_is_told_which_key_holds_it(
     controller.decide(0.0, starving)
     decision = controller.decide(200.0, starving)
     assert decision.size == starving.size and decision.kind not in QUIET
-    assert decision.reason.endswith(f"kept back by {bound}")
+    assert bound in decision.reason
 
 
 def test_where_rewards_hold_a_starving_learner_back_the_pool_does_not_grow_and_says_who():
@@ -258,9 +258,8 @@ def test_where_rewards_hold_a_starving_learner_back_the_pool_does_not_grow_and_s
     controller = Controller(config())
     decisions = [controller.decide(10.0 * look, starving) for look in range(50)]
     assert {decision.size for decision in decisions} == {starving.size}
-    assert decisions[-1].kind not in QUIET and decisions[-1].reason.endswith(
-        "more actors would not help, for the reward processes are at work 97% of their time: raise "
-        "cluster.reward_actors"
+    assert decisions[-1].kind not in QUIET and all(
+        fact in decisions[-1].reason for fact in ("97%", "cluster.reward_actors")
     )
     assert controller.decide(1000.0, replace(starving, scoring=0.5)).size > starving.size
 

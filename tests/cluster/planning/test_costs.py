@@ -1,6 +1,9 @@
 """Where costs come from: keys, a run, a benchmark, or the operations that a device can do."""
 
+import errno
 import json
+import os
+import re
 from dataclasses import asdict, replace
 from functools import cache
 
@@ -14,6 +17,7 @@ from cluster.planning import costs, flops
 from cluster.planning.costs import table_costs
 from cluster.planning.run_shape import run_shape_of
 from cluster.planning.simulator import simulate
+from models.errors import ConfigError
 
 WAN = ["preset=wan_1_3b", "cluster.learner_ranks=8"]
 BLOCK = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21} | {
@@ -22,6 +26,14 @@ BLOCK = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_fr
 }
 """What benchmarks/rollout_fps says that it measured."""
 TINY = ["preset=tiny", "device_name=cpu", "rollout.batch=2", "cluster.learner_ranks=2"]
+
+
+def refused(file, config):
+    """Read a file that must be refused under its key; returns the problem."""
+    with pytest.raises(ConfigError) as error:
+        read_costs(file, config)
+    assert (error.value.key, error.value.value) == ("plan.costs", file) and "\n" not in str(error.value)
+    return error.value.problem
 
 
 def find_costs(plan, config):
@@ -136,10 +148,8 @@ def test_a_line_of_the_rollout_benchmark_gives_the_block_of_one_video(tmp_path):
     assert found["cut_s"].source.startswith("table")
     two = settings.load([*WAN, "rollout.batch=2", "buffer.windows=400"])
     assert find_costs(PlanConfig(costs=str(file)), two)["block_s"].seconds == 1.4
-    with pytest.raises(
-        ValueError, match=r"measured with config.latent = \[16, 60, 104\], and \[16, 90, 160\] is planned"
-    ):
-        read_costs(file, settings.load([*WAN, "student.height=90", "student.width=160"]))
+    problem = refused(file, settings.load([*WAN, "student.height=90", "student.width=160"]))
+    assert all(fact in problem for fact in ("config.latent", "[16, 60, 104]", "[16, 90, 160]"))
 
 
 def test_a_cost_that_is_given_and_measured_is_refused(tmp_path):
@@ -149,22 +159,21 @@ def test_a_cost_that_is_given_and_measured_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "fact"),
     [
-        (None, "cannot be read"),
-        ("", "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
-        ("no json\n", "no file of JSON lines"),
-        ("[1, 2]\n3\n", "holds neither metrics of stage dmd"),
-        ('{"name": "burn_in"}\n', "holds neither metrics of stage dmd nor lines of benchmarks/rollout_fps"),
-        ('{"stage": "dmd", "step": 1, "time": 1.0}\n', "needs the run's config.yaml in its folder"),
+        (None, os.strerror(errno.ENOENT)),
+        ("", "benchmarks/rollout_fps"),
+        ("{}{\n", "JSON"),
+        ("[1, 2]\n3\n", "benchmarks/rollout_fps"),
+        ('{"name": "burn_in"}\n', "benchmarks/rollout_fps"),
+        ('{"stage": "dmd", "step": 1, "time": 1.0}\n', "config.yaml"),
     ],
 )
-def test_a_file_without_costs_is_refused(tmp_path, text, said):
+def test_a_file_without_costs_is_refused(tmp_path, text, fact):
     file = tmp_path / "m.jsonl"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(ValueError, match=said):
-        read_costs(file, tiny())
+    assert fact in refused(file, tiny())
 
 
 def test_half_a_line_at_the_end_is_left_out(tmp_path):
@@ -176,21 +185,21 @@ def test_half_a_line_at_the_end_is_left_out(tmp_path):
 def test_a_run_of_another_shape_an_inline_one_and_a_short_one_are_refused(tmp_path):
     config, lines = tiny(), lines_of_nine()
     file = written(tmp_path, lines, config)
-    for other, said in (
-        ("rollout.batch=4", "measured with rollout.batch = 2, and 4 is planned"),
-        ("learner.checkpoint_activations=true", "measured with learner.checkpoint_activations = False, and True"),
-        ("rollout.dtype=bfloat16", "measured with rollout.dtype = 'float32', and 'bfloat16' is planned"),
-        ("rollout.compile=true", "measured with rollout.compile = False, and True is planned"),
-        ("student.attention_frames=9", "measured with student.attention_frames = 12, and 9 is planned"),
+    for other, measured, planned in (
+        ("rollout.batch=4", "2", "4"),
+        ("learner.checkpoint_activations=true", "False", "True"),
+        ("rollout.dtype=bfloat16", "'float32'", "'bfloat16'"),
+        ("rollout.compile=true", "False", "True"),
+        ("student.attention_frames=9", "12", "9"),
     ):
-        with pytest.raises(ValueError, match=said):
-            read_costs(file, settings.load([*TINY, other]))
-    with pytest.raises(ValueError, match="has 4 updates after the first, and 5 are needed"):
-        read_costs(written(tmp_path, lines[:5]), config)
+        problem = refused(file, settings.load([*TINY, other]))
+        assert all(fact in problem for fact in (other.partition("=")[0], f" {measured}", f" {planned}"))
+    assert re.findall(r"\d+", refused(written(tmp_path, lines[:5]), config)) == ["4", "5"]
     inline = [{name: value for name, value in line.items() if "rollout" not in name} for line in lines]
     kind = replace(config, cluster=replace(config.cluster, learner_ranks=1, kind="inline"))
-    with pytest.raises(ValueError, match="inline run"):
+    with pytest.raises(ConfigError) as error:
         read_costs(written(tmp_path, inline, kind), config)
+    assert error.value.key == "plan.costs" and "cluster=ray" in error.value.fix
 
 
 def changed(lines, number, **values):
@@ -201,62 +210,55 @@ def changed(lines, number, **values):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "fact"),
     [
-        (
-            {"rollout__busy_share": None},
-            r"^plan.costs=\S+metrics.jsonl: line 4 has no rollout/busy_share",
-        ),
-        ({"rollout__blocks": "many"}, "^plan.costs=.*: line 4 has rollout/blocks = 'many', not a number"),
-        ({"rollout__actors": True}, "has rollout/actors = True, not a number"),
-        ({"learner__busy_share": float("nan")}, "has learner/busy_share = nan, not a number"),
-        ({"waited__publish_s": [1]}, r"has waited/publish_s = \[1\], not a number"),
-        ({"step": None}, "^plan.costs=.*: line 4 has no step"),
-        ({"time": {}}, "has time = {}, not a number"),
+        ({"rollout__busy_share": None}, "rollout/busy_share"),
+        ({"rollout__blocks": "many"}, "rollout/blocks = 'many'"),
+        ({"rollout__actors": True}, "rollout/actors = True"),
+        ({"learner__busy_share": float("nan")}, "learner/busy_share = nan"),
+        ({"waited__publish_s": [1]}, "waited/publish_s = [1]"),
+        ({"step": None}, " step"),
+        ({"time": {}}, "time = {}"),
     ],
 )
-def test_metrics_of_another_version_are_answered_with_the_line_and_its_key(tmp_path, change, said):
+def test_metrics_of_another_version_are_answered_with_the_line_and_its_key(tmp_path, change, fact):
     config, lines = tiny(), lines_of_nine()
-    with pytest.raises(ValueError, match=said) as found:
-        read_costs(written(tmp_path, changed(lines, 4, **change), config), config)
-    assert "\n" not in str(found.value)
+    problem = refused(written(tmp_path, changed(lines, 4, **change), config), config)
+    assert "line 4 " in problem and fact in problem
 
 
 def test_a_run_in_which_nobody_worked_is_refused(tmp_path):
     config, lines = tiny(), lines_of_nine()
     for name in ("rollout/blocks", "rollout/busy_share", "learner/busy_share"):
-        with pytest.raises(ValueError, match=f"has no update with {name} above 0"):
-            read_costs(written(tmp_path, [line | {name: 0} for line in lines], config), config)
+        assert name in refused(written(tmp_path, [line | {name: 0} for line in lines], config), config)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "fact"),
     [
-        ("", "^plan.costs=.*config.yaml in its folder is empty"),
-        ("- a list", "config.yaml in its folder is empty"),
-        ("cluster: ray", "has no cluster.kind"),
-        ("cluster: {kind: ray}", "has no student.model"),
-        ("a: [", r"needs the run's config.yaml in its folder \(ParserError\)"),
-        (b"\xff\xfe", "needs the run's config.yaml in its folder"),
+        ("", "config.yaml"),
+        ("- a list", "config.yaml"),
+        ("cluster: ray", "cluster.kind"),
+        ("cluster: {kind: ray}", "student.model"),
+        ("a: [", "(ParserError)"),
+        (b"\xff\xfe", "config.yaml"),
     ],
 )
-def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, said):
+def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, fact):
     file = written(tmp_path, [{"stage": "dmd", "step": 1, "time": 1.0}])
     (tmp_path / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=said) as found:
-        read_costs(file, tiny())
-    assert "\n" not in str(found.value)
+    assert fact in refused(file, tiny())
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "fact"),
     [
-        ("learner.teacher_offload", None, "has no learner.teacher_offload"),
-        ("cluster.learner_ranks", "two", "has cluster.learner_ranks = 'two', not a number"),
-        ("dmd.batch_size", 0, "has dmd.batch_size = 0"),
+        ("learner.teacher_offload", None, "learner.teacher_offload"),
+        ("cluster.learner_ranks", "two", "cluster.learner_ranks = 'two'"),
+        ("dmd.batch_size", 0, "dmd.batch_size = 0"),
     ],
 )
-def test_a_config_of_another_version_is_refused_by_the_key(tmp_path, name, value, said):
+def test_a_config_of_another_version_is_refused_by_the_key(tmp_path, name, value, fact):
     config, file = tiny(), written(tmp_path, lines_of_nine())
     group, _, key = name.partition(".")
     tree = asdict(config)
@@ -264,27 +266,22 @@ def test_a_config_of_another_version_is_refused_by_the_key(tmp_path, name, value
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump(tree if value is None else tree | {group: tree[group] | {key: value}})
     )
-    with pytest.raises(ValueError, match=said):
-        read_costs(file, config)
+    assert fact in refused(file, config)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "fact"),
     [
-        ({"config": "a string"}, "^plan.costs=.*: line 1 has no config.model"),
-        ({"config": BLOCK | {"compile": False}}, "measured with config.compile = False, and True is planned"),
-        (
-            {"config": BLOCK | {"dtype": "float32"}},
-            "measured with config.dtype = 'float32', and 'bfloat16' is planned",
-        ),
-        ({"block_ms": None}, "^plan.costs=.*: line 1 has block_ms = None"),
-        ({"block_ms": 0}, "has block_ms = 0"),
+        ({"config": "a string"}, "config.model"),
+        ({"config": BLOCK | {"compile": False}}, "config.compile = False"),
+        ({"config": BLOCK | {"dtype": "float32"}}, "config.dtype = 'float32'"),
+        ({"block_ms": None}, "block_ms = None"),
+        ({"block_ms": 0}, "block_ms = 0"),
     ],
 )
-def test_a_benchmark_of_another_version_or_speed_is_refused_by_the_key(tmp_path, change, said):
+def test_a_benchmark_of_another_version_or_speed_is_refused_by_the_key(tmp_path, change, fact):
     line = {"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": BLOCK} | change
-    with pytest.raises(ValueError, match=said):
-        read_costs(written(tmp_path, [line]), wan())
+    assert fact in refused(written(tmp_path, [line]), wan())
 
 
 @pytest.mark.parametrize(

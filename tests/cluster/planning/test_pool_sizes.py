@@ -1,5 +1,6 @@
 """Which pool is looked at, and which is the cheapest."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from cluster.planning import placement, pool_sizes
 from cluster.planning.pool_sizes import balanced_gpus, cheapest, largest_pool, pool_excess
 from cluster.planning.run_shape import run_shape_of
 from cluster.planning.simulator import Pace, simulate
+from models.errors import ConfigError
 
 PACE = Pace(block_s=0.5, cut_s=0.1, student_s=3.0, critic_s=1.5, publish_s=0.1)
 
@@ -65,13 +67,15 @@ def test_pools_that_the_cluster_could_never_hold_are_not_looked_at():
     found = [size.rollout_gpus for size in sizes(config, slow, PlanConfig(updates=3), silent)]
     assert max(found) == 24 and balanced_gpus(run_shape_of(config), slow) > 24
     told = []
-    with pytest.raises(ValueError, match=r"^plan.rollout_gpus=25: 8 learner, 25 rollou"):
+    with pytest.raises(ConfigError) as error:
         sizes(config, slow, PlanConfig(updates=3, rollout_gpus=[8, 25]), told.append)
+    assert (error.value.key, error.value.value) == ("plan.rollout_gpus", 25)
+    assert re.findall(r"\d+", error.value.problem)[:2] == ["8", "25"]
     full = wan("cluster=h100_8")
-    with pytest.raises(
-        ValueError, match=r"^cluster.gpus=8: 8 learner, 1 rollout processes need 16 .* lower plan.learner_gpus"
-    ):
+    with pytest.raises(ConfigError) as error:
         sizes(full, PACE, PlanConfig(updates=3), told.append)
+    assert (error.value.key, error.value.value) == ("cluster.gpus", 8) and "plan.learner_gpus" in error.value.fix
+    assert re.findall(r"\d+", error.value.problem)[:3] == ["8", "1", "16"]
     assert told == [], "said before the first is played through"
 
 

@@ -45,10 +45,10 @@ def test_a_process_that_does_not_answer_has_no_node_and_one_that_has_a_node_and_
         pool = RayPool.__new__(RayPool)
         pool.cluster, pool.actors, pool.relay = small().cluster, {1: Handle()}, None
         pool.cluster.start_timeout_s = 0.01
-        with pytest.raises(NoNode, match=r"never got a node within cluster\.start_timeout_s = 0\.01 s"):
+        with pytest.raises(NoNode, match=r"cluster\.start_timeout_s = 0\.01 "):
             await pool.place(1)
         pool.actors[1] = Handle()
-        with pytest.raises(ActorLost, match=r"did not start within cluster\.start_timeout_s = 0\.01 s"):
+        with pytest.raises(ActorLost, match=r"cluster\.start_timeout_s = 0\.01 "):
             await pool.begin(1, None, 1)
 
     run(test())

@@ -121,7 +121,7 @@ def test_the_newest_checkpoint_is_that_of_the_highest_step_whenever_it_was_writt
 def test_a_truncated_file_is_refused_by_name(saved, file, kept):
     whole = (saved / file).read_bytes()
     (saved / file).write_bytes(whole[: int(kept * len(whole))])
-    assert f"{file} is damaged" in refusal(saved)
+    assert file in refusal(saved)
 
 
 @pytest.mark.parametrize("file", ["student.safetensors", "optimizer.safetensors", "state.msgpack"])
@@ -161,14 +161,14 @@ def test_a_missing_or_unreadable_manifest_is_refused_by_name(saved, text):
     assert "manifest.json" in refusal(saved)
 
 
-def test_the_newest_whole_one_is_found_with_the_reasons_against_those_after_it_and_nothing_is_touched(tmp_path):
+def test_the_newest_valid_one_is_found_with_the_reasons_against_those_after_it_and_nothing_is_touched(tmp_path):
     good, cut, bare = (save(tmp_path, step, keep=4) for step in (2, 3, 4))
     (cut / "state.msgpack").write_bytes(b"")
     (bare / "manifest.json").unlink()
     before = names(tmp_path)
     found, damaged = checkpoint.newest_valid(tmp_path)
     assert found == good and list(damaged) == [bare, cut]
-    assert "manifest.json" in str(damaged[bare]) and "state.msgpack is damaged" in str(damaged[cut])
+    assert "manifest.json" in str(damaged[bare]) and "state.msgpack" in str(damaged[cut])
     assert names(tmp_path) == before
 
 
@@ -178,8 +178,8 @@ def test_where_none_is_whole_all_are_named_in_one_line_with_the_cure(tmp_path):
     with pytest.raises(DamagedCheckpoint) as caught:
         checkpoint.newest_valid(tmp_path)
     message = str(caught.value)
-    assert "\n" not in message and "step_00000001 lacks" in message and "step_00000002 lacks" in message
-    assert f"move {tmp_path} away to begin the stage again" in message
+    assert "\n" not in message and "step_00000001" in message and "step_00000002" in message
+    assert f" {tmp_path} " in message.partition("step_00000001")[2], "what to move away"
 
 
 def test_one_set_aside_is_not_found_again_not_deleted_and_not_overwritten(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import secrets
 import subprocess
 import sys
@@ -100,8 +101,11 @@ def test_the_line_beside_the_bar_tells_losses_who_is_busy_what_waits_and_what_wa
         "rollout/busy_share": 0.5, "buffer/depth": 12, "rollout/actors_lost": 2, "buffer/starts": {"critic": {0: 1}},
     }  # fmt: skip
     line = line_of(metrics)
-    assert line == "critic 1.2500, student 0.5000, learner busy 98%, rollout busy 50%, 12 windows wait, 2 actors lost"
-    assert "lost" not in line_of(metrics | {"rollout/actors_lost": 0})
+    assert re.findall(r"[\d.]+%?", line) == ["1.2500", "0.5000", "98%", "50%", "12", "2"]
+    assert re.findall(r"critic|student|learner|rollout|windows|actors", line) == [
+        "critic", "student", "learner", "rollout", "windows", "actors"
+    ]  # fmt: skip
+    assert "actors" not in line_of(metrics | {"rollout/actors_lost": 0})
 
 
 def test_the_line_of_stage_grpo_has_the_rewards_and_what_has_none():
@@ -117,14 +121,16 @@ def test_the_first_line_of_a_resumed_stage_says_from_where(tmp_path):
     for stage, step in (("ode", 1), ("ode", 2), ("dmd", 7), ("dmd", 8)):
         log(stage, step, 9, {"student/loss": 0.5})
     log.close()
-    assert shown == ["student 0.5000"] * 2 + ["resumed from step 6; student 0.5000", "student 0.5000"]
+    assert shown[0] == shown[1] == shown[3] == "student 0.5000"
+    assert " 6; " in shown[2] and shown[2].endswith(shown[3])
 
 
-SHOW = """
+NEWS = "rollout actor 3 [red] of [1, 2] was lost"
+SHOW = f"""
 from cluster.runs.display import Display
 with Display() as display:
     display("dmd", 1, 3, "critic 1.0")
-    display.say("rollout actor 3 [red] of [1, 2] was lost")
+    display.say("{NEWS}")
     display("dmd", 3, 3, "critic [bold] 0.5")
 """
 
@@ -133,7 +139,7 @@ def test_where_there_is_no_terminal_every_line_is_plain():
     shown = subprocess.run([sys.executable, "-c", SHOW], cwd=settings.ROOT, capture_output=True, text=True, timeout=120)
     assert shown.stdout.splitlines() == [
         "dmd: 1/3  critic 1.0",
-        "rollout actor 3 [red] of [1, 2] was lost",
+        NEWS,
         "dmd: 3/3  critic [bold] 0.5",
     ]
 
@@ -152,9 +158,9 @@ def test_on_a_terminal_news_stand_above_the_bars_word_by_word():
         assert process.wait(timeout=60) == 0
     os.close(terminal)
     text = shown.decode()
-    assert "rollout actor 3 [red] of [1, 2] was lost" in text
+    assert NEWS in text
     assert "critic [bold] 0.5" in text and "3/3" in text
-    assert text.index("was lost") < text.rindex("3/3"), "the bar is drawn again below the news"
+    assert text.index(NEWS) < text.rindex("3/3"), "the bar is drawn again below the news"
 
 
 def test_numbers_by_start_become_bars_that_keep_the_mean_over_starts():

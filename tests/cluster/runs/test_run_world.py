@@ -1,5 +1,7 @@
 """What a run's world cannot honour is said in one line before anything starts, and each process opens what it needs."""
 
+import re
+
 import pytest
 import torch
 
@@ -104,15 +106,17 @@ def test_a_negative_prompt_that_is_cut_is_said_once_by_its_key_and_not_by_every_
     given = [*keys(world, tmp_path / "run"), "stage=dmd", f"init={world}/network.safetensors"]
     config = settings.load([*given, "prompt.negative=a cat walks on a dog on a dog on grass"])
     preflight(config)
-    assert capsys.readouterr().err == "note: prompt.negative has 12 tokens; the first 8 are read\n"
+    note = capsys.readouterr().err
+    assert note.startswith("note: prompt.negative ") and note.count("\n") == 1
+    assert re.findall(r"\d+", note) == ["12", "8"]
     prepared_text(inputs_of(config).world, stage_texts(stage_spec("dmd", config)), config.device)
     for _ in range(2):
         inputs_of(config).world.text(CPU)([config.negative_prompt])
-    assert "tokens" not in capsys.readouterr().err
+    assert not capsys.readouterr().err
     preflight(config)
-    assert "prompt.negative has 12 tokens" in capsys.readouterr().err, "another command says it again"
+    assert capsys.readouterr().err == note, "another command says it again"
     inputs_of(config).world.text(CPU)(["a cat walks on a cat on a cat"])
-    assert 'the prompt "a cat walks on a cat on a cat..." has 10 tokens' in capsys.readouterr().err
+    assert " 10 " in capsys.readouterr().err
 
 
 def test_no_rollout_of_a_stage_has_a_prompt_that_was_not_prepared_and_no_more_of_a_file_is_prepared(tmp_path):

@@ -174,8 +174,8 @@ def test_a_new_run_takes_the_trajectories_of_another_and_only_of_the_same_teache
     given = [*arguments, f"run_dir={tmp_path}/new", f"ode.pairs_dir={folder}"]
     for changed, named in (
         (["ode.guidance=3"], r"ode\.guidance \(1\.5, here 3\.0\)"),
-        (["ode.pairs=9", "ode.first_pairs=9"], r"\b1 of the 9\b"),
-        (["stage=[teacher,ode]"], "stage teacher"),
+        (["ode.pairs=9", "ode.first_pairs=9"], r"\b1\b.*\b9\b"),
+        (["stage=[teacher,ode]"], r"teacher.*ode\.pairs_dir"),
         ([f"ode.pairs_dir={tmp_path}/none"], f"{tmp_path}/none"),
     ):
         with pytest.raises(ValueError, match=rf"^ode\.pairs_dir.*{named}") as caught:

@@ -87,7 +87,7 @@ def test_a_trajectory_never_comes_twice(tmp_path):
     kept = kept_in(tmp_path, NUMBERS, 2)
     kept.add(straight(3))
     for again in (0, 2):  # one is on disk, the other waits
-        with pytest.raises(AssertionError, match=f"trajectory {again} came twice"):
+        with pytest.raises(AssertionError, match=rf"\b{again}\b"):
             kept.add([straight(3)[again]])
 
 
@@ -172,8 +172,8 @@ def test_a_shard_that_is_gone_while_the_run_goes_on_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"teacher": "fedcba9876543210"}, "teacher (0123456789abcdef, here fedcba9876543210)"),
-        ({"guidance": 6.0}, "ode.guidance (1.5, here 6.0)"),
+        ({"teacher": "fedcba9876543210"}, "teacher"),
+        ({"guidance": 6.0}, "ode.guidance"),
         ({"shift": 5.0}, "student.shift"),
         ({"solver_steps": 48}, "ode.solver_steps"),
         ({"dtype": "bfloat16"}, "ode.dtype"),
@@ -188,10 +188,13 @@ def test_trajectories_of_another_teacher_or_setting_are_refused_in_one_line_and_
         "run_dir: ": lambda: read_index(tmp_path, other, *OWN),
         "ode.pairs_dir": lambda: find_given(tmp_path, other, NUMBERS, "ode.pairs_dir"),
     }
+    (changed,) = changes
     for named, ask in asked.items():
         with pytest.raises(ValueError) as caught:
             ask()
-        assert str(caught.value).startswith(named) and f"another {key}" in str(caught.value)
+        assert str(caught.value).startswith(named) and all(
+            fact in str(caught.value) for fact in (key, str(getattr(origin(), changed)), str(changes[changed]))
+        )
         assert "\n" not in str(caught.value)
     assert files(tmp_path) == before
 
@@ -219,7 +222,7 @@ def test_trajectories_of_another_run_are_only_read(tmp_path):
         (lambda path: (path / INDEX).unlink(), ""),
         (cut_shard, r"shard_000001\.safetensors.* bytes"),
         (tear_index, r"index\.msgpack"),
-        (lambda path: None, r"\b2 of the 12\b"),
+        (lambda path: None, r"\b2\b.*\b12\b"),
     ],
 )
 def test_another_runs_folder_that_is_not_whole_is_refused_in_one_line_and_left_alone(tmp_path, harm, said):
@@ -235,7 +238,7 @@ def test_another_runs_folder_that_is_not_whole_is_refused_in_one_line_and_left_a
 def test_what_cannot_be_written_is_said_in_one_line_and_is_not_lost(tmp_path, name):
     kept = kept_in(tmp_path, NUMBERS, 3)
     (tmp_path / name).mkdir()
-    with pytest.raises(TrajectoriesFailed, match=r"was not written") as caught:
+    with pytest.raises(TrajectoriesFailed, match=re.escape(name.removeprefix(".").removesuffix(".partial"))) as caught:
         kept.add(straight(3))
     assert "\n" not in str(caught.value)
     (tmp_path / name).rmdir()

@@ -185,7 +185,7 @@ def test_a_group_with_a_past_that_nobody_streamed_is_refused_as_a_splice():
     supply, dispatch = forking(small_grpo())
     group = made_until(supply, dispatch, late_group)
     dispatch.made.clear()
-    with pytest.raises(BadWindow, match="none were streamed") as refused:
+    with pytest.raises(BadWindow) as refused:
         supply.validate(dispatch, sealed(group))
     assert refused.value.reason == "splice"
 
@@ -195,7 +195,7 @@ def test_a_group_of_another_videos_past_is_refused_as_a_splice():
     group = made_until(supply, dispatch, late_group)
     row = next(i for i, rollout in enumerate(dispatch.rollouts) if rollout.id != group.rollout)
     other = torch.cat([opened(block).x0[row] for block in dispatch.made])[-len(group.context) :]
-    with pytest.raises(BadWindow, match="not cut from the blocks") as refused:
+    with pytest.raises(BadWindow) as refused:
         supply.validate(dispatch, sealed(replace(group, context=other)))
     assert refused.value.reason == "splice"
 
@@ -214,9 +214,7 @@ def test_missing_scores_are_counted_kept_by_a_checkpoint_and_stop_the_run_above_
     assert kept.scores["exposure_drift"][1] == [0.25]
     for name in ("context", "latents", "noisy", "states", "samples", "behaviour"):
         assert torch.equal(getattr(kept, name), getattr(group, name))
-    with pytest.raises(
-        RewardFails, match=r"exposure_drift failed for 50% of the last 50 windows .*reward\.max_failure_rate"
-    ):
+    with pytest.raises(RewardFails, match=r"exposure_drift .*50% .*\b50\b.*reward\.max_failure_rate"):
         for _ in range(24):
             again.scores.note(half)
 

@@ -24,7 +24,7 @@ def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_hav
         share, asked = sum(failures[:groups]) / (8 * groups), 8 * groups
         dead = share == 1 and asked >= NONE_AT_LEAST and groups >= GROUPS_AT_LEAST
         if (dead or asked >= SCORES_AT_LEAST) and share > allowed:
-            with pytest.raises(RewardFails, match=f"reward judge failed for .* of the last {asked} windows"):
+            with pytest.raises(RewardFails, match=rf"judge .*\b{asked}\b"):
                 book.note(told(failed, 8))
             return
         book.note(told(failed, 8))
@@ -43,7 +43,7 @@ def test_a_group_that_nobody_could_score_ends_no_run_and_a_third_one_does():
         book.note(told(16, 16))
         assert book.metrics() == {"reward/judge/failed": 16 * groups}
         book = ScoreLedger(RewardConfig(), book.state())
-    with pytest.raises(RewardFails, match="reward judge failed for 100% of the last 48 windows"):
+    with pytest.raises(RewardFails, match=r"judge .*100% .*\b48\b"):
         book.note(told(16, 16))
 
 
@@ -58,7 +58,7 @@ def test_each_reward_is_counted_apart():
     book = ScoreLedger(RewardConfig())
     book.note(dict(one=[[0.0, math.nan]], other=[[0.0, 1.0]]))
     assert book.metrics() == {"reward/one/failed": 1, "reward/other/failed": 0}
-    with pytest.raises(RewardFails, match="reward other"):
+    with pytest.raises(RewardFails, match=r"\bother\b"):
         book.note(dict(other=[[math.nan] * 100]))
 
 
@@ -67,7 +67,7 @@ def test_what_was_counted_survives_a_checkpoint():
     book.note(told(9, 45))
     again = ScoreLedger(RewardConfig(), book.state())
     assert again.metrics() == book.metrics() and again.state() == book.state()
-    with pytest.raises(RewardFails, match="28% of the last 50 windows"):
+    with pytest.raises(RewardFails, match=r"28% .*\b50\b"):
         again.note(told(5, 5))
 
 
@@ -75,6 +75,6 @@ def test_a_reward_that_dies_late_stops_the_run_as_soon_as_one_that_never_worked(
     book = ScoreLedger(RewardConfig(max_failure_rate=0.2))
     for _ in range(1000):
         book.note(told(0, 8))
-    with pytest.raises(RewardFails, match="of the last 200 windows"):
+    with pytest.raises(RewardFails, match=r"\b200\b"):
         for _ in range(6):
             book.note(told(8, 8))

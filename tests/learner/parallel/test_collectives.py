@@ -193,7 +193,7 @@ def break_one_rank(folder: Path) -> Results:
     if collectives.rank() == collectives.size() - 1:
         given[-1] = replace(given[-1], noisy=torch.full_like(given[-1].noisy, torch.nan))
     for update in (trained.update_critic, trained.update_student):
-        with pytest.raises(NonFiniteError, match="loss nan and gradient norm nan at update 1"):
+        with pytest.raises(NonFiniteError, match=r"\bnan\b.*\bnan\b.*\b1\b"):
             update(given)
     return outcome(trained)
 

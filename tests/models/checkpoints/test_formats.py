@@ -53,13 +53,14 @@ def test_each_format_is_checked_and_described_by_its_headers(written):
 
 def test_each_format_lacking_a_tensor_is_refused_by_its_name(tmp_path):
     kept = weights()
-    gone = kept.pop("blocks.1.norm2.weight")
-    assert "lacks blocks.1.norm2.weight" in refusal(ours(tmp_path / "a.safetensors", kept))
-    assert "lacks blocks.1.norm3.weight" in refusal(safe(tmp_path / "b.safetensors", original(kept)))
-    assert "lacks blocks.1.norm3.weight" in refusal(saved(tmp_path / "c.pt", self_forcing(kept)))
-    assert "lacks blocks.1.norm3.weight" in refusal(write_sharded(tmp_path / "d", original(kept), ORIGINAL_CONFIG))
+    gone_name, theirs = "blocks.1.norm2.weight", "blocks.1.norm3.weight"
+    gone = kept.pop(gone_name)
+    assert gone_name in refusal(ours(tmp_path / "a.safetensors", kept))
+    assert theirs in refusal(safe(tmp_path / "b.safetensors", original(kept)))
+    assert theirs in refusal(saved(tmp_path / "c.pt", self_forcing(kept)))
+    assert theirs in refusal(write_sharded(tmp_path / "d", original(kept), ORIGINAL_CONFIG))
     message = refusal(saved(tmp_path / "e.pt", self_forcing(kept | {"cls_pred_branch.weight": gone})))
-    assert "lacks blocks.1.norm3.weight; it has the unknown cls_pred_branch.weight" in message
+    assert theirs in message and "cls_pred_branch.weight" in message
 
 
 def test_an_image_to_video_checkpoint_is_refused_by_what_it_has_more(tmp_path):
@@ -67,15 +68,14 @@ def test_an_image_to_video_checkpoint_is_refused_by_what_it_has_more(tmp_path):
         "img_emb.proj.0.weight": torch.ones(3),
         "blocks.0.cross_attn.k_img.bias": torch.ones(1),
     }
-    assert "has the unknown blocks.0.cross_attn.k_img.bias, img_emb.proj.0.weight" in refusal(
-        safe(tmp_path / "i2v.safetensors", more)
-    )
+    message = refusal(safe(tmp_path / "i2v.safetensors", more))
+    assert "blocks.0.cross_attn.k_img.bias, img_emb.proj.0.weight" in message
 
 
 def test_other_sizes_are_refused_by_name(tmp_path):
     other = weights() | {"blocks.0.attn1.to_q.weight": torch.ones(23, 24), "proj_out.bias": torch.ones(9)}
     message = refusal(saved(tmp_path / "x.pt", {"generator": original(other, "model.{}")}))
-    assert "has other sizes for blocks.0.self_attn.q.weight, head.head.bias" in message
+    assert "blocks.0.self_attn.q.weight, head.head.bias" in message
 
 
 def test_a_shard_alone_is_refused_by_what_it_lacks(tmp_path):
@@ -94,9 +94,8 @@ def test_half_precision_comes_as_it_is_stored_and_fills_a_network_of_any_precisi
 
 def test_the_same_weights_under_two_names_are_refused(tmp_path):
     tensors = original(weights()) | {"model.head.head.bias": torch.ones(8)}
-    assert "holds proj_out.bias twice, once as model.head.head.bias" in refusal(
-        safe(tmp_path / "x.safetensors", tensors)
-    )
+    message = refusal(safe(tmp_path / "x.safetensors", tensors))
+    assert "proj_out.bias" in message and "model.head.head.bias" in message
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
@@ -110,7 +109,7 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
     folder = write_diffusers(tmp_path / "t", weights(), max_shard_size="20KB")
     gone = sorted(folder.glob("*-0000*"))[1]
     gone.unlink()
-    assert f"lacks {gone.name}, which its index names" in refusal(folder)
+    assert gone.name in refusal(folder)
 
 
 def test_a_truncated_shard_is_named(tmp_path):
@@ -123,18 +122,19 @@ def test_a_truncated_shard_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "fact"),
     [
-        ("{", "is no index of shards"),
-        ("[]", "is no index of shards"),
-        ('{"weight_map": {"a": 3}}', "names the shard 3"),
-        ('{"weight_map": {"a": "../../secret.safetensors"}}', "does not lie beside it"),
+        ("{", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ('{"weight_map": {"a": 3}}', " 3,"),
+        ('{"weight_map": {"a": "../../secret.safetensors"}}', "../../secret.safetensors"),
     ],
 )
-def test_a_foreign_index_is_refused(tmp_path, text, said):
+def test_a_foreign_index_is_refused(tmp_path, text, fact):
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / f"{WHOLE}.index.json").write_text(text)
-    assert said in refusal(tmp_path / "t")
+    message = refusal(tmp_path / "t")
+    assert f"{WHOLE}.index.json" in message and fact in message
 
 
 def test_an_index_that_names_other_tensors_than_the_shards_hold_is_refused(tmp_path):
@@ -145,32 +145,44 @@ def test_an_index_that_names_other_tensors_than_the_shards_hold_is_refused(tmp_p
     tensors[name + "_more"] = tensors.pop(name)
     save_file(tensors, file)
     message = refusal(folder)
-    assert f"{name} in {file.name} is only in one of them (2 such tensors)" in message
+    assert name in message and file.name in message and "(2 " in message
+
+
+def with_config(path: Path, **change) -> Path:
+    """Write weights beside a config.json with other fields."""
+    folder = write_diffusers(path / "t", weights())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    return folder
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "facts"),
     [
-        ({"num_layers": 3}, "its config.json has num_layers 3 instead of 2"),
-        ({"num_attention_heads": 1, "attention_head_dim": 24}, "num_attention_heads 1 instead of 2"),
-        ({"eps": 1e-5}, "eps 1e-05 instead of 1e-06"),
-        ({"_class_name": "HunyuanVideoTransformer3DModel"}, "describes HunyuanVideoTransformer3DModel"),
-        ({"image_dim": 1280}, "has image_dim=1280"),
-        ({"qk_norm": None}, "has qk_norm=None"),
-        ({"num_layers": "2"}, "num_layers is '2'"),
+        ({"num_layers": 3}, ("num_layers", " 3", " 2")),
+        ({"num_attention_heads": 1, "attention_head_dim": 24}, ("num_attention_heads", " 1", " 2")),
+        ({"eps": 1e-5}, ("eps", "1e-05", "1e-06")),
+    ],
+)
+def test_a_config_of_another_network_is_refused_by_the_field_with_both_values(tmp_path, change, facts):
+    message = refusal(with_config(tmp_path, **change))
+    assert all(fact in message for fact in ("config.json", *facts))
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        ({"_class_name": "HunyuanVideoTransformer3DModel"}, "HunyuanVideoTransformer3DModel"),
+        ({"image_dim": 1280}, "image_dim=1280"),
+        ({"qk_norm": None}, "qk_norm=None"),
+        ({"num_layers": "2"}, "num_layers"),
         ({"attention_head_dim": 11}, "attention_head_dim=11"),
     ],
 )
-def test_a_config_of_another_network_is_refused_by_the_field(tmp_path, change, said):
-    folder = write_diffusers(tmp_path / "t", weights())
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
-    if "instead" in said:
-        assert said in refusal(folder)
-    else:
-        with pytest.raises(ConfigError) as error:
-            check_weights(folder, "init", empty())
-        assert error.value.key == "init" and "config.json" in error.value.problem and said in error.value.problem
+def test_a_config_that_no_network_of_ours_can_have_is_refused_by_the_field(tmp_path, change, fact):
+    with pytest.raises(ConfigError) as error:
+        check_weights(with_config(tmp_path, **change), "init", empty())
+    assert error.value.key == "init" and "config.json" in error.value.problem and fact in error.value.problem
 
 
 def test_a_folder_written_by_diffusers_computes_the_same_here(tmp_path):

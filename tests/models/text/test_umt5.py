@@ -1,6 +1,9 @@
 """Text through UMT5 as Wan reads it, and its cache."""
 
+import errno
 import json
+import os
+import re
 import resource
 import threading
 
@@ -56,7 +59,7 @@ def test_a_prompt_that_is_too_long_is_cut_and_that_is_said_once_even_from_the_ca
     for text in (CachedText(encoder(folder), tmp_path, LENGTH), CachedText(encoder(folder), tmp_path, LENGTH)):
         made = text([long])
         assert made[0].abs().sum(-1).min() > 0
-        assert "has 21 tokens; the first 12 are read" in capsys.readouterr().err
+        assert re.findall(r"\b\d+\b", capsys.readouterr().err) == ["21", "12"]
         text([long])
         assert capsys.readouterr().err == ""
 
@@ -73,7 +76,7 @@ def test_prepared_prompts_are_read_without_the_encoder_and_nothing_of_it_stays_i
     prompts, long = ["a cat", "a  cat", "a dog walks"], " ".join(["cat"] * 20)
     ready = CachedText(encoder(folder), tmp_path / "ready", LENGTH)
     ready.prepare([*prompts, long])
-    assert "has 21 tokens; the first 12 are read" in capsys.readouterr().err
+    assert re.findall(r"\b\d+\b", capsys.readouterr().err) == ["21", "12"]
     assert len(list((tmp_path / "ready").iterdir())) == 3 and "_network" not in vars(ready.encoder)
     asked = []
     ready.encoder.encode = asked.append
@@ -179,7 +182,7 @@ def test_a_full_disk_is_named_and_leaves_no_part_of_an_entry(folder, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
         with pytest.raises(ConfigError) as error:
             text(["a cat"])
-        assert error.value.key == "text_cache" and "File too large" in error.value.problem
+        assert error.value.key == "text_cache" and os.strerror(errno.EFBIG) in error.value.problem
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
@@ -213,19 +216,19 @@ def broken(folder, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "facts"),
     [
-        ("lost", "missing keys: encoder.final_layer_norm.weight"),
-        ("truncated", "cannot be loaded"),
-        ("wide", "umt5 of width 32, and the network needs umt5 of width 16"),
-        ("garbled", "no readable text_encoder/config.json"),
-        ("listed", "needs umt5 of width 16"),
-        ("mute", "has no tokenizer/"),
+        ("lost", ("encoder.final_layer_norm.weight",)),
+        ("truncated", ()),
+        ("wide", (" 32", " 16")),
+        ("garbled", ("text_encoder/config.json",)),
+        ("listed", (" 16",)),
+        ("mute", ("tokenizer/",)),
     ],
 )
-def test_a_folder_that_is_no_whole_encoder_is_refused_in_one_line(how, said, tmp_path):
+def test_a_folder_that_is_no_whole_encoder_is_refused_in_one_line(how, facts, tmp_path):
     broken(tmp_path, how)
     with pytest.raises(ConfigError) as error:
         encoder(tmp_path).encode(["a cat"])
     assert (error.value.key, error.value.value) == ("text_encoder", tmp_path)
-    assert said in error.value.problem and "\n" not in str(error.value)
+    assert all(fact in error.value.problem for fact in facts) and "\n" not in str(error.value)

@@ -94,9 +94,10 @@ def test_a_prompt_reads_back_as_its_scene():
 
 @pytest.mark.parametrize("refuse", [scene_of, lambda prompt: encode_text([PROMPTS[0], prompt])])
 def test_a_prompt_outside_the_world_is_refused_by_name(refuse):
+    prompt = "a red dog over a warm wall"
     with pytest.raises(ConfigError) as error:
-        refuse("a red dog over a warm wall")
-    assert (error.value.key, error.value.value) == ("prompt", "a red dog over a warm wall")
+        refuse(prompt)
+    assert (error.value.key, error.value.value) == ("prompt", prompt)
 
 
 @given(seed=seeds, speed=st.sampled_from(list(SPEEDS)), shape=st.sampled_from(["disc", "square"]))
