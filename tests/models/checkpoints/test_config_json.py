@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -46,9 +47,8 @@ def test_each_network_comes_back_from_its_config_in_either_form(tmp_path, name, 
 
 def test_the_fields_that_differ_are_named_but_for_the_length_of_texts():
     assert config_misfit(WAN_1_3B, replace(WAN_1_3B, text_len=7)) is None
-    assert config_misfit(WAN_1_3B, replace(WAN_1_3B, num_layers=2, eps=1.0)) == (
-        "num_layers 2 instead of 30, eps 1.0 instead of 1e-06"
-    )
+    misfit = config_misfit(WAN_1_3B, replace(WAN_1_3B, num_layers=2, eps=1.0))
+    assert re.findall(r"num_layers|eps|[\d.e-]*\d", misfit) == ["num_layers", "2", "30", "eps", "1.0", "1e-06"]
 
 
 @pytest.mark.parametrize(
