@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.checkpoints.formats import open_checkpoint
-from models.checkpoints.weight_files import load_weights, stored_tensors
+from models.checkpoints.weight_files import check_weights, load_weights, stored_tensors
+from models.errors import ConfigError
 from tests.models.checkpoints.wan_checkpoints import empty, equal, original, ours, refusal, saved, self_forcing, weights
 
 
@@ -28,7 +29,9 @@ def test_a_part_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     message = refusal(nothing)
     assert all(name in message for name in ("generator_ema", "generator", "model", ": student"))
     file = ours(tmp_path / "w.safetensors", weights())
-    assert "part=critic" in refusal(file, "critic")
+    with pytest.raises(ConfigError) as error:
+        check_weights(file, "init", empty(), "critic")
+    assert error.value.key == "init" and "part=critic" in error.value.fix
 
 
 @pytest.mark.parametrize("averaged", [None, {}, [1], {"model": original(weights())}])
