@@ -25,13 +25,19 @@ _OTHER_FILES = (".pt", ".pth", ".bin", ".ckpt", ".gguf", ".sft", ".safetensor")
 class ConvertOptions(KeyGroup):
     """Describe a conversion."""
 
-    source: str | None = key(None, "a folder of diffusers, .safetensors (one, or the index of shards), or a .pt")
+    source: str | None = key(
+        None, "checkpoint to read: a folder of diffusers, .safetensors (one, or the index of shards), or a .pt"
+    )
     format: str = key("diffusers", "names and config.json in the output: diffusers or original", choices=FORMATS)
-    out: str | None = key(None, "a new folder of shards with config.json; or, ending in .safetensors, one new file")
-    part: str | None = key(None, "which network of a .pt; none: generator_ema, else generator, else model")
+    out: str | None = key(
+        None, "output: a new folder of shards with config.json, or one new file that ends in .safetensors"
+    )
+    part: str | None = key(None, "network to read from a .pt; none: generator_ema, else generator, else model")
     lora: str | None = key(None, "LoRA file to merge into the weights")
-    lora_strength: float = key(1.0, "factor of the LoRA")
-    dtype: str | None = key(None, f"{', '.join(DTYPES)}; none: each tensor keeps its own", choices=DTYPES)
+    lora_strength: float = key(1.0, "factor on the LoRA's weights")
+    dtype: str | None = key(
+        None, f"type of the written tensors: {', '.join(DTYPES)}; none: each tensor's own", choices=DTYPES
+    )
     shard_gb: float = key(5.0, "largest file of a folder, in 10^9 bytes", gt=0)
     model: str | None = key(
         None, f"network: {', '.join(CONFIGS)}, or a config.json; none: that beside source, or the known one"

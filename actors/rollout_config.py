@@ -15,7 +15,9 @@ class RolloutConfig(KeyGroup, group="rollout"):
 
     frames: int = key(96, "horizon N of a training rollout, in latent frames", ge=1, le=_MOST_FRAMES)
     batch: int = key(8, "videos that one actor makes together", ge=1, le=65_536)
-    windows: int = key(8, "windows of each rollout, for student and critic updates together", ge=1, le=65_536)
+    windows: int = key(
+        8, "training windows cut from each rollout, for student and critic updates together", ge=1, le=65_536
+    )
     horizon: str = key(
         "fixed",
         "fixed (every rollout plans `frames`) or sampled (evenly from one window to `frames`)",
@@ -23,9 +25,13 @@ class RolloutConfig(KeyGroup, group="rollout"):
     )
     curriculum: list[list[int]] = key([], "horizons by student update, as [[0,24],[50,48]]; []: always `frames`")
     dtype: str = key(
-        "float32", "computation of student and, in stage ode, teacher: float32 or bfloat16", choices=DTYPES
+        "float32",
+        "precision of rollouts of the student and, in stage ode, of the teacher: float32 or bfloat16",
+        choices=DTYPES,
     )
-    compile: bool = key(False, "torch.compile of the blocks (GPUs; the first videos wait for it, for minutes)")
+    compile: bool = key(
+        False, "compile the student's blocks with torch.compile for rollouts (GPUs; the first videos wait some minutes)"
+    )
     continued: bool = key(True, "continue a lost actor's videos from their streamed latents, instead of anew")
 
     def __post_init__(self):
@@ -51,10 +57,12 @@ class WindowConfig(KeyGroup, group="window"):
         "distribution of window starts: uniform, stratified, beta(a, b), prefix(h), weighted(w, ...), priority(share) "
         "or a dotted path",
     )
-    frames: int = key(12, "window length K, in latent frames", ge=1, le=_MOST_FRAMES)
-    burn_in_frames: int = key(9, "clean frames before the context that warm the rebuilt cache", ge=0, le=_MOST_FRAMES)
+    frames: int = key(12, "length K of a training window, in latent frames", ge=1, le=_MOST_FRAMES)
+    burn_in_frames: int = key(
+        9, "clean latent frames before a window's context that warm the rebuilt cache", ge=0, le=_MOST_FRAMES
+    )
     gradient_step: str = key(
-        "last", "denoising step with gradient: last, or drawn for each window", choices=("last", "drawn")
+        "last", "denoising step with gradient in stage dmd: last, or drawn for each window", choices=("last", "drawn")
     )
 
 
@@ -62,26 +70,31 @@ class WindowConfig(KeyGroup, group="window"):
 class GroupConfig(KeyGroup, group="group"):
     """Configures the forks of long rollouts into groups (stage `grpo`). The paper leaves all of this open."""
 
-    members: int = key(8, "continuations G of one past", ge=2, le=65_536)
-    frames: int = key(12, "length of each continuation, in latent frames", ge=1, le=_MOST_FRAMES)
+    members: int = key(8, "members G of a group: continuations of one past", ge=2, le=65_536)
+    frames: int = key(12, "length of each member of a group, in latent frames", ge=1, le=_MOST_FRAMES)
     forks: int = key(2, "groups per rollout, each forked at a drawn start", ge=1, le=65_536)
-    burn_in_frames: int = key(27, "window.burn_in_frames, for groups", ge=0, le=_MOST_FRAMES)
+    burn_in_frames: int = key(
+        27, "clean latent frames before a group's context that warm the rebuilt cache", ge=0, le=_MOST_FRAMES
+    )
     transitions: str = key(
-        "one", "re-noising transitions that are trained: one, drawn for each group, or all", choices=("one", "all")
+        "one", "denoising transitions trained in stage grpo: one, drawn for each group, or all", choices=("one", "all")
     )
     transition_shares: list[float] = key(
-        [], "with transitions=one: frequency of each, noisiest first (any positive scale); []: evenly", ge=0
+        [], "with group.transitions=one: relative frequency of each transition, noisiest first; []: equal", ge=0
     )
     noise: str = key(
         "one",
-        "common noise of a group: one (all but that of its one transition), first (the first of each block) or fresh "
-        "(none)",
+        "noise that members of a group share: one (all but that of the trained transition), first (the first of each "
+        "block) or fresh (none)",
         choices=("one", "first", "fresh"),
     )
     coarse: float = key(
-        1.0, "share of a frame's spatial frequencies, from the lowest, in which members' noise differs", gt=0, le=1
+        1.0,
+        "share of spatial frequencies, from the lowest, in which the noise of a group's members differs",
+        gt=0,
+        le=1,
     )
-    antithetic: bool = key(True, "members in pairs of opposite noise")
+    antithetic: bool = key(True, "draw the noise of a group's members in pairs of opposite sign")
 
     def __post_init__(self):
         super().__post_init__()

@@ -49,8 +49,10 @@ class Options(KeyGroup):
     """Describe a measurement."""
 
     model: str = key("tiny", "network: " + ", ".join(MODELS), choices=MODELS)
-    dtype: str | None = key(None, "float32 or bfloat16; none: bfloat16 on a GPU", choices=tuple(memory.BYTES))
-    compile: bool = key(False, "torch.compile, block by block")
+    dtype: str | None = key(
+        None, "precision: float32 or bfloat16; none: bfloat16 on a GPU", choices=tuple(memory.BYTES)
+    )
+    compile: bool = key(False, "compile the networks with torch.compile, block by block")
     vae: bool | None = key(None, "decode too; none: for Wan on a GPU")
     blocks: int = key(8, "blocks that are timed in each repeat", ge=1)
     repeats: int = key(5, "repeats", ge=1)

@@ -89,9 +89,16 @@ class StudentConfig(KeyGroup, group="student"):
     horizon_frames: int = key(12, "latent frames of one teacher horizon, M", ge=1, le=100_000)
     block_frames: int = key(3, "latent frames denoised together", ge=1, le=100_000)
     attention_frames: int = key(12, "latent frames that a block attends to, its own included", ge=1, le=100_000)
-    sink_frames: int = key(0, "first frames that stay in the cache when generating; 0 in training", ge=0, le=100_000)
-    timesteps: list[float] = key([1000.0, 750.0, 500.0, 250.0], "denoising steps before warping, from 1000 down")
-    shift: float = key(3.0, "shift that warps the denoising steps", gt=0)
+    sink_frames: int = key(
+        0,
+        "latent frames at the beginning of a video that stay in the cache when generating; 0 in training",
+        ge=0,
+        le=100_000,
+    )
+    timesteps: list[float] = key(
+        [1000.0, 750.0, 500.0, 250.0], "timesteps of the denoising steps before warping, from 1000 down"
+    )
+    shift: float = key(3.0, "shift that warps the denoising timesteps towards noise", gt=0)
 
     def __post_init__(self):
         super().__post_init__()

@@ -40,7 +40,7 @@ class RewardConfig(KeyGroup, group="reward"):
     terms: dict[str, float] = key(
         {}, "rewards (names or dotted paths) with their weights, weight 0 logged only; {}: continuity alone", ge=0
     )
-    window_frames: int = key(12, "latent frames of one rewarded window", ge=1, le=100_000)
+    window_frames: int = key(12, "length of one rewarded window, in latent frames", ge=1, le=100_000)
     lead_frames: int = key(1, "latent frames before a window that the rewards see with it", ge=1, le=100_000)
     flow: str = key("dis", "optical flow: dis (OpenCV, CPU) or raft (torchvision, GPU)", choices=("dis", "raft"))
     finest_scale: int = key(
@@ -48,7 +48,7 @@ class RewardConfig(KeyGroup, group="reward"):
     )
     raft_size: str = key("large", "RAFT network: large or small", choices=("large", "small"))
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
-    upsample: int = key(1, "factor by which frames are enlarged before flow", ge=1, le=64)
+    upsample: int = key(1, "factor by which frames are enlarged before optical flow", ge=1, le=64)
     motion: str = key(
         "fastest",
         "motion of a frame: fastest (mean length of flow over its fastest pixels) or coherent (length of the mean "
@@ -56,25 +56,36 @@ class RewardConfig(KeyGroup, group="reward"):
         choices=("fastest", "coherent"),
     )
     top_share: float = key(1.0, "with motion=fastest: share of a frame, the fastest, whose flow counts", gt=0, le=1)
-    floor_share: float = key(0.5, "motion below this share of the reference's is too little", gt=0)
-    floor_pairs: int = key(16, "last pairs of a window whose motion is compared with that floor", ge=1)
-    least_motion: float = key(0.05, "least motion of the reference, in pixels", gt=0)
-    motion_offset: float = key(0.25, "pixels added to motion before its logarithm", gt=0)
-    spike_free: float = key(0.25, "change of log motion from pair to pair that costs nothing, once in a window", ge=0)
-    smooth_pairs: int = key(1, "neighbouring pairs over which motion is averaged, an odd number", ge=1)
-    jerk_scale: float = key(2.0, "cost of the mean change of log motion", ge=0)
-    exposure_scale: float = key(0.1, "drift of mean luma that leaves 1/e of the reward", gt=0)
-    contrast_scale: float = key(0.5, "the same for the logarithm of contrast (luma's 95th less 5th percentile)", gt=0)
-    clipped_scale: float = key(0.1, "the same for the share of black and white pixels", gt=0)
-    sharpness_scale: float = key(0.7, "the same for the logarithm of gradient energy", gt=0)
-    residual_scale: float = key(0.3, "residual of flow, over contrast, that leaves 1/e as a cut", gt=0)
-    histogram_scale: float = key(0.25, "the same for the share of pixels that change their colour bin", gt=0)
-    dynamic_stride: int = key(2, "frames between the pairs of dynamic_degree", ge=1, le=1_000_000)
-    url: str | None = key(None, "endpoint of the reward `remote`", resumable=True)
-    remote_format: str = key(
-        "safetensors", "body of a request to it: safetensors or json", choices=("safetensors", "json"), resumable=True
+    floor_share: float = key(0.5, "smallest motion without penalty, as a share of the reference's", gt=0)
+    floor_pairs: int = key(
+        16, "frame pairs at the end of a window whose motion is compared with reward.floor_share", ge=1
     )
-    retries: int = key(2, "further tries of a failed request to it", ge=0, resumable=True)
+    least_motion: float = key(0.05, "smallest motion of the reference, in pixels per frame", gt=0)
+    motion_offset: float = key(0.25, "pixels added to motion before its logarithm", gt=0)
+    spike_free: float = key(0.25, "change of log motion between pairs that is free of cost, once per window", ge=0)
+    smooth_pairs: int = key(1, "neighbouring frame pairs over which motion is averaged, an odd number", ge=1)
+    jerk_scale: float = key(2.0, "cost factor on the mean change of log motion", ge=0)
+    exposure_scale: float = key(0.1, "drift of mean luma that leaves 1/e of the reward", gt=0)
+    contrast_scale: float = key(
+        0.5, "drift of log contrast (luma's 95th less 5th percentile) that leaves 1/e of the reward", gt=0
+    )
+    clipped_scale: float = key(
+        0.1, "drift of the share of clipped (black or white) pixels that leaves 1/e of the reward", gt=0
+    )
+    sharpness_scale: float = key(0.7, "drift of log gradient energy (sharpness) that leaves 1/e of the reward", gt=0)
+    residual_scale: float = key(0.3, "residual of optical flow, over contrast, that leaves 1/e of the cut reward", gt=0)
+    histogram_scale: float = key(
+        0.25, "share of pixels that change their colour bin that leaves 1/e of the cut reward", gt=0
+    )
+    dynamic_stride: int = key(2, "distance between the paired frames of dynamic_degree, in frames", ge=1, le=1_000_000)
+    url: str | None = key(None, "address of the HTTP endpoint of the reward `remote`", resumable=True)
+    remote_format: str = key(
+        "safetensors",
+        "format of a request to reward.url: safetensors or json",
+        choices=("safetensors", "json"),
+        resumable=True,
+    )
+    retries: int = key(2, "retries of a failed request to reward.url", ge=0, resumable=True)
     timeout_s: float = key(
         60.0,
         "longest time of one reward for one batch of clips, in seconds; then scores are missing",
@@ -82,7 +93,7 @@ class RewardConfig(KeyGroup, group="reward"):
         resumable=True,
     )
     max_failure_rate: float = key(
-        0.2, "share of missing scores, of at least 50, at which a run stops", gt=0, le=1, resumable=True
+        0.2, "largest share of missing scores, of at least 50; above it the run stops", gt=0, le=1, resumable=True
     )
 
     @property

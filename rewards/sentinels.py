@@ -17,17 +17,20 @@ class SentinelConfig(KeyGroup, group="sentinel"):
     None of these prompts is trained on.
     """
 
-    every: int = key(10, "rounds between two measurements", ge=1)
-    prompts: int = key(16, "videos that are measured, of prompts outside of training, in turn", ge=1, le=1_000_000)
-    frames: int = key(48, "length of those videos, in latent frames", ge=1, le=100_000)
+    every: int = key(10, "rounds of stage grpo between two sentinel measurements", ge=1)
+    prompts: int = key(16, "sentinel videos per measurement, of prompts that are not trained on", ge=1, le=1_000_000)
+    frames: int = key(48, "length of a sentinel video, in latent frames", ge=1, le=100_000)
     metrics: list[str] = key(
-        ["dynamic_degree", "text_alignment", "exposure_drift"], "measured rewards: names or dotted paths"
+        ["dynamic_degree", "text_alignment", "exposure_drift"],
+        "rewards measured on sentinel videos: names or dotted paths",
     )
-    tolerance: float = key(0.1, "share of its first value by which a metric may fall", gt=0, lt=1)
+    tolerance: float = key(0.1, "largest fall of a sentinel metric, as a share of its first value", gt=0, lt=1)
     action: str = key(
-        "stop", "action on a fall: stop, or lower_rate (by rate_factor, each time)", choices=("stop", "lower_rate")
+        "stop",
+        "action when a sentinel metric falls: stop, or lower_rate (by sentinel.rate_factor each time)",
+        choices=("stop", "lower_rate"),
     )
-    rate_factor: float = key(0.5, "factor on the learning rate, with action lower_rate", gt=0, lt=1)
+    rate_factor: float = key(0.5, "factor on the learning rate with sentinel.action=lower_rate", gt=0, lt=1)
 
     def __post_init__(self):
         super().__post_init__()

@@ -24,7 +24,7 @@ class TrialOptions:
     """Describe which videos to score, and where the pictures go."""
 
     videos: str | None = key(None, "folder of videos (mp4, ..., or safetensors with `video` uint8 [B T 3 H W])")
-    out: str | None = key(None, "folder of the pictures of the flow; without it they lie beside the videos")
+    out: str | None = key(None, "folder of the pictures of optical flow; none: next to the videos")
     clips: bool = key(False, "score the adversarial clips too, which exploit rewards of smoothness")
     reward: RewardConfig = field(default_factory=RewardConfig)
 

@@ -19,29 +19,35 @@ class GenerationConfig(WorldConfig):
     """Describe which videos to generate, by which student, and where they go."""
 
     checkpoint: str | None = key(None, "weights of the student; none: the shipped one of the tiny world")
-    prompt: str | None = key(None, "text of the video")
-    prompts: str | None = key(None, "file with a prompt in every line, a video for each; in place of prompt")
+    prompt: str | None = key(None, "prompt of the video")
+    prompts: str | None = key(None, "file with one prompt per line, one video for each; in place of prompt")
     prompt_schedule: Any = key(None, 'prompts and their first seconds, [[0,"a"],[10,"b"]]; in place of prompt')
     recache: bool = key(False, "at a change of the prompt, read the remembered frames again under the new one")
     image: str | None = key(None, "picture that the video begins with, cut to the video's shape")
     seconds: float = key(30.0, "length of the video, in seconds; inf runs until it is stopped")
     fps: int = key(16, "video frames per second", ge=1)
     out: str | None = key(None, "file.mp4; for several videos a folder; - writes rgb24 frames to standard output")
-    seed: int = key(0, "seed of the noise", ge=0, lt=2**63)
-    seeds: list[int] | None = key(None, "several seeds, a video for each; in place of seed", ge=0, lt=2**63)
-    batch: int = key(1, "videos made together", ge=1, le=65_536)
-    sink: int | None = key(None, "first latent frames that stay in the cache; none: student.sink_frames", ge=0)
-    height: int | None = key(None, "rows of pixels; none: as the preset says", ge=1, le=32_768)
-    width: int | None = key(None, "columns of pixels; none: as the preset says", ge=1, le=32_768)
-    enlarge: int | None = key(None, "rows and columns of the file per pixel; none: until 192 rows are full", ge=1)
-    lora: str | None = key(None, "LoRA file, or a folder with one, that is merged into the student")
-    lora_strength: float = key(1.0, "factor of the LoRA")
-    lora_live: bool = key(False, "keep the LoRA apart from the weights: slower, without rounding in bfloat16")
-    device: str | None = key(None, "device: cpu, cuda, cuda:1; none: a GPU if the machine has one")
-    dtype: str | None = key(
-        None, f"{' or '.join(DTYPES)}; none: bfloat16 on a GPU and float32 on a CPU", choices=DTYPES
+    seed: int = key(0, "seed of the video's noise", ge=0, lt=2**63)
+    seeds: list[int] | None = key(None, "list of seeds, one video for each; in place of seed", ge=0, lt=2**63)
+    batch: int = key(1, "number of videos generated together", ge=1, le=65_536)
+    sink: int | None = key(
+        None, "latent frames at the beginning that stay in the cache; none: student.sink_frames", ge=0
     )
-    compile: bool | None = key(None, "torch.compile of the student's blocks, some minutes once; none: on a GPU")
+    height: int | None = key(None, "height of the video, in pixels; none: that of the preset", ge=1, le=32_768)
+    width: int | None = key(None, "width of the video, in pixels; none: that of the preset", ge=1, le=32_768)
+    enlarge: int | None = key(None, "integer factor that enlarges the written video; none: up to 192 rows", ge=1)
+    lora: str | None = key(None, "LoRA file, or a folder with one, that is merged into the student")
+    lora_strength: float = key(1.0, "factor on the LoRA's weights")
+    lora_live: bool = key(False, "keep the LoRA apart from the weights: slower, without rounding in bfloat16")
+    device: str | None = key(None, "device to generate on: cpu, cuda, cuda:1; none: a GPU if the machine has one")
+    dtype: str | None = key(
+        None,
+        f"precision of the student: {' or '.join(DTYPES)}; none: bfloat16 on a GPU and float32 on a CPU",
+        choices=DTYPES,
+    )
+    compile: bool | None = key(
+        None, "compile the student's blocks with torch.compile, some minutes once; none: on a GPU"
+    )
     student: StudentConfig = part(StudentConfig)
 
     def __post_init__(self):

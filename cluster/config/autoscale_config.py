@@ -14,17 +14,19 @@ class AutoscaleConfig(KeyGroup, group="autoscale"):
     """Configures limits and pace of a rollout pool that follows the measured costs of learner and actors."""
 
     enabled: bool = key(False, "size the rollout pool while it runs, from cluster.rollout_actors on")
-    minimum: int = key(1, "fewest rollout processes", ge=1)
-    maximum: int = key(16, "most rollout processes", ge=1)
+    minimum: int = key(1, "smallest size of an autoscaled pool, in rollout processes", ge=1)
+    maximum: int = key(16, "largest size of an autoscaled pool, in rollout processes", ge=1)
     waiting_share: float = key(
-        0.05, "share of its time that the learner may wait for windows before the pool grows", ge=0, lt=1
+        0.05, "share of time that the learner may wait for windows before an autoscaled pool grows", ge=0, lt=1
     )
-    gain: float = key(0.25, "updates per GPU-hour that an added actor must bring, as a share of those without it", ge=0)
-    growth: float = key(2.0, "largest growth of the pool at once, as a factor", gt=1)
+    gain: float = key(
+        0.25, "smallest gain in updates per GPU-hour of an added actor, as a share of the rate without it", ge=0
+    )
+    growth: float = key(2.0, "largest growth of the pool in one step, as a factor", gt=1)
     gpu_hours: float | None = key(
         None, "budget of the rollout pool, in GPU-hours (process-hours without cluster.actor_gpus); then: minimum", gt=0
     )
-    every_s: float = key(10.0, "seconds between two measurements", gt=0)
+    every_s: float = key(10.0, "seconds between two decisions of autoscaling", gt=0)
     measured_s: float = key(60.0, "seconds over which waiting and costs are measured", gt=0)
     grow_after_s: float = key(60.0, "seconds between a change of size and a growth", gt=0)
     shrink_after_s: float = key(300.0, "seconds between a change of size and a reduction", gt=0)

@@ -11,9 +11,11 @@ class CheckpointConfig(KeyGroup, group="checkpoint"):
     """Pace of checkpoints, and how many stay."""
 
     every: int = key(25, "updates between checkpoints", ge=1)
-    keep: int = key(2, "newest checkpoints that stay", ge=1)
-    keep_every: int | None = key(None, "steps between checkpoints that stay for ever, a multiple of every", ge=1)
-    asynchronous: bool = key(True, "write while training runs, from a copy in CPU memory")
+    keep: int = key(2, "number of newest checkpoints to keep", ge=1)
+    keep_every: int | None = key(
+        None, "steps between checkpoints that are never deleted, a multiple of checkpoint.every; none: keep none", ge=1
+    )
+    asynchronous: bool = key(True, "write checkpoints in the background, from a copy in CPU memory")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,35 +14,45 @@ _LABEL = re.compile(rf"([a-z0-9.-]+/)?{_NAME}")
 class ClusterConfig(KeyGroup, group="cluster"):
     """Configures the processes of a run, their nodes and GPUs, and their time-outs."""
 
-    kind: str = key("ray", "ray (processes for actors and learner) or inline (one process)", choices=("ray", "inline"))
+    kind: str = key(
+        "ray", "processes of the run: ray (actors and learner apart) or inline (one process)", choices=("ray", "inline")
+    )
     address: str | None = key(None, "address of the Ray cluster to join; none starts a local Ray")
-    rollout_actors: int = key(1, "rollout processes", ge=1, le=100_000)
+    rollout_actors: int = key(1, "number of rollout processes", ge=1, le=100_000)
     actor_gpus: float = key(0.0, "GPUs of each rollout process; 0 rolls out on the CPU", ge=0)
-    learner_ranks: int = key(1, "learner processes, the networks sharded over them (FSDP2)", ge=1, le=100_000)
-    reward_actors: int = key(1, "processes that decode and score groups (stage grpo)", ge=1, le=100_000)
-    reward_gpus: float = key(0.0, "GPUs of each of those processes", ge=0)
+    learner_ranks: int = key(
+        1, "number of learner processes, over which the networks are sharded (FSDP2)", ge=1, le=100_000
+    )
+    reward_actors: int = key(
+        1, "number of reward processes, which decode and score groups (stage grpo)", ge=1, le=100_000
+    )
+    reward_gpus: float = key(0.0, "GPUs of each reward process; 0 scores on the CPU", ge=0)
     rank_gpus: float = key(0.0, "GPUs of each learner rank, 0 or 1", ge=0)
-    threads: int = key(1, "torch threads of each process", ge=1, le=4096)
+    threads: int = key(1, "torch CPU threads of each process", ge=1, le=4096)
     timeout_s: float = key(600.0, "longest wait for windows, or for another rank, in seconds", gt=0)
-    start_timeout_s: float = key(600.0, "longest start of a process, in seconds", gt=0)
+    start_timeout_s: float = key(600.0, "longest start of one process, in seconds", gt=0)
     progress_timeout_s: float = key(
         300.0, "longest time between two blocks of a rollout process, in seconds; then it is replaced", gt=0
     )
     slow_factor: float = key(10.0, "a rollout process this many times slower than the median is replaced", gt=1)
     weight_transport: str = key(
         "object_store",
-        "object_store (any pool) or collective (NCCL or Gloo, fixed pools)",
+        "transport of weights to actors: object_store (any pool) or collective (NCCL or Gloo, fixed pools)",
         choices=("object_store", "collective"),
     )
-    relay_gpus: float = key(0.1, "GPUs of the process that sends weights, with collective and actor_gpus", ge=0)
+    relay_gpus: float = key(
+        0.1, "GPUs of the process that sends weights, with weight_transport=collective and actor_gpus", ge=0
+    )
     learner_labels: dict[str, str] = key({}, "labels of the nodes for learner ranks, as {role: learner}; {}: any node")
     rollout_labels: dict[str, str] = key({}, "labels of the nodes for rollout and reward processes; {}: any node")
     rollout_prefers: dict[str, str] = key({}, "labels of the nodes filled first, as {ray.io/market-type: spot}")
-    gpus: int | None = key(None, "GPUs that the cluster can ever have", ge=1)
-    node_gpus: int | None = key(None, "GPUs of each node; nodes with a label serve no other label", ge=1, le=1024)
+    gpus: int | None = key(None, "largest number of GPUs that the cluster can have; none: unlimited", ge=1)
+    node_gpus: int | None = key(None, "GPUs of each node, which serves one set of labels; none: unknown", ge=1, le=1024)
     nodes_timeout_s: float = key(600.0, "longest wait for the nodes of a joined cluster, in seconds", gt=0)
-    first_actors: int | None = key(None, "rollout processes that the start waits for; none waits for all", ge=1)
-    restarts: int = key(3, "restarts of lost learner ranks or of a lost coordinator", ge=0)
+    first_actors: int | None = key(
+        None, "rollout processes that must have a node before the run starts; none: all", ge=1
+    )
+    restarts: int = key(3, "largest number of restarts of lost learner ranks or of a lost coordinator", ge=0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,9 +105,11 @@ class WandbConfig(KeyGroup, group="wandb"):
     """Configures the log at Weights & Biases."""
 
     mode: str = key(
-        "offline", "online, offline (files in the run folder) or disabled", choices=("online", "offline", "disabled")
+        "offline",
+        "logging to Weights & Biases: online, offline (files in the run folder) or disabled",
+        choices=("online", "offline", "disabled"),
     )
-    project: str = key("longtake", "project that runs are logged to")
+    project: str = key("longtake", "project at Weights & Biases")
 
 
 @dataclass(kw_only=True)
@@ -105,9 +117,9 @@ class DebugConfig(KeyGroup, group="debug"):
     """Configures runs of one half of stage dmd alone, to find which half is slow or wrong."""
 
     rollout_only: bool = key(False, "run the rollout pool alone, with the first weights of stage dmd")
-    learner_only: bool = key(False, "run the learner alone, over and over on windows that rollout_only saved")
-    windows: str | None = key(None, "folder of the saved windows; none: saved_windows in run_dir")
-    count: int = key(128, "windows that rollout_only saves, rounded up to whole updates", ge=1)
+    learner_only: bool = key(False, "run the learner alone, repeatedly on windows saved by debug.rollout_only")
+    windows: str | None = key(None, "folder of windows saved by debug.rollout_only; none: saved_windows in run_dir")
+    count: int = key(128, "number of windows that debug.rollout_only saves, rounded up to whole updates", ge=1)
 
     def __post_init__(self):
         super().__post_init__()

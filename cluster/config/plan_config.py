@@ -15,18 +15,20 @@ class PlanConfig(KeyGroup, group="plan"):
     """Configures the pools to compare, their costs, and the price of a GPU."""
 
     learner_gpus: int | None = key(None, "GPUs of the learner, one rank on each; none: cluster.learner_ranks", ge=1)
-    rollout_gpus: list[int] = key([], "pools to compare, in GPUs, as [8,16,24]; []: around the cheapest", ge=1)
+    rollout_gpus: list[int] = key(
+        [], "sizes of the rollout pool to compare, in GPUs, as [8,16,24]; []: around the cheapest", ge=1
+    )
     costs: str | None = key(
         None, "measured costs: metrics.jsonl of a run, or lines of benchmarks/rollout_fps; none: device_name's table"
     )
-    block_s: float | None = key(None, "seconds of one block of all videos (rollout.batch) of an actor", gt=0)
+    block_s: float | None = key(None, "seconds of one block of all rollout.batch videos of an actor", gt=0)
     cut_s: float | None = key(None, "seconds to cut one window from the middle of a video", ge=0)
     student_window_s: float | None = key(None, "seconds of one window of the student's update, on one GPU", gt=0)
     critic_window_s: float | None = key(None, "seconds of one window of a critic's update, on one GPU", gt=0)
-    publish_s: float | None = key(None, "seconds that handing over new weights adds to an update", ge=0)
+    publish_s: float | None = key(None, "seconds that publishing new weights adds to an update", ge=0)
     updates: int = key(100, "student updates to simulate for each pool", ge=1)
     gpu_hour_price: float = key(2.5, "price of one GPU-hour, in any currency", ge=0)
-    budget_gpu_days: float = key(48.0, "budget, in GPU-days", gt=0)
+    budget_gpu_days: float = key(48.0, "budget in GPU-days; the report says how many updates it buys", gt=0)
     plot: str | None = key(None, "file (png) for a figure of waiting and cost against rollout GPUs")
 
     def __post_init__(self):

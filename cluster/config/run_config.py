@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 class Config(WorldConfig):
     """Holds the whole configuration of a run; its construction checks all values and rules."""
 
-    stage: Any = key(["ode", "dmd"], "stage or list of stages, in order: " + ", ".join(STAGES), resumable=True)
-    run_dir: str = key("runs/tiny", "folder of the run; on a cluster absolute, on shared storage", resumable=True)
-    seed: int = key(0, "seed of all draws", ge=0, lt=2**63)
+    stage: Any = key(["ode", "dmd"], "stages to train, one or a list in order: " + ", ".join(STAGES), resumable=True)
+    run_dir: str = key(
+        "runs/tiny", "folder of the run; on a cluster an absolute path on shared storage", resumable=True
+    )
+    seed: int = key(0, "seed of all random draws", ge=0, lt=2**63)
     teacher: str = key("assets/tiny/teacher.safetensors", "weights of the teacher")
     teacher_model: str | None = key(None, "network of the teacher; none: student.model", choices=CONFIGS)
     base: str | None = key(None, "weights that student (stage ode) and critic start from; none: the teacher's")

@@ -17,26 +17,36 @@ class ScanConfig(KeyGroup, group="scan"):
 
     over: dict[str, list[Any]] = key(
         {},
-        "values by key, each combined with each, as {window: [uniform, prefix], dmd.batch_size: [8, 16]}",
+        "values to scan by key, in all combinations, as {window: [uniform, prefix], dmd.batch_size: [8, 16]}",
         resumable=True,
     )
     along: dict[str, dict[str, list[str]]] = key(
-        {}, "further arguments by key and value, as {window.law: {prefix(1): [rollout.windows=1]}}", resumable=True
+        {},
+        "further arguments of trials by scanned key and value, as {window.law: {prefix(1): [rollout.windows=1]}}",
+        resumable=True,
     )
-    seeds: list[int] = key([0, 1, 2], "seeds of the trials; seed is that of their common student", ge=0, resumable=True)
+    seeds: list[int] = key(
+        [0, 1, 2], "seeds of the trials; their common first student has the key seed", ge=0, resumable=True
+    )
     cpus: float = key(1.0, "CPUs that Ray reserves for a trial of one process (cluster=inline)", gt=0, resumable=True)
-    at_once: int | None = key(None, "most trials at once; none: as many as have room", ge=1, resumable=True)
-    every: int = key(25, "updates between two measurements of a trial", ge=1, resumable=True)
-    measured_videos: int = key(4, "short videos of a measurement", ge=1, le=100_000)
-    measured_horizons: int = key(4, "length of those videos, in teacher horizons", ge=1, le=10_000)
+    at_once: int | None = key(
+        None, "largest number of concurrent trials; none: as many as have room", ge=1, resumable=True
+    )
+    every: int = key(25, "student updates between two measurements of a trial", ge=1, resumable=True)
+    measured_videos: int = key(4, "videos per measurement of a trial", ge=1, le=100_000)
+    measured_horizons: int = key(4, "length of a trial's measured videos, in teacher horizons", ge=1, le=10_000)
     keep: float = key(
-        0.33, "share of trials that ASHA keeps at each rung, by least drift; 1 keeps all", gt=0, le=1, resumable=True
+        0.33,
+        "share of trials that ASHA keeps at each rung, those of least drift; 1 keeps all",
+        gt=0,
+        le=1,
+        resumable=True,
     )
     first_rung: int = key(
         50, "updates before ASHA may stop a trial; rungs follow at 1 / keep times as many", ge=1, resumable=True
     )
-    videos: int = key(32, "videos of the last measurement of a trial", ge=1, le=100_000)
-    horizons: int = key(16, "length of those videos, in teacher horizons", ge=1, le=10_000)
+    videos: int = key(32, "videos of a trial's final measurement", ge=1, le=100_000)
+    horizons: int = key(16, "length of a trial's final videos, in teacher horizons", ge=1, le=10_000)
     timeout_s: float = key(
         600.0, "longest time between two updates of a trial, in seconds; then it restarts", gt=0, resumable=True
     )

@@ -19,7 +19,7 @@ class WorldConfig(KeyGroup):
         None, "diffusers folder with text_encoder/ and tokenizer/; none: the checkpoint's own"
     )
     text_cache: str = key(
-        "~/.cache/longtake/text", "folder of prompt embeddings, best where all nodes see it", resumable=True
+        "~/.cache/longtake/text", "folder of prompt embeddings, best on storage that all nodes share", resumable=True
     )
 
     def world_folder(self, name: str, *checkpoints: Path) -> Path | None:
