@@ -23,7 +23,7 @@ _OTHER_FILES = (".pt", ".pth", ".bin", ".ckpt", ".gguf", ".sft", ".safetensor")
 
 @dataclass(kw_only=True)
 class ConvertOptions(KeyGroup):
-    """Describe a conversion."""
+    """Describes a conversion."""
 
     source: str | None = key(
         None, "checkpoint to read: a folder of diffusers, .safetensors (one, or the index of shards), or a .pt"

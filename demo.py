@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """Describe one window law and the rollouts that suit it."""
+    """Describes one window law and the rollouts that suit it."""
 
     title: str
     law: str

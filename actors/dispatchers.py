@@ -15,7 +15,7 @@ from models.records import CRITIC, GRPO, ODE, SENTINEL, STUDENT, GroupPlan, Roll
 
 
 class StudentDispatcher:
-    """Plan rollouts of the student. Rollout i is a function of (seed, i): planned again, it is the same.
+    """Plans rollouts of the student. Rollout i is a function of (seed, i): planned again, it is the same.
 
     Law `priority` is the exception: its starts depend on the drift measured before, too.
     """
@@ -58,7 +58,7 @@ class StudentDispatcher:
 
 @dataclass(frozen=True)
 class SentinelTurns:
-    """Order rollout ids in periods of `videos` sentinel videos, then `between` forked rollouts."""
+    """Orders rollout ids in periods of `videos` sentinel videos, then `between` forked rollouts."""
 
     prompts: Sequence[str]
     """Held-out prompts of the sentinel videos, in turn."""
@@ -69,7 +69,7 @@ class SentinelTurns:
 
 
 class GroupDispatcher:
-    """Plan rollouts that are forked into groups, and in turns with them the same sentinel videos again and again."""
+    """Plans rollouts that are forked into groups, alternating with the same sentinel videos."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class GroupDispatcher:
 
 @dataclass(frozen=True)
 class TeacherDispatcher:
-    """Plan trajectories of the teacher, one horizon long, for ODE initialisation."""
+    """Plans trajectories of the teacher, one horizon long, for ODE initialisation."""
 
     student: StudentConfig
     rollout: RolloutConfig

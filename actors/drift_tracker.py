@@ -38,7 +38,7 @@ class DriftMeter:
 
 
 class DriftTracker:
-    """Keep a running mean of drift for each block of a rollout."""
+    """Keeps a running mean of drift for each block of a rollout."""
 
     def __init__(self, state: Iterable[tuple[int, float]] = ()):
         """Continue from `state`, as `state()` returns it."""

@@ -15,7 +15,7 @@ from models.sampler import stream_blocks
 
 
 class GroupActor(StudentActor):
-    """Roll the student out, several videos at a time, and fork each where its plans start."""
+    """Rolls the student out, several videos at a time, and forks each at its planned starts."""
 
     def windows(
         self, rollouts: Sequence[Rollout], made: Sequence[MadeBlock] = ()

@@ -1,4 +1,4 @@
-"""Keys of the training prompts."""
+"""Declare the keys of the training prompts."""
 
 from dataclasses import dataclass
 

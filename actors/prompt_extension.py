@@ -26,12 +26,12 @@ INSTRUCTION = (
     "framing, camera movement. Motion goes on for the whole video. Answer with the prompt alone."
 )
 _MOST_FAILURES = 50
-"""Failed prompts in a row after which no more are sent."""
+"""Number of failed prompts in a row after which no more are sent."""
 
 
 @dataclass(frozen=True)
 class ExtendedPrompts:
-    """Hold prompts in the order in which they were given, longer where there was an answer."""
+    """Holds prompts in their given order, extended where an answer came."""
 
     texts: tuple[str, ...]
     asked: int

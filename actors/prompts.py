@@ -18,7 +18,7 @@ _NAMES = ("prompt", "text", "caption")
 
 
 class TrainingPrompts(Sequence[str]):
-    """Hold prompts in their file's order (by index), and shuffled without end (`prompt`), as rollouts use them."""
+    """Holds prompts in their file's order (by index), and shuffled without end (`prompt`), as rollouts use them."""
 
     def __init__(self, texts: Sequence[str], seed: int):
         """Shuffle `texts` by the seed. Raises ConfigError for an empty list."""
@@ -48,7 +48,7 @@ class TrainingPrompts(Sequence[str]):
 
 @dataclass(frozen=True)
 class PromptFile:
-    """Hold the usable prompts of a file, and how many others it has."""
+    """Holds the usable prompts of a file, and the number of dropped ones."""
 
     texts: tuple[str, ...]
     dropped: dict[str, int]

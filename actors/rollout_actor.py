@@ -10,7 +10,7 @@ from models.records import MadeBlock, Rollout, Window
 
 
 class RolloutActor(StudentActor):
-    """Roll the student out, several videos at a time. A plain class: cluster/ makes it remote, tests just call it."""
+    """Rolls the student out, several videos at a time. A plain class: cluster/ makes it remote."""
 
     def windows(self, rollouts: Sequence[Rollout], made: Sequence[MadeBlock] = ()) -> Iterator[Window | MadeBlock]:
         """Yield each block of `rollouts`, and after it the planned windows that it ends; stop after the last window.

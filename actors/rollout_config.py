@@ -1,4 +1,4 @@
-"""Keys of the rollouts and of the windows cut from them."""
+"""Declare the keys of the rollouts, and of the windows cut from them."""
 
 from dataclasses import dataclass
 

@@ -21,7 +21,7 @@ _ON_CPU = ComputeSpec()
 
 
 class WeightSource(Protocol):
-    """Give an actor newer weights."""
+    """Gives an actor newer weights."""
 
     def newer(self, than: int | None) -> Weights | None:
         """Return the newest published weights if they are newer than version `than`, else None. Never waits."""
@@ -29,7 +29,7 @@ class WeightSource(Protocol):
 
 
 class StudentActor:
-    """Hold a student on a device, with the newest weights that it has pulled, in their dtype."""
+    """Holds a student on a device, with the newest weights that it has pulled, in their dtype."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ def solver_sigmas(student_sigmas: Sequence[float], steps: int, shift: float) -> 
 
 
 class TeacherActor:
-    """Solve the teacher's probability-flow ODE and keep the states at the student's denoising levels."""
+    """Solves the teacher's probability-flow ODE and keeps the states at the student's denoising levels."""
 
     def __init__(
         self,

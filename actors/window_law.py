@@ -23,7 +23,7 @@ A law of the user's own is such a callable.
 
 @dataclass(frozen=True)
 class Uniform:
-    """Draw every start equally often. Other laws change `index`, or the starts among which it draws."""
+    """Draws every start equally often. Other laws change `index`, or the starts among which it draws."""
 
     def __call__(
         self, starts: Sequence[int], window_frames: int, horizon_frames: int, generator: numpy.random.Generator
@@ -37,7 +37,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Beta(Uniform):
-    """Draw starts as Beta(a, b) over the rollout: b > a favours its beginning."""
+    """Draws starts as Beta(a, b) over the rollout: b > a favours its beginning."""
 
     a: float
     b: float
@@ -48,7 +48,7 @@ class Beta(Uniform):
 
 @dataclass(frozen=True)
 class Prefix(Uniform):
-    """Draw windows that end within the first `horizons` teacher horizons: 1 is Self-Forcing, 2 the 10 s ablation."""
+    """Draws windows that end within the first `horizons` teacher horizons: 1 is Self-Forcing, 2 the 10 s ablation."""
 
     horizons: float
 
@@ -66,7 +66,7 @@ class Prefix(Uniform):
 
 @dataclass(frozen=True)
 class Stratum(Uniform):
-    """Draw uniformly in one of `parts` equal parts of the starts; a start on a border belongs to each by its share."""
+    """Draws uniformly in one of `parts` equal parts of the starts; a start on a border belongs to each by its share."""
 
     part: int
     parts: int
@@ -77,12 +77,12 @@ class Stratum(Uniform):
 
 @dataclass(frozen=True)
 class Stratified(Uniform):
-    """Draw each window of one rollout from a part of its own (see `laws_of_rollout`): uniform, and spread."""
+    """Draws each window of one rollout from a part of its own (see `laws_of_rollout`): uniform, and spread."""
 
 
 @dataclass(frozen=True)
 class Weighted(Uniform):
-    """Draw a part of the starts in proportion to its weight, and a start in it. The parts have equal length.
+    """Draws a part of the starts in proportion to its weight, and a start in it. The parts have equal length.
 
     Places that are measured to fail more can be drawn more: 1 - validity, position by position.
     """
@@ -97,7 +97,7 @@ class Weighted(Uniform):
 
 @dataclass(frozen=True)
 class StartShares(Uniform):
-    """Draw each start with its own probability."""
+    """Draws each start with its own probability."""
 
     shares: tuple[float, ...]
 
@@ -107,7 +107,7 @@ class StartShares(Uniform):
 
 @dataclass(frozen=True)
 class Priority(Uniform):
-    """Draw a share `even` of the windows uniformly, the others in proportion to the drift measured at their place.
+    """Draws a share `even` of the windows uniformly, the others in proportion to the drift measured at their place.
 
     Uniform until something was measured. In one process starts are a function of the seed, over restarts too; on Ray
     what has been measured by a dispatch, and in which order, depends on which actor was quicker.

@@ -8,7 +8,7 @@ import settings
 
 @dataclass(kw_only=True)
 class NoKeys:
-    """Take no arguments."""
+    """Takes no arguments."""
 
 
 def run(main: Callable, page: str | None, schema: type = NoKeys, positional: str | None = None) -> None:

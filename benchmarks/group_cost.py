@@ -99,7 +99,7 @@ def on_paper() -> dict[str, float]:
 
 @dataclass(kw_only=True)
 class Options:
-    """Name the student."""
+    """Names the student."""
 
     student: str | None = key(None, "weights of the student; without, the shipped one")
 

@@ -1,4 +1,4 @@
-"""The one line of JSON that every benchmark prints for every quantity."""
+"""Print one line of JSON per measured quantity, for all benchmarks."""
 
 import json
 import statistics

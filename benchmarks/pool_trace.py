@@ -71,7 +71,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 @dataclass(kw_only=True)
 class Options:
-    """Name the run and the picture."""
+    """Names the run and the picture."""
 
     run_dir: str = key("", "folder of the run")
     out: str | None = key(None, "picture (png); without, pool_trace.png in the folder of the run")

@@ -1,4 +1,4 @@
-"""How fast a student rolls out: video frames per second of one video, its cache full, with random weights.
+"""Measure the speed of rollouts: video frames per second of one video with a full cache and random weights.
 
 python -m benchmarks.rollout_fps model=tiny                     CPU, seconds
 python -m benchmarks.rollout_fps model=wan_1_3b compile=true    a GPU: 480x832, 4 steps, window of 21 frames, bfloat16
@@ -46,7 +46,7 @@ _PRODUCT = {"cuda": 8192, "cpu": 1024}
 
 @dataclass(kw_only=True)
 class Options(KeyGroup):
-    """Describe a measurement."""
+    """Describes a measurement."""
 
     model: str = key("tiny", "network: " + ", ".join(MODELS), choices=MODELS)
     dtype: str | None = key(

@@ -51,7 +51,7 @@ def parameters() -> dict[str, torch.Tensor]:
 
 
 class Network(torch.nn.Module):
-    """Holds as many parameters as are published."""
+    """Holds parameters of the published size."""
 
     def __init__(self):
         super().__init__()

@@ -18,7 +18,7 @@ SHOWN = 8
 
 
 def flow_colours(flow: Tensor, fastest: float) -> Tensor:
-    """Paint `flow` [N 2 h w] as colours [N h w 3] in [0, 1]: hue is direction, white is rest.
+    """Paint `flow` [N 2 h w] as colours [N h w 3] in [0, 1]: hue is direction, white is no motion.
 
     Flow of `fastest` pixels and more has full colour.
     """
@@ -39,7 +39,7 @@ def colour_wheel(size: int = 65) -> Tensor:
 
 @dataclass(frozen=True)
 class Strip:
-    """Hold a video's flow over time."""
+    """Holds a video's flow over time."""
 
     frames: list[Tensor]
     """[3 H W] in [0, 1], at equal distances."""

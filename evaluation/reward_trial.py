@@ -29,7 +29,7 @@ _COLUMNS = 40
 
 
 class TrialMistakes(StopsRun):
-    """List in one line the files and rewards of a trial that gave no score."""
+    """Lists in one line the files and rewards of a trial that gave no score."""
 
     status = 2
 
@@ -78,7 +78,7 @@ def score_videos(config: RewardConfig, videos: str | None = None, out: str | Non
 
 @dataclass
 class RewardPanel:
-    """Hold the rewards on trial, and the last reason of each for a missing score."""
+    """Holds the rewards on trial, and the last reason of each for a missing score."""
 
     rewards: dict[str, Reward]
     config: RewardConfig

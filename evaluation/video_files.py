@@ -17,7 +17,7 @@ SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".safetensors")
 
 @dataclass(frozen=True)
 class Video:
-    """Hold one video of a file."""
+    """Holds one video of a file."""
 
     name: str
     prompt: str

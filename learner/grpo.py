@@ -29,7 +29,7 @@ Minibatch = tuple[Sequence[Group], list[PolicyBatch]]
 
 
 class BurnInTooShort(StopsRun):
-    """Stop a run whose replay misses the actors' policy by more than the clip lets the policy move."""
+    """Stops a run whose replay misses the actors' policy by more than the clip lets the policy move."""
 
 
 @dataclass(eq=False)

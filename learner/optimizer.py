@@ -14,7 +14,7 @@ from models.errors import StopsRun
 
 
 class NonFiniteError(StopsRun):
-    """Stop a run whose loss or gradient is infinite or NaN; the weights are those of the last good update."""
+    """Stops a run whose loss or gradient is infinite or NaN; the weights are those of the last good update."""
 
 
 def adamw(module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> list[torch.optim.Optimizer]:

@@ -13,7 +13,7 @@ from rewards.sentinels import SentinelConfig, metric_drops
 
 
 class SentinelFell(StopsRun):
-    """Stop a run whose rewards cost a held-out metric, or whose held-out metrics cannot be measured."""
+    """Stops a run whose rewards cost a held-out metric, or whose held-out metrics cannot be measured."""
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """Reject a value that the user gave, in one line: `KEY=VALUE: problem. Fix: fix.`
+    """Rejects a value that the user gave, in one line: `KEY=VALUE: problem. Fix: fix.`
 
     `key` is the dotted key, `value` what it holds (None leaves it out of the line), `problem` and `fix` are clauses
     without a full stop.
@@ -20,7 +20,7 @@ class ConfigError(ValueError):
 
 
 class StopsRun(RuntimeError):
-    """End a run for a reason that a restart would meet again, such as a non-finite loss or a damaged checkpoint."""
+    """Ends a run for a reason that a restart would repeat, such as a non-finite loss or a damaged checkpoint."""
 
     status = 1
     """Exit status of the command."""

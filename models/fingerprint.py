@@ -11,7 +11,7 @@ _WORD_BYTES = 8
 
 
 class WeightsDiffer(ValueError):
-    """Report that an actor's network differs from the published weights."""
+    """Reports that an actor's network differs from the published weights."""
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> int:

@@ -46,7 +46,7 @@ def part(kind: type, *, resumable: bool = False, **defaults: Any) -> Any:
 
 
 class KeyGroup:
-    """Check the declared ranges of a dataclass of keys whenever one is made; its parts are checked with it."""
+    """Checks the declared ranges of a dataclass of keys whenever one is made; its parts are checked with it."""
 
     _prefix: ClassVar[str] = ""
 

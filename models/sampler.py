@@ -1,4 +1,4 @@
-"""Samplers: the student block by block, the teacher all frames at once."""
+"""Sample videos: the student block by block, the teacher all frames at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

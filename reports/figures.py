@@ -19,7 +19,7 @@ from models.worlds.tiny_world import FPS, HORIZON
 
 
 class Curve(NamedTuple):
-    """Name a metric over time: its key in `segment_metrics`, its label, and its best value."""
+    """Names a metric over time: its key in `segment_metrics`, its label, and its best value."""
 
     key: str
     label: str
@@ -68,7 +68,7 @@ PICTURED = 4
 
 @dataclass(frozen=True)
 class MethodResult:
-    """Hold videos [B T 3 H W] in [0, 1] of one method, and their metrics, one number per teacher horizon."""
+    """Holds videos [B T 3 H W] in [0, 1] of one method, and their metrics, one number per teacher horizon."""
 
     name: str
     title: str

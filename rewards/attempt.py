@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Attempt:
-    """Hold the result of one call of a reward on n clips."""
+    """Holds the result of one call of a reward on n clips."""
 
     scores: Tensor
     """[n] float64; a missing score is NaN, never 0."""
@@ -25,7 +25,7 @@ class Attempt:
 
 
 class BadAnswer(ValueError):
-    """Reject the answer of a reward that is not one score per clip."""
+    """Rejects the answer of a reward that is not one score per clip."""
 
 
 def attempt(name: str, reward: Reward, clips: Sequence[Clip], timeout_s: float) -> Attempt:

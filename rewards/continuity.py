@@ -46,7 +46,7 @@ def continuity_of(
 
 
 class FlowContinuity(ClipReward):
-    """Score a clip's flow by `continuity_of`, against its `motion_reference` or else its reference."""
+    """Scores a clip's flow by `continuity_of`, against its `motion_reference` or else its reference."""
 
     needs = frozenset({"flow", "reference"})
 
@@ -76,7 +76,7 @@ class FlowContinuity(ClipReward):
 
 
 class Continuity:
-    """Multiply even motion, exposure kept, sharpness kept and no cut, each in [0, 1]; NaN where one of them is NaN.
+    """Multiplies even motion, exposure kept, sharpness kept and no cut, each in [0, 1]; NaN where one of them is NaN.
 
     A product, so that no factor can be bought with another.
     """

@@ -27,7 +27,7 @@ def soft_dynamic_degree(speed: Tensor, shorter_side: int) -> Tensor:
 
 
 class DynamicDegree(ClipReward):
-    """Score frames that lie reward.dynamic_stride apart by `soft_dynamic_degree`; NaN for a clip of fewer."""
+    """Scores frames that lie reward.dynamic_stride apart by `soft_dynamic_degree`; NaN for a clip of fewer."""
 
     needs = frozenset({"pixels"})
 

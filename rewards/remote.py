@@ -36,7 +36,7 @@ _MOST_BYTES = 1 << 20
 
 
 class Remote:
-    """Return the score that reward.url gives a clip; NaN, with the reason in `unscored`, where no try succeeded.
+    """Returns the score that reward.url gives a clip; NaN, with the reason in `unscored`, where no try succeeded.
 
     Raises ConnectionError, with the last reason, where no clip of a call has a score.
     """

@@ -19,7 +19,7 @@ Statistic = TypeVar("Statistic")
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Hold one window of one video. It begins with the last frame before the window, so that a cut there is seen."""
+    """Holds one window of one video. It begins with the last frame before the window, so that a cut there is seen."""
 
     prompt: str
     pixels: Tensor
@@ -43,7 +43,7 @@ class Clip:
 
 
 class Reward(Protocol):
-    """Score clips. Made once per process, called from threads of its own, one call at a time."""
+    """Scores clips. One instance per process, called in threads of its own, one call at a time."""
 
     needs: frozenset[str]
     """Subset of NEEDS."""
@@ -57,7 +57,7 @@ class Reward(Protocol):
 
 @dataclass(eq=False)
 class ClipReward:
-    """Score each clip alone: a subclass gives `needs` and `score(clip)`, a score [] on the CPU, NaN for none."""
+    """Scores each clip alone: a subclass gives `needs` and `score(clip)`, a score [] on the CPU, NaN for none."""
 
     config: RewardConfig
     scope: ClassVar[str] = "window"
@@ -68,6 +68,6 @@ class ClipReward:
 
 @runtime_checkable
 class ExplainsMissing(Protocol):
-    """Add to a reward the reason for NaN scores of its last call; the log and `rewards.try` print it."""
+    """Adds to a reward the reason for NaN scores of its last call; the log and `rewards.try` print it."""
 
     unscored: str | None

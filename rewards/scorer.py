@@ -27,7 +27,7 @@ class Scores:
 
 
 class Scorer:
-    """Decode segments once, compute flow once, cut both into windows and call every reward."""
+    """Decodes segments once, computes flow once, cuts both into windows and calls every reward."""
 
     def __init__(self, config: RewardConfig, names: Iterable[str], decode: Callable[[Tensor], Tensor]):
         """Make the rewards and the flow engine; `decode` turns latents [B F C H W] into pixels [B T 3 H W] in [0, 1].

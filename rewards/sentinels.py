@@ -12,7 +12,7 @@ from models.keys import KeyGroup, key
 
 @dataclass(kw_only=True)
 class SentinelConfig(KeyGroup, group="sentinel"):
-    """Describe the held-out metrics, measured every so many rounds of stage grpo on the same prompts and noise.
+    """Describes the held-out metrics, measured at fixed intervals of stage grpo on the same prompts and noise.
 
     None of these prompts is trained on.
     """

@@ -21,7 +21,7 @@ from rewards.reward_config import RewardConfig
 
 @dataclass(kw_only=True)
 class TrialOptions:
-    """Describe which videos to score, and where the pictures go."""
+    """Describes which videos to score, and where the pictures go."""
 
     videos: str | None = key(None, "folder of videos (mp4, ..., or safetensors with `video` uint8 [B T 3 H W])")
     out: str | None = key(None, "folder of the pictures of optical flow; none: next to the videos")

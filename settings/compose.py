@@ -24,7 +24,7 @@ _CALL = re.compile(r"(?<=[=,:\[{])(\s*)(\w+\([-+\w., ]*\))(?=\s*(?:[,\]}]|$))")
 
 @dataclass(frozen=True)
 class Given:
-    """Hold the parsed arguments of a command."""
+    """Holds the parsed arguments of a command."""
 
     choices: dict[str, str]
     """Choice by group of conf/."""

@@ -21,7 +21,7 @@ _LIKE, _LIKE_END = 0.65, 0.75
 
 @dataclass(frozen=True)
 class Key:
-    """Describe one key of a command."""
+    """Describes one key of a command."""
 
     name: str
     """Dotted."""

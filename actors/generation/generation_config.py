@@ -16,7 +16,7 @@ PIPE = "-"
 
 @dataclass(kw_only=True)
 class GenerationConfig(WorldConfig):
-    """Describe which videos to generate, by which student, and where they go."""
+    """Describes which videos to generate, by which student, and where they go."""
 
     checkpoint: str | None = key(None, "weights of the student; none: the shipped one of the tiny world")
     prompt: str | None = key(None, "prompt of the video")

@@ -31,7 +31,7 @@ _NAME_LENGTH = 40
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """Hold the prompts, the seed and the place of one video."""
+    """Holds the prompts, the seed and the output file of one video."""
 
     script: tuple[tuple[float, str], ...]
     """(second at which it begins, prompt), the first at 0."""
@@ -42,7 +42,7 @@ class PlannedVideo:
 
 @dataclass(frozen=True)
 class Job:
-    """Hold everything that generating needs but the student's weights, checked."""
+    """Holds the checked inputs of generation, except the student's weights."""
 
     config: GenerationConfig
     shape: StudentConfig

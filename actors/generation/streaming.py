@@ -31,7 +31,7 @@ Decoded = tuple[Tensor, Callable[[], None]]
 
 @dataclass(frozen=True)
 class Scene:
-    """Hold the prompts of a batch of videos from one frame on, until the next scene begins."""
+    """Holds the prompts of a batch of videos from one frame on, until the next scene begins."""
 
     first: int
     text: Tensor
@@ -40,7 +40,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _RecacheBuffer:
-    """Hold the clean latents that the cache was made from."""
+    """Holds the clean latents that the cache was made from."""
 
     empty: KVCache
     sink: tuple[Tensor, ...] = ()

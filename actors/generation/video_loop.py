@@ -25,7 +25,7 @@ from models.wan.network import Wan
 
 
 class VideoEnded(StopsRun):
-    """End a video before its length: the reason, and where its frames lie."""
+    """Ends a video early, with the reason and the file of its frames."""
 
     def __init__(self, reason: str, writers: Sequence[VideoWriter], status: int = 1):
         kept = ", ".join(f"{writer.frames} frames are in {writer.name}" for writer in writers if writer.frames)
@@ -34,7 +34,7 @@ class VideoEnded(StopsRun):
 
 
 class VideoMeter:
-    """Show frames, frames per second, time to the first frame and time left, on standard error. Use as a context."""
+    """Shows frames, frames per second, time to the first frame and time left, on standard error. Use as a context."""
 
     def __init__(self, frames: float):
         """Count up to `frames`, the video frames of a whole batch; infinite for a video without end."""

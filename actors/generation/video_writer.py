@@ -17,7 +17,7 @@ _HEADERS_BYTES = 1 << 16
 
 
 class VideoWriter(Protocol):
-    """Take the frames of one video."""
+    """Takes the frames of one video."""
 
     name: str
     """Its name in messages."""
@@ -34,7 +34,7 @@ class VideoWriter(Protocol):
 
 
 class Mp4File:
-    """Write H.264 in fragments of one frame: a killed process leaves all frames but the newest, in a file that plays.
+    """Writes H.264 in fragments of one frame: a killed process leaves all frames but the newest, in a file that plays.
 
     Without B-frames and look-ahead the file grows as frames come, and its first part does not depend on later frames.
     Fragments of a whole block would lose that block.
@@ -94,7 +94,7 @@ def _shape(context: av.VideoCodecContext, height: int, width: int) -> None:
 
 
 class _FragmentFile:
-    """Write each fragment whole or not at all; after the first that does not fit, none.
+    """Writes each fragment whole or not at all; after the first that does not fit, none.
 
     The file appears with its header and first frame: there is no file without a frame.
     """
@@ -133,7 +133,7 @@ class _FragmentFile:
 
 
 class FramePipe:
-    """Write rgb24 frames, one after the other, for a player or an encoder that reads them."""
+    """Writes rgb24 frames, one after the other, for a player or an encoder that reads them."""
 
     def __init__(self, descriptor: int):
         self.descriptor, self.name, self.frames = descriptor, "the pipe", 0

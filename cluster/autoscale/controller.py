@@ -82,7 +82,7 @@ class _Before:
 
 
 class Controller:
-    """Grow a pool that starves its learner, shrink one that waits for it, within the user's bounds.
+    """Grows a pool that starves its learner, and shrinks one that waits for it, within the user's bounds.
 
     The size comes from the measured costs by `pool_size`, not by trial, so one decision is enough where the costs
     hold. Effects that they do not foresee are learnt: a size that the formula finds large enough and that starves the

@@ -9,7 +9,7 @@ from cluster.autoscale.controller import Measurements
 
 _REMEMBERED = 1000
 _DISPATCHES = 4
-"""An actor's seconds per window are averaged over at least so many dispatches: their last windows end by chance."""
+"""Smallest number of dispatches for an actor's seconds per window: the end of a dispatch varies by chance."""
 
 
 class Meter:
@@ -51,7 +51,7 @@ class Meter:
             self.change({level: -1})
 
     def take(self, windows: int) -> None:
-        """Count windows that the learner gets, or, below 0, gives back.
+        """Count windows that the learner takes, or, below 0, returns.
 
         From its second update on it is warm: it has loaded and compiled.
         """
@@ -62,12 +62,12 @@ class Meter:
         self.sums["taken"] += windows
 
     def dispatch(self, windows: int) -> None:
-        """Count a dispatch of so many windows that an actor is given."""
+        """Count a dispatch of `windows` windows that an actor starts."""
         self.sums["dispatches"] += 1
         self.sums["asked"] += windows
 
     def end(self, windows: int, seconds: float) -> None:
-        """Count a dispatch that is over: the windows that came of it, and how long they took."""
+        """Count a finished dispatch: its windows and seconds."""
         self.sums["ended"] += 1
         self.sums["made"] += windows
         self.sums["making"] += seconds

@@ -61,7 +61,7 @@ def _listen() -> tuple[str, int, int]:
 def _join(
     rank: int, listening: int | None, host: str, port: int, size: int, timeout: timedelta, backend: str
 ) -> None:  # fmt: skip
-    """Enter the group in every rank, and let Gloo listen at this node's address only."""
+    """Join the group on this rank; Gloo listens at this node's address only."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
     # As Ray does: a rank with a lost NCCL peer must fail, not hang.
     if "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:

@@ -1,1 +1,1 @@
-"""Configuration schema of a run and the rules between its keys; imports no torch."""
+"""Declare the configuration of a run, and check the rules between its keys; imports no torch."""

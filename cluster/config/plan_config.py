@@ -39,6 +39,6 @@ class PlanConfig(KeyGroup, group="plan"):
 
 @dataclass(kw_only=True)
 class PlannedRun(Config):
-    """Hold the keys of a run and those of its plan."""
+    """Holds the keys of a run and those of its plan."""
 
     plan: PlanConfig = part(PlanConfig)

@@ -160,7 +160,7 @@ class Config(WorldConfig):
 
     @property
     def device(self) -> "torch.device":
-        """Return the device type of a learner rank: its GPU if it has one."""
+        """Return the device type of a learner rank: cuda if it has a GPU, else cpu."""
         import torch
 
         return torch.device("cuda" if self.cluster.rank_gpus else "cpu")

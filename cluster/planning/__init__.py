@@ -1,1 +1,1 @@
-"""Arithmetic of memory, FLOPs, placement and pool size, and the simulator; no Ray."""
+"""Plan a run: memory, FLOPs, placement, pool size and the simulator; no Ray."""

@@ -51,7 +51,7 @@ class Size:
         return (self.rollout_gpus + self.learner_gpus) * self.seconds_of(self.steps) / _DAY_S
 
     def updates_in(self, gpu_days: float) -> int:
-        """Count the updates that so many GPU-days buy, from the first published weights on."""
+        """Count the updates that `gpu_days` buy, from the first published weights on."""
         seconds, ended_s = gpu_days * _DAY_S / (self.rollout_gpus + self.learner_gpus), self.seen.ended_s
         if seconds < ended_s[-1]:
             return bisect_right(ended_s, seconds)

@@ -96,7 +96,7 @@ class Rates:
 def simulate(config: Config, pace: Pace, actors: int, updates: int) -> Simulation:
     """Simulate the first `updates` student updates of stage dmd with `actors` actors.
 
-    Every actor is there from the beginning, none is lost, and transport takes no time. Raises TooOld where
+    Every actor is up from the beginning, none is lost, and transport takes no time. Raises TooOld where
     buffer.policy=drop could not be met either.
     """
     supply = make_supply(stage_spec("dmd", config))

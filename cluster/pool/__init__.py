@@ -1,1 +1,1 @@
-"""Coordinator, rollout processes and reward processes on Ray."""
+"""Run coordinator, rollout processes and reward processes on Ray."""

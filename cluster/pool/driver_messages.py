@@ -1,4 +1,4 @@
-"""Send warnings of this process to the driver's terminal; Ray forwards no logs of ours."""
+"""Send warnings of this process to the driver's terminal, because Ray does not forward our logs."""
 
 import logging
 

@@ -1,1 +1,1 @@
-"""Run folder, logs, trace, checkpoints and training data of a run; no Ray."""
+"""Manage a run's folder, logs, trace, checkpoints and training data; no Ray."""

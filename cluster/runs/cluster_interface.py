@@ -19,7 +19,7 @@ class Report(NamedTuple):
 
 
 class Cluster(Protocol):
-    """Supply the learner with samples, and take its weights.
+    """Supplies the learner with samples, and takes its weights.
 
     Every rank calls every verb but `report`, in the same order. One update of stage dmd, on each rank:
 
@@ -35,13 +35,13 @@ class Cluster(Protocol):
         """
 
     def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
-        """Publish the student's weights after `update` updates, as a version that this run never had before.
+        """Publish the student's weights after `update` updates, under a new version number.
 
         Waits for no actor: each loads the newest version at its next block.
         """
 
     def take(self, role: str, n: int) -> Sequence[Window | Group]:
-        """Take this rank's share of the next `n` samples of a role; over all ranks each sample comes exactly once."""
+        """Take this rank's share of the next `n` samples of a role; each sample goes to exactly one rank."""
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """Take the next `n` samples of a role, all of them on every rank."""

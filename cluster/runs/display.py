@@ -18,7 +18,7 @@ _LINE_EVERY_S = 15.0
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """Count down to the given end of a stage; without one, rich guesses it from steady steps."""
+    """Counts down to the given end of a stage; without one, rich guesses it from steady steps."""
 
     max_refresh = 0.5
 
@@ -30,7 +30,7 @@ class _TimeLeft(TimeRemainingColumn):
 
 
 class Display:
-    """Show the progress of stages. Use as a context."""
+    """Shows the progress of stages. Use as a context."""
 
     def __init__(self) -> None:
         self.bars: Progress | None = None

@@ -24,7 +24,7 @@ _REWARD = re.compile("reward/[^/]+/mean")
 
 
 class RunLog:
-    """Record each update of a run; lives in the learner's process, on rank 0."""
+    """Records each update of a run; lives in the learner's process, on rank 0."""
 
     def __init__(self, run_dir: str | Path, wandb: WandbConfig, cluster: Cluster, progress: Progress):
         self.cluster, self.progress = cluster, progress

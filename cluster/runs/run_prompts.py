@@ -17,7 +17,7 @@ _MOST_UNANSWERED = 0.5
 
 @dataclass(frozen=True)
 class RunPrompts:
-    """Give the prompts of a run: those kept in its folder, else those of its file, else the tiny world's."""
+    """Gives the prompts of a run: those kept in its folder, else those of its file, else the tiny world's."""
 
     run_dir: Path
     file: Path | None
@@ -58,7 +58,7 @@ class RunPrompts:
     def prepare(self) -> list[str]:
         """Write the run's prompts into its folder; returns lines for the user.
 
-        A run that has them keeps them, whatever has become of the file or the endpoint: what is trained on must not
+        A run that has them keeps them, despite changes of the file or the endpoint: training prompts must not
         change.
         """
         if self.file is None or self.kept.is_file():

@@ -12,7 +12,7 @@ from models.worlds.world import Text, open_codec, open_text
 
 @dataclass(frozen=True)
 class RunWorld:
-    """Open the text encoder and the codec of a run."""
+    """Opens the text encoder and the codec of a run."""
 
     wan: WanConfig
     text_encoder: Path | None

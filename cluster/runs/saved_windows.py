@@ -66,7 +66,7 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
 
 
 class SavedWindow(NamedTuple):
-    """Locate a saved window."""
+    """Locates a saved window."""
 
     file: Path
     row: int
@@ -118,7 +118,7 @@ def find_windows(folder: Path, frames: int, frame_shape: tuple[int, int, int]) -
 
 
 class SavedCluster:
-    """Supply the learner with saved windows in a loop, without actors (debug.learner_only)."""
+    """Supplies the learner with saved windows in a loop, without actors (debug.learner_only)."""
 
     def __init__(self, folder: Path, frames: int, frame_shape: tuple[int, int, int]):
         self.saved = find_windows(folder, frames, frame_shape)

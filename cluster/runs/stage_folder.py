@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointNotWritten(StopsRun):
-    """Report a checkpoint that could not be written; those before it are as they were."""
+    """Reports a checkpoint that could not be written; earlier ones are unchanged."""
 
 
 class Resumable(Protocol):
-    """Save and load a learner. Both methods are collectives: every rank calls them."""
+    """Saves and loads a learner. Both methods are collectives: every rank calls them."""
 
     def state(self) -> LearnerState:
         """Collect new dictionaries of tensors, which may be the live ones; empty on ranks other than 0."""
@@ -42,7 +42,7 @@ class Resumable(Protocol):
 
 
 class StageFolder(AbstractContextManager):
-    """Keep `<run>/<stage>/`: `checkpoints/step_*`, and the result when the stage is finished.
+    """Keeps `<run>/<stage>/`: `checkpoints/step_*`, and the result when the stage is finished.
 
     Rank 0 writes and chooses; save, restore and finish are collectives, and a failure of rank 0 stops every rank. Use
     as a context, or call `close`: a write may be under way.

@@ -20,7 +20,7 @@ class Span(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Hold numbers of one moment, which Perfetto draws as curves."""
+    """Holds numbers of one moment, which Perfetto draws as curves."""
 
     process: str
     name: str
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
 
 
 class Tracer:
-    """Collect the spans of one process, one after the other, at the cost of two clock readings each."""
+    """Collects the spans of one process, one after the other, at the cost of two clock readings each."""
 
     def __init__(self, process: str, offset_s: float = 0.0):
         """Record spans of `process`; `offset_s` plus this machine's clock is the coordinator's."""
@@ -114,7 +114,7 @@ def shares_of(tracer: Tracer) -> dict[str, float]:
 
 
 class TraceFile:
-    """Append to `trace.json` in Chrome's format, one event a line, readable after any kill.
+    """Appends to `trace.json` in Chrome's format, one event a line, readable after any kill.
 
     The closing bracket is missing, which the format allows: with it, the file is plain JSON. A resumed run appends to
     the same file; a process of the earlier run keeps its row, a new one gets a number of its own. A last line that a

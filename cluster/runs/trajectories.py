@@ -25,7 +25,7 @@ _MEGABYTE = 10**6
 
 @dataclass(frozen=True)
 class RunTrajectories:
-    """Keep the trajectories of stage ode: made into the run's folder, or read from `ode.pairs_dir`."""
+    """Keeps the trajectories of stage ode: made into the run's folder, or read from `ode.pairs_dir`."""
 
     run_dir: Path
     ode: OdeConfig

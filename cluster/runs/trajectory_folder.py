@@ -38,11 +38,11 @@ _log = logging.getLogger(__name__)
 
 
 class TrajectoriesFailed(StopsRun, ValueError):
-    """Report trajectories of another origin, or an unreadable or unwritten file, with its name and a fix."""
+    """Reports trajectories of another origin, or an unreadable or unwritten file, with its name and a fix."""
 
 
 class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
-    """Index trajectories by their place in a fixed order, as far as they have arrived without a gap.
+    """Indexes trajectories by their place in a fixed order, as far as they have arrived without a gap.
 
     Each is a `Trajectory` of number `rollout`, in the dtype of the file. Rank 0 writes. Every rank holds those of the
     shard that is not full yet in memory, so that shards may be large and no update waits for one. Use as a

@@ -60,20 +60,20 @@ class TrajectoryOrigin:
 
 @dataclass(frozen=True)
 class TrajectoryEntry:
-    """Locate one trajectory on disk."""
+    """Locates one trajectory on disk."""
 
     number: int
     prompt: str
     seed: int
     shard: int
     position: int
-    """Which of its shard's trajectories this is."""
+    """Position in its shard."""
     checksum: bytes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """List the trajectories of one file."""
+    """Lists the trajectories of one file."""
 
     size: int
     """Bytes of the file."""
@@ -82,7 +82,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class TrajectoryIndex:
-    """List the shards of a folder."""
+    """Lists the shards of a folder."""
 
     origin: TrajectoryOrigin
     shards: Mapping[int, Shard]

@@ -42,7 +42,7 @@ def check_login(wandb: WandbConfig) -> None:
 
 
 class WandbLog:
-    """Log to Weights & Biases, one wandb run per command."""
+    """Logs to Weights & Biases, one wandb run per command."""
 
     def __init__(self, config: WandbConfig, run_dir: Path):
         import wandb  # half a second to import: only where it is used

@@ -15,7 +15,7 @@ class Dispatch:
 
     rollouts: list[Rollout]
     made: deque[Header] = field(default_factory=deque)
-    """The last blocks: as many as a window can need."""
+    """Last blocks streamed, as many as a window can need."""
     first: list[Header] = field(default_factory=list)
     """The first blocks of the videos, one horizon: groups are compared with them (stage grpo), and later blocks (law
     priority)."""
@@ -23,7 +23,7 @@ class Dispatch:
     """Number of actors lost in a row without a block in between."""
 
     def missing(self, buffer: WindowBuffer) -> tuple[list[int], list[Rollout]]:
-        """Return rows with windows that are still to come to `buffer`, and their rollouts with these windows only."""
+        """Return rows with windows that `buffer` still expects, and their rollouts with these windows only."""
         rows, missing = [], []
         for row, rollout in enumerate(self.rollouts):
             plans = tuple(p for p in rollout.windows if buffer.expects(rollout.id, p.index, rollout.attempt))

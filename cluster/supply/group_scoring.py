@@ -39,5 +39,5 @@ class GroupScorer:
         return Scored(replace(group, scores=scores.values), scores.failures, scores.hung)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """Decode to pixels [B T 3 H W], one video after the other: the decoder's memory of one is 1.9 GB for Wan."""
+        """Decode to pixels [B T 3 H W], one video at a time: each takes 1.9 GB in Wan's decoder."""
         return torch.cat([self.codec.decode(video[None].to(self.device))[0].cpu() for video in latents])

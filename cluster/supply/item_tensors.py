@@ -35,7 +35,7 @@ def take_apart(item: Item) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def put_together(plain: dict[str, Any], tensors: dict[str, Tensor]) -> Item:
-    """Rebuild the item that `take_apart` took apart."""
+    """Rebuild an item from the result of `take_apart`."""
     kind = KINDS[plain["kind"]]
     values = {name: value for name, value in plain.items() if name != "kind"}
     for path, tensor in tensors.items():

@@ -17,11 +17,11 @@ NONE_AT_LEAST, GROUPS_AT_LEAST = 16, 3
 One lost process may cost a whole group's.
 """
 LAST_SCORES = 200
-"""Scores that the share is taken over: a reward that dies late must stop the run as one that never worked."""
+"""Number of last scores in the share of missing ones, so that a reward that fails late stops the run, too."""
 
 
 class VersionHistory:
-    """Keeps the student update that each published version was made after.
+    """Keeps the student update of each published version.
 
     After a rollback the versions since the checkpoint are missing, and their numbers are not used again: a window that
     names one of them comes from a timeline that no longer exists.

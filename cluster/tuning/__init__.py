@@ -1,1 +1,1 @@
-"""Scans with Ray Tune."""
+"""Run scans with Ray Tune."""

@@ -151,7 +151,7 @@ def make_scheduler(scan: ScanConfig, trials: Sequence[Trial]) -> TrialScheduler:
 
 
 class _Asha(ASHAScheduler):
-    """Judge a trial once at each rung, in whichever command it passed it."""
+    """Judges a trial once at each rung, over all commands of the scan."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
@@ -162,7 +162,7 @@ class _Asha(ASHAScheduler):
 
 
 class Watcher(Callback):
-    """Show the progress of the scan, and note which trials ASHA has stopped; lives in the driver."""
+    """Shows the progress of the scan, and records which trials ASHA has stopped; lives in the driver."""
 
     def __init__(self, waiting: Mapping[str, Trial], display: Display, together: int):
         self.waiting, self.display = waiting, display

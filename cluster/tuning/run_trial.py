@@ -117,7 +117,7 @@ def follow_folder(trial: Trial, scan: ScanConfig, report: Report) -> Iterator[No
 
 
 class _Published:
-    """Pass a cluster's verbs on, and hold the weights that were last published for a measurement."""
+    """Forwards the calls of a cluster, and holds the last published weights for a measurement."""
 
     def __init__(self, cluster: Cluster, computing: ComputeSpec, every: int):
         self.cluster, self.computing, self.every = cluster, computing, every

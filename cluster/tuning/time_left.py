@@ -29,7 +29,7 @@ class ScanClock:
         """Times from the last measurement to the end, with the final scores."""
 
     def begins(self, name: str) -> None:
-        """Note that a trial begins, maybe once more."""
+        """Record that a trial begins, or restarts."""
         self.seen_s[name] = self.clock()
         self.measured_once.discard(name)
 

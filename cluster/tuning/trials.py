@@ -20,7 +20,7 @@ Loop = Callable[..., None]
 
 @dataclass(frozen=True)
 class Trial:
-    """Combine values with one seed; its folder is an ordinary run folder."""
+    """Combines values with one seed; its folder is an ordinary run folder."""
 
     arm: str
     """Its values in words; trials that differ in the seed only share it."""

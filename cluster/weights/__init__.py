@@ -1,1 +1,1 @@
-"""Transport of weight versions from the learner to the rollout actors."""
+"""Transport weight versions from the learner to the rollout actors."""

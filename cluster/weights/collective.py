@@ -175,7 +175,7 @@ def _join(store: TCPStore, name: str, rank: int, device: torch.device, host: str
 
 
 def _finish(operation, data: Tensor, peer: int, deadline: float) -> None:
-    """Send or receive one tensor; raises TransportFailed after the deadline, RuntimeError when the peer is gone."""
+    """Send or receive one tensor; raises TransportFailed after the deadline, RuntimeError for a lost peer."""
     if data.numel() == 0:
         return
     work = operation([data], peer, 0)

@@ -23,7 +23,7 @@ _LARGEST_ENLARGED = 1024
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Hold where every pixel of a frame is in the next, and back. x (column) comes before y (row)."""
+    """Holds optical flow from each frame to the next, and back. x (column) comes before y (row)."""
 
     forward: Tensor
     """[T-1 2 h w], pixels of the h x w frame."""
@@ -53,7 +53,7 @@ FlowEngine = Callable[[Tensor], Flow]
 
 
 class DisFlow:
-    """Compute flow by OpenCV's DIS, preset FAST, on the CPU: 7 ms a pair and direction at 240 x 416. Deterministic."""
+    """Computes flow by OpenCV's DIS, preset FAST, on the CPU: 7 ms a pair and direction at 240 x 416. Deterministic."""
 
     def __init__(self, upsample: int = 1, finest_scale: int = 2):
         """Make the engine; `finest_scale` 2, the preset's, computes at a quarter of the size."""

@@ -25,7 +25,7 @@ _PAIRS = 8
 
 
 class RaftFlow:
-    """Compute flow by RAFT with weights from a file; nothing is downloaded."""
+    """Computes flow by RAFT with weights from a file; nothing is downloaded."""
 
     def __init__(self, weights: str | None, size: str, upsample: int, device: torch.device):
         """Load the network of `size` (large or small). Raises ConfigError unless `weights` is its complete file."""
