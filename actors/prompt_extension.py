@@ -40,8 +40,8 @@ class ExtendedPrompts:
     """Reason of the last failure."""
 
     def __str__(self) -> str:
-        extended = f"{len(self.texts) - self.failed:,} prompts extended, {self.asked:,} of them asked for now"
-        return extended + (f"; {self.failed:,} stay as they are ({self.reason})" if self.failed else "")
+        extended = f"{len(self.texts) - self.failed:,} prompts extended, {self.asked:,} of them by this command"
+        return extended + (f"; {self.failed:,} not extended ({self.reason})" if self.failed else "")
 
 
 def extend_prompts(texts: Sequence[str], config: PromptConfig, cache: Path) -> ExtendedPrompts:

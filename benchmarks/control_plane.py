@@ -105,7 +105,7 @@ async def take(coordinator: SimulatedCoordinator, epoch: int, number: int, role:
 
     shares = await asyncio.gather(*(share(rank) for rank in range(ranks)))
     places = [(header.rollout, header.index) for _, headers in shares for header in headers]
-    assert len(set(places)) == n, f"{n} windows were asked for, {len(set(places))} came"
+    assert len(set(places)) == n, f"{n} windows were requested, {len(set(places))} came"
     possible = max(asked, *(coordinator.available.get(place, asked) for place in places))
     return [answered - possible for answered, _ in shares]
 

@@ -112,10 +112,10 @@ def main(arguments: Sequence[str]) -> None:
     for path in [before, *students]:
         if path not in found:
             found[path] = measured(videos_of(Path(path), config), config, began)
-        told = compared(found[path], found[before], found[REAL])
+        gains = compared(found[path], found[before], found[REAL])
         print_line(
             "grpo_gain",
-            [told["gap_closed"]],
+            [gains["gap_closed"]],
             "share of the reward gap to real videos closed",
             "cpu, one thread",
             {
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
                 "horizons": HORIZONS,
             },
             limit=1.0,
-            **told,
+            **gains,
             measured=found[path],
             real=found[REAL],
         )

@@ -9,7 +9,7 @@ largest product measured in the same run. Only whole blocks are timed, by events
 the device, and neither does the clock. Noise is drawn before. With the VAE, blocks are made and decoded as generate.py
 does it, on a GPU beside the next block, and timed by a clock until their bytes are on the CPU; `vae_block_ms` is that
 of decoding alone, and `peak_memory_with_vae_gb` counts both. The paper's line: 17 frames per second
-on an H100, not said whether with VAE.
+on an H100, with or without VAE is not reported.
 """
 
 import resource

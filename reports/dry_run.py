@@ -26,7 +26,7 @@ def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
     device, cluster = DEVICES[config.expected_device], config.cluster
     size = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
     text = [
-        f"dry run of stage {', '.join(config.stages)}: nothing is made, nothing is started",
+        f"dry run of stage {', '.join(config.stages)}: nothing is written or started",
         f"device_name={config.expected_device}: {device.source}, {device.peak_flops / 1e12:.4g} TFLOP/s{size}; "
         f"expected to sustain {device.sustained:.0%} of it",
     ]

@@ -129,17 +129,17 @@ def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
     """Write the updates that `plan.budget_gpu_days` buy in stage dmd, and those that stage ode leaves."""
     days, critics = plan.budget_gpu_days, work.dmd.critic_updates
     bought, whose = best.updates_in(days), ", the paper's," if days == _PAPER_GPU_DAYS else ""
-    said = (
+    line = (
         f"{days:g} GPU-days{whose} buy {bought:,} updates of the student and "
         f"{critics * bought:,} of the critic, from {work.dmd.batch_size * (1 + critics) * bought:,} windows, on "
         f"{best.learner_gpus} + {best.rollout_gpus} GPUs"
     )
     if "ode" not in work.stages:
-        return [said]
+        return [line]
     ode = stage_cost(work, "ode")
     spent = seconds(work, ode.actors + ode.learner, 1) / 86400
     left = best.updates_in(max(0.0, days - spent))
-    return [said, f"  stage ode before it would take {spent:.2f} of them by the table, and leave {left:,} updates"]
+    return [line, f"  stage ode before it would take {spent:.2f} of them by the table, and leave {left:,} updates"]
 
 
 def assumptions(work: RunShape, costs: dict[str, Cost]) -> list[str]:
@@ -181,7 +181,7 @@ def assumptions(work: RunShape, costs: dict[str, Cost]) -> list[str]:
         )
     if (largest := largest_pool(work.cluster, work.stages)) is not None:
         lines.append(f"cluster.gpus={work.cluster.gpus} has room for {largest} rollout GPUs beside the learner")
-    lines.append("nothing is lost, started, saved or evaluated meanwhile, and what travels takes no time")
+    lines.append("no losses, starts, checkpoints or evaluation in that time; transport takes no time")
     return lines
 
 

@@ -52,7 +52,7 @@ def keys_of(schema: Any, prefix: str = "") -> dict[str, Key]:
     """List every key of a dataclass, or of an instance with other defaults, by dotted name."""
     hints, keys = get_type_hints(schema if isinstance(schema, type) else type(schema)), {}
     for field in fields(schema):
-        if isinstance(schema, type):  # it may lack a value without which there is no instance
+        if isinstance(schema, type):  # it may have fields without a default, so no instance can be made
             value = field.default if field.default_factory is MISSING else field.default_factory()
         else:
             value = getattr(schema, field.name)

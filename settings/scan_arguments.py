@@ -43,7 +43,7 @@ def plan(arguments: Sequence[str]) -> tuple[Scan, list[Trial]]:
     trials = []
     for seed in scan.scan.seeds:
         for arm, config in configs:
-            # The values alone where there is one key, or the key adds nothing to them.
+            # Window laws name themselves: their key is left out of the title.
             title = ", ".join(f"{v}" if key in ("window", "window.law") else f"{key}={v}" for key, v in arm.items())
             folder = Path(scan.run_dir, "trials", re.sub(r"[^\w.=-]+", "_", title).strip("_"), f"seed_{seed}")
             trials.append(Trial(title, dict(arm), replace(config, seed=seed, run_dir=str(folder))))
@@ -109,6 +109,6 @@ def _config(scan: Scan, common: Sequence[str], arm: Mapping[str, Any]) -> Config
         for choice, others in arguments.items():
             if str(value).replace(" ", "") == str(choice).replace(" ", ""):
                 along += others
-    if along:  # first, for the last one counts: typed arguments beat those that accompany a value
+    if along:  # first, because the last one counts: typed arguments override those that accompany a value
         config = load([*along, *common], PRESET, Scan, scanned=arm)
     return config.plain

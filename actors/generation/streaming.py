@@ -197,7 +197,7 @@ def _decode_on_gpu(latents: Iterable[Tensor], codec: VideoCodec, device: torch.d
         decoding.wait_stream(denoising)
         with torch.cuda.stream(decoding):
             frames, past = _decode(codec, x0, past)
-            frames = frames.to("cpu", non_blocking=True)  # into pinned memory, when the device comes to it
+            frames = frames.to("cpu", non_blocking=True)  # into pinned memory, in the device's order of work
             arrived = decoding.record_event()
         x0.record_stream(decoding)  # or denoising could write into its memory before it was read
         yield frames, arrived.synchronize

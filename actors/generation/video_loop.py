@@ -85,7 +85,7 @@ def generate_videos(job: Job) -> None:
     if job.device.type == "cuda" if job.config.compile is None else job.config.compile:
         student.compile_blocks()
     pipe = None
-    if job.config.out == PIPE:  # frames alone: whatever else prints, in C too, goes to standard error
+    if job.config.out == PIPE:  # frames alone: all other output, also from C, goes to standard error
         pipe = os.dup(1)
         os.dup2(2, 1)
     for first in range(0, len(job.videos), job.config.batch):

@@ -104,7 +104,7 @@ class _FragmentFile:
         self.fragments, self.size, self.full = 0, 0, False
 
     def write(self, piece: bytes) -> int:
-        if self.full:  # what follows a missing fragment would not play; the muxer writes on while it is closed
+        if self.full:  # fragments after a missing one would not play; the muxer still writes while it closes
             return len(piece)
         fragment = piece[4:8] == b"moof"
         try:

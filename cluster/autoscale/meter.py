@@ -34,7 +34,7 @@ class Meter:
         self.began = self.totals()
         self.history = deque([self.began], maxlen=_REMEMBERED)
 
-    # -- what happens ---------------------------------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------------------------
 
     def change(self, by: Mapping[str, int]) -> None:
         """Add to levels."""
@@ -72,7 +72,7 @@ class Meter:
         self.sums["made"] += windows
         self.sums["making"] += seconds
 
-    # -- what it amounts to ---------------------------------------------------------------------------------------
+    # -- measurements ---------------------------------------------------------------------------------------------
 
     def totals(self) -> Counter[str]:
         """Integrate the levels up to now; returns all sums, in seconds and events."""

@@ -8,7 +8,7 @@ import socket
 
 import grpc
 import ray
-from ray._private.grpc_utils import init_grpc_channel  # sends what Ray's own clients send: the token, and TLS
+from ray._private.grpc_utils import init_grpc_channel  # sends token and TLS as Ray's own clients do
 from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError

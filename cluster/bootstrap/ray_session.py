@@ -44,9 +44,9 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
         try:
             ray.init(address=address, runtime_env=None if submitted else {"working_dir": str(_CHECKOUT)}, **quiet)
         except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-            said = " ".join(str(error).split())[:160]
+            reason = " ".join(str(error).split())[:160]
             raise CannotStart(
-                f"cluster.address={address}: no Ray could be joined ({said}). Fix: check it and RAY_ADDRESS."
+                f"cluster.address={address}: no Ray could be joined ({reason}). Fix: check it and RAY_ADDRESS."
             ) from error
     try:
         yield address is not None

@@ -128,7 +128,7 @@ def size_up(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, rollout_gp
     Raises ConfigError where that is none.
     """
     actors = actors_of(work.cluster, rollout_gpus)
-    # A horizon that is still to grow would make the rest of the stage slower than what was seen.
+    # A growing horizon would make the rest of the stage slower than the simulated part.
     played = work.dmd.steps if work.rollout.curriculum else min(plan.updates, work.dmd.steps)
     seen = play(actors, played)
     settled = bisect_left(seen.ended_s, _SETTLED * dispatch_s(work, pace)) + 1
@@ -163,7 +163,7 @@ def sizes(work: RunShape, pace: Pace, plan: PlanConfig, play: Play, progress: Ca
         balanced, smallest = balanced_gpus(work, pace), max(1, math.ceil(work.cluster.actor_gpus))
         top = math.inf if largest is None else largest
         look(min(max(smallest, round(share * balanced)), top) for share in _AROUND)
-        while True:  # sizes between the cheapest and its neighbours, a few at a time, until there are none left
+        while True:  # simulate sizes between the cheapest and its neighbours, a few at a time
             best = cheapest(list(simulated.values())).rollout_gpus
             below = max((other for other in simulated if other < best), default=smallest - 1)
             above = min((other for other in simulated if other > best), default=min(best + 1, top) + 1)

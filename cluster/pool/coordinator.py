@@ -223,7 +223,9 @@ class Coordinator:
 
         Raises Leaving for an actor that must leave, and StageEnded for an epoch that has ended.
         """
-        asker = self.slots.by_number.get(slot, Slot(slot))  # numbers are not used again: a slot that is gone stays so
+        asker = self.slots.by_number.get(
+            slot, Slot(slot)
+        )  # numbers are never used again, so an unknown slot stays unknown
         reference = await self.weights.newer(than, wait_s, lambda: epoch != self.epoch or asker.leaving)
         if epoch != self.epoch:
             raise StageEnded

@@ -22,7 +22,9 @@ class RayMetrics:
                 continue
             if key not in self.instruments:
                 kind = Counter if key.startswith(_AMOUNTS) else Gauge
-                name = "longtake_" + re.sub(r"\W", "_", key)  # what Prometheus allows; Ray puts `ray_` before it
+                name = "longtake_" + re.sub(
+                    r"\W", "_", key
+                )  # characters that Prometheus allows; Ray adds the prefix `ray_`
                 self.instruments[key] = kind(name, description=f"{key}, see docs/reference/metrics.md")
             instrument = self.instruments[key]
             if isinstance(instrument, Gauge):

@@ -207,7 +207,7 @@ class Slots:
         for slot in map(self.by_number.__getitem__, back):
             self.change(slot, state=SlotState.RECALLED if slot.informed else SlotState.WORKING)
         added = self._add(self.pool.grow(max(0, size - len(kept)) - len(back)))
-        # A draining node goes away by itself, whichever actors stay on it.
+        # A draining node ends by itself: never count its actors as resources to free.
         places = {slot.number: None if slot.state is SlotState.DRAINING else slot.place for slot in kept}
         at_stake = {slot.number: slot.running + slot.at_work for slot in kept}
         for number in departing(places, max(0, len(kept) - size), self.prefers, at_stake.__getitem__):

@@ -113,7 +113,7 @@ class TrajectoryFolder(Sequence[Trajectory], AbstractContextManager):
         entry = self.entries[number]
         file = shard_path(self.path, entry.shard)
         try:
-            with safe_open(file, framework="pt") as shard:  # for this one only: what stays mapped counts as memory
+            with safe_open(file, framework="pt") as shard:  # closed after this read: mapped pages count as memory
                 states, latents = (shard.get_tensor(f"{entry.position}/{part}") for part in _PARTS)
         except (SafetensorError, OSError) as error:
             raise TrajectoriesFailed(f"{file} cannot be read ({error}). Fix: {_CURE}.") from error

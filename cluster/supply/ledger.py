@@ -10,7 +10,7 @@ from models.records import ODE
 from rewards.reward_config import RewardConfig
 
 SCORES_AT_LEAST = 50
-"""Scores of a reward before the share that failed is looked at."""
+"""Number of scores of a reward from which its share of missing ones is checked."""
 NONE_AT_LEAST, GROUPS_AT_LEAST = 16, 3
 """Scores of a reward, and groups that they come from, all failed, that show that it does not work.
 

@@ -206,7 +206,7 @@ class Supply:
         for row, rollout in enumerate(dispatch.rollouts):
             if rollout.id == sample.rollout and self.buffer.expects(sample.rollout, sample.index, sample.attempt):
                 return row
-        raise BadWindow("plan", f"{sample.name} was not asked for, or came twice")
+        raise BadWindow("plan", f"{sample.name} was not requested, or came twice")
 
     def reference(self, dispatch: Dispatch, group: Header) -> list[Header]:
         """Return the blocks of the first horizon of the group's video, before the group's start."""

@@ -154,7 +154,7 @@ def validate_sample(
     """Raise BadWindow unless `sample` is a window of `rollout` as planned, by weights that were published here."""
     plan = next((plan for plan in rollout.windows if plan.index == sample.index), None)
     if sample.rollout != rollout.id or plan is None:
-        raise BadWindow("plan", f"{sample.name} was not asked for")
+        raise BadWindow("plan", f"{sample.name} was not requested")
     if sample.attempt != rollout.attempt:
         raise BadWindow("attempt", f"{sample.name} is of attempt {sample.attempt}, expected was {rollout.attempt}")
     if (sample.prompt, sample.seed) != (rollout.prompt, rollout.seed):
@@ -186,7 +186,7 @@ def validate_sample(
         raise BadWindow(
             "version", f"{sample.name} names version {unknown[0]}, which was not published on this timeline"
         )
-    # An image stands where the teacher would take the first frame for another one, and only there.
+    # Only windows in the middle of a video of Wan have an image, in place of their first frame for the teacher.
     expected = student.in_wan_world and sample.start > 0
     if (image in sample.layout) != expected:
         found = "no" if expected else "an"

@@ -99,7 +99,7 @@ def tune_in_session(
             )
             for trial in waiting
         }
-        # The driver of a trial stands on the node of this one, which stays, and takes no CPU, as every driver.
+        # A trial's driver runs on this driver's node, which stays up, and takes no CPU.
         this_node = ray.get_runtime_context().get_node_id()
         (host,) = (node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == this_node)
         resources = PlacementGroupFactory(
@@ -185,7 +185,7 @@ class Watcher(Callback):
         if "drift" in result:
             name = trial.config["trial"]
             self.steps[name] = int(result["step"])
-            # The last one comes with the scores, just before the end.
+            # The last measurement comes with the scores, just before the end.
             if left := self.waiting[name].config.dmd.steps - self.steps[name]:
                 self.clock.measured(name, left)
             self._show(f"{name}: drift {result['drift']:.2f} after {result['step']:.0f} updates")

@@ -8,7 +8,7 @@ _IMAGE_ATTENTION = {"k_img": "add_k_proj", "v_img": "add_v_proj", "norm_k_img": 
 
 _IN_BLOCK = {
     "modulation": "scale_shift_table",
-    # The affine norm stands before cross-attention: original code numbers norms by birth, diffusers by use.
+    # The affine norm precedes cross-attention: original code numbers norms by construction, diffusers by use.
     "norm3": "norm2",
     "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
