@@ -14,7 +14,7 @@ RATE = 0.05
 
 
 def latent_drift(first: Tensor, frames: Tensor) -> float:
-    """Average the distance of channel means in `frames` [B F C H W] to those in the same videos' `first` frames.
+    """Average the distance of channel means in `frames` [B F C H W] to those of `first`.
 
     Exposure drift, in units of latents: no judge, no prompt, no pixels.
     """

@@ -66,7 +66,7 @@ class Prefix(Uniform):
 
 @dataclass(frozen=True)
 class Stratum(Uniform):
-    """Draws uniformly in one of `parts` equal parts of the starts; a start on a border belongs to each by its share."""
+    """Draws uniformly in one of `parts` equal parts of the starts. A start on a border belongs to each by its share."""
 
     part: int
     parts: int
@@ -169,7 +169,7 @@ def parse_law(text: str) -> WindowLaw:
 
 
 def laws_of_rollout(law: WindowLaw, windows: int, generator: numpy.random.Generator) -> list[WindowLaw]:
-    """Return the law of each window of one rollout: `law` itself, or its parts in an order that is drawn.
+    """Return the law of each window of one rollout: `law` itself, or its parts in random order.
 
     A fixed order would tie parts to roles, which alternate by the window's number, too.
     """

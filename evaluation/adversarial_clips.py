@@ -23,7 +23,7 @@ _BRIGHTENING = 0.35
 
 
 def adversarial_clips(frames: int = FRAMES, size: tuple[int, int] = SIZE, seed: int = 0) -> dict[str, Tensor]:
-    """Make pixels [T 3 H W] in [0, 1] of every clip by name: `smooth` first; the others are named by their flaw."""
+    """Make pixels [T 3 H W] in [0, 1] of every clip by name: `smooth`, then others by their flaw."""
     wall, other = textured_wall(size, seed), textured_wall(size, seed + 1)
     time = numpy.arange(frames)
     smooth = _pan(wall, _path([STEADY] * (frames - 1)), size)
@@ -55,7 +55,7 @@ def reference_clip(frames: int = FRAMES, size: tuple[int, int] = SIZE, seed: int
 
 
 def textured_wall(size: tuple[int, int], seed: int) -> numpy.ndarray:
-    """Draw a wall [h w 3] of float32 in [0.1, 0.8], detailed at every scale from 4 pixels up, seamless at its edges."""
+    """Draw a seamless wall [h w 3] in [0.1, 0.8], with detail at every scale from 4 pixels up."""
     generator = numpy.random.default_rng(seed)
     height, width = (2 * side for side in size)
     distance = numpy.hypot(*numpy.meshgrid(numpy.fft.fftfreq(height), numpy.fft.fftfreq(width), indexing="ij"))

@@ -34,7 +34,7 @@ class Batch:
     noisy: Tensor
     """The rollout's recorded inputs, [B K C H W]."""
     image_rows: Tensor
-    """[R]: rows whose windows begin in the middle of a video, and so with an image latent for the teacher."""
+    """Rows [R] of windows from the middle of a video, which have an image latent for the teacher."""
     images: Tensor
     """[R C H W]: those image latents."""
 

@@ -17,7 +17,7 @@ from models.wan.network import Wan
 
 
 def denoise_block(student: Wan, x_t: Tensor, timestep: Tensor, text: list[KeysValues], cache: KVCache) -> Tensor:
-    """Return the velocity of the next block `x_t` [B F C H W] at `timestep` [B F]; it sees the cache and itself."""
+    """Return the velocity of the next block `x_t` [B F C H W] at `timestep` [B F]."""
     return student.run(x_t, timestep, text, start=cache.frames, past=cache.past())
 
 

@@ -15,7 +15,7 @@ _TRANSIENT = (408, 425, 429)
 
 
 class RequestFailed(Exception):
-    """A request failed at its last try; the message is the reason, without the address, which may hold a token."""
+    """Reports the reason of a request's last failed try. It omits the address, which may hold a token."""
 
 
 def bearer_header(variable: str) -> dict[str, str]:

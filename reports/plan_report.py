@@ -111,7 +111,7 @@ def table(plan: PlanConfig, sizes: Sequence[Size]) -> list[str]:
 
 
 def _wires(work: RunShape, costs: dict[str, Cost], best: Size) -> list[str]:
-    """List the traffic while all are at work; weights once for every actor, though those of a node share them."""
+    """List the traffic at full load. Weights count once for every actor, though actors of a node share them."""
     held = {line.name: line.value for line in memory.shared_memory(work)}
     blocks_per_s = best.seen.actors * (1 - best.rates.rollout_idle_share) / costs["block_s"].seconds
     block = work.rollout.batch * memory.latent_bytes(work.student, work.student.block_frames, 4)

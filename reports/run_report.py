@@ -32,7 +32,7 @@ __all__ = ["MethodResult", "summary_headline", "summary_table", "write_picture",
 
 OURS, BASELINE = "uniform", "prefix_1"
 HELD, LEVEL, MOVING = 0.90, 0.05, 0.85
-"""Thresholds of the headline: validity that counts as held, a gap that counts as none, motion that counts as held."""
+"""Thresholds of the headline: stable validity, negligible gap, stable motion."""
 SHOWN = 8
 """Videos in the report: the first ones."""
 TRAINING_FRAMES = "rollout.frames"

@@ -46,7 +46,7 @@ def write_scan_report(scan: Scan, trials: Sequence[Trial]) -> None:
 
 
 def scan_headline(arms: Sequence[ScanArm]) -> str:
-    """State the valid frames at the end, arm by arm, in the scan's order; which is better is left to the reader."""
+    """State the valid frames at the end, arm by arm, in the scan's order."""
     segments = len(arms[0].means("validity"))
     shares = [f"{percent(arm.at('validity', segments).mean)} with {arm.title}" for arm in arms]
     when = f"{seconds_at(segments)}, {segments}\u00d7 the teacher's horizon"

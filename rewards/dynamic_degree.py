@@ -1,4 +1,4 @@
-"""Measure how much a clip moves, by another flow than that of the rewards: a sentinel, not a reward to train with.
+"""Measure the motion of a clip by another flow than the rewards': a sentinel, not a training reward.
 
 After VBench's dynamic degree: the fastest 5 % of a frame against 6 pixels at 256, at 8 frames per second. VBench uses
 RAFT and counts the pairs above; this uses Farneback's flow and a soft count, which shows slowing down before a pair

@@ -30,7 +30,7 @@ class Scorer:
     """Decodes segments once, computes flow once, cuts both into windows and calls every reward."""
 
     def __init__(self, config: RewardConfig, names: Iterable[str], decode: Callable[[Tensor], Tensor]):
-        """Make the rewards and the flow engine; `decode` turns latents [B F C H W] into pixels [B T 3 H W] in [0, 1].
+        """Make the rewards and the flow engine; `decode` maps latents [B F C H W] to pixels [B T 3 H W].
 
         Raises ConfigError where a reward or the flow engine cannot be made.
         """

@@ -94,7 +94,7 @@ def run_loop(loop: Callable, config: Config) -> Config:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the command in one line: with status 2 for a user's mistake, with 0 when `| head` has read enough."""
+    """End the command in one line: status 2 for a user's mistake, 0 for a closed pipe (`| head`)."""
     try:
         yield
         sys.stdout.flush()

@@ -24,7 +24,7 @@ from models.worlds.world import World, open_codec, open_text
 from models.worlds.world_config import SHIPPED_STUDENT
 
 _FILE_ROWS = 192
-"""Rows that a video of fewer is enlarged to: players show 12 rows as a speck, and H.264 blurs their colours."""
+"""Rows to which small videos are enlarged. Players show 12 rows as a speck, and H.264 blurs their colours."""
 _NAME_LENGTH = 40
 """Characters of a prompt in the name of its file."""
 

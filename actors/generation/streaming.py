@@ -24,7 +24,7 @@ from models.worlds.video_codec import VideoCodec, video_frames
 _IN_FLIGHT = 2
 """Blocks decoded but not yet shown, plus those in the making: one of each."""
 _PATIENCE_S = 10.0
-"""Seconds that an end waits for decoded frames to be shown: the reader of a pipe may have stopped reading."""
+"""Longest wait at the end for decoded frames, in seconds. The reader of a pipe may have stopped reading."""
 Decoded = tuple[Tensor, Callable[[], None]]
 """Frames, and a call that returns when they are on the CPU."""
 
@@ -85,7 +85,7 @@ def stream_latents(
     image: Tensor | None = None,
     recache: bool = False,
 ) -> Iterator[Tensor]:
-    """Yield clean latents [B F C H W] of one block after another, until they hold `frames` video frames, or forever.
+    """Yield clean latents [B F C H W] block by block, up to `frames` video frames or forever.
 
     A scene begins with the first block that lies wholly in it; `recache` then reads the remembered frames again under
     the new prompt. `image` [B 3 H W] becomes the first frame, a latent frame of its own before the first block.
@@ -142,7 +142,7 @@ def make_videos(
 def show_blocks(
     latents: Iterable[Tensor], codec: VideoCodec, device: torch.device, show: Callable[[Tensor], None]
 ) -> None:
-    """Decode each block of latents [B F C H W] and pass its frames, uint8 [B T H W 3] on the CPU, to `show`, in order.
+    """Decode blocks of latents [B F C H W] and pass their frames, uint8 [B T H W 3], to `show`.
 
     `show` runs in a thread of its own, as soon as the frames arrive. On a GPU `latents` must not wait for the device:
     then it works on the next block while this one is decoded, copied and shown. Raises whatever `latents` or `show`

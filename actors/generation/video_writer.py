@@ -34,7 +34,7 @@ class VideoWriter(Protocol):
 
 
 class Mp4File:
-    """Writes H.264 in fragments of one frame: a killed process leaves all frames but the newest, in a file that plays.
+    """Writes H.264 in fragments of one frame. A killed process leaves all frames but the newest, in a file that plays.
 
     Without B-frames and look-ahead the file grows as frames come, and its first part does not depend on later frames.
     Fragments of a whole block would lose that block.

@@ -17,7 +17,7 @@ _ADDED = 0.5
 _SATURATED = 0.9
 """Busy share of the reward processes from which more actors would only wait for scores."""
 QUIET = ("hold", "measure", "cool")
-"""Kinds of decisions without a line for the terminal: the size stays, and no bound of the user limits it."""
+"""Kinds of decisions without a line for the terminal. The size stays, and no bound of the user limits it."""
 
 
 @dataclass(frozen=True)

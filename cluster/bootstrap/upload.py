@@ -14,7 +14,7 @@ UPLOAD_FIX = "move the largest parts away, or name them in .rayignore"
 
 @dataclass(frozen=True)
 class Upload:
-    """Counts the files of a folder that Ray would send, without zip's own few bytes each: Ray does not compress."""
+    """Counts the files and bytes of a folder that Ray would send. Zip's few bytes per file are left out."""
 
     files: int
     size: int

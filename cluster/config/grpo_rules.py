@@ -137,7 +137,7 @@ def check_members(
 def check_rounds(
     student: StudentConfig, group: GroupConfig, grpo: GrpoConfig, ranks: int, micro_batch: int | None
 ) -> None:
-    """Check that a rank has whole groups, a minibatch whole groups of a rank, a forward pass a part of a minibatch."""
+    """Check that groups divide into ranks, ranks into minibatches, minibatches into forward passes."""
     if grpo.groups % (ranks * grpo.minibatches):
         raise ConfigError(
             "grpo.groups",

@@ -181,7 +181,7 @@ def check_buffer(buffer: BufferConfig, dispatch: int, update: int) -> None:
 
 
 def check_autoscale(autoscale: AutoscaleConfig, cluster: ClusterConfig, half: str | None) -> None:
-    """Check that the pool can size itself; `half` is the half of stage dmd that runs alone, if one does."""
+    """Check the keys of autoscaling; `half` is the half of stage dmd that runs alone, if any."""
     if not autoscale.enabled:
         return
     if cluster.kind == "inline":

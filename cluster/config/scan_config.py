@@ -8,7 +8,7 @@ from models.errors import ConfigError
 from models.keys import KeyGroup, key, part
 
 _VARIED = ("window", "rollout", "dmd", "buffer", "learner", "init")
-"""Groups of keys that a scan may vary: stage dmd alone reads them, so its first student is made once."""
+"""Groups of keys that a scan may vary. Only stage dmd reads them, so all trials share one first student."""
 
 
 @dataclass(kw_only=True)

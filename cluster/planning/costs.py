@@ -147,7 +147,7 @@ class _Record:
 
 
 def read_costs(path: Path, work: RunShape) -> tuple[dict[str, float], str]:
-    """Read the costs that a file holds of runs of this shape, and describe in a few words where they come from.
+    """Read the costs of runs of this shape from a file, and describe their source.
 
     Raises ConfigError for a file that is none, or is of another shape of run.
     """

@@ -15,7 +15,7 @@ from models.flow_matching import warped_sigmas
 from models.network_config import StudentConfig, WanConfig
 
 GRADIENT_PASSES = {False: 3, True: 4}
-"""Cost of a pass with gradient, in forward passes, by checkpointing: it makes each block again on the way back."""
+"""Cost of a pass with gradient in forward passes, by checkpointing, which recomputes each block."""
 VAE_LATENT_PIXELS = 60 * 104
 VAE_DECODE_FLOPS = 13_550_000_455_680
 """Decoding one latent frame of VAE_LATENT_PIXELS behind others; a video's first, one image, costs a third."""

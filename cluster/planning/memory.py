@@ -46,7 +46,7 @@ def adapter_parameters(wan: WanConfig, rank: int) -> int:
 
 
 def kv_bytes(wan: WanConfig, tokens: int, element: int = 2) -> int:
-    """Count the bytes of keys and values of all layers for `tokens`: 287.5e6 for a frame of Wan 1.3B in bfloat16."""
+    """Count the bytes of keys and values of all layers. A frame of Wan 1.3B in bfloat16 has 287.5e6."""
     return 2 * wan.num_layers * wan.dim * tokens * element
 
 

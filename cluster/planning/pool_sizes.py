@@ -107,7 +107,7 @@ def pool_excess(cluster: ClusterConfig, stages: Sequence[str], rollout_gpus: int
 
 
 def largest_pool(cluster: ClusterConfig, stages: Sequence[str]) -> int | None:
-    """Count the most rollout GPUs that the cluster can have next to the learner; None where the keys set no bound.
+    """Count the most rollout GPUs that the cluster has next to the learner; None if unbounded.
 
     Raises ConfigError where it has no room for a single actor.
     """

@@ -69,7 +69,7 @@ def judged_stage(stages: Sequence[str]) -> str:
 
 
 def run_shape_of(config: Config) -> RunShape:
-    """Gather the costly parts of `config`; the means are those of its own draws, of the stages that it runs."""
+    """Gather the parts of `config` that decide its cost, with means over its own draws."""
     share, fork = 1.0, 0
     if "dmd" in config.stages:
         share = made_share(make_dispatcher(stage_spec("dmd", config)), config.rollout, config.window)

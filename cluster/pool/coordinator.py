@@ -37,9 +37,9 @@ _log = logging.getLogger(__name__)
 class Coordinator:
     """Supplies the learner with windows: one per run, in a process of its own.
 
-    All methods run in one event loop: no locks around plain state. After the loss of its process Ray restarts it, empty;
-    the learner then begins again from its checkpoint. It wires the parts, which have no reference to it: Slots (states),
-    Supervisor (drivers), Meter and Workload (numbers), Autoscaling (size), WeightStore, RewardPool, and Supply.
+    All methods run in one event loop: no locks around plain state. Ray restarts a lost process of it, empty; the
+    learner then begins again from its checkpoint. It wires the parts, which have no reference to it: Slots (states),
+    Supervisor (drivers), Meter and Workload (numbers), Autoscaling (size), WeightStore, RewardPool and Supply.
     """
 
     def __init__(

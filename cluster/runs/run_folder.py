@@ -82,7 +82,7 @@ class RunFolder:
 
     @contextmanager
     def written_alone(self) -> Iterator[None]:
-        """Lock the folder for the learner's rank 0; that of a lost driver or group may hold it for some time.
+        """Lock the folder for the learner's rank 0, after a previous rank 0 of a lost group releases it.
 
         Raises RunFailed after a minute.
         """

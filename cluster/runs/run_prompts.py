@@ -17,7 +17,7 @@ _MOST_UNANSWERED = 0.5
 
 @dataclass(frozen=True)
 class RunPrompts:
-    """Gives the prompts of a run: those kept in its folder, else those of its file, else the tiny world's."""
+    """Provides the prompts of a run: from its folder, else its file, else the tiny world."""
 
     run_dir: Path
     file: Path | None

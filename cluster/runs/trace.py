@@ -92,7 +92,7 @@ class Tracer:
 
 
 def clock_offset(ask: Callable[[], float], times: int = 5) -> float:
-    """Estimate the seconds to add to this clock to get the one that `ask` reads, from the quickest of `times` answers.
+    """Estimate the offset in seconds to the clock that `ask` reads, from the quickest of `times` answers.
 
     Wrong by half of that answer's time at most.
     """

@@ -43,7 +43,7 @@ class RunTrajectories:
 
     @cached_property
     def order(self) -> list[int]:
-        """Return the numbers of all trajectories, in the order in which a run that makes all of them takes them.
+        """Return the numbers of all trajectories, in the order in which a run makes them.
 
         Updates come to know them in this order whatever is on disk: a resumed run draws the batches of one that was
         never stopped.

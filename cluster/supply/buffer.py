@@ -18,7 +18,7 @@ Key = tuple[int, int]
 OUTCOMES = ("dispatched", "asked_again", "delivered", "taken", "dropped", "refused", "lost")
 
 MAX_REFILLS = 8
-"""Upper limit on drops of one window for its age: beyond it, rollouts are too slow for the age bound."""
+"""Upper limit on drops of one window for its age. Beyond it, rollouts are too slow for the age bound."""
 
 
 class Sample(Protocol):

@@ -55,7 +55,7 @@ def put_together(plain: dict[str, Any], tensors: dict[str, Tensor]) -> Item:
 
 
 def digests_of(kind: str, tensors: Mapping[str, Tensor]) -> tuple[Layout, tuple[tuple[int, ...], ...], int]:
-    """Return layout, CRC-32 of each clean frame by video, and CRC-32 of all other tensors: every byte is read once."""
+    """Return layout, CRC-32 of each clean frame by video, and CRC-32 of all other tensors. Reads each byte once."""
     layout = {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in tensors.items()}
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     clean = [arrays.pop(name) for name in _CLEAN.get(kind, ())]

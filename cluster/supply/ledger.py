@@ -17,7 +17,7 @@ NONE_AT_LEAST, GROUPS_AT_LEAST = 16, 3
 One lost process may cost a whole group's.
 """
 LAST_SCORES = 200
-"""Number of last scores in the share of missing ones, so that a reward that fails late stops the run, too."""
+"""Number of last scores in the share of missing ones. So a reward that fails late stops the run, too."""
 
 
 class VersionHistory:

@@ -20,7 +20,7 @@ class ByteViews:
     """Holds named tensors as uint8 arrays. Ray copies torch tensors on write and read, these on write only."""
 
     chunks: list[numpy.ndarray]
-    """Tensors that lie one after another in memory share a chunk: Ray copies few large ones almost twice as fast."""
+    """Chunks of tensors adjacent in memory. Ray copies few large ones almost twice as fast."""
     entries: dict[str, tuple[str, tuple[int, ...], int, int]]
     """Layout of each tensor by name: dtype, shape, index of its chunk, byte offset in the chunk."""
 

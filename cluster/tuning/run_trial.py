@@ -1,4 +1,4 @@
-"""Train one trial in this process or as a run on Ray, measure during training, and score at the end."""
+"""Train one trial in this process or on Ray, measure it during training, score its videos."""
 
 import faulthandler
 import threading

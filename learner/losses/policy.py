@@ -21,7 +21,7 @@ class Terms(NamedTuple):
     loss: Tensor
     """[N], with the gradient."""
     exponent: Tensor
-    """[N], no gradient: logarithm of the ratio that is clipped, 0 before the first update and where there is none."""
+    """Logarithm of the clipped ratio [N], without gradient; 0 before the first update and without a ratio."""
     clipped: Tensor
     """[N] bool: the clip decided, so the term's gradient is 0."""
 
@@ -132,7 +132,7 @@ def correction(
 
 
 def effective_sample_size(weights: Tensor) -> float:
-    """Compute Kish's (sum w)^2 / (N sum w^2) of weights [N], a share in (0, 1]; 0 where no term has a weight."""
+    """Compute Kish's effective sample share (sum w)^2 / (N sum w^2) of weights [N]; 0 without weights."""
     squares = weights.double().square().sum()
     return float(weights.double().sum().square() / (len(weights) * squares)) if squares else 0.0
 

@@ -48,7 +48,7 @@ class Checkpoint:
     config: WanConfig | None
     """Shape of the network by the config.json beside the weights; None without one."""
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
-    """Yields names in diffusers and tensors, one at a time: a rank fills its shards and holds no whole network."""
+    """Call that yields names in diffusers and tensors one by one, so that a rank never holds a whole network."""
 
 
 def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint:

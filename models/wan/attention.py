@@ -23,7 +23,7 @@ class Visibility:
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, visibility: Visibility | None = None) -> Tensor:
-    """Attend with `queries` [B Lq H d] over `keys` and `values` [B Lk H d]; the result is [B Lq H d].
+    """Compute attention [B Lq H d] of `queries` [B Lq H d] over `keys` and `values` [B Lk H d].
 
     Without `visibility` every query sees every key.
     """

@@ -136,7 +136,7 @@ class ComputeSpec:
     compiled: bool = False
 
     def outline(self, config: WanConfig) -> Wan:
-        """Make a network on "meta", to be given weights: it takes no memory before them, not even on the host."""
+        """Make a network without memory, on "meta", for weights that are loaded later."""
         with torch.device("meta"):
             network = Wan(config).to(self.dtype).eval().requires_grad_(False)
         if self.compiled:

@@ -1,4 +1,4 @@
-"""Measure how much a clip moves: one number per pair from its flow, in pixels of the frames flow was computed on."""
+"""Measure motion of frame pairs from their flow, in pixels of the flow's frames."""
 
 import torch
 from torch import Tensor

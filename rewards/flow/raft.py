@@ -1,4 +1,4 @@
-"""Compute optical flow by torchvision's RAFT, on a GPU: a pair at 480 x 832 takes a CPU half a minute."""
+"""Compute optical flow by torchvision's RAFT on a GPU. A CPU takes half a minute per pair at 480 x 832."""
 
 import pickle
 from pathlib import Path
