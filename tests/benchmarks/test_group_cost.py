@@ -11,10 +11,10 @@ def test_the_cost_on_paper_is_the_mean_over_every_fork_written_slowly():
     seconds, blocks, window, members = 0.70, 134, 7, 8
     forked = [seconds * (fork + members * window) / members for fork in range(blocks - window + 1)]
     whole = members * seconds * blocks / members
-    told = group_cost.on_paper()
-    assert told["forked_gpu_s"] == pytest.approx(sum(forked) / len(forked), abs=0.01)
-    assert told["whole_gpu_s"] == pytest.approx(whole) and told["ratio"] < group_cost.LIMIT
-    assert told["ratio"] == pytest.approx(sum(forked) / len(forked) / whole, abs=1e-4)
+    costs = group_cost.on_paper()
+    assert costs["forked_gpu_s"] == pytest.approx(sum(forked) / len(forked), abs=0.01)
+    assert costs["whole_gpu_s"] == pytest.approx(whole) and costs["ratio"] < group_cost.LIMIT
+    assert costs["ratio"] == pytest.approx(sum(forked) / len(forked) / whole, abs=1e-4)
 
 
 def test_what_is_measured_are_groups_of_eight_at_unlike_forks_and_whole_videos_of_sixteen_horizons():

@@ -17,8 +17,8 @@ from models.wan.network import Wan
 def test_a_gap_is_closed_by_the_share_of_the_way_to_real_videos_and_the_rest_is_held_against_the_start():
     before = {"reward": 0.4, "flow": 2.0, "dynamic_degree": 0.5, "validity": 0.9}
     after = {"reward": 0.45, "flow": 1.8, "dynamic_degree": 0.6, "validity": 0.88}
-    told = grpo_gain.compared(after, before, {"reward": 0.6})
-    assert told == pytest.approx(
+    gains = grpo_gain.compared(after, before, {"reward": 0.6})
+    assert gains == pytest.approx(
         {"gap_closed": 0.25, "flow_kept": 0.9, "dynamic_degree_kept": 1.2, "validity_change": -0.02}
     )
 
@@ -74,9 +74,9 @@ def test_in_the_tiny_world_rewards_rise_and_nothing_that_nobody_rewards_pays_for
     config = settings.load([])
     began = videos_of(Path(settings.ROOT, SHIPPED), config)
     after = measured(videos_of(tmp_path / "run/grpo/student.safetensors", config), config, began)
-    told = compared(after, measured(began, config, began), measured(real_videos(config), config, began))
-    print(told)
-    assert told["gap_closed"] >= 0.25
-    assert told["flow_kept"] >= 0.9
-    assert told["dynamic_degree_kept"] >= 0.95
-    assert told["validity_change"] >= -0.01
+    gains = compared(after, measured(began, config, began), measured(real_videos(config), config, began))
+    print(gains)
+    assert gains["gap_closed"] >= 0.25
+    assert gains["flow_kept"] >= 0.9
+    assert gains["dynamic_degree_kept"] >= 0.95
+    assert gains["validity_change"] >= -0.01

@@ -126,8 +126,8 @@ def test_actors_hold_and_compute_in_the_dtype_that_is_asked_for_and_hand_over_fl
     teacher = make_actor(stage_spec("ode", config).actor, None)
     for stage, network in (("dmd", actor.student), ("ode", teacher.teacher)):
         assert {p.dtype for p in network.parameters()} == {dtype}
-        told = by_name(memory.actor_memory(run_shape_of(config), stage))["weights"].value
-        assert told == sum(p.nbytes for p in network.parameters())
+        estimate = by_name(memory.actor_memory(run_shape_of(config), stage))["weights"].value
+        assert estimate == sum(p.nbytes for p in network.parameters())
 
 
 def test_while_a_block_is_appended_two_caches_and_the_block_are_held():
@@ -144,8 +144,8 @@ def test_while_a_block_is_appended_two_caches_and_the_block_are_held():
     after = cache.append(student.block_frames, own)
     held = sum(x.nbytes for layers in (cache.window, after.window, own) for layer in layers for x in layer)
     config.rollout.batch = 1
-    told = by_name(memory.actor_memory(run_shape_of(config), "dmd"))
-    assert held == told["keys and values"].value + told["keys and values of the last block"].value
+    estimate = by_name(memory.actor_memory(run_shape_of(config), "dmd"))
+    assert held == estimate["keys and values"].value + estimate["keys and values of the last block"].value
 
 
 def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depend_on_their_number(tmp_path):

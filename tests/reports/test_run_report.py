@@ -134,8 +134,8 @@ def test_the_report_tells_every_method_and_every_number_of_the_table(html, arms)
         for key in ("validity", "exposure_drift", "dynamic_degree", "frozen_share"):
             for segment in (1, 2, 4, 8, 16):
                 assert f"{arm.metrics[key][segment - 1]:.3f}" in words
-    for told in ("0123abc", "1 min 02 s", "rollout.frames", "16\u00d7", "0.75\u00a0s"):
-        assert told in words
+    for excerpt in ("0123abc", "1 min 02 s", "rollout.frames", "16\u00d7", "0.75\u00a0s"):
+        assert excerpt in words
 
 
 def test_every_picture_of_the_report_is_described(html, arms):

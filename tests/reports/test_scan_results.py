@@ -77,10 +77,10 @@ def test_the_csv_has_a_row_for_each_trial_and_horizon_and_one_for_a_stopped_tria
 
 
 def test_the_table_says_what_became_of_every_trial(scanned):
-    told = scan_table(arms_of(scanned[1]))
-    assert re.search(r"^prefix +1 finished, 1 stopped$", told, re.M) and re.search(r"^uniform +2 finished$", told, re.M)
-    assert re.search(r"^uniform +1\.00 ± 0\.00", told, re.M)
-    assert re.search(r"^uniform .*prefix .*4x: \+\d\.\d\d .*0$", told, re.M)
+    text = scan_table(arms_of(scanned[1]))
+    assert re.search(r"^prefix +1 finished, 1 stopped$", text, re.M) and re.search(r"^uniform +2 finished$", text, re.M)
+    assert re.search(r"^uniform +1\.00 ± 0\.00", text, re.M)
+    assert re.search(r"^uniform .*prefix .*4x: \+\d\.\d\d .*0$", text, re.M)
 
 
 def test_the_report_is_one_file_that_compares_every_arm(scanned, capsys):

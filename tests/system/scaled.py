@@ -172,8 +172,8 @@ def scene(config: Config, needed: int) -> None:
     learner.log.close()
     _, news, _ = ray.get(coordinator.look.remote(), timeout=60)
     found["most"] = learner.most
-    told = {key: round(value, 1) for key, value in found.items()} | lawful(learner) | {"news": news}
-    Path(config.run_dir, FOUND).write_text(json.dumps(told, indent=1))
+    facts = {key: round(value, 1) for key, value in found.items()} | lawful(learner) | {"news": news}
+    Path(config.run_dir, FOUND).write_text(json.dumps(facts, indent=1))
 
 
 if __name__ == "__main__":

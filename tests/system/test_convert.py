@@ -43,8 +43,8 @@ def test_the_command_makes_of_a_pt_a_folder_that_diffusers_reads(self_forcing, t
     out = tmp_path / "new" / "folder"
     done = run(f"source={self_forcing}", f"out={out}", "dtype=float16", "shard_gb=0.0005")
     assert (done.returncode, done.stderr) == (0, "") and f"wrote {out}" in done.stdout
-    network, told = WanTransformer3DModel.from_pretrained(out, output_loading_info=True, torch_dtype=torch.float32)
-    assert not any(told.values())
+    network, loading = WanTransformer3DModel.from_pretrained(out, output_loading_info=True, torch_dtype=torch.float32)
+    assert not any(loading.values())
     assert len(list(out.glob("*.safetensors"))) == 3
     for name, tensor in load_file(STUDENT).items():
         assert torch.equal(network.state_dict()[name], tensor.half().float())

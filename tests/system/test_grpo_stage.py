@@ -65,7 +65,7 @@ def test_the_preset_trains_on_what_it_names_coarse_groups_of_a_block_and_windows
         ["preset=tiny", "cluster=inline", "stage=grpo", "grpo.init=assets/tiny/student_uniform.safetensors",
          f"run_dir={tmp_path}", *keys]
     )  # fmt: skip
-    taken, told, learners = [], [], []
+    taken, metrics_logged, learners = [], [], []
 
     class Watched(InlineCluster):
         def take(self, role, n):
@@ -79,10 +79,12 @@ def test_the_preset_trains_on_what_it_names_coarse_groups_of_a_block_and_windows
         return learners[-1]
 
     monkeypatch.setattr(build, "policy_learner", made)
-    grpo(config, Watched(config.run_dir), lambda stage, step, steps, metrics: told.append(metrics))
+    grpo(config, Watched(config.run_dir), lambda stage, step, steps, metrics: metrics_logged.append(metrics))
     groups = [group for group in taken if group.role == GRPO]
     assert len(groups) == 8 and {group.latents.shape[:2] for group in groups} == {(4, 3)}
     assert min(group.start for group in groups) >= config.earliest_fork == 9
     assert learners[0].policy.coarse == config.group.coarse == 0.33
-    assert len(told) == 2 and all(math.isfinite(found["policy/ratio_max"] + found["critic/loss"]) for found in told)
-    assert told[0]["policy/replay_error_max"] < config.grpo.clip / 2
+    assert len(metrics_logged) == 2 and all(
+        math.isfinite(found["policy/ratio_max"] + found["critic/loss"]) for found in metrics_logged
+    )
+    assert metrics_logged[0]["policy/replay_error_max"] < config.grpo.clip / 2

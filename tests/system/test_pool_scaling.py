@@ -75,7 +75,7 @@ def test_on_rays_autoscaler_the_pool_grows_replaces_half_of_itself_and_shrinks_e
     )
     changes = [look for look in seen if look["decision"]["size"] != look["size"]]
     assert [look["decision"]["kind"] for look in changes if look["decision"]["kind"] not in ("grow", "shrink")] == []
-    told = [line for line in found["news"] if re.match(r"rollout pool: \D+\d+\D+\d+ actors: .", line)]
-    assert len(told) == len(changes), "each with its reason"
+    lines = [line for line in found["news"] if re.match(r"rollout pool: \D+\d+\D+\d+ actors: .", line)]
+    assert len(lines) == len(changes), "each with its reason"
     subprocess.run([sys.executable, "-m", "benchmarks.pool_trace", str(run_dir)], cwd=ROOT, check=True, timeout=120)
     assert (run_dir / "pool_trace.png").stat().st_size > 10_000

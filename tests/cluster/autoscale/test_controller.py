@@ -35,7 +35,7 @@ class World:
         self.size, self.actor_s, self.learner_s, self.starts_s, self.most = size, actor_s, learner_s, starts_s, most
         self.there_s = [-math.inf] * size
         """When each actor is there."""
-        self.now, self.hours, self.told, self.sizes = 0.0, 0.0, [], [size]
+        self.now, self.hours, self.history, self.sizes = 0.0, 0.0, [], [size]
 
     def measured(self):
         there = sum(at <= self.now for at in self.there_s)
@@ -56,7 +56,7 @@ class World:
                 for i in range(self.size // 2):
                     self.there_s[i] = self.now + self.starts_s
             decision = self.controller.decide(self.now, self.measured())
-            self.told.append(decision)
+            self.history.append(decision)
             if decision.size > self.size:
                 self.there_s += [self.now + self.starts_s] * (decision.size - self.size)
             else:
@@ -176,7 +176,7 @@ def test_where_something_else_holds_the_run_back_a_growth_that_brings_nothing_is
     world = World(config(), 2, actor_s=8.0, learner_s=1.0, most=0.25).run(6000)
     assert max(world.sizes) == 4 and world.size == 2, world.sizes
     assert world.changes == 2
-    undone = next(decision for decision in world.told if decision.kind == "gain")
+    undone = next(decision for decision in world.history if decision.kind == "gain")
     assert all(fact in undone.reason for fact in (" 2 ", " 4 ", " 0%", "autoscale.gain"))
 
 
@@ -186,7 +186,7 @@ def test_a_learner_that_slows_down_is_no_sign_that_the_last_actors_brought_nothi
         world.run(10)
     world.learner_s, world.actor_s = 8.0, 400.0  # fewer windows than before, and the learner still waits
     world.run(1000)
-    assert "gain" not in {decision.kind for decision in world.told} and world.size > 2
+    assert "gain" not in {decision.kind for decision in world.history} and world.size > 2
 
 
 def test_when_the_costs_change_what_was_learnt_about_sizes_is_forgotten():
@@ -222,7 +222,7 @@ def test_cool_downs_lie_between_changes():
 def test_a_spent_budget_leaves_the_minimum_and_says_so():
     world = World(config(minimum=2, gpu_hours=1.0), 2, actor_s=8.0, learner_s=1.0).run(4000)
     assert max(world.sizes) == 8 and world.size == 2
-    assert "autoscale.gpu_hours" in world.told[-1].reason and world.told[-1].kind not in QUIET
+    assert "autoscale.gpu_hours" in world.history[-1].reason and world.history[-1].kind not in QUIET
     assert world.hours - 1.0 < 4000 * 2 / 3600
 
 

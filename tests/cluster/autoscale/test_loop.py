@@ -48,20 +48,20 @@ def starve(meter, clock, seconds, size):
 def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_its_reason_on_the_terminal(tmp_path):
     config, clock, meter, autoscaling = scaled(tmp_path)
     buffer, trace = make_supply(stage_spec("dmd", config)).buffer, TraceFile(tmp_path / "trace.json")
-    told = []
+    lines = []
     for _ in range(6):
         starve(meter, clock, 8, size=1)
         look = autoscaling.look(1, buffer, "dmd")
         autoscaling.write(look.entry)
         trace.write(look.readings)
-        told += [look.line] if look.line else []
+        lines += [look.line] if look.line else []
         if look.size > 1:
             break
     trace.file.close()
     seen = read_looks(tmp_path / FILE)
     decision = seen[-1]["decision"]
     assert (decision["size"], decision["kind"], decision["needed"]) == (2, "grow", 4)
-    (line,) = told
+    (line,) = lines
     assert line.endswith(decision["reason"])
     assert re.findall(r"[\d.]+", line) == ["1", "2", "75", "0.0", "1.0", "2", "0.5"], line
     assert autoscaling.metrics["autoscale/wanted"] == 2 and autoscaling.metrics["autoscale/needed"] == 4
@@ -73,11 +73,11 @@ def test_every_look_is_in_the_file_the_trace_and_the_metrics_and_a_change_with_i
 
 def test_a_bound_that_holds_the_pool_is_told_once(tmp_path):
     config, clock, meter, autoscaling = scaled(tmp_path, maximum=1)
-    told = []
+    lines = []
     for _ in range(20):
         starve(meter, clock, 8, size=1)
-        told.append(autoscaling.look(1, make_supply(stage_spec("dmd", config)).buffer, "dmd").line)
-    (line,) = [line for line in told if line is not None]
+        lines.append(autoscaling.look(1, make_supply(stage_spec("dmd", config)).buffer, "dmd").line)
+    (line,) = [line for line in lines if line is not None]
     assert all(fact in line for fact in (" 1 ", "75%", "autoscale.maximum"))
 
 

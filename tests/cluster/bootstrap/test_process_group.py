@@ -18,7 +18,7 @@ def test_ranks_reduce_together_and_everything_listens_on_the_loopback_only(local
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    told = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    variables = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 
     def learn(task):
         from torch import distributed
@@ -32,7 +32,7 @@ def test_ranks_reduce_together_and_everything_listens_on_the_loopback_only(local
             seen = {
                 "addresses": sorted({c.laddr.ip for c in listening}),
                 "rank_ports": [c.laddr.port for c in listening if c.pid == os.getpid()],
-                "environment": {name: os.environ[name] for name in told},
+                "environment": {name: os.environ[name] for name in variables},
                 "timeout_s": distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout.seconds,
                 "total": total.item(),
             }

@@ -235,12 +235,12 @@ def test_who_asks_for_no_label_may_be_on_nodes_of_any_label():
 def test_a_preset_fills_the_gpus_that_its_name_says_and_never_more(preset, stage):
     config = settings.load([WAN[0], *stage, f"cluster={preset}"])
     placement.check(config)
-    told = int(preset.split("_")[1])
-    assert config.cluster.gpus == told
+    total_gpus = int(preset.split("_")[1])
+    assert config.cluster.gpus == total_gpus
     wanted, of = placement.roles(config), config.cluster.node_gpus
-    assert sum(placement.devices(group) for group in placement.groups(wanted)) == told
+    assert sum(placement.devices(group) for group in placement.groups(wanted)) == total_gpus
     described = placement.nodes_for(wanted, of)
-    assert len(described) * of == told and placement.shortage(wanted, described) is None
+    assert len(described) * of == total_gpus and placement.shortage(wanted, described) is None
     assert config.cluster.rank_gpus == 1, "the cluster's keys stand above the preset's"
 
 

@@ -45,9 +45,9 @@ def test_no_pool_is_cheaper_than_the_one_that_is_marked():
 
 
 def test_only_the_pools_that_are_asked_for_are_looked_at():
-    told = []
-    found = sizes(wan(), PACE, PlanConfig(updates=5, rollout_gpus=[30, 3]), told.append)
-    assert [size.rollout_gpus for size in found] == [3, 30] and len(told) == 2
+    lines = []
+    found = sizes(wan(), PACE, PlanConfig(updates=5, rollout_gpus=[30, 3]), lines.append)
+    assert [size.rollout_gpus for size in found] == [3, 30] and len(lines) == 2
 
 
 @pytest.mark.parametrize(("cluster", "ranks", "most"), [("h100_8", 2, 6), ("h100_32", 8, 24), ("h100_64_spot", 8, 56)])
@@ -66,17 +66,17 @@ def test_pools_that_the_cluster_could_never_hold_are_not_looked_at():
     config, slow = wan("cluster=h100_32", "dmd.steps=10"), replace(PACE, block_s=9.0)
     found = [size.rollout_gpus for size in sizes(config, slow, PlanConfig(updates=3), silent)]
     assert max(found) == 24 and balanced_gpus(run_shape_of(config), slow) > 24
-    told = []
+    lines = []
     with pytest.raises(ConfigError) as error:
-        sizes(config, slow, PlanConfig(updates=3, rollout_gpus=[8, 25]), told.append)
+        sizes(config, slow, PlanConfig(updates=3, rollout_gpus=[8, 25]), lines.append)
     assert (error.value.key, error.value.value) == ("plan.rollout_gpus", 25)
     assert re.findall(r"\d+", error.value.problem)[:2] == ["8", "25"]
     full = wan("cluster=h100_8")
     with pytest.raises(ConfigError) as error:
-        sizes(full, PACE, PlanConfig(updates=3), told.append)
+        sizes(full, PACE, PlanConfig(updates=3), lines.append)
     assert (error.value.key, error.value.value) == ("cluster.gpus", 8) and "plan.learner_gpus" in error.value.fix
     assert re.findall(r"\d+", error.value.problem)[:3] == ["8", "1", "16"]
-    assert told == [], "said before the first is played through"
+    assert lines == [], "said before the first is played through"
 
 
 def test_what_is_not_played_through_goes_on_as_what_was():

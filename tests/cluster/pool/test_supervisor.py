@@ -26,7 +26,7 @@ class Pool(StandingPool):
         super().__init__(slots)
         self.config, self.nodes, self.placed = config, nodes, set()
         self.came, self.coordinator, self.troubles = asyncio.Condition(), None, []
-        self.told, self.begun = set(), Counter()
+        self.notified, self.begun = set(), Counter()
 
     async def place(self, slot):
         if self.troubles:
@@ -38,11 +38,11 @@ class Pool(StandingPool):
 
     async def begin(self, slot, spec, epoch):
         self.begun[slot] += 1
-        self.told.discard(slot)
+        self.notified.discard(slot)
 
     def replace(self, slot):
         super().replace(slot)
-        self.told.discard(slot)
+        self.notified.discard(slot)
 
     def shrink(self, slot):
         super().shrink(slot)
@@ -53,12 +53,12 @@ class Pool(StandingPool):
             await asyncio.sleep(0)
             yield Delivery(sealed(item), [])
             if isinstance(item, MadeBlock):
-                if slot in self.told:
+                if slot in self.notified:
                     return
                 try:
                     await self.coordinator.newer(epoch, 0, 0.0, slot)
                 except Leaving:
-                    self.told.add(slot)
+                    self.notified.add(slot)
 
 
 def slots_in(coordinator, *states):
@@ -153,8 +153,8 @@ def test_the_pool_has_the_size_that_was_asked_for_as_soon_as_those_who_leave_hav
     run(test())
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_who_was_to_leave_and_is_wanted_again_goes_on_where_it_is_and_counts_as_no_loss(told):
+@pytest.mark.parametrize("notified", [True, False])
+def test_who_was_to_leave_and_is_wanted_again_goes_on_where_it_is_and_counts_as_no_loss(notified):
     async def test():
         config = small()
         coordinator, pool, epoch = await begun(config, slots=4)
@@ -163,18 +163,18 @@ def test_who_was_to_leave_and_is_wanted_again_goes_on_where_it_is_and_counts_as_
         await coordinator.resize(1)
         leavers = retiring(coordinator)
         assert len(leavers) == 3
-        if told:
+        if notified:
             while informed(coordinator) != leavers:
                 await asyncio.sleep(0)
         await coordinator.resize(3)
         back = leavers - retiring(coordinator)
         assert len(back) == 2 and pool.slots == [0, 1, 2, 3], "nobody new is asked for"
-        assert slots_in(coordinator, SlotState.RECALLED) == (back if told else set())
+        assert slots_in(coordinator, SlotState.RECALLED) == (back if notified else set())
         taken = await learn(coordinator, epoch, config, 40)
         assert len({(w.rollout, w.index) for w in taken}) == 80 and {w.attempt for w in taken} == {0}
         assert len(pool.slots) == 3 and not leaving(coordinator) and not informed(coordinator)
         assert not pool.replaced and coordinator.slots.lost == 0
-        assert {pool.begun[slot] for slot in back} == {2 if told else 1}
+        assert {pool.begun[slot] for slot in back} == {2 if notified else 1}
 
     run(test())
 
@@ -286,8 +286,8 @@ def test_while_others_work_one_may_wait_for_its_node_for_ever_and_nothing_is_los
         metrics = await coordinator.metrics()
         assert metrics["rollout/actors_unplaced"] == 12 and metrics["rollout/actors_lost"] == 0
         assert coordinator.meter.measure(2, 64, 0.0).replacing == 0, "nobody is replaced who never was there"
-        told = "rollout actor 1 never got a node within 7 s (0 s so far); requesting it again"
-        assert coordinator.news.count(told) == 12
+        line = "rollout actor 1 never got a node within 7 s (0 s so far); requesting it again"
+        assert coordinator.news.count(line) == 12
 
     run(test())
 

@@ -12,7 +12,7 @@ from rewards.reward_config import RewardConfig
 many = settings(max_examples=60, deadline=None)
 
 
-def told(failed: int, asked: int) -> dict[str, list[list[float]]]:
+def scores(failed: int, asked: int) -> dict[str, list[list[float]]]:
     return dict(judge=[[math.nan] if i < failed else [0.0] for i in range(asked)])
 
 
@@ -25,9 +25,9 @@ def test_a_run_stops_at_the_first_group_with_which_too_many_of_enough_scores_hav
         dead = share == 1 and asked >= NONE_AT_LEAST and groups >= GROUPS_AT_LEAST
         if (dead or asked >= SCORES_AT_LEAST) and share > allowed:
             with pytest.raises(RewardFails, match=rf"judge .*\b{asked}\b"):
-                book.note(told(failed, 8))
+                book.note(scores(failed, 8))
             return
-        book.note(told(failed, 8))
+        book.note(scores(failed, 8))
         assert book.metrics() == {"reward/judge/failed": sum(failures[:groups])}
 
 
@@ -40,11 +40,11 @@ def test_a_score_of_nought_is_no_failure():
 def test_a_group_that_nobody_could_score_ends_no_run_and_a_third_one_does():
     book = ScoreLedger(RewardConfig())
     for groups in (1, 2):
-        book.note(told(16, 16))
+        book.note(scores(16, 16))
         assert book.metrics() == {"reward/judge/failed": 16 * groups}
         book = ScoreLedger(RewardConfig(), book.state())
     with pytest.raises(RewardFails, match=r"judge .*100% .*\b48\b"):
-        book.note(told(16, 16))
+        book.note(scores(16, 16))
 
 
 def test_a_reward_that_is_only_logged_may_fail_for_ever():
@@ -64,17 +64,17 @@ def test_each_reward_is_counted_apart():
 
 def test_what_was_counted_survives_a_checkpoint():
     book = ScoreLedger(RewardConfig())
-    book.note(told(9, 45))
+    book.note(scores(9, 45))
     again = ScoreLedger(RewardConfig(), book.state())
     assert again.metrics() == book.metrics() and again.state() == book.state()
     with pytest.raises(RewardFails, match=r"28% .*\b50\b"):
-        again.note(told(5, 5))
+        again.note(scores(5, 5))
 
 
 def test_a_reward_that_dies_late_stops_the_run_as_soon_as_one_that_never_worked():
     book = ScoreLedger(RewardConfig(max_failure_rate=0.2))
     for _ in range(1000):
-        book.note(told(0, 8))
+        book.note(scores(0, 8))
     with pytest.raises(RewardFails, match=r"\b200\b"):
         for _ in range(6):
-            book.note(told(8, 8))
+            book.note(scores(8, 8))

@@ -33,9 +33,9 @@ def one_trial(folder):
 
 def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_scores_and_is_an_ordinary_run(tmp_path):
     whole, scan = one_trial(tmp_path / "whole")
-    told = []
-    run_trial(dmd, whole, scan, told.append)
-    assert [measured["step"] for measured in told] == [1, 2, 3] and told == whole.folder.measurements
+    reports = []
+    run_trial(dmd, whole, scan, reports.append)
+    assert [measured["step"] for measured in reports] == [1, 2, 3] and reports == whole.folder.measurements
 
     def kill_after_two(measured):
         if measured["step"] == 2:

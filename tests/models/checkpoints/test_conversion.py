@@ -34,8 +34,8 @@ def source(tmp_path) -> Checkpoint:
 @pytest.mark.parametrize("shard_bytes", [20_000, LARGE])
 def test_diffusers_reads_a_written_folder_whole(source, tmp_path, shard_bytes):
     write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=shard_bytes)
-    network, told = WanTransformer3DModel.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert {name: list(names) for name, names in told.items() if names} == {}
+    network, loading = WanTransformer3DModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert {name: list(names) for name, names in loading.items() if names} == {}
     assert equal(network.state_dict(), dict(source.tensors()))
     assert read_config(tmp_path / "out" / "config.json", "x") == CONFIG
     assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 1) == (shard_bytes < LARGE)
