@@ -35,8 +35,8 @@ def errors(student: torch.nn.Module, shape: StudentConfig, burn_in: int) -> list
     )
     plan = (WindowPlan(STUDENT, START, len(shape.timesteps) - 1, 0),)
     rollouts = [Rollout(i, 0, PROMPTS[7 * i % 72], 10_000 + i, 120, plan) for i in range(VIDEOS)]
-    made = [item for item in actor.windows(rollouts) if isinstance(item, Window)]
-    batch = collate(made, encode_text, torch.device("cpu"))
+    windows = [item for item in actor.windows(rollouts) if isinstance(item, Window)]
+    batch = collate(windows, encode_text, torch.device("cpu"))
     sigma = torch.full((VIDEOS,), actor.sigmas[-1])
     x0 = masked_x0(student, shape, batch, batch.noisy, sigma)
     return ((x0 - batch.latents).flatten(1).norm(dim=1) / batch.latents.flatten(1).norm(dim=1)).tolist()

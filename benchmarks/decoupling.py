@@ -127,11 +127,11 @@ async def lock_step(config: Config, rounds: int) -> tuple[float, float]:
         started = clock()
         await asyncio.gather(*(roll_out(slot, i * len(pool.slots) + slot) for slot in pool.slots))
         made = clock()
-        whole = waiting // (config.dmd.batch_size * (1 + CRITIC_UPDATES))
-        for _ in range(whole):
+        done = waiting // (config.dmd.batch_size * (1 + CRITIC_UPDATES))
+        for _ in range(done):
             for seconds in [CRITIC_WINDOW_S] * CRITIC_UPDATES + [STUDENT_WINDOW_S]:
                 await asyncio.sleep(seconds)
-        updates, waiting = updates + whole, waiting - whole * config.dmd.batch_size * (1 + CRITIC_UPDATES)
+        updates, waiting = updates + done, waiting - done * config.dmd.batch_size * (1 + CRITIC_UPDATES)
         newest = no_weights(newest.result().version + 1, updates)
         pool.versions.clear()  # every actor begins the next round with the newest weights
         rollouts_s, training_s = rollouts_s + made - started, training_s + clock() - made

@@ -69,9 +69,9 @@ def measured(latents: Tensor, config: Config, bar: Tensor) -> dict[str, float]:
     scores: dict[str, list[float]] = {name: [] for name in names}
     moved = []
     for prompt, video, first in zip(PROMPTS, latents, bar[:, :horizon], strict=True):
-        found = scorer.score(prompt, video[None, horizon:], video[:horizon], video[:horizon], first).values
+        scored = scorer.score(prompt, video[None, horizon:], video[:horizon], video[:horizon], first).values
         for name in names:
-            scores[name] += [score for score in found[name][0] if not math.isnan(score)]
+            scores[name] += [score for score in scored[name][0] if not math.isnan(score)]
         moved.append(fastest(flow(to_pixels(video[None])[0]), TOP_SHARE)[0].mean())
     metrics = segment_metrics(to_pixels(latents), PROMPTS, horizon)
     means = {name: sum(values) / HORIZONS for name, values in metrics.items()}
@@ -108,11 +108,11 @@ def main(arguments: Sequence[str]) -> None:
     for path in [before, *students]:  # a wrong one is found before minutes are spent
         load_weights(Wan(config.student.wan), Path(path), "before" if path == before else "after")
     began = videos_of(Path(before), config)
-    found = {REAL: measured(real_videos(config), config, began), before: measured(began, config, began)}
+    results = {REAL: measured(real_videos(config), config, began), before: measured(began, config, began)}
     for path in [before, *students]:
-        if path not in found:
-            found[path] = measured(videos_of(Path(path), config), config, began)
-        gains = compared(found[path], found[before], found[REAL])
+        if path not in results:
+            results[path] = measured(videos_of(Path(path), config), config, began)
+        gains = compared(results[path], results[before], results[REAL])
         print_line(
             "grpo_gain",
             [gains["gap_closed"]],
@@ -126,8 +126,8 @@ def main(arguments: Sequence[str]) -> None:
             },
             limit=1.0,
             **gains,
-            measured=found[path],
-            real=found[REAL],
+            measured=results[path],
+            real=results[REAL],
         )
 
 

@@ -67,20 +67,20 @@ def main(arguments: Sequence[str]) -> None:
     load_weights(student, path, "student")
     tables: dict[str, dict[int, torch.Tensor]] = {loss: {} for loss in LOSSES}
     for burn_in in sorted({*BURN_IN, own}):
-        made = groups(student, config, burn_in)
+        sampled = groups(student, config, burn_in)
         for loss in LOSSES:
-            tables[loss][burn_in] = errors(student, config, made, loss)
+            tables[loss][burn_in] = errors(student, config, sampled, loss)
     for loss, table in tables.items():
-        found = table[own]
+        ratio_errors = table[own]
         print_line(
             "ratio_error",
-            found.tolist(),
+            ratio_errors.tolist(),
             f"|ratio - 1| at {own} frames of burn-in",
             "cpu, one thread",
             {"loss": loss, "student": path.name, "forks": FORKS, "context_frames": config.student.context_frames}
             | {"group_frames": config.group.frames, "coarse": config.group.coarse},
             limit=config.grpo.clip / 2,
-            value=float(found.max()),
+            value=float(ratio_errors.max()),
             by_burn_in_frames={b: {"mean": float(e.mean()), "max": float(e.max())} for b, e in table.items()},
         )
 

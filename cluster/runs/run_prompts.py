@@ -36,10 +36,10 @@ class RunPrompts:
         """
         if self.file is None or self.kept.is_file():
             return
-        found = read_prompts(self.file, self.keys)
-        if sentinels and len(found.texts) <= sentinels:
+        selected = read_prompts(self.file, self.keys)
+        if sentinels and len(selected.texts) <= sentinels:
             raise ConfigError(
-                "sentinel.prompts", sentinels, f"prompts={self.file} leaves {found}, and training needs some more",
+                "sentinel.prompts", sentinels, f"prompts={self.file} leaves {selected}, and training needs some more",
                 "give more prompts, or lower sentinel.prompts",
             )  # fmt: skip
         if not in_tiny_world:
@@ -48,7 +48,7 @@ class RunPrompts:
             raise ConfigError(
                 "prompt.url", self.keys.url, "the tiny world reads its own prompts only", "leave prompt.url out"
             )
-        for text in found.texts:
+        for text in selected.texts:
             if text not in tiny_world.SCENES:
                 raise ConfigError(
                     "prompts", self.file, f'the tiny world knows no "{text:.60}"',
@@ -63,8 +63,8 @@ class RunPrompts:
         """
         if self.file is None or self.kept.is_file():
             return []
-        prompt_file = read_prompts(self.file, self.keys)
-        notes, texts = [f"prompts={self.file}: {prompt_file}"], prompt_file.texts
+        selected = read_prompts(self.file, self.keys)
+        notes, texts = [f"prompts={self.file}: {selected}"], selected.texts
         if self.keys.url is not None:
             cache = self.run_dir / "extended_prompts.jsonl" if self.keys.cache is None else Path(self.keys.cache)
             extended = extend_prompts(texts, self.keys, cache)

@@ -43,7 +43,7 @@ class Dispatch:
         to_last_block = window_frames - block_frames
         plans = [plan for rollout in missing for plan in rollout.windows]
         end = min(p.start + (0 if isinstance(p, GroupPlan) else to_last_block) for p in plans) // block_frames
-        made = deque(block.select(rows) for block in self.made if block.index < end)
-        if not made:
+        blocks = deque(block.select(rows) for block in self.made if block.index < end)
+        if not blocks:
             return None
-        return Dispatch(missing, made, [block.select(rows) for block in self.first], self.lost + 1)
+        return Dispatch(missing, blocks, [block.select(rows) for block in self.first], self.lost + 1)

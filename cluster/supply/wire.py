@@ -189,8 +189,8 @@ def validate_sample(
     # Only windows in the middle of a video of Wan have an image, in place of their first frame for the teacher.
     expected = student.in_wan_world and sample.start > 0
     if (image in sample.layout) != expected:
-        found = "no" if expected else "an"
-        raise BadWindow("image", f"{sample.name} starts at frame {sample.start} and has {found} image")
+        article = "no" if expected else "an"
+        raise BadWindow("image", f"{sample.name} starts at frame {sample.start} and has {article} image")
     if expected:
         _require_shape(sample, image, (*videos, *frame))
 
