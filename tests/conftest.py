@@ -33,6 +33,7 @@ def local_ray():
         include_dashboard=False,
         object_store_memory=256 * 2**20,
         log_to_driver=False,
+        _system_config={"metrics_report_interval_ms": 1000},
     )
     yield ray
     ray.shutdown()
