@@ -1,86 +1,107 @@
 """Judge long videos: curves of every second, where in time each method breaks, one table and one report.
 
 python evaluate.py videos=FOLDER [key=value ...]
+python evaluate.py checkpoint=FILE prompts=FILE seconds=60 [keys of evaluate.py and generate.py ...]
 
-Reads the videos of any tool (mp4, mov, mkv, webm, avi, gif, or safetensors), several folders side by side. Writes rows
-per second, evaluation.json and report.html into out (runs/evaluation). The same command again continues where it
-stopped and judges only what is new. Exit status 1: some videos could not be judged; they are listed.
+Reads the videos of any tool (mp4, mov, mkv, webm, avi, gif, or safetensors), several folders side by side, or first
+generates them from a student. Writes rows per second, evaluation.json and report.html into out (runs/evaluation). The
+same command again continues where it stopped. Exit status 1: some videos could not be judged; they are listed.
   python evaluate.py videos=runs/videos
   python evaluate.py 'videos=[ours=runs/a,theirs=runs/b]' workers=2 out=runs/compare
+  python evaluate.py checkpoint=assets/tiny/student_uniform.safetensors prompts=prompts.txt 'horizons=[5,30]'
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import settings
+from actors.generation.generation_config import GenerationConfig
 from evaluation.evaluation_config import EvaluationConfig, methods_of
-
-if TYPE_CHECKING:
-    from cluster.runs.display import Display
-    from evaluation.video_tasks import VideoTask
 
 TABLE = ("luma.worst", "contrast.worst", "saturation.worst", "clipped.worst", "sharpness.worst", "motion.worst",
          "luma.ends", "luma.outside", "dynamic_degree", "no_repeat", "still", "cuts")  # fmt: skip
 """Metrics in the terminal's table; the report has all of them."""
 
 
-def judge_all(config: EvaluationConfig, tasks: "Sequence[VideoTask]") -> "Iterator[tuple[VideoTask, Any]]":
-    """Yield every video with its result, or the exception that says why there is none."""
-    from cluster.runs.display import Display
-    from evaluation.video_evaluation import evaluate_video
-    from evaluation.video_stream import UnreadableVideo
+class Work(NamedTuple):
+    """Hold the keys of the evaluation, and those of the videos to generate, by method."""
 
-    with Display() as display:
-        if config.workers > 1:
-            from cluster.bootstrap.ray_environment import settle_environment
-            from cluster.config.cluster_config import ClusterConfig
-
-            settle_environment(ClusterConfig(address=config.address))
-            from cluster.pool.video_workers import map_on_ray  # only now: ray reads its environment when imported
-
-            outcomes = map_on_ray(evaluate_video, tasks, config.workers, config.address, config.timeout_s)
-            for done, outcome in enumerate(outcomes, 1):
-                display("videos", done, len(tasks), outcome[0].name)
-                yield outcome
-            return
-        for done, task in enumerate(tasks, 1):
-            try:
-                yield task, evaluate_video(task, partial(_show_seconds, display, task))
-            except UnreadableVideo as error:
-                yield task, error
-            display("videos", done, len(tasks), task.name)
+    config: EvaluationConfig
+    generation: dict[str, GenerationConfig]
 
 
-def _show_seconds(display: "Display", task: "VideoTask", seconds: float, total_s: float) -> None:
-    display(task.name, int(seconds), max(int(total_s), int(seconds)), "seconds")
+def read_work(arguments: Sequence[str]) -> Work:
+    """Read the keys of evaluate.py; with checkpoint= all others are keys of generate.py. Raises ConfigError."""
+    if not any(argument.startswith("checkpoint=") for argument in arguments):
+        return Work(settings.read_keys(arguments, EvaluationConfig), {})
+    known = settings.keys_of(EvaluationConfig)
+    own = [argument for argument in arguments if argument.partition("=")[0] in known]
+    others = [argument for argument in arguments if argument not in own]
+    config = settings.read_keys(own, EvaluationConfig)
+    if config.prompts is not None:
+        others.append(f"prompts={config.prompts}")
+    if config.horizons and not any(argument.startswith("seconds=") for argument in others):
+        others.append(f"seconds={max(config.horizons)}")
+    students = methods_of("checkpoint", config.checkpoint)
+    return Work(config, {
+        method: settings.read_keys([*others, f"checkpoint={path}", f"out={config.out}"], GenerationConfig, "student")
+        for method, path in students.items()
+    })  # fmt: skip
 
 
-def main(config: EvaluationConfig) -> int:
-    """Judge the videos and write the table. Returns the exit status."""
+def generate_students(work: Work, out: Path, run: Callable[..., Any]) -> tuple[dict[str, str], list[Any]]:
+    """Generate the missing videos of every student; returns the folders by method, and what failed."""
+    from actors.generation.video_folder import generate_whole, missing_videos, plan_folder
+    from evaluation.video_tasks import Skipped
+
+    folders = {method: out / "videos" / method for method in work.generation}
+    planned = {method: plan_folder(config, folders[method]) for method, config in work.generation.items()}
+    missing = [config for configs in planned.values() for config in missing_videos(configs)]
+    failures = [
+        Skipped(Path(config.out).parent.name, Path(config.out).name, str(outcome))
+        for config, outcome in run(generate_whole, missing, "generate")
+        if isinstance(outcome, Exception)
+    ]
+    return {method: str(folder) for method, folder in folders.items()}, failures
+
+
+def main(work: Work) -> int:
+    """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
     from actors.prompts import prompt_texts
     from cluster.runs.provenance import commit
+    from cluster.video_jobs import run_each
     from evaluation.evaluation_table import evaluation_of, evaluation_text, write_evaluation
     from evaluation.summaries import metrics
+    from evaluation.video_evaluation import evaluate_video
     from evaluation.video_tasks import Skipped, list_videos
     from models.user_paths import user_path
 
-    out = user_path(config.out, "out")
-    prompts = None if config.prompts is None else list(prompt_texts(user_path(config.prompts, "prompts")))
-    tasks, skipped = list_videos(methods_of(config.videos), prompts, out, config.fps)
+    config, out = work.config, user_path(work.config.out, "out")
+    run = partial(
+        run_each, workers=config.workers, gpus=config.worker_gpus, address=config.address, timeout_s=config.timeout_s
+    )
+    folders, failures = generate_students(work, out, run)
+    prompts = None
+    if config.prompts is not None and not work.generation:
+        prompts = list(prompt_texts(user_path(config.prompts, "prompts")))
+    given = methods_of("videos", config.videos)
+    tasks, skipped = list_videos(given | folders, prompts, out, config.tensor_fps)
     results = {}
-    for task, outcome in judge_all(config, tasks):
+    for task, outcome in run(evaluate_video, tasks, "judge"):
         if isinstance(outcome, Exception):
             skipped.append(Skipped(task.method, task.path.name, str(outcome)))
         else:
             results[task] = outcome
-    ordered = [results[task] for task in tasks if task in results]
-    evaluation = evaluation_of(ordered, skipped, metrics(), asdict(config), commit())
+    skipped += failures
+    evaluation = evaluation_of(
+        [results[task] for task in tasks if task in results], skipped, metrics(), asdict(config), commit()
+    )
     write_evaluation(out / "evaluation.json", evaluation)
-    if ordered:
-        print(evaluation_text(evaluation, TABLE))
+    print(evaluation_text(evaluation, TABLE))
     for one in skipped:
         print(f"evaluate.py: skipped {one.file} of {one.method}: {one.reason}", file=sys.stderr)
     print(f"evaluation: {out / 'evaluation.json'}")
@@ -88,4 +109,4 @@ def main(config: EvaluationConfig) -> int:
 
 
 if __name__ == "__main__":
-    settings.command(main, EvaluationConfig, __doc__)
+    settings.command(main, EvaluationConfig, __doc__, read_work, groups=("preset",))

@@ -9,6 +9,8 @@ import av
 import numpy
 from av.video.reformatter import ColorRange, Colorspace
 
+from models.errors import StopsRun
+
 _NO_MATRIX = 2
 """FFmpeg's AVCOL_SPC_UNSPECIFIED, which PyAV's enumeration lacks."""
 _LARGE_ROWS = 720
@@ -18,7 +20,7 @@ _LEAST_SHARE = 0.95
 _FALLBACK_FPS = 16.0
 
 
-class UnreadableVideo(Exception):
+class UnreadableVideo(StopsRun):
     """Tells why a file cannot be judged."""
 
 

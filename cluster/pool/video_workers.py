@@ -19,16 +19,16 @@ _POLL_S = 1.0
 
 
 def map_on_ray(
-    work: Callable[[T], Any], items: Sequence[T], workers: int, address: str | None, timeout_s: float
+    work: Callable[[T], Any], items: Sequence[T], workers: int, gpus: float, address: str | None, timeout_s: float
 ) -> Iterator[tuple[T, Any]]:
     """Yield (item, result) as items are done, `workers` at the same time; the result may be the exception.
 
     A call that raises, whose process is lost three times, or that takes longer than `timeout_s` gives its exception.
-    `work` must give the same result however often it runs. Raises CannotStart.
+    `work` must give the same result however often it runs; each process has `gpus`. Raises CannotStart.
     """
     needs = RunNeeds(ClusterConfig(address=address), [], [], "", None, _STORE_BYTES)
     with connected(needs, workers):
-        call = ray.remote(num_cpus=1, max_retries=_RETRIES)(work)
+        call = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(work)
         waiting, running = list(reversed(items)), {}
         while waiting or running:
             while waiting and len(running) < workers:
