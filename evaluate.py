@@ -4,7 +4,8 @@ python evaluate.py videos=FOLDER [key=value ...]
 python evaluate.py checkpoint=FILE prompts=FILE seconds=60 [keys of evaluate.py and generate.py ...]
 
 Reads the videos of any tool (mp4, mov, mkv, webm, avi, gif, or safetensors), several folders side by side, or first
-generates them from a student. Writes rows per second, evaluation.json and report.html into out (runs/evaluation). The
+generates them from a student. preset=paper makes the paper's table in the tiny world, of the shipped student and of
+those in checkpoint=[name=file,...]. Writes rows per second, evaluation.json and report.html into out (runs/evaluation). The
 same command again continues where it stopped. Exit status 1: some videos could not be judged; they are listed.
   python evaluate.py videos=runs/videos
   python evaluate.py 'videos=[ours=runs/a,theirs=runs/b]' workers=2 out=runs/compare
@@ -27,16 +28,28 @@ TABLE = ("luma.worst", "contrast.worst", "saturation.worst", "clipped.worst", "s
 """Metrics in the terminal's table; the report has all of them."""
 
 
+PAPER = "preset=paper"
+SHIPPED = "[Self-Forcing++=assets/tiny/student_uniform.safetensors]"
+"""Students of the paper's table where none is given."""
+
+
 class Work(NamedTuple):
     """Hold the keys of the evaluation, and those of the videos to generate, by method."""
 
     config: EvaluationConfig
     generation: dict[str, GenerationConfig]
+    is_paper: bool = False
+    """Whether the paper's table is asked for, in the tiny world."""
 
 
 def read_work(arguments: Sequence[str]) -> Work:
     """Read the keys of evaluate.py; with checkpoint= all others are keys of generate.py. Raises ConfigError."""
-    if not any(argument.startswith("checkpoint=") for argument in arguments):
+    given = any(argument.startswith("checkpoint=") for argument in arguments)
+    if PAPER in arguments:
+        others = [argument for argument in arguments if argument != PAPER]
+        shipped = [] if given else [f"checkpoint={SHIPPED}"]
+        return Work(settings.read_keys([*others, *shipped], EvaluationConfig), {}, is_paper=True)
+    if not given:
         return Work(settings.read_keys(arguments, EvaluationConfig), {})
     known = settings.keys_of(EvaluationConfig)
     own = [argument for argument in arguments if argument.partition("=")[0] in known]
@@ -69,6 +82,25 @@ def generate_students(work: Work, out: Path, run: Callable[..., Any]) -> tuple[d
     return {method: str(folder) for method, folder in folders.items()}, failures
 
 
+def print_paper_table(config: EvaluationConfig) -> int:
+    """Make and print the paper's table in the tiny world. Returns the exit status."""
+    from cluster.runs.display import Display
+    from models.user_paths import user_path
+    from reports.paper_report import paper_table, paper_text, write_paper_table
+
+    students = methods_of("checkpoint", config.checkpoint)
+    with Display() as display:
+        table = paper_table(
+            {name: user_path(path, "checkpoint") for name, path in students.items()},
+            lambda name, done, frames: display(name, done, frames, ""),
+        )
+    path = user_path(config.out, "out") / "paper_table.json"
+    write_paper_table(path, table)
+    print(paper_text(table))
+    print(f"table: {path}")
+    return 0
+
+
 def main(work: Work) -> int:
     """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
     from actors.prompts import prompt_texts
@@ -80,6 +112,8 @@ def main(work: Work) -> int:
     from evaluation.video_tasks import Skipped, list_videos
     from models.user_paths import user_path
 
+    if work.is_paper:
+        return print_paper_table(work.config)
     config, out = work.config, user_path(work.config.out, "out")
     run = partial(
         run_each, workers=config.workers, gpus=config.worker_gpus, address=config.address, timeout_s=config.timeout_s

@@ -19,6 +19,12 @@ class Interval(NamedTuple):
     count: int
     missing: int
 
+    def text(self, digits: int) -> str:
+        """Write mean and interval, or a dash where there is no value."""
+        if self.mean is None:
+            return "-"
+        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
 
 def interval(values: Sequence[float | None], seed: int = 0) -> Interval:
     """Compute the percentile bootstrap of the mean over videos; the same for the same values, in any order."""

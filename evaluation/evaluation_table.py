@@ -62,13 +62,7 @@ def evaluation_text(evaluation: Mapping[str, Any], names: Sequence[str]) -> str:
     columns = [max(len(name), 24) + 2 for name in methods]
     lines = [" " * width + "".join(f"{name:>{column}}" for name, column in zip(methods, columns, strict=True))]
     for name, label in labels.items():
-        cells = [_cell(method["metrics"][name]) for method in methods.values()]
+        cells = [Interval(**method["metrics"][name]).text(3) for method in methods.values()]
         aligned = "".join(f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))
         lines.append(f"{label:<{width}}{aligned}")
     return "\n".join(lines)
-
-
-def _cell(one: Mapping[str, Any]) -> str:
-    if one["mean"] is None:
-        return "-"
-    return f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
