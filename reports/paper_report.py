@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from actors.generation.streaming import make_videos
+from cluster.runs.display import Display
 from evaluation.bootstrap import Interval, interval
 from evaluation.tiny_columns import COLUMNS, tiny_columns
 from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import check_weights, load_weights
 from models.network_config import StudentConfig
 from models.noise import Draw, generator_for
+from models.user_paths import user_path
 from models.wan.network import Wan
 from models.worlds.tiny_world import FPS, HORIZON, PROMPTS, encode_text, to_pixels
 
@@ -51,9 +53,17 @@ def paper_table(
     return {"columns": COLUMNS, "videos": VIDEOS, "horizon_s": HORIZON / FPS, "methods": methods}
 
 
-def write_paper_table(path: Path, table: Mapping[str, Any]) -> None:
-    """Write the table as JSON, whole or not at all."""
+def print_paper_table(students: Mapping[str, str], out: str) -> None:
+    """Make the table of `students`, weights by method; write OUT/paper_table.json and print it. Raises ConfigError."""
+    with Display() as display:
+        table = paper_table(
+            {name: user_path(path, "checkpoint") for name, path in students.items()},
+            lambda name, done, frames: display(name, done, frames, ""),
+        )
+    path = user_path(out, "out") / "paper_table.json"
     write_atomic(path, (json.dumps(table, indent=1, allow_nan=False) + "\n").encode())
+    print(paper_text(table))
+    print(f"table: {path}")
 
 
 def paper_text(table: Mapping[str, Any]) -> str:

@@ -1,0 +1,60 @@
+"""Generate the videos of students and judge those of all methods, in this process or on Ray."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from actors.generation.generation_config import GenerationConfig
+from actors.generation.video_folder import generate_whole, missing_videos, plan_folder
+from actors.prompts import prompt_texts
+from cluster.video_jobs import run_each
+from evaluation.evaluation_config import EvaluationConfig, methods_of
+from evaluation.video_evaluation import evaluate_video
+from evaluation.video_tasks import Skipped, VideoTask, list_videos
+from models.user_paths import user_path
+
+
+def generate_students(
+    generation: Mapping[str, GenerationConfig], config: EvaluationConfig
+) -> tuple[dict[str, str], list[Skipped]]:
+    """Generate the missing videos of every student into out/videos; return the folders by method, and failures.
+
+    All keys of all methods are checked before the first video starts. Raises ConfigError and CannotStart.
+    """
+    folders = {method: user_path(config.out, "out") / "videos" / method for method in generation}
+    planned = [plan_folder(keys, folders[method]) for method, keys in generation.items()]
+    missing = [video for videos in planned for video in missing_videos(videos)]
+    failures = [
+        Skipped(Path(video.out).parent.name, Path(video.out).name, str(outcome))
+        for video, outcome in _run(config)(generate_whole, missing, "generate")
+        if isinstance(outcome, Exception)
+    ]
+    return {method: str(folder) for method, folder in folders.items()}, failures
+
+
+def judge_methods(
+    config: EvaluationConfig, students: Mapping[str, str]
+) -> tuple[dict[VideoTask, dict[str, Any]], list[Skipped]]:
+    """Judge the videos of all methods; return results in the order of methods and names, and the skipped files.
+
+    `students` are folders of generated videos, by method. Raises ConfigError and CannotStart.
+    """
+    prompts: Sequence[str] | None = None
+    if config.prompts is not None and not students:
+        prompts = list(prompt_texts(user_path(config.prompts, "prompts")))
+    methods = methods_of("videos", config.videos) | students
+    tasks, skipped = list_videos(methods, prompts, user_path(config.out, "out"), config.tensor_fps)
+    results = {}
+    for task, outcome in _run(config)(evaluate_video, tasks, "judge"):
+        if isinstance(outcome, Exception):
+            skipped.append(Skipped(task.method, task.path.name, str(outcome)))
+        else:
+            results[task] = outcome
+    return {task: results[task] for task in tasks if task in results}, skipped
+
+
+def _run(config: EvaluationConfig) -> partial:
+    return partial(
+        run_each, workers=config.workers, gpus=config.worker_gpus, address=config.address, timeout_s=config.timeout_s
+    )
