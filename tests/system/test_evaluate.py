@@ -96,7 +96,7 @@ def test_tensors_of_videos_are_judged_one_by_one_with_their_prompts(tmp_path):
     (tmp_path / "v").mkdir()
     save_file({"video": videos}, tmp_path / "v" / "student.safetensors")
     (tmp_path / "v" / "student.txt").write_text("a\nb\n")
-    assert run_script("evaluate.py", f"videos={tmp_path / 'v'}", f"out={tmp_path / 'out'}", "fps=10") == 0
+    assert run_script("evaluate.py", f"videos={tmp_path / 'v'}", f"out={tmp_path / 'out'}", "tensor_fps=10") == 0
     judged = evaluation_in(tmp_path / "out")["methods"]["videos"]["videos"]
     assert [(video["name"], video["prompt"], video["seconds"]) for video in judged] == [
         ("student_0000", "a", 2), ("student_0001", "b", 2),
