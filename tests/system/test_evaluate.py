@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import settings
+from models.worlds.world_config import SHIPPED_STUDENT
 from tests.fakes.commands import mistake, run_script
 from tests.fakes.films import grey_ramp, moving_texture, write_film
 
@@ -112,6 +113,24 @@ def test_methods_side_by_side_are_ranked_only_where_intervals_are_apart(tmp_path
     evaluation = evaluation_in(tmp_path / "out")
     assert evaluation["rankings"]["luma.ends"] == ["good", "bad"]
     assert evaluation["rankings"]["dynamic_degree"] is None and evaluation["rankings"]["luma.slope"] is None
+
+
+def test_a_students_videos_are_made_once_judged_and_never_mixed_with_those_of_other_keys(tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a red disc drifts slowly over a cool wall\n")
+    keys = [
+        f"checkpoint=[ours={SHIPPED_STUDENT}]",
+        f"prompts={tmp_path}/prompts.txt",
+        "enlarge=1",
+        f"out={tmp_path / 'out'}",
+    ]
+    assert run_script("evaluate.py", *keys, "seconds=1.5") == 0
+    video = tmp_path / "out" / "videos" / "ours" / "0000_0.mp4"
+    written = video.stat().st_mtime_ns
+    assert run_script("evaluate.py", *keys, "seconds=1.5") == 0 and video.stat().st_mtime_ns == written
+    judged = evaluation_in(tmp_path / "out")["methods"]["ours"]["videos"]
+    assert [(one["prompt"], one["frames"]) for one in judged] == [("a red disc drifts slowly over a cool wall", 24)]
+    assert mistake(capsys, "evaluate.py", *keys, "seconds=3").startswith("out=")
+    assert mistake(capsys, "evaluate.py", *keys, "secnods=3").startswith("secnods")
 
 
 @pytest.mark.parametrize(
