@@ -6,7 +6,6 @@ Answers are written to disk as they come, so that a stopped command resumes. A p
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import aiohttp
 from actors.prompt_config import PromptConfig
 from models.errors import ConfigError
 from models.http_retry import RequestFailed, bearer_header, post
+from models.json_lines import complete_lines
 
 TOKEN = "LONGTAKE_PROMPT_TOKEN"
 """Environment variable with the endpoint's key, sent as `Authorization: Bearer`."""
@@ -52,11 +52,7 @@ def extend_prompts(texts: Sequence[str], config: PromptConfig, cache: Path) -> E
     failures: list[str] = []
     answers: dict[str, str] = {}
     try:
-        content = cache.read_bytes() if cache.is_file() else b""
-        complete = content[: content.rfind(b"\n") + 1]
-        if len(complete) < len(content):  # a killed command left a line unfinished
-            os.truncate(cache, len(complete))
-        for number, line in enumerate(complete.splitlines(), start=1):
+        for number, line in enumerate(complete_lines(cache), start=1):
             try:
                 entry = json.loads(line)
                 answers[entry["key"]] = str(entry["extended"])

@@ -3,6 +3,8 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import aiohttp
@@ -17,6 +19,11 @@ _TRANSIENT = (408, 425, 429)
 class RequestFailed(Exception):
     """Reports the reason of a request's last failed try. It omits the address, which may hold a token."""
 
+    def __init__(self, reason: str, status: int | None = None):
+        super().__init__(reason)
+        self.status = status
+        """HTTP status of the last try; None where it brought no answer."""
+
 
 def bearer_header(variable: str) -> dict[str, str]:
     """Return the Authorization header for the token in this environment variable; empty where it is not set."""
@@ -29,33 +36,68 @@ def pause_s(number: int) -> float:
     return min(_FIRST_PAUSE_S * 2 ** (number - 1), _LONGEST_PAUSE_S)
 
 
+def retry_after_s(header: str | None) -> float:
+    """Return the seconds that a Retry-After header asks for, as a number or a date; 0 without a readable one."""
+    if header is None:
+        return 0.0
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(header)
+    except ValueError:
+        return 0.0
+    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+
+
+async def limited_body(answer: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    """Read an answer's body. Raises ValueError behind `most_bytes`."""
+    content = bytearray()
+    async for part in answer.content.iter_any():
+        content += part
+        if len(content) > most_bytes:
+            raise ValueError(f"the answer is longer than {most_bytes} bytes")
+    return bytes(content)
+
+
 async def post(
     session: aiohttp.ClientSession,
     url: str,
     read: Callable[[aiohttp.ClientResponse], Awaitable[Answer]],
     tries: int,
+    patience_s: float = 0.0,
+    before_try: Callable[[], None] = lambda: None,
     **request: Any,
 ) -> Answer:
     """Post `request` and return `read` of an answer with status 200, after at most `tries` tries.
 
-    `read` raises ValueError for an answer of the wrong form, which no further try would change. Raises RequestFailed.
+    `read` raises ValueError for an answer of the wrong form, which no further try would change. A Retry-After of up to
+    `patience_s` seconds is waited for; a longer one ends the tries where there is patience at all, and is ignored
+    otherwise. Raises RequestFailed, and what `before_try` raises.
     """
     for number in range(1, tries + 1):
-        again = True
+        again, status, wait_s = True, None, 0.0
+        before_try()
         try:
             # A redirect could send data and token anywhere.
             async with session.post(url, allow_redirects=False, **request) as answer:
-                if answer.status == 200:
+                status = answer.status
+                if status == 200:
                     return await read(answer)
-                reason = f"status {answer.status}, not 200"
-                again = answer.status >= 500 or answer.status in _TRANSIENT
+                reason = f"status {status}, not 200"
+                again = status >= 500 or status in _TRANSIENT
+                if patience_s:
+                    wait_s = retry_after_s(answer.headers.get("Retry-After"))
         except TimeoutError:
             reason = f"no answer within {session.timeout.total:.3g} s"
         except aiohttp.ClientError as error:
             reason = type(error).__name__  # the message of some errors quotes the whole address
         except ValueError as error:
             reason, again = str(error), False
+        if again and wait_s > patience_s:
+            reason, again = f"{reason}, with a Retry-After of {wait_s:.0f} s", False
         if not again or number == tries:
             break
-        await asyncio.sleep(pause_s(number))
-    raise RequestFailed(f"{reason}, at try {number} of {tries}")
+        await asyncio.sleep(max(pause_s(number), wait_s))
+    raise RequestFailed(f"{reason}, at try {number} of {tries}", status)

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models.errors import ConfigError
-from models.http_retry import RequestFailed, bearer_header, pause_s, post
+from models.http_retry import RequestFailed, bearer_header, limited_body, pause_s, post
 from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
@@ -75,12 +75,7 @@ class Remote:
         limit = aiohttp.ClientTimeout(total=self._try_s)
 
         async def read(answer: aiohttp.ClientResponse) -> float:
-            content = bytearray()
-            async for part in answer.content.iter_any():
-                content += part
-                if len(content) > _MOST_BYTES:
-                    raise ValueError(f"the answer is longer than {_MOST_BYTES} bytes")
-            return score_of(bytes(content), answer.content_type)
+            return score_of(await limited_body(answer, _MOST_BYTES), answer.content_type)
 
         async def ask(session: aiohttp.ClientSession, clip: Clip) -> float | RequestFailed:
             async with free:

@@ -6,21 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-Answer = tuple[int, object]
+Answer = tuple[int, object] | tuple[int, object, dict[str, str]]
+"""Status, content and, where it needs more than its length, headers."""
 
 
 @contextmanager
 def served(answer: Callable[[dict, dict], Answer]) -> Iterator[str]:
-    """The address of an endpoint that says what `answer(body, headers)` does; bytes are sent as they are."""
+    """The address of an endpoint that says what `answer(body, headers)` does; bytes are sent as they are.
+
+    A Content-Length above the bytes' own is a connection that closes in the middle.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             assert self.path == "/v1/chat/completions"
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, content = answer(body, dict(self.headers))
+            status, content, *more = answer(body, dict(self.headers))
             sent = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
-            self.send_header("Content-Length", str(len(sent)))
+            for name, value in ({"Content-Length": str(len(sent))} | (more[0] if more else {})).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(sent)
 
