@@ -1,0 +1,1 @@
+"""Let a multimodal language model judge videos, with a transcript of every answer."""
