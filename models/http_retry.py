@@ -12,6 +12,7 @@ import aiohttp
 Answer = TypeVar("Answer")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 """Before the first further try; each pause after it is twice as long."""
+_DETAIL_BYTES = 2000
 _TRANSIENT = (408, 425, 429)
 """Statuses besides 5xx after which another try may help."""
 
@@ -19,10 +20,12 @@ _TRANSIENT = (408, 425, 429)
 class RequestFailed(Exception):
     """Reports the reason of a request's last failed try. It omits the address, which may hold a token."""
 
-    def __init__(self, reason: str, status: int | None = None):
+    def __init__(self, reason: str, status: int | None = None, detail: str = ""):
         super().__init__(reason)
         self.status = status
         """HTTP status of the last try; None where it brought no answer."""
+        self.detail = detail
+        """Beginning of the last refusal's body; it may repeat what was sent."""
 
 
 def bearer_header(variable: str) -> dict[str, str]:
@@ -76,19 +79,19 @@ async def post(
     `patience_s` seconds is waited for; a longer one ends the tries where there is patience at all, and is ignored
     otherwise. Raises RequestFailed, and what `before_try` raises.
     """
+    detail = ""
     for number in range(1, tries + 1):
         again, status, wait_s = True, None, 0.0
         before_try()
         try:
             # A redirect could send data and token anywhere.
             async with session.post(url, allow_redirects=False, **request) as answer:
-                status = answer.status
-                if status == 200:
+                if (status := answer.status) == 200:
                     return await read(answer)
                 reason = f"status {status}, not 200"
                 again = status >= 500 or status in _TRANSIENT
-                if patience_s:
-                    wait_s = retry_after_s(answer.headers.get("Retry-After"))
+                wait_s = retry_after_s(answer.headers.get("Retry-After")) if patience_s else 0.0
+                detail = await _detail(answer)
         except TimeoutError:
             reason = f"no answer within {session.timeout.total:.3g} s"
         except aiohttp.ClientError as error:
@@ -100,4 +103,12 @@ async def post(
         if not again or number == tries:
             break
         await asyncio.sleep(max(pause_s(number), wait_s))
-    raise RequestFailed(f"{reason}, at try {number} of {tries}", status)
+    raise RequestFailed(f"{reason}, at try {number} of {tries}", status, detail)
+
+
+async def _detail(answer: aiohttp.ClientResponse) -> str:
+    """Read the beginning of a refusal's body; empty where it cannot be read."""
+    try:
+        return (await answer.content.read(_DETAIL_BYTES)).decode(errors="replace")
+    except (aiohttp.ClientError, TimeoutError):
+        return ""

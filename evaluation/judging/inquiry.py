@@ -198,6 +198,7 @@ def _line(question: JudgeQuestion, reply: JudgeReply, answer: JudgeAnswer, dolla
         "raw": reply.raw,
         "value": answer.value,
         "missing": answer.missing,
+        "error": reply.detail or None,
         "input_tokens": answer.input_tokens,
         "output_tokens": answer.output_tokens,
         "dollars": dollars,

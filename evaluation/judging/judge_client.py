@@ -32,6 +32,8 @@ class JudgeReply(NamedTuple):
     tries: int
     latency_s: float
     """Seconds of the last try."""
+    detail: str
+    """Beginning of a refusal's body; empty for a wrong key, which it may describe."""
 
 
 def judge_session(config: JudgeConfig) -> aiohttp.ClientSession:
@@ -88,6 +90,7 @@ async def ask_judge(
 
     url, headers = config.url.rstrip("/") + "/chat/completions", {"Content-Type": "application/json"}
     raw = failure = status = None
+    detail = ""
     try:
         raw = without_key(
             await post(session, url, read, 1 + config.retries, config.longest_wait_s, count, data=body, headers=headers)
@@ -95,11 +98,12 @@ async def ask_judge(
         status = 200
     except RequestFailed as error:
         failure, status = without_key(str(error)), error.status
+        detail = "" if status in (401, 403) else without_key(error.detail)
     except BudgetSpent as error:
         if not starts:
             raise
         failure = f"no further try: {error}"
-    return JudgeReply(raw, failure, status, len(starts), time.monotonic() - starts[-1])
+    return JudgeReply(raw, failure, status, len(starts), time.monotonic() - starts[-1], detail)
 
 
 def without_key(text: str) -> str:

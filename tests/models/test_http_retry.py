@@ -66,6 +66,13 @@ def test_a_retry_after_may_be_a_date():
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
+def test_a_rejection_carries_the_beginning_of_its_body_apart_from_the_message():
+    with served(lambda *_: (400, b"too long" + bytes(9000))) as url, pytest.raises(RequestFailed) as failed:
+        send(url)
+    assert failed.value.detail.startswith("too long") and len(failed.value.detail) <= 2000
+    assert "too long" not in str(failed.value)
+
+
 def test_every_try_is_announced_and_one_may_be_forbidden():
     announced = []
 

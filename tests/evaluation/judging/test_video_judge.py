@@ -269,6 +269,14 @@ def test_a_key_that_the_server_repeats_is_not_stored(videos, transcripts, monkey
     assert KEY not in transcripts.read_text() and "You sent [key]." in transcripts.read_text()
 
 
+def test_what_the_endpoint_says_about_a_rejected_request_is_kept_without_the_key(videos, transcripts, monkeypatch):
+    monkeypatch.setenv(JUDGE_KEY, KEY)
+    with served(lambda *_: (400, {"error": f"At most 2 images, {KEY}"})) as url:
+        judge_videos(videos[:1], config(url), transcripts)
+    (line,) = lines_of(transcripts)
+    assert line["error"] == '{"error": "At most 2 images, [key]"}' and line["value"] is None
+
+
 def test_an_endpoint_that_is_down_leaves_scores_missing_and_is_given_up(videos, transcripts):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
