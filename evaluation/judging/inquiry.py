@@ -162,9 +162,10 @@ class Inquiry:
             fix = _HOPELESS.get(reply.status, f"check judge.url: {self._failures_in_a_row} requests failed in a row")
             self._halted = self._halted or f"{reply.failure} ({fix})"
         left_s = (time.monotonic() - self._began_s) / self._done * (self._total - self._done)
+        cost = "" if self._config.dollars(0, 0) is None else f" for ${self._budget.dollars:.2f}"
         self._progress(
-            f"judge: {self._done} of {self._total} questions, {self._budget.calls} requests in all, "
-            f"${self._budget.dollars:.2f}, {left_s:.0f} s left"
+            f"judge: {self._done} of {self._total} questions, {self._budget.calls} requests in all{cost}, "
+            f"{left_s:.0f} s left"
         )
 
 

@@ -102,6 +102,28 @@ def test_the_request_shows_rubric_prompt_and_frames_with_their_times(videos, tra
         assert list(schema["properties"]) == ["reasoning", "score"]
 
 
+def test_an_endpoint_without_schemas_is_sent_none_and_the_answer_is_read_as_strictly(videos, transcripts):
+    bodies = []
+
+    def answer(body, headers):
+        bodies.append(body)
+        return 200, completion("4" if len(bodies) > 1 else '```json\n{"reasoning": "r", "score": 4}\n```')
+
+    with served(answer) as url:
+        verdicts = judge_videos(videos[:2], config(url, answer_format="text", parallel=1), transcripts)
+    assert [verdict.score for verdict in verdicts.values()] == [80.0, None]
+    assert not any("response_format" in body for body in bodies)
+
+
+def test_progress_is_a_line_per_answer_with_the_cost_where_prices_are_known(videos, transcripts):
+    lines, free = [], []
+    with served(score_by_number) as url:
+        judge_videos(videos[:2], config(url, **PRICES), transcripts, lines.append)
+        judge_videos(videos[2:], config(url), transcripts, free.append)
+    assert [line.startswith(f"judge: {i} of 2") for i, line in enumerate(lines, start=1)] == [True, True]
+    assert "$" in lines[1] and len(free) == 2 and not any("$" in line for line in free)
+
+
 def test_a_second_run_asks_nothing_and_says_the_same(videos, transcripts):
     asked = []
 
