@@ -22,8 +22,8 @@ import settings
 from actors.generation.generation_config import GenerationConfig
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 
-TABLE = ("luma.worst", "contrast.worst", "saturation.worst", "clipped.worst", "sharpness.worst", "motion.worst",
-         "luma.ends", "luma.outside", "dynamic_degree", "no_repeat", "still", "cuts")  # fmt: skip
+TABLE = ("visual_stability", "luma.worst", "contrast.worst", "saturation.worst", "clipped.worst",
+         "sharpness.worst", "motion.worst", "luma.ends", "luma.outside", "dynamic_degree", "no_repeat", "still", "cuts")  # fmt: skip
 """Metrics in the terminal's table; the report has all of them."""
 PAPER = "preset=paper"
 SHIPPED = "checkpoint=[Self-Forcing++=assets/tiny/student_uniform.safetensors]"
@@ -62,10 +62,9 @@ def read_work(arguments: Sequence[str]) -> Work:
 
 def main(work: Work) -> int:
     """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
-    from cluster.evaluation_run import generate_students, judge_methods
+    from cluster.evaluation_run import add_columns, generate_students, judge_methods
     from cluster.runs.provenance import commit
     from evaluation.evaluation_table import evaluation_of, evaluation_text, write_evaluation
-    from evaluation.summaries import metrics
     from models.user_paths import user_path
     from reports.paper_report import print_paper_table
 
@@ -75,7 +74,9 @@ def main(work: Work) -> int:
     folders, failures = generate_students(work.generation, work.config)
     results, skipped = judge_methods(work.config, folders)
     skipped += failures
-    evaluation = evaluation_of(list(results.values()), skipped, metrics(), asdict(work.config), commit())
+    described, notes = add_columns(work.config, results)
+    settings_used = asdict(work.config)
+    evaluation = evaluation_of(list(results.values()), skipped, described, settings_used, commit()) | notes
     path = user_path(work.config.out, "out") / "evaluation.json"
     write_evaluation(path, evaluation)
     print(evaluation_text(evaluation, TABLE))

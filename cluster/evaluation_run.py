@@ -10,6 +10,8 @@ from actors.generation.video_folder import generate_whole, missing_videos, plan_
 from actors.prompts import prompt_texts
 from cluster.video_jobs import run_each
 from evaluation.evaluation_config import EvaluationConfig, methods_of
+from evaluation.judge_columns import VISUAL_STABILITY, judge_columns, judge_metrics
+from evaluation.summaries import Metric, metrics
 from evaluation.video_evaluation import evaluate_video
 from evaluation.video_tasks import Skipped, VideoTask, list_videos
 from models.user_paths import user_path
@@ -52,6 +54,22 @@ def judge_methods(
         else:
             results[task] = outcome
     return {task: results[task] for task in tasks if task in results}, skipped
+
+
+def add_columns(
+    config: EvaluationConfig, results: Mapping[VideoTask, dict[str, Any]]
+) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """Add the columns of the judge to `results`, in place; describe all metrics, and return notes on the columns.
+
+    Raises ConfigError.
+    """
+    described, notes = metrics(), {}
+    if config.judge.url is not None:
+        scores, notes["judge"] = judge_columns(list(results), config.judge, user_path(config.out, "out"))
+        described |= judge_metrics()
+        for task, score in scores.items():
+            results[task]["metrics"][VISUAL_STABILITY] = score
+    return described, notes
 
 
 def _run(config: EvaluationConfig) -> partial:

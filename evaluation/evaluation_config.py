@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from evaluation.judging.judge_config import JudgeConfig
 from models.errors import ConfigError
-from models.keys import KeyGroup, key
+from models.keys import KeyGroup, key, part
 
 _NAMED = re.compile(r",(?=[\w.+-]+=)")
 
@@ -28,6 +29,7 @@ class EvaluationConfig(KeyGroup):
     worker_gpus: float = key(0.0, "GPUs of each process, with workers above 1", ge=0)
     tensor_fps: float = key(16.0, "frames per second of .safetensors files, which do not say", gt=0, le=1000)
     title: str = key("Evaluation", "title of the report")
+    judge: JudgeConfig = part(JudgeConfig)
 
     def __post_init__(self):
         super().__post_init__()
