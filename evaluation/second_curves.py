@@ -93,8 +93,12 @@ class VideoCurves:
 class CurveMeter:
     """Takes frames in order; call `add` for each, then `finish` once."""
 
-    def __init__(self, fps: float) -> None:
-        """`fps` chooses which frames the flow looks at: every round(fps / 8)-th."""
+    def __init__(self, fps: float, row_s: float = 1.0) -> None:
+        """`fps` chooses which frames the flow looks at: every round(fps / 8)-th.
+
+        A row covers `row_s` seconds, and the reference two rows; repetition is sought in seconds all the same.
+        """
+        self.row_s = row_s
         self.stride = max(1, round(fps / PAIRS_PER_S))
         self.flow, self.cuts = DisFlow(), CutMeter()
         self.rows: list[Row] = []
@@ -105,11 +109,11 @@ class CurveMeter:
         self.paired: tuple[float, FrameView] | None = None
         self.reference: list[numpy.ndarray] = []
         self.pictures: list[numpy.ndarray] = []
-        self.picture_s, self.next_picture_s = 1 / RATE, 0.0
+        self.picture_s, self.next_picture_s = max(1 / RATE, 1 / fps), 0.0
 
     def add(self, frame: Frame) -> None:
         """Measure the next frame."""
-        seen, number = view(frame.pixels), int(frame.time_s)
+        seen, number = view(frame.pixels), int(frame.time_s / self.row_s)
         if not self.open or number > self.open[-1].number:
             self.open.append(_Second(number, first_frame=self.count))
         second = self.open[-1]
@@ -119,7 +123,7 @@ class CurveMeter:
         if self.count % self.stride == 0:
             self._measure_pair(second, frame.time_s, seen)
             histogram = colour_histogram(seen)
-            if frame.time_s < REFERENCE_S:
+            if number < REFERENCE_S:
                 self.reference.append(histogram)
             second.distances.append(histogram_distance(numpy.mean(self.reference, axis=0), histogram))
         if frame.time_s >= self.next_picture_s:
@@ -164,9 +168,9 @@ class CurveMeter:
                 self.rows.append(self.open.pop(0).row())
 
 
-def curves_of(frames: Iterable[Frame], fps: float) -> VideoCurves:
+def curves_of(frames: Iterable[Frame], fps: float, row_s: float = 1.0) -> VideoCurves:
     """Measure a whole video. Raises ValueError where it has no frames."""
-    meter = CurveMeter(fps)
+    meter = CurveMeter(fps, row_s)
     for frame in frames:
         meter.add(frame)
     return meter.finish()

@@ -1,0 +1,50 @@
+"""Read from a prompt which changes of light and which cuts it asks for, by a small vocabulary of English phrases."""
+
+import re
+from typing import NamedTuple
+
+DARKER = (
+    r"sun(?:set|down)s?", r"sun (?:is )?set(?:s|ting)?", r"sun (?:is going|goes) down", r"dusk", r"nightfall",
+    r"night (?:is )?fall(?:s|ing)", r"twilight", r"(?:is|gets?|getting|grows?|growing) darker", r"darken(?:s|ing)?",
+    r"fad(?:e|es|ing) (?:out|to black)", r"lights? (?:go|goes|going|turns?|(?:is|are) turned) (?:out|off)",
+    r"eclipse", r"dim(?:s|ming)", r"storm (?:gathers|rolls in|approaches)",
+)  # fmt: skip
+BRIGHTER = (
+    r"sunrises?", r"sun (?:is )?ris(?:es|ing)", r"sun (?:is )?com(?:es|ing) (?:up|out)", r"dawn(?:s|ing)?",
+    r"day ?breaks?", r"(?:is|gets?|getting|grows?|growing) brighter", r"brighten(?:s|ing)?",
+    r"fad(?:e|es|ing) (?:in|to white)", r"lights? (?:go|goes|going|come|comes|turns?|(?:is|are) turned) on",
+    r"lightning", r"explo(?:des?|sions?)",
+)  # fmt: skip
+EITHER = (
+    r"time-?lapse", r"day (?:in)?to night", r"night (?:in)?to day", r"flicker(?:s|ing)?", r"strob(?:e|es|ing)",
+    r"lights? changes?", r"(?:changing|shifting) light",
+)  # fmt: skip
+CUTS = (
+    r"cuts? to", r"(?:hard|jump|smash|match) cuts?", r"switch(?:es)? to", r"scene changes?", r"next (?:scene|shot)",
+    r"(?:another|second|new) (?:scene|shot)", r"transitions? to",
+)  # fmt: skip
+MANY_CUTS = (r"montage", r"(?:quick|rapid|fast|many|several) cuts", r"series of (?:shots|scenes)")
+"""Phrases that ask for a cut at any time, any number of times."""
+
+
+class AskedChanges(NamedTuple):
+    """Hold what a prompt allows to change."""
+
+    darker: bool
+    brighter: bool
+    cuts: float
+    """Number of cuts; infinite for a montage."""
+
+
+def asked_changes(prompt: str) -> AskedChanges:
+    """Find the phrases of the vocabulary in `prompt`, as whole words, whatever their case.
+
+    A phrase that describes a state ("a beach at sunset") counts as well: it cannot be told from a change.
+    """
+    either = _count(EITHER, prompt) > 0
+    cuts = float("inf") if _count(MANY_CUTS, prompt) else _count(CUTS, prompt)
+    return AskedChanges(either or _count(DARKER, prompt) > 0, either or _count(BRIGHTER, prompt) > 0, cuts)
+
+
+def _count(phrases: tuple[str, ...], prompt: str) -> int:
+    return len(re.findall(rf"\b(?:{'|'.join(phrases)})\b", prompt, re.IGNORECASE))
