@@ -60,20 +60,20 @@ class _Second:
     """Collects the frames of one second."""
 
     number: int
+    start_s: float
     frames: list[FrameStatistics] = field(default_factory=list)
     motions: list[tuple[float, float]] = field(default_factory=list)
     """Speed in diagonals per second and validity of each pair of flow."""
     still: list[bool] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     cuts: list[float] = field(default_factory=list)
-    first_frame: int = 0
 
     def row(self) -> Row:
         """Average the second."""
         columns = zip(*self.frames, strict=True)
         means = {name: _mean(values) for name, values in zip(FrameStatistics._fields, columns, strict=True)}
         motions, validities = ([pair[i] for pair in self.motions] for i in (0, 1))
-        row: Row = {"second": self.number, "frames": len(self.frames)} | means
+        row: Row = {"second": self.start_s, "frames": len(self.frames)} | means
         row |= {"motion": _mean(motions), "validity": _mean(validities), "still": _mean(self.still)}
         return row | {"distance": _mean(self.distances), "cut": max(self.cuts, default=None)}
 
@@ -93,7 +93,7 @@ class VideoCurves:
 class CurveMeter:
     """Takes frames in order; call `add` for each, then `finish` once."""
 
-    def __init__(self, fps: float, row_s: float = 1.0) -> None:
+    def __init__(self, fps: float, row_s: float = 1) -> None:
         """`fps` chooses which frames the flow looks at: every round(fps / 8)-th.
 
         A row covers `row_s` seconds, and the reference two rows; repetition is sought in seconds all the same.
@@ -115,7 +115,7 @@ class CurveMeter:
         """Measure the next frame."""
         seen, number = view(frame.pixels), int(frame.time_s / self.row_s)
         if not self.open or number > self.open[-1].number:
-            self.open.append(_Second(number, first_frame=self.count))
+            self.open.append(_Second(number, number * self.row_s))
         second = self.open[-1]
         second.frames.append(frame_statistics(seen))
         if self.before is not None:
@@ -168,7 +168,7 @@ class CurveMeter:
                 self.rows.append(self.open.pop(0).row())
 
 
-def curves_of(frames: Iterable[Frame], fps: float, row_s: float = 1.0) -> VideoCurves:
+def curves_of(frames: Iterable[Frame], fps: float, row_s: float = 1) -> VideoCurves:
     """Measure a whole video. Raises ValueError where it has no frames."""
     meter = CurveMeter(fps, row_s)
     for frame in frames:

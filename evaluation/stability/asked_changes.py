@@ -27,13 +27,16 @@ MANY_CUTS = (r"montage", r"(?:quick|rapid|fast|many|several) cuts", r"series of 
 """Phrases that ask for a cut at any time, any number of times."""
 
 
+MONTAGE = 2**31
+
+
 class AskedChanges(NamedTuple):
     """Hold what a prompt allows to change."""
 
     darker: bool
     brighter: bool
-    cuts: float
-    """Number of cuts; infinite for a montage."""
+    cuts: int
+    """Number of cuts at most; MONTAGE where any number was asked for."""
 
 
 def asked_changes(prompt: str) -> AskedChanges:
@@ -42,7 +45,7 @@ def asked_changes(prompt: str) -> AskedChanges:
     A phrase that describes a state ("a beach at sunset") counts as well: it cannot be told from a change.
     """
     either = _count(EITHER, prompt) > 0
-    cuts = float("inf") if _count(MANY_CUTS, prompt) else _count(CUTS, prompt)
+    cuts = MONTAGE if _count(MANY_CUTS, prompt) else _count(CUTS, prompt)
     return AskedChanges(either or _count(DARKER, prompt) > 0, either or _count(BRIGHTER, prompt) > 0, cuts)
 
 

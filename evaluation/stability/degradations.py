@@ -19,8 +19,10 @@ _LUMA_SHIFT = 0.5
 """Largest change of brightness, of the whole range."""
 _CONTRAST_LOSS, _CLIPPING_GAIN, _SATURATION_GAIN = 0.9, 5.0, 4.0
 _NOISE_SPREAD = 0.25
-_FROZEN, _HELD, _REPLAYED = 0.7, 0.9, 0.6
-"""Share at severity 1: of the clip that freezes, of frames that stutter holds, of the clip that replays its start."""
+_FROZEN, _HELD = 0.7, 0.9
+"""Share at severity 1: of the clip that freezes, of frames that stutter holds."""
+_LEAST_REPLAYED, _REPLAYED = 0.25, 0.7
+"""Share of the clip that replays its beginning, at the lowest severity and at 1: less could not be recognised."""
 _PAN_WINDOW = 0.4
 """Share of rows and columns that the moving window leaves out at severity 1."""
 _SUNSET_GAIN = numpy.array([0.55, 0.32, 0.22])
@@ -139,7 +141,7 @@ def _stutter(frames: Frames, count: int, severity: float, rng: numpy.random.Gene
 
 def _repeat(frames: Frames, count: int, severity: float, _: numpy.random.Generator) -> Iterator[numpy.ndarray]:
     """Replay the clip's beginning at its end, in turns where that is longer. Holds the beginning in memory."""
-    start = max(1, round((1 - _REPLAYED * severity) * count))
+    start = max(1, round((1 - _LEAST_REPLAYED - (_REPLAYED - _LEAST_REPLAYED) * severity) * count))
     kept: list[numpy.ndarray] = []
     for i, pixels in enumerate(frames):
         if i < start:

@@ -18,15 +18,15 @@ ALARM = 80.0
 """VS-proxy below which a video counts as unstable: one of the five points is lost."""
 POINTS = 5
 CUT_POINTS = {
-    "luma": (0.09, 0.15, 0.21, 0.27, 0.33),
+    "luma": (0.10, 0.16, 0.22, 0.28, 0.34),
     "contrast": (0.20, 0.30, 0.40, 0.50, 0.60),
     "clipped": (0.12, 0.20, 0.30, 0.40, 0.50),
-    "saturation": (0.09, 0.15, 0.21, 0.27, 0.33),
+    "saturation": (0.10, 0.16, 0.22, 0.28, 0.34),
     "texture": (1.0, 1.5, 2.0, 2.5, 3.0),
     "validity": (0.25, 0.40, 0.55, 0.70, 0.85),
     "still": (0.2, 0.4, 0.6, 0.8, 1.0),
     "slowdown": (2.5, 3.5, 4.5, 5.5, 6.5),
-    "repeated": (0.12, 0.24, 0.36, 0.48, 0.60),
+    "repeated": (0.15, 0.30, 0.45, 0.60, 0.75),
 }
 """Deviations at which one, two, ... five points are lost; in between, in proportion. `texture` and `slowdown` are in
 doublings (log2 of a ratio), `repeated` is a share of the video, the others are in the units of their curves."""
@@ -40,6 +40,10 @@ COMPONENTS = {
 """Deviations that each component joins."""
 _ASKED_LIGHT = 4.0
 """Factor on the cut points of exposure and colour where the prompt asks for a change of light, in its direction."""
+_NEW_CONTENT, _MOST_NEW = 1.5, 1.0
+"""Growth of the cut points of what a picture looks like per diagonal that it has moved since its shot began, and its
+limit: a camera that pans shows other things, of other colours."""
+_APPEARANCE = ("luma", "contrast", "clipped", "saturation", "texture")
 _CUT = 0.5
 _LEAST_CONTRAST, _LEAST_SHARPNESS = 0.05, 0.002
 """Levels below which a ratio would measure noise."""
@@ -50,7 +54,7 @@ _USUAL_STILL = 0.5
 _NORM = 4
 """Exponent by which points of several deviations are joined: nearly the largest, yet each counts."""
 _SCENE_S = 1.0
-"""Seconds around a planned scene start in which its cut may be."""
+"""Seconds around the planned start of a scene in which its cut may be."""
 
 
 class Stability(NamedTuple):
@@ -87,14 +91,20 @@ def stability_proxy(curves: VideoCurves, prompt: str = "", scene_starts_s: Seque
 
 
 def shots(rows: Sequence[Row], asked: AskedChanges, scene_starts_s: Sequence[float]) -> list[list[Row]]:
-    """Divide the seconds at the cuts that were asked for. A second with such a cut shows two shots and is left out."""
+    """Divide the seconds at the cuts that were asked for. A second with such a cut shows two shots and is left out.
+
+    A planned start of which no cut is seen, as of a dissolve, divides all the same.
+    """
+    changing = {i for i, row in enumerate(rows) if row["cut"] is not None and row["cut"] >= _CUT}
+    asked_for: set[int] = set()
+    for start in (start for start in scene_starts_s if 0 < start < rows[-1]["second"] + 1):
+        near = {i for i in changing if rows[i]["second"] - _SCENE_S <= start < rows[i]["second"] + 1 + _SCENE_S}
+        asked_for |= near or {max(i for i, row in enumerate(rows) if row["second"] <= start)}
+    others = sorted(changing - asked_for)
+    asked_for |= set(others[: min(len(others), asked.cuts)])
     divided: list[list[Row]] = [[]]
-    allowed = asked.cuts
-    for row in rows:
-        is_cut = row["cut"] is not None and row["cut"] >= _CUT
-        planned = any(row["second"] - _SCENE_S <= start < row["second"] + 1 + _SCENE_S for start in scene_starts_s)
-        if is_cut and (planned or allowed > 0):
-            allowed -= not planned
+    for i, row in enumerate(rows):
+        if i in asked_for:
             divided.append([])
         else:
             divided[-1].append(row)
@@ -108,9 +118,12 @@ def shot_losses(rows: Sequence[Row], asked: AskedChanges) -> dict[str, list[floa
     base["texture"] = _mean(_texture(row) for row in start)
     base["still"] = min(_level(start, "still"), _USUAL_STILL)
     losses: dict[str, list[float]] = {name: [] for name in CUT_POINTS if name != "repeated"}
+    moved, second = 0.0, rows[0]["second"]
     for row in rows:
+        moved, second = moved + (row["motion"] or 0.0) * (row["second"] - second), row["second"]
         for name, deviation in _deviations(row, base).items():
-            losses[name].append(float(_points(name, deviation / _allowance(name, row, base, asked))))
+            allowance = _asked_allowance(name, row, base, asked) * _content_allowance(name, moved)
+            losses[name].append(float(_points(name, deviation / allowance)))
     return losses
 
 
@@ -130,10 +143,15 @@ def _deviations(row: Row, base: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _allowance(name: str, row: Row, base: dict[str, float], asked: AskedChanges) -> float:
+def _asked_allowance(name: str, row: Row, base: dict[str, float], asked: AskedChanges) -> float:
     """Return the factor on the cut points of a deviation: more than 1 where a change of light was asked for."""
     wanted = asked.darker if row["luma"] < base["luma"] else asked.brighter
     return _ASKED_LIGHT if wanted and name in COMPONENTS["exposure"] + COMPONENTS["colour"] else 1.0
+
+
+def _content_allowance(name: str, moved: float) -> float:
+    """Return the factor on the cut points of a deviation after a shot has moved by `moved` diagonals."""
+    return 1 + min(_MOST_NEW, _NEW_CONTENT * moved) if name in _APPEARANCE else 1.0
 
 
 def _texture(row: Row) -> float:

@@ -1,6 +1,6 @@
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.repetition import RATE, repeated_share
@@ -13,19 +13,21 @@ def wandering(count: int, seed: int, pace: float = 0.05) -> numpy.ndarray:
     return (0.5 + steps.cumsum(0) / 10).astype(numpy.float32)
 
 
-@given(seed=st.integers(0, 50), length_s=st.integers(4, 12), gap_s=st.integers(0, 8))
+@settings(max_examples=12)
+@given(seed=st.integers(0, 50), length_s=st.integers(4, 8), gap_s=st.integers(0, 5))
 def test_a_replayed_stretch_counts_by_its_length(seed, length_s, gap_s):
-    pictures = wandering(80, seed)
-    length, rest = round(length_s * RATE), wandering(round(gap_s * RATE), seed + 1)
-    video = numpy.concatenate([pictures, pictures[-1] - rest[:1] + rest, pictures[8 : 8 + length]])
+    pictures, length, gap = wandering(120, seed), round(length_s * RATE), round(gap_s * RATE)
+    video = numpy.concatenate([pictures[: 80 + gap], pictures[8 : 8 + length]])
     assert repeated_share(video, RATE) == pytest.approx(length / len(video), abs=2 / len(video))
 
 
+@settings(max_examples=12)
 @given(seed=st.integers(0, 200))
 def test_what_never_comes_back_does_not_repeat(seed):
     assert repeated_share(wandering(160, seed), RATE) == 0
 
 
+@settings(max_examples=12)
 @given(seed=st.integers(0, 50), noise=st.floats(0, 0.002))
 def test_a_slow_drift_forth_and_back_is_no_replay(seed, noise):
     rng = numpy.random.default_rng(seed)
@@ -47,5 +49,5 @@ def test_a_still_picture_does_not_repeat_itself(count):
 
 def test_a_stretch_of_less_than_three_seconds_does_not_count():
     pictures = wandering(80, 5)
-    assert repeated_share(numpy.concatenate([pictures, pictures[8:18]]), RATE) == 0
-    assert repeated_share(numpy.concatenate([pictures, pictures[8:22]]), RATE) > 0
+    assert repeated_share(numpy.concatenate([pictures, pictures[8:31]]), RATE) == 0
+    assert repeated_share(numpy.concatenate([pictures, pictures[8:34]]), RATE) > 0

@@ -2,25 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.second_curves import CURVES, VideoCurves
 from evaluation.summaries import BANDS, metrics, summarise, summarise_curve
-
-LEVELS = {"luma": 0.4, "contrast": 0.5, "clipped": 0.01, "saturation": 0.2, "sharpness": 0.1, "motion": 0.05}
-
-
-def rows(count: int, **changed) -> list[dict[str, float | None]]:
-    """Make rows of a steady video; `changed` gives a curve's value of every second."""
-    steady = dict.fromkeys(CURVES, 0.0) | LEVELS | {"validity": 0.9}
-    return [
-        {"second": i, "frames": 8} | steady | {name: values[i] for name, values in changed.items()}
-        for i in range(count)
-    ]
-
-
-def video(
-    seconds: list[dict[str, float | None]], repeated: float = 0.0, moving: int = 8, pairs: int = 8
-) -> VideoCurves:
-    return VideoCurves(seconds, 8 * len(seconds), repeated, moving, pairs)
+from tests.fakes.steady_rows import rows, video
 
 
 def test_every_metric_is_described_and_measured():
