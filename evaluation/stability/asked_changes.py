@@ -1,4 +1,4 @@
-"""Read from a prompt which changes of light and which cuts it asks for, by a small vocabulary of English phrases."""
+"""Read from a prompt which changes of light, moves of the camera and cuts it asks for, by a small vocabulary."""
 
 import re
 from typing import NamedTuple
@@ -19,6 +19,11 @@ EITHER = (
     r"time-?lapse", r"day (?:in)?to night", r"night (?:in)?to day", r"flicker(?:s|ing)?", r"strob(?:e|es|ing)",
     r"lights? changes?", r"(?:changing|shifting) light",
 )  # fmt: skip
+CAMERA = (
+    r"camera (?:\w+ly )?(?:pan|tilt|zoom|mov|track|follow|flies|fly|glid|circl|orbit|pull|push|rotat|sweep)\w*",
+    r"pan(?:s|ning)? (?:left|right|up|down|across|over)", r"(?:tracking|dolly|drone|aerial|orbit|crane|panning) shots?",
+    r"zoom(?:s|ing)? (?:in|out)", r"fly-?through", r"point of view",
+)  # fmt: skip
 CUTS = (
     r"cuts? to", r"(?:hard|jump|smash|match) cuts?", r"switch(?:es)? to", r"scene changes?", r"next (?:scene|shot)",
     r"(?:another|second|new) (?:scene|shot)", r"transitions? to",
@@ -35,6 +40,8 @@ class AskedChanges(NamedTuple):
 
     darker: bool
     brighter: bool
+    camera: bool
+    """The camera moves."""
     cuts: int
     """Number of cuts at most; MONTAGE where any number was asked for."""
 
@@ -46,7 +53,12 @@ def asked_changes(prompt: str) -> AskedChanges:
     """
     either = _count(EITHER, prompt) > 0
     cuts = MONTAGE if _count(MANY_CUTS, prompt) else _count(CUTS, prompt)
-    return AskedChanges(either or _count(DARKER, prompt) > 0, either or _count(BRIGHTER, prompt) > 0, cuts)
+    return AskedChanges(
+        darker=either or _count(DARKER, prompt) > 0,
+        brighter=either or _count(BRIGHTER, prompt) > 0,
+        camera=_count(CAMERA, prompt) > 0,
+        cuts=cuts,
+    )
 
 
 def _count(phrases: tuple[str, ...], prompt: str) -> int:

@@ -25,6 +25,8 @@ _LEAST_REPLAYED, _REPLAYED = 0.25, 0.7
 """Share of the clip that replays its beginning, at the lowest severity and at 1: less could not be recognised."""
 _PAN_WINDOW = 0.4
 """Share of rows and columns that the moving window leaves out at severity 1."""
+_CUT_WINDOW = 0.25
+"""Share of rows and columns that the view behind the cut leaves out at severity 1."""
 _SUNSET_GAIN = numpy.array([0.55, 0.32, 0.22])
 """Red, green and blue at the end of the sunset at severity 1, of what they were."""
 
@@ -165,7 +167,7 @@ def _cut(frames: Frames, count: int, severity: float, rng: numpy.random.Generato
         if i < CUT_AT * count:
             yield pixels
         else:
-            other = crop(pixels[:, ::-1], 1 - 0.5 * severity, place)
+            other = crop(pixels[:, ::-1], 1 - _CUT_WINDOW * severity, place)
             yield (other * gain).clip(0, 255).round().astype(numpy.uint8)
 
 

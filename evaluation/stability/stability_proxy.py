@@ -21,15 +21,15 @@ CUT_POINTS = {
     "luma": (0.10, 0.16, 0.22, 0.28, 0.34),
     "contrast": (0.20, 0.30, 0.40, 0.50, 0.60),
     "clipped": (0.12, 0.20, 0.30, 0.40, 0.50),
-    "saturation": (0.10, 0.16, 0.22, 0.28, 0.34),
-    "texture": (1.0, 1.5, 2.0, 2.5, 3.0),
+    "saturation": (0.7, 1.2, 1.7, 2.2, 2.7),
+    "texture": (0.9, 1.4, 1.9, 2.4, 2.9),
     "validity": (0.25, 0.40, 0.55, 0.70, 0.85),
     "still": (0.2, 0.4, 0.6, 0.8, 1.0),
     "slowdown": (2.5, 3.5, 4.5, 5.5, 6.5),
     "repeated": (0.15, 0.30, 0.45, 0.60, 0.75),
 }
-"""Deviations at which one, two, ... five points are lost; in between, in proportion. `texture` and `slowdown` are in
-doublings (log2 of a ratio), `repeated` is a share of the video, the others are in the units of their curves."""
+"""Deviations at which one, two, ... five points are lost; in between, in proportion. `saturation`, `texture` and
+`slowdown` are in doublings (log2 of a ratio), `repeated` is a share of the video, the others in their curves' units."""
 COMPONENTS = {
     "exposure": ("luma", "contrast", "clipped"),
     "colour": ("saturation",),
@@ -42,16 +42,16 @@ _ASKED_LIGHT = 4.0
 """Factor on the cut points of exposure and colour where the prompt asks for a change of light, in its direction."""
 _NEW_CONTENT, _MOST_NEW = 1.5, 1.0
 """Growth of the cut points of what a picture looks like per diagonal that it has moved since its shot began, and its
-limit: a camera that pans shows other things, of other colours."""
-_APPEARANCE = ("luma", "contrast", "clipped", "saturation", "texture")
+limit: a picture that moves on shows other things, of other colours. Twice that where the prompt moves the camera."""
+_APPEARANCE = ("luma", "contrast", "clipped", "saturation")
 _CUT = 0.5
-_LEAST_CONTRAST, _LEAST_SHARPNESS = 0.05, 0.002
+_LEAST_CONTRAST, _LEAST_SHARPNESS, _LEAST_SATURATION = 0.05, 0.002, 0.04
 """Levels below which a ratio would measure noise."""
-_LEAST_MOTION = 0.01
-"""Diagonals per second: a shot that begins slower than this cannot slow down."""
+_LEAST_MOTION = 0.001
+"""Diagonals per second that are added to both speeds of a ratio: slower motion counts as none."""
 _USUAL_STILL = 0.5
 """Share of held frames that a shot may begin with, as drawn animation does; a shot that begins frozen loses points."""
-_NORM = 4
+_NORM = 3
 """Exponent by which points of several deviations are joined: nearly the largest, yet each counts."""
 _SCENE_S = 1.0
 """Seconds around the planned start of a scene in which its cut may be."""
@@ -122,7 +122,7 @@ def shot_losses(rows: Sequence[Row], asked: AskedChanges) -> dict[str, list[floa
     for row in rows:
         moved, second = moved + (row["motion"] or 0.0) * (row["second"] - second), row["second"]
         for name, deviation in _deviations(row, base).items():
-            allowance = _asked_allowance(name, row, base, asked) * _content_allowance(name, moved)
+            allowance = _asked_allowance(name, row, base, asked) * _content_allowance(name, moved, asked)
             losses[name].append(float(_points(name, deviation / allowance)))
     return losses
 
@@ -130,16 +130,15 @@ def shot_losses(rows: Sequence[Row], asked: AskedChanges) -> dict[str, list[floa
 def _deviations(row: Row, base: dict[str, float]) -> dict[str, float]:
     """Compare a second with the levels of its shot's beginning; a second without pairs of frames deviates by 0."""
     values = {name: base[name] if row[name] is None else row[name] for name in ("validity", "still", "motion")}
-    slowdown = math.log2(max(base["motion"], _LEAST_MOTION) / max(values["motion"], _LEAST_MOTION / 64))
     return {
         "luma": abs(row["luma"] - base["luma"]),
         "contrast": abs(row["contrast"] - base["contrast"]),
         "clipped": abs(row["clipped"] - base["clipped"]),
-        "saturation": abs(row["saturation"] - base["saturation"]),
+        "saturation": abs(_doublings(row["saturation"], base["saturation"], _LEAST_SATURATION)),
         "texture": abs(_texture(row) - base["texture"]),
         "validity": max(0.0, base["validity"] - values["validity"]),
         "still": max(0.0, values["still"] - base["still"]),
-        "slowdown": max(0.0, slowdown) if base["motion"] >= _LEAST_MOTION else 0.0,
+        "slowdown": max(0.0, _doublings(base["motion"], values["motion"], _LEAST_MOTION)),
     }
 
 
@@ -149,9 +148,14 @@ def _asked_allowance(name: str, row: Row, base: dict[str, float], asked: AskedCh
     return _ASKED_LIGHT if wanted and name in COMPONENTS["exposure"] + COMPONENTS["colour"] else 1.0
 
 
-def _content_allowance(name: str, moved: float) -> float:
+def _content_allowance(name: str, moved: float, asked: AskedChanges) -> float:
     """Return the factor on the cut points of a deviation after a shot has moved by `moved` diagonals."""
-    return 1 + min(_MOST_NEW, _NEW_CONTENT * moved) if name in _APPEARANCE else 1.0
+    growth = min(_MOST_NEW, _NEW_CONTENT * moved) if name in _APPEARANCE else 0.0
+    return 1 + growth * (2 if asked.camera else 1)
+
+
+def _doublings(value: float, base: float, least: float) -> float:
+    return math.log2((value + least) / (base + least))
 
 
 def _texture(row: Row) -> float:

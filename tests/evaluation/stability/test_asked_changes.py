@@ -40,8 +40,17 @@ def test_a_prompt_asks_for_as_many_cuts_as_it_names(prompt, cuts):
     assert asked_changes(prompt).cuts == cuts
 
 
+@pytest.mark.parametrize(
+    ("prompt", "camera"),
+    [("the camera slowly pans over a lake", True), ("a tracking shot of a dog", True), ("zooming in on a leaf", True),
+     ("a pan on a stove", False), ("a camera on a table", False)],
+)  # fmt: skip
+def test_a_prompt_moves_the_camera(prompt, camera):
+    assert asked_changes(prompt).camera == camera
+
+
 def test_benign_kinds_ask_for_what_they_do_and_prompts_of_the_tiny_world_for_nothing():
-    assert asked_changes(KINDS["sunset"].prompt) == (True, False, 0)
-    assert asked_changes(KINDS["cut"].prompt) == (False, False, 1)
-    assert asked_changes(KINDS["pan"].prompt) == (False, False, 0)
-    assert {asked_changes(prompt) for prompt in PROMPTS} == {(False, False, 0)}
+    assert asked_changes(KINDS["sunset"].prompt) == (True, False, False, 0)
+    assert asked_changes(KINDS["cut"].prompt) == (False, False, False, 1)
+    assert asked_changes(KINDS["pan"].prompt) == (False, False, True, 0)
+    assert {asked_changes(prompt) for prompt in PROMPTS} == {(False, False, False, 0)}
