@@ -19,17 +19,17 @@ ALARM = 80.0
 POINTS = 5
 CUT_POINTS = {
     "luma": (0.10, 0.16, 0.22, 0.28, 0.34),
-    "contrast": (0.20, 0.30, 0.40, 0.50, 0.60),
+    "contrast": (0.5, 0.9, 1.3, 1.7, 2.1),
     "clipped": (0.12, 0.20, 0.30, 0.40, 0.50),
-    "saturation": (0.7, 1.2, 1.7, 2.2, 2.7),
+    "saturation": (0.6, 1.0, 1.4, 1.8, 2.2),
     "texture": (0.9, 1.4, 1.9, 2.4, 2.9),
     "validity": (0.25, 0.40, 0.55, 0.70, 0.85),
     "still": (0.2, 0.4, 0.6, 0.8, 1.0),
-    "slowdown": (2.5, 3.5, 4.5, 5.5, 6.5),
+    "slowdown": (4.0, 4.5, 5.0, 5.5, 6.0),
     "repeated": (0.15, 0.30, 0.45, 0.60, 0.75),
 }
-"""Deviations at which one, two, ... five points are lost; in between, in proportion. `saturation`, `texture` and
-`slowdown` are in doublings (log2 of a ratio), `repeated` is a share of the video, the others in their curves' units."""
+"""Deviations at which one, two, ... five points are lost; in between, in proportion. `luma`, `clipped`, `validity`
+and `still` are in the units of their curves, `repeated` is a share of the video, the others are doublings."""
 COMPONENTS = {
     "exposure": ("luma", "contrast", "clipped"),
     "colour": ("saturation",),
@@ -132,7 +132,7 @@ def _deviations(row: Row, base: dict[str, float]) -> dict[str, float]:
     values = {name: base[name] if row[name] is None else row[name] for name in ("validity", "still", "motion")}
     return {
         "luma": abs(row["luma"] - base["luma"]),
-        "contrast": abs(row["contrast"] - base["contrast"]),
+        "contrast": abs(_doublings(row["contrast"], base["contrast"], _LEAST_CONTRAST)),
         "clipped": abs(row["clipped"] - base["clipped"]),
         "saturation": abs(_doublings(row["saturation"], base["saturation"], _LEAST_SATURATION)),
         "texture": abs(_texture(row) - base["texture"]),

@@ -66,13 +66,13 @@ def test_a_severity_outside_its_range_is_an_error(severity):
         ("clipping", "clipped", 1),
         ("saturation_burn", "saturation", 1),
         ("saturation_loss", "saturation", -1),
-        ("noise", "validity", -1),
+        ("noise", "sharpness", 1),
         ("sunset", "luma", -1),
     ],
 )
 def test_each_kind_moves_its_curve_further_the_more_severe_it_is(name, curve, sign, clip):
     values = [sign * last(degraded(clip, name, severity), curve) for severity in (0.0, *LEVELS)]
-    assert values == sorted(values) and values[-1] - values[0] > 0.1
+    assert values == sorted(values) and values[-1] - values[0] > 0.08
 
 
 @pytest.mark.parametrize("name", ["freeze", "stutter"])
@@ -86,7 +86,7 @@ def test_the_share_of_held_frames_grows_with_severity(name, clip):
 
 def test_repeat_replays_the_beginning(clip):
     video = degraded(clip, "repeat", 0.5)
-    assert numpy.array_equal(video[28:], clip[:12])
+    assert numpy.array_equal(video[21:], clip[:19])
 
 
 def test_the_cut_comes_where_it_is_declared(clip):

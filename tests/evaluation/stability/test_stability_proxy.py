@@ -30,7 +30,7 @@ def test_a_steady_video_loses_nothing():
     ("component", "changed"),
     [
         ("exposure", late(12, "luma", 0.9)),
-        ("exposure", late(12, "contrast", 0.05) | late(12, "sharpness", 0.01)),
+        ("exposure", late(12, "contrast", 0.05) | late(12, "sharpness", 0.02)),
         ("exposure", late(12, "clipped", 0.8)),
         ("colour", late(12, "saturation", 0.8)),
         ("texture", late(12, "sharpness", 0.9)),
@@ -47,7 +47,7 @@ def test_each_component_sees_its_own_change_and_the_others_do_not(component, cha
 
 def test_a_video_that_repeats_itself_loses_points_by_how_much_of_it_does():
     values = [stability_proxy(video(rows(12), repeated=share)).vs_proxy for share in (0, 0.1, 0.3, 0.6, 0.75)]
-    assert values == sorted(values, reverse=True) and values[0] == 100 and values[-1] == 0
+    assert values == sorted(values, reverse=True) and values[0] == 100 and values[-1] < 1e-6
 
 
 @given(
