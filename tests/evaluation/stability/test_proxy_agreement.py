@@ -30,12 +30,11 @@ def drifting_videos(name: str, severity: float, prompts: list[str], horizons: in
 
 @pytest.mark.parametrize("name", ["noise", pytest.param("saturation_burn", marks=pytest.mark.proof)])
 def test_videos_that_drift_at_their_own_pace_rank_alike(name):
-    prompts = list(PROMPTS[::18])
+    prompts = list(PROMPTS[::24])
     points = []
-    for severity in (0.0, 0.25, 0.5, 1.0):
+    for severity in (0.0, 0.3, 1.0):
         # The lengths behind the onset of the drift: before it every frame is valid, and ranks say nothing.
         points += proxy_points(drifting_videos(name, severity, prompts, 8), prompts)[-2:]
-    print(points)
     assert rank_agreement(points) >= 0.9
 
 
