@@ -81,14 +81,6 @@ def _gradual(change: Change) -> Process:
     return process
 
 
-def _brighten(picture: numpy.ndarray, strength: float, _: numpy.random.Generator) -> numpy.ndarray:
-    return picture + _LUMA_SHIFT * strength
-
-
-def _darken(picture: numpy.ndarray, strength: float, _: numpy.random.Generator) -> numpy.ndarray:
-    return picture - _LUMA_SHIFT * strength
-
-
 def _flatten(picture: numpy.ndarray, strength: float, _: numpy.random.Generator) -> numpy.ndarray:
     middle = picture.mean((0, 1))
     return middle + (picture - middle) * (1 - _CONTRAST_LOSS * strength)
@@ -186,8 +178,8 @@ def crop(pixels: numpy.ndarray, share: float, place: numpy.ndarray) -> numpy.nda
 KINDS = {
     kind.name: kind
     for kind in (
-        Degradation("luma_up", False, "", _gradual(_brighten)),
-        Degradation("luma_down", False, "", _gradual(_darken)),
+        Degradation("luma_up", False, "", _gradual(lambda picture, strength, _: picture + _LUMA_SHIFT * strength)),
+        Degradation("luma_down", False, "", _gradual(lambda picture, strength, _: picture - _LUMA_SHIFT * strength)),
         Degradation("contrast_loss", False, "", _gradual(_flatten)),
         Degradation("clipping", False, "", _gradual(_clip)),
         Degradation("saturation_burn", False, "", _gradual(_burn)),
