@@ -19,8 +19,8 @@ _DARK, _BRIGHT = 5, 250
 """Luma below and above which a pixel counts as clipped."""
 _BINS = 8
 _THUMBNAIL = 8
-_STILL = 0.25
-"""Mean change of luma, of 255, below which a frame repeats the one before; compression noise stays below."""
+_STILL = 1.0
+"""Mean change of any of 8 x 8 cells, of 255, below which a frame repeats the one before: above compression noise."""
 
 
 class FrameStatistics(NamedTuple):
@@ -106,8 +106,9 @@ def thumbnail(frame: FrameView) -> numpy.ndarray:
 
 
 def is_still(before: FrameView, frame: FrameView) -> bool:
-    """Return whether a frame repeats the one before, but for compression noise."""
-    return float(cv2.norm(before.small_grey, frame.small_grey, cv2.NORM_L1)) < _STILL * frame.small_grey.size
+    """Return whether a frame repeats the one before, but for compression noise; a small thing that moves is enough."""
+    change = cv2.absdiff(before.small, frame.small).astype(numpy.float32)
+    return float(cv2.resize(change, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).max()) < _STILL
 
 
 def pair_statistics(engine: DisFlow, before: FrameView, frame: FrameView) -> PairStatistics:

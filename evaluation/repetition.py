@@ -2,10 +2,10 @@
 
 import numpy
 
-RATE = 4.0
-"""Pictures per second that are compared."""
+RATE = 8.0
+"""Pictures per second that are compared: at half the rate, replays of fast motion go unseen."""
 MOST = 14_400
-"""Pictures that are compared at most, an hour's: of a longer video every second, third, ... one."""
+"""Pictures that are compared at most, half an hour's: of a longer video every second, fourth, ... one."""
 _LEAST_LAG_S = 2.0
 _LEAST_RUN_S = 3.0
 """Length of a stretch that must come again."""
@@ -19,19 +19,22 @@ def repeated_share(pictures: numpy.ndarray, rate: float) -> float:
     """Return the share of pictures [N D], `rate` per second, that replay an earlier stretch in the same order.
 
     A stretch of 3 s counts, at least 2 s later, of which every picture is five times closer to the earlier one than
-    the farthest picture in between. Cost grows with N^2; N is at most MOST.
+    the farthest picture in between. A replay may fall between two pictures: distance is to the line that joins them.
+    Cost grows with N^2; N is at most MOST.
     """
     count = len(pictures)
     lag, run = max(1, round(_LEAST_LAG_S * rate)), max(2, round(_LEAST_RUN_S * rate))
     if count < lag + run:
         return 0.0
     squares = (pictures.astype(numpy.float64) ** 2).sum(1)
+    steps = (numpy.diff(pictures.astype(numpy.float64), axis=0) ** 2).sum(1)
     length = numpy.zeros(count, dtype=numpy.int64)
     repeated = numpy.zeros(count, dtype=bool)
     for early in range(count):
         products = pictures[early:] @ pictures[early]
-        distance = numpy.sqrt(numpy.maximum(squares[early:] + squares[early] - 2 * products, 0) / pictures.shape[1])
-        departure = numpy.maximum.accumulate(distance)
+        apart = numpy.maximum(squares[early:] + squares[early] - 2 * products, 0)
+        departure = numpy.sqrt(numpy.maximum.accumulate(apart) / pictures.shape[1])
+        distance = numpy.sqrt(_between(apart, steps[early:]) / pictures.shape[1])
         close = (distance < _CLOSENESS * departure) & (departure > _LEAST_DEPARTURE)
         close[:lag] = False
         before = length
@@ -40,3 +43,18 @@ def repeated_share(pictures: numpy.ndarray, rate: float) -> float:
         for end in numpy.flatnonzero(length >= run):
             repeated[end - run + 1 : end + 1] = True
     return float(repeated.mean())
+
+
+def _between(apart: numpy.ndarray, steps: numpy.ndarray) -> numpy.ndarray:
+    """Compute squared distances [N] of a point to the lines before and behind each of N points, the smaller one.
+
+    `apart` are its squared distances to the points, `steps` [N-1] those between neighbours.
+    """
+    first, last = apart[:-1], apart[1:]
+    along = first - last + steps
+    share = (along / numpy.maximum(2 * steps, 1e-12)).clip(0, 1)
+    lines = numpy.maximum(first - share * along + share**2 * steps, 0)
+    nearest = apart.copy()
+    nearest[1:] = numpy.minimum(nearest[1:], lines)
+    nearest[:-1] = numpy.minimum(nearest[:-1], lines)
+    return nearest

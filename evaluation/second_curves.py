@@ -60,20 +60,20 @@ class _Second:
     """Collects the frames of one second."""
 
     number: int
+    start_s: float
     frames: list[FrameStatistics] = field(default_factory=list)
     motions: list[tuple[float, float]] = field(default_factory=list)
     """Speed in diagonals per second and validity of each pair of flow."""
     still: list[bool] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     cuts: list[float] = field(default_factory=list)
-    first_frame: int = 0
 
     def row(self) -> Row:
         """Average the second."""
         columns = zip(*self.frames, strict=True)
         means = {name: _mean(values) for name, values in zip(FrameStatistics._fields, columns, strict=True)}
         motions, validities = ([pair[i] for pair in self.motions] for i in (0, 1))
-        row: Row = {"second": self.number, "frames": len(self.frames)} | means
+        row: Row = {"second": self.start_s, "frames": len(self.frames)} | means
         row |= {"motion": _mean(motions), "validity": _mean(validities), "still": _mean(self.still)}
         return row | {"distance": _mean(self.distances), "cut": max(self.cuts, default=None)}
 
@@ -93,8 +93,12 @@ class VideoCurves:
 class CurveMeter:
     """Takes frames in order; call `add` for each, then `finish` once."""
 
-    def __init__(self, fps: float) -> None:
-        """`fps` chooses which frames the flow looks at: every round(fps / 8)-th."""
+    def __init__(self, fps: float, row_s: float = 1) -> None:
+        """`fps` chooses which frames the flow looks at: every round(fps / 8)-th.
+
+        A row covers `row_s` seconds, and the reference two rows; repetition is sought in seconds all the same.
+        """
+        self.row_s = row_s
         self.stride = max(1, round(fps / PAIRS_PER_S))
         self.flow, self.cuts = DisFlow(), CutMeter()
         self.rows: list[Row] = []
@@ -105,13 +109,13 @@ class CurveMeter:
         self.paired: tuple[float, FrameView] | None = None
         self.reference: list[numpy.ndarray] = []
         self.pictures: list[numpy.ndarray] = []
-        self.picture_s, self.next_picture_s = 1 / RATE, 0.0
+        self.picture_s, self.next_picture_s = max(1 / RATE, 1 / fps), 0.0
 
     def add(self, frame: Frame) -> None:
         """Measure the next frame."""
-        seen, number = view(frame.pixels), int(frame.time_s)
+        seen, number = view(frame.pixels), int(frame.time_s / self.row_s)
         if not self.open or number > self.open[-1].number:
-            self.open.append(_Second(number, first_frame=self.count))
+            self.open.append(_Second(number, number * self.row_s))
         second = self.open[-1]
         second.frames.append(frame_statistics(seen))
         if self.before is not None:
@@ -119,7 +123,7 @@ class CurveMeter:
         if self.count % self.stride == 0:
             self._measure_pair(second, frame.time_s, seen)
             histogram = colour_histogram(seen)
-            if frame.time_s < REFERENCE_S:
+            if number < REFERENCE_S:
                 self.reference.append(histogram)
             second.distances.append(histogram_distance(numpy.mean(self.reference, axis=0), histogram))
         if frame.time_s >= self.next_picture_s:
@@ -164,9 +168,9 @@ class CurveMeter:
                 self.rows.append(self.open.pop(0).row())
 
 
-def curves_of(frames: Iterable[Frame], fps: float) -> VideoCurves:
+def curves_of(frames: Iterable[Frame], fps: float, row_s: float = 1) -> VideoCurves:
     """Measure a whole video. Raises ValueError where it has no frames."""
-    meter = CurveMeter(fps)
+    meter = CurveMeter(fps, row_s)
     for frame in frames:
         meter.add(frame)
     return meter.finish()
