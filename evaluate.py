@@ -23,8 +23,8 @@ from actors.generation.generation_config import GenerationConfig
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 
 TABLE = (
-    "visual_stability", "luma.worst", "contrast.worst", "saturation.worst", "clipped.worst", "sharpness.worst",
-    "motion.worst", "luma.ends", "luma.outside", "dynamic_degree", "no_repeat", "still", "cuts",
+    "visual_stability", "vs_proxy", "luma.worst", "contrast.worst", "saturation.worst", "clipped.worst",
+    "sharpness.worst", "motion.worst", "luma.ends", "luma.outside", "dynamic_degree", "no_repeat", "still", "cuts",
 )  # fmt: skip
 """Metrics in the terminal's table; the report has all of them."""
 PAPER = "preset=paper"

@@ -46,7 +46,7 @@ def judge_methods(
     if config.prompts is not None and not students:
         prompts = list(prompt_texts(user_path(config.prompts, "prompts")))
     methods = methods_of("videos", config.videos) | students
-    tasks, skipped = list_videos(methods, prompts, user_path(config.out, "out"), config.tensor_fps)
+    tasks, skipped = list_videos(methods, prompts, user_path(config.out, "out"), config.tensor_fps, config.horizons)
     results = {}
     for task, outcome in _run(config)(evaluate_video, tasks, "judge"):
         if isinstance(outcome, Exception):

@@ -1,7 +1,7 @@
 """Put the results of videos together: methods by metrics, with intervals, in evaluation.json."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ def evaluation_of(
     for method in methods.values():
         values = {name: [video["metrics"].get(name) for video in method["videos"]] for name in named}
         method["metrics"] = {name: interval(column)._asdict() for name, column in values.items()}
+        ends = sorted({end for video in method["videos"] for end in video.get("horizons", {})}, key=float)
+        method["horizons"] = {end: _at_horizon(method["videos"], end, named) for end in ends}
     rankings = {
         name: ranking({method: Interval(**methods[method]["metrics"][name]) for method in order}, metric.best)
         for name, metric in named.items()
@@ -47,6 +49,12 @@ def evaluation_of(
         "rankings": rankings,
         "skipped": [asdict(one) for one in skipped],
     }
+
+
+def _at_horizon(videos: Sequence[Mapping[str, Any]], end: str, names: Iterable[str]) -> dict[str, Any]:
+    """Average the metrics of the first `end` seconds over the videos that are as long."""
+    reaching = [video["horizons"][end] for video in videos if end in video.get("horizons", {})]
+    return {name: interval([metrics.get(name) for metrics in reaching])._asdict() for name in names}
 
 
 def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Turn the frames of a video into curves: one row of numbers per second, in memory that does not grow with length."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ CURVES = {
     "sharpness": Curve("sharpness", "root mean squared gradient of luma", True),
     "motion": Curve("motion", "mean optical flow, share of the diagonal per second", True),
     "validity": Curve("flow validity", "share of pixels whose flow agrees both ways", False),
+    "moving": Curve("moving pairs", "share of pairs above VBench's threshold of a dynamic frame", False),
     "still": Curve("repeated frames", "share of frames that equal the one before", False),
     "distance": Curve("distance to the start", "Hellinger distance of colours to the first 2 s", False),
     "cut": Curve("cut probability", "highest of the second", False),
@@ -62,6 +64,7 @@ class _Second:
     number: int
     start_s: float
     frames: list[FrameStatistics] = field(default_factory=list)
+    moving: list[bool] = field(default_factory=list)
     motions: list[tuple[float, float]] = field(default_factory=list)
     """Speed in diagonals per second and validity of each pair of flow."""
     still: list[bool] = field(default_factory=list)
@@ -75,6 +78,7 @@ class _Second:
         motions, validities = ([pair[i] for pair in self.motions] for i in (0, 1))
         row: Row = {"second": self.start_s, "frames": len(self.frames)} | means
         row |= {"motion": _mean(motions), "validity": _mean(validities), "still": _mean(self.still)}
+        row |= {"moving": _mean(self.moving), "pairs": len(self.moving)}
         return row | {"distance": _mean(self.distances), "cut": max(self.cuts, default=None)}
 
 
@@ -104,7 +108,7 @@ class CurveMeter:
         self.rows: list[Row] = []
         self.open: list[_Second] = []
         """Seconds whose cuts are not all known yet; the last one still takes frames."""
-        self.count = self.moving = self.pairs = 0
+        self.count = 0
         self.before: FrameView | None = None
         self.paired: tuple[float, FrameView] | None = None
         self.reference: list[numpy.ndarray] = []
@@ -139,8 +143,16 @@ class CurveMeter:
         self._note_cuts(self.cuts.finish())
         self.rows += [second.row() for second in self.open]
         self.open = []
-        repeated = repeated_share(numpy.stack(self.pictures), 1 / self.picture_s)
-        return VideoCurves(self.rows, self.count, repeated, self.moving, self.pairs)
+        return self.until(math.inf)
+
+    def until(self, end_s: float) -> VideoCurves:
+        """Return the curves of the first `end_s` seconds of a finished video, in whole rows."""
+        rows = [row for row in self.rows if row["second"] + self.row_s <= end_s or row is self.rows[0]]
+        pictures = self.pictures[: max(1, int(min(end_s / self.picture_s, len(self.pictures))))]
+        pairs = sum(row["pairs"] for row in rows)
+        moving = sum(row["moving"] * row["pairs"] for row in rows if row["pairs"])
+        repeated = repeated_share(numpy.stack(pictures), 1 / self.picture_s)
+        return VideoCurves(rows, sum(row["frames"] for row in rows), repeated, round(moving), pairs)
 
     def _measure_pair(self, second: _Second, time_s: float, seen: FrameView) -> None:
         before, self.paired = self.paired, (time_s, seen)
@@ -148,8 +160,7 @@ class CurveMeter:
             return
         pair = pair_statistics(self.flow, before[1], seen)
         second.motions.append((pair.motion / (time_s - before[0]), pair.validity))
-        self.pairs += 1
-        self.moving += pair.fastest > DYNAMIC_SPEED
+        second.moving.append(pair.fastest > DYNAMIC_SPEED)
 
     def _keep_picture(self, seen: FrameView) -> None:
         """Keep a picture for `repeated_share`; of a long video fewer per second."""

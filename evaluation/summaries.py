@@ -7,6 +7,7 @@ import numpy
 from scipy.stats import theilslopes
 
 from evaluation.second_curves import CURVES, REFERENCE_S, Row, VideoCurves, finite
+from evaluation.stability.stability_proxy import COMPONENTS, stability_proxy
 
 END_SHARE = 0.15
 """Share of the video at each end that `ends` compares, as FramePack and Helios do."""
@@ -51,23 +52,33 @@ def metrics() -> dict[str, Metric]:
             f"{name}.outside": Metric(f"{label}: time outside the band", "share of seconds", "low"),
             f"{name}.ends": Metric(f"{label}: last 15 % against first", f"difference, {unit}", "low"),
         }
-    return described | {
-        "dynamic_degree": Metric("dynamic degree (DIS)", "1 where a quarter of the pairs moves, else 0", "high"),
-        "moving_pairs": Metric("moving pairs (DIS)", "share", "high"),
-        "still": Metric("repeated frames", "share", "low"),
-        "no_repeat": Metric("NoRepeat", "1 where no stretch of 3 s comes again, else 0", "high"),
-        "cuts": Metric("cuts", "number", ""),
-    }
+    return (
+        described
+        | {
+            "dynamic_degree": Metric("dynamic degree (DIS)", "1 where a quarter of the pairs moves, else 0", "high"),
+            "moving_pairs": Metric("moving pairs (DIS)", "share", "high"),
+            "still": Metric("repeated frames", "share", "low"),
+            "no_repeat": Metric("NoRepeat", "1 where no stretch of 3 s comes again, else 0", "high"),
+            "cuts": Metric("cuts", "number", ""),
+            "vs_proxy": Metric("VS-proxy (computed, no judge)", "0 to 100", "high"),
+        }
+        | {f"vs_proxy.{part}": Metric(f"VS-proxy: points lost by {part}", "0 to 5", "low") for part in COMPONENTS}
+    )
 
 
-def summarise(curves: VideoCurves) -> dict[str, float | None]:
-    """Compute every metric of a video; None where it cannot be measured, as motion in a single frame."""
+def summarise(curves: VideoCurves, prompt: str = "") -> dict[str, float | None]:
+    """Compute every metric of a video; None where it cannot be measured, as motion in a single frame.
+
+    The proxy of Visual Stability allows what `prompt` asks for.
+    """
     summary: dict[str, float | None] = {}
     for name in BANDS:
         summary |= {f"{name}.{kind}": value for kind, value in summarise_curve(name, curves.rows).items()}
     moving = curves.moving_pairs / curves.pairs if curves.pairs else None
     still = [row["still"] * row["frames"] for row in curves.rows if row["still"] is not None]
     starts = sum(row["cut"] is not None and row["cut"] >= _CUT for row in curves.rows)
+    proxy = stability_proxy(curves, prompt)._asdict()
+    summary |= {name if name == "vs_proxy" else f"vs_proxy.{name}": value for name, value in proxy.items()}
     return summary | {
         "dynamic_degree": None if moving is None else float(moving >= _MOVING_SHARE),
         "moving_pairs": moving,

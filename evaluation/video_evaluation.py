@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 from safetensors import safe_open
 
-from evaluation.second_curves import CurveMeter
+from evaluation.second_curves import CurveMeter, VideoCurves
 from evaluation.summaries import summarise
 from evaluation.video_stream import Frame, UnreadableVideo, VideoInfo, probe, stream_frames
 from evaluation.video_tasks import VideoTask, file_digest
@@ -45,7 +45,11 @@ def evaluate_video(
         "version": VERSION, "digest": digest, "method": task.method, "name": task.name, "file": task.path.name,
         "prompt": task.prompt, "fps": _rounded(info.fps), "height": info.height, "width": info.width,
         "frames": curves.frames, "seconds": _rounded(curves.rows[-1]["second"] + 1),
-        "metrics": {name: _rounded(value) for name, value in summarise(curves).items()},
+        "metrics": _metrics(curves, task.prompt),
+        "horizons": {
+            f"{end_s:g}": _metrics(meter.until(end_s), task.prompt)
+            for end_s in task.horizons if end_s <= curves.rows[-1]["second"] + 1
+        },
     }  # fmt: skip
     write_atomic(task.result_path, (json.dumps(result, indent=2) + "\n").encode())
     return result
@@ -62,7 +66,12 @@ def _judged(task: VideoTask, digest: str) -> dict[str, Any] | None:
         return None
     result = json.loads(task.result_path.read_text())
     same = (result.get("version"), result.get("digest"), result.get("prompt")) == (VERSION, digest, task.prompt)
-    return result if same else None
+    reached = {f"{end_s:g}" for end_s in task.horizons if end_s <= result["seconds"]} if same else set()
+    return result if same and reached <= result["horizons"].keys() else None
+
+
+def _metrics(curves: VideoCurves, prompt: str | None) -> dict[str, float | None]:
+    return {name: _rounded(value) for name, value in summarise(curves, prompt or "").items()}
 
 
 def _open(task: VideoTask) -> tuple[VideoInfo, Iterator[Frame]]:

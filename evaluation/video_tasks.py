@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -28,6 +28,8 @@ class VideoTask:
     """Number of the video in a .safetensors file."""
     fps: float = 16.0
     """Rate of a .safetensors file."""
+    horizons: tuple[float, ...] = ()
+    """Lengths in seconds at which the video is judged, too."""
 
     @property
     def rows_path(self) -> Path:
@@ -50,7 +52,11 @@ class Skipped:
 
 
 def list_videos(
-    methods: Mapping[str, str], prompts: Sequence[str] | None, out: Path, fps: float
+    methods: Mapping[str, str],
+    prompts: Sequence[str] | None,
+    out: Path,
+    fps: float,
+    horizons: Sequence[float] = (),
 ) -> tuple[list[VideoTask], list[Skipped]]:
     """List the videos of every method by name. Raises ConfigError for folders without videos and prompts that miss.
 
@@ -67,7 +73,7 @@ def list_videos(
             raise ConfigError("prompts", None, problem, "write one prompt per line, in the order of the videos' names")
         for i, task in enumerate(found):
             prompt = prompts[i] if prompts is not None else _prompt_of(task.path, task.index, skipped, method)
-            tasks.append(VideoTask(method, task.name, task.path, prompt, task.results, task.index, task.fps))
+            tasks.append(replace(task, prompt=prompt, horizons=tuple(horizons)))
     return tasks, skipped
 
 

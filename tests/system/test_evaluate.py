@@ -66,6 +66,19 @@ def test_a_second_command_reads_what_is_judged_and_gives_the_same_bytes(folder, 
     assert evaluation_in(tmp_path / "again")["methods"] == whole["methods"]
 
 
+def test_a_horizon_is_the_beginning_of_the_video_judged_alone(tmp_path):
+    write_film(tmp_path / "films" / "x.mp4", grey_ramp(32, 200, 60))
+    write_film(tmp_path / "short" / "x.mp4", grey_ramp(32, 200, 60)[:16])
+    assert run_script("evaluate.py", f"videos={tmp_path / 'films'}", f"out={tmp_path / 'out'}", "horizons=[2,60]") == 0
+    assert run_script("evaluate.py", f"videos={tmp_path / 'short'}", f"out={tmp_path / 'alone'}") == 0
+    (video,) = evaluation_in(tmp_path / "out")["methods"]["videos"]["videos"]
+    (alone,) = evaluation_in(tmp_path / "alone")["methods"]["videos"]["videos"]
+    assert video["horizons"].keys() == {"2"}
+    for name in ("luma.ends", "luma.slope", "vs_proxy", "dynamic_degree", "still"):
+        assert video["horizons"]["2"][name] == pytest.approx(alone["metrics"][name], abs=0.02)
+    assert video["metrics"]["vs_proxy"] < video["horizons"]["2"]["vs_proxy"]
+
+
 def test_a_changed_file_is_judged_again(tmp_path):
     film = tmp_path / "films" / "x.mp4"
     write_film(film, grey_ramp(16, 50, 50))
