@@ -19,7 +19,6 @@ NOT_PRODUCTION = ("tests/", "benchmarks/", ".ci/")
 WHOLE = ("Config", "Scan")
 """Classes that hold all keys of a run."""
 BOUNDS = {
-    "lines": 22_030,
     "functions_per_1000_lines": 55,
     "most_files_in_a_room": 20,
     "largest_room_percent": 15,
