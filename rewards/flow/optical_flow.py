@@ -65,7 +65,10 @@ class DisFlow:
 
     def __call__(self, pixels: Tensor) -> Flow:
         """Compute the flow of `pixels` [T 3 H W]. Raises ConfigError for frames that are too small for DIS."""
-        grey = grey_frames(pixels, self._upsample)
+        return self.of_grey(grey_frames(pixels, self._upsample))
+
+    def of_grey(self, grey: numpy.ndarray) -> Flow:
+        """Compute the flow of luma `grey` [T h w] uint8, at least 12 x 12."""
         directions = []
         for first, second in ((0, 1), (1, 0)):
             flows = [self._engine.calc(pair[first], pair[second], None) for pair in pairwise(grey)]

@@ -1,0 +1,49 @@
+"""Give means of videos an interval, and rank methods only where their intervals allow it."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy
+
+_DRAWS = 2000
+_LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """Hold a mean over videos and its 95 % bootstrap interval; `count` videos have a value, `missing` have none."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    count: int
+    missing: int
+
+
+def interval(values: Sequence[float | None], seed: int = 0) -> Interval:
+    """Compute the percentile bootstrap of the mean over videos; the same for the same values, in any order."""
+    known = numpy.sort(numpy.array([value for value in values if value is not None], dtype=numpy.float64))
+    missing = len(values) - len(known)
+    if not len(known):
+        return Interval(None, None, None, 0, missing)
+    draws = numpy.random.default_rng(seed).integers(len(known), size=(_DRAWS, len(known)))
+    means = known[draws].mean(1)
+    low, high = numpy.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return Interval(float(known.mean()), float(low), float(high), len(known), missing)
+
+
+def ranking(intervals: Mapping[str, Interval], best: str) -> list[str] | None:
+    """Order the methods of a metric, best first; None where neighbours' intervals overlap, or none is better.
+
+    A single video gives no interval, and so no ranking.
+    """
+    if best not in ("low", "high") or len(intervals) < 2:
+        return None
+    if any(one.mean is None or one.count < 2 for one in intervals.values()):
+        return None
+    ordered = sorted(intervals, key=lambda name: intervals[name].mean, reverse=best == "high")
+    for better, worse in zip(ordered, ordered[1:], strict=False):
+        one, other = intervals[better], intervals[worse]
+        apart = one.low > other.high if best == "high" else one.high < other.low
+        if not apart:
+            return None
+    return ordered

@@ -1,0 +1,184 @@
+"""Turn the frames of a video into curves: one row of numbers per second, in memory that does not grow with length."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy
+
+from evaluation.cuts import CutMeter
+from evaluation.frame_statistics import (
+    DYNAMIC_SPEED,
+    FrameStatistics,
+    FrameView,
+    colour_histogram,
+    frame_statistics,
+    histogram_distance,
+    is_still,
+    pair_statistics,
+    thumbnail,
+    view,
+)
+from evaluation.repetition import MOST, RATE, repeated_share
+from evaluation.video_stream import Frame
+from rewards.flow.optical_flow import SMALLEST, DisFlow
+
+PAIRS_PER_S = 8.0
+"""Frames per second that optical flow looks at, as VBench's dynamic degree does."""
+REFERENCE_S = 2
+"""Seconds at the beginning that later ones are compared with."""
+
+Row = dict[str, float | None]
+"""Numbers of one second by curve; None where the second has no pair of frames."""
+
+
+class Curve(NamedTuple):
+    """Describe a curve."""
+
+    label: str
+    unit: str
+    relative: bool
+    """Deviations from the first seconds count as a share of the level there, not as a difference."""
+
+
+CURVES = {
+    "luma": Curve("brightness", "mean luma, 0 to 1", False),
+    "contrast": Curve("contrast", "95th less 5th percentile of luma, 0 to 1", False),
+    "clipped": Curve("clipped pixels", "share darker than 5 or brighter than 250 of 255", False),
+    "saturation": Curve("saturation", "mean of largest less smallest channel, 0 to 1", False),
+    "sharpness": Curve("sharpness", "root mean squared gradient of luma", True),
+    "motion": Curve("motion", "mean optical flow, share of the diagonal per second", True),
+    "validity": Curve("flow validity", "share of pixels whose flow agrees both ways", False),
+    "still": Curve("repeated frames", "share of frames that equal the one before", False),
+    "distance": Curve("distance to the start", "Hellinger distance of colours to the first 2 s", False),
+    "cut": Curve("cut probability", "highest of the second", False),
+}
+
+
+@dataclass
+class _Second:
+    """Collects the frames of one second."""
+
+    number: int
+    frames: list[FrameStatistics] = field(default_factory=list)
+    motions: list[tuple[float, float]] = field(default_factory=list)
+    """Speed in diagonals per second and validity of each pair of flow."""
+    still: list[bool] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
+    cuts: list[float] = field(default_factory=list)
+    first_frame: int = 0
+
+    def row(self) -> Row:
+        """Average the second."""
+        columns = zip(*self.frames, strict=True)
+        means = {name: _mean(values) for name, values in zip(FrameStatistics._fields, columns, strict=True)}
+        motions, validities = ([pair[i] for pair in self.motions] for i in (0, 1))
+        row: Row = {"second": self.number, "frames": len(self.frames)} | means
+        row |= {"motion": _mean(motions), "validity": _mean(validities), "still": _mean(self.still)}
+        return row | {"distance": _mean(self.distances), "cut": max(self.cuts, default=None)}
+
+
+@dataclass(frozen=True)
+class VideoCurves:
+    """Hold the curves of a video and the numbers of the whole of it."""
+
+    rows: list[Row]
+    frames: int
+    repeated: float
+    """Share of the video that replays an earlier stretch."""
+    moving_pairs: int
+    pairs: int
+
+
+class CurveMeter:
+    """Takes frames in order; call `add` for each, then `finish` once."""
+
+    def __init__(self, fps: float) -> None:
+        """`fps` chooses which frames the flow looks at: every round(fps / 8)-th."""
+        self.stride = max(1, round(fps / PAIRS_PER_S))
+        self.flow, self.cuts = DisFlow(), CutMeter()
+        self.rows: list[Row] = []
+        self.open: list[_Second] = []
+        """Seconds whose cuts are not all known yet; the last one still takes frames."""
+        self.count = self.moving = self.pairs = 0
+        self.before: FrameView | None = None
+        self.paired: tuple[float, FrameView] | None = None
+        self.reference: list[numpy.ndarray] = []
+        self.pictures: list[numpy.ndarray] = []
+        self.picture_s, self.next_picture_s = 1 / RATE, 0.0
+
+    def add(self, frame: Frame) -> None:
+        """Measure the next frame."""
+        seen, number = view(frame.pixels), int(frame.time_s)
+        if not self.open or number > self.open[-1].number:
+            self.open.append(_Second(number, first_frame=self.count))
+        second = self.open[-1]
+        second.frames.append(frame_statistics(seen))
+        if self.before is not None:
+            second.still.append(is_still(self.before, seen))
+        if self.count % self.stride == 0:
+            self._measure_pair(second, frame.time_s, seen)
+            histogram = colour_histogram(seen)
+            if frame.time_s < REFERENCE_S:
+                self.reference.append(histogram)
+            second.distances.append(histogram_distance(numpy.mean(self.reference, axis=0), histogram))
+        if frame.time_s >= self.next_picture_s:
+            self._keep_picture(seen)
+        self.before = seen
+        self.count += 1
+        self._note_cuts(self.cuts.add(seen.small))
+
+    def finish(self) -> VideoCurves:
+        """Return the curves. Raises ValueError where there were no frames."""
+        if not self.count:
+            raise ValueError("a video without frames has no curves")
+        self._note_cuts(self.cuts.finish())
+        self.rows += [second.row() for second in self.open]
+        self.open = []
+        repeated = repeated_share(numpy.stack(self.pictures), 1 / self.picture_s)
+        return VideoCurves(self.rows, self.count, repeated, self.moving, self.pairs)
+
+    def _measure_pair(self, second: _Second, time_s: float, seen: FrameView) -> None:
+        before, self.paired = self.paired, (time_s, seen)
+        if before is None or min(seen.small_grey.shape) < SMALLEST or time_s <= before[0]:
+            return
+        pair = pair_statistics(self.flow, before[1], seen)
+        second.motions.append((pair.motion / (time_s - before[0]), pair.validity))
+        self.pairs += 1
+        self.moving += pair.fastest > DYNAMIC_SPEED
+
+    def _keep_picture(self, seen: FrameView) -> None:
+        """Keep a picture for `repeated_share`; of a long video fewer per second."""
+        self.pictures.append(thumbnail(seen))
+        self.next_picture_s += self.picture_s
+        if len(self.pictures) > MOST:
+            self.pictures = self.pictures[::2]
+            self.picture_s *= 2
+
+    def _note_cuts(self, probabilities: list[float]) -> None:
+        """Give probabilities to the seconds of their frames, and finish the seconds that have all of theirs."""
+        for probability in probabilities:
+            second = self.open[0]
+            second.cuts.append(probability)
+            if len(second.cuts) == len(second.frames) and len(self.open) > 1:
+                self.rows.append(self.open.pop(0).row())
+
+
+def curves_of(frames: Iterable[Frame], fps: float) -> VideoCurves:
+    """Measure a whole video. Raises ValueError where it has no frames."""
+    meter = CurveMeter(fps)
+    for frame in frames:
+        meter.add(frame)
+    return meter.finish()
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def finite(rows: Iterable[Row], name: str) -> Iterator[tuple[float, float]]:
+    """Yield (second, value) of the rows in which curve `name` has a value."""
+    for row in rows:
+        if row[name] is not None:
+            yield row["second"], row[name]

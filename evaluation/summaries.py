@@ -1,0 +1,98 @@
+"""Summarise the curves of a video: how fast it drifts, how bad it gets, for how long, and how it ends."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy
+from scipy.stats import theilslopes
+
+from evaluation.second_curves import CURVES, REFERENCE_S, Row, VideoCurves, finite
+
+END_SHARE = 0.15
+"""Share of the video at each end that `ends` compares, as FramePack and Helios do."""
+WORST_S = 2
+"""Seconds of the window that `worst` looks for."""
+BANDS = {
+    "luma": 0.08,
+    "contrast": 0.15,
+    "clipped": 0.10,
+    "saturation": 0.08,
+    "sharpness": 0.50,
+    "motion": 0.75,
+    "validity": 0.25,
+    "distance": 0.50,
+}
+"""Largest deviation from the first two seconds that counts as stable, in the unit of the curve, or as a share."""
+_MOVING_SHARE = 4 / 16
+"""Share of moving pairs from which VBench calls a video dynamic."""
+_CUT = 0.5
+_LEAST_LEVEL = 1e-4
+"""Level below which a relative deviation is taken from this instead."""
+
+
+class Metric(NamedTuple):
+    """Describe a number of a whole video."""
+
+    label: str
+    unit: str
+    best: str
+    """`low`, `high`, or empty where neither is better."""
+
+
+def metrics() -> dict[str, Metric]:
+    """Describe every metric of `summarise`, by name."""
+    described = {}
+    for name in BANDS:
+        label, relative = CURVES[name].label, CURVES[name].relative
+        unit = "share of the start" if relative else CURVES[name].unit
+        described |= {
+            f"{name}.slope": Metric(f"{label}: trend", f"{unit}, per minute", ""),
+            f"{name}.worst": Metric(f"{label}: worst {WORST_S} s", f"deviation from the start, {unit}", "low"),
+            f"{name}.outside": Metric(f"{label}: time outside the band", "share of seconds", "low"),
+            f"{name}.ends": Metric(f"{label}: last 15 % against first", f"difference, {unit}", "low"),
+        }
+    return described | {
+        "dynamic_degree": Metric("dynamic degree (DIS)", "1 where a quarter of the pairs moves, else 0", "high"),
+        "moving_pairs": Metric("moving pairs (DIS)", "share", "high"),
+        "still": Metric("repeated frames", "share", "low"),
+        "no_repeat": Metric("NoRepeat", "1 where no stretch of 3 s comes again, else 0", "high"),
+        "cuts": Metric("cuts", "number", ""),
+    }
+
+
+def summarise(curves: VideoCurves) -> dict[str, float | None]:
+    """Compute every metric of a video; None where it cannot be measured, as motion in a single frame."""
+    summary: dict[str, float | None] = {}
+    for name in BANDS:
+        summary |= {f"{name}.{kind}": value for kind, value in summarise_curve(name, curves.rows).items()}
+    moving = curves.moving_pairs / curves.pairs if curves.pairs else None
+    still = [row["still"] * row["frames"] for row in curves.rows if row["still"] is not None]
+    starts = sum(row["cut"] is not None and row["cut"] >= _CUT for row in curves.rows)
+    return summary | {
+        "dynamic_degree": None if moving is None else float(moving >= _MOVING_SHARE),
+        "moving_pairs": moving,
+        "still": sum(still) / curves.frames if still else None,
+        "no_repeat": float(curves.repeated == 0),
+        "cuts": float(starts),
+    }
+
+
+def summarise_curve(name: str, rows: Sequence[Row]) -> Mapping[str, float | None]:
+    """Compute slope (Theil-Sen, per minute), worst window, time outside the band, and start-end contrast of a curve."""
+    points = list(finite(rows, name))
+    if not points:
+        return dict.fromkeys(("slope", "worst", "outside", "ends"))
+    seconds, values = (numpy.array(column, dtype=numpy.float64) for column in zip(*points, strict=True))
+    start = values[seconds < REFERENCE_S]
+    level = float(start.mean() if len(start) else values[0])
+    scale = max(abs(level), _LEAST_LEVEL) if CURVES[name].relative else 1.0
+    deviations = (values - level) / scale
+    windows = numpy.convolve(deviations, numpy.ones(WORST_S) / WORST_S, "valid") if len(values) >= WORST_S else deviations
+    end = max(1, round(END_SHARE * len(values)))
+    slope = theilslopes(deviations, seconds / 60).slope if len(values) > 1 else 0.0
+    return {
+        "slope": float(slope),
+        "worst": float(numpy.abs(windows).max()),
+        "outside": float((numpy.abs(deviations) > BANDS[name]).mean()),
+        "ends": float(abs(values[-end:].mean() - values[:end].mean()) / scale),
+    }

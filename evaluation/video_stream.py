@@ -1,0 +1,117 @@
+"""Stream the frames of a video file: upright, in RGB, with their times, in memory that does not grow with length."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy
+from av.video.reformatter import ColorRange, Colorspace
+
+_NO_MATRIX = 2
+"""FFmpeg's AVCOL_SPC_UNSPECIFIED, which PyAV's enumeration lacks."""
+_LARGE_ROWS = 720
+"""From this height on, players take films without a colour matrix for BT.709, below for BT.601."""
+_LEAST_SHARE = 0.95
+"""Share of the declared frames below which a file counts as truncated; edit lists hide a few."""
+_FALLBACK_FPS = 16.0
+
+
+class UnreadableVideo(Exception):
+    """Tells why a file cannot be judged."""
+
+
+class Frame(NamedTuple):
+    """A decoded frame."""
+
+    time_s: float
+    """Seconds since the first frame."""
+    pixels: numpy.ndarray
+    """[H W 3] uint8, RGB, full range."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Describe a film as its file declares it."""
+
+    fps: float
+    height: int
+    width: int
+    declared_frames: int
+    """0 where the file does not say."""
+
+
+def probe(path: Path) -> VideoInfo:
+    """Read a film's shape without decoding it, but for the rotation of its first frame. Raises UnreadableVideo."""
+    try:
+        with av.open(str(path)) as film:
+            stream = _video_stream(film, path)
+            first = next(film.decode(stream), None)
+            if first is None:
+                raise UnreadableVideo(f"{path.name} has no frames")
+            height, width = upright(_rgb(first), first.rotation).shape[:2]
+            return VideoInfo(_fps(stream), height, width, stream.frames)
+    except (av.FFmpegError, OSError) as error:
+        raise UnreadableVideo(f"{path.name} cannot be decoded ({error})") from error
+
+
+def stream_frames(path: Path) -> Iterator[Frame]:
+    """Yield the frames of a film one by one. Raises UnreadableVideo, also in the middle of a truncated file."""
+    count = 0
+    try:
+        with av.open(str(path)) as film:
+            stream = _video_stream(film, path)
+            stream.thread_type = "AUTO"
+            fps, began_s, shape = _fps(stream), None, None
+            for picture in film.decode(stream):
+                time_s = picture.time if picture.time is not None else count / fps
+                began_s = time_s if began_s is None else began_s
+                pixels = upright(_rgb(picture), picture.rotation)
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise UnreadableVideo(f"{path.name} changes its size from {shape[:2]} to {pixels.shape[:2]}")
+                count += 1
+                yield Frame(max(0.0, time_s - began_s), pixels)
+            if count < _LEAST_SHARE * stream.frames:
+                raise UnreadableVideo(f"{path.name} is truncated: {count} of {stream.frames} frames can be decoded")
+    except (av.FFmpegError, OSError) as error:
+        raise UnreadableVideo(f"{path.name} cannot be decoded behind frame {count} ({error})") from error
+    if not count:
+        raise UnreadableVideo(f"{path.name} has no frames")
+
+
+def array_frames(video: numpy.ndarray, fps: float) -> Iterator[Frame]:
+    """Yield the frames of `video` [T H W 3] uint8."""
+    for i, pixels in enumerate(video):
+        yield Frame(i / fps, pixels)
+
+
+def upright(pixels: numpy.ndarray, degrees: int) -> numpy.ndarray:
+    """Turn a picture [H W 3] as the file's rotation says, in quarters of a turn."""
+    return numpy.ascontiguousarray(numpy.rot90(pixels, round(degrees / 90) % 4))
+
+
+def _video_stream(film: av.container.InputContainer, path: Path) -> av.VideoStream:
+    if not film.streams.video:
+        raise UnreadableVideo(f"{path.name} has no video stream")
+    return film.streams.video[0]
+
+
+def _fps(stream: av.VideoStream) -> float:
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else _FALLBACK_FPS
+
+
+def _rgb(picture: av.VideoFrame) -> numpy.ndarray:
+    matrix = picture.colorspace
+    if matrix == _NO_MATRIX:
+        matrix = Colorspace.ITU709 if picture.height >= _LARGE_ROWS else Colorspace.ITU601
+    full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
+    source = ColorRange.JPEG if full else ColorRange.MPEG
+    if picture.format.is_rgb or picture.format.name.startswith(("gray", "pal")):
+        return picture.to_ndarray(format="rgb24")
+    turned = picture.reformat(
+        format="rgb24", src_colorspace=matrix, src_color_range=source, dst_color_range=ColorRange.JPEG
+    )
+    return turned.to_ndarray()
