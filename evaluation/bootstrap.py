@@ -1,6 +1,7 @@
 """Give means of videos an interval, and rank methods only where their intervals allow it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy
@@ -41,7 +42,7 @@ def ranking(intervals: Mapping[str, Interval], best: str) -> list[str] | None:
     if any(one.mean is None or one.count < 2 for one in intervals.values()):
         return None
     ordered = sorted(intervals, key=lambda name: intervals[name].mean, reverse=best == "high")
-    for better, worse in zip(ordered, ordered[1:], strict=False):
+    for better, worse in pairwise(ordered):
         one, other = intervals[better], intervals[worse]
         apart = one.low > other.high if best == "high" else one.high < other.low
         if not apart:

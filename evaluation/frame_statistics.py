@@ -83,9 +83,7 @@ def frame_statistics(frame: FrameView) -> FrameStatistics:
     chroma = cv2.subtract(frame.small.max(2), frame.small.min(2))
     across, down = cv2.spatialGradient(frame.grey)
     energy = float(cv2.norm(across, cv2.NORM_L2SQR) + cv2.norm(down, cv2.NORM_L2SQR)) / total / 64
-    return FrameStatistics(
-        mean / 255, (high - low) / 255, clipped, float(chroma.mean()) / 255, math.sqrt(energy) / 255
-    )
+    return FrameStatistics(mean / 255, (high - low) / 255, clipped, float(chroma.mean()) / 255, math.sqrt(energy) / 255)
 
 
 def colour_histogram(frame: FrameView) -> numpy.ndarray:
@@ -119,4 +117,5 @@ def pair_statistics(engine: DisFlow, before: FrameView, frame: FrameView) -> Pai
     length = torch.hypot(*flow.forward[0])
     motion = float(length[valid].mean()) if valid.any() else 0.0
     top, _ = fastest(flow, _TOP_SHARE)
-    return PairStatistics(motion / math.hypot(height, width), float(valid.float().mean()), float(top) / min(height, width))
+    shares = motion / math.hypot(height, width), float(valid.float().mean()), float(top) / min(height, width)
+    return PairStatistics(*shares)

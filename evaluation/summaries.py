@@ -87,7 +87,8 @@ def summarise_curve(name: str, rows: Sequence[Row]) -> Mapping[str, float | None
     level = float(start.mean() if len(start) else values[0])
     scale = max(abs(level), _LEAST_LEVEL) if CURVES[name].relative else 1.0
     deviations = (values - level) / scale
-    windows = numpy.convolve(deviations, numpy.ones(WORST_S) / WORST_S, "valid") if len(values) >= WORST_S else deviations
+    length = min(WORST_S, len(values))
+    windows = numpy.convolve(deviations, numpy.ones(length) / length, "valid")
     end = max(1, round(END_SHARE * len(values)))
     slope = theilslopes(deviations, seconds / 60).slope if len(values) > 1 else 0.0
     return {

@@ -1,0 +1,74 @@
+"""Put the results of videos together: methods by metrics, with intervals, in evaluation.json."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluation.bootstrap import Interval, interval, ranking
+from evaluation.summaries import Metric
+from evaluation.video_tasks import Skipped, natural_order
+from models.atomic_files import write_whole
+
+FORMAT = 1
+"""Number of the layout of evaluation.json."""
+
+
+def evaluation_of(
+    results: Sequence[Mapping[str, Any]],
+    skipped: Sequence[Skipped],
+    described: Mapping[str, Metric],
+    settings: Mapping[str, Any],
+    commit: str,
+) -> dict[str, Any]:
+    """Build the content of evaluation.json from the videos' results, in the order of methods and names.
+
+    A ranking by a metric is there only where the 95 % intervals of neighbours do not overlap.
+    """
+    methods: dict[str, dict[str, Any]] = {}
+    for result in sorted(results, key=lambda one: natural_order(one["name"])):
+        methods.setdefault(result["method"], {"videos": []})["videos"].append(dict(result))
+    order = list(dict.fromkeys(result["method"] for result in results))
+    named = {name: metric for name, metric in described.items() if any(name in result["metrics"] for result in results)}
+    for method in methods.values():
+        values = {name: [video["metrics"].get(name) for video in method["videos"]] for name in named}
+        method["metrics"] = {name: interval(column)._asdict() for name, column in values.items()}
+    rankings = {
+        name: ranking({method: Interval(**methods[method]["metrics"][name]) for method in order}, metric.best)
+        for name, metric in named.items()
+    }
+    return {
+        "format": FORMAT,
+        "commit": commit,
+        "settings": dict(settings),
+        "metrics": {name: metric._asdict() for name, metric in named.items()},
+        "methods": {name: methods[name] for name in order},
+        "rankings": rankings,
+        "skipped": [asdict(one) for one in skipped],
+    }
+
+
+def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
+    """Write evaluation.json, whole or not at all."""
+    write_whole(path, (json.dumps(evaluation, indent=1, allow_nan=False) + "\n").encode())
+
+
+def evaluation_text(evaluation: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Format the metrics `names` as a table: a line for each metric, a column for each method, with intervals."""
+    methods = evaluation["methods"]
+    labels = {name: evaluation["metrics"][name]["label"] for name in names if name in evaluation["metrics"]}
+    width = max(map(len, labels.values()), default=0) + 2
+    columns = [max(len(name), 24) + 2 for name in methods]
+    lines = [" " * width + "".join(f"{name:>{column}}" for name, column in zip(methods, columns, strict=True))]
+    for name, label in labels.items():
+        cells = [_cell(method["metrics"][name]) for method in methods.values()]
+        aligned = "".join(f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))
+        lines.append(f"{label:<{width}}{aligned}")
+    return "\n".join(lines)
+
+
+def _cell(one: Mapping[str, Any]) -> str:
+    if one["mean"] is None:
+        return "-"
+    return f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"

@@ -1,0 +1,91 @@
+"""Judge one video: write a row of numbers for each second, then the summary that marks it as judged."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+from safetensors import safe_open
+
+from evaluation.second_curves import CurveMeter
+from evaluation.summaries import summarise
+from evaluation.video_stream import Frame, UnreadableVideo, VideoInfo, probe, stream_frames
+from evaluation.video_tasks import VideoTask, file_digest
+from models.atomic_files import write_whole
+
+VERSION = 1
+"""Number of the measurement; results of another are measured again."""
+_DIGITS = 9
+
+
+def evaluate_video(
+    task: VideoTask, progress: Callable[[float, float], None] = lambda seconds, total: None
+) -> dict[str, Any]:
+    """Judge a video and write its files; a video that is judged already is only read.
+
+    Raises UnreadableVideo. The numbers do not depend on the process, the number of workers, or an earlier try that
+    was killed.
+    """
+    digest = file_digest(task.path)
+    known = _judged(task, digest)
+    if known is not None:
+        return known
+    cv2.setNumThreads(1)  # a worker is one process per core
+    info, frames = _open(task)
+    meter = CurveMeter(info.fps)
+    for frame in frames:
+        if progress is not None and int(frame.time_s) > len(meter.rows):
+            progress(frame.time_s, info.declared_frames / info.fps)
+        meter.add(frame)
+    curves = meter.finish()
+    rows = [{name: _rounded(value) for name, value in row.items()} for row in curves.rows]
+    write_whole(task.rows_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    result = {
+        "version": VERSION, "digest": digest, "method": task.method, "name": task.name, "file": task.path.name,
+        "prompt": task.prompt, "fps": _rounded(info.fps), "height": info.height, "width": info.width,
+        "frames": curves.frames, "seconds": _rounded(curves.rows[-1]["second"] + 1),
+        "metrics": {name: _rounded(value) for name, value in summarise(curves).items()},
+    }  # fmt: skip
+    write_whole(task.result_path, (json.dumps(result, indent=2) + "\n").encode())
+    return result
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a judged video."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _judged(task: VideoTask, digest: str) -> dict[str, Any] | None:
+    """Return the result of the same file and prompt, if there is one."""
+    if not (task.result_path.is_file() and task.rows_path.is_file()):
+        return None
+    result = json.loads(task.result_path.read_text())
+    same = (result.get("version"), result.get("digest"), result.get("prompt")) == (VERSION, digest, task.prompt)
+    return result if same else None
+
+
+def _open(task: VideoTask) -> tuple[VideoInfo, Iterator[Frame]]:
+    if task.index is None:
+        return probe(task.path), stream_frames(task.path)
+    with safe_open(task.path, framework="pt") as file:
+        shape = file.get_slice("video").get_shape()
+    if len(shape) != 5 or shape[2] != 3 or not shape[1]:
+        raise UnreadableVideo(f"{task.path.name} has `video` of shape {shape}, expected [B T 3 H W]")
+    return VideoInfo(task.fps, shape[3], shape[4], shape[1]), _tensor_frames(task)
+
+
+def _tensor_frames(task: VideoTask) -> Iterator[Frame]:
+    """Yield the frames of one video of a .safetensors file, read one by one."""
+    with safe_open(task.path, framework="pt") as file:
+        video = file.get_slice("video")
+        for i in range(video.get_shape()[1]):
+            frame = video[task.index : task.index + 1, i : i + 1][0, 0]
+            if frame.is_floating_point():
+                frame = (frame.clamp(0, 1) * 255).round().byte()
+            yield Frame(i / task.fps, frame.permute(1, 2, 0).contiguous().numpy())
+
+
+def _rounded(value: float | None) -> float | None:
+    """Round to nine digits: files of two machines then differ in nothing but what a user would see."""
+    return None if value is None else float(f"{value:.{_DIGITS}g}")

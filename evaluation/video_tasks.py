@@ -1,0 +1,126 @@
+"""List the videos of an evaluation, each with its prompt and the files that its results go to."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from evaluation.video_files import SUFFIXES
+from models.errors import ConfigError
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """Name one video of a method, and the folder of its results."""
+
+    method: str
+    name: str
+    path: Path
+    prompt: str | None
+    results: Path
+    """Folder of NAME.jsonl and NAME.json."""
+    index: int | None = None
+    """Number of the video in a .safetensors file."""
+    fps: float = 16.0
+    """Rate of a .safetensors file."""
+
+    @property
+    def rows_path(self) -> Path:
+        """Return the file of the rows per second."""
+        return self.results / f"{self.name}.jsonl"
+
+    @property
+    def result_path(self) -> Path:
+        """Return the file that marks the video as judged."""
+        return self.results / f"{self.name}.json"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Name a file that is not judged, and the reason."""
+
+    method: str
+    file: str
+    reason: str
+
+
+def list_videos(
+    methods: Mapping[str, str], prompts: Sequence[str] | None, out: Path, fps: float
+) -> tuple[list[VideoTask], list[Skipped]]:
+    """List the videos of every method by name. Raises ConfigError for folders without videos and prompts that miss.
+
+    `prompts` belong to the videos of each method in the order of their names. A prompt else comes from NAME.txt.
+    """
+    tasks: list[VideoTask] = []
+    skipped: list[Skipped] = []
+    for method, folder in methods.items():
+        found = list(_videos_in(method, Path(folder).expanduser(), out, fps, skipped))
+        if not found:
+            raise ConfigError("videos", folder, "this folder has no videos", f"name a folder of {', '.join(SUFFIXES)}")
+        if prompts is not None and len(prompts) != len(found):
+            problem = f"{len(prompts)} prompts for the {len(found)} videos of {folder}"
+            raise ConfigError("prompts", None, problem, "write one prompt per line, in the order of the videos' names")
+        for i, task in enumerate(found):
+            prompt = prompts[i] if prompts is not None else _prompt_of(task.path, task.index, skipped, method)
+            tasks.append(VideoTask(method, task.name, task.path, prompt, task.results, task.index, task.fps))
+    return tasks, skipped
+
+
+def _videos_in(method: str, folder: Path, out: Path, fps: float, skipped: list[Skipped]) -> Iterator[VideoTask]:
+    """Yield the videos of a folder without prompts; two of one stem keep their suffix in the name."""
+    if not folder.is_dir():
+        raise ConfigError("videos", folder, "there is no such folder", f"name a folder of {', '.join(SUFFIXES)}")
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    stems = [path.stem for path in files]
+    results = out / "rows" / method
+    for path in files:
+        name = path.stem if stems.count(path.stem) == 1 else path.name
+        if path.suffix.lower() != ".safetensors":
+            yield VideoTask(method, name, path, None, results)
+            continue
+        try:
+            with safe_open(path, framework="pt") as file:
+                count = file.get_slice("video").get_shape()[0]
+        except (SafetensorError, OSError) as error:
+            skipped.append(Skipped(method, path.name, f"no tensor `video` [B T 3 H W] can be read ({error})"))
+            continue
+        for index in range(count):
+            yield VideoTask(method, f"{name}_{index:04d}", path, None, results, index, fps)
+
+
+def _prompt_of(path: Path, index: int | None, skipped: list[Skipped], method: str) -> str | None:
+    """Read the prompt of a video from NAME.txt: the whole text of a film, a line for each video of a tensor."""
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+        return None
+    try:
+        content = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("videos", path, f"{text.name} cannot be read ({error})", "write UTF-8 text") from error
+    if index is None:
+        return " ".join(content.split()) or None
+    lines = content.splitlines()
+    if index >= len(lines):
+        raise ConfigError("videos", path, f"{text.name} has {len(lines)} prompts only", "write one prompt per video")
+    return lines[index]
+
+
+def file_digest(path: Path) -> str:
+    """Compute the SHA-256 of a file, in memory that does not grow with it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def natural_order(name: str) -> list[tuple[bool, int | str]]:
+    """Return a key by which video2 comes before video10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name) if part]
