@@ -68,7 +68,7 @@ def main(config: EvaluationConfig) -> int:
     from models.user_paths import user_path
 
     out = user_path(config.out, "out")
-    prompts = None if config.prompts is None else prompt_texts(user_path(config.prompts, "prompts"))
+    prompts = None if config.prompts is None else list(prompt_texts(user_path(config.prompts, "prompts")))
     tasks, skipped = list_videos(methods_of(config.videos), prompts, out, config.fps)
     results = {}
     for task, outcome in judge_all(config, tasks):

@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.bootstrap import Interval, interval, ranking
 from evaluation.summaries import Metric
 from evaluation.video_tasks import Skipped, natural_order
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 
 FORMAT = 1
 """Number of the layout of evaluation.json."""
@@ -51,7 +51,7 @@ def evaluation_of(
 
 def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
     """Write evaluation.json, whole or not at all."""
-    write_whole(path, (json.dumps(evaluation, indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(evaluation, indent=1, allow_nan=False) + "\n").encode())
 
 
 def evaluation_text(evaluation: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from evaluation.second_curves import CurveMeter
 from evaluation.summaries import summarise
 from evaluation.video_stream import Frame, UnreadableVideo, VideoInfo, probe, stream_frames
 from evaluation.video_tasks import VideoTask, file_digest
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomic
 
 VERSION = 1
 """Number of the measurement; results of another are measured again."""
@@ -40,14 +40,14 @@ def evaluate_video(
         meter.add(frame)
     curves = meter.finish()
     rows = [{name: _rounded(value) for name, value in row.items()} for row in curves.rows]
-    write_whole(task.rows_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_atomic(task.rows_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     result = {
         "version": VERSION, "digest": digest, "method": task.method, "name": task.name, "file": task.path.name,
         "prompt": task.prompt, "fps": _rounded(info.fps), "height": info.height, "width": info.width,
         "frames": curves.frames, "seconds": _rounded(curves.rows[-1]["second"] + 1),
         "metrics": {name: _rounded(value) for name, value in summarise(curves).items()},
     }  # fmt: skip
-    write_whole(task.result_path, (json.dumps(result, indent=2) + "\n").encode())
+    write_atomic(task.result_path, (json.dumps(result, indent=2) + "\n").encode())
     return result
 
 
