@@ -1,6 +1,7 @@
 """Compute the CLIP score of VBench's competition protocol: eight frames of a clip against the prompt."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy
@@ -29,5 +30,5 @@ def clip_score(clips: Sequence[Path], prompt: str, encoder: ImageEncoder) -> flo
 def middle_frames(count: int) -> list[int]:
     """Return the middle of each of eight parts of `count` frames; of a shorter clip all, then the last one again."""
     edges = numpy.linspace(0, count, min(FRAMES, count) + 1).astype(int)
-    middles = [int(first + behind - 1) // 2 for first, behind in zip(edges[:-1], edges[1:], strict=True)]
+    middles = [int(first + behind - 1) // 2 for first, behind in pairwise(edges)]
     return middles + [middles[-1]] * (FRAMES - len(middles))

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -31,7 +32,7 @@ def write_clips(task: VideoTask, folder: Path, clip_s: float) -> list[Path]:
     """
     if not folder.is_dir():
         info, frames = open_video(task)
-        pieces = shots(frames, info.fps)
+        pieces = shots(frames)
         spans = [span for shot in pieces for span in clip_spans(*shot, max(1, round(clip_s * info.fps)))]
         spans = [span for span in spans if span[1] - span[0] >= LEAST_FRAMES]
         if not spans:
@@ -44,7 +45,7 @@ def write_clips(task: VideoTask, folder: Path, clip_s: float) -> list[Path]:
     return sorted(folder.glob("*.mp4"))
 
 
-def shots(frames: Iterable[Frame], fps: float) -> list[tuple[int, int]]:
+def shots(frames: Iterable[Frame]) -> list[tuple[int, int]]:
     """Find the shots of a video as numbers of the first frame and of the one behind the last."""
     detector = ContentDetector(threshold=_THRESHOLD)
     starts, count = {0}, 0
@@ -52,10 +53,10 @@ def shots(frames: Iterable[Frame], fps: float) -> list[tuple[int, int]]:
         height, width = frame.pixels.shape[:2]
         size = (min(width, _WIDTH), max(1, round(height * min(1.0, _WIDTH / width))))
         picture = cv2.resize(frame.pixels, size, interpolation=cv2.INTER_LINEAR)
-        cuts = detector.process_frame(FrameTimecode(count - 1, fps), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        cuts = detector.process_frame(FrameTimecode(count - 1, 1.0), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         starts.update(cut.frame_num for cut in cuts)
     edges = [*sorted(starts), count]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def clip_spans(start: int, end: int, length: int) -> list[tuple[int, int]]:
@@ -87,6 +88,7 @@ class _ClipWriter:
     def __init__(self, path: Path, pixels: numpy.ndarray, fps: float):
         self.film = av.open(str(path), "w")
         self.stream = self.film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        self.stream.codec_context.thread_count = 1  # with more threads, x264's output depends on the machine's load
         self.height, self.width = (max(2, side - side % 2) for side in pixels.shape[:2])
         self.stream.height, self.stream.width, self.stream.pix_fmt = self.height, self.width, "yuv420p"
         self.closed = False
