@@ -83,12 +83,15 @@ def _encode_spans(frames: Iterable[Frame], spans: Sequence[tuple[int, int]], fps
 
 
 class _ClipWriter:
-    """Encodes frames as H.264; sizes are cut to even ones, which its colours need."""
+    """Encodes frames as H.264; sizes are cut to even ones, which its colours need.
+
+    Frames of a few macroblocks (48 x 32) are not encoded alike every time: x264 reads memory that it never wrote.
+    """
 
     def __init__(self, path: Path, pixels: numpy.ndarray, fps: float):
         self.film = av.open(str(path), "w")
         self.stream = self.film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        self.stream.codec_context.thread_count = 1  # with more threads, x264's output depends on the machine's load
+        self.stream.codec_context.thread_count = 1  # of several threads, the output may depend on their timing
         self.height, self.width = (max(2, side - side % 2) for side in pixels.shape[:2])
         self.stream.height, self.stream.width, self.stream.pix_fmt = self.height, self.width, "yuv420p"
         self.closed = False

@@ -27,7 +27,7 @@ class StubRun:
         monkeypatch.setenv("PYTHONPATH", str(STUB))
         self.tasks = []
         for seed, (name, seconds) in enumerate(SECONDS.items()):
-            path = write_film(folder / f"{name}.mp4", moving_texture(int(8 * seconds), 1.0, (32, 48), seed), fps=8)
+            path = write_film(folder / f"{name}.mp4", moving_texture(int(8 * seconds), 1.0, (96, 128), seed), fps=8)
             self.tasks.append(VideoTask("a", name, path, f"a cat, {name}", folder / "rows"))
 
     def measure(self, tasks=None, plan=(), **keys):
@@ -167,7 +167,7 @@ def test_the_clip_score_completes_text_alignment_and_needs_no_vbench(stub_run):
     alone = vbench_columns(stub_run.tasks, config, stub_run.folder / "alone", stub_run.lines.append)
     for task in stub_run.tasks:
         values = both[task.name]
-        assert alone[task]["vbench.clip_score"] == values["vbench.clip_score"]
+        assert alone[task]["vbench.clip_score"] == pytest.approx(values["vbench.clip_score"], abs=0.05)
         mean = (values["vbench.clip_score"] + values["vbench.overall_consistency"]) / 2
         assert values["paper.text_alignment"] == pytest.approx(mean)
 
