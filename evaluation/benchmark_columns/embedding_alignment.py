@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,17 +112,19 @@ def embedding_columns(task: VideoTask, config: EmbeddingConfig) -> dict[str, flo
         "version": VERSION, "digest": file_digest(task.path), "index": task.index, "prompt": task.prompt,
         "frames_per_s": config.frames_per_s, "encoders": digests,
     }  # fmt: skip
-    known = _known(task)
-    if known is not None and known["stamp"] == stamp:
-        return known["metrics"]
+    rows_path, result_path = embedding_rows_path(task), task.results / f"{task.name}.embeddings.json"
+    if rows_path.is_file() and result_path.is_file():
+        known = json.loads(result_path.read_text())
+        if known["stamp"] == stamp:
+            return known["metrics"]
     meter = EmbeddingMeter(encoders, task.prompt, config.frames_per_s, config.batch)
     for frame in open_video(task)[1]:
         meter.add(frame)
     rows = [{name: _rounded(value) for name, value in row.items()} for row in meter.finish()]
     metrics = {name: _rounded(value) for name, value in _summaries(rows, encoders).items()}
-    write_atomic(embedding_rows_path(task), "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_atomic(rows_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     result = {"stamp": stamp, "metrics": metrics}
-    write_atomic(_result_path(task), (json.dumps(result, indent=2) + "\n").encode())
+    write_atomic(result_path, (json.dumps(result, indent=2) + "\n").encode())
     return metrics
 
 
@@ -136,15 +136,6 @@ def load_encoders(config: EmbeddingConfig) -> dict[str, ImageEncoder]:
     if config.identity is not None:
         encoders["identity"] = image_encoder(config.identity, "embeddings.identity", config.device)
     return encoders
-
-
-def _result_path(task: VideoTask) -> Path:
-    return task.results / f"{task.name}.embeddings.json"
-
-
-def _known(task: VideoTask) -> dict[str, Any] | None:
-    path = _result_path(task)
-    return json.loads(path.read_text()) if path.is_file() and embedding_rows_path(task).is_file() else None
 
 
 def _summaries(rows: Sequence[Row], names: Iterable[str]) -> dict[str, float | None]:

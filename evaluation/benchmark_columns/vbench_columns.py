@@ -58,13 +58,14 @@ def vbench_columns(
     if not dimensions:
         return {task: {} for task in tasks}
     judged = _identify(tasks, config.clip_s)
-    scores = {dimension: _read_scores(folder, dimension) for dimension in dimensions}
+    files = {dimension: folder / f"{dimension}.json" for dimension in dimensions}
+    scores = {name: json.loads(file.read_text()) if file.is_file() else {} for name, file in files.items()}
     clips = _clips_of(judged, scores, config, folder, report)
     for dimension, known in scores.items():
         new = {key: one for one in judged if (key := one.key(dimension)) and key not in known and one.content in clips}
         if new:
             known |= _measure(dimension, new, clips, config, folder, report)
-            write_atomic(_scores_path(folder, dimension), (json.dumps(known, indent=1) + "\n").encode())
+            write_atomic(files[dimension], (json.dumps(known, indent=1) + "\n").encode())
     _remove_clips(judged, scores, folder)
     return {one.task: _columns(one, scores) for one in judged}
 
@@ -134,16 +135,6 @@ def _columns(one: _Judged, scores: Mapping[str, Mapping[str, float]]) -> dict[st
     values = {dimension: known.get(one.key(dimension)) for dimension, known in scores.items()}
     percent = {dimension: None if value is None else 100 * value for dimension, value in values.items()}
     return {f"vbench.{dimension}": value for dimension, value in percent.items()} | paper_columns(percent)
-
-
-def _scores_path(folder: Path, dimension: str) -> Path:
-    return folder / f"{dimension}.json"
-
-
-def _read_scores(folder: Path, dimension: str) -> dict[str, float]:
-    """Read the scores of a dimension by key, as far as they are known."""
-    path = _scores_path(folder, dimension)
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _remove_clips(judged: Sequence[_Judged], scores: Mapping[str, Mapping[str, float]], folder: Path) -> None:

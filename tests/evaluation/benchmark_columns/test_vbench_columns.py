@@ -21,14 +21,15 @@ CLIPS = {"long": 5, "short": 2}
 class StubRun:
     """Two videos, and a VBench of which the test decides the plan."""
 
-    def __init__(self, folder, monkeypatch):
+    def __init__(self, folder, films, monkeypatch):
         self.folder, self.monkeypatch = folder, monkeypatch
         self.calls_path, self.lines = folder / "calls.jsonl", []
         monkeypatch.setenv("PYTHONPATH", str(STUB))
         self.tasks = []
-        for seed, (name, seconds) in enumerate(SECONDS.items()):
-            path = write_film(folder / f"{name}.mp4", moving_texture(int(8 * seconds), 1.0, (96, 128), seed), fps=8)
-            self.tasks.append(VideoTask("a", name, path, f"a cat, {name}", folder / "rows"))
+        for film in films:
+            path = folder / film.name
+            path.write_bytes(film.read_bytes())
+            self.tasks.append(VideoTask("a", path.stem, path, f"a cat, {path.stem}", folder / "rows"))
 
     def measure(self, tasks=None, plan=(), **keys):
         plan = dict(plan) | {"calls": str(self.calls_path)}
@@ -44,9 +45,19 @@ class StubRun:
         )
 
 
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Write the two videos once."""
+    folder = tmp_path_factory.mktemp("films")
+    return [
+        write_film(folder / f"{name}.mp4", moving_texture(int(8 * seconds), 1.0, (96, 128), seed), fps=8)
+        for seed, (name, seconds) in enumerate(SECONDS.items())
+    ]
+
+
 @pytest.fixture
-def stub_run(tmp_path, monkeypatch):
-    return StubRun(tmp_path, monkeypatch)
+def stub_run(tmp_path, films, monkeypatch):
+    return StubRun(tmp_path, films, monkeypatch)
 
 
 def mean_score(name):
@@ -77,20 +88,22 @@ def test_vbench_is_called_for_custom_input_with_the_prompt_of_each_clip(stub_run
 
 
 def test_a_second_call_runs_nothing_and_a_new_video_alone(stub_run):
-    before = stub_run.measure(stub_run.tasks[:1])
+    two = ["motion_smoothness", "dynamic_degree"]
+    before = stub_run.measure(stub_run.tasks[:1], dimensions=two)
     count = len(stub_run.calls)
-    assert stub_run.measure(stub_run.tasks[:1]) == before
+    assert stub_run.measure(stub_run.tasks[:1], dimensions=two) == before
     assert len(stub_run.calls) == count
-    both = stub_run.measure()
+    both = stub_run.measure(dimensions=two)
     assert both["long"] == before["long"]
     assert {len(call["clips"]) for call in stub_run.calls[count:]} == {CLIPS["short"]}
 
 
 def test_another_prompt_repeats_the_dimensions_of_prompts_alone(stub_run):
-    stub_run.measure()
+    two = ["motion_smoothness", "overall_consistency"]
+    stub_run.measure(dimensions=two)
     count = len(stub_run.calls)
     changed = [VideoTask("a", task.name, task.path, "a dog", task.results) for task in stub_run.tasks]
-    stub_run.measure(changed)
+    stub_run.measure(changed, dimensions=two)
     assert [call["dimension"] for call in stub_run.calls[count:]] == ["overall_consistency"]
 
 
