@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,8 @@ _THRESHOLD = 35.0
 """Change of colours, in units of 255, that VBench-Long takes for a cut."""
 _WIDTH = 256
 """Columns of the frames that PySceneDetect sees by default."""
+_THREADS = 4
+"""Threads of an encoder: its output is the same on machines with any number of cores."""
 LEAST_FRAMES = 4
 """Frames of the shortest clip: motion smoothness compares every second frame, and one clip without any stops VBench."""
 
@@ -68,18 +69,21 @@ def clip_spans(start: int, end: int, length: int) -> list[tuple[int, int]]:
 
 
 def _encode_spans(frames: Iterable[Frame], spans: Sequence[tuple[int, int]], fps: float, folder: Path) -> None:
-    """Write every span as NNNNN.mp4; only the clips that a frame belongs to are open."""
+    """Write every span as NNNNN.mp4; only the clips that a frame belongs to are open, as an encoder takes 60 MB."""
     left = list(enumerate(spans))
     writing: dict[int, _ClipWriter] = {}
-    with ExitStack() as stack:
+    try:
         for number, frame in enumerate(frames):
             while left and left[0][1][0] == number:
                 clip, _ = left.pop(0)
-                writing[clip] = stack.enter_context(_ClipWriter(folder / f"{clip:05d}.mp4", frame.pixels, fps))
+                writing[clip] = _ClipWriter(folder / f"{clip:05d}.mp4", frame.pixels, fps)
             for clip in list(writing):
                 writing[clip].add(frame.pixels)
                 if spans[clip][1] == number + 1:
                     writing.pop(clip).close()
+    finally:
+        for writer in writing.values():
+            writer.film.close()
 
 
 class _ClipWriter:
@@ -91,10 +95,9 @@ class _ClipWriter:
     def __init__(self, path: Path, pixels: numpy.ndarray, fps: float):
         self.film = av.open(str(path), "w")
         self.stream = self.film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        self.stream.codec_context.thread_count = 1  # of several threads, the output may depend on their timing
+        self.stream.codec_context.thread_count = _THREADS
         self.height, self.width = (max(2, side - side % 2) for side in pixels.shape[:2])
         self.stream.height, self.stream.width, self.stream.pix_fmt = self.height, self.width, "yuv420p"
-        self.closed = False
 
     def add(self, pixels: numpy.ndarray) -> None:
         """Encode the next frame."""
@@ -106,13 +109,5 @@ class _ClipWriter:
 
     def close(self) -> None:
         """Finish the file."""
-        if not self.closed:
-            self.closed = True
-            self.film.mux(self.stream.encode(None))
-            self.film.close()
-
-    def __enter__(self) -> "_ClipWriter":
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self.close()
+        self.film.mux(self.stream.encode(None))
+        self.film.close()
