@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy
 from scipy.stats import theilslopes
 
-from evaluation.second_curves import CURVES, REFERENCE_S, Row, VideoCurves, finite
+from evaluation.second_curves import CURVES, REFERENCE_S, Curve, Row, VideoCurves, finite
 from evaluation.stability.stability_proxy import COMPONENTS, stability_proxy
 
 END_SHARE = 0.15
@@ -90,13 +90,17 @@ def summarise(curves: VideoCurves, prompt: str = "") -> dict[str, float | None]:
 
 def summarise_curve(name: str, rows: Sequence[Row]) -> Mapping[str, float | None]:
     """Compute slope (Theil-Sen, per minute), worst window, time outside the band, and start-end contrast of a curve."""
-    points = list(finite(rows, name))
+    return summarise_points(list(finite(rows, name)), CURVES[name], BANDS[name])
+
+
+def summarise_points(points: Sequence[tuple[float, float]], curve: Curve, band: float) -> Mapping[str, float | None]:
+    """Compute what `summarise_curve` does of (second, value) of any curve; deviations above `band` are outside."""
     if not points:
         return dict.fromkeys(("slope", "worst", "outside", "ends"))
     seconds, values = (numpy.array(column, dtype=numpy.float64) for column in zip(*points, strict=True))
     start = values[seconds < REFERENCE_S]
     level = float(start.mean() if len(start) else values[0])
-    scale = max(abs(level), _LEAST_LEVEL) if CURVES[name].relative else 1.0
+    scale = max(abs(level), _LEAST_LEVEL) if curve.relative else 1.0
     deviations = (values - level) / scale
     length = min(WORST_S, len(values))
     windows = numpy.convolve(deviations, numpy.ones(length) / length, "valid")
@@ -105,6 +109,6 @@ def summarise_curve(name: str, rows: Sequence[Row]) -> Mapping[str, float | None
     return {
         "slope": float(slope),
         "worst": float(numpy.abs(windows).max()),
-        "outside": float((numpy.abs(deviations) > BANDS[name]).mean()),
+        "outside": float((numpy.abs(deviations) > band).mean()),
         "ends": float(abs(values[-end:].mean() - values[:end].mean()) / scale),
     }

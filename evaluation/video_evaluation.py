@@ -32,7 +32,7 @@ def evaluate_video(
     if known is not None:
         return known
     cv2.setNumThreads(1)  # a worker is one process per core
-    info, frames = _open(task)
+    info, frames = open_video(task)
     meter = CurveMeter(info.fps)
     for frame in frames:
         if progress is not None and int(frame.time_s) > len(meter.rows):
@@ -74,7 +74,8 @@ def _metrics(curves: VideoCurves, prompt: str | None) -> dict[str, float | None]
     return {name: _rounded(value) for name, value in summarise(curves, prompt or "").items()}
 
 
-def _open(task: VideoTask) -> tuple[VideoInfo, Iterator[Frame]]:
+def open_video(task: VideoTask) -> tuple[VideoInfo, Iterator[Frame]]:
+    """Return the shape of a video and its frames, which are decoded as they are taken. Raises UnreadableVideo."""
     if task.index is None:
         return probe(task.path), stream_frames(task.path)
     with safe_open(task.path, framework="pt") as file:
