@@ -64,7 +64,7 @@ def read_work(arguments: Sequence[str]) -> Work:
 
 def main(work: Work) -> int:
     """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
-    from cluster.evaluation_run import add_columns, generate_students, judge_methods
+    from cluster.evaluation_run import add_columns, check_columns, generate_students, judge_methods
     from cluster.runs.provenance import commit
     from evaluation.evaluation_table import evaluation_of, evaluation_text, write_evaluation
     from models.user_paths import user_path
@@ -73,6 +73,7 @@ def main(work: Work) -> int:
     if work.is_paper:
         print_paper_table(methods_of("checkpoint", work.config.checkpoint), work.config.out)
         return 0
+    check_columns(work.config)
     folders, failures = generate_students(work.generation, work.config)
     results, skipped = judge_methods(work.config, folders)
     skipped += failures

@@ -1,6 +1,7 @@
 """Generate the videos of students and judge those of all methods, in this process or on Ray."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,12 @@ from actors.generation.generation_config import GenerationConfig
 from actors.generation.video_folder import generate_whole, missing_videos, plan_folder
 from actors.prompts import prompt_texts
 from cluster.video_jobs import run_each
+from evaluation.benchmark_columns.benchmark_config import check_vbench
+from evaluation.benchmark_columns.benchmark_metrics import benchmark_metrics
+from evaluation.benchmark_columns.embedding_alignment import embedding_columns, load_encoders
+from evaluation.benchmark_columns.image_encoders import text_encoder
+from evaluation.benchmark_columns.moviegen_prompts import moviegen_prompts
+from evaluation.benchmark_columns.vbench_columns import vbench_columns
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 from evaluation.judge_columns import VISUAL_STABILITY, judge_columns, judge_metrics
 from evaluation.summaries import Metric, metrics
@@ -56,16 +63,32 @@ def judge_methods(
     return {task: results[task] for task in tasks if task in results}, skipped
 
 
+def check_columns(config: EvaluationConfig) -> None:
+    """Check the keys and files of encoders and VBench, before anything starts. Raises ConfigError."""
+    check_vbench(config.vbench)
+    load_encoders(config.embeddings)
+    if config.vbench.clip is not None:
+        text_encoder(config.vbench.clip, "vbench.clip", config.vbench.device)
+
+
 def add_columns(
     config: EvaluationConfig, results: Mapping[VideoTask, dict[str, Any]]
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
-    """Add the columns of the judge to `results`, in place; describe all metrics, and return notes on the columns.
+    """Add the columns of encoders, VBench and judge to `results`, in place, where their keys are set.
 
-    Raises ConfigError.
+    Return the description of all metrics, and notes for evaluation.json. Raises ConfigError.
     """
-    described, notes = metrics(), {}
+    described, notes, out = metrics() | benchmark_metrics(), {}, user_path(config.out, "out")
+    if config.prompts is not None:
+        notes["prompts"] = asdict(moviegen_prompts(user_path(config.prompts, "prompts")))
+        del notes["prompts"]["texts"]
+    if config.embeddings.clip is not None or config.embeddings.identity is not None:
+        for task, result in results.items():
+            result["metrics"] |= embedding_columns(task, config.embeddings)
+    for task, columns in vbench_columns(list(results), config.vbench, out).items():
+        results[task]["metrics"] |= columns
     if config.judge.url is not None:
-        scores, notes["judge"] = judge_columns(list(results), config.judge, user_path(config.out, "out"))
+        scores, notes["judge"] = judge_columns(list(results), config.judge, out)
         described |= judge_metrics()
         for task, score in scores.items():
             results[task]["metrics"][VISUAL_STABILITY] = score

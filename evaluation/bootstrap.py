@@ -10,7 +10,7 @@ _DRAWS = 2000
 _LEVEL = 0.95
 
 
-class Interval(NamedTuple):
+class BootstrapInterval(NamedTuple):
     """Hold a mean over videos and its 95 % bootstrap interval; `count` videos have a value, `missing` have none."""
 
     mean: float | None
@@ -26,19 +26,19 @@ class Interval(NamedTuple):
         return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
-def interval(values: Sequence[float | None], seed: int = 0) -> Interval:
+def bootstrap_mean(values: Sequence[float | None], seed: int = 0) -> BootstrapInterval:
     """Compute the percentile bootstrap of the mean over videos; the same for the same values, in any order."""
     known = numpy.sort(numpy.array([value for value in values if value is not None], dtype=numpy.float64))
     missing = len(values) - len(known)
     if not len(known):
-        return Interval(None, None, None, 0, missing)
+        return BootstrapInterval(None, None, None, 0, missing)
     draws = numpy.random.default_rng(seed).integers(len(known), size=(_DRAWS, len(known)))
     means = known[draws].mean(1)
     low, high = numpy.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return Interval(float(known.mean()), float(low), float(high), len(known), missing)
+    return BootstrapInterval(float(known.mean()), float(low), float(high), len(known), missing)
 
 
-def ranking(intervals: Mapping[str, Interval], best: str) -> list[str] | None:
+def ranking(intervals: Mapping[str, BootstrapInterval], best: str) -> list[str] | None:
     """Order the methods of a metric, best first; None where neighbours' intervals overlap, or none is better.
 
     A single video gives no interval, and so no ranking.

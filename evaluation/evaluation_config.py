@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from evaluation.benchmark_columns.benchmark_config import EmbeddingConfig, VBenchConfig
 from evaluation.judging.judge_config import JudgeConfig
 from models.errors import ConfigError
 from models.keys import KeyGroup, key, part
@@ -30,6 +31,8 @@ class EvaluationConfig(KeyGroup):
     tensor_fps: float = key(16.0, "frames per second of .safetensors files, which do not say", gt=0, le=1000)
     title: str = key("Evaluation", "title of the report")
     judge: JudgeConfig = part(JudgeConfig)
+    vbench: VBenchConfig = part(VBenchConfig)
+    embeddings: EmbeddingConfig = part(EmbeddingConfig)
 
     def __post_init__(self):
         super().__post_init__()

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.bootstrap import Interval, interval, ranking
+from evaluation.bootstrap import BootstrapInterval, bootstrap_mean, ranking
 from evaluation.summaries import Metric
 from evaluation.video_tasks import Skipped, natural_order
 from models.atomic_files import write_atomic
@@ -33,11 +33,11 @@ def evaluation_of(
     named = {name: metric for name, metric in described.items() if any(name in result["metrics"] for result in results)}
     for method in methods.values():
         values = {name: [video["metrics"].get(name) for video in method["videos"]] for name in named}
-        method["metrics"] = {name: interval(column)._asdict() for name, column in values.items()}
+        method["metrics"] = {name: bootstrap_mean(column)._asdict() for name, column in values.items()}
         ends = sorted({end for video in method["videos"] for end in video.get("horizons", {})}, key=float)
         method["horizons"] = {end: _at_horizon(method["videos"], end, named) for end in ends}
     rankings = {
-        name: ranking({method: Interval(**methods[method]["metrics"][name]) for method in order}, metric.best)
+        name: ranking({method: BootstrapInterval(**methods[method]["metrics"][name]) for method in order}, metric.best)
         for name, metric in named.items()
     }
     return {
@@ -54,7 +54,7 @@ def evaluation_of(
 def _at_horizon(videos: Sequence[Mapping[str, Any]], end: str, names: Iterable[str]) -> dict[str, Any]:
     """Average the metrics of the first `end` seconds over the videos that are as long."""
     reaching = [video["horizons"][end] for video in videos if end in video.get("horizons", {})]
-    return {name: interval([metrics.get(name) for metrics in reaching])._asdict() for name in names}
+    return {name: bootstrap_mean([metrics.get(name) for metrics in reaching])._asdict() for name in names}
 
 
 def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ def evaluation_text(evaluation: Mapping[str, Any], names: Sequence[str]) -> str:
     columns = [max(len(name), 24) + 2 for name in methods]
     lines = [" " * width + "".join(f"{name:>{column}}" for name, column in zip(methods, columns, strict=True))]
     for name, label in labels.items():
-        cells = [Interval(**method["metrics"][name]).text(3) for method in methods.values()]
+        cells = [BootstrapInterval(**method["metrics"][name]).text(3) for method in methods.values()]
         aligned = "".join(f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))
         lines.append(f"{label:<{width}}{aligned}")
     return "\n".join(lines)

@@ -33,7 +33,7 @@ Row = dict[str, float | None]
 """Numbers of one second by curve; None where the second has no pair of frames."""
 
 
-class Curve(NamedTuple):
+class SecondCurve(NamedTuple):
     """Describe a curve."""
 
     label: str
@@ -43,17 +43,17 @@ class Curve(NamedTuple):
 
 
 CURVES = {
-    "luma": Curve("brightness", "mean luma, 0 to 1", False),
-    "contrast": Curve("contrast", "95th less 5th percentile of luma, 0 to 1", False),
-    "clipped": Curve("clipped pixels", "share darker than 5 or brighter than 250 of 255", False),
-    "saturation": Curve("saturation", "mean of largest less smallest channel, 0 to 1", False),
-    "sharpness": Curve("sharpness", "root mean squared gradient of luma", True),
-    "motion": Curve("motion", "mean optical flow, share of the diagonal per second", True),
-    "validity": Curve("flow validity", "share of pixels whose flow agrees both ways", False),
-    "moving": Curve("moving pairs", "share of pairs above VBench's threshold of a dynamic frame", False),
-    "still": Curve("repeated frames", "share of frames that equal the one before", False),
-    "distance": Curve("distance to the start", "Hellinger distance of colours to the first 2 s", False),
-    "cut": Curve("cut probability", "highest of the second", False),
+    "luma": SecondCurve("brightness", "mean luma, 0 to 1", False),
+    "contrast": SecondCurve("contrast", "95th less 5th percentile of luma, 0 to 1", False),
+    "clipped": SecondCurve("clipped pixels", "share darker than 5 or brighter than 250 of 255", False),
+    "saturation": SecondCurve("saturation", "mean of largest less smallest channel, 0 to 1", False),
+    "sharpness": SecondCurve("sharpness", "root mean squared gradient of luma", True),
+    "motion": SecondCurve("motion", "mean optical flow, share of the diagonal per second", True),
+    "validity": SecondCurve("flow validity", "share of pixels whose flow agrees both ways", False),
+    "moving": SecondCurve("moving pairs", "share of pairs above VBench's threshold of a dynamic frame", False),
+    "still": SecondCurve("repeated frames", "share of frames that equal the one before", False),
+    "distance": SecondCurve("distance to the start", "Hellinger distance of colours to the first 2 s", False),
+    "cut": SecondCurve("cut probability", "highest of the second", False),
 }
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy
 from scipy.stats import theilslopes
 
-from evaluation.second_curves import CURVES, REFERENCE_S, Curve, Row, VideoCurves, finite
+from evaluation.second_curves import CURVES, REFERENCE_S, Row, SecondCurve, VideoCurves, finite
 from evaluation.stability.stability_proxy import COMPONENTS, stability_proxy
 
 END_SHARE = 0.15
@@ -93,7 +93,9 @@ def summarise_curve(name: str, rows: Sequence[Row]) -> Mapping[str, float | None
     return summarise_points(list(finite(rows, name)), CURVES[name], BANDS[name])
 
 
-def summarise_points(points: Sequence[tuple[float, float]], curve: Curve, band: float) -> Mapping[str, float | None]:
+def summarise_points(
+    points: Sequence[tuple[float, float]], curve: SecondCurve, band: float
+) -> Mapping[str, float | None]:
     """Compute what `summarise_curve` does of (second, value) of any curve; deviations above `band` are outside."""
     if not points:
         return dict.fromkeys(("slope", "worst", "outside", "ends"))

@@ -9,7 +9,7 @@ import torch
 
 from actors.generation.streaming import make_videos
 from cluster.runs.display import Display
-from evaluation.bootstrap import Interval, interval
+from evaluation.bootstrap import BootstrapInterval, bootstrap_mean
 from evaluation.tiny_columns import COLUMNS, tiny_columns
 from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import check_weights, load_weights
@@ -47,7 +47,7 @@ def paper_table(
         )
         columns = tiny_columns(to_pixels(latents), prompts, HORIZON, HORIZONS)
         methods[name] = {
-            str(horizon): {column: interval(values)._asdict() for column, values in by_column.items()}
+            str(horizon): {column: bootstrap_mean(values)._asdict() for column, values in by_column.items()}
             for horizon, by_column in zip(HORIZONS, columns, strict=True)
         }
     return {"columns": COLUMNS, "videos": VIDEOS, "horizon_s": HORIZON / FPS, "methods": methods}
@@ -73,6 +73,6 @@ def paper_text(table: Mapping[str, Any]) -> str:
     for horizon in HORIZONS:
         for name, rows in table["methods"].items():
             cells = [rows[str(horizon)][column] for column in table["columns"]]
-            numbers = "".join(f"{Interval(**cell).text(1):>24}" for cell in cells)
+            numbers = "".join(f"{BootstrapInterval(**cell).text(1):>24}" for cell in cells)
             lines.append(f"{f'{horizon} ({horizon * HORIZON / FPS:g} s)':<14}{name:<{width}}{numbers}")
     return "\n".join(lines)

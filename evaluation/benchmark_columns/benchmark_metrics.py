@@ -1,12 +1,12 @@
 """Describe the columns of this package, for tables and reports."""
 
 from evaluation.benchmark_columns.benchmark_config import COLUMN_DIMENSIONS, OTHER_DIMENSIONS
-from evaluation.second_curves import Curve
+from evaluation.second_curves import SecondCurve
 from evaluation.summaries import Metric
 
 EMBEDDING_CURVES = {
-    "text_alignment": Curve("text alignment (CLIP)", "cosine of frames and prompt, times 100", False),
-    "identity": Curve("identity", "cosine to the mean of the first 2 s", False),
+    "text_alignment": SecondCurve("text alignment (CLIP)", "cosine of frames and prompt, times 100", False),
+    "identity": SecondCurve("identity", "cosine to the mean of the first 2 s", False),
 }
 """Curves of the image encoders: further columns of the rows per second."""
 EMBEDDING_BANDS = {"text_alignment": 3.0, "identity": 0.2}

@@ -33,7 +33,7 @@ def write_clips(task: VideoTask, folder: Path, clip_s: float) -> list[Path]:
     """
     if not folder.is_dir():
         info, frames = open_video(task)
-        pieces = shots(frames)
+        pieces = shot_spans(frames)
         spans = [span for shot in pieces for span in clip_spans(*shot, max(1, round(clip_s * info.fps)))]
         spans = [span for span in spans if span[1] - span[0] >= LEAST_FRAMES]
         if not spans:
@@ -46,7 +46,7 @@ def write_clips(task: VideoTask, folder: Path, clip_s: float) -> list[Path]:
     return sorted(folder.glob("*.mp4"))
 
 
-def shots(frames: Iterable[Frame]) -> list[tuple[int, int]]:
+def shot_spans(frames: Iterable[Frame]) -> list[tuple[int, int]]:
     """Find the shots of a video as numbers of the first frame and of the one behind the last."""
     detector = ContentDetector(threshold=_THRESHOLD)
     starts, count = {0}, 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy
 from scipy.stats import rankdata
 
-from evaluation.bootstrap import Interval, interval
+from evaluation.bootstrap import BootstrapInterval, bootstrap_mean
 from evaluation.judging.judge_answers import HIGHEST
 from evaluation.judging.pairwise import PairVerdict
 from evaluation.judging.video_judge import VideoVerdict
@@ -65,10 +65,10 @@ def human_agreement(
     return {"kappa": quadratic_kappa(judge, people, seed), "spearman": spearman(judge, people, seed)}
 
 
-def swap_consistency(verdicts: Mapping[str, PairVerdict], seed: int = 0) -> Interval:
+def swap_consistency(verdicts: Mapping[str, PairVerdict], seed: int = 0) -> BootstrapInterval:
     """Compute the share of pairs with the same verdict in both orders; pairs without both are missing."""
     orders = (verdict.orders for verdict in verdicts.values())
-    return interval([None if None in both else float(both[0] == both[1]) for both in orders], seed)
+    return bootstrap_mean([None if None in both else float(both[0] == both[1]) for both in orders], seed)
 
 
 def read_ratings(given: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.benchmark_columns.vbench_clips import LEAST_FRAMES, clip_spans, shots, write_clips
+from evaluation.benchmark_columns.vbench_clips import LEAST_FRAMES, clip_spans, shot_spans, write_clips
 from evaluation.video_stream import UnreadableVideo, array_frames, probe, stream_frames
 from evaluation.video_tasks import VideoTask
 from tests.fakes.films import moving_texture, write_film
@@ -30,8 +30,8 @@ def test_clips_cover_a_shot_are_of_one_length_and_only_the_last_borrows(start, f
 
 def test_a_cut_between_shots_separates_clips():
     one, other = moving_texture(40, 1.0), [255 - picture for picture in moving_texture(30, 1.0, seed=5)]
-    assert shots(array_frames(numpy.stack([*one, *other]), 16)) == [(0, 40), (40, 70)]
-    assert shots(array_frames(numpy.stack(one), 16)) == [(0, 40)]
+    assert shot_spans(array_frames(numpy.stack([*one, *other]), 16)) == [(0, 40), (40, 70)]
+    assert shot_spans(array_frames(numpy.stack(one), 16)) == [(0, 40)]
 
 
 @pytest.mark.parametrize("fps", [8, 16, 24])
