@@ -32,7 +32,7 @@ def evaluate_video(
     if known is not None:
         return known
     cv2.setNumThreads(1)  # a worker is one process per core
-    info, frames = _open(task)
+    info, frames = open_video(task)
     meter = CurveMeter(info.fps)
     for frame in frames:
         if progress is not None and int(frame.time_s) > len(meter.rows):
@@ -65,9 +65,13 @@ def _judged(task: VideoTask, digest: str) -> dict[str, Any] | None:
     return result if same else None
 
 
-def _open(task: VideoTask) -> tuple[VideoInfo, Iterator[Frame]]:
+def open_video(task: VideoTask, spacing_s: float = 0.0) -> tuple[VideoInfo, Iterator[Frame]]:
+    """Open a film or a video of a tensor. Raises UnreadableVideo.
+
+    Of each stretch of `spacing_s` seconds of a film only the first frame is yielded.
+    """
     if task.index is None:
-        return probe(task.path), stream_frames(task.path)
+        return probe(task.path), stream_frames(task.path, spacing_s)
     with safe_open(task.path, framework="pt") as file:
         shape = file.get_slice("video").get_shape()
     if len(shape) != 5 or shape[2] != 3 or not shape[1]:
