@@ -83,9 +83,7 @@ def doubling(end_s: float) -> list[float]:
 
 def _page_curves() -> Iterator[PageCurve]:
     for key, curve in CURVES.items():
-        least = NOTES = ("judge",)
-"""Parts of evaluation.json that tell of a column, shown below the table."""
-_LEAST_RELATIVE if curve.relative else 0.1
+        least = _LEAST_RELATIVE if curve.relative else 0.1
         text = ChartText(key, curve.label, curve.unit, (0.0, 1.0) if key == "cut" else None, least)
         yield PageCurve(text, numpy.nanmax if key in _PEAKS else numpy.nanmean)
 
