@@ -55,7 +55,7 @@ def write_evaluation_report(path: Path, evaluation: Mapping[str, Any], tasks: Se
         stops=[*(Mark(stop, f"{stop:g} s") for stop in stops), Mark(end_s, "end")],
         charts=curves.charts,
         script=curves.script,
-        table=metric_table(evaluation),
+        table=metric_table(evaluation, methods),
         skipped=evaluation["skipped"],
         notes={name: dict(flat_settings(evaluation[name])) for name in NOTES if name in evaluation},
         settings=dict(flat_settings(evaluation["settings"])),

@@ -92,7 +92,7 @@ def write_report(
         stops=stops,
         charts=curves.charts,
         script=curves.script | {"horizon": HORIZON / FPS},
-        table=metric_table(evaluation),
+        table=metric_table(evaluation, methods),
         skipped=evaluation["skipped"],
         notes={},
         seconds=summary["seconds"],

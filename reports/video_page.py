@@ -100,10 +100,10 @@ def players(methods: Sequence[PageMethod], videos: Mapping[str, Sequence[PageVid
     return rows
 
 
-def metric_table(evaluation: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+def metric_table(evaluation: Mapping[str, Any], titles: Sequence[PageMethod]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Group the metrics of an evaluation by the part of their label before a colon, as rows of a table."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    methods = evaluation["methods"]
+    methods, short = evaluation["methods"], {one.name: one.title.partition(":")[0] for one in titles}
     for name, metric in evaluation["metrics"].items():
         group, colon, label = metric["label"].partition(": ")
         ranked = evaluation["rankings"][name]
@@ -112,7 +112,9 @@ def metric_table(evaluation: Mapping[str, Any]) -> list[tuple[str, list[dict[str
             "unit": metric["unit"],
             "cells": {method: content["metrics"][name] for method, content in methods.items()},
             "best": ranked[0] if ranked else None,
-            "ranking": _ranking_text(ranked, metric["best"], [m["metrics"][name] for m in methods.values()]),
+            "ranking": _ranking_text(
+                [short[one] for one in ranked or ()], metric["best"], [m["metrics"][name] for m in methods.values()]
+            ),
         }
         groups.setdefault(group if colon else "whole video", []).append(row)
     return list(groups.items())

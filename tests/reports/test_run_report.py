@@ -100,7 +100,14 @@ def test_the_report_tells_every_method_and_every_number_of_the_table(html, arms)
         for key in ("validity", "exposure_drift", "dynamic_degree", "frozen_share"):
             for segment in (1, 2, 4, 8, 16):
                 assert any(value == pytest.approx(arm.metrics[key][segment - 1], abs=1e-9) for value in page.values)
-    for told in ("0123abc", "1 min 02 s", "rollout.frames", "16\u00d7", "0.75\u00a0s"):
+    for told in (
+        "0123abc",
+        "1 min 02 s",
+        "rollout.frames",
+        "16\u00d7",
+        "0.75\u00a0s",
+        "1. Self-Forcing++, 2. ODE initialisation, 3.",
+    ):
         assert told in words
 
 
