@@ -12,7 +12,7 @@ _ROOM = 0.06
 
 
 class Style(NamedTuple):
-    """Colours and dashes of a method, in charts, legends and tables. Methods can be told apart without colour, too."""
+    """Holds colours and dashes of a method in charts, legends and tables, distinct without colour, too."""
 
     light: str
     """Colour on a light page."""
@@ -35,7 +35,7 @@ STYLES = (
 
 
 class ChartLine(NamedTuple):
-    """Values of equal stretches of time, None where there is none; number of the style; edges of the band around."""
+    """Holds values of equal stretches of time, None for a gap, the number of their style, and the band's edges."""
 
     values: Sequence[float | None]
     tone: int
@@ -44,14 +44,14 @@ class ChartLine(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A moment with a label."""
+    """Labels a moment."""
 
     time_s: float
     label: str
 
 
 class Drawn(NamedTuple):
-    """A line in the chart's units: the `d` of its path, that of its band or nothing, and the number of its style."""
+    """Holds a line in the chart's units: the `d` of its path and of its band (may be empty), and its style's number."""
 
     line: str
     band: str
@@ -60,7 +60,7 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """Hold a laid-out chart. Positions of ticks and marks are percent of the plot, from the left or from below."""
+    """Holds a laid-out chart. Positions of ticks and marks are percent of the plot, from the left or from below."""
 
     key: str
     label: str
@@ -76,7 +76,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class TimeAxis:
-    """Describe the time that all charts of a page share."""
+    """Describes the time that all charts of a page share."""
 
     step_s: float
     """Seconds of a stretch with one value; its point is in its middle."""
@@ -87,7 +87,7 @@ class TimeAxis:
 
 @dataclass(frozen=True)
 class ChartText:
-    """Name a curve, and bound its vertical axis."""
+    """Names a curve, and bounds its vertical axis."""
 
     key: str
     label: str

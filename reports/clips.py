@@ -28,7 +28,7 @@ _NEAR = 1e-6
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """Describe a video, and how a page embeds it."""
+    """Describes a video, and how a page embeds it."""
 
     height: int
     width: int
@@ -62,7 +62,7 @@ class ClipPlan:
 
 @dataclass(frozen=True)
 class PageClip:
-    """Hold a video as the page's player takes it."""
+    """Holds a video as the page's player takes it."""
 
     source: str
     """Data address of an mp4 film, or of a PNG sheet with all frames, row by row."""

@@ -20,7 +20,7 @@ from rewards.object_motion import FASTEST_EXCESS, FROZEN, SLOWEST
 
 
 class HorizonCurve(NamedTuple):
-    """Describe a metric over time."""
+    """Describes a metric over time."""
 
     key: str
     """Its name in `segment_metrics`."""

@@ -20,7 +20,7 @@ SPEEDS = (1, 2, 4, 8, 16)
 
 
 class PageMethod(NamedTuple):
-    """A method as a page names it."""
+    """Names a method of a page, and its style."""
 
     name: str
     title: str
@@ -29,7 +29,7 @@ class PageMethod(NamedTuple):
 
 @dataclass(frozen=True)
 class PageVideo:
-    """Hold what a page knows of one video."""
+    """Holds the numbers and the clip of one video."""
 
     name: str
     prompt: str | None
@@ -43,7 +43,7 @@ class PageVideo:
 
 @dataclass(frozen=True)
 class PageCurve:
-    """Describe a curve of a page."""
+    """Describes a curve of a page."""
 
     text: ChartText
     join: Callable[..., numpy.ndarray] = numpy.nanmean
@@ -51,7 +51,7 @@ class PageCurve:
 
 
 class CurveSet(NamedTuple):
-    """Charts of a page, and the numbers that its script prints at the cursor."""
+    """Holds the charts of a page, and the numbers that its script prints at the cursor."""
 
     charts: list[Chart]
     script: dict[str, Any]
