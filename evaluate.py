@@ -68,6 +68,7 @@ def main(work: Work) -> int:
     from cluster.runs.provenance import commit
     from evaluation.evaluation_table import evaluation_of, evaluation_text, write_evaluation
     from models.user_paths import user_path
+    from reports.evaluation_report import write_evaluation_report
     from reports.paper_report import print_paper_table
 
     if work.is_paper:
@@ -83,6 +84,9 @@ def main(work: Work) -> int:
     path = user_path(work.config.out, "out") / "evaluation.json"
     write_evaluation(path, evaluation)
     print(evaluation_text(evaluation, TABLE))
+    if results:
+        write_evaluation_report(path.with_name("report.html"), evaluation, list(results))
+        print(f"report: {path.with_name('report.html')}")
     for one in skipped:
         print(f"evaluate.py: skipped {one.file} of {one.method}: {one.reason}", file=sys.stderr)
     print(f"evaluation: {path}")

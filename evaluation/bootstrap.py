@@ -38,6 +38,23 @@ def bootstrap_mean(values: Sequence[float | None], seed: int = 0) -> BootstrapIn
     return BootstrapInterval(float(known.mean()), float(low), float(high), len(known), missing)
 
 
+def interval_curve(values: numpy.ndarray, seed: int = 0) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+    """Compute mean and 95 % interval over videos of a curve [videos, points]; NaN where no video has a value.
+
+    A draw takes whole videos: the points of a video do not vary on their own.
+    """
+    known = numpy.isfinite(values)
+    filled, videos = numpy.where(known, values, 0.0), len(values)
+    draws = numpy.random.default_rng(seed).multinomial(videos, [1 / videos] * videos, _DRAWS).astype(numpy.float64)
+    with numpy.errstate(invalid="ignore"):
+        mean = filled.sum(0) / known.sum(0)
+        means = (draws @ filled) / (draws @ known)
+    edges = numpy.full((2, values.shape[1]), numpy.nan)
+    has = known.any(0)
+    edges[:, has] = numpy.nanquantile(means[:, has], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
+    return mean, edges[0], edges[1]
+
+
 def ranking(intervals: Mapping[str, BootstrapInterval], best: str) -> list[str] | None:
     """Order the methods of a metric, best first; None where neighbours' intervals overlap, or none is better.
 

@@ -3,7 +3,7 @@
 The paper's claim concerns the time after the horizon, so no metric is averaged over a whole video.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -27,6 +27,11 @@ def segment_metrics(video: Tensor, prompts: Sequence[str], horizon_frames: int) 
 
     Raises ValueError when T is no multiple of `horizon_frames`, when that is below 2, and where `judge` does.
     """
+    return summarise_segments(segment_values(video, prompts, horizon_frames))
+
+
+def segment_values(video: Tensor, prompts: Sequence[str], horizon_frames: int) -> dict[str, list[Tensor]]:
+    """Judge `video`: by metric and segment, values [B N] of all frames or pairs. Raises as `segment_metrics`."""
     if horizon_frames < 2:
         raise ValueError(f"a segment must hold a pair of frames; got horizon_frames={horizon_frames}")
     verdict = judge(video, prompts)
@@ -35,21 +40,22 @@ def segment_metrics(video: Tensor, prompts: Sequence[str], horizon_frames: int) 
         raise ValueError(f"a video of {frames} frames has no whole number of segments of {horizon_frames} frames")
     speed = prompted_speed(prompts)
     moved = displacement(verdict.position)
-
-    def over_frames(values: Tensor) -> list[float]:
-        return [_mean(segment) for segment in values.split(horizon_frames, dim=1)]
-
-    def over_pairs(values: Tensor, statistic: Callable[[Tensor], float]) -> list[float]:
-        ends = range(horizon_frames - 1, frames - 1, horizon_frames)
-        return [statistic(segment) for segment in values.tensor_split(tuple(ends), dim=1)]
-
+    ends = tuple(range(horizon_frames - 1, frames - 1, horizon_frames))
     return {
-        "validity": over_frames(verdict.valid),
-        "exposure_drift": over_frames(exposure_drift(video, horizon_frames)),
-        "out_of_range": over_frames(~verdict.level_in_range),
-        "dynamic_degree": over_pairs(moving_pairs(verdict, prompts), _mean),
-        "frozen_share": over_pairs(frozen(moved, speed), _mean),
-        "speed": over_pairs(moved / speed[:, None], _median),
+        "validity": list(verdict.valid.split(horizon_frames, dim=1)),
+        "exposure_drift": list(exposure_drift(video, horizon_frames).split(horizon_frames, dim=1)),
+        "out_of_range": list((~verdict.level_in_range).split(horizon_frames, dim=1)),
+        "dynamic_degree": list(moving_pairs(verdict, prompts).tensor_split(ends, dim=1)),
+        "frozen_share": list(frozen(moved, speed).tensor_split(ends, dim=1)),
+        "speed": list((moved / speed[:, None]).tensor_split(ends, dim=1)),
+    }
+
+
+def summarise_segments(values: Mapping[str, Sequence[Tensor]], videos: slice = slice(None)) -> dict[str, list[float]]:
+    """Compute one number per metric and segment over the chosen `videos`: a mean, of `speed` the median."""
+    return {
+        name: [(_median if name == "speed" else _mean)(segment[videos]) for segment in segments]
+        for name, segments in values.items()
     }
 
 

@@ -74,10 +74,13 @@ def _metrics(curves: VideoCurves, prompt: str | None) -> dict[str, float | None]
     return {name: _rounded(value) for name, value in summarise(curves, prompt or "").items()}
 
 
-def open_video(task: VideoTask) -> tuple[VideoInfo, Iterator[Frame]]:
-    """Return the shape of a video and its frames, which are decoded as they are taken. Raises UnreadableVideo."""
+def open_video(task: VideoTask, spacing_s: float = 0.0) -> tuple[VideoInfo, Iterator[Frame]]:
+    """Open a film or a video of a tensor. Raises UnreadableVideo.
+
+    Of each stretch of `spacing_s` seconds of a film only the first frame is yielded.
+    """
     if task.index is None:
-        return probe(task.path), stream_frames(task.path)
+        return probe(task.path), stream_frames(task.path, spacing_s)
     with safe_open(task.path, framework="pt") as file:
         shape = file.get_slice("video").get_shape()
     if len(shape) != 5 or shape[2] != 3 or not shape[1]:

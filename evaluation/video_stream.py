@@ -1,5 +1,6 @@
 """Stream the frames of a video file: upright, in RGB, with their times, in memory that does not grow with length."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ _LARGE_ROWS = 720
 _LEAST_SHARE = 0.95
 """Share of the declared frames below which a file counts as truncated; edit lists hide a few."""
 _FALLBACK_FPS = 16.0
+_NEAR_S = 1e-6
 
 
 class UnreadableVideo(StopsRun):
@@ -58,9 +60,12 @@ def probe(path: Path) -> VideoInfo:
         raise UnreadableVideo(f"{path.name} cannot be decoded ({error})") from error
 
 
-def stream_frames(path: Path) -> Iterator[Frame]:
-    """Yield the frames of a film one by one. Raises UnreadableVideo, also in the middle of a truncated file."""
-    count = 0
+def stream_frames(path: Path, spacing_s: float = 0.0) -> Iterator[Frame]:
+    """Yield the frames of a film one by one. Raises UnreadableVideo, also in the middle of a truncated file.
+
+    Of each stretch of `spacing_s` seconds only the first frame: the others are decoded, but not converted to RGB.
+    """
+    count, due_s = 0, -math.inf
     try:
         with av.open(str(path)) as film:
             stream = _video_stream(film, path)
@@ -69,11 +74,15 @@ def stream_frames(path: Path) -> Iterator[Frame]:
             for picture in film.decode(stream):
                 time_s = picture.time if picture.time is not None else count / fps
                 began_s = time_s if began_s is None else began_s
+                count += 1
+                if time_s - began_s < due_s - _NEAR_S:
+                    continue
+                if spacing_s:
+                    due_s = (math.floor((time_s - began_s + _NEAR_S) / spacing_s) + 1) * spacing_s
                 pixels = upright(_rgb(picture), picture.rotation)
                 shape = shape or pixels.shape
                 if pixels.shape != shape:
                     raise UnreadableVideo(f"{path.name} changes its size from {shape[:2]} to {pixels.shape[:2]}")
-                count += 1
                 yield Frame(max(0.0, time_s - began_s), pixels)
             if count < _LEAST_SHARE * stream.frames:
                 raise UnreadableVideo(f"{path.name} is truncated: {count} of {stream.frames} frames can be decoded")

@@ -1,13 +1,10 @@
-"""Draw the methods of a report: their frames, their curves over time, and the picture of the README."""
+"""Hold the results of the tiny world that pages show, and draw the picture of the README."""
 
-import base64
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -15,49 +12,51 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from models.atomic_files import write_atomic
+from models.worlds.tiny_judge import TOLERANCE
 from models.worlds.tiny_world import FPS, HORIZON
+from reports.charts import STYLES, ChartText, Mark
+from reports.clips import data_address, png_bytes
+from rewards.object_motion import FASTEST_EXCESS, FROZEN, SLOWEST
 
 
-class Curve(NamedTuple):
-    """Names a metric over time: its key in `segment_metrics`, its label, and its best value."""
+class HorizonCurve(NamedTuple):
+    """Describes a metric over time."""
 
     key: str
+    """Its name in `segment_metrics`."""
     label: str
     best: int
+    """Its best value."""
+    unit: str
+    note: str
+    """Meaning, for the reader of a page."""
 
 
 CURVES = (
-    Curve("validity", "Validity", 1),
-    Curve("exposure_drift", "Exposure drift", 0),
-    Curve("dynamic_degree", "Dynamic degree", 1),
-    Curve("frozen_share", "Frozen share", 0),
-)
+    HorizonCurve(
+        "validity", "Validity", 1, "share of frames",
+        f"Share of frames that show the prompted scene: an RMSE below {TOLERANCE} to its nearest exact rendering, "
+        "wherever the sprite, whatever the light. Real videos score 1.",
+    ),
+    HorizonCurve(
+        "exposure_drift", "Exposure drift", 0, "pixel value, 0 to 1",
+        "How far a frame's mean brightness is from that of the same video's first segment, up or down alike, in pixel "
+        "value (black 0, white 1). Real videos stay below 0.005.",
+    ),
+    HorizonCurve(
+        "dynamic_degree", "Dynamic degree", 1, "share of pairs of frames",
+        "Share of pairs of consecutive frames that are valid and move at about the prompted speed: "
+        f"{SLOWEST} times as fast or more, and at most {FASTEST_EXCESS} pixels per frame faster. Standing still and "
+        "jumping both fail. Real videos score 0.99.",
+    ),
+    HorizonCurve(
+        "frozen_share", "Frozen share", 0, "share of pairs of frames",
+        f"Share of pairs, valid or not, that move less than {FROZEN} times as fast as prompted. Real videos stay below "
+        "0.02 (a bounce may end where it began).",
+    ),
+)  # fmt: skip
 
 
-class Style(NamedTuple):
-    """Holds colours and line of a method in charts, legends and tables, distinct without colour, too."""
-
-    light: str
-    """Colour on a light page."""
-    dark: str
-    """Colour on a dark page."""
-    dashes: Any
-    """Line style, as matplotlib takes it."""
-    marker: str
-    legend: str
-    """The dashes again, as `stroke-dasharray` of SVG."""
-
-
-STYLES = (
-    Style("#0b62b8", "#62b0ff", "-", "o", "none"),
-    Style("#c2410c", "#ff9a66", "--", "s", "8 4"),
-    Style("#5c636e", "#a2a9b4", ":", "^", "3 3"),
-    Style("#7a3fb0", "#c79bf2", "-.", "D", "10 4 2 4"),
-    Style("#1f7a4d", "#6fcf9b", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "v", "10 2 2 2 2 2"),
-    Style("#9a6a00", "#e0b252", "-", "P", "none"),
-    Style("#b3296f", "#f28bbb", "--", "X", "8 4"),
-    Style("#0f7c86", "#6cc9d1", ":", "*", "3 3"),
-)
 TONES = {"uniform": 0, "prefix_1": 1, "ode": 2}
 """Number in STYLES of each method of the demo; any other takes 3 or 4."""
 _INK = "#1b1f24"
@@ -77,6 +76,8 @@ class MethodResult:
     """`evaluation.metrics.segment_metrics` of all the videos."""
     videos: Tensor
     prompts: list[str]
+    by_video: Sequence[dict[str, list[float]]]
+    """The same metrics of each video on its own."""
 
     def __post_init__(self):
         arm, shape = f'arm "{self.name}"', tuple(self.videos.shape)
@@ -90,8 +91,9 @@ class MethodResult:
                 raise ValueError(f"{arm}: {key} is not finite in every segment: {values}")
         if len(shape) != 5 or shape[2] != 3:
             raise ValueError(f"{arm}: videos must be [B T 3 H W]; got {shape}")
-        if shape[0] != len(self.prompts) or not self.prompts:
-            raise ValueError(f"{arm}: {shape[0]} videos, {len(self.prompts)} prompts; each video needs its own")
+        if not shape[0] == len(self.prompts) == len(self.by_video) or not self.prompts:
+            counted = f"{shape[0]} videos, {len(self.prompts)} prompts, {len(self.by_video)} judged"
+            raise ValueError(f"{arm}: {counted}; each video needs its own")
         if shape[1] != self.segments * HORIZON:
             raise ValueError(f"{arm}: {shape[1]} frames are not {self.segments} segments of {HORIZON}")
         if not ((self.videos >= 0) & (self.videos <= 1)).all():
@@ -129,64 +131,22 @@ def seconds_at(segment: int) -> str:
     return f"{segment * HORIZON / FPS:g} s"
 
 
+def chart_text(curve: HorizonCurve) -> ChartText:
+    """Describe the chart of a metric: shares reach from 0 to 1, exposure drift as far as it goes."""
+    bounds = None if curve.key == "exposure_drift" else (0.0, 1.0)
+    return ChartText(curve.key, curve.label, f"{curve.unit}; {curve.best} is best", bounds, 0.05, curve.note)
+
+
+def horizon_marks(training_frames: int | None) -> list[Mark]:
+    """Mark where the teacher's horizon ends, and where the training rollouts ended, both in latent frames."""
+    ends = ((HORIZON, "teacher"), (training_frames, "training"))
+    return [Mark(frames / FPS, label) for frames, label in ends if frames is not None]
+
+
 def percent(share: float) -> str:
     """Format whole percent, but never 0 or 100 for a share that is only close to it."""
     close = 0 < share < 0.005 or 0.995 <= share < 1
     return f"{min(max(100 * share, 0.1), 99.9):.1f} %" if close else f"{100 * share:.0f} %"
-
-
-class ChartLine(NamedTuple):
-    """Holds a metric by teacher horizon, the number of its style, and the edges of the band around it."""
-
-    values: Sequence[float]
-    tone: int
-    band: tuple[Sequence[float], Sequence[float]] | None = None
-
-
-def line_chart(curve: Curve, lines: Sequence[ChartLine], training_frames: int | None) -> str:
-    """Draw lines over time as SVG in the colours of the page, so that it follows light and dark.
-
-    Dotted verticals mark the teacher's horizon and `training_frames`, both in latent frames.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    segments, horizon = len(lines[0].values), HORIZON / FPS
-    options = {"svg.fonttype": "none", "svg.hashsalt": curve.key, "font.size": 10, "axes.edgecolor": _INK}
-    options |= {"text.color": _INK, "xtick.color": _INK, "ytick.color": _INK}
-    with matplotlib.rc_context(options):
-        figure = Figure(figsize=(5.6, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        for line in lines:
-            style = STYLES[line.tone]
-            times = [horizon * segment for segment in range(1, segments + 1)]
-            looks = {"color": style.light, "linestyle": style.dashes, "marker": style.marker}
-            axes.plot(times, line.values, linewidth=2, markersize=4.5, clip_on=False, **looks)
-            if line.band is not None:
-                axes.fill_between(times, *line.band, color=style.light, alpha=0.14, linewidth=0)
-        for frames, text in ((HORIZON, "teacher"), (training_frames, "training")):
-            if frames is not None and frames <= segments * HORIZON:
-                axes.axvline(frames / FPS, color=_INK, linewidth=1, linestyle=(0, (1, 2)))
-                axes.text(frames / FPS, 1.03, f" {text}", transform=axes.get_xaxis_transform(), fontsize=9)
-        highest = max(max(line.values if line.band is None else line.band[1]) for line in lines)
-        axes.set_ylim(0, max(0.05, 1.1 * highest) if curve.key == "exposure_drift" else 1.03)
-        axes.set_xlim(0, horizon * segments)
-        ticks = [segment for segment in milestones(segments) if segment >= segments / 8]
-        axes.set_xticks([horizon * tick for tick in ticks], [seconds_at(tick) for tick in ticks])
-        for tick in ticks:
-            place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
-            axes.text(horizon * tick, -0.16, f"{tick}\u00d7", **place)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.spines[["top", "right"]].set_visible(False)
-        buffer = StringIO()
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    svg = buffer.getvalue()
-    svg = re.sub(r'\s+(xmlns(:xlink)?|(?<=<svg )(width|height))="[^"]*"', "", svg[svg.index("<svg") :])
-    for tone, style in enumerate(STYLES):
-        svg = svg.replace(style.light, f"var(--method-{tone})")
-    return svg.replace(_INK, "currentColor")
 
 
 def write_picture(path: str | Path, arms: Sequence[MethodResult]) -> None:
@@ -230,15 +190,6 @@ def frame_image(frame: Tensor) -> Image.Image:
     return Image.fromarray((rearrange(frame, "c h w -> h w c") * 255).round().to(torch.uint8).cpu().numpy())
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """Encode a picture as a PNG file."""
-    buffer = BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def data_address(frame: Tensor, scale: int = 1) -> str:
-    """Encode a frame [3 H W], enlarged `scale` times by nearest neighbour, as a data: address."""
-    small = frame_image(frame)
-    large = small.resize((small.width * scale, small.height * scale), Image.Resampling.NEAREST)
-    return "data:image/png;base64," + base64.b64encode(png_bytes(large)).decode()
+def still_address(frame: Tensor) -> str:
+    """Encode a frame [3 H W] in [0, 1] as a data: address."""
+    return data_address("image/png", png_bytes(frame_image(frame)))

@@ -1,17 +1,17 @@
-"""Render an HTML page from a template of assets/: one file that needs nothing outside it."""
+"""Render an HTML page from the templates of assets/: one file that needs nothing outside it."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reports.figures import CURVES, STYLES, seconds_at
+from reports.charts import STYLES
 
 
-def render_page(template: str, segments: list[int], **values: Any) -> bytes:
-    """Fill `template` with `values`, the curves, the methods' styles, and `segments` as (number, time of its end).
+def render_page(template: str, **values: Any) -> bytes:
+    """Fill `template` with `values` and the methods' styles.
 
-    Templates must use no value that is missing. Their filters: `typeset` and `clock`.
+    Every template extends base.html.j2, and must use no value that is missing. Filters: `typeset`, `clock`, `number`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -22,9 +22,9 @@ def render_page(template: str, segments: list[int], **values: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"typeset": _typeset, "clock": _clock}
-    times = [(segment, seconds_at(segment)) for segment in segments]
-    return environment.get_template(template).render(curves=CURVES, styles=STYLES, segments=times, **values).encode()
+    environment.filters |= {"typeset": _typeset, "clock": _clock, "number": number_text}
+    environment.globals["styles"] = STYLES
+    return environment.get_template(template).render(**values).encode()
 
 
 def flat_settings(
@@ -36,6 +36,13 @@ def flat_settings(
             yield from flat_settings(value, unsplit, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", "none" if value is None else str(value)
+
+
+def number_text(value: float) -> str:
+    """Format a number of a table: three decimals, and two digits of what three decimals would hide."""
+    if value == 0 or abs(value) >= 0.01:
+        return f"{value:.3f}"
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def _clock(seconds: float) -> str:

@@ -4,29 +4,31 @@ It states only numbers of `evaluation.metrics`, and shows videos in the order in
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from einops import rearrange
 
+from evaluation.video_stream import array_frames
 from models.atomic_files import write_atomic
-from models.worlds.tiny_judge import TOLERANCE
 from models.worlds.tiny_world import FPS, HORIZON
+from reports.charts import Mark
+from reports.clips import ClipPlan, make_clip
 from reports.figures import (
     CURVES,
-    ChartLine,
     MethodResult,
+    chart_text,
     check_methods,
-    data_address,
-    line_chart,
+    horizon_marks,
     milestones,
     percent,
     seconds_at,
     write_picture,
 )
 from reports.page import flat_settings, render_page
-from rewards.object_motion import FASTEST_EXCESS, FROZEN, SLOWEST
+from reports.video_page import PageCurve, PageMethod, PageVideo, curve_set, metric_table, players
 
 __all__ = ["MethodResult", "summary_headline", "summary_table", "write_picture", "write_report", "write_summary"]
 
@@ -59,52 +61,60 @@ def write_summary(
     return summary
 
 
-def write_report(path: str | Path, summary: Mapping[str, Any], arms: Sequence[MethodResult]) -> None:
-    """Write report.html: numbers of `summary`, frames of `arms`, nothing that lies outside the file."""
+def write_report(
+    path: str | Path, summary: Mapping[str, Any], arms: Sequence[MethodResult], evaluation: Mapping[str, Any]
+) -> None:
+    """Write report.html: numbers of `evaluation`, frames of `arms`, nothing that lies outside the file."""
     check_methods(arms)
     if list(summary["methods"]) != [arm.name for arm in arms]:
         raise ValueError(f"the summary is of {list(summary['methods'])}, not of {[arm.name for arm in arms]}")
-    segments = milestones(arms[0].segments)
     settings = dict(flat_settings(summary["settings"]))
     given = settings.get(TRAINING_FRAMES, "none")
-    training_frames = None if given == "none" else int(given)
-    shown = {arm.name: arm.videos[:SHOWN] for arm in arms}
+    stops = [Mark(segment * HORIZON / FPS - 1 / FPS, f"{segment}x") for segment in milestones(arms[0].segments)]
+    methods = [PageMethod(arm.name, arm.title, arm.tone) for arm in arms]
+    videos = {arm.name: list(_page_videos(arm, evaluation, [stop.time_s for stop in stops[:-1]])) for arm in arms}
+    marks = horizon_marks(None if given == "none" else int(given))
+    curves = curve_set([PageCurve(chart_text(c)) for c in CURVES], methods, videos, SHOWN, HORIZON / FPS, marks)
     motion = [
         f"from {method['dynamic_degree'][0]:.2f} to {method['dynamic_degree'][-1]:.2f} with {_short(method)}"
         for method in summary["methods"].values()
     ]
     page = render_page(
-        "report.html.j2",
-        segments,
+        "demo.html.j2",
+        kind="tiny world",
+        commit=summary["commit"],
         headline=summary_headline(summary),
         motion=f"From the first to the last segment, dynamic degree goes {', '.join(motion)}.",
-        summary=summary,
+        count=len(arms[0].prompts),
+        fps=FPS,
+        methods=methods,
+        players=players(methods, videos, SHOWN),
+        stops=stops,
+        charts=curves.charts,
+        script=curves.script | {"horizon": HORIZON / FPS},
+        table=metric_table(evaluation, methods),
+        skipped=evaluation["skipped"],
+        notes={},
+        seconds=summary["seconds"],
         settings=settings,
-        arms=arms,
-        prompts=arms[0].prompts[:SHOWN],
-        strips={
-            name: [[data_address(video[segment * HORIZON - 1], 8) for segment in segments] for video in videos]
-            for name, videos in shown.items()
-        },
-        sheets={name: data_address(rearrange(videos, "b t c h w -> c (b h) (t w)")) for name, videos in shown.items()},
-        charts={
-            curve.key: line_chart(curve, [ChartLine(arm.metrics[curve.key], arm.tone) for arm in arms], training_frames)
-            for curve in CURVES
-        },
-        player={
-            "frames": arms[0].videos.shape[1],
-            "height": arms[0].videos.shape[3],
-            "width": arms[0].videos.shape[4],
-            "fps": FPS,
-            "horizon": HORIZON,
-        },
-        training_frames=training_frames,
-        tolerance=TOLERANCE,
-        slowest=SLOWEST,
-        fastest_excess=FASTEST_EXCESS,
-        frozen=FROZEN,
     )
     write_atomic(Path(path), page)
+
+
+def _page_videos(arm: MethodResult, evaluation: Mapping[str, Any], stops: Sequence[float]) -> Iterator[PageVideo]:
+    """Yield the videos of a method with their curves by horizon; the first SHOWN with all of their pixels."""
+    for index, judged in enumerate(evaluation["methods"][arm.name]["videos"]):
+        columns = judged["curves"]
+        rows = [
+            {"second": horizon * HORIZON / FPS} | {key: values[horizon] for key, values in columns.items()}
+            for horizon in range(arm.segments)
+        ]
+        clip = None
+        if index < SHOWN:
+            pixels = (rearrange(arm.videos[index], "t c h w -> t h w c") * 255).round().to(torch.uint8).numpy()
+            plan = ClipPlan(*pixels.shape[1:3], len(pixels) / FPS, FPS, stops, 0)
+            clip = make_clip(array_frames(pixels, FPS), plan)
+        yield PageVideo(judged["name"], judged["prompt"], rows, clip)
 
 
 def summary_headline(summary: Mapping[str, Any]) -> str:

@@ -11,11 +11,13 @@ from cluster.runs.provenance import commit
 from cluster.tuning.trial_capacity import expected_at_once
 from cluster.tuning.trials import Trial
 from models.atomic_files import write_atomic
-from models.worlds.tiny_world import HORIZON
+from models.worlds.tiny_world import FPS, HORIZON
+from reports.charts import ChartLine, Mark, TimeAxis, line_chart
 from reports.dry_run import place
-from reports.figures import CURVES, ChartLine, data_address, line_chart, milestones, percent, seconds_at
+from reports.figures import CURVES, chart_text, horizon_marks, milestones, percent, seconds_at, still_address
 from reports.page import flat_settings, render_page
 from reports.scan_results import ScanArm, arms_of, scan_table, write_csv
+from reports.video_page import PageMethod, cursor_script
 
 SHOWN = 4
 """Videos in the report: the first ones."""
@@ -60,27 +62,30 @@ def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScanArm]) -> bytes
     states = Counter(trial.folder.state for trial in trials)
     lengths = {trial.config.rollout.frames for trial in trials}
     training_frames = lengths.pop() if len(lengths) == 1 else None
-    charts = {}
-    for curve in CURVES:
-        bands = [arm.extremes(curve.key) if len(arm.finished) > 1 else None for arm in finished]
-        lines = [ChartLine(arm.means(curve.key), arm.tone, band) for arm, band in zip(finished, bands, strict=True)]
-        charts[curve.key] = line_chart(curve, lines, training_frames)
+    step_s = HORIZON / FPS
+    axis = TimeAxis(step_s, segments[-1] * step_s, horizon_marks(training_frames))
+    lines = {curve.key: [_line(arm, curve.key) for arm in finished] for curve in CURVES}
+    values = {key: [[line.values for line in drawn]] for key, drawn in lines.items()}
     return render_page(
         "scan.html.j2",
-        segments,
+        kind="scan, tiny world",
         headline=scan_headline(finished),
         commit=commit(),
         trials=trials,
-        arms=arms,
-        finished=finished,
+        arms=[PageMethod(arm.title, arm.title, arm.tone) for arm in arms],
+        methods=[PageMethod(arm.title, arm.title, arm.tone) for arm in finished],
+        segments=[(segment, seconds_at(segment)) for segment in segments],
+        stops=[Mark((segment - 0.5) * step_s, f"{segment}x") for segment in segments],
+        numbers=[(curve, [(arm, [arm.at(curve.key, n) for n in segments]) for arm in finished]) for curve in CURVES],
         seeds=scan.scan.seeds,
         states=", ".join(f"{count} {state}" for state, count in states.items()),
         videos=scan.scan.videos,
-        charts=charts,
+        charts=[line_chart(chart_text(curve), [lines[curve.key]], axis) for curve in CURVES],
+        script=cursor_script(axis, values) | {"horizon": step_s},
         prompts=next(iter(shown.values())).folder.scores["prompts"][:SHOWN],
         strips={
             title: [
-                [data_address(video[segment * HORIZON - 1], 6) for segment in segments]
+                [still_address(video[segment * HORIZON - 1]) for segment in segments]
                 for video in trial.folder.video[:SHOWN]
             ]
             for title, trial in shown.items()
@@ -91,6 +96,12 @@ def _page(scan: Scan, trials: Sequence[Trial], arms: Sequence[ScanArm]) -> bytes
         measured_videos=scan.scan.measured_videos,
         settings=dict(flat_settings(asdict(scan), unsplit=("scan",))),
     )
+
+
+def _line(arm: ScanArm, metric: str) -> ChartLine:
+    """Draw the mean over seeds, with a band from the least to the largest of them."""
+    low, high = arm.extremes(metric) if len(arm.finished) > 1 else ((), ())
+    return ChartLine(arm.means(metric), arm.tone, low, high)
 
 
 def _row(trial: Trial) -> dict[str, str]:

@@ -14,11 +14,12 @@ from scipy.stats import t as student_t
 
 from cluster.tuning.trials import Trial
 from models.atomic_files import write_atomic
-from reports.figures import CURVES, STYLES, milestones, seconds_at
+from reports.charts import STYLES
+from reports.figures import CURVES, milestones, seconds_at
 
 
-class Interval(NamedTuple):
-    """Holds a mean, and half the width of Student's 95 % interval around it; None for a single seed."""
+class SeedInterval(NamedTuple):
+    """A mean, and half the width of Student's 95 % interval around it; None for a single seed."""
 
     mean: float
     half: float | None
@@ -27,12 +28,12 @@ class Interval(NamedTuple):
         return f"{self.mean:.2f}" + ("" if self.half is None else f" \u00b1 {self.half:.2f}")
 
 
-def interval(values: Sequence[float]) -> Interval:
+def seed_interval(values: Sequence[float]) -> SeedInterval:
     """Average values, one per seed."""
     if len(values) < 2:
-        return Interval(values[0], None)
+        return SeedInterval(values[0], None)
     quantile = float(student_t.ppf(0.975, len(values) - 1))
-    return Interval(mean(values), quantile * stdev(values) / math.sqrt(len(values)))
+    return SeedInterval(mean(values), quantile * stdev(values) / math.sqrt(len(values)))
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class ScanArm:
         ended = [trial for trial in self.trials if trial.folder.state == "finished"]
         return {trial.config.seed: trial.folder.scores["metrics"] for trial in ended}
 
-    def at(self, metric: str, horizon: int) -> Interval:
+    def at(self, metric: str, horizon: int) -> SeedInterval:
         """Average a metric over seeds, in the `horizon`-th teacher horizon, counted from 1."""
-        return interval([metrics[metric][horizon - 1] for metrics in self.finished.values()])
+        return seed_interval([metrics[metric][horizon - 1] for metrics in self.finished.values()])
 
     def extremes(self, metric: str) -> tuple[list[float], list[float]]:
         """Return the least and the largest value over seeds, by horizon."""

@@ -1,16 +1,19 @@
+import base64
 import json
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
+from io import BytesIO
 
+import numpy
 import pytest
 import torch
 from PIL import Image
 
-from evaluation.metrics import segment_metrics
 from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
+from reports.demo_report import demo_evaluation, judge_method
 from reports.run_report import MethodResult, summary_headline, summary_table, write_picture, write_report, write_summary
+from tests.reports.self_contained import read_alone
 
 SEGMENTS = 16
 TITLES = {
@@ -26,10 +29,7 @@ def make_arms() -> list[MethodResult]:
     real = torch.stack([sample_video(prompt, SEGMENTS * HORIZON, generator) for prompt in prompts])
     shade = torch.linspace(0, 1, SEGMENTS * HORIZON)[:, None, None, None]
     videos = {"ode": real * (1 - 0.4 * shade), "prefix_1": real * (1 - 0.7 * shade), "uniform": real}
-    return [
-        MethodResult(name, TITLES[name], segment_metrics(video, prompts, HORIZON), video, prompts)
-        for name, video in videos.items()
-    ]
+    return [judge_method(name, TITLES[name], video, prompts) for name, video in videos.items()]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def summarise(folder, arms) -> dict:
 
 
 def page(folder, arms) -> str:
-    write_report(folder / "report.html", summarise(folder, arms), arms)
+    summary = summarise(folder, arms)
+    write_report(folder / "report.html", summary, arms, demo_evaluation(arms, summary["settings"], summary["commit"]))
     return (folder / "report.html").read_text()
 
 
@@ -73,38 +74,6 @@ def judged(validity: dict[str, float], dynamics: float = 0.6, first_dynamics: fl
     return {"methods": methods}
 
 
-class Page(HTMLParser):
-    """Every address of a page, its text, its images' descriptions, and whether its tags match."""
-
-    VOID = frozenset({"meta", "img", "input", "br"})
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.addresses, self.alts, self.words, self.open, self.tags = [], [], [], [], set()
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.tags.add(tag)
-        self.addresses += [attributes[key] for key in ("src", "href", "xlink:href") if key in attributes]
-        if tag == "img" and "hidden" not in attributes:
-            self.alts.append(attributes.get("alt"))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 def test_the_summary_has_its_keys_and_round_trips(tmp_path, arms):
     summary = summarise(tmp_path, arms)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
@@ -119,29 +88,55 @@ def test_the_summary_has_its_keys_and_round_trips(tmp_path, arms):
 
 
 def test_the_report_is_one_file_that_needs_no_network(html):
-    parsed = Page(html)
-    assert not parsed.open
-    assert parsed.addresses and all(address.startswith(("data:", "#")) for address in parsed.addresses)
-    assert not re.search(r"https?://|@import|url\((?!#)", html)
-    assert not parsed.tags & {"link", "iframe", "object"}
+    read_alone(html)
     assert len(html) < 4_000_000
 
 
 def test_the_report_tells_every_method_and_every_number_of_the_table(html, arms):
-    words = " ".join(Page(html).words)
+    page = read_alone(html)
+    words = " ".join(page.words)
     for arm in arms:
         assert arm.title in words
         for key in ("validity", "exposure_drift", "dynamic_degree", "frozen_share"):
             for segment in (1, 2, 4, 8, 16):
-                assert f"{arm.metrics[key][segment - 1]:.3f}" in words
-    for excerpt in ("0123abc", "1 min 02 s", "rollout.frames", "16\u00d7", "0.75\u00a0s"):
-        assert excerpt in words
+                assert any(value == pytest.approx(arm.metrics[key][segment - 1], abs=1e-9) for value in page.values)
+    for told in (
+        "0123abc",
+        "1 min 02 s",
+        "rollout.frames",
+        "16\u00d7",
+        "0.75\u00a0s",
+        "1. Self-Forcing++, 2. ODE initialisation, 3.",
+    ):
+        assert told in words
+
+
+def test_the_mean_over_videos_is_the_number_of_the_summary(arms):
+    evaluation = demo_evaluation(arms, {}, "0123abc")
+    assert json.loads(json.dumps(evaluation)) == evaluation
+    for arm in arms:
+        method = evaluation["methods"][arm.name]
+        assert [video["prompt"] for video in method["videos"]] == arm.prompts
+        for name, cell in method["metrics"].items():
+            key, segment = name.split(".")
+            assert cell["mean"] == pytest.approx(arm.metrics[key][int(segment) - 1], abs=1e-9)
+            assert [v["curves"][key][int(segment) - 1] for v in method["videos"]] == [
+                v["metrics"][name] for v in method["videos"]
+            ]
+    assert evaluation["rankings"]["exposure_drift.16"] == ["uniform", "ode", "prefix_1"]
+
+
+def test_a_sheet_holds_the_pixels_of_the_videos(html, arms):
+    first = re.search(r'data-sheet="data:image/png;base64,([^"]+)"', html).group(1)
+    sheet = numpy.asarray(Image.open(BytesIO(base64.b64decode(first))))
+    frames = sheet.reshape(3, 12, 64, 12, 3).transpose(0, 2, 4, 1, 3).reshape(192, 3, 12, 12)
+    assert (frames == (arms[0].videos[0] * 255).round().byte().numpy()).all()
 
 
 def test_every_picture_of_the_report_is_described(html, arms):
-    alts = Page(html).alts
+    alts = read_alone(html).alts
     assert len(alts) == len(arms) * len(arms[0].prompts) * 5
-    assert f"{PROMPTS[0]}, {TITLES['uniform']}, at 12 s" in alts and all(alts)
+    assert f"{PROMPTS[0]}, {TITLES['uniform']}, at 16x" in alts and all(alts)
 
 
 def test_the_same_input_makes_the_same_files(tmp_path, html, arms):

@@ -10,7 +10,7 @@ import torch
 from evaluation.metrics import segment_metrics
 from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
 from reports import scan_report
-from reports.scan_results import arms_of, interval, scan_table, write_csv
+from reports.scan_results import arms_of, scan_table, seed_interval, write_csv
 from settings.scan_arguments import plan
 
 HORIZONS = 4
@@ -20,8 +20,8 @@ def test_an_interval_is_that_of_students_t():
     values = [0.91, 0.97, 0.85]
     mean = sum(values) / 3
     deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
-    assert interval(values) == pytest.approx((mean, 4.302653 * deviation / 3**0.5))  # the table's t for 2 degrees
-    assert str(interval([0.5])) == "0.50" and interval([0.5]).half is None
+    assert seed_interval(values) == pytest.approx((mean, 4.302653 * deviation / 3**0.5))  # the table's t for 2 degrees
+    assert str(seed_interval([0.5])) == "0.50" and seed_interval([0.5]).half is None
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 import demo
 import settings
@@ -28,6 +29,10 @@ def test_the_demo_leaves_a_summary_and_a_report_and_does_nothing_twice(tmp_path,
         method = summary["methods"][name]
         assert method["videos"] == 2
         assert len(method["validity"]) == len(method["dynamic_degree"]) == len(method["exposure_drift"]) == 16
+        judged = json.loads((tmp_path / "demo/evaluation.json").read_text())["methods"][name]
+        assert judged["metrics"]["validity.16"]["mean"] == pytest.approx(method["validity"][-1], abs=1e-9)
+    with Image.open(tmp_path / "demo/strips.png") as picture:
+        assert picture.format == "PNG"
     lines = [json.loads(line) for line in (tmp_path / "demo/metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["ode", "ode", "prefix_1", "uniform"]
     starts = {line["stage"]: line["buffer/starts"]["student"] for line in lines if line["stage"] != "ode"}
