@@ -1,7 +1,7 @@
 """Generate the videos of students and judge those of all methods, in this process or on Ray."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from evaluation.benchmark_columns.benchmark_config import check_vbench
 from evaluation.benchmark_columns.benchmark_metrics import benchmark_metrics
 from evaluation.benchmark_columns.embedding_alignment import embedding_columns, load_encoders
 from evaluation.benchmark_columns.image_encoders import text_encoder
-from evaluation.benchmark_columns.moviegen_prompts import moviegen_prompts
+from evaluation.benchmark_columns.moviegen_prompts import moviegen_prompts, prompt_list
 from evaluation.benchmark_columns.vbench_columns import vbench_columns
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 from evaluation.judge_columns import VISUAL_STABILITY, judge_columns, judge_metrics
 from evaluation.summaries import Metric, metrics
 from evaluation.video_evaluation import evaluate_video
-from evaluation.video_tasks import Skipped, VideoTask, list_videos
+from evaluation.video_tasks import Skipped, VideoTask, file_digest, list_videos
+from models.atomic_files import write_atomic
 from models.user_paths import user_path
 
 
@@ -31,7 +32,12 @@ def generate_students(
 
     All keys of all methods are checked before the first video starts. Raises ConfigError and CannotStart.
     """
-    folders = {method: user_path(config.out, "out") / "videos" / method for method in generation}
+    out = user_path(config.out, "out")
+    if config.first_prompts is not None and config.prompts is not None:
+        first = moviegen_prompts(user_path(config.prompts, "prompts"), config.first_prompts).texts
+        write_atomic(out / "prompts.txt", "".join(f"{text}\n" for text in first).encode())
+        generation = {name: replace(keys, prompts=str(out / "prompts.txt")) for name, keys in generation.items()}
+    folders = {method: out / "videos" / method for method in generation}
     planned = [plan_folder(keys, folders[method]) for method, keys in generation.items()]
     missing = [video for videos in planned for video in missing_videos(videos)]
     failures = [
@@ -80,8 +86,9 @@ def add_columns(
     """
     described, notes, out = metrics() | benchmark_metrics(), {}, user_path(config.out, "out")
     if config.prompts is not None:
-        notes["prompts"] = asdict(moviegen_prompts(user_path(config.prompts, "prompts")))
-        del notes["prompts"]["texts"]
+        path = user_path(config.prompts, "prompts")
+        digest = file_digest(path)
+        notes["prompts"] = {"file": path.name, "sha256": digest, "source": prompt_list(digest)}
     if config.embeddings.clip is not None or config.embeddings.identity is not None:
         for task, result in results.items():
             result["metrics"] |= embedding_columns(task, config.embeddings)

@@ -22,6 +22,9 @@ class EvaluationConfig(KeyGroup):
     prompts: str | None = key(
         None, "file with a prompt for each video, in the order of their names; none: NAME.txt beside a video"
     )
+    first_prompts: int | None = key(
+        None, "prompts used, from the beginning of prompts; the paper uses 128 of MovieGen's; none: all", ge=1
+    )
     horizons: list[float] = key([], "lengths in seconds at which each video is judged, next to the whole of it", gt=0)
     out: str = key("runs/evaluation", "folder of evaluation.json, the rows per second and report.html")
     workers: int = key(1, "videos judged at the same time, each in a process of Ray; 1: in this process", ge=1, le=4096)
