@@ -115,7 +115,9 @@ def split(argument: str) -> tuple[str, str]:
     name, equals, text = argument.partition("=")
     if not re.fullmatch(r"\w+", name.split(".")[0]) or not equals:
         problem = "no argument of the form key=value"
-        raise ConfigError(name or "KEY", text or None, problem, "write key=value; --help lists the keys")
+        bare = argument.lstrip("-+~")
+        cure = f"write {bare}" if re.fullmatch(r"[\w.]+=.+", bare) else "write key=value; --help lists the keys"
+        raise ConfigError(name or "KEY", text or None, problem, cure)
     name = RENAMED.get(name, name)
     if not text:
         raise ConfigError(name, "", "no value is given", f"write {name}=VALUE, or leave {name} out")
@@ -154,7 +156,7 @@ def read_value(key: Key, text: str) -> Any:
         raise ConfigError(key.name, text, "several values, and this key takes one", cure)
     value = override.value()
     if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
-        raise ConfigError(key.name, text, "too large a number", f"write {key.name}=inf, or a smaller number")
+        raise ConfigError(key.name, text, "too large a number", "write a smaller number")
     return value
 
 

@@ -15,7 +15,7 @@ PATHS = frozenset({
 })  # fmt: skip
 """Keys of a run that hold paths: made absolute when read, and never split at commas."""
 
-_LIKE, _LIKE_END = 0.65, 0.75
+_LIKE, _LIKE_END = 0.65, 0.78
 """Least similarity of a whole name, and of the last part of a dotted one, to a mistyped name."""
 
 
@@ -70,9 +70,9 @@ def nearest(text: str, choices: Collection[str]) -> str | None:
     Of dotted keys only those of the same group count: a wrong suggestion would change another network's rate.
     """
     names = {choice: choice for choice in choices} | {old: new for old, new in RENAMED.items() if new in choices}
-    group, _, last = text.rpartition(".")
+    group, _, last = text.lower().rpartition(".")
     short = [choice for choice in choices if "." not in choice]
-    if not group and (close := get_close_matches(text, short, 1, _LIKE)):
+    if not group and (close := get_close_matches(text.lower(), short, 1, _LIKE)):
         return close[0]
     groups = {name.rpartition(".")[0] for name in names} - {""}
     if group not in groups:

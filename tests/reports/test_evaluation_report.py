@@ -83,7 +83,9 @@ def test_each_method_shows_its_first_videos_side_by_side_with_frames_of_doubling
     page = read_alone(text)
     assert page.tags.count("canvas") == 2 * SHOWN
     assert page.tags.count("img") == 2 * SHOWN * 3, "at 1 s, at 2 s and the last one"
-    assert text.count('<g data-view="') == len(CURVES) * (1 + SHOWN), "each curve has a view of all videos and of each shown one"
+    assert text.count('<g data-view="') == len(CURVES) * (1 + SHOWN), (
+        "each curve has a view of all videos and of each shown one"
+    )
     assert len(tasks) == 12
 
 
