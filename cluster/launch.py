@@ -12,6 +12,7 @@ from cluster.bootstrap.ray_environment import cluster_address, settle_environmen
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.inline import InlineCluster
+from cluster.judging.best_student import check_metric
 from cluster.planning import placement
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.display import Display
@@ -57,7 +58,10 @@ def launch(loop: Callable, config: Config) -> Config:
         cluster: Cluster = InlineCluster(config.run_dir)
         if config.debug.learner_only:
             cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
-        with Display() as display, closing(RunLog(config.run_dir, config.wandb, cluster, display)) as log:
+        with (
+            Display() as display,
+            closing(RunLog(config.run_dir, config.wandb, cluster, display, config.tensorboard)) as log,
+        ):
             loop(config, cluster, log)
     return config
 
@@ -79,6 +83,8 @@ def preflight(config: Config) -> None:
     inputs.prompts.check(config.sentinel.prompts if "grpo" in stages else 0, not config.in_wan_world)
     placement.check(config)
     check_login(config.wandb)
+    if config.evaluation.every:
+        check_metric(config.evaluation.metric, config.in_wan_world)
     with torch.device("meta"):
         student, teacher = Wan(config.student.wan), Wan(config.teacher_wan)
     if "teacher" not in stages:
