@@ -26,6 +26,8 @@ from cluster.runs.wandb_log import check_login
 from learner.stage_config import Source
 from models.errors import ConfigError
 from models.wan.network import Wan
+from models.worlds.tiny_world import FPS
+from models.worlds.video_codec import video_frames
 
 
 def launch(loop: Callable, config: Config) -> Config:
@@ -83,8 +85,6 @@ def preflight(config: Config) -> None:
     inputs.prompts.check(config.sentinel.prompts if "grpo" in stages else 0, not config.in_wan_world)
     placement.check(config)
     check_login(config.wandb)
-    if config.evaluation.every:
-        check_metric(config.evaluation.metric, config.in_wan_world)
     with torch.device("meta"):
         student, teacher = Wan(config.student.wan), Wan(config.teacher_wan)
     if "teacher" not in stages:
@@ -97,6 +97,9 @@ def preflight(config: Config) -> None:
     check_world(
         stages, config.student, config.prompts, config.window.frames, judges if "grpo" in stages else {}, inputs.world
     )
+    if config.evaluated_stages:
+        seconds = video_frames(inputs.world.codec(torch.device("cpu")), config.evaluation.frames) / FPS
+        check_metric(config.evaluation, config.in_wan_world, seconds)
     if "grpo" in stages:
         make_scorer(stage_spec("grpo", config).scorer)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:

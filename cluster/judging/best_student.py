@@ -7,8 +7,10 @@ from typing import NamedTuple
 from safetensors import safe_open
 from torch import Tensor
 
+from cluster.config.training_evaluation_config import TrainingEvaluationConfig
 from cluster.runs.stage_spec import EvaluationSpec
-from evaluation.summaries import Metric, metrics
+from evaluation.second_curves import REFERENCE_S
+from evaluation.summaries import BANDS, Metric, metrics
 from models.checkpoints.weight_files import save_weights
 from models.errors import ConfigError
 
@@ -35,13 +37,21 @@ def judged_metrics(in_wan_world: bool) -> dict[str, Metric]:
     return metrics() | ({} if in_wan_world else TINY_METRICS)
 
 
-def check_metric(name: str, in_wan_world: bool) -> None:
-    """Reject a name of evaluation.metric that is unknown, or of which no direction is better. Raises ConfigError."""
-    known = judged_metrics(in_wan_world)
+def check_metric(keys: TrainingEvaluationConfig, in_wan_world: bool, seconds: float) -> None:
+    """Reject an evaluation.metric that is unknown, has no better direction, or needs longer videos than `seconds`.
+
+    Raises ConfigError.
+    """
+    known, name = judged_metrics(in_wan_world), keys.metric
     directed = [metric for metric, described in known.items() if described.best]
     if name not in directed:
         problem = "no direction of it is better" if name in known else "no metric has this name"
         raise ConfigError("evaluation.metric", name, problem, f"write one of {', '.join(directed)}")
+    if name.partition(".")[0] in BANDS and "." in name and seconds <= REFERENCE_S:
+        problem = f"videos of {seconds:g} s, and {name} compares with their first {REFERENCE_S} s"
+        enough = 2 * keys.frames * math.ceil(REFERENCE_S / seconds)
+        cure = f"write evaluation.frames={enough}, or another evaluation.metric"
+        raise ConfigError("evaluation.frames", keys.frames, problem, cure)
 
 
 def read_best(spec: EvaluationSpec) -> BestStudent | None:

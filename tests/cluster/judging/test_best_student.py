@@ -1,0 +1,116 @@
+"""The best student: chosen by the metric's own direction, whole after a kill, found again by the next command."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import settings
+from cluster.judging.best_student import check_metric, ending, keep_if_best, measured, read_best, since_best
+from models.checkpoints.weight_files import verify_weights
+from models.errors import ConfigError
+from tests.fakes.evaluated import evaluation_of, result
+
+
+def weights(value):
+    return {"w": torch.full((4,), float(value))}
+
+
+@pytest.mark.parametrize(("metric", "better"), [("luma.worst", min), ("validity", max)])
+@given(values=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12))
+def test_the_file_holds_the_first_of_the_best_values_in_the_direction_of_the_metric(
+    tmp_path_factory, metric, better, values
+):
+    spec = evaluation_of(tmp_path_factory.mktemp("run"), f"evaluation.metric={metric}")
+    for step, value in enumerate(values):
+        best = keep_if_best(spec, step, value, weights(step))
+    assert best == read_best(spec) == (values.index(better(values)), better(values))
+    assert load_file(spec.best_file)["w"].tolist() == [best.step] * 4
+    assert verify_weights(spec.best_file, "run_dir")
+
+
+def test_a_best_of_another_measurement_does_not_count(tmp_path):
+    keep_if_best(evaluation_of(tmp_path), 2, 0.1, weights(2))
+    for other in ("evaluation.metric=contrast.worst", "evaluation.frames=48", "evaluation.prompts=2"):
+        assert read_best(evaluation_of(tmp_path, other)) is None
+    assert read_best(evaluation_of(tmp_path, "evaluation.patience=3")) == (2, 0.1)
+
+
+def test_evaluations_since_the_best_are_those_on_disk_up_to_the_step(tmp_path):
+    spec = evaluation_of(tmp_path)
+    best = keep_if_best(spec, 4, 0.1, weights(4))
+    for step in (2, 4, 6, 8, 30):
+        spec.folder(step).mkdir(parents=True)
+        (spec.folder(step) / "summary.json").write_text("{}")
+    (spec.folder(10).parent / ".step_000010.partial").mkdir()
+    assert [since_best(spec, step, best) for step in (4, 6, 8, 10, 12)] == [0, 1, 2, 3, 3]
+
+
+KILLED = """
+import os, signal, sys, torch
+import models.atomic_files as files
+from cluster.judging.best_student import keep_if_best
+from tests.fakes.evaluated import evaluation_of
+
+spec = evaluation_of(sys.argv[1])
+keep_if_best(spec, 2, 0.5, {"w": torch.full((4,), 2.0)})
+count, flush = 0, files.flush
+def flushed(path):
+    global count
+    if count == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    count += 1
+    flush(path)
+files.flush = flushed
+keep_if_best(spec, 4, 0.25, {"w": torch.full((4,), 4.0)})
+"""
+
+
+@pytest.mark.parametrize(("killed_before_flush", "left"), [(0, 2), (1, 4)])
+def test_a_kill_while_the_best_is_written_leaves_the_old_or_the_new_one(tmp_path, killed_before_flush, left):
+    script = [sys.executable, "-c", KILLED, str(tmp_path / "run"), str(killed_before_flush)]
+    done = subprocess.run(script, cwd=settings.ROOT, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    spec = evaluation_of(tmp_path / "run")
+    assert read_best(spec).step == left and load_file(spec.best_file)["w"].tolist() == [left] * 4
+    assert verify_weights(spec.best_file, "run_dir")
+
+
+def test_the_stage_ends_exactly_where_patience_is_used_up(tmp_path):
+    spec = evaluation_of(tmp_path, "evaluation.patience=3")
+    assert [ending(spec, result(9, 0.5, count)) is None for count in range(5)] == [True, True, True, False, False]
+    assert ending(evaluation_of(tmp_path), result(9, 0.5, 1000)) is None
+
+
+def test_a_metric_without_a_value_is_no_evaluation():
+    with pytest.raises(ValueError, match=r"motion\.worst"):
+        measured("motion.worst", {"luma.worst": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "in_wan_world", "seconds", "key"),
+    [
+        ("luma.wurst", False, 3.0, "evaluation.metric"),
+        ("luma.slope", False, 3.0, "evaluation.metric"),
+        ("validity", True, 3.0, "evaluation.metric"),
+        ("luma.worst", False, 2.0, "evaluation.frames"),
+    ],
+)
+def test_a_metric_that_cannot_choose_is_refused(tmp_path, name, in_wan_world, seconds, key):
+    keys = evaluation_of(tmp_path, f"evaluation.metric={name}").keys
+    with pytest.raises(ConfigError) as error:
+        check_metric(keys, in_wan_world, seconds)
+    assert error.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("name", "in_wan_world", "seconds"),
+    [("validity", False, 0.75), ("validity.worst", True, 2.1), ("dynamic_degree", True, 1.0)],
+)
+def test_a_metric_that_can_choose_is_accepted(tmp_path, name, in_wan_world, seconds):
+    check_metric(evaluation_of(tmp_path, f"evaluation.metric={name}").keys, in_wan_world, seconds)
