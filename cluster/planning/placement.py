@@ -85,8 +85,8 @@ def roles(config: Config) -> list[Role]:
 def at_start(config: Config) -> list[Role]:
     """List the processes without which a run cannot begin; the rollout pool with cluster.first_actors.
 
-    Of an autoscaled pool that is its minimum: nodes for more start when the pool requests them. Training does not wait
-    for the evaluation process either.
+    Of an autoscaled pool that is its minimum: nodes for more start when the pool requests them. Then training
+    does not wait for the evaluation process either.
     """
     first = config.cluster.first_actors
     if first is None and config.autoscale.enabled:
