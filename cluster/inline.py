@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from actors.drift_tracker import DriftMeter
-from cluster.judging.best_student import ending
-from cluster.judging.student_evaluation import StudentEvaluator
+from cluster.evaluations.best_student import ending
+from cluster.evaluations.student_evaluation import StudentEvaluator
 from cluster.runs.cluster_interface import Report
 from cluster.runs.factory import computing_of, make_actor, make_scorer, make_supply
 from cluster.runs.stage_spec import StageSpec

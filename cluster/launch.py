@@ -11,8 +11,8 @@ import torch
 from cluster.bootstrap.ray_environment import cluster_address, settle_environment
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
+from cluster.evaluations.best_student import check_metric
 from cluster.inline import InlineCluster
-from cluster.judging.best_student import check_metric
 from cluster.planning import placement
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.display import Display

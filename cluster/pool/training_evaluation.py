@@ -10,8 +10,8 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.config.cluster_config import ClusterConfig
-from cluster.judging.best_student import ending
-from cluster.judging.student_evaluation import StudentEvaluator
+from cluster.evaluations.best_student import ending
+from cluster.evaluations.student_evaluation import StudentEvaluator
 from cluster.planning import placement
 from cluster.runs.stage_spec import EvaluationSpec
 from cluster.weights.version import WeightsVersion

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_writer import Mp4File
-from cluster.judging.best_student import keep_if_best, measured, since_best
+from cluster.evaluations.best_student import keep_if_best, measured, since_best
 from cluster.runs.factory import computing_of
 from cluster.runs.stage_spec import EvaluationSpec
 from evaluation.metrics import segment_metrics

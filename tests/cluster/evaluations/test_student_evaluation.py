@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.judging.best_student import judged_metrics, read_best
-from cluster.judging.student_evaluation import StudentEvaluator
+from cluster.evaluations.best_student import judged_metrics, read_best
+from cluster.evaluations.student_evaluation import StudentEvaluator
 from evaluation.video_evaluation import read_rows
 from evaluation.video_stream import stream_frames
 from models.checkpoints.weight_files import stored_tensors

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cluster.judging.best_student import check_metric, ending, keep_if_best, measured, read_best, since_best
+from cluster.evaluations.best_student import check_metric, ending, keep_if_best, measured, read_best, since_best
 from models.checkpoints.weight_files import verify_weights
 from models.errors import ConfigError
 from tests.fakes.evaluated import evaluation_of, result
