@@ -60,7 +60,7 @@ class InlineCluster:
         self.supply.versions.publish(version, update)
         stored = self.computing.cast(tensors)
         self.published = Weights(version, {name: tensor.clone() for name, tensor in stored.items()})
-        if self.evaluator is not None and self.evaluator.spec.keys.due(update):
+        if self.evaluator is not None and update % self.evaluator.spec.keys.every == 0:
             with self.tracer.waiting("evaluation"):
                 self.evaluated = self.evaluator(update, self.published)
             self.ended = ending(self.evaluator.spec, self.evaluated)

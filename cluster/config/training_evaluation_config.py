@@ -31,7 +31,3 @@ class TrainingEvaluationConfig(KeyGroup, group="evaluation"):
                 "evaluation.patience", self.patience, "evaluation.every=0 evaluates nothing",
                 "write evaluation.every=100 or another interval",
             )  # fmt: skip
-
-    def due(self, update: int) -> bool:
-        """Return whether the student is evaluated after `update` updates; 0 is the stage's first student."""
-        return bool(self.every) and update % self.every == 0

@@ -99,14 +99,6 @@ def ending(spec: EvaluationSpec, result: Mapping[str, float]) -> str | None:
     )
 
 
-def measured(name: str, values: Mapping[str, float]) -> float:
-    """Return the value of evaluation.metric. Raises ValueError where these videos have none."""
-    value = values.get(name, math.nan)
-    if not math.isfinite(value):
-        raise ValueError(f"evaluation.metric={name} cannot be measured in these videos")
-    return value
-
-
 def _measurement(spec: EvaluationSpec) -> dict[str, str]:
     """Describe, as a file's header holds it, the keys that make two values comparable."""
     keys = spec.keys

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_writer import Mp4File
-from cluster.evaluations.best_student import keep_if_best, measured, since_best
+from cluster.evaluations.best_student import keep_if_best, since_best
 from cluster.runs.factory import computing_of
 from cluster.runs.stage_spec import EvaluationSpec
 from evaluation.metrics import segment_metrics
@@ -46,17 +46,6 @@ class _Video:
     meter: CurveMeter = field(default_factory=lambda: CurveMeter(FPS))
     pieces: list[numpy.ndarray] = field(default_factory=list)
 
-    def add(self, frames: numpy.ndarray, keep: bool) -> None:
-        """Take the next frames, uint8 [T H W 3]."""
-        factor = math.ceil(_FILE_ROWS / frames.shape[1])
-        large = frames.repeat(factor, axis=1).repeat(factor, axis=2)
-        for pixels in large:
-            self.meter.add(Frame(self.meter.count / FPS, pixels))
-        if self.writer is not None:
-            self.writer.write(large)
-        if keep:
-            self.pieces.append(frames)
-
 
 class StudentEvaluator:
     """Evaluates versions of one stage's student, one after the other, with the same prompts and noise."""
@@ -79,12 +68,17 @@ class StudentEvaluator:
         weights.check(self.student.state_dict())
         folder = self.spec.folder(step)
         partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # the remains of a killed evaluation
+        for remains in folder.parent.glob(".step_*.partial"):  # of evaluations that were killed or raised
+            shutil.rmtree(remains)
         partial.mkdir(parents=True)
         videos = self._make_videos(partial)
         rows = [self._judge(video, partial) for video in videos]
-        means = _means([row["metrics"] for row in rows])
-        value = measured(self.spec.keys.metric, means)
+        means: dict[str, float] = {}
+        for name in dict.fromkeys(name for row in rows for name in row["metrics"]):
+            values = [row["metrics"][name] for row in rows if name in row["metrics"]]
+            means[name] = sum(values) / len(values)
+        if (value := means.get(self.spec.keys.metric)) is None:
+            raise ValueError(f"evaluation.metric={self.spec.keys.metric} cannot be measured in these videos")
         best = keep_if_best(self.spec, step, value, weights.tensors)
         summary = {
             "stage": self.spec.stage, "step": step, "version": weights.version, "frames": self.spec.keys.frames,
@@ -123,9 +117,16 @@ class StudentEvaluator:
         scenes = [Scene(0, self.encode_text([video.prompt for video in videos]).to(device))]
         frames = video_frames(self.codec, self.spec.keys.frames)
 
-        def show(pixels: Tensor) -> None:
+        def show(pixels: Tensor) -> None:  # uint8 [B T H W 3]
+            factor = math.ceil(_FILE_ROWS / pixels.shape[2])
             for video, own in zip(videos, pixels.numpy(), strict=True):
-                video.add(own, keep=not shape.in_wan_world)
+                large = own.repeat(factor, axis=1).repeat(factor, axis=2)
+                for frame in large:
+                    video.meter.add(Frame(video.meter.count / FPS, frame))
+                if video.writer is not None:
+                    video.writer.write(large)
+                if not shape.in_wan_world:
+                    video.pieces.append(own)
 
         with torch.no_grad():
             show_blocks(
@@ -141,17 +142,8 @@ class StudentEvaluator:
             pixels = torch.from_numpy(numpy.concatenate(video.pieces)).permute(0, 3, 1, 2)[None] / 255
             judged = segment_metrics(pixels, [video.prompt], self.spec.student.horizon_frames)
             values |= {_TINY_NAMES.get(name, name): sum(parts) / len(parts) for name, parts in judged.items()}
-        return {"name": video.name, "prompt": video.prompt, "seed": video.seed, "metrics": values}
-
-
-def _means(videos: Sequence[dict[str, float | None]]) -> dict[str, float]:
-    """Average each metric over the videos in which it can be measured."""
-    means = {}
-    for name in videos[0]:
-        values = [value for video in videos if (value := video[name]) is not None and math.isfinite(value)]
-        if values:
-            means[name] = sum(values) / len(values)
-    return means
+        known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        return {"name": video.name, "prompt": video.prompt, "seed": video.seed, "metrics": known}
 
 
 def _put(partial: Path, folder: Path) -> None:

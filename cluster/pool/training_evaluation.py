@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import torch
@@ -19,19 +19,6 @@ from cluster.weights.version import WeightsVersion
 
 class EvaluationLost(Exception):
     """Reports that the evaluation process died; the message gives the cause."""
-
-
-class EvaluationHandle(Protocol):
-    """Calls one evaluation process."""
-
-    async def ready(self) -> None:
-        """Wait until the process has a node and has started. Raises EvaluationLost."""
-
-    async def evaluate(self, spec: EvaluationSpec, step: int, reference: Awaitable[WeightsVersion]) -> dict[str, float]:
-        """Evaluate a version. Raises EvaluationLost, or any exception of the work itself."""
-
-    def end(self) -> None:
-        """Kill the process, also a hung one."""
 
 
 @ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)
@@ -51,7 +38,7 @@ class EvaluationProcess:
 
 
 class RayEvaluation:
-    """Implements EvaluationHandle on Ray."""
+    """Calls one evaluation process, from when it is requested until it is killed."""
 
     def __init__(self, cluster: ClusterConfig):
         options = placement.options(placement.evaluation(cluster))
@@ -62,7 +49,10 @@ class RayEvaluation:
         await self._answer(self.actor.__ray_ready__.remote())
 
     async def evaluate(self, spec: EvaluationSpec, step: int, reference: Awaitable[WeightsVersion]) -> dict[str, float]:
-        """Evaluate a version, which the process reads in place from its node's store."""
+        """Evaluate a version, which the process reads in place from its node's store.
+
+        Raises EvaluationLost, or any exception of the work itself.
+        """
         return await self._answer(self.actor.evaluate.remote(spec, step, reference))
 
     def end(self) -> None:
@@ -85,12 +75,12 @@ class TrainingEvaluation:
         self,
         cluster: ClusterConfig,
         say: Callable[[str], None],
-        start: Callable[[ClusterConfig], EvaluationHandle] = RayEvaluation,
+        start: Callable[[ClusterConfig], RayEvaluation] = RayEvaluation,
     ):
         """`say` takes a line for the terminal; `start` requests a process."""
         self.cluster, self.say, self.start = cluster, say, start
         self.spec: EvaluationSpec | None = None
-        self.process: EvaluationHandle | None = None
+        self.process: RayEvaluation | None = None
         self.running: asyncio.Task[None] | None = None
         self.counts: Counter[str] = Counter()
         self.result: dict[str, float] = {}
@@ -104,7 +94,7 @@ class TrainingEvaluation:
 
     def offer(self, update: int, reference: Awaitable[WeightsVersion]) -> None:
         """Evaluate the version after `update` updates if it is due and the process is idle. Never waits."""
-        if self.spec is None or not self.spec.keys.due(update):
+        if self.spec is None or update % self.spec.keys.every:
             return
         if self.running is not None and not self.running.done():
             self.counts["skipped"] += 1

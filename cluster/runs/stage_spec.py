@@ -136,16 +136,15 @@ def stage_spec(stage: str, config: Config) -> StageSpec:
         config.teacher_wan,
     )  # fmt: skip
     scorer = ScorerSpec(config.reward, config.sentinel.metrics, config.student.horizon_frames, inputs.world)
+    evaluation = None
+    if config.evaluated_stages:
+        prompts = inputs.prompts.evaluated(config.evaluation.prompts)
+        evaluation = EvaluationSpec(
+            stage, config.run_dir, config.evaluation, prompts, config.seed, config.student, config.rollout, inputs.world
+        )
     steps = {"ode": config.ode, "dmd": config.dmd, "grpo": config.grpo}[stage].steps
     return StageSpec(
         stage, actor, scorer, inputs, config.run_dir, config.seed, config.buffer, config.samples_per_update(stage),
         steps, config.dmd.critic_updates, config.grpo.groups, config.group, config.sentinel, config.earliest_fork,
-        config.cluster.timeout_s, _evaluation_spec(stage, config, inputs) if config.evaluated_stages else None,
+        config.cluster.timeout_s, evaluation,
     )  # fmt: skip
-
-
-def _evaluation_spec(stage: str, config: Config, inputs: RunInputs) -> EvaluationSpec:
-    prompts = inputs.prompts.evaluated(config.evaluation.prompts)
-    return EvaluationSpec(
-        stage, config.run_dir, config.evaluation, prompts, config.seed, config.student, config.rollout, inputs.world
-    )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cluster.evaluations.best_student import check_metric, ending, keep_if_best, measured, read_best, since_best
+from cluster.evaluations.best_student import check_metric, ending, keep_if_best, read_best, since_best
 from models.checkpoints.weight_files import verify_weights
 from models.errors import ConfigError
 from tests.fakes.evaluated import evaluation_of, result
@@ -81,11 +81,6 @@ def test_the_stage_ends_exactly_where_patience_is_used_up(tmp_path):
     spec = evaluation_of(tmp_path, "evaluation.patience=3")
     assert [ending(spec, result(9, 0.5, count)) is None for count in range(5)] == [True, True, True, False, False]
     assert ending(evaluation_of(tmp_path), result(9, 0.5, 1000)) is None
-
-
-def test_a_metric_without_a_value_is_no_evaluation():
-    with pytest.raises(ValueError, match=r"motion\.worst"):
-        measured("motion.worst", {"luma.worst": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -78,10 +78,12 @@ def test_the_same_step_again_replaces_the_remains_of_a_killed_one_and_gives_the_
     folder = again.folder(4)
     shutil.copytree(spec.folder(4), folder)
     (folder / "0000.jsonl").write_text("of a learner that was rolled back")
-    partial = folder.with_name(f".{folder.name}.partial")
-    partial.mkdir()
-    (partial / "0000.mp4").write_text("half")
+    for step in (2, 4):
+        partial = folder.with_name(f".step_{step:06d}.partial")
+        partial.mkdir()
+        (partial / "0000.mp4").write_text("half")
     assert StudentEvaluator(again)(4, trained) == metrics
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     for path in folder.iterdir():
         assert path.read_bytes() == (spec.folder(4) / path.name).read_bytes(), path.name
 
@@ -94,3 +96,10 @@ def test_a_worse_student_later_leaves_the_best_and_counts(tmp_path, trained):
     later = [StudentEvaluator(spec)(2, broken), evaluator(4, broken)]
     assert [metrics["evaluation/since_best"] for metrics in later] == [1, 2]
     assert {metrics["evaluation/best_step"] for metrics in later} == {0}
+
+
+def test_videos_in_which_the_metric_has_no_value_are_no_evaluation(tmp_path, trained):
+    spec = evaluation_of(tmp_path, "evaluation.metric=of_another_world")
+    with pytest.raises(ValueError, match="of_another_world"):
+        StudentEvaluator(spec)(0, trained)
+    assert not spec.best_file.exists() and not spec.folder(0).exists()
