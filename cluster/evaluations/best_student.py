@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from safetensors import safe_open
@@ -46,7 +47,8 @@ def check_metric(keys: TrainingEvaluationConfig, in_wan_world: bool, seconds: fl
     directed = [metric for metric, described in known.items() if described.best]
     if name not in directed:
         problem = "no direction of it is better" if name in known else "no metric has this name"
-        raise ConfigError("evaluation.metric", name, problem, f"write one of {', '.join(directed)}")
+        close = get_close_matches(name, directed, 1) or [", ".join(directed)]
+        raise ConfigError("evaluation.metric", name, problem, f"write {close[0]}")
     if name.partition(".")[0] in BANDS and "." in name and seconds <= REFERENCE_S:
         problem = f"videos of {seconds:g} s, and {name} compares with their first {REFERENCE_S} s"
         enough = 2 * keys.frames * math.ceil(REFERENCE_S / seconds)
