@@ -15,7 +15,7 @@ OWN = {command: {key for owner, key in KEYS if owner == command} for command in 
 OWN |= {"tune": OWN["tune"] | OWN["train"], "plan": OWN["plan"] | OWN["train"], "demo": OWN["train"]}
 GROUPS = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-ENDINGS = {"csv", "jsonl", "md", "mp4", "png", "py", "safetensors", "yaml"}
+ENDINGS = {"csv", "json", "jsonl", "md", "mp4", "png", "py", "safetensors", "yaml"}
 FENCE = re.compile(r"(?ms)^```.*?^```$")
 every_page = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 
