@@ -34,7 +34,7 @@ METHODS = {
     "prefix_1": Method("Self-Forcing: windows of the first horizon", "prefix(1)", {"batch": 32, "windows": 1}),
     "uniform": Method("Self-Forcing++: windows from anywhere", "uniform", {}),
 }
-FIXED = ("stage", "init", "window", "window.law")
+FIXED = ("stage", "init", "window", "window.law", "evaluation.every")
 """Keys that the demo sets itself."""
 TITLES = {"ode": "ODE initialisation: before distillation"} | {name: m.title for name, m in METHODS.items()}
 

@@ -66,7 +66,7 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
         cluster.begin(stage_spec("dmd", config), folder.restore(learner))
         cluster.publish(learner.student.weights(), learner.step)
         metrics = {}
-        while learner.step < config.dmd.steps:
+        while learner.step < config.dmd.steps and cluster.improving():
             for _ in range(config.dmd.critic_updates):  # the critic follows the student
                 metrics = learner.update_critic(cluster.take(CRITIC, config.dmd.batch_size))
             metrics |= learner.update_student(cluster.take(STUDENT, config.dmd.batch_size))
@@ -88,7 +88,7 @@ def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> N
         cluster.begin(stage_spec("grpo", config), folder.restore(learner))
         cluster.publish(learner.student.weights(), learner.step)
         metrics: dict[str, float] = {}
-        while learner.step < config.grpo.steps:
+        while learner.step < config.grpo.steps and cluster.improving():
             metrics = {}
             if learner.step % config.sentinel.every == 0:  # a held-out metric must not pay for the rewards
                 metrics = learner.sentinels.check(cluster.take_all(SENTINEL, config.sentinel.prompts), learner.step)

@@ -1,5 +1,6 @@
 """Run the cluster in one process, for debugging, tests and scans: the same supply, the same order of windows."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from actors.drift_tracker import DriftMeter
+from cluster.evaluations.best_student import ending
+from cluster.evaluations.student_evaluation import StudentEvaluator
 from cluster.runs.cluster_interface import Report
 from cluster.runs.factory import computing_of, make_actor, make_scorer, make_supply
 from cluster.runs.stage_spec import StageSpec
@@ -17,6 +20,8 @@ from cluster.supply.wire import BadWindow, open_item, seal
 from cluster.weights.version import version_numbers
 from models.records import Group, MadeBlock, Trajectory, Weights, Window, first_frames
 
+_log = logging.getLogger(__name__)
+
 
 class InlineCluster:
     """Makes rollouts when the learner requests windows that do not exist yet."""
@@ -26,6 +31,7 @@ class InlineCluster:
         self.tracer = Tracer("inline")
         self.supply: Supply | None = None
         self.published: Weights | None = None
+        self.evaluator: StudentEvaluator | None = None
 
     def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage, and cancel the rest of the one before."""
@@ -40,6 +46,10 @@ class InlineCluster:
         self.spec, self.actor = spec.actor, make_actor(spec.actor, self)
         self.computing = computing_of(spec.actor.rollout)
         self.scorer = make_scorer(spec.scorer) if spec.name == "grpo" else None
+        evaluated = spec.evaluation if spec.name != "ode" else None  # whose student nobody publishes
+        self.evaluator = None if evaluated is None else StudentEvaluator(evaluated)
+        self.evaluated: dict[str, float] = {}
+        self.ended: str | None = None
         self.published = None
         self.number = 0
 
@@ -50,6 +60,16 @@ class InlineCluster:
         self.supply.versions.publish(version, update)
         stored = self.computing.cast(tensors)
         self.published = Weights(version, {name: tensor.clone() for name, tensor in stored.items()})
+        if self.evaluator is not None and update % self.evaluator.spec.keys.every == 0:
+            with self.tracer.waiting("evaluation"):
+                self.evaluated = self.evaluator(update, self.published)
+            self.ended = ending(self.evaluator.spec, self.evaluated)
+
+    def improving(self) -> bool:
+        """Return whether the stage goes on, by the last evaluation; logs the line about its early end."""
+        if self.ended is not None:
+            _log.warning(self.ended)
+        return self.ended is None
 
     def newer(self, than: int | None) -> Weights | None:
         """Return the published weights if they are newer than version `than` (the actor's side)."""
@@ -97,7 +117,8 @@ class InlineCluster:
 
     def metrics(self) -> dict[str, Any]:
         """Return the state of the supply."""
-        return shares_of(self.tracer) | ({} if self.supply is None else self.supply.metrics())
+        evaluated, self.evaluated = self.evaluated, {}
+        return shares_of(self.tracer) | ({} if self.supply is None else self.supply.metrics()) | evaluated
 
     def report(self, metrics: dict[str, Any]) -> Report:
         """Return windows taken and spans of this process since the last report."""

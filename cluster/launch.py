@@ -11,6 +11,7 @@ import torch
 from cluster.bootstrap.ray_environment import cluster_address, settle_environment
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
+from cluster.evaluations.best_student import check_metric
 from cluster.inline import InlineCluster
 from cluster.planning import placement
 from cluster.runs.cluster_interface import Cluster
@@ -25,6 +26,8 @@ from cluster.runs.wandb_log import check_login
 from learner.stage_config import Source
 from models.errors import ConfigError
 from models.wan.network import Wan
+from models.worlds.tiny_world import FPS
+from models.worlds.video_codec import video_frames
 
 
 def launch(loop: Callable, config: Config) -> Config:
@@ -57,7 +60,10 @@ def launch(loop: Callable, config: Config) -> Config:
         cluster: Cluster = InlineCluster(config.run_dir)
         if config.debug.learner_only:
             cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
-        with Display() as display, closing(RunLog(config.run_dir, config.wandb, cluster, display)) as log:
+        with (
+            Display() as display,
+            closing(RunLog(config.run_dir, config.wandb, cluster, display, config.tensorboard)) as log,
+        ):
             loop(config, cluster, log)
     return config
 
@@ -91,6 +97,9 @@ def preflight(config: Config) -> None:
     check_world(
         stages, config.student, config.prompts, config.window.frames, judges if "grpo" in stages else {}, inputs.world
     )
+    if config.evaluated_stages:
+        seconds = video_frames(inputs.world.codec(torch.device("cpu")), config.evaluation.frames) / FPS
+        check_metric(config.evaluation, config.in_wan_world, seconds)
     if "grpo" in stages:
         make_scorer(stage_spec("grpo", config).scorer)  # every reward and sentinel is made once, with its flow
     if "grpo" in stages and "dmd" not in stages:

@@ -44,6 +44,7 @@ class RayCluster:
                     stored = state[1], [replace(header, payload=ray.put(payload)) for header, payload in sealed]
                 epoch = self._ask(begin, spec, stored, kept)
             self.epoch, self.number = collectives.broadcast(epoch), 0
+        self.since_best, self.patience = 0, 0 if spec.evaluation is None else spec.evaluation.keys.patience
         self.timeout_s, self.dtype = spec.timeout_s, getattr(torch, spec.actor.rollout.dtype)
         if self.versions is None or state is not None:
             self.versions = version_numbers(spec.run_dir, () if state is None else state[1]["lineage"])
@@ -56,6 +57,10 @@ class RayCluster:
         with self.tracer.waiting("publish"):
             weights = WeightsVersion.of(next(self.versions), update, tensors, self.dtype)
             publish(self.coordinator, weights, _CALL_TIMEOUT_S)
+
+    def improving(self) -> bool:
+        """Return whether the stage goes on, by the last evaluation that rank 0 has seen in `metrics`."""
+        return not self.patience or collectives.broadcast(self.since_best) < self.patience
 
     def take(self, role: str, n: int) -> Sequence[Window]:
         """Return this rank's share of the next `n` windows of a role."""
@@ -96,7 +101,9 @@ class RayCluster:
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of supply and pool, and the shares of time that this rank has waited."""
         if collectives.rank() == 0:
-            return shares_of(self.tracer) | self._ask(self.coordinator.metrics)
+            metrics = self._ask(self.coordinator.metrics)
+            self.since_best = metrics.get("evaluation/since_best", self.since_best)
+            return shares_of(self.tracer) | metrics
         self.tracer.interval()
         self.coordinator.keep_spans.remote(self.tracer.drain())  # rank 0 writes them into the trace
         return {}

@@ -144,7 +144,7 @@ def _learn(task: dict[str, Any]) -> None:
             return
         with (
             RunFolder(config.run_dir).written_alone(),
-            closing(RunLog(config.run_dir, config.wandb, cluster, on_ray.show)) as log,
+            closing(RunLog(config.run_dir, config.wandb, cluster, on_ray.show, config.tensorboard)) as log,
         ):
             loop(config, cluster, log)
     except StopsRun as stop:

@@ -19,9 +19,9 @@ COMMON = frozenset({
     "learner.micro_batch",
     "learner.checkpoint_activations", "learner.dtype", "learner.lora_rank", "checkpoint.every", "checkpoint.keep",
     "buffer.windows", "buffer.policy", "buffer.max_age", "cluster.address", "cluster.rollout_actors",
-    "cluster.learner_ranks", "cluster.gpus", "autoscale.enabled", "wandb.mode", "scan.over", "scan.seeds",
-    "scan.keep", "plan.learner_gpus", "plan.rollout_gpus", "plan.costs", "plan.updates", "plan.gpu_hour_price",
-    "plan.budget_gpu_days", "plan.plot",
+    "cluster.learner_ranks", "cluster.gpus", "autoscale.enabled", "wandb.mode", "evaluation.every",
+    "scan.over", "scan.seeds", "scan.keep", "plan.learner_gpus", "plan.rollout_gpus", "plan.costs", "plan.updates",
+    "plan.gpu_hour_price", "plan.budget_gpu_days", "plan.plot",
 })  # fmt: skip
 """Keys in groups that people change most; with the keys in no group they make the default page."""
 

@@ -13,6 +13,7 @@ from actors.window_law import Priority, parse_law, window_starts
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.buffer_config import BufferConfig
 from cluster.config.cluster_config import ClusterConfig, DebugConfig
+from cluster.config.training_evaluation_config import TrainingEvaluationConfig
 from learner.stage_config import LearnerConfig
 from models.errors import ConfigError, written
 from models.network_config import CONFIGS, StudentConfig
@@ -204,4 +205,25 @@ def check_autoscale(autoscale: AutoscaleConfig, cluster: ClusterConfig, half: st
             f"the size at the start is not between autoscale.minimum={autoscale.minimum} and "
             f"autoscale.maximum={autoscale.maximum}",
             "change one of the three",
+        )
+
+
+def check_evaluation(evaluation: TrainingEvaluationConfig, student: StudentConfig, held_out: int | None) -> None:
+    """Check the videos of evaluations; `held_out` counts the prompts that stage grpo never trains on, None: enough."""
+    unit, whole = student.block_frames, "student.block_frames"
+    if not student.in_wan_world:  # its judge looks at whole teacher horizons
+        unit, whole = student.horizon_frames, "student.horizon_frames"
+    if evaluation.frames % unit:
+        raise ConfigError(
+            "evaluation.frames",
+            evaluation.frames,
+            f"no multiple of {whole}={unit}",
+            f"write evaluation.frames={evaluation.frames - evaluation.frames % unit or unit}",
+        )
+    if held_out is not None and evaluation.prompts > held_out:
+        raise ConfigError(
+            "evaluation.prompts",
+            evaluation.prompts,
+            f"stage grpo holds out sentinel.prompts={held_out}",
+            f"write evaluation.prompts={held_out} or less, or raise sentinel.prompts",
         )

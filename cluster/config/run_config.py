@@ -13,6 +13,7 @@ from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.config.cluster_config import ClusterConfig, DebugConfig, WandbConfig
 from cluster.config.devices import DEVICES
 from cluster.config.rules import STAGES
+from cluster.config.training_evaluation_config import TrainingEvaluationConfig
 from learner.policy_config import GrpoConfig
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
 from models.errors import ConfigError
@@ -68,6 +69,8 @@ class Config(WorldConfig):
     cluster: ClusterConfig = part(ClusterConfig, resumable=True)
     autoscale: AutoscaleConfig = part(AutoscaleConfig, resumable=True)
     wandb: WandbConfig = part(WandbConfig, resumable=True)
+    tensorboard: bool = key(False, "log to TensorBoard too, in the folder tensorboard of run_dir", resumable=True)
+    evaluation: TrainingEvaluationConfig = part(TrainingEvaluationConfig, resumable=True)
     debug: DebugConfig = part(DebugConfig, resumable=True)
 
     def __post_init__(self):
@@ -86,6 +89,9 @@ class Config(WorldConfig):
             dispatch = self.rollout.batch * self.rollout.windows
             rules.check_buffer(self.buffer, dispatch, self.samples_per_update("dmd"))
         rules.check_autoscale(self.autoscale, self.cluster, self.debug.half)
+        if self.evaluated_stages:
+            held_out = self.sentinel.prompts if "grpo" in stages and self.prompts is not None else None
+            rules.check_evaluation(self.evaluation, student, held_out)
         if "grpo" in stages:
             grpo_rules.check_group_frames(student, self.group, self.reward, self.sentinel)
             grpo_rules.check_forks(student, self.rollout, self.window, self.group, earliest)
@@ -103,6 +109,12 @@ class Config(WorldConfig):
                 "stage", self.stage, "no stage", f"write one of {', '.join(STAGES)}, or a list as [ode,dmd]"
             )
         return [self.stage] if isinstance(self.stage, str) else self.stage
+
+    @property
+    def evaluated_stages(self) -> list[str]:
+        """Return the stages whose student is evaluated while it trains; of one half of a run, none."""
+        watched = self.evaluation.every and self.debug.half is None
+        return [stage for stage in self.stages if stage in ("dmd", "grpo")] if watched else []
 
     @property
     def teacher_path(self) -> Path:

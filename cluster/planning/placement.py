@@ -12,10 +12,11 @@ from models.errors import ConfigError
 
 _ROUNDING = 1e-9
 _KEYS = {
-    "learner": ("learner_ranks", "rank_gpus"),
-    "rollout": ("rollout_actors", "actor_gpus"),
-    "reward": ("reward_actors", "reward_gpus"),
-    "relay": ("relay_gpus", "actor_gpus"),
+    "learner": ("cluster.learner_ranks", "cluster.rank_gpus"),
+    "rollout": ("cluster.rollout_actors", "cluster.actor_gpus"),
+    "reward": ("cluster.reward_actors", "cluster.reward_gpus"),
+    "relay": ("cluster.relay_gpus", "cluster.actor_gpus"),
+    "evaluation": ("evaluation.every to 0", "cluster.actor_gpus"),
 }
 """Keys that lower a role's need, by role: fewer processes, or a smaller share of a GPU each."""
 
@@ -66,19 +67,26 @@ def relay(cluster: ClusterConfig) -> Role:
     return Role("relay", int(cluster.weight_transport == "collective"), 0, gpus, cluster.learner_labels)
 
 
+def evaluation(cluster: ClusterConfig) -> Role:
+    """Describe the process that evaluates students during training: a rollout process of its own."""
+    return replace(rollout(cluster), name="evaluation", processes=1)
+
+
 def roles(config: Config) -> list[Role]:
     """List all processes that take CPUs or GPUs, the rollout pool at its largest. The coordinator takes none."""
     cluster, autoscale = config.cluster, config.autoscale
     actors = autoscale.maximum if autoscale.enabled else cluster.rollout_actors
     pool = replace(rollout(cluster), processes=0 if config.debug.learner_only else actors)
     scorers = [reward(cluster)] if "grpo" in config.stages else []
-    return [role for role in (learner(cluster), pool, *scorers, relay(cluster)) if role.processes]
+    judges = [evaluation(cluster)] if config.evaluated_stages else []
+    return [role for role in (learner(cluster), pool, *scorers, *judges, relay(cluster)) if role.processes]
 
 
 def at_start(config: Config) -> list[Role]:
     """List the processes without which a run cannot begin; the rollout pool with cluster.first_actors.
 
-    Of an autoscaled pool that is its minimum: nodes for more start when the pool requests them.
+    Of an autoscaled pool that is its minimum: nodes for more start when the pool requests them. Then training
+    does not wait for the evaluation process either.
     """
     first = config.cluster.first_actors
     if first is None and config.autoscale.enabled:
@@ -87,7 +95,9 @@ def at_start(config: Config) -> list[Role]:
         return roles(config)
     pool = ("rollout", "reward")
     return [
-        replace(role, processes=min(role.processes, first)) if role.name in pool else role for role in roles(config)
+        replace(role, processes=min(role.processes, first)) if role.name in pool else role
+        for role in roles(config)
+        if role.name != "evaluation"
     ]
 
 
@@ -173,7 +183,7 @@ def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
     if role.labels and not matching:
         started = ",".join(f"{name}={value}" for name, value in role.labels.items())
         return f"start nodes with ray start --labels {started}; no node is labelled {written_labels(role.labels)}"
-    keys = " or ".join(f"cluster.{key}" for key in _KEYS[role.name][: 2 if role.gpus else 1])
+    keys = " or ".join(_KEYS[role.name][: 2 if role.gpus else 1])
     return (
         f"add nodes, or lower {keys}; each {role.name} process needs {each}, and nodes that may serve "
         f"({len(matching)}) have room for {counts[role.name]} of {role.processes}"

@@ -1,1 +1,1 @@
-"""Run coordinator, rollout processes and reward processes on Ray."""
+"""Run coordinator, rollout processes, reward processes and evaluations on Ray."""

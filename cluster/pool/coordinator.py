@@ -20,6 +20,7 @@ from cluster.pool.reward_pool import RewardPool
 from cluster.pool.rollout_process import Delivery
 from cluster.pool.slots import Slot, Slots
 from cluster.pool.supervisor import StageWork, Supervisor
+from cluster.pool.training_evaluation import TrainingEvaluation
 from cluster.pool.workload import Workload
 from cluster.run_errors import Leaving, RunFailed, StageEnded
 from cluster.runs.factory import make_supply
@@ -39,7 +40,8 @@ class Coordinator:
 
     All methods run in one event loop: no locks around plain state. Ray restarts a lost process of it, empty; the
     learner then begins again from its checkpoint. It wires the parts, which have no reference to it: Slots (states),
-    Supervisor (drivers), Meter and Workload (numbers), Autoscaling (size), WeightStore, RewardPool and Supply.
+    Supervisor (drivers), Meter and Workload (numbers), Autoscaling (size), WeightStore, RewardPool, Supply and
+    TrainingEvaluation.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Coordinator:
         self.supply, self.epoch, self.weights = None, 0, WeightStore()
         self.awaited: set[tuple[str, int]] = set()  # plans that ranks wait for: role and number of windows
         self.reward_pool, self.rewards = reward_pool, None
+        self.evaluation = TrainingEvaluation(cluster, self.say)
 
     # -- the learner's side ---------------------------------------------------------------------------------------
 
@@ -101,15 +104,10 @@ class Coordinator:
         )
         if self.autoscaling is not None:
             self.autoscaling.begin()
-            parts = (
-                self.supply.buffer,
-                spec.name,
-                lambda: len(self.slots.without_retiring),
-                self.resize,
-                self._note_look,
-            )
-            self.supervisor.start("autoscale", self.autoscaling.run, *parts)
+            looked_at = self.supply.buffer, spec.name, lambda: len(self.slots.without_retiring)
+            self.supervisor.start("autoscale", self.autoscaling.run, *looked_at, self.resize, self._note_look)
         self._fit_rewards()
+        self.evaluation.begin(spec.evaluation)
         await self._wake_ranks()  # ranks that wait for windows of the epoch before learn that it is over
         return self.epoch
 
@@ -135,6 +133,7 @@ class Coordinator:
         supply, store = self.supply, self.weights
         weights = await store.collect(version, source)
         supply.versions.publish(version, weights.update)
+        self.evaluation.offer(weights.update, store.reference)
         self.workload.versions += 1
         self.workload.weight_bytes = sum(tensor.nbytes for tensor in weights.tensors.values())
         await self.supervisor.wake()
@@ -199,7 +198,8 @@ class Coordinator:
     async def metrics(self) -> dict[str, Any]:
         """Return the metrics of the supply, and of the pool since the last call."""
         sized = {} if self.autoscaling is None else self.autoscaling.metrics
-        return ({} if self.supply is None else self.supply.metrics()) | self.workload.metrics() | sized
+        supplied = {} if self.supply is None else self.supply.metrics()
+        return supplied | self.workload.metrics() | sized | self.evaluation.metrics()
 
     async def report(self, metrics: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Span | Reading]]:
         """Show an update's metrics at Ray's metrics port; return windows taken and spans since the last call."""
@@ -221,9 +221,8 @@ class Coordinator:
 
         Raises Leaving for an actor that must leave, and StageEnded for an epoch that has ended.
         """
-        asker = self.slots.by_number.get(
-            slot, Slot(slot)
-        )  # numbers are never used again, so an unknown slot stays unknown
+        # Numbers are never used again, so an unknown slot stays unknown.
+        asker = self.slots.by_number.get(slot, Slot(slot))
         reference = await self.weights.newer(than, wait_s, lambda: epoch != self.epoch or asker.leaving)
         if epoch != self.epoch:
             raise StageEnded

@@ -40,6 +40,9 @@ class Cluster(Protocol):
         Waits for no actor: each loads the newest version at its next block.
         """
 
+    def improving(self) -> bool:
+        """Return False where evaluation.patience ends the stage early; the same on every rank (a collective)."""
+
     def take(self, role: str, n: int) -> Sequence[Window | Group]:
         """Take this rank's share of the next `n` samples of a role; each sample goes to exactly one rank."""
 

@@ -39,6 +39,10 @@ class RunFolder:
         result = "teacher.safetensors" if name == "teacher" else "student.safetensors"
         return StageFolder(self.path / name, result, checkpoint)
 
+    def evaluation(self, stage: str, step: int) -> Path:
+        """Return the folder of the evaluation of a stage's student after `step` updates."""
+        return self.path / "evaluation" / stage / f"step_{step:06d}"
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Note in made.json the seconds of the block and the commit that ran it.

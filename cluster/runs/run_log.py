@@ -1,4 +1,4 @@
-"""Log a run to metrics.jsonl, windows.jsonl, trace.json, Weights & Biases and the display."""
+"""Log a run to metrics.jsonl, windows.jsonl, trace.json, Weights & Biases, TensorBoard and the display."""
 
 import json
 import re
@@ -9,6 +9,8 @@ from typing import Any
 
 from cluster.config.cluster_config import WandbConfig
 from cluster.runs.cluster_interface import Cluster
+from cluster.runs.run_folder import RunFolder
+from cluster.runs.tensorboard_log import TensorBoardLog
 from cluster.runs.trace import TraceFile
 from cluster.runs.wandb_log import WandbLog
 
@@ -26,15 +28,19 @@ _REWARD = re.compile("reward/[^/]+/mean")
 class RunLog:
     """Records each update of a run; lives in the learner's process, on rank 0."""
 
-    def __init__(self, run_dir: str | Path, wandb: WandbConfig, cluster: Cluster, progress: Progress):
+    def __init__(
+        self, run_dir: str | Path, wandb: WandbConfig, cluster: Cluster, progress: Progress, tensorboard: bool = False
+    ):
         self.cluster, self.progress = cluster, progress
         self.begun: set[str] = set()
         """Stages of which this command has logged a step."""
         folder = Path(run_dir)
+        self.folder = RunFolder(folder)
         self.metrics_file = (folder / "metrics.jsonl").open("a", buffering=1)
         self.windows_file = (folder / "windows.jsonl").open("a", buffering=1)
         self.trace = TraceFile(folder / "trace.json")
         self.wandb = None if wandb.mode == "disabled" else WandbLog(wandb, folder)
+        self.tensorboard = TensorBoardLog(folder / "tensorboard") if tensorboard else None
 
     def __call__(self, stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
         """Record the metrics of `step` (counted from 1) of a stage of `steps`."""
@@ -43,8 +49,13 @@ class RunLog:
         if report.windows:
             self.windows_file.write(json.dumps({"stage": stage, "step": step, "windows": report.windows}) + "\n")
         self.trace.write(report.spans)
+        videos: list[Path] = []
+        if (evaluated := metrics.get("evaluation/step")) is not None:
+            videos = sorted(self.folder.evaluation(stage, evaluated).glob("*.mp4"))
         if self.wandb is not None:
-            self.wandb(stage, step, metrics)
+            self.wandb(stage, step, metrics, videos)
+        if self.tensorboard is not None:
+            self.tensorboard(stage, step, metrics, videos)
         resumed = f"resumed from step {step - 1}; " if step > 1 and stage not in self.begun else ""
         self.begun.add(stage)
         self.progress(stage, step, steps, resumed + line_of(metrics))
@@ -55,6 +66,8 @@ class RunLog:
             file.close()
         if self.wandb is not None:
             self.wandb.run.finish()
+        if self.tensorboard is not None:
+            self.tensorboard.writer.close()
 
 
 def log_nothing(stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:

@@ -94,3 +94,8 @@ class RunPrompts:
             return tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS
         texts = self.training()
         return TrainingPrompts(texts[sentinels:], self.seed), texts[:sentinels]
+
+    def evaluated(self, videos: int) -> tuple[str, ...]:
+        """Return the prompt of each of `videos` evaluation videos: those held out by `groups`, in turn."""
+        texts = tiny_world.SENTINEL_PROMPTS if self.file is None else self.training()[:videos]
+        return tuple(texts[i % len(texts)] for i in range(videos))

@@ -134,6 +134,10 @@ class SavedCluster:
         """Drop the weights: no actor rolls them out."""
         self.tracer.settle()
 
+    def improving(self) -> bool:
+        """Return True: saved windows are for measuring updates, and no student is evaluated."""
+        return True
+
     def take(self, role: str, n: int) -> Sequence[Window]:
         """Load this rank's share of the next `n` windows of a role; the first follows the last."""
         with self.tracer.waiting(f"{role} windows"):

@@ -10,6 +10,8 @@ from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from actors.window_law import Priority, parse_law
 from cluster.config.buffer_config import BufferConfig
 from cluster.config.run_config import Config
+from cluster.config.training_evaluation_config import TrainingEvaluationConfig
+from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_prompts import RunPrompts
 from cluster.runs.run_world import RunWorld
 from cluster.runs.trajectories import RunTrajectories
@@ -61,6 +63,30 @@ class ScorerSpec:
 
 
 @dataclass(frozen=True)
+class EvaluationSpec:
+    """Holds the parts for evaluating the students of a stage while it trains."""
+
+    stage: str
+    run_dir: str
+    keys: TrainingEvaluationConfig
+    prompts: tuple[str, ...]
+    """A prompt for each video."""
+    seed: int
+    student: StudentConfig
+    rollout: RolloutConfig
+    world: RunWorld
+
+    def folder(self, step: int) -> Path:
+        """Return where the evaluation after `step` updates is written."""
+        return RunFolder(self.run_dir).evaluation(self.stage, step)
+
+    @property
+    def best_file(self) -> Path:
+        """Return the weights of the best student of the stage."""
+        return Path(self.run_dir, self.stage, "best.safetensors")
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """Holds the parts for building dispatcher and supply of a stage, and the specs of its actors and scorer."""
 
@@ -81,6 +107,8 @@ class StageSpec:
     earliest_fork: int
     timeout_s: float
     """Seconds that the learner waits for samples."""
+    evaluation: EvaluationSpec | None = None
+    """None where evaluation.every is 0."""
 
 
 def inputs_of(config: Config) -> RunInputs:
@@ -108,9 +136,15 @@ def stage_spec(stage: str, config: Config) -> StageSpec:
         config.teacher_wan,
     )  # fmt: skip
     scorer = ScorerSpec(config.reward, config.sentinel.metrics, config.student.horizon_frames, inputs.world)
+    evaluation = None
+    if config.evaluated_stages:
+        prompts = inputs.prompts.evaluated(config.evaluation.prompts)
+        evaluation = EvaluationSpec(
+            stage, config.run_dir, config.evaluation, prompts, config.seed, config.student, config.rollout, inputs.world
+        )
     steps = {"ode": config.ode, "dmd": config.dmd, "grpo": config.grpo}[stage].steps
     return StageSpec(
         stage, actor, scorer, inputs, config.run_dir, config.seed, config.buffer, config.samples_per_update(stage),
         steps, config.dmd.critic_updates, config.grpo.groups, config.group, config.sentinel, config.earliest_fork,
-        config.cluster.timeout_s,
+        config.cluster.timeout_s, evaluation,
     )  # fmt: skip

@@ -42,7 +42,7 @@ def prepared_text(world: RunWorld, texts: Sequence[str], device: torch.device) -
 
 
 def stage_texts(spec: StageSpec) -> list[str]:
-    """List every text that a stage reads, once: prompts of its rollouts, sentinels' prompts, the negative prompt.
+    """List every text that a stage reads, once: prompts of rollouts, sentinels and evaluations, the negative prompt.
 
     Of a file, the prompts that the stage reaches; where the buffer drops windows by age it may reach a few more.
     """
@@ -61,4 +61,5 @@ def stage_texts(spec: StageSpec) -> list[str]:
         rollouts = -(-windows // each) + rollout.batch
     if isinstance(prompts, TrainingPrompts):
         prompts = [prompts.prompt(i) for i in range(min(len(prompts), rollouts))]
-    return list(dict.fromkeys([*prompts, *watched, inputs.world.negative_prompt]))
+    evaluated = () if spec.evaluation is None else spec.evaluation.prompts
+    return list(dict.fromkeys([*prompts, *watched, *evaluated, inputs.world.negative_prompt]))

@@ -2,6 +2,7 @@
 
 import netrc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,16 +48,17 @@ class WandbLog:
     def __init__(self, config: WandbConfig, run_dir: Path):
         import wandb  # half a second to import: only where it is used
 
-        self.histogram = wandb.Histogram
+        self.histogram, self.video = wandb.Histogram, wandb.Video
         self.run = wandb.init(
             project=config.project, mode=config.mode, dir=str(run_dir), name=run_dir.name,
             settings=wandb.Settings(silent=True),
         )  # fmt: skip
 
-    def __call__(self, stage: str, step: int, metrics: dict[str, Any]) -> None:
-        """Log numbers as they are, and numbers by start as histograms."""
+    def __call__(self, stage: str, step: int, metrics: dict[str, Any], videos: Sequence[Path] = ()) -> None:
+        """Log numbers as they are, numbers by start as histograms, and the videos of an evaluation."""
         logged = {f"{stage}/{name}": self.histogram(np_histogram=bars(v)) for name, v in by_start(metrics).items()}
         logged |= {f"{stage}/{name}": value for name, value in metrics.items() if not isinstance(value, dict)}
+        logged |= {f"{stage}/evaluation/video_{file.stem}": self.video(file, format="mp4") for file in videos}
         self.run.log(logged | {f"{stage}/step": step})
 
 

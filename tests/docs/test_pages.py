@@ -8,14 +8,14 @@ import pytest
 
 import settings
 from tests.docs import reference
-from tests.docs.documented import ROOT, lines_of_blocks, pages
+from tests.docs.documented import ROOT, lines_of_blocks, metric_keys, pages
 
 KEYS = [line.split() for line in (ROOT / "tests/golden/keys.txt").read_text().splitlines()]
 OWN = {command: {key for owner, key in KEYS if owner == command} for command in reference.COMMANDS}
 OWN |= {"tune": OWN["tune"] | OWN["train"], "plan": OWN["plan"] | OWN["train"], "demo": OWN["train"]}
 GROUPS = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-ENDINGS = {"csv", "jsonl", "md", "mp4", "png", "py", "safetensors", "yaml"}
+ENDINGS = {"csv", "json", "jsonl", "md", "mp4", "png", "py", "safetensors", "yaml"}
 FENCE = re.compile(r"(?ms)^```.*?^```$")
 every_page = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -77,7 +77,8 @@ def test_every_path_between_backticks_exists(page):
     for code in inline_code(page):
         if re.fullmatch(r"[\w.\-]+(/[\w.\-]+)*/?", code) and "/" in code and code.partition("/")[0] in tops:
             exists = (ROOT / code).exists() or (ROOT / f"{code}.py").exists()
-            assert exists or code.split("/")[0] in ("learner", "rollout"), f"`{code}` in {page.name}"  # of metrics
+            metric = code.split("/")[0] in ("learner", "rollout") or code in metric_keys()
+            assert exists or metric, f"`{code}` in {page.name}"
 
 
 @every_page

@@ -1,4 +1,7 @@
-"""The smoke run in one process: golden losses, nothing left to do, and every logged key explained in the docs."""
+"""The smoke run in one process: golden losses, nothing left to do, and every logged key explained in the docs.
+
+Its students are evaluated while they train, which must not change a bit of what they learn.
+"""
 
 import itertools
 import json
@@ -13,6 +16,7 @@ from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.launch import launch, preflight
 from cluster.pool.slots import Slots
+from cluster.pool.training_evaluation import TrainingEvaluation
 from cluster.pool.workload import Workload
 from cluster.runs.factory import make_supply
 from cluster.runs.stage_spec import stage_spec
@@ -52,6 +56,13 @@ def scaled(config):
     return autoscaling.metrics.keys()
 
 
+def evaluated_on_ray(config):
+    """What an evaluation beside the pool tells, whatever its process does."""
+    evaluation = TrainingEvaluation(config.cluster, print, start=lambda cluster: None)
+    evaluation.begin(stage_spec("dmd", config).evaluation)
+    return evaluation.metrics().keys()
+
+
 def pool_metrics():
     meter = Meter(20.0)
     return Workload(Slots(StandingPool(1), meter, {}, print), meter).metrics()
@@ -60,7 +71,8 @@ def pool_metrics():
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory):
     """The configuration of a whole smoke run in this process."""
-    return run("preset=smoke", f"run_dir={tmp_path_factory.mktemp('smoke')}/run")
+    evaluated = ["evaluation.every=2", "evaluation.prompts=1", "evaluation.frames=36", "tensorboard=true"]
+    return run("preset=smoke", f"run_dir={tmp_path_factory.mktemp('smoke')}/run", *evaluated)
 
 
 @pytest.mark.slow
@@ -80,6 +92,19 @@ def test_the_same_command_again_has_nothing_left_to_do(smoke_run):
     assert Path(smoke_run.run_dir, "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
+def test_each_evaluated_student_has_its_folder_and_each_stage_its_best(smoke_run):
+    folder = Path(smoke_run.run_dir)
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    logged = {(line["stage"], line["step"]): line["evaluation/step"] for line in lines if "evaluation/step" in line}
+    assert logged == {(stage, step): step - step % 2 for stage in ("dmd", "grpo") for step in (1, 2, 4)}
+    for stage in ("dmd", "grpo"):
+        summaries = sorted((folder / "evaluation" / stage).glob("step_*/summary.json"))
+        assert [json.loads(file.read_text())["step"] for file in summaries] == [0, 2, 4]
+        assert (folder / stage / "best.safetensors").is_file()
+    assert list((folder / "tensorboard").glob("events.*"))
+
+
 @pytest.fixture(scope="module")
 def logged(smoke_run):
     """Keys by source: the smoke run, both halves of stage dmd alone, and what only a pool on Ray logs."""
@@ -91,6 +116,7 @@ def logged(smoke_run):
         "refused": set(refused(smoke_run)),
         "pool": set(pool_metrics()),
         "autoscale": set(scaled(smoke_run)),
+        "evaluation": set(evaluated_on_ray(smoke_run)),
     }
 
 

@@ -51,6 +51,10 @@ from models.errors import ConfigError
         ("dmd.student_lr=inf", "dmd.optimizer.lr"),
         ("cluster.rollout_actors=0", "cluster.rollout_actors"),
         ("wandb.mode=on", "wandb.mode"),
+        ("evaluation.every=-1", "evaluation.every"),
+        ("evaluation.prompts=0", "evaluation.prompts"),
+        ("evaluation.timeout_s=0", "evaluation.timeout_s"),
+        ("evaluation.patience=3", "evaluation.patience"),
     ],
 )
 def test_a_mistake_is_refused_under_its_key(argument, key):
@@ -103,3 +107,24 @@ def test_a_mistake_in_stage_grpo_is_refused_under_its_key(arguments, key):
 
 def test_what_only_stage_grpo_needs_is_not_checked_for_other_stages():
     settings.load(["stage=dmd", "group.frames=108", "grpo.transition_weights=[1.0,2.0]", "sentinel.frames=50"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (
+            ["evaluation.frames=40"],
+            "evaluation.frames",
+        ),  # whole blocks and no whole horizons, which the tiny judge needs
+        (["preset=wan_1_3b", "teacher=x", "prompts=x.txt", "evaluation.frames=40"], "evaluation.frames"),
+        (["stage=grpo", "grpo.init=x", "prompts=x.txt", "sentinel.prompts=3"], "evaluation.prompts"),
+    ],
+)
+def test_evaluations_that_no_video_could_serve_are_refused_only_where_there_are_evaluations(arguments, key):
+    settings.load(arguments)
+    for stages in ("teacher", "ode"):
+        if "stage=grpo" not in arguments:
+            settings.load([*arguments, f"stage={stages}", "evaluation.every=5"])
+    with pytest.raises(ConfigError) as refused:
+        settings.load([*arguments, "evaluation.every=5"])
+    assert refused.value.key == key

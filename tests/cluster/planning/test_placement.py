@@ -56,6 +56,21 @@ def test_a_pool_that_sizes_itself_has_room_kept_for_its_largest_size_and_begins_
     assert too_large(settings.load(["preset=tiny", "stage=dmd", "init=x", *sized, *gpus])) == (8, ["1", "9", "10"])
 
 
+def test_evaluation_takes_a_place_like_a_rollout_process_and_no_start_waits_for_it():
+    gpus = ["cluster.rank_gpus=1", "cluster.actor_gpus=1", "cluster.gpus=4", "evaluation.every=5"]
+    run = ["preset=tiny", "stage=dmd", "init=x", *gpus, "cluster.first_actors=1"]
+    config = settings.load([*run, "cluster.rollout_actors=2"])
+    roles = {role.name: role for role in placement.roles(config)}
+    assert roles["evaluation"].processes == 1
+    assert placement.options(roles["evaluation"]) == placement.options(roles["rollout"])
+    assert {role.name for role in placement.at_start(config)} == {"learner", "rollout"}
+    placement.check(config)
+    assert too_large(settings.load([*run, "cluster.rollout_actors=3"])) == (4, ["1", "3", "1", "5"])
+    for other in ("stage=ode", "debug.rollout_only=true", "debug.learner_only=true", "evaluation.every=0"):
+        arguments = [argument for argument in run if other != "stage=ode" or not argument.startswith("init")]
+        assert "evaluation" not in {role.name for role in placement.roles(settings.load([*arguments, other]))}
+
+
 def test_rollouts_and_rewards_prefer_spot_nodes_and_learner_ranks_and_relay_never_do():
     config = settings.load([*WAN[:1], "stage=grpo", "grpo.init=x", "cluster=h100_64_spot", "grpo.groups=16"])
     rollouts = {"role": "rollout", "ray.io/accelerator-type": "H100"}

@@ -8,6 +8,7 @@ import pytest
 import settings
 from cluster.runs.factory import make_dispatcher
 from cluster.runs.stage_spec import inputs_of, stage_spec
+from cluster.runs.stage_texts import stage_texts
 from models.errors import ConfigError
 from models.worlds import tiny_world
 from tests.fakes.commands import mistake
@@ -53,6 +54,22 @@ def test_sentinels_watch_prompts_that_stage_grpo_does_not_train_on(tmp_path):
     training, watched = inputs_of(run(tmp_path, "stage=grpo", "sentinel.prompts=4")).prompts.groups(4)
     assert list(watched) == [f"a cat on mat {i}" for i in range(4)]
     assert set(training).isdisjoint(watched) and len(training) == 16
+
+
+def test_evaluations_watch_the_first_prompts_in_turn_which_the_learner_encodes(tmp_path):
+    texts = [f"a cat on mat {i}" for i in range(3)]
+    given(tmp_path, *texts)
+    for videos, expected in ((2, texts[:2]), (5, [*texts, *texts[:2]])):
+        config = run(tmp_path, "evaluation.every=1", f"evaluation.prompts={videos}", "dmd.steps=1", "rollout.batch=1")
+        spec = stage_spec("dmd", config)
+        assert list(spec.evaluation.prompts) == expected and set(expected) <= set(stage_texts(spec))
+    assert stage_spec("dmd", run(tmp_path)).evaluation is None
+
+
+def test_evaluations_of_the_tiny_world_are_of_prompts_that_stage_grpo_holds_out(tmp_path):
+    config = settings.load([f"run_dir={tmp_path}", "evaluation.every=1", "evaluation.prompts=8"])
+    prompts = stage_spec("dmd", config).evaluation.prompts
+    assert prompts == tiny_world.SENTINEL_PROMPTS + tiny_world.SENTINEL_PROMPTS[:2]
 
 
 def test_too_few_prompts_for_the_sentinels_are_refused(tmp_path):
