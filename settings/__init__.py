@@ -1,8 +1,14 @@
 """Parse command lines with Hydra, print help, and set exit codes."""
 
-from settings.command import arguments, command, prepare_run, run_errors, run_loop, user_errors
-from settings.compose import ROOT, choices, load, read_keys
-from settings.key_table import keys_of
+import sys
+
+from settings.startup import end_in_one_line
+
+sys.excepthook = end_in_one_line  # before the imports below, which need packages
+
+from settings.command import arguments, command, prepare_run, run_errors, run_loop, user_errors  # noqa: E402
+from settings.compose import ROOT, choices, load, read_keys  # noqa: E402
+from settings.key_table import keys_of  # noqa: E402
 
 __all__ = [
     "ROOT",

@@ -12,6 +12,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 _LINE_EVERY_S = 15.0
@@ -42,8 +43,11 @@ class Display:
     def __enter__(self) -> "Display":
         if sys.stdout.isatty():
             self.bars = Progress(
-                TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), _TimeLeft(), TextColumn("{task.fields[line]}", markup=False),
+                TextColumn("{task.description:<12}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+                TimeElapsedColumn(), TextColumn("left"), _TimeLeft(),
+                # The line alone gives way where the terminal is narrow.
+                TextColumn("{task.fields[line]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+                expand=True,
             )  # fmt: skip
             self.bars.start()
         return self
