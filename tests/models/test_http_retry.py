@@ -41,9 +41,10 @@ def test_the_endpoint_is_given_the_time_that_it_asks_for():
     assert times[1] - times[0] >= 0.2
 
 
-@pytest.mark.parametrize("header", ["3600", "inf", format_datetime(datetime.now(UTC) + timedelta(days=9))])
+@pytest.mark.parametrize("header", ["3600", "inf", "a date"])
 def test_no_try_comes_before_the_time_that_is_asked_for(header):
-    answer, times = busy_once(header)
+    date = format_datetime(datetime.now(UTC) + timedelta(days=9))
+    answer, times = busy_once(date if header == "a date" else header)
     with served(answer) as url, pytest.raises(RequestFailed) as failed:
         send(url, tries=9, patience_s=5.0)
     assert failed.value.status == 429 and len(times) == 1
