@@ -102,6 +102,8 @@ def test_windows_of_the_same_weights_are_bit_equal_inline_and_on_ray(on_ray, sma
             assert torch.equal(getattr(a, name), getattr(b, name)), f"{name} of window {key} differs"
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.ray
 def test_actors_pull_newer_weights_while_a_video_is_being_made(on_ray, small_config):
     config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64)
@@ -117,6 +119,8 @@ def test_actors_pull_newer_weights_while_a_video_is_being_made(on_ray, small_con
     assert all(list(w.versions) == sorted(w.versions) for w in later), "an actor went back to older weights"
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.ray
 def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on_ray, small_config):
     config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64)
@@ -173,6 +177,8 @@ def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(on_ray, s
     assert cluster.metrics()["rollout/actors_lost"] == 1
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.ray
 def test_trajectories_that_are_kept_are_not_made_and_the_others_are_bit_equal_inline_and_on_ray(on_ray, small_config):
     config = small_config(ode__pairs=12)
@@ -196,6 +202,8 @@ def test_when_nothing_arrives_in_time_the_learner_is_told_what_is_missing(on_ray
         cluster.take(STUDENT, 4)
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.ray
 def test_an_actor_that_raises_stops_the_run_with_its_reason(on_ray, small_config):
     config = small_config(teacher="missing.safetensors")

@@ -50,6 +50,8 @@ def taken(local_ray, tmp_path_factory):
     local_ray.kill(cluster.coordinator)
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio"])
 def test_the_ratio_to_what_the_actor_recorded_is_one_before_any_update_for_every_transition(taken, loss):
     """Full burn-in: 27 frames before the 9 of the cache, as far as four layers can see."""
@@ -69,6 +71,8 @@ def test_the_ratio_to_what_the_actor_recorded_is_one_before_any_update_for_every
     assert (replay.weight == 1).all() and not replay.masked.any()
 
 
+@pytest.mark.core
+@pytest.mark.proof
 def test_the_ratio_tells_another_student_from_the_one_that_acted(taken):
     config, groups, _ = taken
     network = student()
@@ -80,6 +84,8 @@ def test_the_ratio_tells_another_student_from_the_one_that_acted(taken):
     assert error.median() > 1e-6
 
 
+@pytest.mark.core
+@pytest.mark.proof
 def test_groups_come_scored_and_the_time_of_their_judge_stands_in_the_trace(taken):
     config, groups, spans = taken
     for group in groups:

@@ -21,6 +21,8 @@ from settings.compose import ROOT
 WITHIN_S = 60.0
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.ray
 def test_actors_that_ray_has_no_place_for_hold_up_nobody_and_are_given_up_when_no_longer_wanted(
     local_ray, small_config

@@ -121,6 +121,8 @@ def test_what_no_reward_is_to_blame_for_stops_the_run_under_its_own_name(judge):
         judge(broken)
 
 
+@pytest.mark.core
+@pytest.mark.proof
 def test_a_group_with_damaged_bytes_is_refused_by_name_and_its_process_scores_the_next(judge):
     process, damaged = judge.process(), replace(stored(group()), checksum=0)
     with pytest.raises(BadWindow) as refused:
@@ -129,6 +131,8 @@ def test_a_group_with_damaged_bytes_is_refused_by_name_and_its_process_scores_th
     assert not missing(judge(group()).scores[OWN]) and judge.process() == process
 
 
+@pytest.mark.core
+@pytest.mark.proof
 def test_a_reward_that_hangs_is_masked_and_its_process_replaced_before_the_next_group_is_scored(judge):
     process = judge.process()
     scored = judge(group("hangs"))
@@ -139,6 +143,8 @@ def test_a_reward_that_hangs_is_masked_and_its_process_replaced_before_the_next_
     assert judge.pool.idle.qsize() == 1 and judge.process() != process
 
 
+@pytest.mark.core
+@pytest.mark.proof
 def test_a_group_that_kills_three_processes_is_scored_by_nobody_counted_and_the_next_one_scored(judge):
     judge.spans()
     scored = judge(group("dies"))
