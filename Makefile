@@ -18,10 +18,9 @@ help: ## Print this list.
 demo: $(READY) ## Train a minute-long tiny student and write runs/demo/report.html (options: ARGS="seed=1").
 	@$(BIN)/python demo.py $(ARGS)
 
-# Three workers on two cores: tests of Ray wait for each other's processes a third of the time.
 test: $(READY) ## Run the checks and every test but the proofs and those that need a GPU.
 	@began=$$(date +%s); $(MAKE) --no-print-directory check && \
-		$(BIN)/python -m pytest -m "not proof and not gpu" -n 3 --dist loadscope --no-loadscope-reorder --durations=15 --durations-min=1 $(ARGS); \
+		$(BIN)/python -m pytest -m "not proof and not gpu" -n 2 --dist loadscope --no-loadscope-reorder --durations=15 --durations-min=1 $(ARGS); \
 		status=$$?; took=$$(($$(date +%s) - began)); echo "make test took $$((took / 60)) min $$((took % 60)) s"; exit $$status
 
 check: $(READY) ## Check the format, the lint rules and the layers (imports go down only).

@@ -48,18 +48,18 @@ def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_c
     assert sum(shares) == pytest.approx(1) and min(shares) >= 0 and 0 <= metrics["learner/busy_share"] <= 1
     processes = {span.process.split(" (")[0] for span in report.spans}
     assert processes == {"learner 0", "rollout 0"}
-    assert "\nray_longtake_buffer_depth{" in scraped(local_ray, "\nray_longtake_bytes_windows_in")
+    scraped(local_ray, "\nray_longtake_buffer_depth{", "\nray_longtake_bytes_windows_in")
 
 
-def scraped(ray, awaited):
-    """The metrics port's page, as soon as it names a metric: Ray reports every few seconds."""
+def scraped(ray, *awaited):
+    """Wait until the metrics port's page names all of these metrics: Ray reports every few seconds."""
     node = ray.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         with urllib.request.urlopen(address, timeout=30) as answer:
             page = answer.read().decode()
-        if awaited in page:
-            return page
+        if all(text in page for text in awaited):
+            return
         time.sleep(0.5)
     pytest.fail(f"{awaited} does not appear at {address}")
