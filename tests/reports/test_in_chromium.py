@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from evaluation.second_curves import CURVES
 from tests.fakes.films import write_film
 from tests.reports import chromium
 from tests.reports.judged import judge_folders, moving_square
@@ -101,7 +102,7 @@ def test_charts_keys_slider_and_buttons_move_the_same_cursor(films, tmp_path):
             if act:
                 await act()
             await tab.until(f"{at_rest} && {PLACES}.every((place) => Math.abs(place - {time}) < 0.13)")
-            assert await tab.run(CURSORS) == pytest.approx([1000 * time / 6] * 10, abs=3)
+            assert await tab.run(CURSORS) == pytest.approx([1000 * time / 6] * len(CURVES), abs=3)
 
     in_browser(tmp_path, films, 390, False, check)
 
@@ -110,7 +111,7 @@ def test_a_chosen_video_shows_its_own_lines_and_values(films, tmp_path):
     async def check(tab):
         await tab.run("(v => {v.value = '2'; v.dispatchEvent(new Event('change'))})(document.getElementById('view'))")
         seen = "[...document.querySelectorAll('[data-view]')].filter((g) => getComputedStyle(g).display !== 'none')"
-        assert await tab.run(f"{seen}.map((g) => g.dataset.view).join()") == ",".join("2" * 10)
+        assert await tab.run(f"{seen}.map((g) => g.dataset.view).join()") == ",".join("2" * len(CURVES))
         own = await tab.run("data.values.luma[2].map((line) => String(Number(line[0].toPrecision(3))))")
         assert (await tab.run(VALUES))[:2] == own
 
