@@ -20,7 +20,7 @@ from cluster.config.run_config import Config
 from evaluation.metrics import segment_metrics
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError
-from models.noise import Draw, generator_for
+from models.noise import evaluation_seeds
 from models.wan.network import Wan
 from models.worlds.tiny_world import HELD_OUT_PROMPTS, encode_text, sample_video, to_latents, to_pixels
 from rewards.flow.flow_motion import fastest
@@ -38,8 +38,7 @@ REAL = "real videos"
 
 def seeds() -> list[int]:
     """Return one seed for each video."""
-    drawn = torch.randint(2**62, (len(PROMPTS),), generator=generator_for(1, Draw.EVALUATION))
-    return [int(seed) for seed in drawn]
+    return evaluation_seeds(1, len(PROMPTS))
 
 
 def videos_of(path: Path, config: Config) -> Tensor:

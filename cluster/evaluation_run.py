@@ -20,8 +20,9 @@ from evaluation.evaluation_config import EvaluationConfig, methods_of
 from evaluation.judge_columns import VISUAL_STABILITY, judge_columns, judge_metrics
 from evaluation.summaries import Metric, metrics
 from evaluation.video_evaluation import evaluate_video
-from evaluation.video_tasks import Skipped, VideoTask, file_digest, list_videos
+from evaluation.video_tasks import Skipped, VideoTask, list_videos
 from models.atomic_files import write_atomic
+from models.fingerprint import file_digest
 from models.user_paths import user_path
 
 

@@ -1,7 +1,7 @@
 """Judge one video: write a row of numbers for each second, then the summary that marks it as judged."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,16 @@ from safetensors import safe_open
 from evaluation.second_curves import CurveMeter, VideoCurves
 from evaluation.summaries import summarise
 from evaluation.video_stream import Frame, UnreadableVideo, VideoInfo, probe, stream_frames
-from evaluation.video_tasks import VideoTask, file_digest
+from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
+from models.fingerprint import file_digest
 
 VERSION = 1
 """Number of the measurement; results of another are measured again."""
 _DIGITS = 9
 
 
-def evaluate_video(
-    task: VideoTask, progress: Callable[[float, float], None] = lambda seconds, total: None
-) -> dict[str, Any]:
+def evaluate_video(task: VideoTask) -> dict[str, Any]:
     """Judge a video and write its files; a video that is judged already is only read.
 
     Raises UnreadableVideo. The numbers do not depend on the process, the number of workers, or an earlier try that
@@ -35,8 +34,6 @@ def evaluate_video(
     info, frames = open_video(task)
     meter = CurveMeter(info.fps)
     for frame in frames:
-        if progress is not None and int(frame.time_s) > len(meter.rows):
-            progress(frame.time_s, info.declared_frames / info.fps)
         meter.add(frame)
     curves = meter.finish()
     rows = [{name: _rounded(value) for name, value in row.items()} for row in curves.rows]

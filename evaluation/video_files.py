@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from evaluation.video_stream import UnreadableVideo, stream_frames
 from models.errors import ConfigError
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".safetensors")
@@ -30,7 +30,8 @@ def video_files(folder: str) -> list[Path]:
     """List the video files of `folder` by name. Raises ConfigError where there are none."""
     if not Path(folder).is_dir():
         raise ConfigError("videos", folder, "there is no such folder", f"name a folder of {', '.join(SUFFIXES)}")
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
+    visible = (path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    files = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ConfigError("videos", folder, "this folder has no videos", f"name a folder of {', '.join(SUFFIXES)}")
     return files
@@ -48,14 +49,12 @@ def read_videos(path: Path) -> Iterator[Video]:
                 # .keys() is needed: safe_open is no mapping.
                 videos = file.get_tensor("video") if "video" in file.keys() else None  # noqa: SIM118
         else:
-            with av.open(str(path)) as film:
-                frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
-            videos = torch.from_numpy(numpy.stack(frames)).permute(0, 3, 1, 2)[None] if frames else None
-    except (SafetensorError, OSError, av.FFmpegError, IndexError) as error:
+            frames = numpy.stack([frame.pixels for frame in stream_frames(path)])
+            videos = torch.from_numpy(frames).permute(0, 3, 1, 2)[None]
+    except (SafetensorError, OSError, UnreadableVideo) as error:
         raise ConfigError("videos", path, f"it cannot be decoded ({error})", "repair or remove it") from error
     if videos is None:
-        problem = "it has no tensor `video`" if stored else "this film has no frames"
-        raise ConfigError("videos", path, problem, "write `video` as uint8 [B T 3 H W]" if stored else "remove it")
+        raise ConfigError("videos", path, "it has no tensor `video`", "write `video` as uint8 [B T 3 H W]")
     if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[2] != 3 or not videos.numel():
         problem = f"`video` is {videos.dtype} {list(videos.shape)}"
         raise ConfigError("videos", path, problem, "write it as uint8 [B T 3 H W]")

@@ -1,6 +1,5 @@
 """List the videos of an evaluation, each with its prompt and the files that its results go to."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,10 +7,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from evaluation.video_files import SUFFIXES
+from evaluation.video_files import video_files
 from models.errors import ConfigError
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,23 +64,19 @@ def list_videos(
     for method, folder in methods.items():
         found = list(_videos_in(method, Path(folder).expanduser(), out, fps, skipped))
         if not found:
-            raise ConfigError("videos", folder, "this folder has no videos", f"name a folder of {', '.join(SUFFIXES)}")
+            raise ConfigError("videos", folder, "none of its videos can be read", "name another folder")
         if prompts is not None and len(prompts) != len(found):
             problem = f"{len(prompts)} prompts for the {len(found)} videos of {folder}"
             raise ConfigError("prompts", None, problem, "write one prompt per line, in the order of the videos' names")
         for i, task in enumerate(found):
-            prompt = prompts[i] if prompts is not None else _prompt_of(task.path, task.index, skipped, method)
+            prompt = prompts[i] if prompts is not None else _prompt_of(task.path, task.index)
             tasks.append(replace(task, prompt=prompt, horizons=tuple(horizons)))
     return tasks, skipped
 
 
 def _videos_in(method: str, folder: Path, out: Path, fps: float, skipped: list[Skipped]) -> Iterator[VideoTask]:
     """Yield the videos of a folder without prompts; two of one stem keep their suffix in the name."""
-    if not folder.is_dir():
-        raise ConfigError("videos", folder, "there is no such folder", f"name a folder of {', '.join(SUFFIXES)}")
-    files = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+    files = video_files(str(folder))
     stems = [path.stem for path in files]
     results = out / "rows" / method
     for path in files:
@@ -101,7 +94,7 @@ def _videos_in(method: str, folder: Path, out: Path, fps: float, skipped: list[S
             yield VideoTask(method, f"{name}_{index:04d}", path, None, results, index, fps)
 
 
-def _prompt_of(path: Path, index: int | None, skipped: list[Skipped], method: str) -> str | None:
+def _prompt_of(path: Path, index: int | None) -> str | None:
     """Read the prompt of a video from NAME.txt: the whole text of a film, a line for each video of a tensor."""
     text = path.with_suffix(".txt")
     if not text.is_file():
@@ -116,15 +109,6 @@ def _prompt_of(path: Path, index: int | None, skipped: list[Skipped], method: st
     if index >= len(lines):
         raise ConfigError("videos", path, f"{text.name} has {len(lines)} prompts only", "write one prompt per video")
     return lines[index]
-
-
-def file_digest(path: Path) -> str:
-    """Compute the SHA-256 of a file, in memory that does not grow with it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def natural_order(name: str) -> list[tuple[bool, int | str]]:

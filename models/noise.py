@@ -85,3 +85,9 @@ class MemberNoise:
 def _to_device(drawn: Tensor, device: torch.device) -> Tensor:
     """Copy `drawn` to `device`. From pinned memory a GPU copies without making the CPU wait."""
     return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)
+
+
+def evaluation_seeds(seed: int, count: int) -> list[int]:
+    """Draw the seeds of `count` videos that judge a student: the same for every student of a run's `seed`."""
+    drawn = torch.randint(2**62, (count,), generator=generator_for(seed, Draw.EVALUATION))
+    return [int(one) for one in drawn]

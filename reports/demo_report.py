@@ -17,9 +17,9 @@ from evaluation.metrics import segment_values, summarise_segments
 from evaluation.summaries import Metric
 from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import load_weights
-from models.noise import Draw, generator_for
+from models.noise import evaluation_seeds
 from models.wan.network import Wan
-from models.worlds.tiny_world import FPS, HORIZON, PROMPTS, encode_text, to_pixels
+from models.worlds.tiny_world import FPS, HORIZON, encode_text, spread_prompts, to_pixels
 from reports import run_report
 from reports.figures import CURVES, MethodResult, milestones, seconds_at
 
@@ -29,7 +29,7 @@ VIDEOS = 32
 
 def demo_prompts() -> list[str]:
     """Choose VIDEOS prompts, spread over all of the tiny world's."""
-    return [PROMPTS[(7 * i) % len(PROMPTS)] for i in range(VIDEOS)]
+    return spread_prompts(VIDEOS)
 
 
 def write_demo_videos(config: Config, name: str, log: RunLog) -> None:
@@ -42,7 +42,7 @@ def write_demo_videos(config: Config, name: str, log: RunLog) -> None:
         student = Wan(config.student.wan).eval()
         load_weights(student, folder.stage(name).result, "run_dir")
         frames = HORIZONS * config.student.horizon_frames
-        seeds = [int(s) for s in torch.randint(2**62, (VIDEOS,), generator=generator_for(config.seed, Draw.EVALUATION))]
+        seeds = evaluation_seeds(config.seed, VIDEOS)
         latents = make_videos(
             student, config.student, demo_prompts(), seeds, frames, encode_text,
             lambda done: log.progress(f"videos {name}", done, frames, ""),

@@ -14,10 +14,10 @@ from evaluation.tiny_columns import COLUMNS, tiny_columns
 from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import check_weights, load_weights
 from models.network_config import StudentConfig
-from models.noise import Draw, generator_for
+from models.noise import evaluation_seeds
 from models.user_paths import user_path
 from models.wan.network import Wan
-from models.worlds.tiny_world import FPS, HORIZON, PROMPTS, encode_text, to_pixels
+from models.worlds.tiny_world import FPS, HORIZON, encode_text, spread_prompts, to_pixels
 
 HORIZONS = (10, 16, 21)
 VIDEOS = 32
@@ -36,8 +36,7 @@ def paper_table(
         outline = Wan(shape.wan)
     for path in students.values():  # all of them, before the first is loaded
         check_weights(path, "checkpoint", outline)
-    prompts = [PROMPTS[(7 * i) % len(PROMPTS)] for i in range(VIDEOS)]
-    seeds = [int(seed) for seed in torch.randint(2**62, (VIDEOS,), generator=generator_for(_SEED, Draw.EVALUATION))]
+    prompts, seeds = spread_prompts(VIDEOS), evaluation_seeds(_SEED, VIDEOS)
     frames, methods = max(HORIZONS) * HORIZON, {}
     for name, path in students.items():
         student = Wan(shape.wan).eval()

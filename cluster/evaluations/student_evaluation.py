@@ -137,7 +137,7 @@ class StudentEvaluator:
         """Write the rows per second of a video; returns its entry of the summary."""
         curves = video.meter.finish()
         (folder / f"{video.name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curves.rows))
-        values: dict[str, float | None] = dict(summarise(curves))
+        values: dict[str, float | None] = dict(summarise(curves, video.prompt))
         if video.pieces:
             pixels = torch.from_numpy(numpy.concatenate(video.pieces)).permute(0, 3, 1, 2)[None] / 255
             judged = segment_metrics(pixels, [video.prompt], self.spec.student.horizon_frames)

@@ -1,6 +1,5 @@
 """Write and read checkpoints: tensors in safetensors, plain values in msgpack, checksums in a manifest."""
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from torch import Tensor
 from models.atomic_files import flush
 from models.checkpoints.weight_files import Shapes, read_shapes, shape_misfit
 from models.errors import ConfigError, StopsRun
+from models.fingerprint import file_digest
 
 Say = Callable[[str], None]
 """Takes one line for the user at the terminal."""
@@ -27,8 +27,6 @@ _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.msgpack", ".safetensors"
 NAME = "step_{:08d}"
 """Folder name of a checkpoint, by its step."""
 _PATTERN = re.compile(r"step_\d{8,}")
-_CHUNK_BYTES = 1 << 24
-"""Bytes per read: each chunk takes the interpreter's lock once, and a busy training loop starves small reads."""
 
 
 class DamagedCheckpoint(StopsRun, ValueError):
@@ -76,7 +74,7 @@ def write(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None = 
     for name, group in snapshot.tensors.items():
         save_file(group, partial / f"{name}{_TENSORS}")
     (partial / _STATE).write_bytes(snapshot.state)
-    checksums = {path.name: _checksum(path) for path in sorted(partial.iterdir())}
+    checksums = {path.name: file_digest(path) for path in sorted(partial.iterdir())}
     (partial / _MANIFEST).write_text(json.dumps({"step": snapshot.step, "sha256": checksums}, indent=1))
     for path in [*partial.iterdir(), partial]:
         flush(path)
@@ -149,7 +147,7 @@ def verify(path: Path) -> None:
             raise DamagedCheckpoint(f"checkpoint {path} lacks {name}")
     try:
         with ThreadPoolExecutor() as pool:
-            checksums = list(pool.map(_checksum, [path / name for name in wanted]))
+            checksums = list(pool.map(file_digest, [path / name for name in wanted]))
     except OSError as error:
         raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({error})") from error
     for name, checksum in zip(wanted, checksums, strict=True):
@@ -197,11 +195,3 @@ def _manifest(path: Path) -> dict[str, str]:
 def paths(folder: Path) -> list[Path]:
     """List all checkpoints, whole or not, by ascending step."""
     return sorted((path for path in folder.glob("step_*") if _PATTERN.fullmatch(path.name)), key=step_of)
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -24,9 +24,9 @@ from evaluation.metrics import segment_metrics
 from learner.parallel import collectives
 from models.checkpoints.weight_files import load_weights
 from models.network_config import StudentConfig
-from models.noise import Draw, generator_for
+from models.noise import evaluation_seeds
 from models.wan.network import ComputeSpec, Wan
-from models.worlds.tiny_world import PROMPTS, encode_text, to_pixels
+from models.worlds.tiny_world import encode_text, spread_prompts, to_pixels
 
 Report = Callable[[dict[str, float]], None]
 """Takes a measurement; does not return where the trial is to stop."""
@@ -66,10 +66,9 @@ def score_student(
 
     Prompts and noise depend on the seed alone, so students of one seed are compared on the same.
     """
-    prompts = [PROMPTS[(7 * i) % len(PROMPTS)] for i in range(videos)]
-    drawn = torch.randint(2**62, (videos,), generator=generator_for(seed, Draw.EVALUATION))
+    prompts, seeds = spread_prompts(videos), evaluation_seeds(seed, videos)
     frames = horizons * shape.horizon_frames
-    latents = make_videos(student, shape, prompts, drawn.tolist(), frames, encode_text, lambda done: None)
+    latents = make_videos(student, shape, prompts, seeds, frames, encode_text, lambda done: None)
     video = to_pixels(latents)
     return segment_metrics(video, prompts, shape.horizon_frames), video, prompts
 

@@ -15,8 +15,9 @@ from evaluation.second_curves import REFERENCE_S, Row, finite
 from evaluation.summaries import summarise_points
 from evaluation.video_evaluation import open_video
 from evaluation.video_stream import Frame
-from evaluation.video_tasks import VideoTask, file_digest
+from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
+from models.fingerprint import file_digest
 
 VERSION = 1
 """Number of the measurement; results of another are measured again."""

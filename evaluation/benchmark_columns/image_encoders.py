@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
-from evaluation.video_tasks import file_digest
 from models.errors import ConfigError
+from models.fingerprint import file_digest
 from models.user_paths import user_path
 
 _FIX = "name a folder that save_pretrained wrote, with safetensors and the preprocessor"

@@ -10,8 +10,8 @@ from evaluation.judging.inquiry import JudgedVideo, JudgeQuestion, ask_and_read
 from evaluation.judging.judge_answers import FIRST, SECOND, TIE
 from evaluation.judging.judge_config import JudgeConfig
 from evaluation.judging.rubric import VERDICT, load_rubric
-from evaluation.video_tasks import file_digest
 from models.errors import ConfigError
+from models.fingerprint import file_digest
 
 _SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE, None: None}
 

@@ -9,8 +9,8 @@ from evaluation.judging.inquiry import JudgedVideo, JudgeQuestion, ask_and_read
 from evaluation.judging.judge_answers import HIGHEST
 from evaluation.judging.judge_config import JudgeConfig
 from evaluation.judging.rubric import SCORE, load_rubric
-from evaluation.video_tasks import file_digest
 from models.errors import ConfigError
+from models.fingerprint import file_digest
 
 _POINT = 100 / HIGHEST
 """Visual Stability of one point of a score."""

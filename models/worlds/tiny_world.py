@@ -164,3 +164,8 @@ class TinyText:
 
 
 encode_text = TinyText()
+
+
+def spread_prompts(count: int) -> list[str]:
+    """Choose `count` prompts, spread over all of the world's; beyond their number they come again."""
+    return [PROMPTS[(7 * i) % len(PROMPTS)] for i in range(count)]

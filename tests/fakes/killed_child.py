@@ -1,11 +1,15 @@
 """A forked child that is killed at an operation on files, or at a moment; it acknowledges what is on disk."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+_ROOT = Path(__file__).parents[2]
 _FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir"}
 
 
@@ -46,3 +50,12 @@ def _kill_at_operation(number: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
+
+
+def count_kills(script: str, folder: Path, timeout_s: float) -> dict[str, int]:
+    """Run a script in a process of its own that kills children in `folder` and prints its kills as JSON."""
+    shown = subprocess.run(
+        [sys.executable, "-c", script, folder], cwd=_ROOT, capture_output=True, text=True, timeout=timeout_s
+    )
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout)

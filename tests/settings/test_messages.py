@@ -16,7 +16,7 @@ from settings.help import COMMON, help_page
 from settings.key_table import nearest
 from tests.fakes.commands import mistake, run_script
 
-COMMANDS = ["train.py", "tune.py", "demo.py", "plan.py", "generate.py", "convert.py", "rewards.try",
+COMMANDS = ["train.py", "tune.py", "demo.py", "plan.py", "generate.py", "convert.py", "evaluate.py", "rewards.try",
             "benchmarks.rollout_fps"]  # fmt: skip
 FORM = re.compile(r"(?P<key>[^=: ]+)(=.*)?: \S.*\. Fix: \S.*\.")
 WRONG = ["nonsense", "+seed=1", "~seed=1", "--hlep", "speed=", "no.such.key=1", "out", "=1"]

@@ -1,11 +1,7 @@
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.fakes.killed_child import count_kills
+
 TIMEOUT_S = 240
 
 KILLED = """
@@ -72,9 +68,5 @@ def test_a_process_killed_at_any_file_operation_or_moment_leaves_a_whole_checkpo
     tmp_path,
 ):
     """A child is killed at its first operation on files, the next at its second, until one ends by itself."""
-    shown = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S
-    )
-    assert shown.returncode == 0, shown.stderr
-    kills = json.loads(shown.stdout)
+    kills = count_kills(KILLED, tmp_path, TIMEOUT_S)
     assert kills["at an operation"] > 60 and kills["at a moment"] == 20, kills

@@ -9,8 +9,8 @@ from evaluation.judging.agreement import swap_consistency
 from evaluation.judging.judge_config import JudgeConfig
 from evaluation.judging.pairwise import VideoPair, both_orders, judge_pairs, pair_seed
 from evaluation.judging.video_judge import judge_videos
-from evaluation.video_tasks import file_digest
 from models.errors import ConfigError
+from models.fingerprint import file_digest
 from tests.fakes.endpoint import served
 from tests.fakes.judge_replies import completion, films, lines_of, scored, verdict
 
