@@ -1,8 +1,7 @@
 """Read training prompts from a file, filter them, and order them by the seed."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import numpy
 
 from actors.prompt_config import PromptConfig
+from actors.prompt_files import read_prompt_file
 from models.errors import ConfigError
 from models.noise import Draw
-
-_NAMES = ("prompt", "text", "caption")
-"""Names under which jsonl or parquet may keep a prompt; the first one present counts."""
 
 
 class TrainingPrompts(Sequence[str]):
@@ -61,9 +58,13 @@ class PromptFile:
 
 def read_prompts(path: Path, config: PromptConfig) -> PromptFile:
     """Read the prompts of a file that can be trained on, each once. Raises ConfigError where none is left."""
-    kept: dict[str, str] = {}
-    dropped = Counter({"too short": 0, "too long": 0, "twice": 0})
-    for text in prompt_texts(path):
+    found, kept = read_prompt_file(path), {}
+    dropped = Counter(found.refused | {"too short": 0, "too long": 0, "twice": 0})
+    for entry in found.entries:
+        text = entry.scenes[0][1]
+        if len(entry.scenes) > 1:
+            problem = f"{text:.40} begins a schedule of prompts, and training takes one prompt an entry"
+            raise ConfigError("prompts", path, problem, "give schedules to generate.py, and single prompts here")
         if len(text) < config.min_characters:
             dropped["too short"] += 1
         elif len(text) > config.max_characters:
@@ -80,67 +81,10 @@ def read_prompts(path: Path, config: PromptConfig) -> PromptFile:
     return result
 
 
-def prompt_texts(path: Path) -> Iterator[str]:
-    """Read txt (one prompt per line), jsonl or parquet (under prompt, text or caption), with white space as one space.
-
-    Raises ConfigError, which names file and entry, for content of another form.
-    """
-    suffixes = (".txt", ".jsonl", ".parquet")
-    if path.suffix not in suffixes:
-        raise ConfigError("prompts", path, f"this file is none of {', '.join(suffixes)}", "name such a file")
-    if not path.is_file():
-        raise ConfigError("prompts", path, "this file does not exist", "name a file of prompts")
-    try:
-        for where, text in _parquet_entries(path) if path.suffix == ".parquet" else _line_entries(path):
-            if not isinstance(text, str):
-                raise ConfigError("prompts", path, f"{where} is {type(text).__name__}, no text", "repair it")
-            yield " ".join(text.split())
-    except OSError as error:
-        problem = f"this file cannot be read ({error.strerror or error})"
-        raise ConfigError("prompts", path, problem, "repair it, or name another") from error
-
-
-def _line_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield place and prompt of each line of txt or jsonl that is not empty."""
-    try:
-        with path.open(encoding="utf-8-sig") as lines:  # Windows begins its files with a byte order mark
-            for number, line in enumerate((line for line in lines if line.strip()), start=1):
-                where = f"entry {number}"
-                if path.suffix == ".txt":
-                    yield where, line
-                    continue
-                try:
-                    content = json.loads(line)
-                except ValueError as error:
-                    raise ConfigError("prompts", path, f"{where} is no JSON", "repair it") from error
-                if not isinstance(content, dict):
-                    raise ConfigError("prompts", path, f"{where} is no object", 'write {"prompt": "..."}')
-                name = next((name for name in _NAMES if name in content), None)
-                if name is None:
-                    raise ConfigError(
-                        "prompts", path, f"{where} has none of {', '.join(_NAMES)}", "name the prompts so"
-                    )
-                yield where, content[name]
-    except UnicodeDecodeError as error:
-        raise ConfigError("prompts", path, f"this is not UTF-8 text (byte {error.start})", "convert it") from error
-
-
-def _parquet_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield column and prompt of each row."""
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ConfigError(
-            "prompts", path, "parquet needs pyarrow", "install it, or convert the file to jsonl"
-        ) from error
-    try:
-        with ParquetFile(path) as table:
-            name = next((name for name in _NAMES if name in table.schema_arrow.names), None)
-            if name is None:
-                raise ConfigError("prompts", path, f"it has none of {', '.join(_NAMES)}", "name the column so")
-            for batch in table.iter_batches(columns=[name]):
-                yield from ((name, value) for value in batch.column(0).to_pylist())
-    except ArrowException as error:
-        problem = f"this is no whole parquet file ({type(error).__name__})"
-        raise ConfigError("prompts", path, problem, "restore it, or name another") from error
+def prompt_texts(path: Path) -> list[str]:
+    """Read the prompts of a file whose entries each stand for a video. Raises ConfigError if one cannot be used."""
+    entries = read_prompt_file(path, most_refused=0).entries  # a gap would pair all later prompts with wrong videos
+    if scheduled := next((entry for entry in entries if len(entry.scenes) > 1), None):
+        problem = f"{scheduled.scenes[0][1]:.40} begins a schedule of prompts, and each video is judged by one"
+        raise ConfigError("prompts", path, problem, "give one prompt an entry")
+    return [entry.scenes[0][1] for entry in entries]

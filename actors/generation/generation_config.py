@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
+from actors.prompt_files import schedule_problem
 from models.errors import ConfigError
 from models.keys import DTYPES, key, part
 from models.network_config import StudentConfig
@@ -20,10 +20,14 @@ class GenerationConfig(WorldConfig):
 
     checkpoint: str | None = key(None, "weights of the student; none: the shipped one of the tiny world")
     prompt: str | None = key(None, "prompt of the video")
-    prompts: str | None = key(None, "file with one prompt per line, one video for each; in place of prompt")
+    prompts: str | None = key(
+        None, "file of prompts (txt, jsonl, json, csv, tsv, parquet), one video for each; in place of prompt"
+    )
     prompt_schedule: Any = key(None, 'prompts and their first seconds, [[0,"a"],[10,"b"]]; in place of prompt')
     recache: bool = key(False, "at a change of the prompt, read the remembered frames again under the new one")
-    image: str | None = key(None, "picture that the video begins with, cut to the video's shape")
+    image: str | None = key(None, "picture that the video begins with")
+    image_fit: str = key("cut", "cut a picture to the video's shape, or pad it with bars", choices=("cut", "pad"))
+    image_background: str = key("white", "colour behind transparent pixels and of bars, by name or as #rrggbb")
     seconds: float = key(30.0, "length of the video, in seconds; inf runs until it is stopped")
     fps: int = key(16, "video frames per second", ge=1)
     out: str | None = key(None, "file.mp4; for several videos a folder; - writes rgb24 frames to standard output")
@@ -68,7 +72,7 @@ class GenerationConfig(WorldConfig):
             raise ConfigError(
                 "lora", None, "lora_live or lora_strength needs one", "write lora=FILE, or leave them out"
             )
-        if self.recache and self.prompt_schedule is None:
+        if self.recache and self.prompt_schedule is None and self.prompts is None:
             problem = "the prompt never changes"
             raise ConfigError("recache", True, problem, "write a prompt_schedule, or leave recache out")
         if self.seconds * self.fps < 1:
@@ -86,17 +90,8 @@ class GenerationConfig(WorldConfig):
             raise ConfigError("prompt", self.prompt, "it has no words", "write a prompt")
         if self.prompt_schedule is None:
             return
-        scenes, problem = self.prompt_schedule, None
-        if not isinstance(scenes, list) or not all(
-            isinstance(scene, list) and len(scene) == 2 and isinstance(scene[0], int | float)
-            and not isinstance(scene[0], bool) and math.isfinite(scene[0]) and isinstance(scene[1], str)
-            for scene in scenes
-        ):  # fmt: skip
-            problem = "not pairs of seconds and a prompt"
-        elif not scenes or scenes[0][0] != 0 or any(later[0] <= earlier[0] for earlier, later in pairwise(scenes)):
-            problem = "its seconds do not rise from 0"
-        if problem:
-            raise ConfigError("prompt_schedule", scenes, problem, 'write it as [[0,"a"],[10,"b"]]')
+        if problem := schedule_problem(self.prompt_schedule):
+            raise ConfigError("prompt_schedule", self.prompt_schedule, problem, 'write it as [[0,"a"],[10,"b"]]')
 
     @property
     def frames(self) -> float:

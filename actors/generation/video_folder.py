@@ -26,7 +26,9 @@ def plan_folder(config: GenerationConfig, folder: Path) -> list[GenerationConfig
     job = open_job(replace(config, out=str(folder / _UNFINISHED / "check" / "{index}.mp4")))
     return [
         replace(
-            config, prompt=video.script[0][1], prompts=None, prompt_schedule=None, seeds=None, seed=video.seed, batch=1,
+            config, prompts=None, seeds=None, seed=video.seed, batch=1,
+            prompt=video.script[0][1] if len(video.script) == 1 else None,
+            prompt_schedule=[list(scene) for scene in video.script] if len(video.script) > 1 else None,
             out=str(folder / f"{number:04d}_{video.seed}.mp4"),
         )
         for number, video in enumerate(job.videos)
@@ -58,7 +60,8 @@ def generate_whole(config: GenerationConfig) -> None:
     path = Path(config.out)
     unfinished = path.parent / _UNFINISHED / path.name
     unfinished.unlink(missing_ok=True)
-    write_atomic(path.with_suffix(".txt"), f"{config.prompt}\n".encode())
+    prompt = config.prompt or config.prompt_schedule[0][1]
+    write_atomic(path.with_suffix(".txt"), f"{prompt}\n".encode())
     write_atomic(path.with_suffix(".json"), json.dumps(_keys_of(config), indent=1).encode())
     generate_videos(open_job(replace(config, out=str(unfinished))))
     unfinished.replace(path)

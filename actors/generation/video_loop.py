@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from actors.generation.generation_config import PIPE
-from actors.generation.job import Job, PlannedVideo
+from actors.generation.job import Job
+from actors.generation.planned_videos import PlannedVideo, videos_together
 from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_writer import FramePipe, Mp4File, VideoWriter
 from models.checkpoints.lora_files import attach_adapters
@@ -88,8 +89,8 @@ def generate_videos(job: Job) -> None:
     if job.config.out == PIPE:  # frames alone: all other output, also from C, goes to standard error
         pipe = os.dup(1)
         os.dup2(2, 1)
-    for first in range(0, len(job.videos), job.config.batch):
-        generate_batch(job, student, job.videos[first : first + job.config.batch], pipe)
+    for together in videos_together(job.videos, job.config.batch):
+        generate_batch(job, student, together, pipe)
 
 
 def generate_batch(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int | None) -> None:

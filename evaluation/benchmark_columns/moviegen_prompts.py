@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import ConfigError
+from models.file_kinds import require_kind
 
 PAPER_PROMPTS = 128
 """Prompts of the paper's evaluation: the first ones of the extended list."""
@@ -36,6 +37,7 @@ def moviegen_prompts(path: Path, count: int = PAPER_PROMPTS) -> BenchmarkPrompts
     """Read the first `count` prompts of a file with one prompt per line. Raises ConfigError."""
     fix = "name a UTF-8 file with one prompt per line"
     try:
+        require_kind(path, "prompts")
         content = path.read_bytes()
         rows = content.splitlines(keepends=True)
         texts = [row.decode("utf-8").strip() for row in rows[:count]]

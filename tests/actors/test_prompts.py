@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from actors.prompt_config import PromptConfig
-from actors.prompts import TrainingPrompts, read_prompts
+from actors.prompts import TrainingPrompts, prompt_texts, read_prompts
 from models.errors import ConfigError
 
 CONFIG = PromptConfig(min_characters=3, max_characters=20)
@@ -92,12 +92,12 @@ def test_what_is_dropped_is_counted_by_reason_and_said_in_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "a cat", r"\.txt, \.jsonl, \.parquet"),
+        ("a.md", "a cat", r"\.txt, \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
         ("a.txt", "x\ny\n", r"\b2\b"),
         ("a.txt", "", r"\b0\b"),
         ("a.jsonl", '{"prompt": "a cat"}\n{"prompt": ', r"\b2\b.*JSON"),
-        ("a.jsonl", '"a cat"', r"\b1\b"),
-        ("a.jsonl", '{"words": "a cat"}', r"\b1\b.*prompt, text, caption"),
+        ("a.jsonl", "7", r"\b1\b.*int"),
+        ("a.jsonl", '{"words": "a cat"}', r"\b1\b.*prompt, prompt_en, text, caption"),
         ("a.jsonl", '{"prompt": 7}', r"\b1\b.*int"),
         ("a.parquet", "PAR1", "parquet"),
     ],
@@ -116,6 +116,34 @@ def test_a_missing_file_and_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"a cat\n\xff\xfe\n")
     with pytest.raises(ConfigError, match=r"^prompts=.*b\.txt: .*UTF-8 .*byte 6"):
         read_prompts(tmp_path / "b.txt", CONFIG)
+
+
+def test_prompts_that_differ_in_the_form_of_their_accents_are_one(tmp_path):
+    path = written(tmp_path / "a.txt", "ein L\u00f6we\nein Lo\u0308we\n")
+    found = read_prompts(path, CONFIG)
+    assert found.texts == ("ein L\u00f6we",) and found.dropped["twice"] == 1
+
+
+def test_unusable_entries_are_counted_with_the_dropped_ones(tmp_path):
+    lines = [json.dumps({"prompt": f"prompt {i}"}) for i in range(19)] + [json.dumps({"prompt": 7})]
+    found = read_prompts(written(tmp_path / "a.jsonl", "\n".join(lines)), CONFIG)
+    assert len(found.texts) == 19 and found.dropped["no text"] == 1
+
+
+def test_judged_prompts_have_no_gaps(tmp_path):
+    lines = [json.dumps({"prompt": f"prompt {i}"}) for i in range(19)] + [json.dumps({"prompt": ""})]
+    path = written(tmp_path / "a.jsonl", "\n".join(lines))
+    with pytest.raises(ConfigError) as error:
+        prompt_texts(path)
+    assert (error.value.key, error.value.value) == ("prompts", path) and "20" in error.value.problem
+
+
+@pytest.mark.parametrize("read", [lambda path: read_prompts(path, CONFIG), prompt_texts])
+def test_schedules_are_for_generation_only(tmp_path, read):
+    path = written(tmp_path / "a.jsonl", json.dumps({"prompts": ["a cat", "a dog"]}))
+    with pytest.raises(ConfigError) as error:
+        read(path)
+    assert error.value.key == "prompts" and "a cat" in error.value.problem
 
 
 @pytest.mark.parametrize(

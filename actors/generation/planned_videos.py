@@ -1,0 +1,119 @@
+"""Plan the videos of generate.py: prompts or scenes, seed and output file of each."""
+
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.generation.generation_config import PIPE, GenerationConfig
+from actors.prompt_files import PromptEntry, read_prompt_file
+from models.atomic_files import partial_of, require_writable
+from models.errors import ConfigError
+from models.user_paths import user_path
+
+_NAME_LENGTH = 40
+"""Characters of a prompt in the name of its file."""
+
+
+@dataclass(frozen=True)
+class PlannedVideo:
+    """Holds the prompts, the seed and the output file of one video."""
+
+    script: tuple[tuple[float, str], ...]
+    """(second at which it begins, prompt), the first at 0."""
+    seed: int
+    path: Path | None
+    """Output file; None for the pipe."""
+
+    @property
+    def begins_s(self) -> tuple[float, ...]:
+        """Return the seconds at which its scenes begin."""
+        return tuple(begins_s for begins_s, _ in self.script)
+
+
+def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
+    """Plan a video for each prompt and seed, prompts first.
+
+    Raises ConfigError if prompts cannot be read, or a file cannot be written or exists.
+    """
+    if config.prompt_schedule is not None:
+        scripts = [tuple((float(begins_s), prompt) for begins_s, prompt in config.prompt_schedule)]
+    elif config.prompts is not None:
+        found = read_prompt_file(user_path(config.prompts, "prompts"))
+        if not found.entries:
+            raise ConfigError("prompts", config.prompts, "the file has no prompt", "write one prompt a line into it")
+        if note := found.note():
+            print(f"note: prompts={config.prompts}: {note}", file=sys.stderr)
+        scripts = [_timed(entry, config) for entry in found.entries]
+    else:
+        scripts = [((0.0, config.prompt),)]
+    chosen = [(script, seed) for script in scripts for seed in config.seeds or [config.seed]]
+    paths = _paths(config.out, [(script[0][1], seed) for script, seed in chosen])
+    return [PlannedVideo(script, seed, path) for (script, seed), path in zip(chosen, paths, strict=True)]
+
+
+def videos_together(videos: Sequence[PlannedVideo], most: int) -> Iterator[list[PlannedVideo]]:
+    """Yield the videos in batches of at most `most`; those of a batch change their scenes at the same times."""
+    batch: list[PlannedVideo] = []
+    for video in videos:
+        if batch and (len(batch) == most or video.begins_s != batch[0].begins_s):
+            yield batch
+            batch = []
+        batch.append(video)
+    if batch:
+        yield batch
+
+
+def _timed(entry: PromptEntry, config: GenerationConfig) -> tuple[tuple[float, str], ...]:
+    """Give the scenes of an entry their times: without any in the file, equal shares. Raises ConfigError."""
+    if entry.scenes[0][0] is not None:
+        return entry.scenes
+    if math.isinf(config.seconds):
+        problem = f"{entry.scenes[0][1]:.40} begins scenes without times, and the video has no end to share"
+        raise ConfigError("prompts", config.prompts, problem, "give their seconds in the file, or a length in seconds")
+    share_s = config.seconds / len(entry.scenes)
+    return tuple((number * share_s, text) for number, (_, text) in enumerate(entry.scenes))
+
+
+def _paths(out: str, videos: list[tuple[str, int]]) -> list[Path | None]:
+    """Name the file of each (prompt, seed), and check that it can be written. Raises ConfigError."""
+    if out == PIPE:
+        if len(videos) > 1:
+            raise ConfigError("out", out, f"a pipe takes one video, not {len(videos)}", "write out=FOLDER")
+        return [None]
+    words = [re.sub(r"\W+", "_", prompt).strip("_")[:_NAME_LENGTH] for prompt, _ in videos]
+    numbered = [(i, word, seed) for i, (word, (_, seed)) in enumerate(zip(words, videos, strict=True))]
+    if "{" in out:
+        try:
+            names = [out.format(index=i, prompt=word, seed=seed) for i, word, seed in numbered]
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            cure = "write no other fields than {index}, {prompt} and {seed}"
+            raise ConfigError("out", out, "the pattern cannot be filled", cure) from error
+    elif out.lower().endswith(".mp4"):
+        if len(videos) > 1:
+            cure = "write out=FOLDER, or name_{index}.mp4"
+            raise ConfigError("out", out, f"one file for {len(videos)} videos", cure)
+        names = [out]
+    elif Path(out).suffix and not Path(out).is_dir():
+        raise ConfigError("out", out, "no kind of video that can be written", "end it in .mp4, or name a folder")
+    else:
+        names = [f"{out}/{i:04d}_{word}_{seed}.mp4" for i, word, seed in numbered]
+    paths = [user_path(name, "out") for name in names]
+    if len(set(paths)) < len(paths):
+        raise ConfigError("out", out, "several videos would have one name", "put {index} into it")
+    for path in paths:
+        try:
+            exists = path.exists() or partial_of(path).is_dir()  # the longer name, which may be too long
+        except OSError as error:
+            raise ConfigError("out", path, f"cannot be written ({error.strerror})", "write another name") from error
+        if exists:
+            raise ConfigError("out", path, "exists and is never overwritten", "move it, or write another name")
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        try:
+            require_writable(folder)
+        except OSError as error:
+            problem = f"cannot be written: {folder} is no folder that you may write in ({error.strerror})"
+            raise ConfigError("out", path, problem, "write another path") from error
+    return paths

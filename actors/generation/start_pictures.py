@@ -1,0 +1,95 @@
+"""Read the picture that a video begins with, of any pixel format, as 8-bit RGB in the video's shape."""
+
+import struct
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+from PIL import Image, ImageColor, ImageOps
+
+from models.errors import ConfigError
+from models.file_kinds import PICTURES, VIDEOS, file_kind, require_kind
+
+_FITS = {"cut": ImageOps.fit, "pad": ImageOps.pad}
+_16_BIT_MAX = 65535
+_NOTED_SHARE = 0.1
+"""Share of a picture that is cut away, or of a video that is bars, from which on a note tells it."""
+_NOTED_ENLARGEMENT = 2.0
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error)
+"""Errors that Pillow's decoders raise for damaged files."""
+
+
+class Fit(NamedTuple):
+    """Describes how pictures become frames."""
+
+    height: int
+    width: int
+    fit: str
+    """cut or pad."""
+    background: tuple[int, int, int]
+    """RGB colour behind transparent pixels, and of the bars."""
+
+
+def read_colour(text: str, key: str) -> tuple[int, int, int]:
+    """Read a colour by name or as #rrggbb. Raises ConfigError."""
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError as error:
+        raise ConfigError(key, text, "no colour", "write a name, as white, or #rrggbb") from error
+
+
+def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[str]]:
+    """Read a picture [H W 3] uint8 that fills the video, upright, and notes on what was changed. Raises ConfigError."""
+    try:
+        kind = file_kind(path)
+        if kind is not None and kind.name in VIDEOS:
+            raise ConfigError(key, path, f"this is {kind.label}", "write video=FILE, which continues it")
+        require_kind(path, key, PICTURES)
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the error behind it is the limit
+            notes, frames = [], getattr(picture, "n_frames", 1)
+            if frames > 1 and picture.format != "MPO":  # whose other pictures are previews
+                notes.append(f"the first of its {frames} frames is taken")
+            rgb = _to_rgb(ImageOps.exif_transpose(picture), path, key, shape.background)
+            notes += _fit_notes(rgb.width, rgb.height, shape)
+            filling = {"color": shape.background} if shape.fit == "pad" else {}
+            return numpy.asarray(_FITS[shape.fit](rgb, (shape.width, shape.height), **filling)), notes
+    except ConfigError:
+        raise
+    except Image.DecompressionBombError as error:
+        problem = f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise ConfigError(key, path, problem, "make it smaller") from error
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(key, path, f"cannot be read ({reason})", f"write {key}=FILE, a PNG or JPEG") from error
+
+
+def _to_rgb(picture: Image.Image, path: Path, key: str, background: tuple[int, int, int]) -> Image.Image:
+    """Convert a picture of any mode to RGB; Pillow's own conversion clips deep ones and drops alpha."""
+    deep = picture.mode == "F" or picture.mode.startswith("I")
+    if deep:
+        values = numpy.asarray(picture).astype(numpy.float64)
+        top, told = (1.0, "0 to 1") if picture.mode == "F" else (_16_BIT_MAX, f"0 to {_16_BIT_MAX}")
+        if not (values.min() >= 0 and values.max() <= top):  # NaN too
+            problem = f"its values (mode {picture.mode}) are not from {told}"
+            raise ConfigError(key, path, problem, "save it as a PNG of 8 bits")
+        return Image.fromarray((values * 255 / top).round().astype(numpy.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        behind = Image.new("RGBA", picture.size, (*background, 255))
+        return Image.alpha_composite(behind, picture.convert("RGBA")).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _fit_notes(width: int, height: int, shape: Fit) -> list[str]:
+    """Tell how much of a picture is cut away or padded, and how much it is enlarged, where that is a lot."""
+    across, down = shape.width / width, shape.height / height
+    uneven = 1 - min(across, down) / max(across, down)
+    scale, notes = max(across, down) if shape.fit == "cut" else min(across, down), []
+    if uneven > _NOTED_SHARE:
+        effect = "of it is cut away" if shape.fit == "cut" else "of the video is bars"
+        other = "pad" if shape.fit == "cut" else "cut"
+        notes.append(f"it has {width}x{height} pixels, and {uneven:.0%} {effect} (image_fit={other} does not)")
+    if scale > _NOTED_ENLARGEMENT:
+        notes.append(f"it is enlarged {scale:.1f} times, from {width}x{height} pixels")
+    return notes
