@@ -84,6 +84,12 @@ def check_ranges(config: Any, prefix: str = "") -> None:
                 raise ConfigError(name, value, "too large", f"write a number {words} and at most {_LARGEST}")
 
 
+def nearest_multiples(name: str, value: int, step: int) -> str:
+    """Write the advice to take one of the two multiples of `step` around `value`: "write x=18 or 21"."""
+    below = value // step * step
+    return f"write {name}={f'{below} or ' if below else ''}{below + step}"
+
+
 def resumable_keys(config: Any, prefix: str = "") -> Iterator[str]:
     """Return the dotted names of keys and groups of keys that a resumed run may change."""
     for one in fields(config):

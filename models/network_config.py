@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from models.errors import ConfigError
-from models.keys import KeyGroup, key
+from models.keys import KeyGroup, key, nearest_multiples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class StudentConfig(KeyGroup, group="student"):
                     f"student.{name}",
                     frames,
                     f"no multiple of student.block_frames={block}",
-                    f"write student.{name}={frames - frames % block or block}",
+                    nearest_multiples(f"student.{name}", frames, block),
                 )
         steps = list(self.timesteps)
         if not steps or steps[0] != 1000 or steps != sorted(set(steps), reverse=True) or steps[-1] <= 0:
@@ -119,9 +119,8 @@ class StudentConfig(KeyGroup, group="student"):
             )
         for name, patch in zip(("height", "width"), self.wan.patch_size[1:], strict=True):
             if getattr(self, name) % patch:
-                raise ConfigError(
-                    f"student.{name}", getattr(self, name), f"no multiple of {patch}", f"write a multiple of {patch}"
-                )
+                fix = nearest_multiples(f"student.{name}", getattr(self, name), patch)
+                raise ConfigError(f"student.{name}", getattr(self, name), f"no multiple of {patch}", fix)
 
     @property
     def wan(self) -> WanConfig:
@@ -134,6 +133,11 @@ class StudentConfig(KeyGroup, group="student"):
         There the first latent frame of a video is one image, and every other several.
         """
         return self.wan.in_channels != TINY.in_channels
+
+    @property
+    def space_stride(self) -> int:
+        """Count the rows and columns of pixels per row and column of a latent frame."""
+        return 8 if self.in_wan_world else 1
 
     @property
     def context_frames(self) -> int:

@@ -1,17 +1,23 @@
 """Declare the keys of generate.py."""
 
 import math
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from actors.prompt_files import schedule_problem
 from models.errors import ConfigError
-from models.keys import DTYPES, key, part
+from models.keys import DTYPES, key, nearest_multiples, part
 from models.network_config import StudentConfig
 from models.worlds.world_config import WorldConfig
 
 PIPE = "-"
 """The `out` that means standard output."""
+_RATES = (1, 1000)
+"""Least and most frames per second."""
+_RATE_PARTS = 1_000_000
+"""Largest denominator of a rate: containers count time in fractions of 32 bits."""
 
 
 @dataclass(kw_only=True)
@@ -29,8 +35,11 @@ class GenerationConfig(WorldConfig):
     image_fit: str = key("cut", "cut a picture to the video's shape, or pad it with bars", choices=("cut", "pad"))
     image_background: str = key("white", "colour behind transparent pixels and of bars, by name or as #rrggbb")
     seconds: float = key(30.0, "length of the video, in seconds; inf runs until it is stopped")
-    fps: int = key(16, "video frames per second", ge=1)
-    out: str | None = key(None, "file.mp4; for several videos a folder; - writes rgb24 frames to standard output")
+    fps: str = key("16", "video frames per second, a number or a fraction, as 30000/1001")
+    out: str | None = key(
+        None,
+        "file.mp4, .mkv, .webm, .gif, or .png, a folder of frames; for several videos a folder; - writes rgb24 frames",
+    )
     seed: int = key(0, "seed of the video's noise", ge=0, lt=2**63)
     seeds: list[int] | None = key(None, "list of seeds, one video for each; in place of seed", ge=0, lt=2**63)
     batch: int = key(1, "number of videos generated together", ge=1, le=65_536)
@@ -59,8 +68,7 @@ class GenerationConfig(WorldConfig):
         self._check_prompts()
         if not self.out:
             raise ConfigError("out", None, "no place for the video is given", "write out=FILE.mp4, a folder, or -")
-        if math.isnan(self.seconds) or self.seconds <= 0:
-            raise ConfigError("seconds", self.seconds, "not above 0", "write a length in seconds, or inf")
+        self._check_lengths()
         if self.seeds is not None and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
             raise ConfigError("seeds", self.seeds, "not different numbers", "write them as seeds=[0,1]")
         if self.sink is not None and self.sink % self.student.block_frames:
@@ -75,9 +83,18 @@ class GenerationConfig(WorldConfig):
         if self.recache and self.prompt_schedule is None and self.prompts is None:
             problem = "the prompt never changes"
             raise ConfigError("recache", True, problem, "write a prompt_schedule, or leave recache out")
-        if self.seconds * self.fps < 1:
-            least = f"write seconds={1 / self.fps:.3g} or more"
+
+    def _check_lengths(self) -> None:
+        """Check seconds and pixels, before any file is opened."""
+        if math.isnan(self.seconds) or self.seconds <= 0:
+            raise ConfigError("seconds", self.seconds, "not above 0", "write a length in seconds, or inf")
+        if self.seconds * self.rate < 1:
+            least = f"write seconds={float(1 / self.rate):.3g} or more"
             raise ConfigError("seconds", self.seconds, f"less than one frame at fps={self.fps}", least)
+        for name, patch in zip(("height", "width"), self.student.wan.patch_size[1:], strict=True):
+            step, pixels = self.student.space_stride * patch, getattr(self, name)
+            if pixels is not None and pixels % step:
+                raise ConfigError(name, pixels, f"no multiple of {step} pixels", nearest_multiples(name, pixels, step))
 
     def _check_prompts(self) -> None:
         given = [name for name in ("prompt", "prompts", "prompt_schedule") if getattr(self, name) is not None]
@@ -94,6 +111,16 @@ class GenerationConfig(WorldConfig):
             raise ConfigError("prompt_schedule", self.prompt_schedule, problem, 'write it as [[0,"a"],[10,"b"]]')
 
     @property
+    def rate(self) -> Fraction:
+        """Return the video frames per second. Raises ConfigError for another text than a number or a fraction."""
+        parsed = re.fullmatch(r"\d{1,9}(\.\d{1,9})?|\d{1,9}/0*[1-9]\d{0,8}", self.fps)
+        rate = Fraction(self.fps).limit_denominator(_RATE_PARTS) if parsed else Fraction(0)
+        if not _RATES[0] <= rate <= _RATES[1]:
+            problem = f"no number or fraction from {_RATES[0]} to {_RATES[1]}"
+            raise ConfigError("fps", self.fps, problem, "write it as 16, 23.976 or 30000/1001")
+        return rate
+
+    @property
     def frames(self) -> float:
         """Count the video frames to make; infinite where the video has no end."""
-        return math.inf if math.isinf(self.seconds) else round(self.seconds * self.fps)
+        return math.inf if math.isinf(self.seconds) else round(self.seconds * self.rate)

@@ -11,13 +11,14 @@ from torch import Tensor
 from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.planned_videos import PlannedVideo, plan_videos
 from actors.generation.start_pictures import Fit, read_colour, read_picture
-from actors.generation.video_writer import check_encoder
+from actors.generation.video_formats import check_format
 from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
 from models.checkpoints.weight_files import check_weights
 from models.errors import ConfigError
 from models.network_config import StudentConfig
 from models.user_paths import user_path
 from models.wan.network import Wan
+from models.worlds.tiny_world import FPS
 from models.worlds.world import World, open_codec, open_text
 from models.worlds.world_config import SHIPPED_STUDENT
 
@@ -60,24 +61,40 @@ def open_job(config: GenerationConfig) -> Job:
     vae, text_encoder = (config.world_folder(name, checkpoint) for name in ("vae", "text_encoder"))
     text = open_text(shape.wan, text_encoder, user_path(config.text_cache, "text_cache"), device, dtype)
     world = World(open_codec(shape.wan, vae, device, dtype), text)
-    stride, sizes = world.codec.space_stride, {}
-    for name, patch in zip(("height", "width"), shape.wan.patch_size[1:], strict=True):
-        pixels = getattr(config, name) or getattr(shape, name) * stride
-        if pixels % (stride * patch):
-            raise ConfigError(name, pixels, "no whole number of patches", f"write a multiple of {stride * patch}")
-        sizes[name] = pixels // stride
-    shape = replace(shape, **sizes)
+    stride = world.codec.space_stride
+    shape = replace(
+        shape,
+        height=(config.height or shape.height * stride) // stride,
+        width=(config.width or shape.width * stride) // stride,
+    )
     rows, columns = shape.height * stride, shape.width * stride
     enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
-    if config.out != PIPE:
-        check_encoder(config.fps, rows * enlarge, columns * enlarge)
+    for video in videos[:1] if config.out != PIPE else ():
+        check_format(video.path, config.rate, rows * enlarge, columns * enlarge)
+    for note in _notes(config, videos, rows, columns):
+        print(f"note: {note}", file=sys.stderr)
     image = None if config.image is None else _read_image(config, rows, columns)
-    for begins_s in sorted({begins_s for video in videos for begins_s in video.begins_s}):
-        if begins_s >= config.seconds:
-            print(f"note: the video ends before the scene at {begins_s:g} s begins", file=sys.stderr)
     # Unknown prompts are rejected, long ones cut, and all embeddings cached before the student takes memory.
     world.encode_text.prepare([prompt for video in videos for _, prompt in video.script])
     return Job(config, shape, videos, world, image, checkpoint, adapters, device, dtype, enlarge)
+
+
+def _notes(config: GenerationConfig, videos: list[PlannedVideo], rows: int, columns: int) -> list[str]:
+    """Tell what the keys may not be meant to say."""
+    notes = [
+        f"the video ends before the scene at {begins_s:g} s begins"
+        for begins_s in sorted({begins_s for video in videos for begins_s in video.begins_s})
+        if begins_s >= config.seconds
+    ]
+    if config.rate != FPS:
+        speed = float(config.rate / FPS)
+        notes.append(
+            f"fps={config.fps}: networks learn {FPS} frames per second, so things move {speed:.3g} times as fast"
+        )
+    usual = [size * config.student.space_stride for size in (config.student.height, config.student.width)]
+    if usual == [columns, rows] != [rows, columns]:
+        notes.append(f"height={rows} and width={columns}: the preset has these sides the other way round")
+    return notes
 
 
 def _read_image(config: GenerationConfig, height: int, width: int) -> Tensor:

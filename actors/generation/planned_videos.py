@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.generation.generation_config import PIPE, GenerationConfig
+from actors.generation.video_formats import VIDEO_ENDINGS
 from actors.prompt_files import PromptEntry, read_prompt_file
 from models.atomic_files import partial_of, require_writable
 from models.errors import ConfigError
@@ -91,16 +92,19 @@ def _paths(out: str, videos: list[tuple[str, int]]) -> list[Path | None]:
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             cure = "write no other fields than {index}, {prompt} and {seed}"
             raise ConfigError("out", out, "the pattern cannot be filled", cure) from error
-    elif out.lower().endswith(".mp4"):
+    elif Path(out).suffix.lower() in VIDEO_ENDINGS:
         if len(videos) > 1:
-            cure = "write out=FOLDER, or name_{index}.mp4"
+            cure = f"write out=FOLDER, or name_{{index}}{Path(out).suffix}"
             raise ConfigError("out", out, f"one file for {len(videos)} videos", cure)
         names = [out]
     elif Path(out).suffix and not Path(out).is_dir():
-        raise ConfigError("out", out, "no kind of video that can be written", "end it in .mp4, or name a folder")
+        names = [out]  # of no known kind
     else:
         names = [f"{out}/{i:04d}_{word}_{seed}.mp4" for i, word, seed in numbered]
     paths = [user_path(name, "out") for name in names]
+    if unknown := [path for path in paths if path.suffix.lower() not in VIDEO_ENDINGS]:
+        cure = f"end it in {', '.join(VIDEO_ENDINGS)}, or name a folder"
+        raise ConfigError("out", unknown[0], "no kind of video that can be written", cure)
     if len(set(paths)) < len(paths):
         raise ConfigError("out", out, "several videos would have one name", "put {index} into it")
     for path in paths:

@@ -17,7 +17,8 @@ from actors.generation.generation_config import PIPE
 from actors.generation.job import Job
 from actors.generation.planned_videos import PlannedVideo, videos_together
 from actors.generation.streaming import Scene, show_blocks, stream_latents
-from actors.generation.video_writer import FramePipe, Mp4File, VideoWriter
+from actors.generation.video_formats import open_writer
+from actors.generation.video_writer import FramePipe, VideoWriter
 from models.checkpoints.lora_files import attach_adapters
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError, StopsRun
@@ -100,7 +101,8 @@ def generate_batch(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe:
     image = None if job.image is None else job.image.to(job.device).expand(len(videos), *job.image.shape)
     rows, columns = (size * codec.space_stride * job.enlarge for size in (shape.height, shape.width))
     writers: list[VideoWriter] = [
-        FramePipe(pipe) if video.path is None else Mp4File(video.path, config.fps, rows, columns) for video in videos
+        FramePipe(pipe) if video.path is None else open_writer(video.path, config.rate, rows, columns)
+        for video in videos
     ]
     try:
         with ExitStack() as files, VideoMeter(len(videos) * config.frames) as meter:
@@ -136,7 +138,7 @@ def _scenes(job: Job, videos: Sequence[PlannedVideo]) -> list[Scene]:
     try:
         for together in zip(*(video.script for video in videos), strict=True):
             text = job.world.encode_text([prompt for _, prompt in together])
-            scenes.append(Scene(round(together[0][0] * job.config.fps), text.to(job.device)))
+            scenes.append(Scene(round(together[0][0] * job.config.rate), text.to(job.device)))
     except ConfigError as error:
         raise VideoEnded(str(error), (), 2) from error
     return scenes

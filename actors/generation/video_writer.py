@@ -1,17 +1,20 @@
 """Write videos: an mp4 that plays however it ends, or raw frames into a pipe."""
 
 import os
+from fractions import Fraction
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
 import av
 import numpy
+from av.video.reformatter import ColorRange, Colorspace
 
 from models.atomic_files import atomic_file
-from models.errors import ConfigError
 
-_QUALITY = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
+H264_QUALITY = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
+_BT709 = 1
+"""FFmpeg's number of BT.709 as matrix, primaries and transfer."""
 _HEADERS_BYTES = 1 << 16
 """More than all of a fragment but its picture."""
 
@@ -40,17 +43,17 @@ class Mp4File:
     Fragments of a whole block would lose that block.
     """
 
-    def __init__(self, path: Path, fps: int, height: int, width: int):
-        """Open the encoder; the file appears with its first frame."""
+    def __init__(self, path: Path, rate: Fraction | int, height: int, width: int):
+        """Open the encoder for `rate` frames per second; the file appears with its first frame."""
         self.name, self.file = str(path), _FragmentFile(path)
         self.lock = Lock()  # a second Ctrl-C closes the file while another thread writes, which PyAV would not survive
         layout = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
         # More than any fragment, so that each reaches the disk in one write: one of two could be torn by a kill.
         buffer_size = 3 * height * width + _HEADERS_BYTES
         self.container = av.open(self.file, "w", format="mp4", options=layout, buffer_size=buffer_size)
-        self.stream = self.container.add_stream("libx264", rate=fps, options=_QUALITY)
-        _shape(self.stream.codec_context, height, width)
-        self.stream.codec_context.gop_size = fps  # a player can start anywhere within a second
+        self.stream = self.container.add_stream("libx264", rate=rate, options=H264_QUALITY)
+        set_picture(self.stream.codec_context, height, width)
+        self.stream.codec_context.gop_size = round(rate)  # a player can start anywhere within a second
 
     @property
     def frames(self) -> int:
@@ -61,7 +64,7 @@ class Mp4File:
         """Write the next frames, uint8 [T H W 3]. Raises OSError if the disk is full, or `path` exists."""
         for picture in video:
             with self.lock:
-                for packet in self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                for packet in self.stream.encode(to_bt709(picture)):
                     self.container.mux(packet)
 
     def close(self) -> None:
@@ -75,21 +78,19 @@ class Mp4File:
                 self.file.close()
 
 
-def check_encoder(fps: int, height: int, width: int) -> None:
-    """Open the encoder once for frames of this size and rate. Raises ConfigError if H.264 cannot hold them."""
-    context = av.CodecContext.create("libx264", "w")
-    _shape(context, height, width)
-    try:
-        context.framerate, context.options = fps, _QUALITY
-        context.open()
-    except (av.FFmpegError, OverflowError) as error:
-        problem = f"H.264 cannot hold frames of {height}x{width} at {fps} frames per second"
-        cure = "make both even and below 16000 by enlarge, height and width, or lower fps"
-        raise ConfigError("enlarge", None, problem, cure) from error
+def to_bt709(picture: numpy.ndarray) -> av.VideoFrame:
+    """Convert RGB [H W 3] to BT.709 in limited range, 4:2:0. Else swscale takes the matrix of BT.601 at any size."""
+    return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+    )  # fmt: skip
 
 
-def _shape(context: av.VideoCodecContext, height: int, width: int) -> None:
+def set_picture(context: av.VideoCodecContext, height: int, width: int) -> None:
+    """Set the shape of an encoder's pictures, and tag their colours as `to_bt709` makes them."""
     context.height, context.width, context.pix_fmt = height, width, "yuv420p"
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = ColorRange.MPEG
     context.thread_count = 1  # more would cut frames into slices: other bytes on other machines
 
 

@@ -14,6 +14,7 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.config.rules import check_batch, check_blocks
 from learner.policy_config import GrpoConfig
 from models.errors import ConfigError
+from models.keys import nearest_multiples
 from models.network_config import StudentConfig
 from rewards.reward_config import RewardConfig, check_reward_name
 from rewards.sentinels import SentinelConfig
@@ -30,7 +31,7 @@ def check_group_frames(
                 name,
                 frames,
                 f"no multiple of student.block_frames={block} and reward.window_frames={window}",
-                f"write a multiple of {math.lcm(block, window)}",
+                nearest_multiples(name, frames, math.lcm(block, window)),
             )
     if sentinel.frames == window:
         raise ConfigError(

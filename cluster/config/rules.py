@@ -16,6 +16,7 @@ from cluster.config.cluster_config import ClusterConfig, DebugConfig
 from cluster.config.training_evaluation_config import TrainingEvaluationConfig
 from learner.stage_config import LearnerConfig
 from models.errors import ConfigError, written
+from models.keys import nearest_multiples
 from models.network_config import CONFIGS, StudentConfig
 
 STAGES = ("teacher", "ode", "dmd", "grpo")
@@ -122,7 +123,7 @@ def check_blocks(block: int, frames_by_key: Mapping[str, int]) -> None:
                 name,
                 frames,
                 f"no multiple of student.block_frames={block}",
-                f"write {name}={frames - frames % block or block}",
+                nearest_multiples(name, frames, block),
             )
 
 
@@ -218,7 +219,7 @@ def check_evaluation(evaluation: TrainingEvaluationConfig, student: StudentConfi
             "evaluation.frames",
             evaluation.frames,
             f"no multiple of {whole}={unit}",
-            f"write evaluation.frames={evaluation.frames - evaluation.frames % unit or unit}",
+            nearest_multiples("evaluation.frames", evaluation.frames, unit),
         )
     if held_out is not None and evaluation.prompts > held_out:
         raise ConfigError(

@@ -7,8 +7,7 @@ import av
 import numpy
 import pytest
 
-from actors.generation.video_writer import Mp4File, check_encoder
-from models.errors import ConfigError
+from actors.generation.video_writer import Mp4File
 
 
 def noise(frames: int, height: int, width: int) -> numpy.ndarray:
@@ -58,11 +57,3 @@ def test_a_file_that_was_made_meanwhile_is_not_written_over(tmp_path):
 def test_a_file_without_frames_is_none(tmp_path):
     Mp4File(tmp_path / "x.mp4", 16, 16, 16).close()
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("fps", "height", "width"), [(16, 15, 16), (16, 16, 24000), (2**31, 16, 16)])
-def test_what_h264_cannot_hold_is_known_before(fps, height, width):
-    check_encoder(16, 16, 16)
-    with pytest.raises(ConfigError, match=f"{height}x{width}") as error:
-        check_encoder(fps, height, width)
-    assert error.value.key == "enlarge" and str(fps) in error.value.problem
