@@ -51,12 +51,6 @@ class PromptEntries:
     unread: tuple[str, ...]
     """Columns that look like settings but are not read."""
 
-    def note(self) -> str:
-        """Write what was left out, empty where nothing was."""
-        parts = [f"{count:,} entries left out: {reason}" for reason, count in self.refused.items()]
-        parts += [f"column {name} is not read" for name in self.unread]
-        return "; ".join(parts)
-
 
 def read_prompt_file(path: Path, most_refused: float = _MOST_REFUSED) -> PromptEntries:
     """Read the entries of a prompt file, with white space as one space, in Unicode's composed form.

@@ -83,7 +83,7 @@ def _notes(config: GenerationConfig, videos: list[PlannedVideo], rows: int, colu
     """Tell what the keys may not be meant to say."""
     notes = [
         f"the video ends before the scene at {begins_s:g} s begins"
-        for begins_s in sorted({begins_s for video in videos for begins_s in video.begins_s})
+        for begins_s in sorted({begins_s for video in videos for begins_s, _ in video.script})
         if begins_s >= config.seconds
     ]
     if config.rate != FPS:

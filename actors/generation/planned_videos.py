@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from actors.generation.generation_config import PIPE, GenerationConfig
@@ -28,11 +29,6 @@ class PlannedVideo:
     path: Path | None
     """Output file; None for the pipe."""
 
-    @property
-    def begins_s(self) -> tuple[float, ...]:
-        """Return the seconds at which its scenes begin."""
-        return tuple(begins_s for begins_s, _ in self.script)
-
 
 def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
     """Plan a video for each prompt and seed, prompts first.
@@ -45,7 +41,8 @@ def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
         found = read_prompt_file(user_path(config.prompts, "prompts"))
         if not found.entries:
             raise ConfigError("prompts", config.prompts, "the file has no prompt", "write one prompt a line into it")
-        if note := found.note():
+        notes = [f"{count:,} entries left out: {reason}" for reason, count in found.refused.items()]
+        for note in [*notes, *(f"column {name} is not read" for name in found.unread)]:
             print(f"note: prompts={config.prompts}: {note}", file=sys.stderr)
         scripts = [_timed(entry, config) for entry in found.entries]
     else:
@@ -57,14 +54,10 @@ def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
 
 def videos_together(videos: Sequence[PlannedVideo], most: int) -> Iterator[list[PlannedVideo]]:
     """Yield the videos in batches of at most `most`; those of a batch change their scenes at the same times."""
-    batch: list[PlannedVideo] = []
-    for video in videos:
-        if batch and (len(batch) == most or video.begins_s != batch[0].begins_s):
-            yield batch
-            batch = []
-        batch.append(video)
-    if batch:
-        yield batch
+    for _, alike in groupby(videos, key=lambda video: [scene[0] for scene in video.script]):
+        same = list(alike)
+        for first in range(0, len(same), most):
+            yield same[first : first + most]
 
 
 def _timed(entry: PromptEntry, config: GenerationConfig) -> tuple[tuple[float, str], ...]:

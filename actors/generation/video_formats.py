@@ -56,7 +56,10 @@ class ContainerFile:
                 if self.container is None:
                     self._open()
                 frame = _in_256_colours(picture) if self.form.encoder == "gif" else to_bt709(picture)
-                self._mux(self.stream.encode(frame))
+                for packet in self.stream.encode(frame):
+                    self.container.mux(packet)
+                    self.frames += 1
+                self.file.flush()
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,19 +71,15 @@ class ContainerFile:
             self.stream.codec_context.pix_fmt = "pal8"
         self.stream.codec_context.gop_size = round(self.rate)
 
-    def _mux(self, packets: list[av.Packet]) -> None:
-        for packet in packets:
-            self.container.mux(packet)
-            self.frames += 1
-        self.file.flush()
-
     def close(self) -> None:
         """Write the newest frame and the index. Raises OSError if the disk is full."""
         with self.lock:
             if self.container is None:
                 return
             try:
-                self._mux(self.stream.encode(None))
+                for packet in self.stream.encode(None):
+                    self.container.mux(packet)
+                    self.frames += 1
                 self.container.close()
             finally:
                 self.file.close()
