@@ -18,6 +18,8 @@ def test_no_key_is_explained_twice_and_every_row_has_a_unit_and_a_meaning():
             assert re.fullmatch(r"\| `\S+` \| [^|]+ \| [^|]+ \| ([^|]+ )?\|", line), line
 
 
+@pytest.mark.proof
+@pytest.mark.core
 @pytest.mark.ray
 def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_config):
     from cluster.pool.coordinator import Coordinator

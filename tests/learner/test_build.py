@@ -15,10 +15,10 @@ from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.records import ODE, STUDENT, Trajectory, Window
 from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
-from tests.learner.networks import network
+from tests.learner.networks import SHALLOW, network
 
 CPU = torch.device("cpu")
-SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
+SHAPE = StudentConfig(model=SHALLOW, height=4, width=8, horizon_frames=6, attention_frames=6)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def parts(
 
 def distiller(folder: Path, teacher: str = "teacher", **learner) -> DmdLearner:
     given = parts(
-        LearnerConfig(**learner), 5, folder, teacher_wan=CONFIGS["tiny_wide" if teacher == "wide" else "tiny"],
+        LearnerConfig(**learner), 5, folder, teacher_wan=CONFIGS["tiny_wide"] if teacher == "wide" else SHAPE.wan,
         student="init", critic="base", teacher=teacher,
     )  # fmt: skip
     return dmd_learner(given, DmdConfig(batch_size=2, optimizer=AdamWConfig(lr=1e-3)))
@@ -86,7 +86,7 @@ def test_adapters_start_as_nothing_and_alone_move(folder):
     update(trained, times=2)
     for name, p in trained.student.network.named_parameters():
         assert (".lora_" in name) == p.requires_grad == (not torch.equal(p, start[name])), name
-    assert len(trained.student.ema.averages) == 4 * 10 * 2  # blocks, matrices of each, down and up
+    assert len(trained.student.ema.averages) == SHAPE.wan.num_layers * 10 * 2  # blocks, matrices of each, down and up
 
 
 def test_merged_adapters_compute_what_unmerged_ones_do_under_the_names_of_the_whole_network(folder):

@@ -22,9 +22,9 @@ from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
 from tests.fakes.fixed_weights import FixedWeights
-from tests.learner.networks import network
+from tests.learner.networks import SHALLOW, network
 
-SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
+SHAPE = StudentConfig(model=SHALLOW, height=4, width=8, horizon_frames=6, attention_frames=6)
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames
 LAST = len(SHAPE.timesteps) - 1
 MEMBERS, FRAMES = 4, 12

@@ -26,7 +26,7 @@ def initializer(student: Wan | None = None, **changes) -> OdeInitializer:
         student=SMALL, teacher_wan=SMALL.wan, learner=LearnerConfig(), encode_text=encode_text, seed=3,
         device=torch.device("cpu"),
     )  # fmt: skip
-    return ode_initializer(parts, replace(CONFIG, **changes), student or network(0))
+    return ode_initializer(parts, replace(CONFIG, **changes), student or network(0, "tiny"))
 
 
 def same(one: Wan, other: Wan) -> bool:

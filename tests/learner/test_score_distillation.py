@@ -20,9 +20,9 @@ from models.wan.network import Wan
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
 from tests.fakes.fixed_weights import FixedWeights
-from tests.learner.networks import network
+from tests.learner.networks import SHALLOW, network
 
-SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
+SHAPE = StudentConfig(model=SHALLOW, height=4, width=8, horizon_frames=6, attention_frames=6)
 BETA = AdamWConfig(beta1=0.9, weight_decay=0.0)
 CONFIG = DmdConfig(batch_size=3, ema_decay=0.9, optimizer=AdamWConfig(weight_decay=0.0))
 FULL = (SHAPE.wan.num_layers - 1) * SHAPE.context_frames

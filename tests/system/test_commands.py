@@ -62,6 +62,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_the_last_
     assert not (tmp_path / "run/dmd/student.safetensors").exists()
 
 
+@pytest.mark.proof
+@pytest.mark.core
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_smoke_run_does_every_stage_on_a_ray_of_its_own_and_leaves_no_token_behind(tmp_path):

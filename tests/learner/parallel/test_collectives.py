@@ -30,11 +30,11 @@ from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
 from tests.cluster.runs.trajectories import kept_in, origin, straight
 from tests.fakes.fixed_weights import FixedWeights
-from tests.learner.networks import network
+from tests.learner.networks import SHALLOW, network
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
-SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
+SHAPE = StudentConfig(model=SHALLOW, height=4, width=8, horizon_frames=6, attention_frames=6)
 BATCH, HALF = 4, "half way.safetensors"
 Results = dict[str, Tensor]
 
@@ -66,7 +66,7 @@ def parts(
 ) -> LearnerParts:
     files = {"student": student, "critic": "base", "teacher": teacher}
     return LearnerParts(
-        student=SHAPE, teacher_wan=CONFIGS["tiny_wide" if teacher == "wide" else "tiny"], learner=learner,
+        student=SHAPE, teacher_wan=CONFIGS["tiny_wide"] if teacher == "wide" else SHAPE.wan, learner=learner,
         encode_text=encode_text, seed=seed, device=CPU,
         sources={role: Source(folder / f"{name}.safetensors", name) for role, name in files.items()},
     )  # fmt: skip
