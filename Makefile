@@ -12,6 +12,12 @@ export UV_HTTP_TIMEOUT ?= 300
 .PHONY: help demo test check core-proofs proofs docs lock clean-venv
 .DELETE_ON_ERROR:
 
+# make takes seed=1 as a variable of its own, which no command sees.
+KEYS := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+ifneq ($(filter-out ARGS PYTHON BIN UV_% MAKE%,$(KEYS)),)
+$(error make passes no keys on. Fix: write ARGS="$(filter-out ARGS=% PYTHON=% BIN=% UV_% MAKE%,$(MAKEOVERRIDES))")
+endif
+
 help: ## Print this list.
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 

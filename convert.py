@@ -6,7 +6,6 @@ Reads every checkpoint of Wan2.1 that train.py reads, and writes safetensors for
 original names. Never overwrites; a file or folder appears under its name when it is whole.
 """
 
-import math
 from dataclasses import dataclass
 
 import settings
@@ -45,8 +44,6 @@ class ConvertOptions(KeyGroup):
 
     def __post_init__(self):
         super().__post_init__()
-        if not math.isfinite(self.lora_strength):
-            raise ConfigError("lora_strength", self.lora_strength, "not finite", "write a number, as 1.0")
         for name in ("source", "out"):
             if not getattr(self, name):
                 raise ConfigError(name, None, "no path is given", f"write {name}=PATH")

@@ -72,4 +72,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(settings.arguments(Config, __doc__, read_demo, fixed=FIXED))
+    main(settings.arguments(Config(run_dir="runs/demo"), __doc__, read_demo, fixed=FIXED))

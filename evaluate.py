@@ -44,7 +44,8 @@ def read_work(arguments: Sequence[str]) -> Work:
     """Read the keys of evaluate.py; with checkpoint= all others are keys of generate.py. Raises ConfigError."""
     has_student = any(argument.startswith("checkpoint=") for argument in arguments)
     if PAPER in arguments:
-        keys = [argument for argument in arguments if argument != PAPER]
+        keys = list(arguments)
+        keys.remove(PAPER)
         return Work(settings.read_keys(keys if has_student else [*keys, SHIPPED], EvaluationConfig), {}, True)
     if not has_student:
         return Work(settings.read_keys(arguments, EvaluationConfig), {})

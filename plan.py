@@ -27,7 +27,7 @@ def read_plan(arguments: Sequence[str]) -> PlannedRun:
         if ranks not in (None, gpus):
             problem = f"cluster.learner_ranks={ranks} is given too"
             raise ConfigError("plan.learner_gpus", gpus, problem, "leave one of them out")
-        arguments = [*arguments, f"cluster.learner_ranks={gpus}"]
+        arguments = [*arguments, *([] if ranks else [f"cluster.learner_ranks={gpus}"])]
     try:
         run = settings.load(arguments, schema=PlannedRun)
     except ConfigError as error:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def read_scan(arguments: Sequence[str]) -> "tuple[Scan, list[Trial]]":
     """Read the scan and its trials from a command line. Raises ConfigError."""
-    from settings.scan_arguments import plan  # imports torch, which help does not wait for
+    from settings.scan_arguments import plan
 
     return plan(arguments)
 
@@ -60,7 +60,7 @@ def main(scan: Scan, trials: "Sequence[Trial]") -> int:
         if scan.dry_run:
             print(scan_report.scan_overview(scan, trials))
             return 0
-        settings.prepare_run(scan, joins=True)
+        settings.prepare_run(scan, on_ray=True)
         for trial in trials:
             RunFolder(trial.config.run_dir).claim(trial.config)
     with settings.run_errors(scan.run_dir):
@@ -73,4 +73,4 @@ def main(scan: Scan, trials: "Sequence[Trial]") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*settings.arguments(Scan, __doc__, read_scan, fixed=("stage", "debug."))))
+    sys.exit(main(*settings.arguments(Scan(run_dir="runs/scan"), __doc__, read_scan, fixed=("stage", "debug."))))

@@ -15,7 +15,7 @@ import aiohttp
 
 from actors.prompt_config import PromptConfig
 from models.errors import ConfigError
-from models.http_retry import RequestFailed, bearer_header, post
+from models.http_retry import RequestFailed, open_session, post
 from models.json_lines import complete_lines
 
 TOKEN = "LONGTAKE_PROMPT_TOKEN"
@@ -81,8 +81,7 @@ async def _ask_all(
     texts: Sequence[str], config: PromptConfig, answers: dict[str, str], file: TextIO, failures: list[str]
 ) -> None:
     """Post `texts`, `config.parallel` at a time; add to `answers`, `file` and the reasons of `failures`."""
-    url, limit = config.url.rstrip("/") + "/chat/completions", aiohttp.ClientTimeout(total=config.timeout_s)
-    queue, in_a_row = iter(texts), 0
+    url, queue, in_a_row = config.url.rstrip("/") + "/chat/completions", iter(texts), 0
 
     async def read(answer: aiohttp.ClientResponse) -> str:
         try:
@@ -115,5 +114,5 @@ async def _ask_all(
             file.write(json.dumps({"key": _key(text, config), "prompt": text, "extended": answer}) + "\n")
             file.flush()  # a killed command keeps the answers that were paid for
 
-    async with aiohttp.ClientSession(timeout=limit, headers=bearer_header(TOKEN)) as session:
+    async with open_session(url, TOKEN, config.timeout_s) as session:
         await asyncio.gather(*(work(session, queue) for _ in range(config.parallel)))

@@ -1,14 +1,15 @@
 """Check a run, and run its loop in one process or on Ray."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from cluster.bootstrap.ray_environment import cluster_address, settle_environment
+from cluster.bootstrap.ray_environment import check_temporary_folder, cluster_address, settle_environment
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.evaluations.best_student import check_metric
@@ -19,7 +20,7 @@ from cluster.runs.display import Display
 from cluster.runs.factory import make_scorer
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
-from cluster.runs.saved_windows import SavedCluster, find_windows, save_windows
+from cluster.runs.saved_windows import SavedCluster, check_new_windows, find_windows, save_windows
 from cluster.runs.stage_spec import inputs_of, stage_spec
 from cluster.runs.start_checks import check_source, check_stage_folders, check_start_of_grpo, check_world
 from cluster.runs.wandb_log import check_login
@@ -28,6 +29,10 @@ from models.errors import ConfigError
 from models.wan.network import Wan
 from models.worlds.tiny_world import FPS
 from models.worlds.video_codec import video_frames
+from models.worlds.world_config import SHIPPED_STUDENT
+
+_ASSETS = SHIPPED_STUDENT.parent
+"""Folder of the weights that a run takes where none are given."""
 
 
 def launch(loop: Callable, config: Config) -> Config:
@@ -69,48 +74,76 @@ def launch(loop: Callable, config: Config) -> Config:
 
 
 def reach(cluster: ClusterConfig) -> None:
-    """Check that the head of the cluster, if any, is reachable and accepts us. Raises CannotStart."""
-    address = cluster_address(cluster)
-    if address is not None:
-        settle_environment(cluster)
-        from cluster.bootstrap.ray_head import require_head
+    """Check that the cluster's head answers and accepts us, or that a Ray of our own has a folder.
 
-        require_head(address)
+    Raises CannotStart, ConfigError.
+    """
+    address = cluster_address(cluster)
+    if address is None:
+        check_temporary_folder()
+        return
+    settle_environment(cluster)
+    from cluster.bootstrap.ray_head import require_head
+
+    require_head(address)
 
 
 def preflight(config: Config) -> None:
     """Check keys, files and devices before anything starts, then claim the run folder. Raises ValueError."""
-    stages, folder = config.stages, RunFolder(config.run_dir)
-    inputs = inputs_of(config)
-    inputs.prompts.check(config.sentinel.prompts if "grpo" in stages else 0, not config.in_wan_world)
-    placement.check(config)
-    check_login(config.wandb)
+    for check in _checks(config):
+        check()
+    RunFolder(config.run_dir).claim(config)
+
+
+def rehearse(config: Config) -> list[str]:
+    """Run the checks of a start without one; returns a line for each that would fail for want of a file or a login.
+
+    Raises ConfigError for a file that is here and does not fit.
+    """
+    lines = []
+    for check in _checks(config):
+        try:
+            check()
+        except ConfigError as error:
+            path = Path(str(error.value))
+            if error.value is not None and path.is_absolute() and path.exists() and _ASSETS not in path.parents:
+                raise
+            lines.append(str(error))
+    return lines
+
+
+def _checks(config: Config) -> Iterator[Callable[[], object]]:
+    """List the checks of a start; each raises ValueError."""
+    stages, folder, inputs = config.stages, RunFolder(config.run_dir), inputs_of(config)
+    held_out = config.sentinel.prompts if "grpo" in stages else 0
+    yield partial(inputs.prompts.check, held_out, not config.in_wan_world)
+    yield partial(placement.check, config)
+    yield partial(check_login, config.wandb)
     with torch.device("meta"):
         student, teacher = Wan(config.student.wan), Wan(config.teacher_wan)
     if "teacher" not in stages:
-        check_source(config.teacher_source, teacher)
+        yield partial(check_source, config.teacher_source, teacher)
     for key, given in (("base", config.base), ("init", config.init)):
         if given is not None:
-            check_source(Source(Path(given), key), student)
-    check_stage_folders(folder, stages, config.init, student, teacher)
+            yield partial(check_source, Source(Path(given), key), student)
+    yield partial(check_stage_folders, folder, stages, config.init, student, teacher)
     judges = {"reward.terms": config.reward.weights, "sentinel.metrics": config.sentinel.metrics}
-    check_world(
-        stages, config.student, config.prompts, config.window.frames, judges if "grpo" in stages else {}, inputs.world
-    )
+    judges = judges if "grpo" in stages else {}
+    yield partial(check_world, stages, config.student, config.prompts, config.window.frames, judges, inputs.world)
     if config.evaluated_stages:
-        seconds = video_frames(inputs.world.codec(torch.device("cpu")), config.evaluation.frames) / FPS
-        check_metric(config.evaluation, config.in_wan_world, seconds)
+        yield lambda: check_metric(
+            config.evaluation, config.in_wan_world,
+            video_frames(inputs.world.codec(torch.device("cpu")), config.evaluation.frames) / FPS,
+        )  # fmt: skip
     if "grpo" in stages:
-        make_scorer(stage_spec("grpo", config).scorer)  # every reward and sentinel is made once, with its flow
+        yield lambda: make_scorer(stage_spec("grpo", config).scorer)  # each reward and sentinel once, with its flow
     if "grpo" in stages and "dmd" not in stages:
         critic = config.grpo_critic_source if config.grpo.dmd_weight else None
-        check_start_of_grpo(config.grpo_init_source, critic, config.base_source, student)
+        yield partial(check_start_of_grpo, config.grpo_init_source, critic, config.base_source, student)
     if config.debug.learner_only:
-        find_windows(config.saved_windows_path, config.window.frames, config.student.frame_shape)
+        yield partial(find_windows, config.saved_windows_path, config.window.frames, config.student.frame_shape)
     if config.debug.rollout_only:
-        windows = config.saved_windows_path
-        if windows.exists() and (not windows.is_dir() or any(windows.iterdir())):
-            raise ConfigError("debug.windows", windows, "it is not empty", "write the path of a new folder")
+        yield partial(check_new_windows, config.saved_windows_path)
     if "ode" in stages and not folder.stage("ode").finished:
-        inputs.trajectories.check(new_teacher="teacher" in stages and not config.teacher_path.exists())
-    folder.claim(config)
+        new_teacher = "teacher" in stages and not config.teacher_path.exists()
+        yield partial(inputs.trajectories.check, new_teacher=new_teacher)

@@ -178,5 +178,6 @@ def _watch(coordinator: ray.actor.ActorHandle, display: Display, ended: threadin
             before, progressed = shown, time.monotonic()
         if not over and time.monotonic() - progressed > _SILENCE_S:
             ending = before is not None and before[1] == before[2]
-            display.say("finishing" if ending else f"no update for {time.monotonic() - progressed:.0f} s: {state}")
+            since = "no update yet, after" if before is None else "no update for"
+            display.say("finishing" if ending else f"{since} {time.monotonic() - progressed:.0f} s: {state}")
             progressed = time.monotonic()

@@ -3,7 +3,6 @@
 import math
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -15,6 +14,8 @@ from evaluation.adversarial_clips import adversarial_clips, reference_clip
 from evaluation.flow_pictures import SHOWN, Strip, draw_strip
 from evaluation.video_files import Video, read_videos, video_files
 from models.errors import ConfigError, StopsRun
+from models.user_paths import user_path
+from models.worlds.tiny_world import SIZE
 from rewards.attempt import attempt
 from rewards.flow.flow_motion import pair_motion
 from rewards.flow.optical_flow import FlowEngine
@@ -24,6 +25,7 @@ from rewards.reward_config import SHIPPED, RewardConfig
 
 Row = dict[str, float]
 """Score by reward."""
+_TINY = frozenset(name for name, path in SHIPPED.items() if path.startswith("rewards.tiny."))
 _COLUMNS = 40
 """Width of a table that goes to a file, without the rewards' names."""
 
@@ -34,7 +36,7 @@ class TrialMistakes(StopsRun):
     status = 2
 
 
-def score_videos(config: RewardConfig, videos: str | None = None, out: str | None = None, clips: bool = False) -> None:
+def score_videos(config: RewardConfig, videos: str | None, out: str, clips: bool = False) -> None:
     """Score the videos of a folder and draw their optical flow into `out`; with `clips` the adversarial clips, too.
 
     Raises ConfigError, and TrialMistakes for files that cannot be scored, after the others were.
@@ -52,7 +54,7 @@ def score_videos(config: RewardConfig, videos: str | None = None, out: str | Non
         _print_table("adversarial clips", rows, panel)
     if not files:
         return
-    folder, rows, mistakes = Path(out or videos), {}, []
+    folder, rows, mistakes = user_path(out, "out"), {}, []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(files))
         for path in files:
@@ -89,6 +91,10 @@ class RewardPanel:
         """Score one clip by every reward; NaN for a reward that failed, or that hung once."""
         scores = []
         for name, reward in self.rewards.items():
+            if name in _TINY and clip.pixels.shape[2:] != (SIZE, SIZE):
+                self.failures[name] = f"judges frames of {SIZE} x {SIZE} only, as generate.py enlarge=1 writes them"
+                scores.append(math.nan)
+                continue
             if name in self._hung:
                 scores.append(math.nan)
                 continue
@@ -132,10 +138,11 @@ def _score_video(video: Video, panel: RewardPanel, flow: FlowEngine) -> tuple[Ro
 
 
 def _print_table(title: str, rows: dict[str, Row], panel: RewardPanel) -> None:
-    table = Table("", *(Column(name, overflow="fold") for name in panel.rewards), title=title)
+    shown = [name for name in panel.rewards if not all(math.isnan(row[name]) for row in rows.values())]
+    table = Table("", *(Column(name, overflow="fold") for name in shown), title=title)
     for name, row in rows.items():
-        table.add_row(name, *("-" if math.isnan(score) else f"{score:.3f}" for score in row.values()))
-    width = None if sys.stdout.isatty() else _COLUMNS + sum(len(name) + 3 for name in panel.rewards)
+        table.add_row(name, *("-" if math.isnan(row[one]) else f"{row[one]:.3f}" for one in shown))
+    width = None if sys.stdout.isatty() else _COLUMNS + sum(len(name) + 3 for name in shown)
     console = Console(width=width)
     console.print(table)
     for name, failure in panel.failures.items():

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from evaluation.video_files import video_files
 from models.errors import ConfigError
+from models.user_paths import user_path
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def list_videos(
     tasks: list[VideoTask] = []
     skipped: list[Skipped] = []
     for method, folder in methods.items():
-        found = list(_videos_in(method, Path(folder).expanduser(), out, fps, skipped))
+        found = list(_videos_in(method, user_path(folder, "videos"), out, fps, skipped))
         if not found:
             raise ConfigError("videos", folder, "none of its videos can be read", "name another folder")
         if prompts is not None and len(prompts) != len(found):

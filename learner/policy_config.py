@@ -102,7 +102,7 @@ class GrpoConfig(KeyGroup, group="grpo"):
                 "grpo.critic_warmup",
                 self.critic_warmup,
                 f"all of grpo.steps={self.steps}, so the student would never learn",
-                f"write grpo.critic_warmup={self.steps - 1} or less",
+                f"write grpo.critic_warmup={self.steps - 1}, or grpo.steps={self.critic_warmup + 1} or more",
             )
 
     @property

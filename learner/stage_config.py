@@ -89,7 +89,7 @@ class DmdConfig(KeyGroup, group="dmd"):
         choices=("masked", "blockwise"),
     )
     ema_decay: float = key(0.98, "decay per update of the averaged student in stage dmd", ge=0, lt=1)
-    ema_start: int = key(0, "student update of stage dmd at which averaging starts")
+    ema_start: int = key(0, "student update of stage dmd at which averaging starts", ge=0)
 
     def __post_init__(self):
         super().__post_init__()

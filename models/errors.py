@@ -16,7 +16,9 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         given = self.key if self.value is None else f"{self.key}={written(self.value)}"
-        return f"{given}: {self.problem}. Fix: {self.fix}."
+        line = f"{given}: {self.problem}. Fix: {self.fix}."
+        # One line of a terminal, whatever was typed: line breaks, and bytes that are no text.
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 class StopsRun(RuntimeError):

@@ -5,9 +5,14 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+
+from models.errors import ConfigError
 
 Answer = TypeVar("Answer")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
@@ -28,10 +33,33 @@ class RequestFailed(Exception):
         """Beginning of the last refusal's body; it may repeat what was sent."""
 
 
-def bearer_header(variable: str) -> dict[str, str]:
-    """Return the Authorization header for the token in this environment variable; empty where it is not set."""
-    token = os.environ.get(variable)
-    return {"Authorization": f"Bearer {token}"} if token else {}
+def open_session(url: str, variable: str, timeout_s: float) -> aiohttp.ClientSession:
+    """Open a client for `url`, with the token in an environment variable; it must not outlive its event loop."""
+    token, limit = os.environ.get(variable), aiohttp.ClientTimeout(total=timeout_s)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return aiohttp.ClientSession(timeout=limit, headers=headers, proxy=proxy_of(url))
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the proxy that the environment names for `url`; None for this machine, and for hosts in no_proxy.
+
+    aiohttp's own reading (trust_env) would send loopback to the proxy, and passwords of ~/.netrc to the endpoint.
+    Raises ConfigError for a proxy that does not speak HTTP.
+    """
+    parts = urlsplit(url)
+    host, name = parts.hostname or "", f"{parts.scheme}_proxy"
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost" or host.endswith(".localhost")
+    proxy = None if local or proxy_bypass(host) else getproxies().get(parts.scheme)
+    if not proxy:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme != "http" or not urlsplit(proxy).hostname:
+        # Its text may hold a password.
+        raise ConfigError(name, None, "no HTTP proxy", f"set {name}=http://host:port, or add {host} to no_proxy")
+    return proxy
 
 
 def pause_s(number: int) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -12,8 +12,8 @@ from models.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16")
 """Types in which networks compute."""
-_LARGEST = 2**31 - 1
-"""Upper bound of a whole number whose range names none."""
+_MOST_WHOLE, _MOST = 2**31 - 1, 1e9
+"""Bounds, both ways, of whole and other numbers whose key names none, at any depth of a list or mapping."""
 _HOLDS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
 _WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -31,7 +31,8 @@ def key(
 ) -> Any:
     """Declare a field with its help line, and the range or choices of its value (of each number in a list or mapping).
 
-    A number with a range is finite; None is never checked. A run may resume with another value of a `resumable` key.
+    Every number is finite, but for infinity itself with `le=math.inf`; None is never checked. A run may resume with
+    another value of a `resumable` key.
     """
     bounds = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
     metadata = {"doc": doc, "bounds": bounds, "choices": choices, "resumable": resumable}
@@ -73,15 +74,35 @@ def check_ranges(config: Any, prefix: str = "") -> None:
             *others, last = choices
             fix = f"write {close[0]}" if close else f"write {', '.join(others)} or {last}"
             raise ConfigError(name, value, f"none of {', '.join(choices)}", fix)
-        if not bounds:
-            continue
-        numbers = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
-        words = " and ".join(f"{_WORDS[bound]} {limit:g}" for bound, limit in bounds.items())
-        for number in numbers:
-            if not math.isfinite(number) or not all(_HOLDS[bound](number, limit) for bound, limit in bounds.items()):
-                raise ConfigError(name, value, "out of range", f"write a number {words}")
-            if isinstance(number, int) and not bounds.keys() & {"lt", "le"} and number > _LARGEST:
-                raise ConfigError(name, value, "too large", f"write a number {words} and at most {_LARGEST}")
+        for number in _numbers(value):
+            _check_number(name, value, number, bounds or {})
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Return the number that a value is, or those in its lists and mappings."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    for part in parts:
+        yield from _numbers(part)
+
+
+def _check_number(name: str, value: Any, number: float, declared: Mapping[str, float]) -> None:
+    """Check one number of the value of a key against its declared bounds, and those of all numbers."""
+    if number == math.inf == declared.get("le"):
+        return
+    most = _MOST_WHOLE if isinstance(number, int) else _MOST
+    bounds = {bound: limit for bound, limit in declared.items() if math.isfinite(limit)}
+    if not bounds.keys() & {"gt", "ge"}:
+        bounds["ge"] = -most
+    if not bounds.keys() & {"lt", "le"}:
+        bounds["le"] = most
+    if not all(_HOLDS[bound](number, limit) for bound, limit in bounds.items()):
+        words = " and ".join(
+            f"{_WORDS[bound]} {limit if isinstance(limit, int) else f'{limit:g}'}" for bound, limit in bounds.items()
+        )
+        infinite = ", or inf" if "le" in declared and math.isinf(declared["le"]) else ""
+        raise ConfigError(name, value, "out of range", f"write a number {words}{infinite}")
 
 
 def nearest_multiples(name: str, value: int, step: int) -> str:

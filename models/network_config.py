@@ -112,6 +112,14 @@ class StudentConfig(KeyGroup, group="student"):
                     f"no multiple of student.block_frames={block}",
                     nearest_multiples(f"student.{name}", frames, block),
                 )
+        if self.sink_frames > (most := self.attention_frames - block):
+            raise ConfigError(
+                "student.sink_frames",
+                self.sink_frames,
+                f"more than the {most} frames before a block that student.attention_frames={self.attention_frames} "
+                "leaves",
+                f"write student.sink_frames={most} or less",
+            )
         steps = list(self.timesteps)
         if not steps or steps[0] != 1000 or steps != sorted(set(steps), reverse=True) or steps[-1] <= 0:
             raise ConfigError(

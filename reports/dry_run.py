@@ -16,8 +16,10 @@ from cluster.planning.run_shape import RunShape, run_shape_of
 from cluster.planning.units import with_unit
 
 
-def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
+def dry_run_text(config: Config, upload: Sequence[str] = (), refusals: Sequence[str] = ()) -> str:
     """Write the whole report, with the lines on the `upload`. Needs no weights, no GPU and no cluster.
+
+    `refusals` are the reasons for which a start on this machine would be refused.
 
     Raises ConfigError for unreadable prompts, and for a run that the cluster can never hold.
     """
@@ -52,6 +54,8 @@ def dry_run_text(config: Config, upload: Sequence[str] = ()) -> str:
     ]
     text += _section("Operations", timed)
     text += _stages(work, [flops.stage_cost(work, stage) for stage in config.stages])
+    if refusals:
+        text += ["", "A start on this machine would be refused", *(f"  {line}" for line in refusals)]
     return "\n".join(text)
 
 

@@ -54,7 +54,8 @@ def plan_text(work: RunShape, plan: PlanConfig, costs: dict[str, Cost], sizes: S
     ]
     text += ["", f"Bytes per second, with {best.rollout_gpus} rollout GPUs", *_wires(work, costs, best)]
     text += ["", *budget(work, plan, best), "", "Assumed", *(f"  - {line}" for line in assumptions(work, costs))]
-    return "\n".join(text)
+    report = "\n".join(text)
+    return report.replace("GPU", "CPU") if work.expected_device == "cpu" else report
 
 
 def answer(work: RunShape, plan: PlanConfig, best: Size) -> str:
@@ -68,8 +69,8 @@ def answer(work: RunShape, plan: PlanConfig, best: Size) -> str:
         f"Horizons of {video_s(work):.0f} s ({work.rollout.frames} latent frames) on {learners} "
         f"for the learner want {rollouts} for rollouts{among}, {ratio:.2f} for each: the learner waits "
         f"{best.rates.learner_idle_share:.1%} of its time, and the {best.steps} updates of stage dmd take "
-        f"{with_unit(best.seconds_of(best.steps), 's')}, {best.gpu_days:.2f} GPU-days, {price(plan, best):,.2f} at "
-        f"{plan.gpu_hour_price:g} an hour."
+        f"{with_unit(best.seconds_of(best.steps), 's')}, {best.gpu_days:.2f} GPU-days, at a price of "
+        f"{price(plan, best):,.2f} in the currency of plan.gpu_hour_price={plan.gpu_hour_price:g}."
     )
 
 
@@ -128,7 +129,10 @@ def _wires(work: RunShape, costs: dict[str, Cost], best: Size) -> list[str]:
 def budget(work: RunShape, plan: PlanConfig, best: Size) -> list[str]:
     """Write the updates that `plan.budget_gpu_days` buy in stage dmd, and those that stage ode leaves."""
     days, critics = plan.budget_gpu_days, work.dmd.critic_updates
-    bought, whose = best.updates_in(days), ", the paper's," if days == _PAPER_GPU_DAYS else ""
+    bought, whose = (
+        best.updates_in(days),
+        ", the paper's," if days == _PAPER_GPU_DAYS and work.expected_device != "cpu" else "",
+    )
     line = (
         f"{days:g} GPU-days{whose} buy {bought:,} updates of the student and "
         f"{critics * bought:,} of the critic, from {work.dmd.batch_size * (1 + critics) * bought:,} windows, on "

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models.errors import ConfigError
-from models.http_retry import RequestFailed, bearer_header, limited_body, pause_s, post
+from models.http_retry import RequestFailed, limited_body, open_session, pause_s, post, proxy_of
 from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
 
@@ -45,11 +45,12 @@ class Remote:
     scope = "window"
 
     def __init__(self, config: RewardConfig):
-        """Read the address and its limits. Raises ConfigError where reward.url is not set."""
+        """Read the address and its limits. Raises ConfigError where reward.url is not set, or its proxy is none."""
         if config.url is None:
             raise ConfigError(
                 "reward.url", None, "the reward `remote` has no endpoint", "write reward.url=http://host:port/path"
             )
+        proxy_of(config.url)
         self._url, self._format, self._tries = config.url, config.remote_format, 1 + config.retries
         address = urlsplit(config.url)
         self._place = address.hostname + (f":{address.port}" if address.port else "")
@@ -72,7 +73,6 @@ class Remote:
     async def _scores(self, clips: Sequence[Clip]) -> list[float | RequestFailed]:
         """Post each clip's `video` uint8 [T 3 H W] and `prompt`; a clip that failed yields its exception."""
         free = asyncio.Semaphore(_MOST_REQUESTS)
-        limit = aiohttp.ClientTimeout(total=self._try_s)
 
         async def read(answer: aiohttp.ClientResponse) -> float:
             return score_of(await limited_body(answer, _MOST_BYTES), answer.content_type)
@@ -92,7 +92,7 @@ class Remote:
                 except RequestFailed as error:
                     return error
 
-        async with aiohttp.ClientSession(timeout=limit, headers=bearer_header(TOKEN)) as session:
+        async with open_session(self._url, TOKEN, self._try_s) as session:
             return await asyncio.gather(*(ask(session, clip) for clip in clips))
 
 

@@ -17,7 +17,7 @@ class SentinelConfig(KeyGroup, group="sentinel"):
     None of these prompts is trained on.
     """
 
-    every: int = key(10, "rounds of stage grpo between two sentinel measurements", ge=1)
+    every: int = key(10, "rounds of stage grpo between two sentinel measurements", ge=1, le=100_000)
     prompts: int = key(16, "sentinel videos per measurement, of prompts that are not trained on", ge=1, le=1_000_000)
     frames: int = key(48, "length of a sentinel video, in latent frames", ge=1, le=100_000)
     metrics: list[str] = key(

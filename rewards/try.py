@@ -24,14 +24,14 @@ class TrialOptions:
     """Describes which videos to score, and where the pictures go."""
 
     videos: str | None = key(None, "folder of videos (mp4, ..., or safetensors with `video` uint8 [B T 3 H W])")
-    out: str | None = key(None, "folder of the pictures of optical flow; none: next to the videos")
+    out: str = key("runs/rewards", "folder of the pictures of optical flow")
     clips: bool = key(False, "score the adversarial clips too, which exploit rewards of smoothness")
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self):
         if not self.videos and not self.clips:
             raise ConfigError("videos", None, "nothing to score", "write videos=FOLDER, or clips=true")
-        if self.out is not None and Path(self.out).exists() and not Path(self.out).is_dir():
+        if Path(self.out).exists() and not Path(self.out).is_dir():
             raise ConfigError("out", self.out, "this is a file", "write the folder of the pictures")
 
 

@@ -37,7 +37,7 @@ def command(
 
 
 def arguments(
-    schema: type,
+    schema: Any,
     usage: str,
     reader: Callable[[Sequence[str]], Options] | None = None,
     groups: Collection[str] | None = None,
@@ -45,8 +45,9 @@ def arguments(
 ) -> Options:
     """Read the command line with `reader`; answer --help, or a mistake in one line, and exit.
 
-    `groups` are those of conf/ that the command takes: all of them where it trains. Help leaves out the keys and groups
-    in `fixed`, which the command sets itself.
+    `schema` is a dataclass of keys, with a reader also an instance with defaults of the command's own. `groups` are
+    those of conf/ that the command takes: all of them where it trains. Help leaves out the keys and groups in `fixed`,
+    which the command sets itself.
     """
     given = sys.argv[1:]
     with user_errors():
@@ -59,15 +60,15 @@ def arguments(
     sys.exit(0)
 
 
-def prepare_run(config: Config, joins: bool) -> None:
+def prepare_run(config: Config, on_ray: bool) -> None:
     """Check that a run can start, claim its folder, and prepare its prompts. Raises ConfigError or CannotStart.
 
-    `joins` says whether it would join a running cluster: that must answer before the folder is claimed.
+    A run `on_ray` reaches its cluster before the folder is claimed.
     """
     from cluster.launch import preflight, reach
     from cluster.runs.stage_spec import inputs_of
 
-    if joins:
+    if on_ray:
         reach(config.cluster)
     preflight(config)
     for line in inputs_of(config).prompts.prepare():
@@ -79,13 +80,14 @@ def run_loop(loop: Callable, config: Config) -> Config:
     with user_errors():
         if config.dry_run:
             from cluster.bootstrap.upload import upload_lines
+            from cluster.launch import rehearse
             from reports.dry_run import dry_run_text
 
-            cluster = config.cluster
+            cluster, refusals = config.cluster, rehearse(config)
             upload = upload_lines(ROOT, cluster.elsewhere) if cluster.kind == "ray" else []
-            print(dry_run_text(config, upload), flush=True)
+            print(dry_run_text(config, upload, refusals), flush=True)
             sys.exit(0)
-        prepare_run(config, joins=config.cluster.kind == "ray")
+        prepare_run(config, on_ray=config.cluster.kind == "ray")
     from cluster.launch import launch
 
     with run_errors(config.run_dir):
@@ -107,7 +109,19 @@ def user_errors() -> Iterator[None]:
 
 @contextmanager
 def run_errors(run_dir: str) -> Iterator[None]:
-    """End the command in one line: with status 1 for a run that stops itself, with 130 for Ctrl-C."""
+    """End the command in one line: with status 1 for a run that stops itself, 130 for Ctrl-C, 143 for SIGTERM."""
+    numbers = [signal.SIGINT]
+
+    def stop(number: int, _: object) -> None:  # in the way of Ctrl-C, which Ray Train and Tune handle themselves
+        numbers.append(signal.Signals(number))
+        if not callable(signal.getsignal(signal.SIGINT)):  # a shell ignores it for a command behind &
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    # nohup ignores SIGHUP.
+    ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
     try:
         yield
     except StopsRun as error:
@@ -115,7 +129,10 @@ def run_errors(run_dir: str) -> Iterator[None]:
     except KeyboardInterrupt:
         saved = any(Path(run_dir).rglob("checkpoints/step_*"))
         following = "continues from the last checkpoint" if saved else "starts over: there is no checkpoint yet"
-        sys.exit(_complain(f"stopped; the same command {following} in {run_dir}", 130))
+        sys.exit(_complain(f"stopped; the same command {following} in {run_dir}", 128 + numbers[-1]))
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _complain(reason: Any, status: int) -> int:

@@ -73,6 +73,9 @@ def load(
             shipped = ROOT / part[last] if part[last].startswith("assets/") and not path.exists() else path
             part[last] = str(shipped.absolute())
     config = _build(schema, plain)
+    if "teacher" in given.texts and "teacher" in config.stages:
+        problem = "stage teacher trains the teacher of this run"
+        raise ConfigError("teacher", given.texts["teacher"], problem, "leave teacher out, or stage teacher")
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path(config.run_dir).is_relative_to(Path.cwd()):
         print(
             f"warning: run_dir={config.run_dir} lies in this job's own copy of the code and is deleted with it; give "
@@ -94,7 +97,7 @@ def read_keys(arguments: Sequence[str], schema: type[S], part: str | None = None
 
 
 def parse(arguments: Sequence[str], keys: Mapping[str, Key], groups: Mapping[str, Sequence[str]]) -> Given:
-    """Read `key=value` arguments; the last of several for one key counts. Raises ConfigError.
+    """Read `key=value` arguments. Raises ConfigError, for a key that is given twice too.
 
     Text is taken as typed, but for one pair of quotes around all of it, which the text null needs; other values follow
     Hydra's grammar.
@@ -102,6 +105,8 @@ def parse(arguments: Sequence[str], keys: Mapping[str, Key], groups: Mapping[str
     given = Given({}, {}, {})
     for argument in arguments:
         name, text = split(argument)
+        if name in (earlier := given.choices | given.texts):
+            raise ConfigError(name, text, f"given twice, first as {earlier[name]}", f"write {name} once")
         if name in groups:
             given.choices[name] = check_choice(name, text.strip("'\""), groups[name])
         else:
@@ -119,6 +124,9 @@ def split(argument: str) -> tuple[str, str]:
         cure = f"write {bare}" if re.fullmatch(r"[\w.]+=.+", bare) else "write key=value; --help lists the keys"
         raise ConfigError(name or "KEY", text or None, problem, cure)
     name = RENAMED.get(name, name)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # by which Python stands in for other bytes
+        cure = "rename the file, or set LC_ALL=C.UTF-8"
+        raise ConfigError(name, text, "bytes that are no UTF-8 text", cure)
     if not text:
         raise ConfigError(name, "", "no value is given", f"write {name}=VALUE, or leave {name} out")
     return name, text

@@ -5,6 +5,7 @@ Help comes at once because no module of keys (models.keys, *_config, cluster.con
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from models.errors import ConfigError, written
 from settings.key_table import keys_of, nearest
@@ -36,7 +37,7 @@ def asked_help(arguments: Sequence[str]) -> str | None:
 
 
 def help_page(
-    usage: str, schema: type, groups: Mapping[str, Sequence[str]], topic: str = "", fixed: Collection[str] = ()
+    usage: str, schema: Any, groups: Mapping[str, Sequence[str]], topic: str = "", fixed: Collection[str] = ()
 ) -> str:
     """Write the help of a command: its common keys, all, or those of one group. Raises ConfigError.
 

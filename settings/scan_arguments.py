@@ -99,6 +99,7 @@ def _config(scan: Scan, common: Sequence[str], arm: Mapping[str, Any]) -> Config
     """Compose the configuration that the trials of an arm share."""
     common = [*common, "stage=dmd"]
     if scan.init is None and "init" not in arm:
+        common = [argument for argument in common if split(argument)[0] != "init"]  # init=null
         common.append(f"init={Path(scan.run_dir, 'ode', 'student.safetensors')}")
     config = load(common, PRESET, Scan, scanned=arm)
     along = []
@@ -109,6 +110,8 @@ def _config(scan: Scan, common: Sequence[str], arm: Mapping[str, Any]) -> Config
         for choice, others in arguments.items():
             if str(value).replace(" ", "") == str(choice).replace(" ", ""):
                 along += others
-    if along:  # first, because the last one counts: typed arguments override those that accompany a value
+    if along:  # typed arguments override those that accompany a value
+        typed = {split(argument)[0] for argument in common}
+        along = [argument for argument in along if split(argument)[0] not in typed]
         config = load([*along, *common], PRESET, Scan, scanned=arm)
     return config.plain

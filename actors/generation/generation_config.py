@@ -34,7 +34,7 @@ class GenerationConfig(WorldConfig):
     image: str | None = key(None, "picture that the video begins with")
     image_fit: str = key("cut", "cut a picture to the video's shape, or pad it with bars", choices=("cut", "pad"))
     image_background: str = key("white", "colour behind transparent pixels and of bars, by name or as #rrggbb")
-    seconds: float = key(30.0, "length of the video, in seconds; inf runs until it is stopped")
+    seconds: float = key(30.0, "length of the video, in seconds; inf runs until it is stopped", gt=0, le=math.inf)
     fps: str = key("16", "video frames per second, a number or a fraction, as 30000/1001")
     out: str | None = key(
         None,
@@ -74,8 +74,9 @@ class GenerationConfig(WorldConfig):
         if self.sink is not None and self.sink % self.student.block_frames:
             blocks = self.student.block_frames
             raise ConfigError("sink", self.sink, "no whole number of blocks", f"write a multiple of {blocks} frames")
-        if not math.isfinite(self.lora_strength):
-            raise ConfigError("lora_strength", self.lora_strength, "not finite", "write a number, as 1.0")
+        if self.sink is not None and self.sink > (most := self.student.context_frames):
+            problem = f"more than the {most} frames that a block sees beside itself"
+            raise ConfigError("sink", self.sink, problem, f"write sink={most} or less")
         if self.lora is None and (self.lora_live or self.lora_strength != 1):
             raise ConfigError(
                 "lora", None, "lora_live or lora_strength needs one", "write lora=FILE, or leave them out"
@@ -86,13 +87,14 @@ class GenerationConfig(WorldConfig):
 
     def _check_lengths(self) -> None:
         """Check seconds and pixels, before any file is opened."""
-        if math.isnan(self.seconds) or self.seconds <= 0:
-            raise ConfigError("seconds", self.seconds, "not above 0", "write a length in seconds, or inf")
         if self.seconds * self.rate < 1:
             least = f"write seconds={float(1 / self.rate):.3g} or more"
             raise ConfigError("seconds", self.seconds, f"less than one frame at fps={self.fps}", least)
         for name, patch in zip(("height", "width"), self.student.wan.patch_size[1:], strict=True):
             step, pixels = self.student.space_stride * patch, getattr(self, name)
+            most = 4096 * self.student.space_stride
+            if pixels is not None and pixels > most:
+                raise ConfigError(name, pixels, f"more than {most} pixels", f"write {name}={most} or less")
             if pixels is not None and pixels % step:
                 raise ConfigError(name, pixels, f"no multiple of {step} pixels", nearest_multiples(name, pixels, step))
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -13,9 +14,11 @@ from actors.generation.planned_videos import PlannedVideo, plan_videos
 from actors.generation.start_pictures import Fit, read_colour, read_picture
 from actors.generation.video_formats import check_format
 from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
-from models.checkpoints.weight_files import check_weights
+from models.checkpoints.safetensors_files import open_safetensors
+from models.checkpoints.weight_files import check_weights, verify_weights
 from models.errors import ConfigError
 from models.network_config import StudentConfig
+from models.network_sizes import sampling_bytes
 from models.user_paths import user_path
 from models.wan.network import Wan
 from models.worlds.tiny_world import FPS
@@ -24,6 +27,8 @@ from models.worlds.world_config import SHIPPED_STUDENT
 
 _FILE_ROWS = 192
 """Rows to which small videos are enlarged. Players show 12 rows as a speck, and H.264 blurs their colours."""
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Bytes that a container may hold."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def open_job(config: GenerationConfig) -> Job:
         width=(config.width or shape.width * stride) // stride,
     )
     rows, columns = shape.height * stride, shape.width * stride
+    _require_memory(config, shape, device, dtype, len(videos))
     enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
     for video in videos[:1] if config.out != PIPE else ():
         check_format(video.path, config.rate, rows * enlarge, columns * enlarge)
@@ -106,6 +112,24 @@ def _read_image(config: GenerationConfig, height: int, width: int) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
 
 
+def _require_memory(
+    config: GenerationConfig, shape: StudentConfig, device: torch.device, dtype: torch.dtype, videos: int
+) -> None:
+    """Refuse a batch of videos that the free memory of the device can never hold. Raises ConfigError."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    limit = _CGROUP_LIMIT.read_text().strip() if device.type == "cpu" and _CGROUP_LIMIT.is_file() else ""
+    free = min(free, int(limit)) if limit.isdigit() else free  # else it is "max"
+    together = min(config.batch, videos)
+    needed = sampling_bytes(shape, together, dtype.itemsize)
+    if needed <= free:
+        return
+    problem = f"sampling holds {needed / 1e9:.1f} GB at least, and {free / 1e9:.1f} GB of {device.type} memory are free"
+    if together > 1 and (alone := sampling_bytes(shape, 1, dtype.itemsize)) <= free:
+        raise ConfigError("batch", config.batch, problem, f"write batch={max(1, int(free / alone))} or less")
+    name, value = ("height", config.height or shape.height) if config.sink is None else ("sink", config.sink)
+    raise ConfigError(name, value, problem, "write a smaller height and width, or a smaller sink")
+
+
 def _check_files(config: GenerationConfig, shape: StudentConfig) -> tuple[Path, dict[str, Adapter]]:
     """Check that checkpoint and LoRA fit the student; returns the path of one and the matrices of the other."""
     if config.checkpoint is None and shape.model != "tiny":
@@ -114,6 +138,12 @@ def _check_files(config: GenerationConfig, shape: StudentConfig) -> tuple[Path, 
     with torch.device("meta"):
         outline = Wan(shape.wan)
     check_weights(path, "checkpoint", outline)
+    verify_weights(path, "checkpoint")
+    if path.is_file() and path.suffix == ".safetensors":
+        with open_safetensors(path, "checkpoint") as file:
+            if any(name.startswith("pretrain/") for name in file.metadata() or {}):
+                problem = "a teacher, which makes all frames of a video at once"
+                raise ConfigError("checkpoint", path, problem, "write the student's weights")
     for name in ("vae", "text_encoder"):
         if getattr(config, name) is not None and not shape.in_wan_world:
             raise ConfigError(name, getattr(config, name), "the tiny world has none", f"leave {name} out")

@@ -1,10 +1,19 @@
-"""Set the environment variables that Ray reads once, when it is imported."""
+"""Set and check the environment that Ray reads once, when it is imported or starts."""
 
 import os
 import secrets
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from cluster.config.cluster_config import ClusterConfig
+from models.errors import ConfigError
+
+_SOCKET = "/ray/session_2026-11-30_07-18-13_821436_4194304/sockets/plasma_store"
+"""Longest path of a socket in Ray's temporary folder."""
+_SOCKET_BYTES = 107
+"""Longest path that Linux takes for a socket."""
+_LEAST_BYTES = 2**20
+"""Room that a session of Ray takes for its first logs."""
 
 
 def settle_environment(cluster: ClusterConfig) -> None:
@@ -29,9 +38,26 @@ def settle_environment(cluster: ClusterConfig) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    file = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")))
     has_token = "RAY_AUTH_TOKEN" in os.environ or file.is_file()
     os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"
+
+
+def check_temporary_folder() -> None:
+    """Check that a Ray of this machine can make its sockets and logs. Raises ConfigError with the variable's name."""
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder, most = os.environ.get(name, "/tmp"), _SOCKET_BYTES - len(_SOCKET)
+    length = len(os.fsencode(folder.rstrip("/")))
+    cure = "export RAY_TMPDIR=FOLDER, a short path with room such as /tmp"
+    if length > most:
+        raise ConfigError(name, folder, f"a path of {length} bytes, and Ray's sockets leave {most} for it", cure)
+    try:
+        place = Path(folder, "ray")
+        place.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=place) as trial:
+            trial.write(bytes(_LEAST_BYTES))
+    except OSError as error:
+        raise ConfigError(name, folder, f"Ray cannot write there ({error.strerror or error})", cure) from error
 
 
 def cluster_address(cluster: ClusterConfig) -> str | None:

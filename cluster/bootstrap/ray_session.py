@@ -1,6 +1,7 @@
 """Connect to a Ray: a cluster that is joined, or a local one that ends with the command."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,16 +27,16 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
     if ray.is_initialized():
         yield True
         return
-    address = cluster_address(needs.cluster)
+    address, on_term = cluster_address(needs.cluster), signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is None:
-        ray.init(
-            address="local",
-            num_cpus=own_cpus,
-            include_dashboard=False,
-            object_store_memory=needs.store_bytes,
-            **quiet,
-        )
+        own = {"num_cpus": own_cpus, "include_dashboard": False, "object_store_memory": needs.store_bytes}
+        try:
+            ray.init(address="local", **own, **quiet)
+        except (OSError, RayError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            cure = "free memory, disk and processes, or export RAY_TMPDIR=FOLDER, a short path with room"
+            raise CannotStart(f"cluster=ray: no Ray could be started here ({reason}). Fix: {cure}.") from error
     else:
         # A submitted job brings the code along; a driver from outside must send it.
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -48,6 +49,8 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
             raise CannotStart(
                 f"cluster.address={address}: no Ray could be joined ({reason}). Fix: check it and RAY_ADDRESS."
             ) from error
+    if callable(on_term):  # Ray's own would end its processes under the run, and this one by abort
+        signal.signal(signal.SIGTERM, on_term)
     try:
         yield address is not None
     finally:

@@ -14,8 +14,8 @@ class AutoscaleConfig(KeyGroup, group="autoscale"):
     """Configures limits and pace of a rollout pool that follows the measured costs of learner and actors."""
 
     enabled: bool = key(False, "size the rollout pool while it runs, from cluster.rollout_actors on")
-    minimum: int = key(1, "smallest size of an autoscaled pool, in rollout processes", ge=1)
-    maximum: int = key(16, "largest size of an autoscaled pool, in rollout processes", ge=1)
+    minimum: int = key(1, "smallest size of an autoscaled pool, in rollout processes", ge=1, le=100_000)
+    maximum: int = key(16, "largest size of an autoscaled pool, in rollout processes", ge=1, le=100_000)
     waiting_share: float = key(
         0.05, "share of time that the learner may wait for windows before an autoscaled pool grows", ge=0, lt=1
     )

@@ -14,9 +14,11 @@ COSTS = ("block_s", "cut_s", "student_window_s", "critic_window_s", "publish_s")
 class PlanConfig(KeyGroup, group="plan"):
     """Configures the pools to compare, their costs, and the price of a GPU."""
 
-    learner_gpus: int | None = key(None, "GPUs of the learner, one rank on each; none: cluster.learner_ranks", ge=1)
+    learner_gpus: int | None = key(
+        None, "GPUs of the learner, one rank on each; none: cluster.learner_ranks", ge=1, le=100_000
+    )
     rollout_gpus: list[int] = key(
-        [], "sizes of the rollout pool to compare, in GPUs, as [8,16,24]; []: around the cheapest", ge=1
+        [], "sizes of the rollout pool to compare, in GPUs, as [8,16,24]; []: around the cheapest", ge=1, le=100_000
     )
     costs: str | None = key(
         None, "measured costs: metrics.jsonl of a run, or lines of benchmarks/rollout_fps; none: device_name's table"
@@ -26,7 +28,7 @@ class PlanConfig(KeyGroup, group="plan"):
     student_window_s: float | None = key(None, "seconds of one window of the student's update, on one GPU", gt=0)
     critic_window_s: float | None = key(None, "seconds of one window of a critic's update, on one GPU", gt=0)
     publish_s: float | None = key(None, "seconds that publishing new weights adds to an update", ge=0)
-    updates: int = key(100, "student updates to simulate for each pool", ge=1)
+    updates: int = key(100, "student updates to simulate for each pool", ge=1, le=100_000)
     gpu_hour_price: float = key(2.5, "price of one GPU-hour, in any currency", ge=0)
     budget_gpu_days: float = key(48.0, "budget in GPU-days; the report says how many updates it buys", gt=0)
     plot: str | None = key(None, "file (png) for a figure of waiting and cost against rollout GPUs")

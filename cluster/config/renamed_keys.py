@@ -28,6 +28,7 @@ def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in RENAMED.items():
         group, last = old.split(".")
         _, inner, name = new.split(".")
-        if last in (copy.get(group) or {}):
-            copy[group][inner] = {**copy[group].get(inner, {}), name: copy[group].pop(last)}
+        if isinstance(part := copy.get(group), dict) and last in part:
+            given = part.get(inner)
+            part[inner] = {**(given if isinstance(given, dict) else {}), name: part.pop(last)}
     return copy

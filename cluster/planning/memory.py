@@ -1,18 +1,13 @@
 """Estimate the memory of a run, before anything is allocated."""
 
 from collections.abc import Sequence
-from functools import lru_cache
-
-import torch
 
 from actors.rollout_config import GroupConfig, WindowConfig
 from cluster.planning.flops import Line
 from cluster.planning.run_shape import RunShape, frames_of_pass, judged_stage
 from cluster.runs.trajectories import trajectory_bytes
 from models.network_config import StudentConfig, WanConfig
-from models.wan.network import Wan
-
-BYTES = {"float32": 4, "bfloat16": 2}
+from models.network_sizes import BYTES, block_parameters, cache_bytes, kv_bytes, latent_bytes, parameters
 
 TRAINED_BYTES = {"weights": 4, "gradients": 4, "optimiser": 8}
 """Bytes per trained parameter in float32, 16 with AdamW's two moments. Networks compute in a smaller copy."""
@@ -26,39 +21,9 @@ _LATENT = 4
 """Bytes of a number of a latent: they travel in float32."""
 
 
-@lru_cache
-def parameters(wan: WanConfig) -> int:
-    """Count those of one network: 1,418,996,800 for Wan 1.3B. The network itself is made, on torch's "meta" device."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in Wan(wan).parameters())
-
-
-@lru_cache
-def block_parameters(wan: WanConfig) -> int:
-    """Count the parameters of one transformer block, which FSDP2 makes whole at a time."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in Wan(wan).blocks[0].parameters())
-
-
 def adapter_parameters(wan: WanConfig, rank: int) -> int:
     """Count those of LoRA adapters on all matrices of the blocks: two attentions of four, and the feed-forward."""
     return wan.num_layers * rank * (8 * 2 * wan.dim + 2 * (wan.dim + wan.ffn_dim))
-
-
-def kv_bytes(wan: WanConfig, tokens: int, element: int = 2) -> int:
-    """Count the bytes of keys and values of all layers. A frame of Wan 1.3B in bfloat16 has 287.5e6."""
-    return 2 * wan.num_layers * wan.dim * tokens * element
-
-
-def cache_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
-    """Count the bytes of keys and values of `frames` latent frames."""
-    return kv_bytes(student.wan, frames * student.wan.tokens_per_frame(student.height, student.width), element)
-
-
-def latent_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
-    """Count the bytes of `frames` latent frames of one video."""
-    channels, height, width = student.frame_shape
-    return frames * channels * height * width * element
 
 
 def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:

@@ -5,8 +5,8 @@ import math
 from actors.dispatchers import StudentDispatcher
 from actors.rollout_config import RolloutConfig, WindowConfig
 
-_DISPATCHES = 512
-"""Dispatches over which the law of windows is averaged: to about one percent."""
+_DISPATCHES, _WINDOWS = 512, 2**16
+"""Most dispatches, and about as many windows, over which the law of windows is averaged: to about one percent."""
 
 
 def pool_size(rollout_s: float, rollout_windows: int, update_s: float, update_windows: int) -> int:
@@ -38,8 +38,9 @@ def made_share(dispatcher: StudentDispatcher, rollout: RolloutConfig, window: Wi
 
     Over the first dispatches of `dispatcher`, so for any law of windows.
     """
+    dispatches = min(_DISPATCHES, max(1, _WINDOWS // (rollout.batch * rollout.windows)))
     ends = [
         max(plan.start + window.frames for one in dispatcher.rollouts(i * rollout.batch) for plan in one.windows)
-        for i in range(_DISPATCHES)
+        for i in range(dispatches)
     ]
-    return sum(ends) / (_DISPATCHES * rollout.frames)
+    return sum(ends) / (dispatches * rollout.frames)

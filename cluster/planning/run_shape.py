@@ -15,8 +15,8 @@ from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainCo
 from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.records import GRPO
 
-_DISPATCHES = 256
-"""Dispatches over which the place of forks is averaged."""
+_DISPATCHES, _FORKS = 256, 2**15
+"""Most dispatches, and about as many forks, over which the place of forks is averaged."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ def run_shape_of(config: Config) -> RunShape:
     if "grpo" in config.stages:
         dispatcher = make_dispatcher(stage_spec("grpo", config))
         batch, block = config.rollout.batch, config.student.block_frames
+        dispatches = min(_DISPATCHES, max(2, _FORKS // (batch * config.group.forks)))
         last = [
             max(plan.start for plan in rollout.windows)
-            for number in range(_DISPATCHES)
+            for number in range(dispatches)
             for rollout in dispatcher.rollouts(config.sentinel.prompts + number * batch)
             if rollout.windows[0].role == GRPO
         ]

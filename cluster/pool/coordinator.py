@@ -82,7 +82,7 @@ class Coordinator:
         """Start supplying a stage, from a checkpoint's state if given; returns the epoch for `take`."""
         await self.supervisor.stop()
         if self.supply is not None and (given_up := self.supply.buffer.cancel()):
-            self.news.append(f"{given_up} windows of stage {self.stage} were given up with it")
+            self.news.append(f"stage {self.stage} has ended; its {given_up} unused windows are dropped")
         self.epoch += 1
         self.stage, self.failure = spec.name, None
         before, self.weights = self.weights, WeightStore()
@@ -210,7 +210,7 @@ class Coordinator:
     def situation(self) -> str:
         """Describe supply and pool in a line, for the terminal."""
         if self.supply is None:
-            return "no stage has begun"
+            return "the learner is starting"
         waiting, pending = self.supply.buffer.depth, len(self.supply.buffer.pending)
         return f"{waiting} windows wait, {pending} are being made, {self.workload.state()}"
 

@@ -167,6 +167,6 @@ def _first_difference(
         if isinstance(before, dict) and isinstance(after, dict):
             if difference := _first_difference(before, after, resumable, f"{prefix}{name}."):
                 return difference
-        elif after is _NO_KEY or json.dumps(before) != json.dumps(after):
+        elif after is _NO_KEY or json.dumps(before, default=str) != json.dumps(after):
             return f"{prefix}{name}", before, after
     return None

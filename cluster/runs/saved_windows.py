@@ -80,6 +80,12 @@ class SavedWindow(NamedTuple):
         return put_together(self.plain, parts)
 
 
+def check_new_windows(folder: Path) -> None:
+    """Check that windows can be saved into `folder`. Raises ConfigError for one with files."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError("debug.windows", folder, "it is not empty", "write the path of a new folder")
+
+
 def find_windows(folder: Path, frames: int, frame_shape: tuple[int, int, int]) -> dict[str, list[SavedWindow]]:
     """List saved windows by role, in the order in which they were taken. Reads headers only.
 

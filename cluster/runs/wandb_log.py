@@ -24,7 +24,7 @@ def check_login(wandb: WandbConfig) -> None:
     if wandb.mode != "online" or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return
     given = os.environ.get("NETRC")
-    files = [Path(given).expanduser()] if given else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    files = [Path(os.path.expanduser(name)) for name in ([given] if given else ["~/.netrc", "~/_netrc"])]
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or _SERVER).netloc
     try:
         if any(netrc.netrc(str(file)).authenticators(server) is not None for file in files if file.is_file()):

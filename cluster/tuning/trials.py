@@ -5,14 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from cluster.config.run_config import Config
 from models.atomic_files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Loop = Callable[..., None]
 """`train.dmd`: (config, cluster, log)."""
@@ -65,9 +64,9 @@ class TrialFolder:
         """Note that ASHA stopped the trial after this measurement."""
         self._write("stopped.json", measured)
 
-    def keep_scores(self, scores: dict[str, Any], video: Tensor) -> None:
+    def keep_scores(self, scores: dict[str, Any], video: "Tensor") -> None:
         """Write `video` [B T 3 H W] in [0, 1], then the scores: they mark the trial as finished."""
-        from safetensors.torch import save
+        from safetensors.torch import save  # with torch, which takes seconds that mistakes do not wait for
 
         write_atomic(self.path / "videos.safetensors", save({"video": (video * 255).round().byte()}))
         self._write("scores.json", scores)
@@ -81,9 +80,11 @@ class TrialFolder:
         return json.loads((self.path / "scores.json").read_text())
 
     @property
-    def video(self) -> Tensor:
+    def video(self) -> "Tensor":
         """Read the video [B T 3 H W] in [0, 1] of a finished trial."""
-        return load_file(self.path / "videos.safetensors")["video"].to(torch.float32) / 255
+        from safetensors.torch import load_file
+
+        return load_file(self.path / "videos.safetensors")["video"].float() / 255
 
     def _write(self, name: str, content: Any) -> None:
         write_atomic(self.path / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

@@ -123,8 +123,11 @@ class CollectiveWeights:
                     self.connect()
                 return self._receive(than)
             except TransportFailed as error:
-                self.failed, self.group = True, None
+                self.group = None
+                weights = self.fallback.fetch(than)  # raises StageEnded where the relay has ended with its stage
+                self.failed = True
                 _log.warning("weights come through the object store from now on, for slot %d: %s", self.slot, error)
+                return weights
         return self.fallback.fetch(than)
 
     def connect(self) -> None:
@@ -137,7 +140,7 @@ class CollectiveWeights:
             group = _join(store, name, 1, self.device, ray.util.get_node_ip_address(), self.timeout_s)
             ray.get(connection, timeout=self.timeout_s)
         except (RayError, RuntimeError) as error:
-            raise TransportFailed(f"no connection to the relay: {_first_line(error)}") from error
+            raise TransportFailed(f"no connection to the relay: {type(error).__name__}") from error
         self.group = group
 
     def _receive(self, than: int | None) -> WeightsVersion | None:
@@ -156,7 +159,7 @@ class CollectiveWeights:
         except (Leaving, StageEnded):
             raise
         except (RayError, RuntimeError) as error:
-            raise TransportFailed(f"nothing received from the relay: {_first_line(error)}") from error
+            raise TransportFailed(f"nothing received from the relay: {type(error).__name__}") from error
         return replace(header, tensors=tensors)
 
 
@@ -187,7 +190,3 @@ def _finish(operation, data: Tensor, peer: int, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise TransportFailed("a tensor did not pass in time")
         time.sleep(_POLL_S)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"

@@ -17,12 +17,13 @@ import aiohttp
 from evaluation.judging.frame_pictures import FramePicture, planned_pictures
 from evaluation.judging.judge_answers import JudgeAnswer, read_answer
 from evaluation.judging.judge_budget import BudgetSpent, JudgeBudget, estimated_tokens
-from evaluation.judging.judge_client import JudgeReply, ask_judge, judge_session, request_body
+from evaluation.judging.judge_client import JudgeReply, ask_judge, request_body
 from evaluation.judging.judge_config import JUDGE_KEY, JudgeConfig
 from evaluation.judging.rubric import Rubric
 from evaluation.judging.transcripts import Transcripts
 from evaluation.video_stream import UnreadableVideo
 from models.errors import ConfigError
+from models.http_retry import open_session
 
 _HOPELESS = {
     401: f"set the right {JUDGE_KEY}", 403: f"set a {JUDGE_KEY} that may use judge.model",
@@ -96,7 +97,7 @@ class Inquiry:
             groups[frozenset(question.digests)].append(question)
         self._total, self._began_s = len(pending), time.monotonic()
         queue = iter(groups.values())
-        async with judge_session(self._config) as session:
+        async with open_session(self._config.url, JUDGE_KEY, self._config.timeout_s) as session:
             await asyncio.gather(*(self._work(session, queue) for _ in range(self._config.parallel)))
         if self._halted is not None:
             self._progress(f"judge: {self._total - self._done} of {self._total} questions not asked: {self._halted}")

@@ -12,7 +12,7 @@ from evaluation.judging.judge_answers import answer_schema
 from evaluation.judging.judge_budget import BudgetSpent
 from evaluation.judging.judge_config import JUDGE_KEY, JudgeConfig
 from evaluation.judging.rubric import Rubric
-from models.http_retry import RequestFailed, bearer_header, limited_body, post
+from models.http_retry import RequestFailed, limited_body, post
 
 _MOST_BYTES = 1 << 20
 """Longest answer that is read."""
@@ -34,13 +34,6 @@ class JudgeReply(NamedTuple):
     """Seconds of the last try."""
     detail: str
     """Beginning of a refusal's body; empty for a wrong key, which it may describe."""
-
-
-def judge_session(config: JudgeConfig) -> aiohttp.ClientSession:
-    """Open a client with the key of the environment; it must not outlive its event loop."""
-    return aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=config.timeout_s), headers=bearer_header(JUDGE_KEY)
-    )
 
 
 def request_body(

@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import settings
-from cluster.launch import preflight
+from cluster.launch import preflight, rehearse
 from cluster.run_errors import RunFailed
 from cluster.runs.run_folder import RunFolder
 from learner.stage_config import Source
@@ -171,3 +171,31 @@ def test_the_critic_of_stage_grpo_is_the_one_that_knows_its_student_and_where_th
     torch.save({"generator": load_file(own)}, tmp_path / "without.pt")
     with pytest.raises(ValueError, match=r"grpo\.critic=.*without\.pt.*generator"):
         critic(f"grpo.critic={tmp_path}/without.pt")
+
+
+def test_a_dry_run_refuses_files_that_are_here_and_names_those_that_are_not(tmp_path):
+    def lines(*arguments):
+        return rehearse(settings.load([f"run_dir={tmp_path}/run", *arguments]))
+
+    shipped = settings.ROOT / "assets/tiny/student_uniform.safetensors"
+    assert lines("preset=tiny", "stage=dmd", f"init={shipped}") == []
+    (line,) = lines("preset=tiny", "stage=dmd", f"init={tmp_path}/none.safetensors")
+    assert line.startswith(f"init={tmp_path}/none.safetensors: ")
+    wan = lines("preset=wan_1_3b", "stage=dmd")
+    assert [line.partition("=")[0] for line in wan][:2] == ["teacher", "stage"] and len(wan) == 3
+    other = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, other)
+    for arguments in (["teacher"], ["init", "stage=dmd"], ["base"]):
+        with pytest.raises(ConfigError) as error:
+            lines("preset=tiny", f"{arguments[0]}={other}", *arguments[1:])
+        assert error.value.key == arguments[0]
+    with pytest.raises(ConfigError) as error:
+        lines(
+            "preset=wan_1_3b",
+            "stage=dmd",
+            "init=x",
+            f"prompts={tmp_path}/p.txt",
+            f"vae={other}",
+            f"text_encoder={other}",
+        )
+    assert error.value.key == "text_encoder" and not (tmp_path / "run").exists()

@@ -23,6 +23,11 @@ def run_script(script: str, *arguments: str) -> int:
     return 0
 
 
+def replaced(arguments, *changes: str) -> list[str]:
+    """Arguments, each of which gives way to a later one of the same key: a command takes no key twice."""
+    return ["=".join(pair) for pair in dict(one.split("=", 1) for one in [*arguments, *changes]).items()]
+
+
 def mistake(capsys, script: str, *arguments: str) -> str:
     """Run a command that must end with status 2 and one line; returns the line behind the command's name."""
     capsys.readouterr()

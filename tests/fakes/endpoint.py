@@ -11,7 +11,7 @@ Answer = tuple[int, object] | tuple[int, object, dict[str, str]]
 
 
 @contextmanager
-def served(answer: Callable[[dict, dict], Answer]) -> Iterator[str]:
+def served(answer: Callable[[dict, dict], Answer], path: str = "/v1/chat/completions") -> Iterator[str]:
     """The address of an endpoint that says what `answer(body, headers)` does; bytes are sent as they are.
 
     A Content-Length above the bytes' own is a connection that closes in the middle.
@@ -19,7 +19,7 @@ def served(answer: Callable[[dict, dict], Answer]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            assert self.path == "/v1/chat/completions"
+            assert self.path == path
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, content, *more = answer(body, dict(self.headers))
             sent = content if isinstance(content, bytes) else json.dumps(content).encode()

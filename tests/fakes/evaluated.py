@@ -4,12 +4,13 @@ import asyncio
 
 import settings
 from cluster.runs.stage_spec import EvaluationSpec, stage_spec
+from tests.fakes.commands import replaced
 
 
 def evaluation_of(run_dir, *arguments) -> EvaluationSpec:
-    """One video of 36 frames, which are longer than the two seconds that curves compare with."""
+    """One video of 36 frames, longer than the two seconds that curves compare with; `arguments` go before these."""
     keys = ["evaluation.every=2", "evaluation.prompts=1", "evaluation.videos=1", "evaluation.frames=36"]
-    config = settings.load(["preset=smoke", f"run_dir={run_dir}", *keys, *arguments])
+    config = settings.load(["preset=smoke", f"run_dir={run_dir}", *replaced(keys, *arguments)])
     return stage_spec("dmd", config).evaluation
 
 

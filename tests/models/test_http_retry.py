@@ -8,17 +8,19 @@ from email.utils import format_datetime
 import aiohttp
 import pytest
 
-from models.http_retry import RequestFailed, post, retry_after_s
+from models.errors import ConfigError
+from models.http_retry import RequestFailed, open_session, post, proxy_of, retry_after_s
 from tests.fakes.endpoint import served
 
 
-def send(url: str, tries: int = 2, **more) -> dict:
-    async def read(answer):
-        return await answer.json(content_type=None)
+async def _json(answer):
+    return await answer.json(content_type=None)
 
+
+def send(url: str, tries: int = 2, **more) -> dict:
     async def once():
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-            return await post(session, f"{url}/chat/completions", read, tries, json={}, **more)
+            return await post(session, f"{url}/chat/completions", _json, tries, json={}, **more)
 
     return asyncio.run(asyncio.wait_for(once(), 10))
 
@@ -85,3 +87,54 @@ def test_every_try_is_announced_and_one_may_be_forbidden():
     with served(lambda *_: (503, {})) as url, pytest.raises(PermissionError):
         send(url, tries=9, before_try=before)
     assert len(announced) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://judge.site/v1", "http://proxy.site:3128"),
+        ("https://judge.site/v1", "http://me:secret@proxy.site:3129"),
+        ("http://inside.site/v1", None),
+        ("http://127.0.0.1:8000/v1", None),
+        ("http://127.3.2.1:8000/v1", None),
+        ("http://[::1]:8000/v1", None),
+        ("http://localhost:8000/v1", None),
+        ("https://a.localhost/v1", None),
+    ],
+)
+def test_a_proxy_of_the_environment_is_used_but_never_to_this_machine(monkeypatch, url, expected):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "proxy.site:3128")
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy.site:3129")
+    monkeypatch.setenv("no_proxy", "inside.site")
+    assert proxy_of(url) == expected
+
+
+@pytest.mark.parametrize("proxy", ["socks5://proxy.site:1080", "http://", "https://me:secret@proxy.site"])
+def test_a_proxy_that_speaks_no_http_is_refused_without_its_password(monkeypatch, proxy):
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(ConfigError) as error:
+        proxy_of("https://judge.site/v1")
+    assert error.value.key == "https_proxy" and "secret" not in str(error.value)
+
+
+def test_a_request_goes_through_the_proxy_with_the_token_of_its_own_endpoint(monkeypatch):
+    heard = []
+
+    def answer(_, headers):
+        heard.append((headers["Host"], headers["Authorization"]))
+        return 200, {"score": 1}
+
+    with served(answer, path="http://judge.site/v1/chat/completions") as proxy:
+        monkeypatch.setenv("http_proxy", proxy.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("A_TOKEN", "mine")
+
+        async def once():
+            async with open_session("http://judge.site/v1", "A_TOKEN", 5.0) as session:
+                return await post(session, "http://judge.site/v1/chat/completions", _json, 1, json={})
+
+        assert asyncio.run(asyncio.wait_for(once(), 10)) == {"score": 1}
+    assert heard == [("judge.site", "Bearer mine")]

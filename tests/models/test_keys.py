@@ -21,7 +21,9 @@ class Outer(KeyGroup, group="outer"):
     kind: str = key("plain", "a kind", choices=("plain", "fancy"))
     numbers: list[float] = key([], "numbers", ge=0)
     weights: dict[str, float] = key({}, "weights", ge=0)
-    free: float = key(math.inf, "any number", resumable=True)
+    free: float = key(math.inf, "any number", gt=0, le=math.inf, resumable=True)
+    plain: float = key(0.0, "a number without a range")
+    pairs: list[list[int]] = key([], "whole numbers without a range")
     inner: Inner = part(Inner, rate=2.0)
 
 
@@ -36,6 +38,15 @@ class Outer(KeyGroup, group="outer"):
         ({"numbers": [1.0, -1.0]}, "numbers"),
         ({"weights": {"a": math.inf}}, "weights"),
         ({"inner": Inner(rate=0.0)}, "inner.rate"),
+        ({"inner": Inner(rate=1e300)}, "inner.rate"),
+        ({"free": 1e30}, "free"),
+        ({"free": -math.inf}, "free"),
+        ({"free": math.nan}, "free"),
+        ({"plain": math.inf}, "plain"),
+        ({"plain": math.nan}, "plain"),
+        ({"plain": -1e10}, "plain"),
+        ({"pairs": [[0, 10**30]]}, "pairs"),
+        ({"pairs": [[-(2**63), 0]]}, "pairs"),
     ],
 )
 def test_a_value_outside_its_range_is_refused_under_its_dotted_key(values, name):
@@ -51,7 +62,7 @@ def test_a_value_that_is_nearly_a_choice_is_answered_with_that_choice():
 
 
 def test_values_at_the_bounds_and_absent_ones_are_taken_and_parts_have_defaults_of_their_own():
-    made = Outer(count=1, share=0.0, numbers=[0.0])
+    made = Outer(count=1, share=0.0, numbers=[0.0], plain=-1e9, pairs=[[2**31 - 1]])
     assert (made.share, made.inner.rate, made.free) == (0.0, 2.0, math.inf)
 
 

@@ -1,13 +1,14 @@
 """Commands end in one line for a user's mistake, and well when their reader goes away, as with `| head`."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from models.errors import ConfigError
-from settings import user_errors
+from settings import run_errors, user_errors
 
 ENDLESS = """
 import settings
@@ -43,3 +44,28 @@ def test_a_users_mistake_is_one_line_and_a_fault_of_the_program_a_traceback(caps
     assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ValueError, match="a fault"), user_errors():
         raise ValueError("a fault")
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_in_one_line_with_its_own_status(number, ignored, tmp_path, capsys):
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if ignored and number != signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for a command behind &
+    try:
+        with pytest.raises(SystemExit) as ended, run_errors(str(tmp_path)):
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == before[number]
+    finally:
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+    assert ended.value.code == 128 + number and capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_signal_goes_the_way_of_ctrl_c_where_that_has_a_handler_of_its_own(tmp_path):
+    heard, before = [], signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        with run_errors(str(tmp_path)):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]

@@ -15,9 +15,12 @@ from cluster.config.plan_config import PlannedRun
 from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan
 from convert import ConvertOptions
+from evaluation.evaluation_config import EvaluationConfig
 from models.errors import ConfigError
+from models.keys import check_ranges
 
 TrialOptions = import_module("rewards.try").TrialOptions
+SCHEMAS = [Config, Scan, PlannedRun, GenerationConfig, ConvertOptions, TrialOptions, EvaluationConfig]
 
 
 def test_presets_groups_and_keys_compose_in_hydra_syntax():
@@ -53,13 +56,60 @@ def test_special_characters_in_a_path_need_no_second_pair_of_quotes(name, tmp_pa
     )
 
 
-def test_null_takes_an_optional_path_back():
-    assert settings.load(["stage=dmd", "init=x", "init=null"]).init is None
+def test_null_is_the_absence_of_an_optional_path():
+    assert settings.load(["stage=dmd", "init=null"]).init is None
 
 
 @pytest.mark.parametrize(
-    "schema", [Config, Scan, PlannedRun, GenerationConfig, ConvertOptions, TrialOptions], ids=lambda one: one.__name__
+    ("arguments", "key"),
+    [
+        (["seed=1", "seed=2"], "seed"),
+        (["seed=1", "run_dir=x", "seed=1"], "seed"),
+        (["preset=smoke", "preset=tiny"], "preset"),
+        (["dmd.student_lr=1e-4", "dmd.optimizer.lr=1e-4"], "dmd.optimizer.lr"),
+        (["init=x", "init=null"], "init"),
+        (["reward.terms.no_cut=1", "reward.terms.no_cut=2"], "reward.terms.no_cut"),
+    ],
 )
+def test_a_key_that_is_given_twice_is_refused(arguments, key):
+    with pytest.raises(ConfigError) as error:
+        settings.load(arguments)
+    assert error.value.key == key and error.value.problem.startswith("given twice")
+
+
+def test_a_teacher_beside_the_stage_that_trains_one_is_refused():
+    with pytest.raises(ConfigError) as error:
+        settings.load(["stage=[teacher,ode]", "teacher=assets/tiny/teacher.safetensors"])
+    assert error.value.key == "teacher"
+    settings.load(["stage=ode", "teacher=assets/tiny/teacher.safetensors"])
+
+
+def test_a_group_and_a_key_of_it_are_two_keys():
+    config = settings.load(["window=prefix", "window.frames=9", "cluster=ray", "cluster.kind=inline"])
+    assert (config.window.law, config.window.frames, config.cluster.kind) == ("prefix(1)", 9, "inline")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda one: one.__name__)
+def test_every_number_of_every_command_has_bounds(schema):
+    bases = {GenerationConfig: {"prompt": "x", "out": "x"}, ConvertOptions: {"source": "x", "out": "y"},
+             TrialOptions: {"clips": True}, EvaluationConfig: {"videos": "x"}}  # fmt: skip
+    for name, key in settings.keys_of(schema).items():
+        whole, number = ("int" in str(key.kind), "float" in str(key.kind))
+        if not (whole or number):
+            continue
+        owner: Any = (made := schema(**bases.get(schema, {})))
+        *groups, last = name.split(".")
+        for group in groups:
+            owner = getattr(owner, group)
+        huge = 10**30 if whole else 1e300
+        shapes = {"list[list": [[0, huge]], "list": [huge], "dict": {"a": huge}}
+        setattr(owner, last, next((value for shape, value in shapes.items() if shape in str(key.kind)), huge))
+        with pytest.raises(ConfigError) as error:
+            check_ranges(made)
+        assert error.value.key.endswith(name)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda one: one.__name__)
 def test_null_is_refused_by_every_key_of_text_without_none_and_by_one_of_each_other_type(schema):
     keys = [key for key in settings.keys_of(schema).values() if key.hint is key.kind is not Any]
     others = {key.hint: key.name for key in keys if key.hint is not str}
@@ -146,6 +196,8 @@ def test_a_mistake_in_one_argument_names_its_key(argument, key):
         ("preset=smok", "preset=smoke"),
         ("window=beta_erly", "window=beta_early"),
         ("cluster=h100-8", "cluster=h100_8"),
+        ("promt=1", "prompts=1"),
+        ("dmd.studnet_lr=1", "dmd.optimizer.lr=1"),
     ],
 )
 def test_the_nearest_key_or_choice_is_suggested(argument, suggested):

@@ -1,6 +1,8 @@
 """Every command answers --help at once, and every mistake in one line of one form."""
 
+import json
 import re
+import resource
 import subprocess
 import sys
 
@@ -63,16 +65,70 @@ def test_a_wrong_value_names_key_and_value_as_typed(command, argument, capsys):
     assert FORM.fullmatch(line) and line.startswith(typed), line
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("train.py", ["seed=1", "seed=2"]),
+        ("demo.py", ["seed=1", "seed=2"]),
+        ("tune.py", ["run_dir=a", "run_dir=b"]),
+        ("tune.py", ["dmd.steps=1", "dmd.steps=1,2"]),
+        ("tune.py", ["dmd.steps=1,2", "dmd.steps=3,4"]),
+        ("plan.py", ["plan.learner_gpus=2", "plan.learner_gpus=4"]),
+        ("generate.py", ["prompt=x", "out=x.mp4", "lora=a", "lora=b"]),
+        ("convert.py", ["source=x", "out=y", "source=z"]),
+        ("evaluate.py", ["videos=a", "videos=b"]),
+        ("evaluate.py", ["checkpoint=a", "checkpoint=b", "prompt=x"]),
+        ("evaluate.py", ["checkpoint=a", "seed=1", "seed=2", "prompt=x"]),
+        ("evaluate.py", ["preset=paper", "preset=paper"]),
+        ("rewards.try", ["clips=true", "clips=false"]),
+    ],
+)
+def test_every_command_refuses_a_key_given_twice(command, arguments, capsys):
+    line, repeated = mistake(capsys, command, *arguments), [argument.partition("=")[0] for argument in arguments]
+    assert (form := FORM.fullmatch(line)) and repeated.count(form["key"]) == 2, line
+
+
+REFUSED = {
+    "train.py": ["dmd.steps=many"], "tune.py": ["dmd.steps=1,many"], "demo.py": ["window.frames=many"],
+    "plan.py": ["plan.block_s=fast"], "generate.py": ["prompt=x", "out=x.mp4", "seed=-1"],
+    "convert.py": ["source=x", "out=y", "shard_gb=big"], "evaluate.py": ["videos=x", "workers=0"],
+    "rewards.try": ["clips=true", "reward.upsample=big"], "benchmarks.rollout_fps": ["repeats=many"],
+}  # fmt: skip
+"""Arguments of each command, the last of which has a wrong value."""
+TWICE = """
+import json, sys
+from tests.fakes.commands import run_script
+command, *arguments = sys.argv[1:]
+helped = run_script(command, "--help"), sorted(sys.modules)
+refused = run_script(command, *arguments), sorted(sys.modules)
+print(json.dumps([helped, refused]), file=sys.stderr)
+"""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_printed_without_torch_ray_and_hydra(command):
-    script = [command] if command.endswith(".py") else ["-m", command]
+def test_help_is_printed_without_torch_ray_and_hydra_and_a_mistake_without_torch_and_ray(command):
     shown = subprocess.run(
-        [sys.executable, "-X", "importtime", *script, "--help"], cwd=settings.ROOT, capture_output=True, text=True
+        [sys.executable, "-c", TWICE, command, *REFUSED[command]], cwd=settings.ROOT, capture_output=True, text=True
     )
-    assert shown.returncode == 0 and command in shown.stdout
-    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    heavy = {"ray", "hydra"} if command.startswith("benchmarks") else {"torch", "ray", "hydra"}
-    assert not imported & heavy
+    (helped, at_help), (refused, at_mistake) = json.loads(shown.stderr.splitlines()[-1])
+    assert (helped, refused) == (0, 2) and command in shown.stdout and len(shown.stderr.splitlines()) == 2
+    torch = set() if command.startswith("benchmarks") else {"torch", "diffusers", "transformers"}
+    assert not {"ray", "hydra", *torch} & {*at_help} and not {"ray", *torch} & {*at_mistake}
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("benchmarks")])
+def test_a_mistake_is_answered_within_a_second(command):
+    """Of processor time, which other processes do not prolong, of the best of three."""
+    script = [command] if command.endswith(".py") else ["-m", command]
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run = [sys.executable, *script, *REFUSED[command]]
+        assert subprocess.run(run, cwd=settings.ROOT, capture_output=True, timeout=60).returncode == 2
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(times) < 1.0
 
 
 @pytest.mark.parametrize("schema", [Config, Scan, PlannedRun])

@@ -56,6 +56,11 @@ def test_what_is_typed_beats_what_goes_along_with_a_value():
     assert [(t.config.rollout.batch, t.config.rollout.windows) for t in trials] == [(16, 1), (16, 8)]
 
 
+def test_a_scan_takes_null_for_the_student_that_it_makes_itself():
+    _, (trial,) = plan(["init=null", "scan.over={window: [uniform]}", "scan.seeds=[0]"])
+    assert trial.config.init.endswith("ode/student.safetensors")
+
+
 def test_lists_and_nothing_are_values_too():
     _, trials = plan(
         ["scan.over={learner.micro_batch: [null, 2], rollout.curriculum: [[], [[0,24]]]}", "scan.seeds=[0]"]

@@ -22,6 +22,7 @@ from cluster.launch import preflight
 from cluster.planning import placement
 from cluster.pool.rollout_process import place_of_process
 from cluster.run_errors import CannotStart
+from tests.fakes.commands import replaced
 
 _ANOTHER = """
 import sys, ray
@@ -52,7 +53,7 @@ def main() -> None:
         nodes.add_node(num_cpus=1, labels=on_demand, **SMALL)
 
     prefers = "cluster.rollout_prefers={ray.io/market-type:spot}"
-    config = made(nodes, "run", *LABELS, prefers, "cluster.rollout_actors=3", "stage=[teacher,ode,dmd]")
+    config = made(nodes, "run", *LABELS, prefers, "cluster.rollout_actors=3")
     with ray_session(needs_of(config), say):
         seen |= {"heard": heard, "texts": notes()} | places(config)
     seen["left_in_text_cache"] = [path.name for path in FOLDERS.glob("*texts/*")]
@@ -66,7 +67,7 @@ def main() -> None:
 
 def made(nodes: Cluster, name: str, *arguments: str) -> Config:
     keys = [f"cluster.address={nodes.address}", f"run_dir={FOLDERS / name}", "cluster.nodes_timeout_s=60"]
-    config = settings.load(["preset=smoke", "stage=[teacher,ode,dmd]", *keys, *arguments])
+    config = settings.load(replaced(["preset=smoke", "stage=[teacher,ode,dmd]", *keys], *arguments))
     preflight(config)
     return config
 
@@ -78,7 +79,7 @@ def refusals(nodes: Cluster) -> dict[str, str]:
         "label": [now, "cluster.learner_labels={role:trainer}"],
         "gpu": [now, "cluster.rank_gpus=1"],
         "room": [now, "cluster.rollout_actors=4"],
-        "taken": [now, *LABELS, "stage=[teacher,ode,dmd]"],
+        "taken": [now, *LABELS],
         "folder": LABELS,
     }.items():
         config = made(nodes, name, *arguments)

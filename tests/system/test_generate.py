@@ -4,18 +4,21 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy
+import psutil
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
 
 from models.checkpoints.weight_files import save_weights
-from models.network_config import CONFIGS, WanConfig
+from models.network_config import CONFIGS, StudentConfig, WanConfig
+from models.network_sizes import sampling_bytes
 from models.wan.network import Wan
 from settings.compose import ROOT
-from tests.fakes.commands import mistake, run_script
+from tests.fakes.commands import mistake, replaced, run_script
 from tests.fakes.generating import PROMPT, frames_of, run
 from tests.models.small_text import TEXT_DIM, save_text_encoder
 
@@ -108,6 +111,10 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         ([f"prompt={PROMPT}", "enlarge=2000"], "enlarge"),
         ([f"prompt={PROMPT}", "height=4", "width=4", "enlarge=1", "fps=2147483648"], "fps"),
         ([f"prompt={PROMPT}", "vae=none"], "vae=none"),
+        ([f"prompt={PROMPT}", "sink=999"], "sink=999"),
+        ([f"prompt={PROMPT}", "seconds=1e30"], "seconds="),
+        ([f"prompt={PROMPT}", "checkpoint=assets/tiny/teacher.safetensors"], "checkpoint="),
+        ([f"prompt={PROMPT}", "height=32768", "width=32768", "enlarge=1"], "height=32768"),
         ([f"prompt={PROMPT}", "lora_strength=2"], "lora"),
         ([f"prompt={PROMPT}", "recache=true"], "recache=true"),
     ],
@@ -116,6 +123,15 @@ def test_a_mistake_is_one_line_with_the_key_before_a_file_is_made(arguments, key
     line = mistake(capsys, "generate.py", *arguments, f"out={tmp_path}/x.mp4")
     assert line.startswith(key), line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("batch", "key"), [(1, "height="), (2, "batch=2")])
+def test_what_the_free_memory_cannot_hold_is_refused_before_it_is_computed(batch, key, tmp_path, capsys, monkeypatch):
+    one, two = (sampling_bytes(StudentConfig(), videos, element=4) for videos in (1, 2))
+    free = one - 1 if batch == 1 else two - 1
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    given = [f"prompt={PROMPT}", "seeds=[1,2]", f"batch={batch}", f"out={tmp_path}/videos"]
+    assert mistake(capsys, "generate.py", *given).startswith(key) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("prompt", ["purple", 60 * "longprompt "])
@@ -217,5 +233,5 @@ def test_a_network_of_wans_kind_streams_through_text_encoder_and_vae(wan_folder,
     assert len(frames) == 32 and frames[0].shape == (32, 48, 3)
     assert re.search(r"\b8\b", said)
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    line = mistake(capsys, "generate.py", *arguments, "prompt=a cat", "height=40", f"out={tmp_path}/y.mp4")
+    line = mistake(capsys, "generate.py", *replaced(arguments, "height=40"), "prompt=a cat", f"out={tmp_path}/y.mp4")
     assert line.startswith("height=40: ") and "16" in line

@@ -18,6 +18,7 @@ import train
 from cluster.launch import launch, preflight
 from cluster.runs.stage_spec import inputs_of
 from models.network_config import CONFIGS
+from tests.fakes.commands import replaced
 from tests.fakes.cut_off import run
 from tests.fakes.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
 
@@ -80,7 +81,8 @@ def environment(tmp_path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_on_ray_every_stage_trains_and_a_killed_run_goes_on(world, tmp_path, environment):
-    command = [sys.executable, "train.py", *keys(world, tmp_path / "run"), "stage=[ode,dmd,grpo]", "dmd.steps=6"]
+    longer = replaced(keys(world, tmp_path / "run"), "stage=[ode,dmd,grpo]", "dmd.steps=6")
+    command = [sys.executable, "train.py", *longer]
     metrics = tmp_path / "run/metrics.jsonl"
     with subprocess.Popen(command, cwd=settings.ROOT, env=environment, stdout=subprocess.PIPE, text=True) as killed:
         while killed.poll() is None:

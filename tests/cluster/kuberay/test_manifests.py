@@ -222,13 +222,13 @@ def test_the_slurm_script_runs_the_entry_point_that_ray_would(tmp_path):
     (tmp_path / ".venv/bin/activate").write_text(f'PATH="{tmp_path}/bin:$PATH"\n')
     slurm = {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_NNODES": "2", "SLURM_SUBMIT_DIR": "/s", "SLURM_JOB_NAME": "a"}
     shown = subprocess.run(
-        ["bash", SLURM, "teacher=/shared/a b"], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"} | slurm,
+        ["bash", SLURM, "teacher=/shared/a b", "cluster=h100_8"], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"} | slurm,
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
-    entry = "python train.py preset=wan_1_3b cluster=h100_32 cluster.address=10.0.0.7:6379 run_dir=/s/runs/a"
+    entry = "python train.py cluster.address=10.0.0.7:6379 preset=wan_1_3b run_dir=/s/runs/a"
     assert shown.stdout.splitlines() == [
         f"token 00ff symmetric-run --address 10.0.0.7:6379 --min-nodes 2 --labels role={role} -- {entry} "
-        "teacher=/shared/a b"
+        "teacher=/shared/a b cluster=h100_8"
         for role in ("learner", "rollout")
     ]

@@ -18,6 +18,7 @@ from cluster.planning.costs import table_costs
 from cluster.planning.run_shape import run_shape_of
 from cluster.planning.simulator import simulate
 from models.errors import ConfigError
+from tests.fakes.commands import replaced
 
 WAN = ["preset=wan_1_3b", "cluster.learner_ranks=8"]
 BLOCK = {"model": "wan_1_3b", "latent": [16, 60, 104], "steps": 4, "attention_frames": 21} | {
@@ -192,7 +193,7 @@ def test_a_run_of_another_shape_an_inline_one_and_a_short_one_are_refused(tmp_pa
         ("rollout.compile=true", "False", "True"),
         ("student.attention_frames=9", "12", "9"),
     ):
-        problem = refused(file, settings.load([*TINY, other]))
+        problem = refused(file, settings.load(replaced(TINY, other)))
         assert all(fact in problem for fact in (other.partition("=")[0], f" {measured}", f" {planned}"))
     assert re.findall(r"\d+", refused(written(tmp_path, lines[:5]), config)) == ["4", "5"]
     inline = [{name: value for name, value in line.items() if "rollout" not in name} for line in lines]

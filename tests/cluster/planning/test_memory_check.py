@@ -10,6 +10,7 @@ from cluster.planning import memory
 from cluster.planning.memory_check import actor_bytes, check_memory, rank_bytes
 from cluster.planning.run_shape import run_shape_of
 from models.errors import ConfigError
+from tests.fakes.commands import replaced
 
 EIGHT = ["preset=wan_1_3b", "cluster.learner_ranks=8"]
 ONE_14B = ["preset=wan_1_3b", "teacher_model=wan_14b", "base=x", "learner.teacher_dtype=float32"]
@@ -17,7 +18,7 @@ ONE_14B = ["preset=wan_1_3b", "teacher_model=wan_14b", "base=x", "learner.teache
 
 def refused(*arguments):
     with pytest.raises(ConfigError) as found:
-        check_memory(run_shape_of(settings.load([*EIGHT, *arguments])))
+        check_memory(run_shape_of(settings.load(replaced(EIGHT, *arguments))))
     assert (found.value.key, found.value.value) == ("device_name", "h100") and "80 GB" in found.value.problem
     return found.value
 
@@ -38,11 +39,11 @@ def test_the_preset_fits_and_the_tiny_world_fits_anywhere():
 )
 def test_the_keys_that_are_named_are_a_cure_and_none_of_several_is_one_alone(arguments):
     error = refused(*arguments)
-    config = settings.load([*EIGHT, *arguments])
+    config = settings.load(replaced(EIGHT, *arguments))
     needed = max(rank_bytes(run_shape_of(config)), actor_bytes(run_shape_of(config)))
     assert f" {needed / 1e9:.1f} GB" in error.problem
     keys = re.findall(r"([\w.]+=[\w.]+)(?=[, ])", error.fix)
-    check_memory(run_shape_of(settings.load([*EIGHT, *arguments, *keys])))
+    check_memory(run_shape_of(settings.load(replaced(EIGHT, *arguments, *keys))))
     if len(keys) > 1:
         for key in keys:
             refused(*arguments, key)
@@ -55,7 +56,7 @@ def test_where_no_key_helps_other_devices_are_named():
 
 
 def test_rollout_processes_that_share_a_gpu_share_its_memory():
-    alone, shared = (run_shape_of(settings.load([*EIGHT, *more])) for more in ([], ["cluster.actor_gpus=0.25"]))
+    alone, shared = (run_shape_of(settings.load(replaced(EIGHT, *more))) for more in ([], ["cluster.actor_gpus=0.25"]))
     assert (
         actor_bytes(shared)
         == 4 * actor_bytes(alone)

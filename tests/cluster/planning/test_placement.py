@@ -12,6 +12,7 @@ from cluster.launch import preflight
 from cluster.planning import placement
 from cluster.planning.placement import Node, Role
 from models.errors import ConfigError
+from tests.fakes.commands import replaced
 
 PRESETS = settings.ROOT / "conf/cluster"
 WAN = ["preset=wan_1_3b", "stage=dmd", "init=x"]
@@ -68,7 +69,7 @@ def test_evaluation_takes_a_place_like_a_rollout_process_and_no_start_waits_for_
     assert too_large(settings.load([*run, "cluster.rollout_actors=3"])) == (4, ["1", "3", "1", "5"])
     for other in ("stage=ode", "debug.rollout_only=true", "debug.learner_only=true", "evaluation.every=0"):
         arguments = [argument for argument in run if other != "stage=ode" or not argument.startswith("init")]
-        assert "evaluation" not in {role.name for role in placement.roles(settings.load([*arguments, other]))}
+        assert "evaluation" not in {role.name for role in placement.roles(settings.load(replaced(arguments, other)))}
 
 
 def test_rollouts_and_rewards_prefer_spot_nodes_and_learner_ranks_and_relay_never_do():
@@ -230,7 +231,7 @@ def test_processes_of_several_gpus_are_not_cut_in_two_by_the_end_of_a_node():
     large = settings.load([*WAN, *whole, "cluster.rollout_actors=7", "cluster.learner_ranks=1"])
     assert too_large(large) == (24, ["1", "7", "32", "4", "8"])
     with pytest.raises(ValueError, match=r"^cluster\.actor_gpus=9\.0: "):
-        settings.load([*WAN, *whole, "cluster.actor_gpus=9"])
+        settings.load(replaced([*WAN, *whole], "cluster.actor_gpus=9"))
 
 
 def test_who_asks_for_no_label_may_be_on_nodes_of_any_label():

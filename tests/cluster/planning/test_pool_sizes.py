@@ -12,12 +12,13 @@ from cluster.planning.pool_sizes import balanced_gpus, cheapest, largest_pool, p
 from cluster.planning.run_shape import run_shape_of
 from cluster.planning.simulator import Pace, simulate
 from models.errors import ConfigError
+from tests.fakes.commands import replaced
 
 PACE = Pace(block_s=0.5, cut_s=0.1, student_s=3.0, critic_s=1.5, publish_s=0.1)
 
 
 def wan(*arguments):
-    return settings.load(["preset=wan_1_3b", "cluster.learner_ranks=8", "dmd.steps=60", *arguments])
+    return settings.load(replaced(["preset=wan_1_3b", "cluster.learner_ranks=8", "dmd.steps=60"], *arguments))
 
 
 def sizes(config, pace, plan, progress):

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.planning import flops, memory
 from models.network_config import WAN_1_3B, WAN_14B, StudentConfig, WanConfig
+from models.network_sizes import sampling_bytes
 from models.wan.network import Wan
 from models.wan.rope import rotary_positions
 
@@ -206,3 +207,6 @@ def test_bytes_of_a_rolling_cache_are_those_of_a_real_one():
     held = sum(x.nbytes for layer in cache.window for x in layer)
     assert memory.cache_bytes(student, student.context_frames, element=4) == held
     assert memory.kv_bytes(student.wan, student.wan.text_len, 4) == sum(x.nbytes for layer in text for x in layer)
+    weights = sum(x.nbytes for x in network.parameters())
+    at_work = sampling_bytes(student, 2, element=4) - weights - 2 * held
+    assert 0 < at_work < weights + 2 * held, "the cache and the weights are most of it"

@@ -10,13 +10,14 @@ from cluster.launch import preflight
 from cluster.runs.factory import make_supply
 from cluster.runs.stage_spec import inputs_of, stage_spec
 from cluster.runs.stage_texts import prepared_text, stage_texts
+from models.errors import ConfigError
 from models.network_config import CONFIGS
 from models.records import CRITIC, STUDENT
 from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.wan.vae import WanCodec
 from models.worlds.tiny_world import PROMPTS as TINY_PROMPTS
 from models.worlds.video_codec import TinyCodec
-from tests.fakes.commands import mistake
+from tests.fakes.commands import mistake, replaced
 from tests.fakes.simulated_supply import deliver
 from tests.fakes.small_runs import pretended
 from tests.fakes.small_world import CONFIG, NAME, PROMPTS, keys, save_small_world
@@ -37,7 +38,6 @@ def small_network_is_known(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["stage=[teacher,ode]", "init=null"], r"^stage=\[teacher,ode\]: "),
         (["prompts=null"], r"^prompts: "),
         (["window.frames=3"], r"^window\.frames=3: .*write window\.frames=6"),
         (["vae={world}/nowhere"], r"^vae=.*nowhere: .*vae/config\.json"),
@@ -52,10 +52,17 @@ def small_network_is_known(monkeypatch):
 )
 def test_what_another_world_cannot_honour_is_refused_in_one_line_that_names_the_key(world, tmp_path, arguments, said):
     given = [*keys(world, tmp_path / "run"), "stage=dmd", f"init={world}/network.safetensors"]
-    config = settings.load([*given, *(argument.format(world=world) for argument in arguments)])
+    config = settings.load(replaced(given, *(argument.format(world=world) for argument in arguments)))
     with pytest.raises(ValueError, match=said) as refused:
         preflight(config)
     assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+def test_stage_teacher_is_of_the_tiny_world_alone(world, tmp_path):
+    given = [key for key in keys(world, tmp_path / "run") if not key.startswith("teacher=")]
+    with pytest.raises(ConfigError) as refused:
+        preflight(settings.load([*given, "stage=[teacher,ode]"]))
+    assert refused.value.key == "stage" and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -67,9 +74,9 @@ def test_what_another_world_cannot_honour_is_refused_in_one_line_that_names_the_
     ],
 )
 def test_judges_of_the_tiny_world_are_refused_by_name_in_another(world, tmp_path, argument, named):
-    given = [*keys(world, tmp_path / "run"), "stage=grpo", f"grpo.init={world}/network.safetensors", argument]
+    given = [*keys(world, tmp_path / "run"), "stage=grpo", f"grpo.init={world}/network.safetensors"]
     with pytest.raises(ValueError, match=named):
-        preflight(settings.load(given))
+        preflight(settings.load(replaced(given, argument)))
     assert not (tmp_path / "run").exists()
 
 
@@ -80,7 +87,7 @@ def test_the_preset_of_wan_names_its_missing_weights_in_one_line(tmp_path, capsy
 
 def test_vae_and_text_encoder_are_the_given_ones_else_the_teachers_else_the_bases(world, tmp_path):
     def load(*arguments: str):
-        return settings.load([*keys(world, tmp_path / "run"), "stage=dmd", *arguments])
+        return settings.load(replaced(keys(world, tmp_path / "run"), "stage=dmd", *arguments))
 
     alone = f"teacher={world}/network.safetensors"
     for found in (load(), load(alone, f"base={world}"), load(alone, f"vae={world}", f"text_encoder={world}")):
