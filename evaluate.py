@@ -23,7 +23,7 @@ from actors.generation.generation_config import GenerationConfig
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 
 TABLE = (
-    "visual_stability", "vs_proxy", "luma.worst", "contrast.worst", "saturation.worst", "clipped.worst",
+    "visual_stability", "win_rate", "vs_proxy", "luma.worst", "contrast.worst", "saturation.worst", "clipped.worst",
     "sharpness.worst", "motion.worst", "luma.ends", "luma.outside", "dynamic_degree", "no_repeat", "still", "cuts",
 )  # fmt: skip
 """Metrics in the terminal's table; the report has all of them."""
@@ -66,8 +66,9 @@ def read_work(arguments: Sequence[str]) -> Work:
 def main(work: Work) -> int:
     """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
     from cluster.evaluation_run import add_columns, check_columns, generate_students, judge_methods
+    from cluster.runs.display import Display
     from cluster.runs.provenance import commit
-    from evaluation.evaluation_table import evaluation_of, evaluation_text, write_evaluation
+    from evaluation.evaluation_table import evaluation_of, evaluation_text, pairs_text, write_evaluation
     from models.user_paths import user_path
     from reports.evaluation_report import write_evaluation_report
     from reports.paper_report import print_paper_table
@@ -85,8 +86,14 @@ def main(work: Work) -> int:
     path = user_path(work.config.out, "out") / "evaluation.json"
     write_evaluation(path, evaluation)
     print(evaluation_text(evaluation, TABLE))
+    if "pairwise" in evaluation:
+        print(pairs_text(evaluation["pairwise"]["methods"]))
     if results:
-        write_evaluation_report(path.with_name("report.html"), evaluation, list(results))
+        with Display() as display:
+            write_evaluation_report(
+                path.with_name("report.html"), evaluation, list(results),
+                lambda done, videos: display("report", done, videos, "videos on the page"),
+            )  # fmt: skip
         print(f"report: {path.with_name('report.html')}")
     for one in skipped:
         print(f"evaluate.py: skipped {one.file} of {one.method}: {one.reason}", file=sys.stderr)

@@ -17,11 +17,13 @@ from evaluation.benchmark_columns.image_encoders import text_encoder
 from evaluation.benchmark_columns.moviegen_prompts import moviegen_prompts, prompt_list
 from evaluation.benchmark_columns.vbench_columns import vbench_columns
 from evaluation.evaluation_config import EvaluationConfig, methods_of
-from evaluation.judge_columns import VISUAL_STABILITY, judge_columns, judge_metrics
+from evaluation.judge_columns import judge_columns, judge_metrics
+from evaluation.judging.method_pairs import method_pairs
 from evaluation.summaries import Metric, metrics
 from evaluation.video_evaluation import evaluate_video
 from evaluation.video_tasks import Skipped, VideoTask, list_videos
 from models.atomic_files import write_atomic
+from models.errors import ConfigError
 from models.fingerprint import file_digest
 from models.user_paths import user_path
 
@@ -61,6 +63,11 @@ def judge_methods(
         prompts = list(prompt_texts(user_path(config.prompts, "prompts")))
     methods = methods_of("videos", config.videos) | students
     tasks, skipped = list_videos(methods, prompts, user_path(config.out, "out"), config.tensor_fps, config.horizons)
+    if config.judge.pairwise and not method_pairs(tasks):
+        raise ConfigError(
+            "judge.pairwise", True, "no two methods have a film of the same prompt or, without prompts, of one name",
+            "write prompts=FILE, or the same text in NAME.txt beside both films",
+        )  # fmt: skip
     results = {}
     for task, outcome in _run(config)(evaluate_video, tasks, "judge"):
         if isinstance(outcome, Exception):
@@ -96,10 +103,10 @@ def add_columns(
     for task, columns in vbench_columns(list(results), config.vbench, out).items():
         results[task]["metrics"] |= columns
     if config.judge.url is not None:
-        scores, notes["judge"] = judge_columns(list(results), config.judge, out)
-        described |= judge_metrics()
-        for task, score in scores.items():
-            results[task]["metrics"][VISUAL_STABILITY] = score
+        columns, judged = judge_columns(list(results), config.judge, out)
+        described, notes = described | judge_metrics(), notes | judged
+        for task, values in columns.items():
+            results[task]["metrics"] |= values
     return described, notes
 
 

@@ -1,6 +1,8 @@
 """Run a call for each item of a list: in this process, or in processes of Ray, with progress and time left."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from cluster.bootstrap.ray_environment import settle_environment
@@ -9,10 +11,52 @@ from cluster.runs.display import Display
 from models.errors import StopsRun
 
 T = TypeVar("T")
+Report = Callable[[int, int], None]
+"""Takes how many frames of an item are done, and how many it has; 0 where that is not known."""
+
+
+class FrameCount:
+    """Counts items and the frames of those under way, and estimates the time left from both."""
+
+    def __init__(self, items: int):
+        self.items, self.ended, self.began_s = items, 0, time.monotonic()
+        self.under_way: dict[int, tuple[int, int]] = {}
+        """Frames done and in all, by the item's place in the list."""
+        self.lengths: dict[int, int] = {}
+        """Frames of each item that has reported any; an item judged earlier ends without a report."""
+        self.ended_frames = 0
+
+    def note(self, index: int, done: int, frames: int) -> None:
+        """Note how far an item is."""
+        self.under_way[index] = done, frames
+        self.lengths[index] = max(done, frames)
+
+    def end(self, index: int) -> None:
+        """Note that an item has its outcome."""
+        self.ended += 1
+        if self.under_way.pop(index, None) is not None:
+            self.ended_frames += self.lengths[index]
+
+    def shown(self) -> tuple[float, str, float | None]:
+        """Return the items done, parts included, a line about those under way, and the seconds left, None if unknown.
+
+        Items that have not begun are taken for as long as the mean of those that have reported.
+        """
+        parts = sum(min(1.0, done / frames) for done, frames in self.under_way.values() if frames)
+        done = sum(done for done, _ in self.under_way.values())
+        of = sum(frames for _, frames in self.under_way.values())
+        line = (f"{done} of {of} frames" if of else f"{done} frames") if self.under_way else ""
+        left_s = None
+        if counted := done + self.ended_frames:
+            waiting = self.items - self.ended - len(self.under_way)
+            mean = sum(self.lengths.values()) / len(self.lengths)
+            left = max(0, of - done) + waiting * mean
+            left_s = (time.monotonic() - self.began_s) / counted * left
+        return self.ended + parts, line, left_s
 
 
 def run_each(
-    work: Callable[[T], Any],
+    work: Callable[[T, Report], Any],
     items: Sequence[T],
     title: str,
     workers: int = 1,
@@ -22,26 +66,38 @@ def run_each(
 ) -> Iterator[tuple[T, Any]]:
     """Yield every item with its result, or with the exception that says why it has none, as they are done.
 
-    One worker is this process, where only a StopsRun belongs to its item; more are processes of Ray, at `address` or
-    started here, with `gpus` each, and an item may take `timeout_s`. Raises CannotStart.
+    `work` takes an item and a call for its progress. One worker is this process, where only a StopsRun belongs to its
+    item; more are processes of Ray, at `address` or started here, with `gpus` each, and an item may take `timeout_s`.
+    Raises CannotStart.
     """
+    count = FrameCount(len(items))
     with Display() as display:
-        for done, outcome in enumerate(_outcomes(work, items, workers, gpus, address, timeout_s), 1):
-            display(title, done, len(items), "")
-            yield outcome
+
+        def report(index: int, done: int, frames: int) -> None:
+            count.note(index, done, frames)
+            step, line, left_s = count.shown()
+            display(title, step, len(items), line, left_s)
+
+        for index, outcome in _outcomes(work, items, report, workers, gpus, address, timeout_s):
+            count.end(index)
+            step, line, left_s = count.shown()
+            display(title, step, len(items), line, left_s)
+            yield items[index], outcome
 
 
 def _outcomes(
-    work: Callable[[T], Any], items: Sequence[T], workers: int, gpus: float, address: str | None, timeout_s: float
-) -> Iterator[tuple[T, Any]]:
+    work: Callable[[T, Report], Any], items: Sequence[T], report: Callable[[int, int, int], None],
+    workers: int, gpus: float, address: str | None, timeout_s: float,
+) -> Iterator[tuple[int, Any]]:  # fmt: skip
+    """Yield the place of each item in the list, and its outcome."""
     if workers > 1 and items:
         settle_environment(ClusterConfig(address=address))
         from cluster.pool.video_workers import map_on_ray  # only now: ray reads its environment when imported
 
-        yield from map_on_ray(work, items, workers, gpus, address, timeout_s)
+        yield from map_on_ray(work, items, report, workers, gpus, address, timeout_s)
         return
-    for item in items:
+    for index, item in enumerate(items):
         try:
-            yield item, work(item)
+            yield index, work(item, partial(report, index))
         except StopsRun as error:
-            yield item, error
+            yield index, error

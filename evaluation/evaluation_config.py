@@ -48,6 +48,9 @@ class EvaluationConfig(KeyGroup):
             raise ConfigError(
                 "checkpoint", self.checkpoint, f"{both.pop()} names videos too", "write checkpoint=[b=FILE]"
             )
+        if self.judge.pairwise and len(folders) + len(students) < 2:
+            fix = "write videos=[a=FOLDER,b=FOLDER]"
+            raise ConfigError("judge.pairwise", True, "there is one method, and so nothing to compare", fix)
 
 
 def methods_of(name: str, value: str | None) -> dict[str, str]:

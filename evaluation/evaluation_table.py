@@ -74,3 +74,13 @@ def evaluation_text(evaluation: Mapping[str, Any], names: Sequence[str]) -> str:
         aligned = "".join(f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))
         lines.append(f"{label:<{width}}{aligned}")
     return "\n".join(lines)
+
+
+def pairs_text(rates: Sequence[Mapping[str, Any]]) -> str:
+    """Format the win rates of methods that the judge compared in pairs: a line for each two methods."""
+    lines = []
+    for rate in rates:
+        won, same = (BootstrapInterval(**rate[name]).text(3) for name in ("win_rate", "consistency"))
+        counts = ", ".join(f"{rate[name]} {name}" for name in ("wins", "ties", "losses", "missing"))
+        lines.append(f"{rate['first']} over {rate['second']}: win rate {won}; {counts}; same in both orders {same}")
+    return "\n".join(lines)

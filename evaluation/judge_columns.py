@@ -1,32 +1,37 @@
-"""Add the judge's Visual Stability to the results of videos, and its agreement with itself and with people."""
+"""Add the judge's columns to the results of videos, and its agreement with itself and with people."""
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evaluation.judging.agreement import human_agreement, read_ratings, self_agreement
 from evaluation.judging.inquiry import JudgedVideo
 from evaluation.judging.judge_config import JudgeConfig
+from evaluation.judging.method_pairs import compare_methods, method_pairs
 from evaluation.judging.video_judge import VideoVerdict, judge_videos
 from evaluation.summaries import Metric
 from evaluation.video_tasks import VideoTask
 from models.user_paths import user_path
 
-VISUAL_STABILITY = "visual_stability"
+VISUAL_STABILITY, WIN_RATE = "visual_stability", "win_rate"
 
 
 def judge_metrics() -> dict[str, Metric]:
-    """Describe the judge's column."""
-    return {VISUAL_STABILITY: Metric("Visual Stability (judge)", "mean score of 0 to 5, times 20", "high")}
+    """Describe the judge's columns."""
+    return {
+        VISUAL_STABILITY: Metric("Visual Stability (judge)", "mean score of 0 to 5, times 20", "high"),
+        WIN_RATE: Metric("win rate (judge, pairs)", "share of pairs of one prompt, a tie counts half", "high"),
+    }
 
 
 def judge_columns(
     tasks: Sequence[VideoTask], config: JudgeConfig, out: Path
-) -> tuple[dict[VideoTask, float | None], dict[str, Any]]:
-    """Judge the films among `tasks`; return their Visual Stability and what evaluation.json says of the judge.
+) -> tuple[dict[VideoTask, dict[str, float | None]], dict[str, Any]]:
+    """Judge the films among `tasks`, with `judge.pairwise` also in pairs; return columns, and notes by their name.
 
-    A video of a .safetensors file has none. Raises ConfigError for keys and files that cannot be used.
+    A video of a .safetensors file has no value. Raises ConfigError for keys and files that cannot be used.
     """
     transcripts = (
         out / "judge.jsonl" if config.transcripts is None else user_path(config.transcripts, "judge.transcripts")
@@ -34,9 +39,19 @@ def judge_columns(
     ratings = None if config.ratings is None else read_ratings(config.ratings)
     films = {f"{task.method}/{task.name}": task for task in tasks if task.index is None}
     videos = [JudgedVideo(name, task.path, task.prompt or "") for name, task in films.items()]
-    verdicts = judge_videos(videos, config, transcripts, lambda line: print(line, file=sys.stderr))
-    scores = dict.fromkeys(tasks) | {films[name]: verdict.score for name, verdict in verdicts.items()}
-    return scores, {"model": config.model, "rubric": config.rubric} | _agreements(verdicts, ratings)
+    progress = partial(print, file=sys.stderr)
+    verdicts = judge_videos(videos, config, transcripts, progress)
+    columns: dict[VideoTask, dict[str, float | None]] = {task: {VISUAL_STABILITY: None} for task in tasks}
+    for name, verdict in verdicts.items():
+        columns[films[name]][VISUAL_STABILITY] = verdict.score
+    notes = {"judge": {"model": config.model, "rubric": config.rubric} | _agreements(verdicts, ratings)}
+    if config.pairwise:
+        points, pairs = compare_methods(method_pairs(tasks), config, transcripts, progress)
+        notes |= {"pairwise": pairs}
+        notes["judge"]["pairs"] = {"rubric": config.pair_rubric, "reasons": pairs["reasons"]}
+        for task in tasks:
+            columns[task][WIN_RATE] = points.get(task)
+    return columns, notes
 
 
 def _agreements(verdicts: dict[str, VideoVerdict], ratings: dict[str, float] | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Judge one video: write a row of numbers for each second, then the summary that marks it as judged."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ VERSION = 1
 _DIGITS = 9
 
 
-def evaluate_video(task: VideoTask) -> dict[str, Any]:
+def evaluate_video(task: VideoTask, report: Callable[[int, int], None] = lambda done, frames: None) -> dict[str, Any]:
     """Judge a video and write its files; a video that is judged already is only read.
 
-    Raises UnreadableVideo. The numbers do not depend on the process, the number of workers, or an earlier try that
-    was killed.
+    `report` takes the frames done and in all (0 where the file does not say) after each second of the video. The
+    numbers do not depend on the process, the number of workers, or an earlier try that was killed. Raises
+    UnreadableVideo.
     """
     digest = file_digest(task.path)
     known = _judged(task, digest)
@@ -33,8 +34,11 @@ def evaluate_video(task: VideoTask) -> dict[str, Any]:
     cv2.setNumThreads(1)  # a worker is one process per core
     info, frames = open_video(task)
     meter = CurveMeter(info.fps)
-    for frame in frames:
+    each = max(1, round(info.fps))
+    for number, frame in enumerate(frames, 1):
         meter.add(frame)
+        if number % each == 0:
+            report(number, info.expected_frames)
     curves = meter.finish()
     rows = [{name: _rounded(value) for name, value in row.items()} for row in curves.rows]
     write_atomic(task.rows_path, "".join(json.dumps(row) + "\n" for row in rows).encode())

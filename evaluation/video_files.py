@@ -27,13 +27,23 @@ class Video:
 
 
 def video_files(folder: str) -> list[Path]:
-    """List the video files of `folder` by name. Raises ConfigError where there are none."""
-    if not Path(folder).is_dir():
-        raise ConfigError("videos", folder, "there is no such folder", f"name a folder of {', '.join(SUFFIXES)}")
-    visible = (path for path in Path(folder).iterdir() if not path.name.startswith("."))
-    files = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
+    """List the video files of `folder` by name; a single file is listed alone.
+
+    Raises ConfigError where there are none. Folders inside it are not searched.
+    """
+    given, kinds = Path(folder), ", ".join(SUFFIXES)
+    if given.is_file():
+        if given.suffix.lower() in SUFFIXES:
+            return [given]
+        raise ConfigError("videos", folder, "this file is no video", f"name a file or folder of {kinds}")
+    if not given.is_dir():
+        raise ConfigError("videos", folder, "there is no such folder or file", f"name a folder of {kinds}")
+    visible = (path for path in given.iterdir() if not path.name.startswith("."))
+    files = sorted(path for path in visible if path.suffix.lower() in SUFFIXES and not path.is_dir())
     if not files:
-        raise ConfigError("videos", folder, "this folder has no videos", f"name a folder of {', '.join(SUFFIXES)}")
+        inner = any(path.is_dir() for path in given.iterdir())
+        problem = "this folder has no videos" + (" (folders inside it are not searched)" if inner else "")
+        raise ConfigError("videos", folder, problem, f"name a folder of {kinds}")
     return files
 
 

@@ -44,6 +44,13 @@ class VideoInfo:
     width: int
     declared_frames: int
     """0 where the file does not say."""
+    duration_s: float = 0.0
+    """0 where the file does not say."""
+
+    @property
+    def expected_frames(self) -> int:
+        """Return the declared frames, else those of the duration: mkv and webm declare only that."""
+        return self.declared_frames or round(self.duration_s * self.fps)
 
 
 def probe(path: Path) -> VideoInfo:
@@ -55,7 +62,8 @@ def probe(path: Path) -> VideoInfo:
             if first is None:
                 raise UnreadableVideo(f"{path.name} has no frames")
             height, width = upright(_rgb(first), first.rotation).shape[:2]
-            return VideoInfo(_fps(stream), height, width, stream.frames)
+            duration_s = 0.0 if film.duration is None else film.duration / av.time_base
+            return VideoInfo(_fps(stream), height, width, stream.frames, duration_s)
     except (av.FFmpegError, OSError) as error:
         raise UnreadableVideo(f"{path.name} cannot be decoded ({error})") from error
 

@@ -1,6 +1,6 @@
 """Write the report of an evaluation: videos in step, curves under one cursor, strips, and a table with intervals."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from models.atomic_files import write_atomic
 from reports.charts import STYLES, ChartText, Mark
 from reports.clips import ClipPlan, PageClip, make_clip
 from reports.page import flat_settings, render_page
-from reports.video_page import PageCurve, PageMethod, PageVideo, curve_set, metric_table, players
+from reports.video_page import PageCurve, PageMethod, PageVideo, curve_set, horizon_table, metric_table, players
 
 SHOWN = 4
 """Videos of each method on the page: the first ones."""
@@ -28,20 +28,32 @@ _PEAKS = ("cut", "clipped")
 """Curves of which the highest value counts where neighbours are joined."""
 
 
-def write_evaluation_report(path: Path, evaluation: Mapping[str, Any], tasks: Sequence[VideoTask]) -> None:
-    """Write report.html of the videos in `evaluation`, which holds at least one; `tasks` tell where they lie."""
+def write_evaluation_report(
+    path: Path,
+    evaluation: Mapping[str, Any],
+    tasks: Sequence[VideoTask],
+    show: Callable[[int, int], None] = lambda done, videos: None,
+) -> None:
+    """Write report.html of the videos in `evaluation`, which holds at least one; `tasks` tell where they lie.
+
+    `show` takes how many of the shown videos are on the page: each is decoded once more, from beginning to end.
+    """
     placed = {(task.method, task.name): task for task in tasks}
     share = FILM_BYTES // (SHOWN * len(evaluation["methods"]))
     judged = {name: method["videos"] for name, method in evaluation["methods"].items()}
     end_s = max(result["seconds"] for results in judged.values() for result in results[:SHOWN])
     stops = doubling(end_s)
-    videos = {
-        method: [
-            _page_video(result, placed[method, result["name"]], stops if index < SHOWN else None, share)
-            for index, result in enumerate(results)
-        ]
-        for method, results in judged.items()
-    }
+    shown, videos = sum(len(results[:SHOWN]) for results in judged.values()), {}
+    done = 0
+    show(done, shown)
+    for method, results in judged.items():
+        videos[method] = []
+        for index, result in enumerate(results):
+            own_stops = stops if index < SHOWN else None
+            videos[method].append(_page_video(result, placed[method, result["name"]], own_stops, share))
+            if own_stops is not None:
+                done += 1
+                show(done, shown)
     methods = [PageMethod(name, name, index % len(STYLES)) for index, name in enumerate(judged)]
     curves = curve_set(list(_page_curves()), methods, videos, SHOWN, 1.0)
     page = render_page(
@@ -56,6 +68,8 @@ def write_evaluation_report(path: Path, evaluation: Mapping[str, Any], tasks: Se
         charts=curves.charts,
         script=curves.script,
         table=metric_table(evaluation, methods),
+        horizons=horizon_table(evaluation),
+        pairs=evaluation.get("pairwise", {}).get("methods", []),
         skipped=evaluation["skipped"],
         notes={name: dict(flat_settings(evaluation[name])) for name in NOTES if name in evaluation},
         settings=dict(flat_settings(evaluation["settings"])),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from evaluation.video_stream import array_frames
 from models.atomic_files import write_atomic
@@ -72,7 +73,10 @@ def write_report(
     given = settings.get(TRAINING_FRAMES, "none")
     stops = [Mark(segment * HORIZON / FPS - 1 / FPS, f"{segment}x") for segment in milestones(arms[0].segments)]
     methods = [PageMethod(arm.name, arm.title, arm.tone) for arm in arms]
-    videos = {arm.name: list(_page_videos(arm, evaluation, [stop.time_s for stop in stops[:-1]])) for arm in arms}
+    times = [stop.time_s for stop in stops[:-1]]
+    videos = {
+        arm.name: list(horizon_videos(arm.videos, evaluation["methods"][arm.name]["videos"], times)) for arm in arms
+    }
     marks = horizon_marks(None if given == "none" else int(given))
     curves = curve_set([PageCurve(chart_text(c)) for c in CURVES], methods, videos, SHOWN, HORIZON / FPS, marks)
     motion = [
@@ -93,6 +97,8 @@ def write_report(
         charts=curves.charts,
         script=curves.script | {"horizon": HORIZON / FPS},
         table=metric_table(evaluation, methods),
+        pairs=[],
+        horizons=None,
         skipped=evaluation["skipped"],
         notes={},
         seconds=summary["seconds"],
@@ -101,20 +107,20 @@ def write_report(
     write_atomic(Path(path), page)
 
 
-def _page_videos(arm: MethodResult, evaluation: Mapping[str, Any], stops: Sequence[float]) -> Iterator[PageVideo]:
-    """Yield the videos of a method with their curves by horizon; the first SHOWN with all of their pixels."""
-    for index, judged in enumerate(evaluation["methods"][arm.name]["videos"]):
-        columns = judged["curves"]
+def horizon_videos(videos: Tensor, judged: Sequence[Mapping[str, Any]], stops: Sequence[float]) -> Iterator[PageVideo]:
+    """Yield videos [B T 3 H W] in [0, 1] with their curves by horizon; the first SHOWN with all of their pixels."""
+    for index, result in enumerate(judged):
+        columns = result["curves"]
         rows = [
             {"second": horizon * HORIZON / FPS} | {key: values[horizon] for key, values in columns.items()}
-            for horizon in range(arm.segments)
+            for horizon in range(min(map(len, columns.values())))
         ]
         clip = None
         if index < SHOWN:
-            pixels = (rearrange(arm.videos[index], "t c h w -> t h w c") * 255).round().to(torch.uint8).numpy()
+            pixels = (rearrange(videos[index], "t c h w -> t h w c") * 255).round().to(torch.uint8).numpy()
             plan = ClipPlan(*pixels.shape[1:3], len(pixels) / FPS, FPS, stops, 0)
             clip = make_clip(array_frames(pixels, FPS), plan)
-        yield PageVideo(judged["name"], judged["prompt"], rows, clip)
+        yield PageVideo(result["name"], result["prompt"], rows, clip)
 
 
 def summary_headline(summary: Mapping[str, Any]) -> str:

@@ -120,6 +120,30 @@ def metric_table(evaluation: Mapping[str, Any], titles: Sequence[PageMethod]) ->
     return list(groups.items())
 
 
+def horizon_table(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Lay out every metric at each of the evaluation's horizons, a row for each method; None where there are none.
+
+    A method without a video of that length has no cell there; the whole of the videos comes last.
+    """
+    methods = evaluation["methods"]
+    ends = sorted({end for method in methods.values() for end in method["horizons"]}, key=float)
+    if not ends:
+        return None
+    rows = [
+        {
+            "label": metric["label"],
+            "unit": metric["unit"],
+            "cells": {
+                name: [*(method["horizons"].get(end, {}).get(key) for end in ends), method["metrics"][key]]
+                for name, method in methods.items()
+            },
+        }
+        for key, metric in evaluation["metrics"].items()
+        if any(key in method["horizons"].get(end, {}) for method in methods.values() for end in ends)
+    ]
+    return {"ends": [f"{end} s" for end in ends], "rows": rows}
+
+
 def _ranking_text(ranked: Sequence[str] | None, best: str, cells: Sequence[Mapping[str, Any]]) -> str:
     """Tell the order of the methods, or why there is none."""
     if ranked:

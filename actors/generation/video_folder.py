@@ -1,7 +1,7 @@
 """Generate a folder of videos, each whole or not at all, so that an interrupted command goes on where it stopped."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,11 @@ def missing_videos(planned: Sequence[GenerationConfig]) -> list[GenerationConfig
     return missing
 
 
-def generate_whole(config: GenerationConfig) -> None:
+def generate_whole(config: GenerationConfig, report: Callable[[int, int], None] | None = None) -> None:
     """Generate one planned video; the file appears when the video is complete.
 
-    NAME.json beside it has the keys that make it again, NAME.txt its prompt. Raises ConfigError and VideoEnded.
+    NAME.json beside it has the keys that make it again, NAME.txt its prompt. `report` takes frames done and in all.
+    Raises ConfigError and VideoEnded.
     """
     path = Path(config.out)
     unfinished = path.parent / _UNFINISHED / path.name
@@ -63,7 +64,7 @@ def generate_whole(config: GenerationConfig) -> None:
     prompt = config.prompt or config.prompt_schedule[0][1]
     write_atomic(path.with_suffix(".txt"), f"{prompt}\n".encode())
     write_atomic(path.with_suffix(".json"), json.dumps(_keys_of(config), indent=1).encode())
-    generate_videos(open_job(replace(config, out=str(unfinished))))
+    generate_videos(open_job(replace(config, out=str(unfinished))), report)
     unfinished.replace(path)
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -38,12 +38,15 @@ class VideoEnded(StopsRun):
 class VideoMeter:
     """Shows frames, frames per second, time to the first frame and time left, on standard error. Use as a context."""
 
-    def __init__(self, frames: float):
-        """Count up to `frames`, the video frames of a whole batch; infinite for a video without end."""
-        console = Console(stderr=True)
+    def __init__(self, frames: float, report: Callable[[int, int], None] | None = None):
+        """Count up to `frames`, the video frames of a whole batch; infinite for a video without end.
+
+        `report`, where given, takes frames done and in all, and nothing is shown.
+        """
+        console, self.report = Console(stderr=True), report
         self.bar = Progress(
             BarColumn(), TextColumn("{task.fields[line]}", markup=False), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+            TimeRemainingColumn(), console=console, disable=report is not None or not console.is_terminal,
         )  # fmt: skip
         self.total, self.done = frames, 0
         self.started_s = time.monotonic()
@@ -63,6 +66,8 @@ class VideoMeter:
         if not self.first:
             self.first = f", first after {time.monotonic() - self.started_s:.2f} s"
         self.bar.update(self.task, completed=self.done, line=self.line())
+        if self.report is not None:
+            self.report(self.done, int(self.total))
 
     def line(self) -> str:
         """Write the numbers in one line."""
@@ -71,8 +76,8 @@ class VideoMeter:
         return f"{self.done}{total} frames, {rate:.1f} frames/s{self.first}"
 
 
-def generate_videos(job: Job) -> None:
-    """Load the student and generate every video of the job.
+def generate_videos(job: Job, report: Callable[[int, int], None] | None = None) -> None:
+    """Load the student and generate every video of the job; `report` takes the frames of a batch done and in all.
 
     Raises VideoEnded for a video that ends early; its frames stay. Raises ConfigError for damaged weights.
     """
@@ -91,10 +96,13 @@ def generate_videos(job: Job) -> None:
         pipe = os.dup(1)
         os.dup2(2, 1)
     for together in videos_together(job.videos, job.config.batch):
-        generate_batch(job, student, together, pipe)
+        generate_batch(job, student, together, pipe, report)
 
 
-def generate_batch(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int | None) -> None:
+def generate_batch(
+    job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int | None,
+    report: Callable[[int, int], None] | None = None,
+) -> None:  # fmt: skip
     """Generate `videos` at the same time. Raises VideoEnded."""
     config, shape, codec = job.config, job.shape, job.world.codec
     noise = BlockNoise([v.seed for v in videos], (shape.block_frames, *shape.frame_shape), job.device)
@@ -105,7 +113,7 @@ def generate_batch(job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe:
         for video in videos
     ]
     try:
-        with ExitStack() as files, VideoMeter(len(videos) * config.frames) as meter:
+        with ExitStack() as files, VideoMeter(len(videos) * config.frames, report) as meter:
             for writer in writers:
                 files.callback(writer.close)
 

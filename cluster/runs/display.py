@@ -36,9 +36,9 @@ class Display:
     def __init__(self) -> None:
         self.bars: Progress | None = None
         self.tasks: dict[str, int] = {}
-        self.shown: tuple[str, int] | None = None
+        self.shown: tuple[str, float] | None = None
         self.printed_s = 0.0
-        self.started: dict[str, tuple[int, float]] = {}
+        self.started: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> "Display":
         if sys.stdout.isatty():
@@ -56,8 +56,11 @@ class Display:
         if self.bars is not None:
             self.bars.stop()
 
-    def __call__(self, stage: str, step: int, steps: int, line: str, left_s: float | None = None) -> None:
-        """Show that `step` of `steps` of `stage` is done; `left_s` overrides the time left that the steps suggest."""
+    def __call__(self, stage: str, step: float, steps: int, line: str, left_s: float | None = None) -> None:
+        """Show that `step` of `steps` of `stage` is done; `left_s` overrides the time left that the steps suggest.
+
+        A step that is done in part counts as a fraction.
+        """
         if self.shown == (stage, step):
             return
         self.shown = (stage, step)
@@ -71,7 +74,7 @@ class Display:
             if left_s is None and step > first_step:
                 left_s = (now - first_s) / (step - first_step) * (steps - step)
             left = "" if left_s is None or step == steps else f", {left_s:.0f} s left"
-            print(f"{stage}: {step}/{steps}{left}  {line}", flush=True)
+            print(f"{stage}: {int(step)}/{steps}{left}  {line}", flush=True)
             return
         if stage not in self.tasks:
             self.tasks[stage] = self.bars.add_task(stage, total=steps, line="", ends_s=None)

@@ -54,7 +54,7 @@ def vbench_columns(
     folder = out / "vbench"
     dimensions = list(config.dimensions) if config.python is not None else []
     if not dimensions:
-        report("no columns of VBench: vbench.python names no interpreter that has it")
+        report("no columns of VBench; vbench.python=PATH of an interpreter whose environment has it adds them")
     dimensions += ["clip_score"] if config.clip is not None else []
     if not dimensions:
         return {task: {} for task in tasks}

@@ -22,6 +22,9 @@ class JudgeConfig(KeyGroup, group="judge"):
     model: str = key("Qwen/Qwen2.5-VL-7B-Instruct", "model at that endpoint")
     rubric: str = key("exposure_stability", "rubric of scores: a shipped one's name, or the path of a file")
     pair_rubric: str = key("exposure_pair", "rubric of comparisons: a shipped one's name, or the path of a file")
+    pairwise: bool = key(
+        False, "also compare the videos of each two methods that have the same prompt, each pair shown in both orders"
+    )
     transcripts: str | None = key(
         None, "file of transcripts (JSON lines), which evaluations may share; none: judge.jsonl beside the results"
     )
@@ -68,6 +71,8 @@ class JudgeConfig(KeyGroup, group="judge"):
                     "judge.url", None, "it has a part behind ? or #, which files would keep",
                     f"write http://host:port/v1 and the key in {JUDGE_KEY}",
                 )  # fmt: skip
+        if self.pairwise and self.url is None:
+            raise ConfigError("judge.pairwise", True, "there is no judge", "write judge.url=http://host:port/v1")
         if self.most_dollars is not None and self.dollars(0, 0) is None:
             raise ConfigError(
                 "judge.most_dollars", self.most_dollars, "without prices no cost is known",

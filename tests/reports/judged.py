@@ -29,9 +29,11 @@ def write_tensor(path: Path, videos: list[numpy.ndarray]) -> None:
     save_file({"video": torch.from_numpy(numpy.stack(videos)).permute(0, 1, 4, 2, 3).contiguous()}, path)
 
 
-def judge_folders(folders: dict[str, Path], out: Path, skipped: tuple[Skipped, ...] = ()):
+def judge_folders(
+    folders: dict[str, Path], out: Path, skipped: tuple[Skipped, ...] = (), horizons: tuple[float, ...] = ()
+):
     """Judge folders of videos and write report.html: the evaluation, the tasks, and the page's text."""
-    tasks, _ = list_videos({name: str(folder) for name, folder in folders.items()}, None, out, 8.0)
+    tasks, _ = list_videos({name: str(folder) for name, folder in folders.items()}, None, out, 8.0, horizons)
     results = [evaluate_video(task) for task in tasks]
     evaluation = evaluation_of(results, skipped, metrics(), {"title": "Trial", "tensor_fps": 8.0}, "0123abc")
     evaluation["judge"] = {"model": "a<model>", "missing": 3}

@@ -141,3 +141,20 @@ def test_a_video_that_was_removed_since_is_named_with_the_reason(tmp_path):
     write_evaluation_report(tmp_path / "report.html", evaluation, tasks)
     page = (tmp_path / "report.html").read_text()
     assert "not shown: " in page and "<canvas" not in page and "<table" in page
+
+
+def test_each_metric_at_each_horizon_is_on_the_page_next_to_that_of_the_whole(tmp_path):
+    squares(tmp_path / "a", 2, 0.5)
+    squares(tmp_path / "b", 1, 0.5, seconds=1)
+    folders = {"long": tmp_path / "a", "short": tmp_path / "b"}
+    evaluation, _, text = judge_folders(folders, tmp_path / "out", horizons=(2.0, 1.0, 60.0))
+    assert list(evaluation["methods"]["long"]["horizons"]) == ["1", "2"]
+    page = read_alone(text)
+    values = []
+    for name in evaluation["metrics"]:
+        for method in evaluation["methods"].values():
+            cells = [method["horizons"].get(end, {}).get(name) for end in ("1", "2")] + [method["metrics"][name]]
+            values += [
+                cell[key] for cell in cells if cell and cell["mean"] is not None for key in ("mean", "low", "high")
+            ]
+    assert page.values == table_values(evaluation) + values and len(values) > 300

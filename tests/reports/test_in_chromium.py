@@ -8,6 +8,7 @@ from evaluation.second_curves import CURVES
 from tests.fakes.films import write_film
 from tests.reports import chromium
 from tests.reports.judged import judge_folders, moving_square
+from tests.reports.test_paper_report import paper_page
 from tests.reports.test_run_report import make_arms, page
 
 pytestmark = [
@@ -41,6 +42,12 @@ def sheets(tmp_path_factory):
     return folder / "report.html"
 
 
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """The page of the paper's table."""
+    return paper_page(tmp_path_factory.mktemp("paper"))[1]
+
+
 def in_browser(tmp_path, path, width, dark, check):
     async def look():
         async with chromium.tab(tmp_path / "browser") as tab:
@@ -52,7 +59,7 @@ def in_browser(tmp_path, path, width, dark, check):
 
 
 @pytest.mark.parametrize(("width", "dark"), VIEWS)
-@pytest.mark.parametrize("kind", ["films", "sheets"])
+@pytest.mark.parametrize("kind", ["films", "sheets", "paper"])
 def test_the_page_fits_the_window_and_follows_light_and_dark(kind, width, dark, tmp_path, request):
     async def check(tab):
         assert await tab.run("document.documentElement.scrollWidth") == width

@@ -105,6 +105,12 @@ def test_bad_files_are_named_and_skipped_the_rest_is_judged_and_the_status_says_
     assert capsys.readouterr().err.count("evaluate.py: skipped") == 3
 
 
+def test_a_single_file_is_judged_alone_with_its_prompt(folder, tmp_path):
+    assert run_script("evaluate.py", f"videos={folder / 'moves.mp4'}", f"out={tmp_path}") == 0
+    (video,) = evaluation_in(tmp_path)["methods"]["videos"]["videos"]
+    assert (video["name"], video["prompt"], video["frames"]) == ("moves", "a texture moves", 32)
+
+
 def test_tensors_of_videos_are_judged_one_by_one_with_their_prompts(tmp_path):
     videos = numpy.random.default_rng(0).integers(0, 255, (2, 20, 3, 12, 12), dtype=numpy.uint8)
     (tmp_path / "v").mkdir()
@@ -151,6 +157,8 @@ def test_a_students_videos_are_made_once_judged_and_never_mixed_with_those_of_ot
     [
         ([], "videos"),
         (["videos={tmp}/nowhere"], "videos"),
+        (["videos={tmp}/two.txt"], "videos"),
+        (["videos={films},{films}"], "videos"),
         (["videos={tmp}"], "videos"),
         (["videos=[a={films},a={films}]"], "videos"),
         (["videos=[{films}]"], "videos"),
