@@ -21,6 +21,7 @@ from typing import NamedTuple
 import settings
 from actors.generation.generation_config import GenerationConfig
 from evaluation.evaluation_config import EvaluationConfig, methods_of
+from models.errors import ConfigError
 
 TABLE = (
     "visual_stability", "win_rate", "vs_proxy", "luma.worst", "contrast.worst", "saturation.worst", "clipped.worst",
@@ -29,6 +30,9 @@ TABLE = (
 """Metrics in the terminal's table; the report has all of them."""
 PAPER = "preset=paper"
 SHIPPED = "checkpoint=[Self-Forcing++=assets/tiny/student_uniform.safetensors]"
+
+TAKEN = {"checkpoint", "out"}
+"""Keys that the paper's table takes."""
 
 
 class Work(NamedTuple):
@@ -46,6 +50,9 @@ def read_work(arguments: Sequence[str]) -> Work:
     if PAPER in arguments:
         keys = list(arguments)
         keys.remove(PAPER)
+        unused = {argument.partition("=")[0] for argument in keys} & (set(settings.keys_of(EvaluationConfig)) - TAKEN)
+        if unused:
+            raise ConfigError(min(unused), None, f"{PAPER} takes checkpoint and out only", "leave it out")
         return Work(settings.read_keys(keys if has_student else [*keys, SHIPPED], EvaluationConfig), {}, True)
     if not has_student:
         return Work(settings.read_keys(arguments, EvaluationConfig), {})
