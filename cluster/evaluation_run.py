@@ -104,7 +104,7 @@ def add_columns(
         results[task]["metrics"] |= columns
     if config.judge.url is not None:
         columns, judged = judge_columns(list(results), config.judge, out)
-        described, notes = described | judge_metrics(), notes | judged
+        described, notes = judge_metrics() | described, notes | judged
         for task, values in columns.items():
             results[task]["metrics"] |= values
     return described, notes

@@ -14,6 +14,9 @@ T = TypeVar("T")
 Report = Callable[[int, int], None]
 """Takes how many frames of an item are done, and how many it has; 0 where that is not known."""
 
+_UNFINISHED = 0.99
+"""Largest part of an item that still lacks its outcome: of a whole one nothing more would be shown."""
+
 
 class FrameCount:
     """Counts items and the frames of those under way, and estimates the time left from both."""
@@ -42,7 +45,7 @@ class FrameCount:
 
         Items that have not begun are taken for as long as the mean of those that have reported.
         """
-        parts = sum(min(1.0, done / frames) for done, frames in self.under_way.values() if frames)
+        parts = sum(min(_UNFINISHED, done / frames) for done, frames in self.under_way.values() if frames)
         done = sum(done for done, _ in self.under_way.values())
         of = sum(frames for _, frames in self.under_way.values())
         line = (f"{done} of {of} frames" if of else f"{done} frames") if self.under_way else ""

@@ -71,3 +71,12 @@ def ranking(intervals: Mapping[str, BootstrapInterval], best: str) -> list[str] 
         if not apart:
             return None
     return ordered
+
+
+def clear_best(intervals: Mapping[str, BootstrapInterval], best: str) -> str | None:
+    """Return the method whose interval is apart from that of every other one, even where those overlap; else None."""
+    for name, own in intervals.items():
+        others = {other: interval for other, interval in intervals.items() if other != name}
+        if others and all(ranking({name: own, other: one}, best) == [name, other] for other, one in others.items()):
+            return name
+    return None

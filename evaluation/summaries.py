@@ -41,8 +41,15 @@ class Metric(NamedTuple):
 
 
 def metrics() -> dict[str, Metric]:
-    """Describe every metric of `summarise`, by name."""
-    described = {}
+    """Describe every metric of `summarise`, by name: those of the whole video first."""
+    described = {
+        "vs_proxy": Metric("VS-proxy (computed, no judge)", "0 to 100", "high"),
+        "dynamic_degree": Metric("dynamic degree (DIS)", "1 where a quarter of the pairs moves, else 0", "high"),
+        "moving_pairs": Metric("moving pairs (DIS)", "share", "high"),
+        "still": Metric("repeated frames", "share", "low"),
+        "no_repeat": Metric("NoRepeat", "1 where no stretch of 3 s comes again, else 0", "high"),
+        "cuts": Metric("cuts", "number", ""),
+    }
     for name in BANDS:
         label, relative = CURVES[name].label, CURVES[name].relative
         unit = "share of the start" if relative else CURVES[name].unit
@@ -52,18 +59,9 @@ def metrics() -> dict[str, Metric]:
             f"{name}.outside": Metric(f"{label}: time outside the band", "share of seconds", "low"),
             f"{name}.ends": Metric(f"{label}: last 15 % against first", f"difference, {unit}", "low"),
         }
-    return (
-        described
-        | {
-            "dynamic_degree": Metric("dynamic degree (DIS)", "1 where a quarter of the pairs moves, else 0", "high"),
-            "moving_pairs": Metric("moving pairs (DIS)", "share", "high"),
-            "still": Metric("repeated frames", "share", "low"),
-            "no_repeat": Metric("NoRepeat", "1 where no stretch of 3 s comes again, else 0", "high"),
-            "cuts": Metric("cuts", "number", ""),
-            "vs_proxy": Metric("VS-proxy (computed, no judge)", "0 to 100", "high"),
-        }
-        | {f"vs_proxy.{part}": Metric(f"VS-proxy: points lost by {part}", "0 to 5", "low") for part in COMPONENTS}
-    )
+    return described | {
+        f"vs_proxy.{part}": Metric(f"VS-proxy: points lost by {part}", "0 to 5", "low") for part in COMPONENTS
+    }
 
 
 def summarise(curves: VideoCurves, prompt: str = "") -> dict[str, float | None]:

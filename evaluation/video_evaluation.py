@@ -27,7 +27,10 @@ def evaluate_video(task: VideoTask, report: Callable[[int, int], None] = lambda 
     numbers do not depend on the process, the number of workers, or an earlier try that was killed. Raises
     UnreadableVideo.
     """
-    digest = file_digest(task.path)
+    try:
+        digest = file_digest(task.path)
+    except OSError as error:
+        raise UnreadableVideo(f"{task.path.name} cannot be read ({error.strerror})") from error
     known = _judged(task, digest)
     if known is not None:
         return known

@@ -65,7 +65,7 @@ def probe(path: Path) -> VideoInfo:
             duration_s = 0.0 if film.duration is None else film.duration / av.time_base
             return VideoInfo(_fps(stream), height, width, stream.frames, duration_s)
     except (av.FFmpegError, OSError) as error:
-        raise UnreadableVideo(f"{path.name} cannot be decoded ({error})") from error
+        raise UnreadableVideo(f"{path.name} cannot be decoded ({error.strerror})") from error
 
 
 def stream_frames(path: Path, spacing_s: float = 0.0) -> Iterator[Frame]:
@@ -94,8 +94,15 @@ def stream_frames(path: Path, spacing_s: float = 0.0) -> Iterator[Frame]:
                 yield Frame(max(0.0, time_s - began_s), pixels)
             if count < _LEAST_SHARE * stream.frames:
                 raise UnreadableVideo(f"{path.name} is truncated: {count} of {stream.frames} frames can be decoded")
+            tagged_s = _tagged_s(stream)
+            if count and tagged_s:
+                reached_s = time_s - began_s + max(1 / fps, float((picture.duration or 0) * picture.time_base))
+                if reached_s < _LEAST_SHARE * tagged_s:
+                    raise UnreadableVideo(
+                        f"{path.name} is truncated: {reached_s:.1f} of {tagged_s:.1f} s can be decoded"
+                    )
     except (av.FFmpegError, OSError) as error:
-        raise UnreadableVideo(f"{path.name} cannot be decoded behind frame {count} ({error})") from error
+        raise UnreadableVideo(f"{path.name} cannot be decoded behind frame {count} ({error.strerror})") from error
     if not count:
         raise UnreadableVideo(f"{path.name} has no frames")
 
@@ -120,6 +127,16 @@ def _video_stream(film: av.container.InputContainer, path: Path) -> av.VideoStre
 def _fps(stream: av.VideoStream) -> float:
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else _FALLBACK_FPS
+
+
+def _tagged_s(stream: av.VideoStream) -> float:
+    """Return the seconds that mkv and webm note of a stream, which declares no frames there; 0 without a note."""
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return 0.0
 
 
 def _rgb(picture: av.VideoFrame) -> numpy.ndarray:

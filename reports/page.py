@@ -35,7 +35,7 @@ def flat_settings(
         if isinstance(value, Mapping) and value and prefix.removesuffix(".") not in unsplit:
             yield from flat_settings(value, unsplit, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", "none" if value is None else str(value)
+            yield f"{prefix}{name}", "none" if value is None or value == [] else str(value)
 
 
 def number_text(value: float) -> str:

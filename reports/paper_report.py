@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.generation.streaming import make_videos
 from cluster.runs.display import Display
 from cluster.runs.provenance import commit
-from evaluation.bootstrap import BootstrapInterval, bootstrap_mean, ranking
+from evaluation.bootstrap import BootstrapInterval, bootstrap_mean, clear_best, ranking
 from evaluation.tiny_columns import COLUMNS, tiny_columns
 from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import check_weights, load_weights
@@ -94,7 +94,7 @@ def judged_horizons(videos: Tensor, prompts: Sequence[str]) -> list[dict[str, An
 
 
 def paper_table(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Put the methods' columns at each of HORIZONS together: means with intervals over videos, and rankings."""
+    """Put the methods' columns at each of HORIZONS together: means, intervals, and the order they allow."""
     methods = {
         name: {
             str(horizon): {
@@ -105,19 +105,17 @@ def paper_table(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
         }
         for name, videos in judged.items()
     }
-    rankings = {
-        str(horizon): {
-            column: ranking(
-                {name: BootstrapInterval(**rows[str(horizon)][column]) for name, rows in methods.items()}, "high"
-            )
-            for column in COLUMNS
-        }
-        for horizon in HORIZONS
-    }
+    orders: dict[str, dict[str, Any]] = {"rankings": {}, "best": {}}
+    for name, order in (("rankings", ranking), ("best", clear_best)):
+        for horizon in map(str, HORIZONS):
+            orders[name][horizon] = {
+                column: order(
+                    {one: BootstrapInterval(**rows[horizon][column]) for one, rows in methods.items()}, "high"
+                )
+                for column in COLUMNS
+            }
     count = len(next(iter(judged.values())))
-    return {
-        "columns": COLUMNS, "videos": count, "horizon_s": HORIZON / FPS, "methods": methods, "rankings": rankings,
-    }  # fmt: skip
+    return {"columns": COLUMNS, "videos": count, "horizon_s": HORIZON / FPS, "methods": methods} | orders
 
 
 def write_paper_report(
@@ -148,7 +146,7 @@ def write_paper_report(
         columns=table["columns"],
         ends={str(horizon): seconds_at(horizon) for horizon in HORIZONS},
         table=table["methods"],
-        rankings=table["rankings"],
+        best=table["best"],
         players=players(methods, shown, SHOWN),
         stops=stops,
         charts=curves.charts,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from evaluation.bootstrap import interval_curve
+from evaluation.bootstrap import BootstrapInterval, clear_best, interval_curve
 from reports.charts import Chart, ChartLine, ChartText, Mark, TimeAxis, line_chart
 from reports.clips import PageClip
 
@@ -107,13 +107,15 @@ def metric_table(evaluation: Mapping[str, Any], titles: Sequence[PageMethod]) ->
     for name, metric in evaluation["metrics"].items():
         group, colon, label = metric["label"].partition(": ")
         ranked = evaluation["rankings"][name]
+        cells = {method: content["metrics"][name] for method, content in methods.items()}
+        best = clear_best({method: BootstrapInterval(**cell) for method, cell in cells.items()}, metric["best"])
         row = {
             "label": label if colon else group,
             "unit": metric["unit"],
-            "cells": {method: content["metrics"][name] for method, content in methods.items()},
-            "best": ranked[0] if ranked else None,
+            "cells": cells,
+            "best": best,
             "ranking": _ranking_text(
-                [short[one] for one in ranked or ()], metric["best"], [m["metrics"][name] for m in methods.values()]
+                [short[one] for one in ranked or ()], short.get(best), metric["best"], list(cells.values())
             ),
         }
         groups.setdefault(group if colon else "whole video", []).append(row)
@@ -144,8 +146,8 @@ def horizon_table(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"ends": [f"{end} s" for end in ends], "rows": rows}
 
 
-def _ranking_text(ranked: Sequence[str] | None, best: str, cells: Sequence[Mapping[str, Any]]) -> str:
-    """Tell the order of the methods, or why there is none."""
+def _ranking_text(ranked: Sequence[str], clear: str | None, best: str, cells: Sequence[Mapping[str, Any]]) -> str:
+    """Tell the order of the methods, or of which of them alone it is clear, or why there is none."""
     if ranked:
         return ", ".join(f"{place}. {method}" for place, method in enumerate(ranked, 1))
     if best not in ("low", "high"):
@@ -154,6 +156,8 @@ def _ranking_text(ranked: Sequence[str] | None, best: str, cells: Sequence[Mappi
         return "no ranking: a method has no value"
     if any(cell["count"] < 2 for cell in cells):
         return "no ranking: one video gives no interval"
+    if clear is not None:
+        return f"1. {clear}; the others' intervals overlap"
     return "no ranking: intervals overlap"
 
 

@@ -23,6 +23,8 @@ def test_a_part_of_a_video_is_a_part_of_an_item_and_the_time_left_is_that_of_its
     count.note(3, 50, 0)  # a file that does not say how long it is
     step, line, _ = count.shown()
     assert (step, line) == (2.5, "150 of 200 frames")
+    count.note(2, 200, 200)  # its outcome is still to come
+    assert 2.9 < count.shown()[0] < 3
 
 
 def test_frames_are_shown_while_a_video_is_under_way_and_a_stop_belongs_to_its_item(capsys):

@@ -72,3 +72,16 @@ def test_what_is_no_whole_film_is_unreadable_by_name(tmp_path, damage):
     path.write_bytes(content)
     with pytest.raises(UnreadableVideo, match=r"bad\."):
         pixels_of(path)
+
+
+def test_a_matroska_file_that_ends_early_is_truncated_by_its_own_duration_and_an_uneven_one_is_whole(tmp_path):
+    noise = numpy.random.default_rng(0).integers(0, 255, (40, 96, 128, 3), dtype=numpy.uint8)
+    whole = write_film(tmp_path / "whole.mkv", list(noise))
+    assert probe(whole).declared_frames == 0 and probe(whole).expected_frames == 40
+    assert len(pixels_of(whole)) == 40
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(UnreadableVideo, match="truncated"):
+        pixels_of(cut)
+    uneven = write_film(tmp_path / "uneven.mkv", grey_ramp(4, 0, 255), times=[0.0, 0.1, 0.2, 9.0])
+    assert len(pixels_of(uneven)) == 4

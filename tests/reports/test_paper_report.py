@@ -52,8 +52,8 @@ def test_the_page_needs_nothing_outside_it_and_holds_every_number_of_the_table_i
         for column in COLUMNS
     ]
     assert read.values == [cell[key] for cell in cells for key in ("mean", "low", "high")]
-    ranked = [order for by_column in table["rankings"].values() for order in by_column.values() if order]
-    assert text.count('class="best ') == len(ranked) > 0
+    best = [name for by_column in table["best"].values() for name in by_column.values() if name]
+    assert text.count('class="best ') == len(best) > 0
     assert "a<b>" in " ".join(read.words)
 
 

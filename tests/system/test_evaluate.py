@@ -97,12 +97,14 @@ def test_bad_files_are_named_and_skipped_the_rest_is_judged_and_the_status_says_
     (mixed / "text.mp4").write_text("no film")
     (mixed / "cut.mp4").write_bytes((folder / "moves.mp4").read_bytes()[:4000])
     save_file({"latents": numpy.zeros((1, 2), dtype=numpy.float32)}, mixed / "other.safetensors")
+    (mixed / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (mixed / "folder.mp4").mkdir()
     (mixed / "notes.md").write_text("not looked at")
     assert run_script("evaluate.py", f"videos={mixed}", f"out={tmp_path / 'out'}") == 1
     evaluation = evaluation_in(tmp_path / "out")
-    assert {one["file"] for one in evaluation["skipped"]} == {"text.mp4", "cut.mp4", "other.safetensors"}
+    assert {one["file"] for one in evaluation["skipped"]} == {"text.mp4", "cut.mp4", "gone.mp4", "other.safetensors"}
     assert [video["name"] for video in evaluation["methods"]["videos"]["videos"]] == ["good.mkv", "good.mp4"]
-    assert capsys.readouterr().err.count("evaluate.py: skipped") == 3
+    assert capsys.readouterr().err.count("evaluate.py: skipped") == 4
 
 
 def test_a_single_file_is_judged_alone_with_its_prompt(folder, tmp_path):
