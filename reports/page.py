@@ -7,6 +7,9 @@ from typing import Any
 
 from reports.charts import STYLES
 
+_LEAST = 1e-9
+"""Numbers nearer to 0 are shown as 0: they are what rounding leaves."""
+
 
 def render_page(template: str, **values: Any) -> bytes:
     """Fill `template` with `values` and the methods' styles.
@@ -39,10 +42,13 @@ def flat_settings(
 
 
 def number_text(value: float) -> str:
-    """Format a number of a table: three decimals, and two digits of what three decimals would hide."""
-    if value == 0 or abs(value) >= 0.01:
-        return f"{value:.3f}"
-    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.1e}"
+    """Format a number of a table: three decimals, one from 10 on, and two digits of what three would hide."""
+    size = abs(value)
+    if size < _LEAST:
+        return "0.000"
+    if size >= 0.01:
+        return f"{value:.1f}" if size >= 10 else f"{value:.3f}"
+    return f"{value:.4f}" if size >= 0.001 else f"{value:.1e}"
 
 
 def _clock(seconds: float) -> str:

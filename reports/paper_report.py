@@ -139,7 +139,7 @@ def write_paper_report(
         "paper.html.j2",
         kind="paper's table, tiny world",
         commit=commit(),
-        headline=f"The paper's main table in the tiny world: {' and '.join(judged)} at {horizons} horizons",
+        headline=f"The paper's main table in the tiny world, at {horizons} horizons",
         count=table["videos"],
         fps=FPS,
         methods=methods,

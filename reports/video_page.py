@@ -131,18 +131,13 @@ def horizon_table(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     ends = sorted({end for method in methods.values() for end in method["horizons"]}, key=float)
     if not ends:
         return None
-    rows = [
-        {
-            "label": metric["label"],
-            "unit": metric["unit"],
-            "cells": {
-                name: [*(method["horizons"].get(end, {}).get(key) for end in ends), method["metrics"][key]]
-                for name, method in methods.items()
-            },
-        }
-        for key, metric in evaluation["metrics"].items()
-        if any(key in method["horizons"].get(end, {}) for method in methods.values() for end in ends)
-    ]
+    rows = []
+    for key, metric in evaluation["metrics"].items():
+        cells = {name: [method["horizons"].get(end, {}).get(key) for end in ends] for name, method in methods.items()}
+        if not any(cell and cell["mean"] is not None for own in cells.values() for cell in own):
+            continue  # a metric of whole videos only, such as the judge's
+        cells = {name: [*own, methods[name]["metrics"][key]] for name, own in cells.items()}
+        rows.append({"label": metric["label"], "unit": metric["unit"], "cells": cells})
     return {"ends": [f"{end} s" for end in ends], "rows": rows}
 
 
