@@ -30,7 +30,6 @@ TABLE = (
 """Metrics in the terminal's table; the report has all of them."""
 PAPER = "preset=paper"
 SHIPPED = "checkpoint=[Self-Forcing++=assets/tiny/student_uniform.safetensors]"
-
 TAKEN = {"checkpoint", "out"}
 """Keys that the paper's table takes."""
 

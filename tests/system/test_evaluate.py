@@ -167,6 +167,8 @@ def test_a_students_videos_are_made_once_judged_and_never_mixed_with_those_of_ot
         (["videos={films}", "prompts={tmp}/two.txt"], "prompts"),
         (["videos={films}", "prompts={tmp}/none.txt"], "prompts"),
         (["videos={films}", "workers=0"], "workers"),
+        (["preset=paper", "videos={films}"], "videos"),
+        (["preset=paper", "judge.repeats=2"], "judge.repeats"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(arguments, key, folder, tmp_path, capsys):
