@@ -82,7 +82,7 @@ def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> N
     """Train stage 3: fork long rollouts, make the better continuations likelier (Self-Forcing++, Eq. 5-7)."""
     learner = build.policy_learner(
         learner_parts(config, "grpo"), config.grpo, config.dmd, config.sentinel,
-        rewards=config.reward.weights, window_frames=config.window.frames, coarse=config.group.coarse,
+        rewards=config.reward.weights_at, window_frames=config.window.frames, coarse=config.group.coarse,
     )  # fmt: skip
     with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
         cluster.begin(stage_spec("grpo", config), folder.restore(learner))

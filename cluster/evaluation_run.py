@@ -13,7 +13,6 @@ from cluster.video_jobs import run_each
 from evaluation.benchmark_columns.benchmark_config import check_vbench
 from evaluation.benchmark_columns.benchmark_metrics import benchmark_metrics
 from evaluation.benchmark_columns.embedding_alignment import embedding_columns, load_encoders
-from evaluation.benchmark_columns.image_encoders import text_encoder
 from evaluation.benchmark_columns.moviegen_prompts import moviegen_prompts, prompt_list
 from evaluation.benchmark_columns.vbench_columns import vbench_columns
 from evaluation.evaluation_config import EvaluationConfig, methods_of
@@ -26,6 +25,7 @@ from models.atomic_files import write_atomic
 from models.errors import ConfigError
 from models.fingerprint import file_digest
 from models.user_paths import user_path
+from rewards.learned.image_encoders import text_encoder
 
 
 def generate_students(

@@ -99,12 +99,12 @@ def policy_learner(
     dmd: DmdConfig,
     sentinel: SentinelConfig,
     *,
-    rewards: Mapping[str, float],
+    rewards: Callable[[int], Mapping[str, float]],
     window_frames: int,
     coarse: float = 1.0,
     networks: Mapping[str, Wan] | None = None,
 ) -> PolicyLearner:
-    """Build stage `grpo`: `rewards` are names and weights, `coarse` the share of frequencies in which members differ.
+    """Build stage `grpo`: `rewards` gives weights by round, `coarse` the share of frequencies that differ.
 
     Without `networks` the student is loaded from its source, and so are the networks that its losses need: critic and
     teacher for grpo.dmd_weight above 0, a frozen student ("reference") for grpo.kl above 0.

@@ -5,7 +5,7 @@ student's predictions for their transitions before the first step are kept, and 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 
@@ -44,8 +44,8 @@ class PolicyLearner:
     config: GrpoConfig
     sentinels: SentinelWatch
     _: KW_ONLY
-    rewards: Mapping[str, float]
-    """Weights by reward."""
+    rewards: Callable[[int], Mapping[str, float]]
+    """Weights by reward in a round."""
     window_frames: int
     """Length of the windows that the extended DMD loss sees, in latent frames."""
     scores: ScoreDistillation | None = None
@@ -94,12 +94,12 @@ class PolicyLearner:
 
         A spread may be that of the whole batch; each step has the same groups on any number of ranks.
         """
-        scores = {}
-        for name in self.rewards:
+        scores, weights = {}, self.rewards(self.step)
+        for name in weights:
             own = torch.tensor([group.scores[name] for group in groups], dtype=torch.float64)
             scores[name] = collectives.all_gather_cat(own.to(self.policy.device)).cpu()
         c = self.config
-        advantages = combine(scores, self.rewards, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
+        advantages = combine(scores, weights, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
         mine = own_places(len(groups) * collectives.size())
         values, valid = (x[mine.start : mine.stop] for x in (advantages.values, advantages.valid))
         cuts = [slice(first, None, self.config.minibatches) for first in range(self.config.minibatches)]

@@ -1,9 +1,14 @@
 """Declare the keys of the rewards: their names, windows, optical flow and time-outs."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy
+
 from models.errors import ConfigError
-from models.keys import KeyGroup, check_address, key
+from models.keys import KeyGroup, check_address, key, part
+from rewards.learned_config import LEARNED, LearnedConfig
 
 _COARSEST = 5
 """Level of DIS' pyramid at which 832 pixels are 26: fewer tell no motion."""
@@ -19,7 +24,7 @@ SHIPPED = {
     "tiny_motion": "rewards.tiny.TinyMotion",
     "text_alignment": "rewards.tiny.TextAlignment",
     "remote": "rewards.remote.Remote",
-}
+} | LEARNED
 """Names of rewards, with the dotted paths of their factories: callables of a RewardConfig."""
 
 
@@ -39,6 +44,9 @@ class RewardConfig(KeyGroup, group="reward"):
 
     terms: dict[str, float] = key(
         {}, "rewards (names or dotted paths) with their weights, weight 0 logged only; {}: continuity alone", ge=0
+    )
+    schedule: dict[str, list[float]] = key(
+        {}, "factor on a reward's weight by round, as {name: [round, factor, round, factor]}, linear in between"
     )
     window_frames: int = key(12, "length of one rewarded window, in latent frames", ge=1, le=100_000)
     lead_frames: int = key(1, "latent frames before a window that the rewards see with it", ge=1, le=100_000)
@@ -96,15 +104,28 @@ class RewardConfig(KeyGroup, group="reward"):
         0.2, "largest share of missing scores, of at least 50; above it the run stops", gt=0, le=1, resumable=True
     )
 
+    learned: LearnedConfig = part(LearnedConfig)
+
     @property
     def weights(self) -> dict[str, float]:
         """Return weights by reward: `terms`, or the composite alone where they name none."""
         return self.terms or {"continuity": 1.0}
 
+    def weights_at(self, round_: int) -> Mapping[str, float]:
+        """Return weights by reward in a round of stage grpo, by `schedule`."""
+        factors = {name: numpy.interp(round_, points[::2], points[1::2]) for name, points in self.schedule.items()}
+        return {name: weight * float(factors.get(name, 1.0)) for name, weight in self.weights.items()}
+
     def __post_init__(self):
         super().__post_init__()
         for name in self.weights:
             check_reward_name(name)
+            self.learned.require(name)
+        for name, points in self.schedule.items():
+            rounds, sound = points[::2], all(math.isfinite(number) and number >= 0 for number in points)
+            if not sound or name not in self.weights or not points or len(points) % 2 or rounds != sorted(set(rounds)):
+                fix = f"write {{{next(iter(self.weights))}:[0,0,100,1]}}: rounds that rise, each with its factor"
+                raise ConfigError("reward.schedule", {name: points}, "no schedule of a reward in reward.terms", fix)
         if not any(self.weights.values()):
             raise ConfigError("reward.terms", self.terms, "all weights are 0", "write one above 0")
         if self.smooth_pairs % 2 == 0:

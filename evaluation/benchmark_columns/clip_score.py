@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy
 
-from evaluation.benchmark_columns.image_encoders import ImageEncoder
 from evaluation.video_stream import probe, stream_frames
+from rewards.learned.image_encoders import ImageEncoder
 
 FRAMES = 8
 

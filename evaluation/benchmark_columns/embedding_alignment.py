@@ -10,7 +10,6 @@ from torch.nn.functional import normalize
 from evaluation.benchmark_columns.benchmark_config import EmbeddingConfig
 from evaluation.benchmark_columns.benchmark_metrics import EMBEDDING_BANDS, EMBEDDING_CURVES
 from evaluation.benchmark_columns.embedding_rows import embedding_rows_path
-from evaluation.benchmark_columns.image_encoders import ImageEncoder, image_encoder, text_encoder
 from evaluation.second_curves import REFERENCE_S, Row, finite
 from evaluation.summaries import summarise_points
 from evaluation.video_evaluation import open_video
@@ -18,6 +17,7 @@ from evaluation.video_stream import Frame
 from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
 from models.fingerprint import file_digest
+from rewards.learned.image_encoders import ImageEncoder, image_encoder, text_encoder
 
 VERSION = 1
 """Number of the measurement; results of another are measured again."""

@@ -114,7 +114,7 @@ def _measure(
     """Compute the scores of videos by their keys; none where the dimension fails."""
     if dimension == "clip_score":
         from evaluation.benchmark_columns.clip_score import clip_score
-        from evaluation.benchmark_columns.image_encoders import text_encoder
+        from rewards.learned.image_encoders import text_encoder
 
         encoder = text_encoder(config.clip, "vbench.clip", config.device)
         return {key: clip_score(clips[one.content], one.task.prompt, encoder) for key, one in new.items()}

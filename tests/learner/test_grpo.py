@@ -82,7 +82,7 @@ def learner(
     )  # fmt: skip
     return policy_learner(
         parts, config, DmdConfig(), sentinel or SentinelConfig(metrics=["seen"]),
-        rewards={"r": 1.0}, window_frames=6, networks=networks,
+        rewards=lambda _: {"r": 1.0}, window_frames=6, networks=networks,
     )  # fmt: skip
 
 

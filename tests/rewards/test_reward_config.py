@@ -61,3 +61,20 @@ def test_configuration_is_checked_without_importing_torch():
 def test_where_no_reward_is_named_it_is_the_composite_and_where_one_is_it_is_that_one():
     assert RewardConfig().weights == {"continuity": 1.0}
     assert RewardConfig(terms={"flow_continuity": 0.5}).weights == {"flow_continuity": 0.5}
+
+
+def test_a_schedule_multiplies_a_weight_linearly_between_its_rounds():
+    config = RewardConfig(terms={"continuity": 2.0, "no_cut": 1.0}, schedule={"continuity": [10.0, 0.0, 20.0, 1.0]})
+    assert [config.weights_at(at)["continuity"] for at in (0, 10, 15, 20, 99)] == [0, 0, 1, 2, 2]
+    assert {config.weights_at(at)["no_cut"] for at in (0, 15, 99)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [{"continuity": []}, {"continuity": [1.0]}, {"continuity": [5.0, 1.0, 5.0, 0.0]}, {"no_cut": [0.0, 1.0]},
+     {"continuity": [0.0, -1.0]}, {"continuity": [0.0, float("nan")]}],
+)  # fmt: skip
+def test_a_schedule_of_another_reward_or_of_rounds_that_do_not_rise_is_refused(schedule):
+    with pytest.raises(ConfigError) as error:
+        RewardConfig(schedule=schedule)
+    assert error.value.key == "reward.schedule"

@@ -161,7 +161,7 @@ def reward(folder: Path) -> Results:
     )
     trained = policy_learner(
         parts(folder, LearnerConfig(micro_batch=1), 5), config, DmdConfig(), SentinelConfig(),
-        rewards={"r": 1.0}, window_frames=6, coarse=0.5,
+        rewards=lambda _: {"r": 1.0}, window_frames=6, coarse=0.5,
     )  # fmt: skip
     given, log = groups(folder), {}
     for update in range(2):

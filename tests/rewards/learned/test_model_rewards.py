@@ -1,0 +1,96 @@
+"""HPSv3 and VideoAlign, by stubs of their interfaces in processes of their own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.errors import ConfigError
+from rewards.attempt import attempt
+from rewards.learned.model_process import ModelFailed
+from rewards.learned.model_rewards import model_process
+from rewards.learned_config import LearnedConfig
+from rewards.registry import make_reward
+from rewards.reward import Clip
+from rewards.reward_config import RewardConfig
+
+STUBS = Path(__file__).parents[2] / "fakes/learned_rewards"
+
+
+def clip(level: float, prompt: str = "a film", frames: int = 9) -> Clip:
+    return Clip(prompt, torch.full((frames, 3, 32, 48), level), torch.zeros(frames, 1, 1, 1))
+
+
+def config(tmp_path: Path, timeout_s: float = 30.0, **changes) -> RewardConfig:
+    given = {
+        "device": "cpu", "hpsv3_python": sys.executable, "videoalign_python": sys.executable,
+        "videoalign_code": str(STUBS), "videoalign_weights": str(tmp_path),
+    } | changes  # fmt: skip
+    return RewardConfig(learned=LearnedConfig(**given), timeout_s=timeout_s)
+
+
+@pytest.fixture(autouse=True)
+def stubs_are_importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(STUBS))
+    yield
+    model_process.cache_clear()
+
+
+def test_hpsv3_is_the_mean_preference_over_frames_of_each_clip(tmp_path):
+    scores = make_reward("hpsv3", config(tmp_path))([clip(0.2), clip(0.8), clip(0.8, "dark")])
+    assert scores.tolist() == pytest.approx([0.2, 0.8, -0.2], abs=0.01)
+
+
+def test_a_model_that_raises_or_dies_leaves_one_missing_score_and_scores_the_next_clip(tmp_path):
+    reward = make_reward("hpsv3", config(tmp_path))
+    for prompt in ("raise", "die"):
+        bad = attempt("hpsv3", reward, [clip(0.5, prompt)], 30.0)
+        assert bad.scores.isnan().all() and bad.failure.startswith("ModelFailed")
+        assert reward([clip(0.5)]).item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_model_that_does_not_answer_in_time_is_replaced(tmp_path):
+    reward = make_reward("hpsv3", config(tmp_path, timeout_s=1.0))
+    with pytest.raises(ModelFailed):
+        reward([clip(0.5, "sleep")])
+    assert reward([clip(0.5)]).item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_three_scores_of_videoalign_come_from_one_model_that_sees_each_clip_once(tmp_path):
+    names = ("videoalign_vq", "videoalign_mq", "videoalign_ta")
+    rewards = [make_reward(name, config(tmp_path)) for name in names]
+    clips = [clip(0.25, frames=5), clip(0.75, frames=9)]
+    quality, motion, calls = (reward(clips).tolist() for reward in rewards)
+    assert quality == pytest.approx([0.25, 0.75], abs=0.02)
+    assert motion == [5, 9] and calls == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "key"),
+    [
+        ("hpsv3", {"hpsv3_weights": "missing"}, "reward.learned.hpsv3_weights"),
+        ("hpsv3", {"hpsv3_python": "no/python"}, "reward.learned.hpsv3_python"),
+        ("videoalign_mq", {"videoalign_code": "nowhere"}, "reward.learned.videoalign_code"),
+        ("clip_score", {"clip": "nowhere"}, "reward.learned.clip"),
+    ],
+)
+def test_a_path_that_is_not_there_names_its_key_before_anything_starts(tmp_path, name, changes, key):
+    with pytest.raises(ConfigError) as error:
+        make_reward(name, config(tmp_path, **changes))
+    assert error.value.key == key
+
+
+def test_a_model_that_does_not_load_says_so_when_the_reward_is_made(tmp_path):
+    broken = tmp_path / "broken"
+    broken.touch()
+    with pytest.raises(ConfigError) as error:
+        make_reward("hpsv3", config(tmp_path, hpsv3_weights=str(broken)))
+    assert error.value.key == "reward.learned.hpsv3_python" and "holds no weights" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["clip_score", "hpsv3", "videoalign_vq", "videoalign_mq", "videoalign_ta"])
+def test_a_learned_reward_without_its_paths_is_refused_with_the_configuration(name):
+    with pytest.raises(ConfigError) as error:
+        RewardConfig(terms={name: 1.0})
+    assert error.value.key.startswith("reward.learned.")
