@@ -16,7 +16,7 @@ from evaluation.benchmark_columns.embedding_alignment import embedding_columns, 
 from evaluation.benchmark_columns.moviegen_prompts import moviegen_prompts, prompt_list
 from evaluation.benchmark_columns.vbench_columns import vbench_columns
 from evaluation.evaluation_config import EvaluationConfig, methods_of
-from evaluation.judge_columns import judge_columns, judge_metrics
+from evaluation.judge_columns import check_judge, judge_columns, judge_metrics
 from evaluation.judging.method_pairs import method_pairs
 from evaluation.summaries import Metric, metrics
 from evaluation.video_evaluation import evaluate_video
@@ -78,7 +78,8 @@ def judge_methods(
 
 
 def check_columns(config: EvaluationConfig) -> None:
-    """Check the keys and files of encoders and VBench, before anything starts. Raises ConfigError."""
+    """Check the keys and files of judge, encoders and VBench, before anything starts. Raises ConfigError."""
+    check_judge(config.judge)
     check_vbench(config.vbench)
     load_encoders(config.embeddings)
     if config.vbench.clip is not None:

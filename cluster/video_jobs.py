@@ -22,7 +22,9 @@ class FrameCount:
     """Counts items and the frames of those under way, and estimates the time left from both."""
 
     def __init__(self, items: int):
-        self.items, self.ended, self.began_s = items, 0, time.monotonic()
+        self.items, self.ended = items, 0
+        self.first: tuple[float, int] | None = None
+        """Moment and frames of the first report: what came before, as Ray's start, says nothing of the pace."""
         self.under_way: dict[int, tuple[int, int]] = {}
         """Frames done and in all, by the item's place in the list."""
         self.lengths: dict[int, int] = {}
@@ -31,6 +33,7 @@ class FrameCount:
 
     def note(self, index: int, done: int, frames: int) -> None:
         """Note how far an item is."""
+        self.first = self.first or (time.monotonic(), done)
         self.under_way[index] = done, frames
         self.lengths[index] = max(done, frames)
 
@@ -49,12 +52,13 @@ class FrameCount:
         done = sum(done for done, _ in self.under_way.values())
         of = sum(frames for _, frames in self.under_way.values())
         line = (f"{done} of {of} frames" if of else f"{done} frames") if self.under_way else ""
-        left_s = None
-        if counted := done + self.ended_frames:
+        began_s, before = self.first or (0.0, 0)
+        counted, left_s = done + self.ended_frames - before, None
+        if counted > 0:
             waiting = self.items - self.ended - len(self.under_way)
             mean = sum(self.lengths.values()) / len(self.lengths)
             left = max(0, of - done) + waiting * mean
-            left_s = (time.monotonic() - self.began_s) / counted * left
+            left_s = (time.monotonic() - began_s) / counted * left
         return self.ended + parts, line, left_s
 
 

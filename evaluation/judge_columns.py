@@ -10,6 +10,7 @@ from evaluation.judging.agreement import human_agreement, read_ratings, self_agr
 from evaluation.judging.inquiry import JudgedVideo
 from evaluation.judging.judge_config import JudgeConfig
 from evaluation.judging.method_pairs import compare_methods, method_pairs
+from evaluation.judging.rubric import SCORE, VERDICT, load_rubric
 from evaluation.judging.video_judge import VideoVerdict, judge_videos
 from evaluation.summaries import Metric
 from evaluation.video_tasks import VideoTask
@@ -26,6 +27,17 @@ def judge_metrics() -> dict[str, Metric]:
     }
 
 
+def check_judge(config: JudgeConfig) -> None:
+    """Check rubrics and ratings, before the first video is measured or a request is paid. Raises ConfigError."""
+    if config.url is None:
+        return
+    load_rubric(config.rubric, SCORE, "judge.rubric")
+    if config.pairwise:
+        load_rubric(config.pair_rubric, VERDICT, "judge.pair_rubric")
+    if config.ratings is not None:
+        read_ratings(config.ratings)
+
+
 def judge_columns(
     tasks: Sequence[VideoTask], config: JudgeConfig, out: Path
 ) -> tuple[dict[VideoTask, dict[str, float | None]], dict[str, Any]]:
@@ -40,6 +52,8 @@ def judge_columns(
     films = {f"{task.method}/{task.name}": task for task in tasks if task.index is None}
     videos = [JudgedVideo(name, task.path, task.prompt or "") for name, task in films.items()]
     progress = partial(print, file=sys.stderr)
+    if len(films) < len(tasks):
+        progress(f"judge: {len(tasks) - len(films)} videos of .safetensors files are left out: it sees films only")
     verdicts = judge_videos(videos, config, transcripts, progress)
     columns: dict[VideoTask, dict[str, float | None]] = {task: {VISUAL_STABILITY: None} for task in tasks}
     for name, verdict in verdicts.items():

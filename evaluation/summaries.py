@@ -1,5 +1,6 @@
 """Summarise the curves of a video: how fast it drifts, how bad it gets, for how long, and how it ends."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ BANDS = {
 _MOVING_SHARE = 4 / 16
 """Share of moving pairs from which VBench calls a video dynamic."""
 _CUT = 0.5
+SLOPE_POINTS = 1200
+"""Most points of a trend, whose memory and time grow with their square; longer curves join neighbours."""
 _LEAST_LEVEL = 1e-4
 """Level below which a relative deviation is taken from this instead."""
 
@@ -105,7 +108,10 @@ def summarise_points(
     length = min(WORST_S, len(values))
     windows = numpy.convolve(deviations, numpy.ones(length) / length, "valid")
     end = max(1, round(END_SHARE * len(values)))
-    slope = theilslopes(deviations, seconds / 60).slope if len(values) > 1 else 0.0
+    starts = numpy.arange(0, len(values), math.ceil(len(values) / SLOPE_POINTS))
+    counts = numpy.diff([*starts, len(values)])
+    joined, times = (numpy.add.reduceat(column, starts) / counts for column in (deviations, seconds / 60))
+    slope = theilslopes(joined, times).slope if len(joined) > 1 else 0.0
     return {
         "slope": float(slope),
         "worst": float(numpy.abs(windows).max()),

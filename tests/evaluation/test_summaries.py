@@ -1,8 +1,10 @@
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.summaries import BANDS, metrics, summarise, summarise_curve
+from evaluation.summaries import BANDS, SLOPE_POINTS, metrics, summarise, summarise_curve
 from tests.fakes.steady_rows import rows, video
 
 
@@ -21,6 +23,16 @@ def test_a_ramp_has_its_slope_and_ends_and_a_flash_does_not_move_it(slope, count
     if count >= 20:
         flashed = [1.0 if i == count // 2 else value for i, value in enumerate(ramp)]
         assert summarise_curve("luma", rows(count, luma=flashed))["slope"] == pytest.approx(slope, abs=0.15)
+
+
+def test_the_trend_of_a_film_of_ten_hours_is_that_of_its_ramp_in_little_memory():
+    count = 30 * SLOPE_POINTS - 7
+    curve = rows(count, luma=[0.2 + 0.5 * i / count for i in range(count)])
+    tracemalloc.start()
+    slope = summarise_curve("luma", curve)["slope"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert slope == pytest.approx(0.5 / count * 60, rel=1e-6) and peak < 100e6
 
 
 @pytest.mark.parametrize("name", BANDS)

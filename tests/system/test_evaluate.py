@@ -167,6 +167,17 @@ def test_a_students_videos_are_made_once_judged_and_never_mixed_with_those_of_ot
         (["videos={films}", "prompts={tmp}/two.txt"], "prompts"),
         (["videos={films}", "prompts={tmp}/none.txt"], "prompts"),
         (["videos={films}", "workers=0"], "workers"),
+        (["videos={films}", "judge.url=http://127.0.0.1:9/v1", "judge.rubric=other"], "judge.rubric"),
+        (["videos={films}", "judge.url=http://127.0.0.1:9/v1", "judge.ratings={tmp}/two.txt"], "judge.ratings"),
+        (
+            [
+                "videos=[a={films},b={films}]",
+                "judge.url=http://127.0.0.1:9/v1",
+                "judge.pairwise=true",
+                "judge.pair_rubric=exposure_stability",
+            ],
+            "judge.pair_rubric",
+        ),
         (["preset=paper", "videos={films}"], "videos"),
         (["preset=paper", "judge.repeats=2"], "judge.repeats"),
     ],
