@@ -39,6 +39,8 @@ from cluster.pool.scale_down import Place, departing
 
 _BLOCKS_JUDGED = 5
 """Number of blocks in the median of an actor's speed, so that one outlier does not count."""
+_BLOCKS_COMPILED = 8
+"""Number of a process's first blocks that are not judged: each may compile a graph for its length of history."""
 _SAMPLES = ("Window", "Group", "Trajectory")
 
 
@@ -77,6 +79,8 @@ class Slot:
     """True once the process has delivered."""
     block_s: deque[float] = field(default_factory=lambda: deque(maxlen=_BLOCKS_JUDGED))
     """Durations of the process's last blocks."""
+    blocks: int = 0
+    """Number of blocks that the process has made."""
     median_s: float | None = None
     """Median of `block_s`; None before there are enough."""
     since_s: float | None = None
@@ -141,7 +145,8 @@ class Slots:
         """Record a delivery and the durations of its blocks."""
         if not slot.warm:
             self.change(slot, warm=True)
-        slot.block_s.extend(block_s)
+        slot.block_s.extend(block_s[max(0, _BLOCKS_COMPILED - slot.blocks) :])
+        slot.blocks += len(block_s)
         if len(slot.block_s) == _BLOCKS_JUDGED:
             slot.median_s = statistics.median(slot.block_s)
             self._fastest_s = min(self._fastest_s, slot.median_s)
@@ -250,5 +255,5 @@ class Slots:
         self.meter.change(changes)
 
     def _without_process(self, slot: Slot, **fields: Any) -> None:
-        self.change(slot, place=None, informed=False, warm=False, median_s=None, **fields)
+        self.change(slot, place=None, informed=False, warm=False, blocks=0, median_s=None, **fields)
         slot.block_s.clear()

@@ -35,30 +35,30 @@ class DamagedCheckpoint(StopsRun, ValueError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Holds a copy of the state of training at one step."""
+    """Holds the state of training at one step."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
-    """Private copies on the CPU, by group and name."""
+    """Tensors on the CPU, by group and name, that nothing writes to any more."""
     state: bytes
     """Plain values, as msgpack."""
 
     @staticmethod
     def of(step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> "Snapshot":
-        """Copy everything; takes the groups out of `tensors`, so that only one of them is in memory twice.
+        """Pack `state`; the tensors are taken as they are, because a second copy of a large learner does not fit.
 
         Raises TypeError, ValueError or OverflowError for a `state` that msgpack cannot keep and give back.
         """
         packed = msgpack.packb(state)
         # What can be written but not read would be noticed at the resume, when it is too late.
         msgpack.unpackb(packed, strict_map_key=False)
-        copies = {}
-        for group in list(tensors):
-            copies[group] = {
-                name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-                for name, tensor in tensors.pop(group).items()
-            }
-        return Snapshot(step, copies, packed)
+        return Snapshot(step, tensors, packed)
+
+
+def dense_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU such that no two share memory, of which safetensors would write neither."""
+    dense = torch.contiguous_format
+    return {name: tensor.detach().to("cpu", copy=True, memory_format=dense) for name, tensor in tensors.items()}
 
 
 def write(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None = None) -> Path:

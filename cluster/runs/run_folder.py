@@ -22,7 +22,7 @@ from models.atomic_files import write_atomic
 from models.errors import ConfigError, written
 from models.keys import resumable_keys
 
-_HAND_OVER_S = 60.0
+_HAND_OVER_S = 150.0
 _FIRST_LAYOUT = "25145b3"
 """The last commit that did not write its own name into config.yaml."""
 _NO_KEY = object()
@@ -82,13 +82,18 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunFailed(f"run_dir={self.path}: another command uses this folder. Fix: wait for it.") from error
+            except OSError as error:
+                raise CannotStart(
+                    f"run_dir={self.path}: the file system cannot lock files ({error.strerror}). Fix: mount it with "
+                    "flock, or give a run_dir elsewhere."
+                ) from error
             yield
 
     @contextmanager
     def written_alone(self) -> Iterator[None]:
         """Lock the folder for the learner's rank 0, after a previous rank 0 of a lost group releases it.
 
-        Raises RunFailed after a minute.
+        Raises RunFailed after some minutes: NFS keeps the locks of a lost node for a lease of 90 s.
         """
         deadline = time.monotonic() + _HAND_OVER_S
         with (self.path / ".writer").open("w") as lock:

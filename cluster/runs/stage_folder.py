@@ -35,7 +35,7 @@ class Resumable(Protocol):
     """Saves and loads a learner. Both methods are collectives: every rank calls them."""
 
     def state(self) -> LearnerState:
-        """Collect new dictionaries of tensors, which may be the live ones; empty on ranks other than 0."""
+        """Collect copies of all tensors on the CPU, which training never writes to; empty on ranks other than 0."""
 
     def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Load the result of `state` on rank 0; `tensors` are read-only."""
@@ -80,16 +80,17 @@ class StageFolder(AbstractContextManager):
     def save(self, learner: Resumable, step: int, supply: SupplyState | None = None) -> None:
         """Save `learner` and the state of its supply as a checkpoint; the file is written in the background.
 
-        Copies everything first, whatever training does next. Waits for the write before, and raises its
-        CheckpointNotWritten. The caller evaluates `supply` before any collective of this method begins: a rank that is
-        ahead is held by them and cannot take windows of the next step, so that `supply` is that of this step.
+        Holds copies, whatever training does next. Waits for the write before, and raises its CheckpointNotWritten. The
+        caller evaluates `supply` before any collective of this method begins: a rank that is ahead is held by them and
+        cannot take windows of the next step, so that `supply` is that of this step.
         """
         self._drain()
         tensors, state = learner.state()
         assert _SUPPLY not in tensors, f"{_SUPPLY} is no group of a learner"
 
         def start() -> None:
-            tensors[_SUPPLY], rest = ({}, {}) if supply is None else supply
+            waiting, rest = ({}, {}) if supply is None else supply
+            tensors[_SUPPLY] = checkpoint.dense_copies(waiting)  # windows are views of larger payloads
             snapshot = Snapshot.of(step, tensors, {"learner": state, _SUPPLY: rest})
             path = self.checkpoints / checkpoint.NAME.format(step)
             self.pending = path, self.pool.submit(self._write, path, snapshot)
@@ -165,15 +166,20 @@ class StageFolder(AbstractContextManager):
 
         No collective: a rank may fail alone.
         """
-        if self.pending is None:
-            return
-        path, written = self.pending
-        waited_s = 0.0
-        while futures.wait([written], timeout=_LINE_EVERY_S).not_done:
-            waited_s += _LINE_EVERY_S
-            self.say(f"checkpoint {path} is still being written; training has waited {waited_s:.0f} s for it")
-        self.pending = None
-        written.result()
+        started = time.monotonic()
+        while self._still_writing(started):
+            pass
+        if self.pending is not None:
+            (_, written), self.pending = self.pending, None
+            written.result()
+
+    def _still_writing(self, started_s: float) -> bool:
+        """Wait some seconds for this process's write; return whether it takes longer, with a line for the user."""
+        if self.pending is None or not futures.wait([self.pending[1]], timeout=_LINE_EVERY_S).not_done:
+            return False
+        waited_s = time.monotonic() - started_s
+        self.say(f"checkpoint {self.pending[0]} is still being written; training has waited {waited_s:.0f} s for it")
+        return True
 
     def _write(self, path: Path, snapshot: Snapshot) -> None:
         """Write in the thread; a failure is reported at once and raised by the next `close`."""
@@ -186,5 +192,8 @@ class StageFolder(AbstractContextManager):
 
     def _drain(self) -> None:
         started = time.monotonic()
+        # Asked again and again: a collective that waits for a slow disk would pass its time-out and end every rank.
+        while collectives.broadcast(int(self._still_writing(started))):
+            pass
         collectives.run_on_rank0(self.close)
         self.waited_s += time.monotonic() - started

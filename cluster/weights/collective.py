@@ -8,6 +8,7 @@ transport logs it and continues through the object store.
 
 import asyncio
 import logging
+import os
 import socket
 import time
 import uuid
@@ -168,6 +169,8 @@ def _join(store: TCPStore, name: str, rank: int, device: torch.device, host: str
     meeting = PrefixStore(name, store)
     timeout = timedelta(seconds=timeout_s)
     if device.type == "cuda":
+        # Without it the watchdog ends this process a minute after a peer is lost, in spite of the fallback.
+        os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "2"
         options = torch.distributed.ProcessGroupNCCL.Options()
         options._timeout = timeout
         return torch.distributed.ProcessGroupNCCL(meeting, rank, 2, options)

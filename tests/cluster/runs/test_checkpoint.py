@@ -79,25 +79,27 @@ def test_a_group_without_tensors_comes_back_empty(tmp_path):
 
 def test_a_view_and_tied_weights_are_saved_as_what_they_show(tmp_path):
     square = torch.arange(6.0).reshape(2, 3)
-    given = {"student": {"one": square.T, "tied": square, "row": square[1], "none": torch.empty(0, 4)}}
+    views = {"one": square.T, "tied": square, "row": square[1], "none": torch.empty(0, 4)}
+    given = {"student": checkpoint.dense_copies(views)}
     loaded, _ = checkpoint.read(checkpoint.write(tmp_path, Snapshot.of(0, given, {}), 2))
     assert torch.equal(loaded["student"]["one"], square.T) and torch.equal(loaded["student"]["tied"], square)
     assert torch.equal(loaded["student"]["row"], square[1]) and loaded["student"]["none"].shape == (0, 4)
 
 
-def test_a_snapshot_is_out_of_reach_of_what_it_was_taken_from():
+def test_a_snapshot_keeps_the_state_as_it_was_and_holds_no_second_copy_of_the_tensors():
     live, state = tensors(1), {"counts": [1]}
-    originals = [tensor for group in live.values() for tensor in group.values()]
     snapshot = Snapshot.of(1, live, state)
-    for tensor in originals:
-        tensor.fill_(7)
     state["counts"].append(2)
-    assert all(
-        torch.equal(snapshot.tensors[group][name], tensor)
-        for group, held in tensors(1).items()
-        for name, tensor in held.items()
-    )
     assert snapshot.state == Snapshot.of(1, {}, {"counts": [1]}).state
+    assert all(snapshot.tensors[group][name] is t for group, named in live.items() for name, t in named.items())
+
+
+def test_dense_copies_are_out_of_reach_of_the_tensors_that_they_were_taken_from():
+    whole = torch.arange(12.0).view(3, 4)
+    copies = checkpoint.dense_copies({"whole": whole, "turned": whole.T})
+    whole.fill_(7)
+    assert torch.equal(copies["turned"], copies["whole"].T) and copies["whole"][0, 1] == 1
+    assert copies["turned"].is_contiguous()
 
 
 @pytest.mark.parametrize("state", [{"no format has this": object()}, {"too long": 1 << 70}, {(1, 2): "no key"}])

@@ -22,12 +22,13 @@ from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError
 from models.records import CRITIC, STUDENT
 from models.wan.network import Wan
+from tests.fakes.commands import replaced
 
 SMALL = ["preset=smoke", "stage=dmd", "init=assets/tiny/teacher.safetensors", "dmd.steps=2", "debug.count=20"]
 
 
 def config_of(run_dir, *arguments):
-    return settings.load([*SMALL, "cluster=inline", f"run_dir={run_dir}", *arguments])
+    return settings.load(replaced([*SMALL, "cluster=inline", f"run_dir={run_dir}"], *arguments))
 
 
 def saved_cluster(config):

@@ -12,7 +12,7 @@ from torch import distributed, multiprocessing, nn
 
 from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.runs import checkpoint, stage_folder
-from cluster.runs.checkpoint import DamagedCheckpoint
+from cluster.runs.checkpoint import DamagedCheckpoint, dense_copies
 from cluster.runs.stage_folder import CheckpointNotWritten, StageFolder
 from models.errors import ConfigError
 
@@ -44,7 +44,8 @@ class Regression:
             for i, entries in self.optimizer.state_dict()["state"].items()
             for name, value in entries.items()
         }
-        return {"student": dict(self.module.state_dict()), "optimizer": moments}, {"updates": self.step}
+        tensors = {"student": self.module.state_dict(), "optimizer": moments}
+        return {group: dense_copies(named) for group, named in tensors.items()}, {"updates": self.step}
 
     def load_state(self, tensors, state):
         self.module.load_state_dict(tensors["student"])

@@ -16,6 +16,7 @@ from cluster.runs.trajectory_folder import TrajectoriesFailed
 from models.checkpoints.weight_files import save_weights, stored_tensors
 from models.errors import ConfigError
 from models.records import ODE, Trajectory
+from tests.fakes.commands import replaced
 from tests.fakes.simulated_supply import deliver, opened
 from tests.fakes.small_runs import small
 
@@ -171,16 +172,19 @@ def test_trajectories_of_another_teacher_are_refused_before_anything_starts(made
 
 def test_a_new_run_takes_the_trajectories_of_another_and_only_of_the_same_teacher_and_settings(made, tmp_path):
     arguments, folder = made
-    given = [*arguments, f"run_dir={tmp_path}/new", f"ode.pairs_dir={folder}"]
+    given = replaced(arguments, f"run_dir={tmp_path}/new", f"ode.pairs_dir={folder}")
     for changed, named in (
         (["ode.guidance=3"], r"ode\.guidance \(1\.5, here 3\.0\)"),
         (["ode.pairs=9", "ode.first_pairs=9"], r"\b1\b.*\b9\b"),
-        (["stage=[teacher,ode]"], r"teacher.*ode\.pairs_dir"),
         ([f"ode.pairs_dir={tmp_path}/none"], f"{tmp_path}/none"),
     ):
         with pytest.raises(ValueError, match=rf"^ode\.pairs_dir.*{named}") as caught:
-            preflight(settings.load([*given, *changed]))
+            preflight(settings.load(replaced(given, *changed)))
         assert "\n" not in str(caught.value) and not (tmp_path / "new").exists()
+    trains_its_own = [one for one in given if not one.startswith("teacher=")]
+    with pytest.raises(ConfigError) as refused:
+        preflight(settings.load(replaced(trains_its_own, "stage=[teacher,ode]")))
+    assert refused.value.key == "ode.pairs_dir"
     config = settings.load(given)
     preflight(config)
     assert len(inputs_of(config).trajectories.open()) == 8

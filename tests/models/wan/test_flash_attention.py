@@ -14,15 +14,16 @@ from models.wan.attention import Visibility, attend
         ((), (9, 0), None),
         (("flash_attn",), (7, 5), None),
         (("flash_attn",), (8, 0), "flash_attn"),
-        (("flash_attn",), (9, 0), "flash_attn"),
+        (("flash_attn",), (8, 9), "flash_attn"),
+        (("flash_attn",), (9, 0), None),
         (("flash_attn_interface",), (8, 9), None),
         (("flash_attn_interface",), (9, 0), "flash_attn_interface"),
         (("flash_attn_interface", "flash_attn"), (8, 0), "flash_attn"),
         (("flash_attn_interface", "flash_attn"), (9, 0), "flash_attn_interface"),
-        (("flash_attn_interface", "flash_attn"), (12, 0), "flash_attn"),
+        (("flash_attn_interface", "flash_attn"), (12, 0), None),
     ],
 )
-def test_the_newest_version_that_the_gpu_can_run_is_chosen(installed, capability, chosen):
+def test_the_fastest_kernel_of_the_gpu_is_chosen(installed, capability, chosen):
     assert flash_attention.select_module(installed.__contains__, capability) == chosen
 
 
