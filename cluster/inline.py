@@ -46,6 +46,8 @@ class InlineCluster:
         self.spec, self.actor = spec.actor, make_actor(spec.actor, self)
         self.computing = computing_of(spec.actor.rollout)
         self.scorer = make_scorer(spec.scorer) if spec.name == "grpo" else None
+        if self.scorer is not None:
+            self.scorer.load()
         evaluated = spec.evaluation if spec.name != "ode" else None  # whose student nobody publishes
         self.evaluator = None if evaluated is None else StudentEvaluator(evaluated)
         self.evaluated: dict[str, float] = {}

@@ -67,6 +67,15 @@ class ClipReward:
 
 
 @runtime_checkable
+class LoadsModel(Protocol):
+    """Adds to a reward a model that takes long to load: making the reward only checks its paths."""
+
+    def load(self) -> None:
+        """Load the model, in the process that scores. Raises ConfigError."""
+        ...
+
+
+@runtime_checkable
 class ExplainsMissing(Protocol):
     """Adds to a reward the reason for NaN scores of its last call; the log and `rewards.try` print it."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.errors import ConfigError
 from rewards.attempt import attempt
 from rewards.registry import make_flow_engine, make_reward
-from rewards.reward import Clip
+from rewards.reward import Clip, LoadsModel
 from rewards.reward_config import RewardConfig
 
 
@@ -40,6 +40,12 @@ class Scorer:
         self._flow = make_flow_engine(config) if "flow" in needed else None
         self._running: dict[str, threading.Thread] = {}
         """Thread of a call that timed out, by reward; no new call before that thread has ended."""
+
+    def load(self) -> None:
+        """Load the models of rewards that have one, before their time counts. Raises ConfigError."""
+        for reward in self._rewards.values():
+            if isinstance(reward, LoadsModel):
+                reward.load()
 
     @torch.no_grad()
     def score(

@@ -50,6 +50,7 @@ class RewardProcess:
         torch.set_num_threads(cluster.threads)
         self.horizon_frames = spec.horizon_frames
         self.scorer = make_scorer(spec, "cuda" if cluster.reward_gpus else "cpu")
+        self.scorer.load()
 
     def node(self) -> str:
         """Return Ray's id of the node that this process is on."""

@@ -32,6 +32,11 @@ class GroupScorer:
         names = {GRPO: list(reward.weights), SENTINEL: list(sentinels)}
         self.scorers = {role: Scorer(reward, own, self._decode) for role, own in names.items()}
 
+    def load(self) -> None:
+        """Load the models of the rewards. Raises ConfigError."""
+        for scorer in self.scorers.values():
+            scorer.load()
+
     def __call__(self, group: Group, reference: Tensor | None) -> Scored:
         """Score `group`; `reference` [R C H W] are its video's first frames, where it does not begin with them."""
         before = group.context if len(group.context) else None

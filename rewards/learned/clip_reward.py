@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from rewards.learned.image_encoders import text_encoder
+from rewards.learned.image_encoders import ImageEncoder, text_encoder
 from rewards.reward import Clip, ClipReward
 from rewards.reward_config import RewardConfig
 
@@ -20,13 +20,19 @@ class ClipScore(ClipReward):
     """Scores how well the frames of a clip show its prompt, -1 to 1; the paper's encoder is OpenAI's ViT-B/32."""
 
     needs = frozenset({"pixels", "text"})
+    _encoder: ImageEncoder | None = None
 
     def __init__(self, config: RewardConfig):
-        """Load the encoder. Raises ConfigError for reward.learned.clip."""
+        """Check the path of the encoder. Raises ConfigError."""
         super().__init__(config)
         config.learned.require("clip_score")
-        self._encoder = text_encoder(config.learned.clip, "reward.learned.clip", config.learned.device)
+
+    def load(self) -> None:
+        learned = self.config.learned
+        self._encoder = text_encoder(learned.clip, "reward.learned.clip", learned.device)
 
     def score(self, clip: Clip) -> Tensor:
+        if self._encoder is None:
+            self.load()
         pictures = [self._encoder.prepare(frame.numpy()) for frame in spaced_frames(clip, self.config.learned.frames)]
         return (self._encoder.encode(pictures) @ self._encoder.encode_text(clip.prompt)).mean()

@@ -20,16 +20,19 @@ class ModelProcess:
     """Keeps a reward model loaded in another Python. A lost or late process is replaced at the next request."""
 
     def __init__(self, python: str, arguments: Sequence[str], start_timeout_s: float, timeout_s: float):
-        """Start the process and wait until its model is loaded. Raises ModelFailed."""
+        """Prepare; the process starts with `load`, or with the first request."""
         self._command = [python, str(_SCRIPT.absolute()), *arguments]
         self._start_timeout_s, self._timeout_s = start_timeout_s, timeout_s
         self._process: subprocess.Popen | None = None
-        self._start()
+
+    def load(self) -> None:
+        """Start the process, unless it runs, and wait until its model is loaded. Raises ModelFailed, OSError."""
+        if self._process is None or self._process.poll() is not None:
+            self._start()
 
     def rate(self, prompt: str, files: Sequence[Path]) -> Mapping[str, float]:
         """Return the model's scores of a clip, whose pictures or video are `files`. Raises ModelFailed."""
-        if self._process is None or self._process.poll() is not None:
-            self._start()
+        self.load()
         request = json.dumps({"prompt": prompt, "files": [str(file) for file in files]})
         try:
             self._process.stdin.write(request.encode() + b"\n")
@@ -40,10 +43,6 @@ class ModelProcess:
         if "error" in answer:
             raise ModelFailed(answer["error"])
         return answer["scores"]
-
-    def close(self) -> None:
-        """End the process."""
-        self._end()
 
     def _start(self) -> None:
         self._end()

@@ -22,7 +22,7 @@ from rewards.reward import Clip, ClipReward
 from rewards.reward_config import RewardConfig
 
 model_process = lru_cache(maxsize=4)(ModelProcess)
-"""Starts a model once in each process: the three scores of VideoAlign come from one."""
+"""Keeps one model of a kind in each process: the three scores of VideoAlign come from one."""
 
 
 class HPSv3(ClipReward):
@@ -31,12 +31,16 @@ class HPSv3(ClipReward):
     needs = frozenset({"pixels", "text"})
 
     def __init__(self, config: RewardConfig):
-        """Load the model. Raises ConfigError where its environment or weights do not work."""
+        """Check the paths. Raises ConfigError."""
         super().__init__(config)
         learned = config.learned
         learned.require("hpsv3")
         weights = [] if learned.hpsv3_weights is None else [_path(learned.hpsv3_weights, "hpsv3_weights")]
-        self._model = _started("hpsv3", learned.hpsv3_python, [learned.device, *weights], config)
+        command = (_path(learned.hpsv3_python, "hpsv3_python"), ("hpsv3", learned.device, *weights))
+        self._model = model_process(*command, learned.start_timeout_s, config.timeout_s)
+
+    def load(self) -> None:
+        _load(self._model, "reward.learned.hpsv3_python", self.config.learned.hpsv3_python)
 
     def score(self, clip: Clip) -> Tensor:
         with tempfile.TemporaryDirectory() as folder:
@@ -68,13 +72,17 @@ class _VideoAlign(ClipReward):
     dimension: ClassVar[str]
 
     def __init__(self, config: RewardConfig):
-        """Load the model. Raises ConfigError where its environment, code or weights do not work."""
+        """Check the paths. Raises ConfigError."""
         super().__init__(config)
         learned = config.learned
         learned.require("videoalign_vq")
         paths = [_path(getattr(learned, name), name) for name in ("videoalign_weights", "videoalign_code")]
-        model = _started("videoalign", learned.videoalign_python, [learned.device, *paths], config)
-        self._rating = _Rating(model, learned.fps)
+        command = (_path(learned.videoalign_python, "videoalign_python"), ("videoalign", learned.device, *paths))
+        self._model = model_process(*command, learned.start_timeout_s, config.timeout_s)
+        self._rating = _Rating(self._model, learned.fps)
+
+    def load(self) -> None:
+        _load(self._model, "reward.learned.videoalign_python", self.config.learned.videoalign_python)
 
     def score(self, clip: Clip) -> Tensor:
         return torch.tensor(clip.once(self._rating)[self.dimension])
@@ -98,13 +106,11 @@ class VideoAlignText(_VideoAlign):
     dimension = "TA"
 
 
-def _started(kind: str, python: str, arguments: list[str], config: RewardConfig) -> ModelProcess:
-    name = f"reward.learned.{kind}_python"
-    command = (_path(python, f"{kind}_python"), (kind, *arguments))
+def _load(model: ModelProcess, key: str, python: str | None) -> None:
     try:
-        return model_process(*command, config.learned.start_timeout_s, config.timeout_s)
+        model.load()
     except (ModelFailed, OSError) as error:
-        raise ConfigError(name, python, f"{kind} does not load ({error})", "see docs/guide/rewards.md") from error
+        raise ConfigError(key, python, f"the model does not load ({error})", "see docs/guide/rewards.md") from error
 
 
 def _path(value: str, name: str) -> str:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
+from models.errors import ConfigError
 from rewards.learned.clip_reward import spaced_frames
 from rewards.learned_config import LearnedConfig
 from rewards.registry import make_reward
@@ -35,3 +36,10 @@ def test_frames_are_spaced_evenly_in_order_and_end_with_the_last(frames, count):
     chosen = spaced_frames(clip, count)[:, 0, 0, 0].tolist()
     assert len(chosen) == min(frames, count) and chosen[-1] == frames - 1
     assert chosen == sorted(set(chosen))
+
+
+def test_a_clip_that_is_not_there_names_its_key():
+    reward = make_reward("clip_score", RewardConfig(learned=LearnedConfig(clip="nowhere", device="cpu")))
+    with pytest.raises(ConfigError) as error:
+        reward.load()
+    assert error.value.key == "reward.learned.clip"

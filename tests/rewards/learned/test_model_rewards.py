@@ -14,6 +14,7 @@ from rewards.learned_config import LearnedConfig
 from rewards.registry import make_reward
 from rewards.reward import Clip
 from rewards.reward_config import RewardConfig
+from rewards.scorer import Scorer
 
 STUBS = Path(__file__).parents[2] / "fakes/learned_rewards"
 
@@ -72,7 +73,6 @@ def test_the_three_scores_of_videoalign_come_from_one_model_that_sees_each_clip_
         ("hpsv3", {"hpsv3_weights": "missing"}, "reward.learned.hpsv3_weights"),
         ("hpsv3", {"hpsv3_python": "no/python"}, "reward.learned.hpsv3_python"),
         ("videoalign_mq", {"videoalign_code": "nowhere"}, "reward.learned.videoalign_code"),
-        ("clip_score", {"clip": "nowhere"}, "reward.learned.clip"),
     ],
 )
 def test_a_path_that_is_not_there_names_its_key_before_anything_starts(tmp_path, name, changes, key):
@@ -81,11 +81,12 @@ def test_a_path_that_is_not_there_names_its_key_before_anything_starts(tmp_path,
     assert error.value.key == key
 
 
-def test_a_model_that_does_not_load_says_so_when_the_reward_is_made(tmp_path):
+def test_a_model_loads_in_the_process_that_scores_and_says_so_where_it_does_not(tmp_path):
     broken = tmp_path / "broken"
     broken.touch()
+    scorer = Scorer(config(tmp_path, hpsv3_weights=str(broken)), ["hpsv3"], lambda latents: latents)
     with pytest.raises(ConfigError) as error:
-        make_reward("hpsv3", config(tmp_path, hpsv3_weights=str(broken)))
+        scorer.load()
     assert error.value.key == "reward.learned.hpsv3_python" and "holds no weights" in str(error.value)
 
 
