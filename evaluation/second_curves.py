@@ -21,7 +21,7 @@ from evaluation.frame_statistics import (
     view,
 )
 from evaluation.repetition import MOST, RATE, repeated_share
-from evaluation.video_stream import Frame
+from models.video_stream import Frame
 from rewards.flow.optical_flow import SMALLEST, DisFlow
 
 PAIRS_PER_S = 8.0

@@ -10,10 +10,10 @@ from safetensors import safe_open
 
 from evaluation.second_curves import CurveMeter, VideoCurves
 from evaluation.summaries import summarise
-from evaluation.video_stream import Frame, UnreadableVideo, VideoInfo, probe, stream_frames
 from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
 from models.fingerprint import file_digest
+from models.video_stream import Frame, UnreadableVideo, VideoInfo, probe, stream_frames
 
 VERSION = 1
 """Number of the measurement; results of another are measured again."""

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from evaluation.video_stream import UnreadableVideo, stream_frames
 from models.errors import ConfigError
+from models.video_stream import UnreadableVideo, stream_frames
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".safetensors")
 

@@ -12,7 +12,7 @@ import cv2
 import numpy
 from PIL import Image
 
-from evaluation.video_stream import Frame
+from models.video_stream import Frame
 
 FILM_ROWS, FILM_COLUMNS = 192, 342
 """Most rows and columns of an embedded film."""

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 
 from evaluation.second_curves import CURVES
 from evaluation.video_evaluation import open_video, read_rows
-from evaluation.video_stream import UnreadableVideo
 from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
+from models.video_stream import UnreadableVideo
 from reports.charts import STYLES, ChartText, Mark
 from reports.clips import ClipPlan, PageClip, make_clip
 from reports.page import flat_settings, render_page

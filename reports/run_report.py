@@ -12,8 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from evaluation.video_stream import array_frames
 from models.atomic_files import write_atomic
+from models.video_stream import array_frames
 from models.worlds.tiny_world import FPS, HORIZON
 from reports.charts import Mark
 from reports.clips import ClipPlan, make_clip

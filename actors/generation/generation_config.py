@@ -32,6 +32,8 @@ class GenerationConfig(WorldConfig):
     prompt_schedule: Any = key(None, 'prompts and their first seconds, [[0,"a"],[10,"b"]]; in place of prompt')
     recache: bool = key(False, "at a change of the prompt, read the remembered frames again under the new one")
     image: str | None = key(None, "picture that the video begins with")
+    video: str | None = key(None, "clip that the video continues: its last frames become the student's memory")
+    images: str | None = key(None, "folder of pictures and clips, one for each prompt, by name or by order")
     image_fit: str = key("cut", "cut a picture to the video's shape, or pad it with bars", choices=("cut", "pad"))
     image_background: str = key("white", "colour behind transparent pixels and of bars, by name or as #rrggbb")
     seconds: float = key(30.0, "length of the video, in seconds; inf runs until it is stopped", gt=0, le=math.inf)
@@ -105,6 +107,8 @@ class GenerationConfig(WorldConfig):
             raise ConfigError(
                 given[0] if given else "prompt", None, problem, "write one of prompt, prompts, prompt_schedule"
             )
+        if len(starts := [name for name in ("image", "video", "images") if getattr(self, name) is not None]) > 1:
+            raise ConfigError(starts[0], getattr(self, starts[0]), f"{starts[1]} is given too", "write one of them")
         if self.prompt is not None and not self.prompt.strip():
             raise ConfigError("prompt", self.prompt, "it has no words", "write a prompt")
         if self.prompt_schedule is None:

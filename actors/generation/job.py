@@ -11,7 +11,7 @@ from torch import Tensor
 
 from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.planned_videos import PlannedVideo, plan_videos
-from actors.generation.start_pictures import Fit, read_colour, read_picture
+from actors.generation.start_frames import Start, StartReader, start_reader
 from actors.generation.video_formats import check_format
 from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
 from models.checkpoints.safetensors_files import open_safetensors
@@ -39,8 +39,10 @@ class Job:
     shape: StudentConfig
     videos: list[PlannedVideo]
     world: World
-    image: Tensor | None
-    """First frame [3 H W] in [0, 1]; None where the prompt alone starts the video."""
+    reader: StartReader
+    """Reader of what videos begin with."""
+    start_frames: dict[Start, Tensor]
+    """Frames [T 3 H W] in [0, 1] of the only start; empty where there is none, or several, which are read again."""
     checkpoint: Path
     adapters: dict[str, Adapter]
     device: torch.device
@@ -79,10 +81,11 @@ def open_job(config: GenerationConfig) -> Job:
         check_format(video.path, config.rate, rows * enlarge, columns * enlarge)
     for note in _notes(config, videos, rows, columns):
         print(f"note: {note}", file=sys.stderr)
-    image = None if config.image is None else _read_image(config, rows, columns)
+    reader = start_reader(config, shape, world.codec)
+    videos, start_frames = _read_starts(videos, reader)
     # Unknown prompts are rejected, long ones cut, and all embeddings cached before the student takes memory.
     world.encode_text.prepare([prompt for video in videos for _, prompt in video.script])
-    return Job(config, shape, videos, world, image, checkpoint, adapters, device, dtype, enlarge)
+    return Job(config, shape, videos, world, reader, start_frames, checkpoint, adapters, device, dtype, enlarge)
 
 
 def _notes(config: GenerationConfig, videos: list[PlannedVideo], rows: int, columns: int) -> list[str]:
@@ -103,13 +106,17 @@ def _notes(config: GenerationConfig, videos: list[PlannedVideo], rows: int, colu
     return notes
 
 
-def _read_image(config: GenerationConfig, height: int, width: int) -> Tensor:
-    """Read the picture that the videos begin with, [3 H W] in [0, 1], and print its notes. Raises ConfigError."""
-    shape = Fit(height, width, config.image_fit, read_colour(config.image_background, "image_background"))
-    pixels, notes = read_picture(user_path(config.image, "image"), "image", shape)
-    for note in notes:
-        print(f"note: image={config.image}: {note}", file=sys.stderr)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+def _read_starts(videos: list[PlannedVideo], reader: StartReader) -> tuple[list[PlannedVideo], dict[Start, Tensor]]:
+    """Read what the videos begin with, once, to check and to count it; returns it too where it is one. Prints notes."""
+    read: dict[Start, Tensor] = {}
+    lengths: dict[Start | None, int] = {None: 0}
+    for start in dict.fromkeys(video.start for video in videos if video.start is not None):
+        frames, notes = reader.read(start)
+        lengths[start], read = len(frames), {start: frames}
+        for note in notes:
+            print(f"note: {start.key}={start.path}: {note}", file=sys.stderr)
+    counted = [replace(video, start_frames=lengths[video.start]) for video in videos]
+    return counted, read if len(lengths) == 2 else {}
 
 
 def _require_memory(

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from actors.generation.generation_config import PIPE, GenerationConfig
+from actors.generation.start_frames import Start, find_starts
 from actors.generation.video_formats import VIDEO_ENDINGS
 from actors.prompt_files import PromptEntry, read_prompt_file
 from models.atomic_files import partial_of, require_writable
@@ -28,13 +29,23 @@ class PlannedVideo:
     seed: int
     path: Path | None
     """Output file; None for the pipe."""
+    start: Start | None = None
+    """Picture or clip that it begins with."""
+    start_frames: int = 0
+    """Video frames of the start."""
+
+    @property
+    def continued_frames(self) -> int:
+        """Count the frames of the clip that it continues, which its file leaves out."""
+        return self.start_frames if self.start is not None and self.start.is_clip else 0
 
 
 def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
     """Plan a video for each prompt and seed, prompts first.
 
-    Raises ConfigError if prompts cannot be read, or a file cannot be written or exists.
+    Raises ConfigError if prompts or starts cannot be read, or a file cannot be written or exists.
     """
+    named: list[str | None] = [None]
     if config.prompt_schedule is not None:
         scripts = [tuple((float(begins_s), prompt) for begins_s, prompt in config.prompt_schedule)]
     elif config.prompts is not None:
@@ -44,17 +55,21 @@ def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
         notes = [f"{count:,} entries left out: {reason}" for reason, count in found.refused.items()]
         for note in [*notes, *(f"column {name} is not read" for name in found.unread)]:
             print(f"note: prompts={config.prompts}: {note}", file=sys.stderr)
-        scripts = [_timed(entry, config) for entry in found.entries]
+        scripts, named = [_timed(entry, config) for entry in found.entries], [entry.start for entry in found.entries]
     else:
         scripts = [((0.0, config.prompt),)]
-    chosen = [(script, seed) for script in scripts for seed in config.seeds or [config.seed]]
-    paths = _paths(config.out, [(script[0][1], seed) for script, seed in chosen])
-    return [PlannedVideo(script, seed, path) for (script, seed), path in zip(chosen, paths, strict=True)]
+    starts = find_starts(config, [script[0][1] for script in scripts], named)
+    begun = list(zip(scripts, starts, strict=True))
+    chosen = [(script, seed, start) for script, start in begun for seed in config.seeds or [config.seed]]
+    paths = _paths(config.out, [(script[0][1], seed) for script, seed, _ in chosen])
+    return [PlannedVideo(script, seed, path, start) for (script, seed, start), path in zip(chosen, paths, strict=True)]
 
 
 def videos_together(videos: Sequence[PlannedVideo], most: int) -> Iterator[list[PlannedVideo]]:
-    """Yield the videos in batches of at most `most`; those of a batch change their scenes at the same times."""
-    for _, alike in groupby(videos, key=lambda video: [scene[0] for scene in video.script]):
+    """Yield the videos in batches of at most `most`; those of a batch begin and change alike."""
+    for _, alike in groupby(videos, key=lambda video: (
+        [scene[0] for scene in video.script], video.start is None, video.start_frames, video.continued_frames
+    )):  # fmt: skip
         same = list(alike)
         for first in range(0, len(same), most):
             yield same[first : first + most]

@@ -52,9 +52,7 @@ def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[
             if frames > 1 and picture.format != "MPO":  # whose other pictures are previews
                 notes.append(f"the first of its {frames} frames is taken")
             rgb = _to_rgb(ImageOps.exif_transpose(picture), path, key, shape.background)
-            notes += _fit_notes(rgb.width, rgb.height, shape)
-            filling = {"color": shape.background} if shape.fit == "pad" else {}
-            return numpy.asarray(_FITS[shape.fit](rgb, (shape.width, shape.height), **filling)), notes
+            return fit_picture(rgb, shape), notes + fit_notes(rgb.width, rgb.height, shape)
     except ConfigError:
         raise
     except Image.DecompressionBombError as error:
@@ -81,7 +79,16 @@ def _to_rgb(picture: Image.Image, path: Path, key: str, background: tuple[int, i
     return picture.convert("RGB")
 
 
-def _fit_notes(width: int, height: int, shape: Fit) -> list[str]:
+def fit_picture(picture: Image.Image, shape: Fit) -> numpy.ndarray:
+    """Scale an RGB picture, cut or padded, to [H W 3] uint8."""
+    # Means over whole squares give an enlarged video back as it was; other factors need a smoother filter.
+    whole = picture.width % shape.width == 0 == picture.height % shape.height
+    options = {"method": Image.Resampling.BOX if whole else Image.Resampling.BICUBIC}
+    options |= {"color": shape.background} if shape.fit == "pad" else {}
+    return numpy.asarray(_FITS[shape.fit](picture, (shape.width, shape.height), **options))
+
+
+def fit_notes(width: int, height: int, shape: Fit) -> list[str]:
     """Tell how much of a picture is cut away or padded, and how much it is enlarged, where that is a lot."""
     across, down = shape.width / width, shape.height / height
     uneven = 1 - min(across, down) / max(across, down)

@@ -82,25 +82,27 @@ def stream_latents(
     noise: BlockNoise,
     codec: VideoCodec,
     frames: float,
-    image: Tensor | None = None,
+    start: Tensor | None = None,
     recache: bool = False,
 ) -> Iterator[Tensor]:
     """Yield clean latents [B F C H W] block by block, up to `frames` video frames or forever.
 
     A scene begins with the first block that lies wholly in it; `recache` then reads the remembered frames again under
-    the new prompt. `image` [B 3 H W] becomes the first frame, a latent frame of its own before the first block.
-    Nothing here waits for the device.
+    the new prompt. The videos begin with the frames `start` [B T 3 H W], which come first, as one piece: a picture, or
+    the last frames of a clip, whole blocks of them where it has as many. Nothing here waits for the device.
     """
     sigmas = warped_sigmas(shape.timesteps, shape.shift)
-    # The image is one frame more than whole blocks: beside the sink, not in its place.
-    sink_frames = shape.sink_frames + (1 if image is not None and shape.sink_frames else 0)
-    cache = KVCache(shape.wan, shape.context_frames, sink_frames)
+    given = None if start is None else codec.encode(start)
+    # Less than a block, as a picture, is beside the sink, not in its place.
+    odd = given.shape[1] if given is not None and given.shape[1] < max(2, shape.block_frames) else 0
+    cache = KVCache(shape.wan, shape.context_frames, shape.sink_frames + (odd if shape.sink_frames else 0))
     remembered = _RecacheBuffer(cache)
-    if image is not None:
-        first = codec.encode(image[:, None])
-        cache = write_block(student, first, student.text_keys_values(scenes[0].text), cache)
-        remembered = remembered.add(first)
-        yield first
+    if given is not None:
+        text_keys_values = student.text_keys_values(scenes[0].text)
+        for piece in given.split(odd or shape.block_frames, dim=1):
+            cache = write_block(student, piece, text_keys_values, cache)
+            remembered = remembered.add(piece)
+        yield given
     ends = [min(scene.first, frames) for scene in scenes[1:]] + [frames]
     for scene, end in zip(scenes, ends, strict=True):
         if video_frames(codec, cache.frames) >= end:

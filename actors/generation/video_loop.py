@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import count
 
 import torch
 from rich.console import Console
@@ -106,7 +107,7 @@ def generate_batch(
     """Generate `videos` at the same time. Raises VideoEnded."""
     config, shape, codec = job.config, job.shape, job.world.codec
     noise = BlockNoise([v.seed for v in videos], (shape.block_frames, *shape.frame_shape), job.device)
-    image = None if job.image is None else job.image.to(job.device).expand(len(videos), *job.image.shape)
+    start, continued = _start_of(job, videos), videos[0].continued_frames
     rows, columns = (size * codec.space_stride * job.enlarge for size in (shape.height, shape.width))
     writers: list[VideoWriter] = [
         FramePipe(pipe) if video.path is None else open_writer(video.path, config.rate, rows, columns)
@@ -117,7 +118,11 @@ def generate_batch(
             for writer in writers:
                 files.callback(writer.close)
 
+            pieces = count()
+
             def show(frames: Tensor) -> None:  # [B T H W 3]; the last block may be longer than the video
+                if next(pieces) == 0 and continued:
+                    return  # the clip's own frames
                 left = config.frames - meter.done / len(videos)
                 shown = frames[:, : int(min(left, frames.shape[1]))]
                 for writer, video in zip(writers, shown.numpy(), strict=True):
@@ -125,7 +130,8 @@ def generate_batch(
                 meter.add(len(videos) * shown.shape[1])
 
             scenes = _scenes(job, videos)
-            latents = stream_latents(student, shape, scenes, noise, codec, config.frames, image, config.recache)
+            frames = continued + config.frames
+            latents = stream_latents(student, shape, scenes, noise, codec, frames, start, config.recache)
             show_blocks(latents, codec, job.device, show)
     except BrokenPipeError as error:
         raise VideoEnded("the reader has closed the pipe", writers) from error
@@ -146,7 +152,20 @@ def _scenes(job: Job, videos: Sequence[PlannedVideo]) -> list[Scene]:
     try:
         for together in zip(*(video.script for video in videos), strict=True):
             text = job.world.encode_text([prompt for _, prompt in together])
-            scenes.append(Scene(round(together[0][0] * job.config.rate), text.to(job.device)))
+            first = videos[0].continued_frames + round(together[0][0] * job.config.rate)
+            scenes.append(Scene(first, text.to(job.device)))
     except ConfigError as error:
         raise VideoEnded(str(error), (), 2) from error
     return scenes
+
+
+def _start_of(job: Job, videos: Sequence[PlannedVideo]) -> Tensor | None:
+    """Read what the videos of a batch begin with, [B T 3 H W]; None for nothing. Raises VideoEnded."""
+    if videos[0].start is None:
+        return None
+    try:
+        frames = {video.start: job.start_frames.get(video.start) for video in videos}
+        frames = {start: job.reader.read(start)[0] if read is None else read for start, read in frames.items()}
+        return torch.stack([frames[video.start] for video in videos]).to(job.device)
+    except (ConfigError, RuntimeError) as error:  # it has changed since it was checked
+        raise VideoEnded(str(error), (), 2) from error

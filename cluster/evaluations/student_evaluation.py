@@ -22,10 +22,10 @@ from cluster.runs.stage_spec import EvaluationSpec
 from evaluation.metrics import segment_metrics
 from evaluation.second_curves import CurveMeter
 from evaluation.summaries import summarise
-from evaluation.video_stream import Frame
 from models.atomic_files import flush
 from models.noise import BlockNoise, Draw
 from models.records import Weights
+from models.video_stream import Frame
 from models.worlds.tiny_world import FPS
 from models.worlds.video_codec import video_frames
 

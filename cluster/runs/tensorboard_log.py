@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation.video_stream import stream_frames
+from models.video_stream import stream_frames
 
 _PICTURES_PER_S = 8
 _LARGEST_SIDE = 256

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy
 
-from evaluation.video_stream import probe, stream_frames
+from models.video_stream import probe, stream_frames
 from rewards.learned.image_encoders import ImageEncoder
 
 FRAMES = 8

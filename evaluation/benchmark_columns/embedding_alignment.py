@@ -13,10 +13,10 @@ from evaluation.benchmark_columns.embedding_rows import embedding_rows_path
 from evaluation.second_curves import REFERENCE_S, Row, finite
 from evaluation.summaries import summarise_points
 from evaluation.video_evaluation import open_video
-from evaluation.video_stream import Frame
 from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
 from models.fingerprint import file_digest
+from models.video_stream import Frame
 from rewards.learned.image_encoders import ImageEncoder, image_encoder, text_encoder
 
 VERSION = 1

@@ -13,8 +13,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from scenedetect import ContentDetector, FrameTimecode
 
 from evaluation.video_evaluation import open_video
-from evaluation.video_stream import Frame, UnreadableVideo
 from evaluation.video_tasks import VideoTask
+from models.video_stream import Frame, UnreadableVideo
 
 _THRESHOLD = 35.0
 """Change of colours, in units of 255, that VBench-Long takes for a cut."""

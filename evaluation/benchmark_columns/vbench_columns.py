@@ -12,10 +12,10 @@ from evaluation.benchmark_columns.benchmark_config import PROMPT_DIMENSIONS, VBe
 from evaluation.benchmark_columns.paper_columns import paper_columns
 from evaluation.benchmark_columns.vbench_clips import write_clips
 from evaluation.benchmark_columns.vbench_process import DimensionFailed, run_dimension
-from evaluation.video_stream import UnreadableVideo
 from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
 from models.fingerprint import file_digest
+from models.video_stream import UnreadableVideo
 
 VERSION = 1
 """Number of the protocol; scores of another are measured again."""

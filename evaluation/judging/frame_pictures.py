@@ -9,7 +9,7 @@ import cv2
 import numpy
 
 from evaluation.judging.frame_plan import FramePlan
-from evaluation.video_stream import UnreadableVideo, probe, stream_frames
+from models.video_stream import UnreadableVideo, probe, stream_frames
 
 
 @dataclass(frozen=True)

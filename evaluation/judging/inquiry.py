@@ -21,9 +21,9 @@ from evaluation.judging.judge_client import JudgeReply, ask_judge, request_body
 from evaluation.judging.judge_config import JUDGE_KEY, JudgeConfig
 from evaluation.judging.rubric import Rubric
 from evaluation.judging.transcripts import Transcripts
-from evaluation.video_stream import UnreadableVideo
 from models.errors import ConfigError
 from models.http_retry import open_session
+from models.video_stream import UnreadableVideo
 
 _HOPELESS = {
     401: f"set the right {JUDGE_KEY}", 403: f"set a {JUDGE_KEY} that may use judge.model",

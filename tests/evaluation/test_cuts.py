@@ -2,7 +2,7 @@ import numpy
 import pytest
 
 from evaluation.cuts import CutMeter
-from evaluation.video_stream import stream_frames
+from models.video_stream import stream_frames
 from tests.fakes.real_footage import film, film_clip
 
 SHOTS = ("bunny", "fence", "bicycle")

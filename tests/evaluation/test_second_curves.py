@@ -3,7 +3,7 @@ import pytest
 
 from evaluation.second_curves import CURVES, VideoCurves, curves_of
 from evaluation.summaries import summarise_curve
-from evaluation.video_stream import array_frames
+from models.video_stream import array_frames
 from tests.fakes.real_footage import film_clip
 
 FPS = 8.0

@@ -13,7 +13,7 @@ import numpy
 import torch
 
 from evaluation.stability.degradations import crop
-from evaluation.video_stream import stream_frames
+from models.video_stream import stream_frames
 from models.worlds.tiny_world import PROMPTS, sample_video
 
 ROWS = 96

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from evaluation.second_curves import curves_of
 from evaluation.stability.degradations import Degradation, degrade
 from evaluation.stability.stability_proxy import Stability, stability_proxy
-from evaluation.video_stream import array_frames
+from models.video_stream import array_frames
 
 
 def degraded_stability(clip: numpy.ndarray, fps: float, kind: Degradation, severity: float, seed: int) -> Stability:

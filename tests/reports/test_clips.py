@@ -8,7 +8,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from evaluation.video_stream import Frame, array_frames, stream_frames
+from models.video_stream import Frame, array_frames, stream_frames
 from reports.clips import FILM_FRAMES, FILM_ROWS, SHEET_FRAMES, ClipPlan, make_clip
 from tests.fakes.films import write_film
 from tests.reports.judged import moving_square

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_no_block_is_made_that_holds_no_frame_of_the_video(student, frames, bloc
 
 
 def test_a_picture_alone_is_a_video_of_one_frame(student):
-    made = stream_latents(student, SHAPE, [Scene(0, FIRST)], noise(), CODEC, 1, torch.rand(2, 3, 4, 4))
+    made = stream_latents(student, SHAPE, [Scene(0, FIRST)], noise(), CODEC, 1, torch.rand(2, 1, 3, 4, 4))
     assert [x0.shape[1] for x0 in made] == [1]
 
 
@@ -105,7 +106,7 @@ def test_recache_reads_what_is_remembered_under_the_new_prompt(student, sink, bl
 
 def test_an_image_is_the_first_frame_and_every_block_knows_it(student):
     image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    video = stream(student, [Scene(0, FIRST)], 4, image=image)
+    video = stream(student, [Scene(0, FIRST)], 4, start=image[:, None])
     torch.testing.assert_close(video[:, 0], image)
     assert video.shape[1] == 1 + 3 * 3
     cache = KVCache(SHAPE.wan, SHAPE.context_frames)
@@ -113,10 +114,25 @@ def test_an_image_is_the_first_frame_and_every_block_knows_it(student):
     torch.testing.assert_close(video[:, 1:4], go_on(student, FIRST, cache), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("sink", [0, 3])
+def test_a_clip_is_remembered_as_the_sampler_remembers_its_own_blocks(student, sink):
+    """Continued from its own first blocks, a video is the one that never stopped."""
+    shape, codec = replace(SHAPE, sink_frames=sink), SimpleNamespace(encode=lambda video: video, time_stride=1)
+    whole = unclamped(student, 5, shape)
+    made = stream_latents(student, shape, [Scene(0, FIRST)], noise(), codec, 15, whole[:, :6])
+    torch.testing.assert_close(torch.cat(list(made), dim=1), whole, rtol=0, atol=1e-5)
+
+
+def test_a_clip_shorter_than_a_block_is_beside_the_sink(student):
+    start = torch.rand(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    latents = stream_latents(student, replace(SHAPE, sink_frames=3), [Scene(0, FIRST)], noise(), CODEC, 20, start)
+    assert [x0.shape[1] for x0 in latents] == [2, 3, 3, 3, 3, 3, 3]
+
+
 def test_with_an_image_the_sink_is_the_image_and_whole_blocks(student):
     image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     shape, keys_values = replace(SHAPE, sink_frames=3), student.text_keys_values(FIRST)
-    latents = stream_latents(student, shape, [Scene(0, FIRST)], noise(), CODEC, math.inf, image)
+    latents = stream_latents(student, shape, [Scene(0, FIRST)], noise(), CODEC, math.inf, image[:, None])
     made = [to_pixels(x0) for x0 in islice(latents, 8)]
     cache = KVCache(SHAPE.wan, SHAPE.context_frames, sink_frames=4)
     cache = write_block(student, CODEC.encode(image[:, None]), keys_values, cache)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from cluster.evaluations.best_student import judged_metrics, read_best
 from cluster.evaluations.student_evaluation import StudentEvaluator
 from evaluation.video_evaluation import read_rows
-from evaluation.video_stream import stream_frames
 from models.checkpoints.weight_files import stored_tensors
 from models.records import Weights
+from models.video_stream import stream_frames
 from models.worlds.world_config import SHIPPED_STUDENT
 from tests.fakes.evaluated import evaluation_of
 

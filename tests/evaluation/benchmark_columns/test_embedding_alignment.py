@@ -12,9 +12,9 @@ from evaluation.benchmark_columns.clip_score import clip_score, middle_frames
 from evaluation.benchmark_columns.embedding_alignment import EmbeddingMeter, embedding_columns, load_encoders
 from evaluation.benchmark_columns.embedding_rows import embedding_rows_path, joined_rows
 from evaluation.video_evaluation import evaluate_video, read_rows
-from evaluation.video_stream import Frame, stream_frames
 from evaluation.video_tasks import VideoTask
 from models.errors import ConfigError
+from models.video_stream import Frame, stream_frames
 from rewards.learned.image_encoders import image_encoder, text_encoder
 from tests.fakes.films import moving_texture, write_film
 from tests.fakes.small_encoders import save_clip, save_dino, save_dinov2

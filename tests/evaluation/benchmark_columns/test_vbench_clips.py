@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.benchmark_columns.vbench_clips import LEAST_FRAMES, clip_spans, shot_spans, write_clips
-from evaluation.video_stream import UnreadableVideo, array_frames, probe, stream_frames
 from evaluation.video_tasks import VideoTask
+from models.video_stream import UnreadableVideo, array_frames, probe, stream_frames
 from tests.fakes.films import moving_texture, write_film
 
 LENGTHS = st.integers(1, 60)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from evaluation.judging.frame_pictures import planned_pictures
 from evaluation.judging.frame_plan import FramePlan
-from evaluation.video_stream import UnreadableVideo
+from models.video_stream import UnreadableVideo
 from tests.fakes.judge_replies import short_film
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evaluation.second_curves import VideoCurves, curves_of
 from evaluation.stability.degradations import CUT_AT, KINDS, ONSET, crop, degrade
-from evaluation.video_stream import array_frames
+from models.video_stream import array_frames
 from tests.fakes.real_footage import FPS, film_clip
 
 LEVELS = (0.25, 0.5, 1.0)

@@ -14,6 +14,8 @@ from models.errors import StopsRun
 
 _NO_MATRIX = 2
 """FFmpeg's AVCOL_SPC_UNSPECIFIED, which PyAV's enumeration lacks."""
+_HDR_TRANSFERS = (16, 18)
+"""FFmpeg's numbers of PQ and HLG."""
 _LARGE_ROWS = 720
 """From this height on, players take films without a colour matrix for BT.709, below for BT.601."""
 _LEAST_SHARE = 0.95
@@ -46,6 +48,8 @@ class VideoInfo:
     """0 where the file does not say."""
     duration_s: float = 0.0
     """0 where the file does not say."""
+    is_hdr: bool = False
+    """Whether its transfer is PQ or HLG, which this module's RGB is not made from."""
 
     @property
     def expected_frames(self) -> int:
@@ -63,7 +67,8 @@ def probe(path: Path) -> VideoInfo:
                 raise UnreadableVideo(f"{path.name} has no frames")
             height, width = upright(_rgb(first), first.rotation).shape[:2]
             duration_s = 0.0 if film.duration is None else film.duration / av.time_base
-            return VideoInfo(_fps(stream), height, width, stream.frames, duration_s)
+            is_hdr = first.color_trc in _HDR_TRANSFERS
+            return VideoInfo(_fps(stream), height, width, stream.frames, duration_s, is_hdr)
     except (av.FFmpegError, OSError) as error:
         raise UnreadableVideo(f"{path.name} cannot be decoded ({error.strerror})") from error
 

@@ -6,7 +6,7 @@ import numpy
 import pytest
 from av.video.reformatter import Colorspace
 
-from evaluation.video_stream import UnreadableVideo, probe, stream_frames, upright
+from models.video_stream import UnreadableVideo, probe, stream_frames, upright
 from tests.fakes.films import grey_ramp, write_film
 
 RED = numpy.zeros((48, 64, 3), dtype=numpy.uint8)
