@@ -12,11 +12,16 @@ from collections.abc import Sequence
 
 import settings
 from actors.generation.generation_config import GenerationConfig
+from actors.generation.video_record import recorded_keys
 
 
 def read_generation(arguments: Sequence[str]) -> GenerationConfig:
-    """Read the keys of generation, and the student's shape from a preset. Raises ConfigError."""
-    return settings.read_keys(arguments, GenerationConfig, part="student")
+    """Read the keys of generation: those given, of a record (`from=`), and the preset's. Raises ConfigError."""
+    typed = [f"from_json={text[5:]}" if text.startswith("from=") else text for text in arguments]
+    given = dict(text.partition("=")[::2] for text in typed)
+    record = given.get("from_json", "").strip("'\"")
+    recorded = recorded_keys(record, given) if record else {}
+    return settings.read_keys(typed, GenerationConfig, part="student", recorded=recorded)
 
 
 def main(config: GenerationConfig) -> None:

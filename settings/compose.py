@@ -85,11 +85,17 @@ def load(
     return config
 
 
-def read_keys(arguments: Sequence[str], schema: type[S], part: str | None = None) -> S:
-    """Read the keys of a command that trains nothing; `preset=` fills the group `part`. Raises ConfigError."""
+def read_keys(
+    arguments: Sequence[str], schema: type[S], part: str | None = None, recorded: Mapping[str, Any] | None = None
+) -> S:
+    """Read the keys of a command that trains nothing; `preset=` fills the group `part`. Raises ConfigError.
+
+    `recorded` holds values, by key, that hold where the command line gives none.
+    """
     from omegaconf import OmegaConf
 
     given = parse(arguments, keys_of(schema), {} if part is None else {"preset": choices()["preset"]})
+    given.values.update((recorded or {}) | given.values)
     base = OmegaConf.structured(schema)
     if part is not None:
         base[part] = _compose(Config, {"preset": "tiny"} | given.choices)[part]

@@ -63,6 +63,9 @@ class GenerationConfig(WorldConfig):
     compile: bool | None = key(
         None, "compile the student's blocks with torch.compile, some minutes once; none: on a GPU"
     )
+    from_json: str | None = key(
+        None, "json beside a video that is made again, bit for bit; its keys hold unless given. Short: from=FILE"
+    )
     student: StudentConfig = part(StudentConfig)
 
     def __post_init__(self):

@@ -4,7 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -61,8 +61,20 @@ def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
     starts = find_starts(config, [script[0][1] for script in scripts], named)
     begun = list(zip(scripts, starts, strict=True))
     chosen = [(script, seed, start) for script, start in begun for seed in config.seeds or [config.seed]]
-    paths = _paths(config.out, [(script[0][1], seed) for script, seed, _ in chosen])
+    paths = _paths(config, [(script[0][1], seed) for script, seed, _ in chosen])
     return [PlannedVideo(script, seed, path, start) for (script, seed, start), path in zip(chosen, paths, strict=True)]
+
+
+def single_config(config: GenerationConfig, video: PlannedVideo) -> GenerationConfig:
+    """Return the configuration that makes one planned video alone."""
+    start = video.start
+    return replace(
+        config, prompts=None, seeds=None, seed=video.seed, batch=1, images=None,
+        prompt=video.script[0][1] if len(video.script) == 1 else None,
+        prompt_schedule=[list(scene) for scene in video.script] if len(video.script) > 1 else None,
+        image=str(start.path) if start is not None and not start.is_clip else None,
+        video=str(start.path) if start is not None and start.is_clip else None,
+    )  # fmt: skip
 
 
 def videos_together(videos: Sequence[PlannedVideo], most: int) -> Iterator[list[PlannedVideo]]:
@@ -86,8 +98,9 @@ def _timed(entry: PromptEntry, config: GenerationConfig) -> tuple[tuple[float, s
     return tuple((number * share_s, text) for number, (_, text) in enumerate(entry.scenes))
 
 
-def _paths(out: str, videos: list[tuple[str, int]]) -> list[Path | None]:
+def _paths(config: GenerationConfig, videos: list[tuple[str, int]]) -> list[Path | None]:
     """Name the file of each (prompt, seed), and check that it can be written. Raises ConfigError."""
+    out = config.out
     if out == PIPE:
         if len(videos) > 1:
             raise ConfigError("out", out, f"a pipe takes one video, not {len(videos)}", "write out=FOLDER")
@@ -115,17 +128,25 @@ def _paths(out: str, videos: list[tuple[str, int]]) -> list[Path | None]:
         raise ConfigError("out", unknown[0], "no kind of video that can be written", cure)
     if len(set(paths)) < len(paths):
         raise ConfigError("out", out, "several videos would have one name", "put {index} into it")
+    record = None if config.from_json is None else user_path(config.from_json, "from_json").absolute()
     for path in paths:
-        try:
-            exists = path.exists() or partial_of(path).is_dir()  # the longer name, which may be too long
-        except OSError as error:
-            raise ConfigError("out", path, f"cannot be written ({error.strerror})", "write another name") from error
-        if exists:
-            raise ConfigError("out", path, "exists and is never overwritten", "move it, or write another name")
-        folder = next(folder for folder in path.absolute().parents if folder.exists())
-        try:
-            require_writable(folder)
-        except OSError as error:
-            problem = f"cannot be written: {folder} is no folder that you may write in ({error.strerror})"
-            raise ConfigError("out", path, problem, "write another path") from error
+        beside = path.with_suffix(".json")
+        require_new(path, (path,) if beside.absolute() == record else (path, beside))
     return paths
+
+
+def require_new(path: Path, files: Sequence[Path]) -> None:
+    """Check that none of `files` exists, and that their folder can be written in. Raises ConfigError."""
+    try:
+        exists = next((file for file in files if file.exists()), None)
+        exists = path if partial_of(path).is_dir() else exists  # the longer name, which may be too long
+    except OSError as error:
+        raise ConfigError("out", path, f"cannot be written ({error.strerror})", "write another name") from error
+    if exists:
+        raise ConfigError("out", exists, "exists and is never overwritten", "move it, or write another name")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        require_writable(folder)
+    except OSError as error:
+        problem = f"cannot be written: {folder} is no folder that you may write in ({error.strerror})"
+        raise ConfigError("out", path, problem, "write another path") from error

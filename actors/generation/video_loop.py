@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 
 import torch
@@ -16,13 +17,15 @@ from torch import Tensor
 
 from actors.generation.generation_config import PIPE
 from actors.generation.job import Job
-from actors.generation.planned_videos import PlannedVideo, videos_together
+from actors.generation.planned_videos import PlannedVideo, single_config, videos_together
 from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_formats import open_writer
+from actors.generation.video_record import repeat_notes, write_record
 from actors.generation.video_writer import FramePipe, VideoWriter
 from models.checkpoints.lora_files import attach_adapters
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError, StopsRun
+from models.fingerprint import fingerprint
 from models.noise import BlockNoise
 from models.wan.network import Wan
 
@@ -90,6 +93,11 @@ def generate_videos(job: Job, report: Callable[[int, int], None] | None = None) 
         student = student.to(job.device, job.dtype).eval()
     except torch.OutOfMemoryError as error:
         raise VideoEnded(f"device={job.device} has too little memory for the student; give another", ()) from error
+    weights = f"{fingerprint(student.state_dict()):016x}"
+    machine = {"device": job.device.type, "dtype": str(job.dtype), "threads": torch.get_num_threads()}
+    if job.config.from_json is not None:
+        for note in repeat_notes(job.config, weights, machine | {"together": 1}):
+            print(f"note: {note}", file=sys.stderr)
     if job.device.type == "cuda" if job.config.compile is None else job.config.compile:
         student.compile_blocks()
     pipe = None
@@ -97,14 +105,15 @@ def generate_videos(job: Job, report: Callable[[int, int], None] | None = None) 
         pipe = os.dup(1)
         os.dup2(2, 1)
     for together in videos_together(job.videos, job.config.batch):
-        generate_batch(job, student, together, pipe, report)
+        made_by = partial(write_record, weights=weights, machine=machine | {"together": len(together)})
+        generate_batch(job, student, together, pipe, made_by, report)
 
 
 def generate_batch(
-    job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int | None,
+    job: Job, student: Wan, videos: Sequence[PlannedVideo], pipe: int | None, record: Callable[..., None],
     report: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
-    """Generate `videos` at the same time. Raises VideoEnded."""
+    """Generate `videos` at the same time; each has its `record` from its first frame on. Raises VideoEnded."""
     config, shape, codec = job.config, job.shape, job.world.codec
     noise = BlockNoise([v.seed for v in videos], (shape.block_frames, *shape.frame_shape), job.device)
     start, continued = _start_of(job, videos), videos[0].continued_frames
@@ -125,8 +134,10 @@ def generate_batch(
                     return  # the clip's own frames
                 left = config.frames - meter.done / len(videos)
                 shown = frames[:, : int(min(left, frames.shape[1]))]
-                for writer, video in zip(writers, shown.numpy(), strict=True):
+                for planned, writer, video in zip(videos, writers, shown.numpy(), strict=True):
                     writer.write(video.repeat(job.enlarge, axis=1).repeat(job.enlarge, axis=2))
+                    if not meter.done and planned.path is not None:
+                        record(planned.path, single_config(config, planned))
                 meter.add(len(videos) * shown.shape[1])
 
             scenes = _scenes(job, videos)

@@ -48,9 +48,7 @@ def test_a_short_clip_gives_whole_blocks_or_all_of_it(frames, taken, tmp_path):
     assert greys(clip(tmp_path / "x.mkv", frames)) == list(range(frames - taken, frames))
 
 
-@pytest.mark.parametrize(
-    ("rate", "taken"), [("32", [4, 6, 8, 10, 12, 14, 16, 18, 20]), ("8", [8, 8, 9, 9, 10, 10])]
-)
+@pytest.mark.parametrize(("rate", "taken"), [("32", [4, 6, 8, 10, 12, 14, 16, 18, 20]), ("8", [8, 8, 9, 9, 10, 10])])
 def test_a_clip_of_another_rate_is_read_at_the_videos(rate, taken, tmp_path):
     found = greys(clip(tmp_path / "x.mp4", 21 if rate == "32" else 11, rate))
     assert found[-1] == taken[-1] and numpy.abs(numpy.array(found[-len(taken) :]) - taken).max() <= 1
