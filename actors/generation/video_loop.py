@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from actors.generation.generation_config import PIPE
+from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.job import Job
 from actors.generation.planned_videos import PlannedVideo, single_config, videos_together
 from actors.generation.streaming import Scene, show_blocks, stream_latents
@@ -116,7 +116,7 @@ def generate_batch(
     """Generate `videos` at the same time; each has its `record` from its first frame on. Raises VideoEnded."""
     config, shape, codec = job.config, job.shape, job.world.codec
     noise = BlockNoise([v.seed for v in videos], (shape.block_frames, *shape.frame_shape), job.device)
-    start, continued = _start_of(job, videos), videos[0].continued_frames
+    start, frames = _start_of(job, videos), videos[0].continued_frames + config.frames
     rows, columns = (size * codec.space_stride * job.enlarge for size in (shape.height, shape.width))
     writers: list[VideoWriter] = [
         FramePipe(pipe) if video.path is None else open_writer(video.path, config.rate, rows, columns)
@@ -124,24 +124,11 @@ def generate_batch(
     ]
     try:
         with ExitStack() as files, VideoMeter(len(videos) * config.frames, report) as meter:
-            for writer in writers:
+            for planned, writer in zip(videos, writers, strict=True):
+                files.callback(_record, config, planned, writer, record)  # behind the last frame, called after close
                 files.callback(writer.close)
-
-            pieces = count()
-
-            def show(frames: Tensor) -> None:  # [B T H W 3]; the last block may be longer than the video
-                if next(pieces) == 0 and continued:
-                    return  # the clip's own frames
-                left = config.frames - meter.done / len(videos)
-                shown = frames[:, : int(min(left, frames.shape[1]))]
-                for planned, writer, video in zip(videos, writers, shown.numpy(), strict=True):
-                    writer.write(video.repeat(job.enlarge, axis=1).repeat(job.enlarge, axis=2))
-                    if not meter.done and planned.path is not None:
-                        record(planned.path, single_config(config, planned))
-                meter.add(len(videos) * shown.shape[1])
-
+            show = _shown_in(job, videos, writers, meter, record)
             scenes = _scenes(job, videos)
-            frames = continued + config.frames
             latents = stream_latents(student, shape, scenes, noise, codec, frames, start, config.recache)
             show_blocks(latents, codec, job.device, show)
     except BrokenPipeError as error:
@@ -155,6 +142,32 @@ def generate_batch(
     except KeyboardInterrupt as error:  # of another signal it carries the number
         raise VideoEnded("stopped", writers, 128 + (error.args[0] if error.args else signal.SIGINT)) from error
     print("\n".join(writer.name for writer in writers) + f": {meter.line()}", file=sys.stderr)
+
+
+def _shown_in(
+    job: Job, videos: Sequence[PlannedVideo], writers: Sequence[VideoWriter], meter: VideoMeter,
+    record: Callable[..., None],
+) -> Callable[[Tensor], None]:  # fmt: skip
+    """Return the function that writes frames, uint8 [B T H W 3], in turn: the last may reach beyond the video."""
+    pieces = count()
+
+    def show(frames: Tensor) -> None:
+        if next(pieces) == 0 and videos[0].continued_frames:
+            return  # the clip's own frames
+        left = job.config.frames - meter.done / len(videos)
+        shown = frames[:, : int(min(left, frames.shape[1]))]
+        for planned, writer, video in zip(videos, writers, shown.numpy(), strict=True):
+            writer.write(video.repeat(job.enlarge, axis=1).repeat(job.enlarge, axis=2))
+            _record(job.config, planned, writer, record)
+        meter.add(len(videos) * shown.shape[1])
+
+    return show
+
+
+def _record(config: GenerationConfig, planned: PlannedVideo, writer: VideoWriter, record: Callable[..., None]) -> None:
+    """Write the record of a video that has frames in its file, once. Raises OSError."""
+    if planned.path is not None and writer.frames and not planned.path.with_suffix(".json").exists():
+        record(planned.path, single_config(config, planned))
 
 
 def _scenes(job: Job, videos: Sequence[PlannedVideo]) -> list[Scene]:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from types import SimpleNamespace
+from fractions import Fraction
 
 import numpy
 import psutil
@@ -13,10 +14,13 @@ import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
 
+from actors.generation.video_formats import open_writer
 from models.checkpoints.weight_files import save_weights
 from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.network_sizes import sampling_bytes
 from models.wan.network import Wan
+from models.worlds.tiny_judge import judge
+from models.worlds.tiny_world import sample_video
 from settings.compose import ROOT
 from tests.fakes.commands import mistake, replaced, run_script
 from tests.fakes.generating import PROMPT, frames_of, run
@@ -96,6 +100,14 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         ([f"prompt={PROMPT}", "device=abacus"], "device=abacus"),
         ([f"prompt={PROMPT}", "dtype=int3"], "dtype=int3"),
         ([f"prompt={PROMPT}", "image=none.png"], "image=none.png"),
+        ([f"prompt={PROMPT}", "video=none.mp4"], "video=none.mp4"),
+        ([f"prompt={PROMPT}", "images=none"], "images=none"),
+        ([f"prompt={PROMPT}", "image=a.png", "video=a.mp4"], "image=a.png"),
+        ([f"prompt={PROMPT}", "image_fit=crop"], "image_fit=crop"),
+        ([f"prompt={PROMPT}", "image_background=colour"], "image_background=colour"),
+        ([f"prompt={PROMPT}", "fps=16/0"], "fps=16/0"),
+        (["from=none.json"], "from_json=none.json"),
+        (["from=README.md"], "from_json=README.md"),
         ([f"prompt={PROMPT}", "seeds=[1,1]"], "seeds=[1,1]"),
         ([f"prompt={PROMPT}", "seeds=[1,2]"], "out="),
         ([f"prompt={PROMPT}", "seeds=3"], "seeds=3"),
@@ -165,7 +177,7 @@ def test_several_videos_are_the_same_in_any_batch(tmp_path):
     common = [f"prompts={tmp_path}/prompts.txt", "seeds=[3,4]", "seconds=0.5", "enlarge=16"]
     for batch in (1, 3):
         assert run_script("generate.py", *common, f"batch={batch}", f"out={tmp_path}/{batch}") == 0
-    names = sorted(path.name for path in (tmp_path / "1").iterdir())
+    names = sorted(path.name for path in (tmp_path / "1").glob("*.mp4"))
     assert len(names) == 4 and names[0] == "0000_a_red_disc_drifts_slowly_over_a_cool_wal_3.mp4"
     for name in names:
         alone, together = (numpy.stack(frames_of(tmp_path / batch / name)).astype(int) for batch in ("1", "3"))
@@ -203,6 +215,73 @@ def test_a_picture_begins_the_video(tmp_path):
     )
     frames = frames_of(tmp_path / "x.mp4")
     assert len(frames) == 16 and numpy.abs(frames[0].mean((0, 1)) - (200, 40, 40)).max() < 4
+
+
+def made_clip(folder, frames: int = 24):
+    """A real clip of the tiny world, enlarged as generate.py writes it, and its pixels [T 3 H W]."""
+    video = sample_video(PROMPT, frames, torch.Generator().manual_seed(3))
+    large = (video * 255).round().byte().permute(0, 2, 3, 1).numpy().repeat(16, axis=1).repeat(16, axis=2)
+    writer = open_writer(folder / "clip.mp4", Fraction(16), 192, 192)
+    writer.write(large)
+    writer.close()
+    return folder / "clip.mp4", video
+
+
+def test_a_clip_is_continued_without_a_jump(tmp_path):
+    """Position and light of the first made frame lie as near to the clip's last as any two frames inside the clip."""
+    clip, video = made_clip(tmp_path)
+    out = tmp_path / "x.png"
+    arguments = [f"prompt={PROMPT}", f"video={clip}", "seconds=0.75", "enlarge=1", f"out={out}"]
+    assert run_script("generate.py", *arguments) == 0
+    made = numpy.stack([numpy.asarray(Image.open(path)) for path in sorted(out.iterdir())])
+    assert made.shape == (12, 12, 12, 3)
+    joined = torch.cat([video, torch.from_numpy(made).permute(0, 3, 1, 2) / 255])
+    verdict = judge(joined[None], [PROMPT])
+    steps = verdict.position[0].diff(dim=0).norm(dim=-1)
+    light = verdict.light[0, :, 0].diff().abs()
+    inside, jump = slice(0, len(video) - 1), len(video) - 1
+    assert steps[jump] <= steps[inside].max() + 0.1 and steps[jump] > 0.1  # a video of its own begins anywhere
+    assert light[jump] <= light[inside].max() + 0.02
+    assert verdict.valid[0, len(video) :].all() and verdict.colour_right[0, len(video) :].all()
+
+
+def test_a_record_makes_the_video_again_bit_for_bit(tmp_path, capsys):
+    clip, _ = made_clip(tmp_path)
+    schedule = f'prompt_schedule=[[0,"{PROMPT}"],[0.4,"a blue disc drifts slowly over a cool wall"]]'
+    arguments = [schedule, "recache=true", "sink=3", "seed=5", "seconds=0.8", f"video={clip}"]
+    assert run_script("generate.py", *arguments, f"out={tmp_path}/x.mp4") == 0
+    record = json.loads((tmp_path / "x.json").read_text())
+    assert record["keys"]["seed"] == 5 and record["keys"]["video"] == str(clip) and len(record["weights"]) == 16
+    capsys.readouterr()
+    assert run_script("generate.py", f"from={tmp_path}/x.json", f"out={tmp_path}/y.mp4") == 0
+    assert (tmp_path / "x.mp4").read_bytes() == (tmp_path / "y.mp4").read_bytes()
+    assert json.loads((tmp_path / "y.json").read_text()) == record
+    assert run_script("generate.py", f"from={tmp_path}/x.json", "seed=6", f"out={tmp_path}/z.mp4") == 0
+    assert (tmp_path / "x.mp4").read_bytes() != (tmp_path / "z.mp4").read_bytes()
+    (tmp_path / "y.mp4").unlink()
+    assert run_script("generate.py", f"from={tmp_path}/y.json", f"out={tmp_path}/y.mp4") == 0, "its own record may stay"
+    assert mistake(capsys, "generate.py", f"prompt={PROMPT}", f"out={tmp_path}/x.mkv").startswith("out=")
+    clip.write_bytes(clip.read_bytes() + bytes(1))
+    assert run_script("generate.py", f"from={tmp_path}/x.json", f"out={tmp_path}/w.mp4") == 2
+
+
+def test_videos_of_a_table_have_their_own_schedules_and_pictures(tmp_path, capsys):
+    Image.new("RGB", (12, 12), (200, 40, 40)).save(tmp_path / "red.png")
+    lines = [
+        {"prompts": [PROMPT, PROMPT.replace("red", "blue")]},
+        {"prompt": PROMPT, "image": "red.png", "duration": 5},
+        {"prompt_schedule": [[0, PROMPT], [0.2, PROMPT.replace("red", "green")]]},
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = [f"prompts={tmp_path}/p.jsonl", "seconds=0.8", "enlarge=1", "batch=3", f"out={tmp_path}/{{index}}.mkv"]
+    assert run_script("generate.py", *arguments) == 0
+    assert "duration" in capsys.readouterr().err
+    made = [numpy.stack(frames_of(tmp_path / f"{i}.mkv")) for i in range(3)]
+    assert [video.shape for video in made] == [(13, 12, 12, 3)] * 3
+    assert numpy.abs(made[1][0].mean((0, 1)) - (200, 40, 40)).max() < 4
+    records = [json.loads((tmp_path / f"{i}.json").read_text())["keys"] for i in range(3)]
+    assert records[0]["prompt_schedule"][1][0] == 0.4 and records[2]["prompt_schedule"][1][0] == 0.2
+    assert [record["image"] for record in records] == [None, str(tmp_path / "red.png"), None]
 
 
 @pytest.fixture

@@ -180,4 +180,4 @@ def test_a_full_gpu_names_what_was_kept_and_the_cure(tmp_path, monkeypatch, caps
     assert run_script("generate.py", f"prompt={PROMPT}", "seeds=[1,2]", "batch=2", f"out={tmp_path}") == 1
     said = capsys.readouterr().err
     assert "batch=2; 6 " in said and said.count("\n") == 1
-    assert [len(frames_of(path)) for path in tmp_path.iterdir()] == [6, 6]
+    assert [len(frames_of(path)) for path in tmp_path.glob("*.mp4")] == [6, 6]

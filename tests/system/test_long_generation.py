@@ -28,7 +28,7 @@ def videos(folder: Path, frames: int) -> Tensor:
     (folder / "prompts.txt").write_text("\n".join(CHOSEN))
     arguments = [f"prompts={folder}/prompts.txt", f"seeds={list(SEEDS)}", "batch=16", f"seconds={frames / 16}"]
     assert run_script("generate.py", "preset=tiny", *arguments, f"out={folder}/videos") == 0
-    return torch.stack([filmed(path) for path in sorted((folder / "videos").iterdir())])
+    return torch.stack([filmed(path) for path in sorted((folder / "videos").glob("*.mp4"))])
 
 
 def filmed(path: Path) -> Tensor:
