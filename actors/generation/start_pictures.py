@@ -1,12 +1,13 @@
 """Read the picture that a video begins with, of any pixel format, as 8-bit RGB in the video's shape."""
 
+import io
 import struct
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageCms, ImageColor, ImageOps
 
 from models.errors import ConfigError
 from models.file_kinds import PICTURES, VIDEOS, file_kind, require_kind
@@ -51,7 +52,9 @@ def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[
             notes, frames = [], getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format != "MPO":  # whose other pictures are previews
                 notes.append(f"the first of its {frames} frames is taken")
-            rgb = _to_rgb(ImageOps.exif_transpose(picture), path, key, shape.background)
+            managed, note = _to_srgb(ImageOps.exif_transpose(picture))
+            notes += note
+            rgb = _to_rgb(managed, path, key, shape.background)
             return fit_picture(rgb, shape), notes + fit_notes(rgb.width, rgb.height, shape)
     except ConfigError:
         raise
@@ -61,6 +64,18 @@ def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(key, path, f"cannot be read ({reason})", f"write {key}=FILE, a PNG or JPEG") from error
+
+
+def _to_srgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """Convert a picture from the colour profile in its file, such as a telephone's Display P3, to sRGB."""
+    profile, mode = picture.info.get("icc_profile"), {"CMYK": "RGB"}.get(picture.mode, picture.mode)
+    if not profile or mode not in ("RGB", "RGBA"):
+        return picture, []
+    try:
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(picture, source, target, outputMode=mode), []
+    except (ImageCms.PyCMSError, OSError) as error:
+        return picture, [f"its colour profile is not used ({error})"]
 
 
 def _to_rgb(picture: Image.Image, path: Path, key: str, background: tuple[int, int, int]) -> Image.Image:

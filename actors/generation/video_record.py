@@ -32,7 +32,9 @@ def keys_of_video(config: GenerationConfig) -> dict[str, Any]:
     plain |= {f"student.{name}": value for name, value in plain.pop("student").items()}
     for name in _FILES:
         if plain[name] is not None:
-            plain[name] = str(user_path(plain[name], name).absolute())
+            given = plain[name] if isinstance(plain[name], list) else [plain[name]]
+            absolute = [str(user_path(path, name).absolute()) for path in given]
+            plain[name] = absolute if given is plain[name] else absolute[0]
     kept = {name: value for name, value in plain.items() if name not in _PLACES}
     endless = {name: str(value) for name, value in kept.items() if isinstance(value, float) and math.isinf(value)}
     return json.loads(json.dumps(kept | endless))

@@ -4,7 +4,7 @@ import io
 
 import numpy
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from actors.generation.start_pictures import Fit, read_colour, read_picture
 from models.errors import ConfigError
@@ -84,6 +84,18 @@ def test_grey_with_alpha_shows_the_background(tmp_path):
     halves("LA", (90, 255), (0, 0)).save(tmp_path / "x.png")
     pixels = read(tmp_path / "x.png")
     assert (pixels[:, :4] == 90).all() and (pixels[:, 4:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_colour_profile_is_converted_to_srgb(mode, tmp_path):
+    """In this profile red and blue have changed places."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
+    Image.new(mode, (8, 4), (255, 0, 0)).save(tmp_path / "x.png", icc_profile=swapped)
+    assert numpy.abs(read(tmp_path / "x.png").astype(int) - (0, 0, 255)).max() <= 3
+    Image.new(mode, (8, 4), (255, 0, 0)).save(tmp_path / "y.png", icc_profile=b"broken")
+    pixels, notes = read_picture(tmp_path / "y.png", "image", SHAPE)
+    assert (pixels == (255, 0, 0)).all() and len(notes) == 1
 
 
 def test_a_turned_picture_is_upright(tmp_path):
