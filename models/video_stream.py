@@ -60,7 +60,7 @@ class VideoInfo:
 def probe(path: Path) -> VideoInfo:
     """Read a film's shape without decoding it, but for the rotation of its first frame. Raises UnreadableVideo."""
     try:
-        with av.open(str(path)) as film:
+        with av.open(str(path), metadata_errors="replace") as film:
             stream = _video_stream(film, path)
             first = next(film.decode(stream), None)
             if first is None:
@@ -80,7 +80,7 @@ def stream_frames(path: Path, spacing_s: float = 0.0) -> Iterator[Frame]:
     """
     count, due_s = 0, -math.inf
     try:
-        with av.open(str(path)) as film:
+        with av.open(str(path), metadata_errors="replace") as film:
             stream = _video_stream(film, path)
             stream.thread_type = "AUTO"
             fps, began_s, shape = _fps(stream), None, None

@@ -135,9 +135,11 @@ def _last_frames(start: Start, fit: Fit, rate: Fraction, most: int) -> tuple[lis
     except (UnreadableVideo, OSError) as error:
         cure = f"write {start.key}=FILE, a whole video"
         raise ConfigError(start.key, path, f"cannot be read ({error})", cure) from error
-    times, last_s = numpy.array([time_s for time_s, _ in recent]), recent[-1][0]
-    wanted = [last_s - float(number / rate) for number in range(most)]
-    nearest = [int(numpy.abs(times - time_s).argmin()) for time_s in wanted if time_s > times[0] - float(1 / rate) / 2]
+    times = numpy.array([time_s for time_s, _ in recent])
+    wanted = [times.max() - float(number / rate) for number in range(most)]
+    nearest = [
+        int(numpy.abs(times - time_s).argmin()) for time_s in wanted if time_s > times.min() - float(1 / rate) / 2
+    ]
     notes = fit_notes(info.width, info.height, fit)
     if abs(info.fps / float(rate) - 1) > _SAME_RATE:
         notes.append(f"it has {info.fps:.5g} frames per second, of which {float(rate):.5g} are taken")

@@ -312,5 +312,9 @@ def test_a_network_of_wans_kind_streams_through_text_encoder_and_vae(wan_folder,
     assert len(frames) == 32 and frames[0].shape == (32, 48, 3)
     assert re.search(r"\b8\b", said)
     assert len(list((tmp_path / "cache").iterdir())) == 2
+    more = ["prompt=a dog walks", f"video={tmp_path}/x.mp4", f"out={tmp_path}/more.mp4"]
+    assert run_script("generate.py", *replaced(arguments, "seconds=0.5"), *more) == 0
+    assert " 21 " in capsys.readouterr().err, "6 latent frames are two blocks, of 1 + 5 * 4 frames"
+    assert len(frames_of(tmp_path / "more.mp4")) == 8
     line = mistake(capsys, "generate.py", *replaced(arguments, "height=40"), "prompt=a cat", f"out={tmp_path}/y.mp4")
     assert line.startswith("height=40: ") and "16" in line

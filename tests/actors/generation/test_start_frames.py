@@ -5,13 +5,17 @@ from pathlib import Path
 
 import numpy
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from actors.generation import start_frames
 from actors.generation.generation_config import GenerationConfig
 from actors.generation.start_frames import Start, find_starts, start_reader
 from actors.generation.video_formats import open_writer
 from models.errors import ConfigError
 from models.network_config import StudentConfig
+from models.video_stream import Frame
 from models.worlds.video_codec import TinyCodec
 
 SHAPE = StudentConfig()
@@ -109,3 +113,30 @@ def test_a_clip_as_a_picture_points_to_video(tmp_path):
     with pytest.raises(ConfigError) as error:
         find_starts(config(image=str(path)), ["x"], [None])
     assert error.value.key == "image" and "video=" in error.value.fix
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("clips")
+    return [clip(folder / f"x{ending}", 4).read_bytes() for ending in (".mp4", ".mkv", ".gif")]
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2), st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=9))
+def test_a_damaged_clip_is_read_or_refused(clips, tmp_path_factory, number, changes):
+    damaged = bytearray(clips[number])
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(damaged)
+    try:
+        assert greys(path)
+    except ConfigError as error:
+        assert (error.key, error.value) == ("video", path)
+
+
+def test_a_clip_whose_times_jump_back_gives_frames(tmp_path, monkeypatch):
+    path = clip(tmp_path / "x.mp4", 4)
+    frames = [Frame(time_s, numpy.zeros((48, 48, 3), numpy.uint8)) for time_s in (100.0, 0.0)]
+    monkeypatch.setattr(start_frames, "stream_frames", lambda _: iter(frames))
+    assert {*greys(path)} == {0}

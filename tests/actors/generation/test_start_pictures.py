@@ -4,6 +4,8 @@ import io
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from actors.generation.start_pictures import Fit, read_colour, read_picture
@@ -166,3 +168,25 @@ def test_a_colour_is_a_name_or_a_number():
     with pytest.raises(ConfigError) as error:
         read_colour("colour", "image_background")
     assert error.value.key == "image_background"
+
+
+def saved(form: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((8, 8), 50).convert("RGB").save(buffer, form)
+    return buffer.getvalue()
+
+
+SAVED = [saved(form) for form in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP")]
+
+
+@given(st.sampled_from(SAVED), st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)), min_size=1, max_size=9))
+def test_a_damaged_picture_is_read_or_refused(tmp_path_factory, content, changes):
+    damaged = bytearray(content)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(damaged)
+    try:
+        read(path)
+    except ConfigError as error:
+        assert (error.key, error.value) == ("image", path)

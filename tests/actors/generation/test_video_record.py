@@ -1,0 +1,72 @@
+"""A record keeps the keys of one video; what it was made with is compared before it is made again."""
+
+import json
+
+import pytest
+
+from actors.generation.generation_config import GenerationConfig
+from actors.generation.video_record import keys_of_video, read_record, recorded_keys, repeat_notes, write_record
+from models.errors import ConfigError
+
+MACHINE = {"device": "cpu", "threads": 1}
+
+
+def config(**keys) -> GenerationConfig:
+    return GenerationConfig(**{"prompt": "a cat", "out": "x.mp4", "seconds": float("inf")} | keys)
+
+
+@pytest.fixture
+def record(tmp_path):
+    write_record(tmp_path / "x.mp4", config(seed=7), "0123", MACHINE)
+    return tmp_path / "x.json"
+
+
+def test_a_record_holds_every_key_of_the_frames_and_none_of_places(record, tmp_path, monkeypatch):
+    keys = read_record(str(record))["keys"]
+    assert keys["seed"] == 7 and keys["seconds"] == "inf" and keys["student.block_frames"] == 3
+    assert not {"out", "device", "compile", "batch", "text_cache", "from_json"} & keys.keys()
+    monkeypatch.chdir(tmp_path)
+    assert keys_of_video(config(lora="a.safetensors"))["lora"] == str(tmp_path / "a.safetensors")
+
+
+def test_given_keys_replace_recorded_ones_and_their_alternatives(record):
+    assert recorded_keys(str(record), ["from_json", "out"])["prompt"] == "a cat"
+    assert not {"prompt", "prompts", "prompt_schedule"} & recorded_keys(str(record), ["prompts"]).keys()
+    assert not {"seed", "seeds"} & recorded_keys(str(record), ["seeds"]).keys()
+    assert not [name for name in recorded_keys(str(record), ["preset"]) if name.startswith("student.")]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"keys": []}', "[" * 100_000, '"x"', "null"])
+def test_another_file_is_no_record(content, tmp_path):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ConfigError) as error:
+        read_record(str(tmp_path / "x.json"))
+    assert error.value.key == "from_json"
+
+
+def test_other_weights_are_refused_unless_another_checkpoint_is_given(record):
+    again = config(seed=7, from_json=str(record))
+    assert repeat_notes(again, "0123", MACHINE) == []
+    with pytest.raises(ConfigError) as error:
+        repeat_notes(again, "0124", MACHINE)
+    assert error.value.key == "from_json"
+    assert repeat_notes(config(from_json=str(record), checkpoint="other"), "0124", MACHINE) == []
+
+
+def test_another_start_is_refused(tmp_path):
+    (tmp_path / "a.png").write_text("a")
+    write_record(tmp_path / "x.mp4", config(image=str(tmp_path / "a.png")), "0123", MACHINE)
+    again = config(image=str(tmp_path / "a.png"), from_json=str(tmp_path / "x.json"))
+    assert repeat_notes(again, "0123", MACHINE) == []
+    (tmp_path / "a.png").write_text("b")
+    with pytest.raises(ConfigError) as error:
+        repeat_notes(again, "0123", MACHINE)
+    assert error.value.key == "from_json" and "a.png" in error.value.problem
+
+
+def test_what_may_change_roundings_is_noted(record):
+    content = json.loads(record.read_text())
+    content["versions"]["torch"] = "1.0"
+    record.write_text(json.dumps(content))
+    notes = repeat_notes(config(from_json=str(record)), "0123", MACHINE | {"threads": 8})
+    assert len(notes) == 2 and any("threads=1" in note for note in notes) and any("torch=1.0" in note for note in notes)
