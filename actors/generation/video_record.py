@@ -13,7 +13,6 @@ from actors.generation.generation_config import GenerationConfig
 from models.atomic_files import write_atomic
 from models.errors import ConfigError
 from models.file_kinds import read_text
-from models.fingerprint import file_digest
 from models.user_paths import user_path
 
 _PLACES = ("out", "text_cache", "device", "compile", "batch", "from_json")
@@ -42,6 +41,8 @@ def keys_of_video(config: GenerationConfig) -> dict[str, Any]:
 
 def write_record(path: Path, config: GenerationConfig, weights: str, machine: Mapping[str, Any]) -> None:
     """Write the record of the single video `path`; `weights` is its student's fingerprint. Raises OSError."""
+    from models.fingerprint import file_digest  # imports torch, which reading a record does not wait for
+
     start = config.image or config.video
     record = {
         "keys": keys_of_video(config), "weights": weights, "machine": dict(machine),
@@ -80,6 +81,8 @@ def repeat_notes(config: GenerationConfig, weights: str, machine: Mapping[str, A
 
     Raises ConfigError where weights or start are others under the same names.
     """
+    from models.fingerprint import file_digest
+
     record, keys = read_record(config.from_json), keys_of_video(config)
     same = [name for name, value in record["keys"].items() if keys.get(name) == value]
     if record["weights"] != weights and {*_WEIGHTS} <= {*same}:
