@@ -37,7 +37,11 @@ def missing_videos(planned: Sequence[GenerationConfig]) -> list[GenerationConfig
             missing.append(config)
             continue
         keys, file = keys_of_video(config), path.with_suffix(".json")
-        before = read_record(str(file))["keys"] if file.is_file() else {}
+        try:
+            before = read_record(str(file))["keys"]
+        except ConfigError as error:  # none, or of an older version
+            problem = f"{path.name} has no record of how it was made"
+            raise ConfigError("out", path.parent, problem, "write another out, or move the folder") from error
         if differing := sorted(name for name in keys.keys() | before.keys() if keys.get(name) != before.get(name)):
             problem = f"{path.name} was made with another {', '.join(differing)}"
             raise ConfigError("out", path.parent, problem, "write another out, or move the folder")

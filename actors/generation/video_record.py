@@ -46,7 +46,7 @@ def write_record(path: Path, config: GenerationConfig, weights: str, machine: Ma
     start = config.image or config.video
     record = {
         "keys": keys_of_video(config), "weights": weights, "machine": dict(machine),
-        "start_sha256": None if start is None else file_digest(Path(start)),
+        "start_sha256": None if start is None else file_digest(user_path(start, "image")),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
     }  # fmt: skip
     write_atomic(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
@@ -89,7 +89,11 @@ def repeat_notes(config: GenerationConfig, weights: str, machine: Mapping[str, A
         problem = f"the student's weights are not those that made the video ({record['weights']})"
         raise ConfigError("from_json", config.from_json, problem, "give the files that made it, or write checkpoint=")
     start = config.image or config.video
-    if start is not None and {"image", "video"} <= {*same} and file_digest(Path(start)) != record.get("start_sha256"):
+    if (
+        start is not None
+        and {"image", "video"} <= {*same}
+        and file_digest(user_path(start, "image")) != record.get("start_sha256")
+    ):
         raise ConfigError("from_json", config.from_json, f"{start} has changed since", "give the file that made it")
     now = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES} | dict(machine)
     before = record["versions"] | record["machine"]
