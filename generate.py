@@ -5,6 +5,8 @@ python generate.py prompt="..." out=video.mp4 [key=value ...]
 Writes the video while it is made; whatever stops it, the file plays. The student's shape is that of the preset.
   python generate.py preset=tiny prompt="a red disc drifts slowly over a cool wall" seconds=30 out=x.mp4
   python generate.py prompt="..." seconds=inf out=- | ffplay -f rawvideo -pixel_format rgb24 -video_size 192x192 -
+  python generate.py prompt="..." video=x.mp4 seconds=5 out=more.webm
+  python generate.py from=x.json out=again.mp4
 """
 
 import signal

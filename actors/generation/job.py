@@ -30,6 +30,9 @@ _FILE_ROWS = 192
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Bytes that a container may hold."""
 
+_MOST_NOTES = 10
+"""Notes on starts that are printed: a folder may have thousands."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -109,12 +112,15 @@ def _notes(config: GenerationConfig, videos: list[PlannedVideo], rows: int, colu
 def _read_starts(videos: list[PlannedVideo], reader: StartReader) -> tuple[list[PlannedVideo], dict[Start, Tensor]]:
     """Read what the videos begin with, once, to check and to count it; returns it too where it is one. Prints notes."""
     read: dict[Start, Tensor] = {}
+    texts: list[str] = []
     lengths: dict[Start | None, int] = {None: 0}
     for start in dict.fromkeys(video.start for video in videos if video.start is not None):
         frames, notes = reader.read(start)
         lengths[start], read = len(frames), {start: frames}
-        for note in notes:
-            print(f"note: {start.key}={start.path}: {note}", file=sys.stderr)
+        texts += [f"{start.key}={start.path}: {note}" for note in notes]
+    more = [f"{len(texts) - _MOST_NOTES} more notes like these"] if len(texts) > _MOST_NOTES else []
+    for note in texts[:_MOST_NOTES] + more:
+        print(f"note: {note}", file=sys.stderr)
     counted = [replace(video, start_frames=lengths[video.start]) for video in videos]
     return counted, read if len(lengths) == 2 else {}
 

@@ -1,6 +1,7 @@
 """A job is checked before it starts, and says what its keys may not be meant to say."""
 
 import pytest
+from PIL import Image
 
 from actors.generation.generation_config import GenerationConfig
 from actors.generation.job import open_job
@@ -51,6 +52,17 @@ def test_no_video_is_planned_for_what_is_no_prompt_file(content, tmp_path):
     with pytest.raises(ConfigError) as error:
         open_job(config(tmp_path, prompt=None, prompts=f"{tmp_path}/p.txt"))
     assert error.value.key == "prompts"
+
+
+def test_of_many_notes_on_starts_the_first_ten_are_printed(tmp_path, capsys):
+    (tmp_path / "starts").mkdir()
+    for number in range(13):
+        Image.new("RGB", (1, 1)).save(tmp_path / "starts" / f"{number:02d}.png")
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS[:13]))
+    keys = {"prompts": f"{tmp_path}/p.txt", "images": f"{tmp_path}/starts", "out": f"{tmp_path}/videos"}
+    open_job(config(tmp_path, prompt=None, **keys))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 11 and "12.0 times" in said[9] and said[10].startswith("note: 3 ")
 
 
 def test_scenes_without_times_need_an_end(tmp_path):
