@@ -42,7 +42,9 @@ class Config(WorldConfig):
     teacher_model: str | None = key(None, "network of the teacher; none: student.model", choices=CONFIGS)
     base: str | None = key(None, "weights that student (stage ode) and critic start from; none: the teacher's")
     init: str | None = key(None, "student weights that stage dmd starts from, in place of stage ode")
-    prompts: str | None = key(None, "training prompts: a txt, jsonl or parquet file; none: the tiny world's")
+    prompts: str | None = key(
+        None, "training prompts: a txt, jsonl, json, csv, tsv or parquet file; none: the tiny world's"
+    )
     dry_run: bool = key(
         False, "print sizes, memory, operations and expected seconds, and start nothing", resumable=True
     )
