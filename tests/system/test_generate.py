@@ -46,6 +46,7 @@ def test_a_pipe_gets_the_frames_and_nothing_else(tmp_path):
 
 PEAK = """
 import sys
+from pathlib import Path
 import torch
 from tests.fakes.commands import run_script
 torch.set_num_threads(1)
