@@ -16,7 +16,7 @@ import aiohttp
 from actors.prompt_config import PromptConfig
 from models.errors import ConfigError
 from models.http_retry import RequestFailed, open_session, post
-from models.json_lines import complete_lines
+from models.json_lines import complete_lines, end_last_line
 
 TOKEN = "LONGTAKE_PROMPT_TOKEN"
 """Environment variable with the endpoint's key, sent as `Authorization: Bearer`."""
@@ -61,6 +61,7 @@ def extend_prompts(texts: Sequence[str], config: PromptConfig, cache: Path) -> E
                 raise ConfigError("prompt.cache", cache, problem, "name another file") from error
         missing = [text for text in dict.fromkeys(texts) if _key(text, config) not in answers]
         if missing:
+            end_last_line(cache)
             cache.parent.mkdir(parents=True, exist_ok=True)
             with cache.open("a", encoding="utf-8") as file:
                 asyncio.run(_ask_all(missing, config, answers, file, failures))

@@ -189,7 +189,7 @@ def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
                 raise ConfigError("prompts", path, problem, "name the column of prompts so")
             for batch in table.iter_batches(columns=known):
                 yield from batch.to_pylist()
-    except ArrowException as error:
+    except (ArrowException, UnicodeDecodeError) as error:
         problem = f"this is no whole parquet file ({type(error).__name__})"
         raise ConfigError("prompts", path, problem, "restore it, or name another") from error
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from cluster.bootstrap.ray_environment import settle_environment
+from cluster.bootstrap.ray_environment import check_temporary_folder, cluster_address, settle_environment
 from cluster.config.cluster_config import ClusterConfig
 from cluster.runs.display import Display
 from models.errors import StopsRun
@@ -75,7 +75,7 @@ def run_each(
 
     `work` takes an item and a call for its progress. One worker is this process, where only a StopsRun belongs to its
     item; more are processes of Ray, at `address` or started here, with `gpus` each, and an item may take `timeout_s`.
-    Raises CannotStart.
+    Raises CannotStart, and ConfigError for a temporary folder that Ray cannot use.
     """
     count = FrameCount(len(items))
     with Display() as display:
@@ -98,7 +98,10 @@ def _outcomes(
 ) -> Iterator[tuple[int, Any]]:  # fmt: skip
     """Yield the place of each item in the list, and its outcome."""
     if workers > 1 and items:
-        settle_environment(ClusterConfig(address=address))
+        cluster = ClusterConfig(address=address)
+        if cluster_address(cluster) is None:
+            check_temporary_folder()
+        settle_environment(cluster)
         from cluster.pool.video_workers import map_on_ray  # only now: ray reads its environment when imported
 
         yield from map_on_ray(work, items, report, workers, gpus, address, timeout_s)

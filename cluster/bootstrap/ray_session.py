@@ -36,7 +36,7 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
         except (OSError, RayError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
             cure = "free memory, disk and processes, or export RAY_TMPDIR=FOLDER, a short path with room"
-            raise CannotStart(f"cluster=ray: no Ray could be started here ({reason}). Fix: {cure}.") from error
+            raise CannotStart(f"ray.init: no Ray could be started here ({reason}). Fix: {cure}.") from error
     else:
         # A submitted job brings the code along; a driver from outside must send it.
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

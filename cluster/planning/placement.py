@@ -138,7 +138,12 @@ def placed(wanted: Sequence[Role], nodes: Sequence[Node]) -> dict[str, int]:
     for role in sorted(wanted, key=lambda role: (len(role.labels), role.gpus), reverse=True):
         fitting = [node for node in free if has_labels(node.labels, role.labels)]
         fitting.sort(key=lambda node: (not has_labels(node.labels, role.prefers), node.cpus))
-        counts[role.name] = sum(any(node.reserve(role) for node in fitting) for _ in range(role.processes))
+        node = counts[role.name] = 0  # a node that is full for one process of a role is full for all
+        while counts[role.name] < role.processes and node < len(fitting):
+            if fitting[node].reserve(role):
+                counts[role.name] += 1
+            else:
+                node += 1
     return counts
 
 
@@ -200,12 +205,20 @@ def groups(wanted: Iterable[Role]) -> list[list[Role]]:
 
 def devices(group: Sequence[Role]) -> int:
     """Count the GPUs of roles with equal labels, packing shares of a GPU together."""
-    upper_bound = sum(math.ceil(role.gpus - _ROUNDING) * role.processes for role in group)
-    node = Node(math.inf, upper_bound, group[0].labels)
-    free = _Free(node)
+    whole, free = 0, list[float]()
     for role in sorted(group, key=lambda role: role.gpus, reverse=True):
-        assert all(free.reserve(role) for _ in range(role.processes))
-    return sum(share < 1 - _ROUNDING for share in free.gpus)
+        if role.gpus > 1:
+            whole += math.ceil(role.gpus - _ROUNDING) * role.processes
+            continue
+        free.sort()  # each share goes to the fullest device with room
+        device = 0
+        for _ in range(role.processes if role.gpus else 0):
+            while device < len(free) and free[device] < role.gpus - _ROUNDING:
+                device += 1
+            if device == len(free):
+                free.append(1.0)
+            free[device] -= role.gpus
+    return whole + len(free)
 
 
 def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:

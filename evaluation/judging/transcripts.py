@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ConfigError
-from models.json_lines import append_line, complete_lines
+from models.json_lines import append_line, complete_lines, end_last_line
 
 _KEY = "judge.transcripts"
 _NEEDED = {
@@ -87,6 +87,7 @@ class Transcripts:
             ):
                 raise ConfigError(_KEY, path, f"line {number} is no transcript", "name another file")
             self._remember(line)
+        end_last_line(path)
 
     def _remember(self, line: Mapping[str, Any]) -> None:
         self.calls += line["tries"]

@@ -17,7 +17,7 @@ from models.checkpoints.config_json import read_config, write_config
 from models.checkpoints.formats import Checkpoint, network_shapes, open_checkpoint, recognise_network
 from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters, read_adapters
 from models.checkpoints.safetensors_files import Stored, write_tensors
-from models.checkpoints.weight_files import check_network_fit, shape_misfit
+from models.checkpoints.weight_files import check_network_fit, shape_misfit, verify_weights
 from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
 from models.network_config import CONFIGS, WanConfig
@@ -73,6 +73,7 @@ def convert_checkpoint(
     config = network_of(checkpoint, model)
     with torch.device("meta"):
         check_network_fit(checkpoint, "source" if model is None else "model", Wan(config))
+    verify_weights(source, "source")
     size = sum(stored.size for stored in plan_tensors(checkpoint, original, dtype).values())
     adapters = {} if lora is None else read_adapters(lora, "lora", lora_strength)
     check_adapters(adapters, {name: stored.shape for name, stored in checkpoint.stored.items()})

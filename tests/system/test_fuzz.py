@@ -1,6 +1,6 @@
 """Seeded nonsense for every command line and file reader: a value, or one line of ours, and nothing is written.
 
-At least 2,000 inputs: 8 command lines and 14 readers, 100 of each.
+At least 2,000 inputs: 8 command lines and 17 readers, 100 of each.
 """
 
 import json
@@ -110,8 +110,8 @@ def value_at(options: Any, name: str) -> Any:
 def as_typed(key: Key, text: str, value: Any) -> bool:
     """Whether a value that was taken is what was typed, for the kinds that have one reading."""
     bare = text[1:-1] if len(text) > 1 and text[0] in "'\"" and text[-1] == text[0] else text
-    if value is None:
-        return text.lower() == "null"
+    if value is None or (key.kind is not str and "${" in text):  # as Hydra, a number may refer to another key
+        return value is not None or text.lower() == "null"
     if key.kind is str:
         return value in (bare, text) or Path(value) == Path.cwd() / Path(bare).expanduser()
     if key.kind is int:
@@ -167,7 +167,13 @@ def written_adapter(folder: Path) -> Path:
 
 
 def written_costs(folder: Path) -> Path:
-    line = {"name": "rollout_fps", "block_ms": 700.0, "device": "x", "config": {"model": "tiny", "latent": [3, 12, 12]}}
+    shape = {"model": "tiny", "latent": [3, 12, 12], "steps": 4, "attention_frames": 12}
+    line = {
+        "name": "rollout_fps",
+        "block_ms": 700.0,
+        "device": "x",
+        "config": shape | {"dtype": "float32", "compile": False},
+    }
     (folder / "costs.jsonl").write_text(f"{json.dumps(line)}\n" * 2)
     return folder / "costs.jsonl"
 
@@ -237,6 +243,14 @@ FILES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
             folder, "p.parquet",
             lambda path: pyarrow.parquet.write_table(pyarrow.table({"prompt": PROMPTS}), path),
         ),
+        lambda path: list(prompt_texts(path)),
+    ),
+    "prompts.csv": (
+        lambda folder: write(folder, "p.csv", lambda path: path.write_text("id,prompt\n1,a red disc\n")),
+        lambda path: list(prompt_texts(path)),
+    ),
+    "prompts.json": (
+        lambda folder: write(folder, "p.json", lambda path: path.write_text(json.dumps(PROMPTS))),
         lambda path: list(prompt_texts(path)),
     ),
     "image.png": (

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from models.checkpoints.weight_files import save_weights
@@ -20,6 +21,7 @@ from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.network_sizes import sampling_bytes
 from models.wan.network import Wan
 from models.worlds.tiny_judge import judge
+from models.worlds.world_config import SHIPPED_STUDENT
 from settings.compose import ROOT
 from tests.fakes.commands import mistake, replaced, run_script
 from tests.fakes.generating import PROMPT, frames_of, run
@@ -134,6 +136,17 @@ def test_a_mistake_is_one_line_with_the_key_before_a_file_is_made(arguments, key
     line = mistake(capsys, "generate.py", *arguments, f"out={tmp_path}/x.mp4")
     assert line.startswith(key), line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("command", "key"), [("generate.py", "checkpoint"), ("convert.py", "source")])
+def test_a_flipped_byte_of_the_weights_is_noticed(command, key, tmp_path, capsys):
+    path = tmp_path / "student.safetensors"
+    save_weights(load_file(SHIPPED_STUDENT), path, {"seed": 0})
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    more = [f"prompt={PROMPT}", "seconds=0.1"] if command == "generate.py" else []
+    out = tmp_path / ("x.mp4" if more else "out")
+    assert mistake(capsys, command, f"{key}={path}", f"out={out}", *more).startswith(f"{key}: ") and not out.exists()
 
 
 @pytest.mark.parametrize(("batch", "key"), [(1, "height="), (2, "batch=2")])
