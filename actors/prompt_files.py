@@ -43,7 +43,7 @@ class PromptEntry:
 
 @dataclass(frozen=True)
 class PromptEntries:
-    """Holds the usable entries of a prompt file, and what was left out of it."""
+    """Holds the usable entries of a prompt file, and counts of the others."""
 
     entries: tuple[PromptEntry, ...]
     refused: dict[str, int]
@@ -84,7 +84,7 @@ def read_prompt_file(path: Path, most_refused: float = _MOST_REFUSED) -> PromptE
 
 
 def schedule_problem(scenes: Any) -> str | None:
-    """Tell what is wrong with a schedule [[second, prompt], ...]; None for a good one."""
+    """Describe the fault of a schedule [[second, prompt], ...]; None for a good one."""
     if not isinstance(scenes, list) or not all(
         isinstance(scene, list) and len(scene) == 2 and isinstance(scene[0], int | float)
         and not isinstance(scene[0], bool) and math.isfinite(scene[0]) and isinstance(scene[1], str)

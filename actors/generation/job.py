@@ -43,7 +43,7 @@ class Job:
     videos: list[PlannedVideo]
     world: World
     reader: StartReader
-    """Reader of what videos begin with."""
+    """Reader of the videos' starts."""
     start_frames: dict[Start, Tensor]
     """Frames [T 3 H W] in [0, 1] of the only start; empty where there is none, or several, which are read again."""
     checkpoint: Path
@@ -92,7 +92,7 @@ def open_job(config: GenerationConfig) -> Job:
 
 
 def _notes(config: GenerationConfig, videos: list[PlannedVideo], rows: int, columns: int) -> list[str]:
-    """Tell what the keys may not be meant to say."""
+    """List notes on keys that may be meant otherwise."""
     notes = [
         f"the video ends before the scene at {begins_s:g} s begins"
         for begins_s in sorted({begins_s for video in videos for begins_s, _ in video.script})
@@ -110,7 +110,7 @@ def _notes(config: GenerationConfig, videos: list[PlannedVideo], rows: int, colu
 
 
 def _read_starts(videos: list[PlannedVideo], reader: StartReader) -> tuple[list[PlannedVideo], dict[Start, Tensor]]:
-    """Read what the videos begin with, once, to check and to count it; returns it too where it is one. Prints notes."""
+    """Read each start once, to check and to count its frames; returns them too where there is one. Prints notes."""
     read: dict[Start, Tensor] = {}
     texts: list[str] = []
     lengths: dict[Start | None, int] = {None: 0}

@@ -1,4 +1,4 @@
-"""Find and read what videos begin with: a picture, or the last frames of a clip that they continue."""
+"""Find and read the start of a video: a picture, or the last frames of a clip that it continues."""
 
 import re
 from collections import deque
@@ -26,7 +26,7 @@ _SAME_RATE = 0.01
 
 
 class Start(NamedTuple):
-    """Names what a video begins with."""
+    """Names the picture or clip that a video begins with."""
 
     path: Path
     key: str
@@ -35,7 +35,7 @@ class Start(NamedTuple):
 
 
 class StartReader(NamedTuple):
-    """Holds what reading a start needs to know of the videos."""
+    """Reads starts for videos of one shape and rate."""
 
     fit: Fit
     rate: Fraction
@@ -45,7 +45,7 @@ class StartReader(NamedTuple):
     def read(self, start: Start) -> tuple[Tensor, list[str]]:
         """Read the frames [T 3 H W] in [0, 1] that a video begins with, and notes on them. Raises ConfigError.
 
-        Of a clip as many of its last frames as the student remembers, in whole blocks where it has one.
+        A clip gives as many of its last frames as the student remembers, in whole blocks where it has one.
         """
         if not start.is_clip:
             pixels, notes = read_picture(start.path, start.key, self.fit)
@@ -70,7 +70,7 @@ def start_reader(config: GenerationConfig, shape: StudentConfig, codec: VideoCod
 
 
 def find_starts(config: GenerationConfig, prompts: Sequence[str], named: Sequence[str | None]) -> list[Start | None]:
-    """Find what the video of each prompt begins with: `named` beside the prompt, else by the keys. Raises ConfigError.
+    """Find the start of each prompt's video: `named` beside the prompt, else by the keys. Raises ConfigError.
 
     A folder `images` is matched by the files' names, which are those of the prompts, else by their order.
     """

@@ -41,7 +41,7 @@ def read_colour(text: str, key: str) -> tuple[int, int, int]:
 
 
 def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[str]]:
-    """Read a picture [H W 3] uint8 that fills the video, upright, and notes on what was changed. Raises ConfigError."""
+    """Read a picture [H W 3] uint8 that fills the video, upright, and notes on changes. Raises ConfigError."""
     try:
         kind = file_kind(path)
         if kind is not None and kind.name in VIDEOS:

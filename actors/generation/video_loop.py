@@ -184,7 +184,7 @@ def _scenes(job: Job, videos: Sequence[PlannedVideo]) -> list[Scene]:
 
 
 def _start_of(job: Job, videos: Sequence[PlannedVideo]) -> Tensor | None:
-    """Read what the videos of a batch begin with, [B T 3 H W]; None for nothing. Raises VideoEnded."""
+    """Read the starts of a batch of videos, [B T 3 H W]; None for none. Raises VideoEnded."""
     if videos[0].start is None:
         return None
     try:

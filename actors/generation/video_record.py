@@ -1,4 +1,4 @@
-"""Keep beside each video, in NAME.json, all that makes it again."""
+"""Keep a record beside each video, in NAME.json, from which it is made again."""
 
 import json
 import math
@@ -77,7 +77,7 @@ def recorded_keys(path: str, given: Collection[str]) -> dict[str, Any]:
 
 
 def repeat_notes(config: GenerationConfig, weights: str, machine: Mapping[str, Any]) -> list[str]:
-    """Compare what makes a video again with what made it; returns notes on what may change its pixels.
+    """Compare weights, start and machine with the recorded ones; returns notes on differences that change roundings.
 
     Raises ConfigError where weights or start are others under the same names.
     """

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy
 import pytest
 from hypothesis import given, settings
@@ -68,6 +69,19 @@ def test_what_is_no_clip_is_refused(content, tmp_path):
     with pytest.raises(ConfigError) as error:
         greys(tmp_path / "x.mp4")
     assert (error.value.key, error.value.value) == ("video", tmp_path / "x.mp4")
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_a_clip_of_high_dynamic_range_is_refused(transfer, tmp_path):
+    with av.open(str(tmp_path / "x.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=16)
+        stream.width = stream.height = 16
+        stream.codec_context.color_trc = transfer
+        frame = av.VideoFrame.from_ndarray(numpy.zeros((16, 16, 3), numpy.uint8), format="rgb24")
+        film.mux([*stream.encode(frame), *stream.encode(None)])
+    with pytest.raises(ConfigError) as error:
+        greys(tmp_path / "x.mp4")
+    assert error.value.key == "video" and "dynamic range" in error.value.problem
 
 
 def test_a_student_without_memory_continues_nothing(tmp_path):
