@@ -91,7 +91,7 @@ class Learner:
         torch.set_num_threads(1)
         self.coordinator = coordinator
         self.apart = parameters()
-        self.together = FlatCopy(self.apart).of(self.apart)
+        self.together = FlatCopy(self.apart, torch.bfloat16).of(self.apart)
 
     def memory_copy_s(self) -> list[float]:
         """Time one copy of all bytes into memory that was written before."""

@@ -42,6 +42,8 @@ class LearnerParts:
     """Text that the teacher's guidance leads away from."""
     seed: int
     device: torch.device
+    published_dtype: torch.dtype = torch.float32
+    """Dtype of the weights that actors load."""
 
 
 def pretrainer(parts: LearnerParts, config: PretrainConfig) -> Pretrainer:
@@ -138,8 +140,8 @@ def policy_learner(
 
 def _student(parts: LearnerParts, network: Wan, optimizer: Optimizer, ema_decay: float) -> TrainedNetwork:
     return TrainedNetwork(
-        "student", network, optimizer, optimizer_name="student_optimizer", ema_decay=ema_decay, published=True,
-        lora_scale=parts.learner.lora_scale,
+        "student", network, optimizer, optimizer_name="student_optimizer", ema_decay=ema_decay,
+        published=parts.published_dtype, lora_scale=parts.learner.lora_scale,
     )  # fmt: skip
 
 

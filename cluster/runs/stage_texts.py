@@ -27,6 +27,7 @@ def learner_parts(config: Config, stage: str) -> LearnerParts:
         sources={"student": student, "critic": critic, "teacher": config.teacher_source},
         encode_text=text,
         negative_prompt=config.negative_prompt, seed=config.seed, device=config.device,
+        published_dtype=getattr(torch, config.rollout.dtype),
     )  # fmt: skip
 
 
