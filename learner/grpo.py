@@ -123,7 +123,8 @@ class PolicyLearner:
         if worst > self.config.clip / 2:
             raise BurnInTooShort(
                 f"the learner's replay of the actors' transitions is off by up to {worst:.1e} in the ratio, more than "
-                f"half of grpo.clip = {self.config.clip}; raise group.burn_in_frames or grpo.clip"
+                f"half of grpo.clip = {self.config.clip}. Fix: raise grpo.clip and give the command again, or raise "
+                "group.burn_in_frames in a new run_dir"
             )
         metrics = {
             "policy/effective_samples": effective_sample_size(replay.weight),

@@ -33,7 +33,7 @@ class GrpoConfig(KeyGroup, group="grpo"):
         "regression (CM-GRPO: no ratio, no clip)",
         choices=LOSSES,
     )
-    clip: float = key(1e-4, "clip range of the likelihood ratio around 1", gt=0, lt=1)
+    clip: float = key(1e-4, "clip range of the likelihood ratio around 1", gt=0, lt=1, resumable=True)
     advantage_clip: float = key(5.0, "largest absolute advantage; larger ones are clipped", gt=0)
     std_scope: str = key(
         "max",
