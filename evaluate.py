@@ -73,8 +73,8 @@ def main(work: Work) -> int:
     """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
     from cluster.evaluation_run import add_columns, check_columns, generate_students, judge_methods
     from cluster.runs.display import Display
-    from cluster.runs.provenance import commit
     from evaluation.evaluation_table import evaluation_of, evaluation_text, pairs_text, write_evaluation
+    from models.provenance import commit
     from models.user_paths import user_path
     from reports.evaluation_report import write_evaluation_report
     from reports.paper_report import print_paper_table

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.runs.provenance import commit
+from models.provenance import commit
 
 
 def print_line(

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from actors.generation.streaming import make_videos
 from cluster.runs.display import Display
-from cluster.runs.provenance import commit
 from evaluation.bootstrap import BootstrapInterval, bootstrap_mean, clear_best, ranking
 from evaluation.tiny_columns import COLUMNS, tiny_columns
 from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import check_weights, load_weights
 from models.network_config import StudentConfig
 from models.noise import evaluation_seeds
+from models.provenance import commit
 from models.user_paths import user_path
 from models.wan.network import Wan
 from models.worlds.tiny_world import FPS, HORIZON, encode_text, spread_prompts, to_pixels

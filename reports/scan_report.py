@@ -7,10 +7,10 @@ from pathlib import Path
 
 from cluster.config.scan_config import Scan
 from cluster.planning import placement
-from cluster.runs.provenance import commit
 from cluster.tuning.trial_capacity import expected_at_once
 from cluster.tuning.trials import Trial
 from models.atomic_files import write_atomic
+from models.provenance import commit
 from models.worlds.tiny_world import FPS, HORIZON
 from reports.charts import ChartLine, Mark, TimeAxis, line_chart
 from reports.dry_run import place

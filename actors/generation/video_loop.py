@@ -105,7 +105,9 @@ def generate_videos(job: Job, report: Callable[[int, int], None] | None = None) 
         pipe = os.dup(1)
         os.dup2(2, 1)
     for together in videos_together(job.videos, job.config.batch):
-        made_by = partial(write_record, weights=weights, machine=machine | {"together": len(together)})
+        made_by = partial(
+            write_record, checkpoint=job.checkpoint, weights=weights, machine=machine | {"together": len(together)}
+        )
         generate_batch(job, student, together, pipe, made_by, report)
 
 

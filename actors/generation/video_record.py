@@ -13,6 +13,7 @@ from actors.generation.generation_config import GenerationConfig
 from models.atomic_files import write_atomic
 from models.errors import ConfigError
 from models.file_kinds import read_text
+from models.provenance import commit
 from models.user_paths import user_path
 
 _PLACES = ("out", "text_cache", "device", "compile", "batch", "from_json")
@@ -39,15 +40,17 @@ def keys_of_video(config: GenerationConfig) -> dict[str, Any]:
     return json.loads(json.dumps(kept | endless))
 
 
-def write_record(path: Path, config: GenerationConfig, weights: str, machine: Mapping[str, Any]) -> None:
+def write_record(
+    path: Path, config: GenerationConfig, checkpoint: Path, weights: str, machine: Mapping[str, Any]
+) -> None:
     """Write the record of the single video `path`; `weights` is its student's fingerprint. Raises OSError."""
     from models.fingerprint import file_digest  # imports torch, which reading a record does not wait for
 
     start = config.image or config.video
     record = {
-        "keys": keys_of_video(config), "weights": weights, "machine": dict(machine),
+        "keys": keys_of_video(config), "checkpoint": str(checkpoint.absolute()), "weights": weights,
+        "machine": dict(machine), "versions": _versions(),
         "start_sha256": None if start is None else file_digest(user_path(start, "image")),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
     }  # fmt: skip
     write_atomic(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
 
@@ -95,10 +98,15 @@ def repeat_notes(config: GenerationConfig, weights: str, machine: Mapping[str, A
         and file_digest(user_path(start, "image")) != record.get("start_sha256")
     ):
         raise ConfigError("from_json", config.from_json, f"{start} has changed since", "give the file that made it")
-    now = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES} | dict(machine)
+    now = _versions() | dict(machine)
     before = record["versions"] | record["machine"]
     return [
         f"made with {name}={before[name]}, made again with {now[name]}: pixels may differ by roundings"
         for name in sorted(before.keys() & now.keys())
         if before[name] != now[name]
     ]
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the code, Python and the libraries that decide pixels."""
+    return {"longtake": commit(), "python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}

@@ -34,7 +34,7 @@ def prompt_files(folder: Path) -> list[tuple[str, bytes]]:
         {"prompts": ["a", "b"], "seconds": [0, 1]},
         {"text": "a cat", "image": "x.png"},
     ]
-    write_record(folder / "x.mp4", CONFIG, "0123", {})
+    write_record(folder / "x.mp4", CONFIG, folder / "w", "0123", {})
     return [
         (".txt", "a cat\nein L\u00f6we\n".encode()), (".txt", "a cat\na dog\n".encode("utf-16")),
         (".csv", TABLE.encode()), (".tsv", TABLE.replace(",", "\t").encode()), (".json", json.dumps(lines).encode()),

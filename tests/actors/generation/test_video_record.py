@@ -17,12 +17,14 @@ def config(**keys) -> GenerationConfig:
 
 @pytest.fixture
 def record(tmp_path):
-    write_record(tmp_path / "x.mp4", config(seed=7), "0123", MACHINE)
+    write_record(tmp_path / "x.mp4", config(seed=7), tmp_path / "w", "0123", MACHINE)
     return tmp_path / "x.json"
 
 
 def test_a_record_holds_every_key_of_the_frames_and_none_of_places(record, tmp_path, monkeypatch):
-    keys = read_record(str(record))["keys"]
+    content = read_record(str(record))
+    keys = content["keys"]
+    assert content["checkpoint"] == str(tmp_path / "w") and content["versions"]["longtake"]
     assert keys["seed"] == 7 and keys["seconds"] == "inf" and keys["student.block_frames"] == 3
     assert not {"out", "device", "compile", "batch", "text_cache", "from_json"} & keys.keys()
     monkeypatch.chdir(tmp_path)
@@ -55,7 +57,7 @@ def test_other_weights_are_refused_unless_another_checkpoint_is_given(record):
 
 def test_another_start_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("a")
-    write_record(tmp_path / "x.mp4", config(image=str(tmp_path / "a.png")), "0123", MACHINE)
+    write_record(tmp_path / "x.mp4", config(image=str(tmp_path / "a.png")), tmp_path / "w", "0123", MACHINE)
     again = config(image=str(tmp_path / "a.png"), from_json=str(tmp_path / "x.json"))
     assert repeat_notes(again, "0123", MACHINE) == []
     (tmp_path / "a.png").write_text("b")
