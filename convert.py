@@ -9,8 +9,10 @@ original names. Never overwrites; a file or folder appears under its name when i
 from dataclasses import dataclass
 
 import settings
+from models.checkpoints.hub import weights_path
+from models.checkpoints.lora_keys import LoraKeys
 from models.errors import ConfigError
-from models.keys import KeyGroup, key
+from models.keys import key
 from models.network_config import CONFIGS
 from models.user_paths import user_path
 
@@ -21,19 +23,17 @@ _OTHER_FILES = (".pt", ".pth", ".bin", ".ckpt", ".gguf", ".sft", ".safetensor")
 
 
 @dataclass(kw_only=True)
-class ConvertOptions(KeyGroup):
+class ConvertOptions(LoraKeys):
     """Describes a conversion."""
 
     source: str | None = key(
-        None, "checkpoint to read: a folder of diffusers, .safetensors (one, or the index of shards), or a .pt"
+        None, "checkpoint to read: a file, a folder, or a repository of the Hugging Face hub (owner/name)"
     )
     format: str = key("diffusers", "names and config.json in the output: diffusers or original", choices=FORMATS)
     out: str | None = key(
         None, "output: a new folder of shards with config.json, or one new file that ends in .safetensors"
     )
     part: str | None = key(None, "network to read from a .pt; none: generator_ema, else generator, else model")
-    lora: str | None = key(None, "LoRA file to merge into the weights")
-    lora_strength: float = key(1.0, "factor on the LoRA's weights")
     dtype: str | None = key(
         None, f"type of the written tensors: {', '.join(DTYPES)}; none: each tensor's own", choices=DTYPES
     )
@@ -59,9 +59,9 @@ def main(options: ConvertOptions) -> None:
 
     out = user_path(options.out, "out").absolute()
     convert_checkpoint(
-        user_path(options.source, "source"), out, original=options.format == "original", part=options.part,
+        weights_path(options.source, "source"), out, original=options.format == "original", part=options.part,
         model=options.model, dtype=getattr(torch, options.dtype) if options.dtype else None,
-        lora=None if options.lora is None else user_path(options.lora, "lora"), lora_strength=options.lora_strength,
+        loras=options.chosen_loras(), lora_part=options.lora_part,
         shard_bytes=int(options.shard_gb * 1e9),
     )  # fmt: skip
     print(f"wrote {out}" + (", a folder with config.json (one file: end out in .safetensors)" if out.is_dir() else ""))

@@ -30,6 +30,9 @@ _UNPACK = "unpack it"
 PICTURES = frozenset({"png", "jpeg", "gif", "webp", "tiff", "bmp"})
 VIDEOS = frozenset({"mp4", "matroska", "avi"})
 _MAGIC = (
+    # First: the length that it begins with may look like the mark of any other kind.
+    (rb".{4}\x00{4}\{", FileKind("safetensors", "a safetensors file of weights", _OTHER)),
+    (rb"GGUF", FileKind("gguf", "a GGUF file of quantized weights", _OTHER)),
     (rb"\x89PNG\r\n\x1a\n", FileKind("png", "a PNG picture", _OTHER)),
     (rb"\xff\xd8\xff", FileKind("jpeg", "a JPEG picture", _OTHER)),
     (rb"GIF8[79]a", FileKind("gif", "a GIF picture", _OTHER)),
@@ -45,7 +48,6 @@ _MAGIC = (
     (rb"PK\x03\x04", FileKind("zip", "a zip archive, or a file of torch.save", _UNPACK)),
     (rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh\d|\xfd7zXZ", FileKind("packed", "a compressed file", _UNPACK)),
     (rb"\x80[\x02-\x05]", FileKind("pickle", "a Python pickle", _OTHER)),
-    (rb".{5}\x00\x00\x00\{", FileKind("safetensors", "a safetensors file of weights", _OTHER)),
     (rb"version https://git-lfs\.github\.com/spec/", POINTER),
     (rb"(\xef\xbb\xbf)?\s*(?i:<!doctype html|<html|<head|<body|<\?xml)", PAGE),
 )

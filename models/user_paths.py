@@ -4,8 +4,6 @@ from pathlib import Path
 
 from models.errors import ConfigError
 
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-
 
 def user_path(given: str, key: str) -> Path:
     """Expand ~ in a path. Raises ConfigError for an empty one or the home folder of an unknown user."""
@@ -15,8 +13,3 @@ def user_path(given: str, key: str) -> Path:
         return Path(given).expanduser()
     except RuntimeError as error:
         raise ConfigError(key, given, "its home folder is of no user here", "write the whole path") from error
-
-
-def is_pickle(path: Path) -> bool:
-    """Return whether `path` names a file of `torch.save`."""
-    return path.suffix in _PICKLES and not path.is_dir()

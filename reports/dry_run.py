@@ -32,6 +32,9 @@ def dry_run_text(config: Config, upload: Sequence[str] = (), refusals: Sequence[
         f"device_name={config.expected_device}: {device.source}, {device.peak_flops / 1e12:.4g} TFLOP/s{size}; "
         f"expected to sustain {device.sustained:.0%} of it",
     ]
+    files = ("teacher", "base", "init", "vae", "text_encoder")
+    unopened = [name for name in files if getattr(config, name) is not None]
+    text.append(f"not opened, and not checked: {', '.join(unopened)}")
     if config.prompts is not None:
         text.append(f"prompts={config.prompts}: {read_prompts(Path(config.prompts), config.prompt)}")
     text += _placement(config.cluster, config.autoscale, placement.roles(config))

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from cluster.config.renamed_keys import RENAMED, with_current_names
 from cluster.config.run_config import Config
+from models.checkpoints.hub import weights_path
 from models.errors import ConfigError
 from models.user_paths import user_path
-from settings.key_table import PATHS, Key, find_key, keys_of, nearest
+from settings.key_table import PATHS, WEIGHTS, Key, find_key, keys_of, nearest
 
 S = TypeVar("S")
 C = TypeVar("C", bound=Config)
@@ -70,8 +71,11 @@ def load(
         part = plain[owner] if owner else plain
         if part[last] is not None:
             path = user_path(part[last], name)
-            shipped = ROOT / part[last] if part[last].startswith("assets/") and not path.exists() else path
-            part[last] = str(shipped.absolute())
+            if part[last].startswith("assets/") and not path.exists():
+                path = ROOT / part[last]
+            elif name in WEIGHTS and not plain["dry_run"]:  # which downloads nothing
+                path = weights_path(part[last], name)
+            part[last] = str(path.absolute())
     config = _build(schema, plain)
     if "teacher" in given.texts and "teacher" in config.stages:
         problem = "stage teacher trains the teacher of this run"

@@ -9,10 +9,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from cluster.config.renamed_keys import RENAMED
 from models.errors import ConfigError
 
-PATHS = frozenset({
-    "run_dir", "teacher", "base", "init", "prompts", "vae", "text_encoder", "text_cache", "grpo.init", "grpo.critic",
-    "prompt.cache", "reward.raft_weights", "ode.pairs_dir", "debug.windows",
-})  # fmt: skip
+WEIGHTS = frozenset({"teacher", "base", "init", "vae", "text_encoder", "grpo.init", "grpo.critic"})
+"""Keys of a run that hold weights: a path, or a repository of the Hugging Face hub."""
+PATHS = WEIGHTS | {
+    "run_dir", "prompts", "text_cache", "prompt.cache", "reward.raft_weights", "ode.pairs_dir", "debug.windows",
+}  # fmt: skip
 """Keys of a run that hold paths: made absolute when read, and never split at commas."""
 
 _LIKE, _LIKE_END = 0.65, 0.78

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from actors.prompt_files import schedule_problem
+from models.checkpoints.lora_keys import LoraKeys
 from models.errors import ConfigError
 from models.keys import DTYPES, key, nearest_multiples, part
 from models.network_config import StudentConfig
@@ -21,10 +22,12 @@ _RATE_PARTS = 1_000_000
 
 
 @dataclass(kw_only=True)
-class GenerationConfig(WorldConfig):
+class GenerationConfig(WorldConfig, LoraKeys):
     """Describes which videos to generate, by which student, and where they go."""
 
-    checkpoint: str | None = key(None, "weights of the student; none: the shipped one of the tiny world")
+    checkpoint: str | None = key(
+        None, "weights of the student: a file, a folder, or a repository of the Hugging Face hub; none: the shipped one"
+    )
     prompt: str | None = key(None, "prompt of the video")
     prompts: str | None = key(
         None, "file of prompts (txt, jsonl, json, csv, tsv, parquet), one video for each; in place of prompt"
@@ -51,8 +54,6 @@ class GenerationConfig(WorldConfig):
     height: int | None = key(None, "height of the video, in pixels; none: that of the preset", ge=1, le=32_768)
     width: int | None = key(None, "width of the video, in pixels; none: that of the preset", ge=1, le=32_768)
     enlarge: int | None = key(None, "integer factor that enlarges the written video; none: up to 192 rows", ge=1)
-    lora: str | None = key(None, "LoRA file, or a folder with one, that is merged into the student")
-    lora_strength: float = key(1.0, "factor on the LoRA's weights")
     lora_live: bool = key(False, "keep the LoRA apart from the weights: slower, without rounding in bfloat16")
     device: str | None = key(None, "device to generate on: cpu, cuda, cuda:1; none: a GPU if the machine has one")
     dtype: str | None = key(
@@ -82,10 +83,8 @@ class GenerationConfig(WorldConfig):
         if self.sink is not None and self.sink > (most := self.student.context_frames):
             problem = f"more than the {most} frames that a block sees beside itself"
             raise ConfigError("sink", self.sink, problem, f"write sink={most} or less")
-        if self.lora is None and (self.lora_live or self.lora_strength != 1):
-            raise ConfigError(
-                "lora", None, "lora_live or lora_strength needs one", "write lora=FILE, or leave them out"
-            )
+        if self.lora is None and self.lora_live:
+            raise ConfigError("lora", None, "lora_live needs one", "write lora=FILE, or leave lora_live out")
         if self.recache and self.prompt_schedule is None and self.prompts is None:
             problem = "the prompt never changes"
             raise ConfigError("recache", True, problem, "write a prompt_schedule, or leave recache out")

@@ -13,8 +13,10 @@ from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.planned_videos import PlannedVideo, plan_videos
 from actors.generation.start_frames import Start, StartReader, start_reader
 from actors.generation.video_formats import check_format
-from models.checkpoints.lora_files import Adapter, check_adapters, read_adapters
+from models.checkpoints.hub import weights_path
+from models.checkpoints.lora_files import Adapters, read_loras
 from models.checkpoints.safetensors_files import open_safetensors
+from models.checkpoints.weight_containers import SAFETENSORS, container_of
 from models.checkpoints.weight_files import check_weights, verify_weights
 from models.errors import ConfigError
 from models.network_config import StudentConfig
@@ -47,7 +49,7 @@ class Job:
     start_frames: dict[Start, Tensor]
     """Frames [T 3 H W] in [0, 1] of the only start; empty where there is none, or several, which are read again."""
     checkpoint: Path
-    adapters: dict[str, Adapter]
+    adapters: Adapters
     device: torch.device
     dtype: torch.dtype
     enlarge: int
@@ -67,7 +69,7 @@ def open_job(config: GenerationConfig) -> Job:
     dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     if config.sink is not None:
         shape = replace(shape, sink_frames=config.sink)
-    checkpoint, adapters = _check_files(config, shape)
+    checkpoint, adapters, effects = _check_files(config, shape)
     vae, text_encoder = (config.world_folder(name, checkpoint) for name in ("vae", "text_encoder"))
     text = open_text(shape.wan, text_encoder, user_path(config.text_cache, "text_cache"), device, dtype)
     world = World(open_codec(shape.wan, vae, device, dtype), text)
@@ -82,7 +84,7 @@ def open_job(config: GenerationConfig) -> Job:
     enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
     for video in videos[:1] if config.out != PIPE else ():
         check_format(video.path, config.rate, rows * enlarge, columns * enlarge)
-    for note in _notes(config, videos, rows, columns):
+    for note in effects + _notes(config, videos, rows, columns):
         print(f"note: {note}", file=sys.stderr)
     reader = start_reader(config, shape, world.codec)
     videos, start_frames = _read_starts(videos, reader)
@@ -143,25 +145,24 @@ def _require_memory(
     raise ConfigError(name, value, problem, "write a smaller height and width, or a smaller sink")
 
 
-def _check_files(config: GenerationConfig, shape: StudentConfig) -> tuple[Path, dict[str, Adapter]]:
-    """Check that checkpoint and LoRA fit the student; returns the path of one and the matrices of the other."""
+def _check_files(config: GenerationConfig, shape: StudentConfig) -> tuple[Path, Adapters, list[str]]:
+    """Check that checkpoint and LoRAs fit the student; returns the path of one, and the others with their effects."""
     if config.checkpoint is None and shape.model != "tiny":
         raise ConfigError("checkpoint", None, f"student.model={shape.model} needs weights", "write checkpoint=FILE")
-    path = SHIPPED_STUDENT if config.checkpoint is None else user_path(config.checkpoint, "checkpoint")
+    path = SHIPPED_STUDENT if config.checkpoint is None else weights_path(config.checkpoint, "checkpoint")
     with torch.device("meta"):
         outline = Wan(shape.wan)
     check_weights(path, "checkpoint", outline)
     verify_weights(path, "checkpoint")
-    if path.is_file() and path.suffix == ".safetensors":
-        with open_safetensors(path, "checkpoint") as file:
-            if any(name.startswith("pretrain/") for name in file.metadata() or {}):
-                problem = "a teacher, which makes all frames of a video at once"
-                raise ConfigError("checkpoint", path, problem, "write the student's weights")
+    plain = path.is_file() and container_of(path) == SAFETENSORS
+    if plain and any(name.startswith("pretrain/") for name in open_safetensors(path, "checkpoint").metadata):
+        problem = "a teacher, which makes all frames of a video at once"
+        raise ConfigError("checkpoint", path, problem, "write the student's weights")
     for name in ("vae", "text_encoder"):
         if getattr(config, name) is not None and not shape.in_wan_world:
             raise ConfigError(name, getattr(config, name), "the tiny world has none", f"leave {name} out")
-    if config.lora is None:
-        return path, {}
-    adapters = read_adapters(user_path(config.lora, "lora"), "lora", config.lora_strength)
-    check_adapters(adapters, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()})
-    return path, adapters
+    shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+    adapters, lines = read_loras(config.chosen_loras(), config.lora_part, shapes)
+    if config.lora_live and any(isinstance(adapter, torch.Tensor) for adapter in adapters.values()):
+        lines.append("lora_live keeps matrices apart; whole differences are merged")
+    return path, adapters, lines

@@ -16,11 +16,11 @@ from cluster.config.rules import STAGES
 from cluster.config.training_evaluation_config import TrainingEvaluationConfig
 from learner.policy_config import GrpoConfig
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig, Source
+from models.checkpoints.weight_containers import is_torch_file
 from models.errors import ConfigError
 from models.keys import key, part
 from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
-from models.user_paths import is_pickle
 from models.worlds.world_config import SHIPPED_STUDENT, WorldConfig
 from rewards.reward_config import RewardConfig
 from rewards.sentinels import SentinelConfig
@@ -149,7 +149,7 @@ class Config(WorldConfig):
         """
         if self.grpo.critic is not None:
             given = Path(self.grpo.critic)
-            return Source(given, "grpo.critic", "critic" if is_pickle(given) else None)
+            return Source(given, "grpo.critic", "critic" if is_torch_file(given) else None)
         student = self.grpo_init_path
         critic = student.with_name(student.name.replace("student", "critic"))
         exists = critic != student and (critic.is_file() or "dmd" in self.stages)

@@ -9,6 +9,8 @@ from models.errors import ConfigError
 from models.network_config import WAN_14B, WanConfig
 
 _DIFFUSERS_CLASS = "WanTransformer3DModel"
+_DIFFUSERS_CLASSES = (_DIFFUSERS_CLASS, "CausalWanTransformer3DModel")
+"""Classes with the fields and weights of diffusers': its own, and that of trainers of causal students."""
 _ORIGINAL_CLASSES = ("WanModel", "CausalWanModel")
 _DIFFUSERS_ONLY = {"qk_norm": "rms_norm_across_heads", "image_dim": None, "added_kv_proj_dim": None,
                    "pos_embed_seq_len": None}  # fmt: skip
@@ -31,7 +33,7 @@ def read_config(path: Path, key: str) -> WanConfig:
         raise ConfigError(key, None, f"{path} cannot be read ({error})", "copy or download it again") from error
     name = read.get("_class_name") if isinstance(read, dict) else None
     change = f"change {key}"
-    if name == _DIFFUSERS_CLASS:
+    if name in _DIFFUSERS_CLASSES:
         for field, value in _DIFFUSERS_ONLY.items():
             if read.get(field, value) != value:
                 problem = f"{path} has {field}={read[field]}, and our network only {value}"

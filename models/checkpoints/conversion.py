@@ -5,7 +5,8 @@ A converted checkpoint is a folder that diffusers reads, or one file; both may h
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from models.atomic_files import flush, require_writable
 from models.checkpoints.config_json import read_config, write_config
-from models.checkpoints.formats import Checkpoint, network_shapes, open_checkpoint, recognise_network
-from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters, read_adapters
+from models.checkpoints.formats import Checkpoint, Shapes, network_shapes, open_checkpoint, recognise_network
+from models.checkpoints.lora_files import Adapters, merge_adapters, read_loras
 from models.checkpoints.safetensors_files import Stored, write_tensors
 from models.checkpoints.weight_files import check_network_fit, shape_misfit, verify_weights
 from models.checkpoints.weight_names import to_original
@@ -45,11 +46,20 @@ def network_of(checkpoint: Checkpoint, model: str | None) -> WanConfig:
     if recognised is not None:
         return CONFIGS[recognised]
     shapes = {name: stored.shape for name, stored in checkpoint.stored.items()}
-    differences = {name: len(network_shapes(name).items() ^ shapes.items()) for name in CONFIGS}
-    nearest = min(differences, key=differences.__getitem__)
+    nearest = min(CONFIGS, key=lambda name: _distance(network_shapes(name), shapes))
     misfit = shape_misfit(network_shapes(nearest), shapes)
     problem = f"fits none of {', '.join(CONFIGS)}: as {nearest} it {misfit}"
     raise ConfigError("source", checkpoint.path, problem, "write model=config.json, or change source")
+
+
+def _distance(known: Shapes, shapes: Shapes) -> tuple[int, int, int]:
+    """Compare networks by width, depth and number of other tensors: of a large one most tensors differ from all."""
+    sizes = [
+        (held.get("patch_embedding.weight", (0,))[0], sum(name.endswith(".norm2.weight") for name in held))
+        for held in (known, shapes)
+    ]
+    width, depth = (abs(ours - theirs) for ours, theirs in zip(*sizes, strict=True))
+    return width, depth, len(known.items() ^ shapes.items())
 
 
 def convert_checkpoint(
@@ -60,13 +70,13 @@ def convert_checkpoint(
     part: str | None = None,
     model: str | None = None,
     dtype: torch.dtype | None = None,
-    lora: Path | None = None,
-    lora_strength: float = 1.0,
+    loras: Sequence[tuple[Path, float]] = (),
+    lora_part: str | None = None,
     shard_bytes: int,
 ) -> None:
     """Write the checkpoint `source` at `out`, under the original names or those of diffusers, and show progress.
 
-    `lora` is merged into the weights. Raises ConfigError before anything is written; nothing is left after a failure.
+    `loras`, each with its strength, are merged. Raises ConfigError before anything is written; failures leave nothing.
     """
     require_free(out)
     checkpoint = open_checkpoint(source, "source", part)
@@ -75,8 +85,8 @@ def convert_checkpoint(
         check_network_fit(checkpoint, "source" if model is None else "model", Wan(config))
     verify_weights(source, "source")
     size = sum(stored.size for stored in plan_tensors(checkpoint, original, dtype).values())
-    adapters = {} if lora is None else read_adapters(lora, "lora", lora_strength)
-    check_adapters(adapters, {name: stored.shape for name, stored in checkpoint.stored.items()})
+    verify_weights(source, "source")
+    adapters, lines = read_loras(loras, lora_part, {name: held.shape for name, held in checkpoint.stored.items()})
     existing = next(parent for parent in out.parents if parent.exists())
     try:
         require_writable(existing)
@@ -85,6 +95,8 @@ def convert_checkpoint(
     if (free := shutil.disk_usage(existing).free) < size:
         problem = f"needs {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free there"
         raise ConfigError("out", out, problem, "make room, or change out")
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, TimeRemainingColumn()) as progress:
         task = progress.add_task(out.name, total=size)
@@ -111,7 +123,7 @@ def write_checkpoint(
     *,
     original: bool,
     dtype: torch.dtype | None = None,
-    adapters: Mapping[str, Adapter] | None = None,
+    adapters: Adapters | None = None,
     shard_bytes: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> None:

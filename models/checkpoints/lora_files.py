@@ -1,30 +1,35 @@
-"""Load LoRA files of diffusers, peft and others: merge them into weights, or attach them through peft."""
+"""Load LoRA files of any tool: merge them into weights, or attach them through peft."""
 
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from models.checkpoints.formats import read_part
-from models.checkpoints.safetensors_files import first_names, open_safetensors, read_header
-from models.checkpoints.weight_names import from_kohya, strip_wrappers, to_diffusers
+from models.checkpoints.containers import Content, check_floats
+from models.checkpoints.folders import LORA_STEMS, open_weights
+from models.checkpoints.foreign_kinds import refuse_foreign_adapters
+from models.checkpoints.lora_config import LoraConfiguration, read_lora_config
+from models.checkpoints.safetensors_files import first_names
+from models.checkpoints.weight_names import adapted_layer
 from models.errors import ConfigError
-from models.user_paths import is_pickle
 
-_DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
-_UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight")
-_ALPHA = (".alpha",)
-_METADATA = "lora_adapter_metadata"
-_OF_PEFT = "adapter_model.safetensors"
-_IN_FOLDER = ("pytorch_lora_weights.safetensors", _OF_PEFT)
-"""The file's name in a folder of diffusers and of peft."""
+_SETS = ("generator_lora", "generator_ema")
+"""Sets of adapters of a `.pt`: the first that it holds is read unless another is named."""
+_ROLES = (
+    ("down", re.compile(r"(.+)\.(?:lora_A|lora_down|lora\.down)(?:\.([^.]+))?\.weight")),
+    ("up", re.compile(r"(.+)\.(?:lora_B|lora_up|lora\.up)(?:\.([^.]+))?\.weight")),
+    ("alpha", re.compile(r"(.+)\.alpha()")),
+    (".weight", re.compile(r"(.+)\.diff()")),
+    (".bias", re.compile(r"(.+)\.diff_b()")),
+    ("", re.compile(r"(.+)\.diff_m()")),
+)
+"""Roles of tensors by their names: matrices and alpha of a layer, or a difference of its weight, bias, modulation."""
 
 
 @dataclass(frozen=True)
@@ -36,38 +41,86 @@ class Adapter:
     up: Tensor
     """[D_out rank]"""
     scale: float
+    stated: str = ""
+    """Alpha and rank behind the scale, and where the alpha stands."""
 
 
-def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None = None) -> dict[str, Adapter]:
-    """Read the adapters of a file, or of a folder of diffusers or peft, by the name in diffusers of their layer.
+Adapters = Mapping[str, Adapter | Tensor]
+"""Changes of a network: an Adapter under the name of its layer, a whole difference under that of its tensor."""
+
+
+def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None = None) -> dict[str, Adapter | Tensor]:
+    """Read the adapters of a file, or of a folder of diffusers or peft, under names of diffusers.
 
     `strength` multiplies them. An alpha comes from the file's own tensors, from the metadata that diffusers writes,
     or from peft's adapter_config.json beside it; without any it equals the rank, as in diffusers. `part` chooses
-    one of a `.pt` (default: generator_lora). Raises ConfigError, naming `key`, for a bad file or no LoRA.
+    a set of several (default: generator_lora of a `.pt`). Raises ConfigError, naming `key`, for a bad file or no LoRA.
     """
-    tensors, described = _read(path, key, part)
+    content = open_weights(path, key, part, _SETS, LORA_STEMS)
+    return adapters_of(content, key, strength, part if content.part is None else None)
+
+
+def adapters_of(content: Content, key: str, strength: float = 1.0, part: str | None = None) -> dict:
+    """Read the adapters of opened tensors, as `read_adapters` those of a file."""
+    path = content.path
+    refuse_foreign_adapters(content.stored, path, key)
+    check_floats(content.stored, path, key)
+    matched = {name: _role(name) for name in content.stored}
+    if unknown := [name for name, found in matched.items() if found is None]:
+        problem = f"is no LoRA that can be read: it has the unknown {first_names(unknown)}"
+        raise ConfigError(key, path, problem, f"change {key}")
+    chosen = _chosen_set({found[2] for found in matched.values()} - {""}, path, key, part)
     layers: dict[str, dict[str, Tensor]] = {}
-    unknown = []
-    for name, tensor in tensors.items():
-        for role, endings in (("down", _DOWN), ("up", _UP), ("alpha", _ALPHA)):
-            ending = next((ending for ending in endings if name.endswith(ending)), None)
-            if ending is not None:
-                layers.setdefault(to_diffusers(strip_wrappers(from_kohya(name.removesuffix(ending)))), {})[role] = (
-                    tensor
-                )
-                break
+    differences: dict[str, Tensor] = {}
+    read = 0
+    for name, tensor in content.tensors():
+        role, layer, owner = matched[name]
+        if owner not in ("", chosen):
+            continue
+        if role in ("down", "up", "alpha"):
+            layers.setdefault(layer, {})[role] = tensor
         else:
-            unknown.append(name)
-    if unknown or len(tensors) != sum(map(len, layers.values())) or not layers:
-        names = f"has the unknown {first_names(unknown)}" if unknown else "is empty, or has a matrix twice"
-        raise ConfigError(key, path, f"is no LoRA that can be read: it {names}", f"change {key}")
-    return {layer: _adapter(layer, parts, described, strength, path, key) for layer, parts in layers.items()}
+            differences[layer + role] = strength * tensor.float()
+        read += 1
+    if read != sum(map(len, layers.values())) + len(differences) or not read:
+        raise ConfigError(key, path, "is no LoRA that can be read: it is empty, or has a matrix twice", f"change {key}")
+    described = read_lora_config(content, key)
+    return {layer: _adapter(layer, parts, described, strength, path, key) for layer, parts in layers.items()} | (
+        differences
+    )
 
 
-def check_adapters(adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[int, ...]], key: str = "lora") -> None:
+def read_loras(
+    given: Sequence[tuple[Path, float]], part: str | None, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Adapter | Tensor], list[str]]:
+    """Read (path, strength) of several LoRAs, add them up, and describe each in a line with its effective strength.
+
+    Raises ConfigError under the key lora, also for one that does not fit tensors of the sizes `shapes`.
+    """
+    combined: dict[str, Adapter | Tensor] = {}
+    lines = []
+    for path, strength in given:
+        adapters = read_adapters(path, "lora", strength, part)
+        check_adapters(adapters, shapes)
+        lines.append(f"lora={path}: {_effect(adapters, strength)}")
+        for name, new in adapters.items():
+            old = combined.get(name)
+            if old is None:
+                combined[name] = new
+            elif isinstance(new, Tensor):
+                combined[name] = old + new
+            else:  # two adapters of a layer are one of the sum of their ranks
+                ups = [adapter.scale * adapter.up.float() for adapter in (old, new)]
+                combined[name] = Adapter(torch.cat([old.down.float(), new.down.float()]), torch.cat(ups, dim=1), 1.0)
+    return combined, lines
+
+
+def check_adapters(adapters: Adapters, shapes: Mapping[str, tuple[int, ...]], key: str = "lora") -> None:
     """Reject adapters for layers that the network lacks, or has in other sizes (ConfigError, naming `key`)."""
     for layer, adapter in adapters.items():
-        shape, adapted = shapes.get(f"{layer}.weight"), (adapter.up.shape[0], adapter.down.shape[1])
+        whole = isinstance(adapter, Tensor)
+        shape = shapes.get(layer if whole else f"{layer}.weight")
+        adapted = tuple(adapter.shape) if whole else (adapter.up.shape[0], adapter.down.shape[1])
         if shape is None:
             raise ConfigError(key, None, f"it adapts {layer}, which the network does not have", f"change {key}")
         if shape != adapted:
@@ -76,67 +129,67 @@ def check_adapters(adapters: Mapping[str, Adapter], shapes: Mapping[str, tuple[i
             )
 
 
-def merge_adapters(
-    tensors: Iterable[tuple[str, Tensor]], adapters: Mapping[str, Adapter]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors, each with its adapter added, in at least float32 where there is one."""
+def merge_adapters(tensors: Iterable[tuple[str, Tensor]], adapters: Adapters) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors, each with its adapter and difference added, in at least float32 where there is one."""
     for name, tensor in tensors:
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
         adapter = adapters.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         if adapter is not None:
-            dtype = torch.promote_types(tensor.dtype, torch.float32)
             tensor = tensor.to(dtype) + adapter.scale * (adapter.up.to(dtype) @ adapter.down.to(dtype))
+        if name in adapters:
+            tensor = tensor.to(dtype) + adapters[name]
         yield name, tensor
 
 
-def attach_adapters(network: Module, adapters: Mapping[str, Adapter]) -> None:
+def attach_adapters(network: Module, adapters: Adapters) -> None:
     """Attach live adapters to their layers, in place, by peft; everything else is frozen. Raises ConfigError.
 
-    In bfloat16 an adapter that is small against its layer is rounded away when merged; live it is not.
+    In bfloat16 an adapter that is small against its layer is rounded away when merged; live it is not. Whole
+    differences are added to the weights.
     """
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and only live LoRA needs it
 
     check_adapters(adapters, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-    ranks = {layer: adapter.down.shape[0] for layer, adapter in adapters.items()}
-    alphas = {layer: adapter.scale * ranks[layer] for layer, adapter in adapters.items()}
-    config = LoraConfig(target_modules=list(adapters), rank_pattern=ranks, alpha_pattern=alphas)
+    matrices = {layer: adapter for layer, adapter in adapters.items() if isinstance(adapter, Adapter)}
+    targets = network.state_dict()
+    with torch.no_grad():
+        for name in adapters.keys() - matrices.keys():
+            targets[name].add_(adapters[name])
+    if not matrices:
+        return
+    ranks = {layer: adapter.down.shape[0] for layer, adapter in matrices.items()}
+    alphas = {layer: adapter.scale * ranks[layer] for layer, adapter in matrices.items()}
+    config = LoraConfig(target_modules=list(matrices), rank_pattern=ranks, alpha_pattern=alphas)
     inject_adapter_in_model(config, network)
     targets = network.state_dict()
     with torch.no_grad():
-        for layer, adapter in adapters.items():
+        for layer, adapter in matrices.items():
             targets[f"{layer}.lora_A.default.weight"].copy_(adapter.down)
             targets[f"{layer}.lora_B.default.weight"].copy_(adapter.up)
 
 
-def _read(path: Path, key: str, part: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors under the file's own names, and their metadata in the terms of peft's config."""
-    if is_pickle(path):
-        return read_part(path, key, part, ("generator_lora",)), {}
-    if part is not None:
-        raise ConfigError(key, path, "is no .pt and holds one set of adapters", f"leave part={part} out")
-    if path.is_dir():
-        path = next((path / name for name in _IN_FOLDER if (path / name).is_file()), path / _IN_FOLDER[0])
-    read_header(path, key)
-    with open_safetensors(path, key) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = file.metadata() or {}
-    beside = path.with_name("adapter_config.json")
-    peft = path.name == _OF_PEFT and beside.is_file()  # beside a file of another name it may be of something else
-    try:
-        text = metadata.get(_METADATA) or (beside.read_text() if peft else "{}")
-        described = {name.removeprefix("transformer."): value for name, value in json.loads(text).items()}
-        patterns = described.get("alpha_pattern") or {}
-        for alpha in (described.get("lora_alpha", 1), *patterns.values()):
-            if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-                raise ValueError(f"an alpha of {alpha}")
-        for pattern in patterns:
-            re.compile(pattern)
-        return tensors, described
-    except (OSError, ValueError, AttributeError, re.error) as error:
-        raise ConfigError(key, path, f"has metadata that cannot be read ({error})", f"change {key}") from error
+def _role(name: str) -> tuple[str, str, str] | None:
+    """Return (role, name in diffusers of the layer, name of the adapter or "") of a tensor; None for an unknown one."""
+    for role, pattern in _ROLES:
+        if match := pattern.fullmatch(name):
+            layer = adapted_layer(f"{match[1]}.modulation" if role == "" else match[1])
+            return role, layer, match[2] or ""
+    return None
+
+
+def _chosen_set(names: set[str], path: Path, key: str, part: str | None) -> str:
+    """Return the adapter to read of those that a file names. Raises ConfigError where that is open."""
+    held = ", ".join(sorted(names)) or "none with a name"
+    if part is not None and part not in names:
+        raise ConfigError(key, path, f"has no adapter {part}; it has {held}", f"change {key}_part, or leave it out")
+    if part is None and len(names) > 1:
+        problem = f"has several adapters: {held}"
+        raise ConfigError(key, path, problem, f"write {key}_part={min(names)}, or another of them")
+    return part or "".join(names)
 
 
 def _adapter(
-    layer: str, parts: Mapping[str, Tensor], described: Mapping[str, Any], strength: float, path: Path, key: str
+    layer: str, parts: Mapping[str, Tensor], described: LoraConfiguration, strength: float, path: Path, key: str
 ) -> Adapter:
     change = f"change {key}"
     if missing := {"down", "up"} - parts.keys():
@@ -147,14 +200,25 @@ def _adapter(
         raise ConfigError(key, path, f"has matrices of {shapes} for {layer}, which do not multiply", change)
     if "alpha" in parts and parts["alpha"].numel() != 1:
         raise ConfigError(key, path, f"has an alpha of {list(parts['alpha'].shape)} for {layer}", change)
-    rank = down.shape[0]
-    alpha = described.get("lora_alpha", rank)
-    for pattern, value in (described.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):  # as peft reads them; ranks are those of the matrices
-            alpha = value
-            break
+    rank, alpha, source = down.shape[0], described.alpha_of(layer), described.source
     if "alpha" in parts:
-        alpha = parts["alpha"].item()
+        alpha, source = parts["alpha"].item(), "tensors"
+    if alpha is None:
+        alpha, source = rank, "the rank: none is stated"
     if not math.isfinite(alpha):
         raise ConfigError(key, path, f"has an alpha of {alpha} for {layer}", change)
-    return Adapter(down, up, strength * alpha / (math.sqrt(rank) if described.get("use_rslora") else rank))
+    divisor = math.sqrt(rank) if described.rank_stabilised else rank
+    stated = f"alpha {alpha:g} ({source}) / {'square root of ' if described.rank_stabilised else ''}rank {rank}"
+    return Adapter(down, up, strength * alpha / divisor, stated)
+
+
+def _effect(adapters: Adapters, strength: float) -> str:
+    """Describe what a LoRA adds: layers by their effective strength, and whole differences."""
+    scales = Counter((one.scale, one.stated) for one in adapters.values() if isinstance(one, Adapter))
+    shown = scales.most_common(3)
+    parts = [f"{n} layers at {scale:g} = strength {strength:g} x {stated}" for (scale, stated), n in shown]
+    if others := scales.total() - sum(n for _, n in shown):
+        parts.append(f"{others} layers at other strengths")
+    if whole := len(adapters) - scales.total():
+        parts.append(f"{whole} whole differences at {strength:g}")
+    return ", ".join(parts)

@@ -1,22 +1,26 @@
-"""Open safetensors files with errors that name a key, and write them one tensor at a time."""
+"""Read safetensors files by their headers with errors that name a key, and write them one tensor at a time."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from models.checkpoints.weight_containers import SAFETENSORS, require_container
 from models.errors import ConfigError
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types of stored weights. Eight bits mean nothing without scales, which every tool stores in its own way."""
 
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_TYPES = FLOATS | {
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+_TYPE_NAMES = {dtype: name for name, dtype in _TYPES.items()}
+_AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -32,27 +36,63 @@ class Stored:
         return prod(self.shape) * self.dtype.itemsize
 
 
-@contextmanager
-def open_safetensors(path: Path, key: str) -> Iterator[safe_open]:
-    """Open a safetensors file. Raises ConfigError, naming `key`, for a missing, damaged or foreign one."""
-    if not path.is_file():
-        raise ConfigError(key, path, "does not exist", "give the path of a checkpoint, a file or a folder")
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """Describes a whole safetensors file, whose header has been read and whose size is right."""
+
+    path: Path
+    key: str
+    stored: Mapping[str, Stored]
+    metadata: Mapping[str, str]
+    places: Mapping[str, int]
+    """First byte of each tensor in the file."""
+
+    def tensors(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Read tensors one by one, by default all; no file is mapped, which memory limits may forbid for large ones.
+
+        Raises ConfigError where the file has become shorter.
+        """
+        with self.path.open("rb") as file:
+            for name in self.stored if names is None else names:
+                stored = self.stored[name]
+                tensor = torch.empty(stored.shape, dtype=stored.dtype)
+                file.seek(self.places[name])
+                if file.readinto(tensor.reshape(-1).view(torch.uint8).numpy()) != stored.size:
+                    raise ConfigError(self.key, self.path, "is no whole safetensors file any more", _AGAIN)
+                yield name, tensor
+
+
+def open_safetensors(path: Path, key: str) -> SafetensorsFile:
+    """Read the header of a file. Raises ConfigError, naming `key`, for a missing, damaged or foreign one."""
+    if (kind := require_container(path, key)) != SAFETENSORS:
+        raise ConfigError(key, path, f"is no safetensors file but a {kind}", f"change {key}")
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(key, path, f"is no whole safetensors file ({error})", "copy or download it again") from error
-
-
-def read_header(path: Path, key: str) -> dict[str, Stored]:
-    """Read sizes and types. Raises ConfigError, naming `key`, for a bad file or one of quantized weights."""
-    with open_safetensors(path, key) as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        for name, part in slices.items():
-            if part.get_dtype() not in DTYPES:
-                problem = f"holds {name} as {part.get_dtype()}: quantized weights are not read"
-                raise ConfigError(key, path, problem, "give a checkpoint of float32, bfloat16 or float16")
-        return {name: Stored(tuple(part.get_shape()), DTYPES[part.get_dtype()]) for name, part in slices.items()}
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            if 8 + length > size:
+                raise ValueError("incomplete header")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        stored, places, end = {}, {}, 0
+        for name, entry in sorted(header.items(), key=lambda entry: tuple(entry[1]["data_offsets"])):
+            begin, following = entry["data_offsets"]
+            held = Stored(tuple(entry["shape"]), _TYPES[entry["dtype"]])
+            if begin != end or following - begin != held.size or any(type(x) is not int or x < 0 for x in held.shape):
+                raise ValueError(f"{name} does not fill its place")
+            stored[name], places[name], end = held, 8 + length + begin, following
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata that is no text")
+    except KeyError as error:
+        raise ConfigError(key, path, f"is no safetensors file that can be read ({error} unknown)", _AGAIN) from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ConfigError(key, path, f"is no whole safetensors file ({error})", _AGAIN) from error
+    if (whole := 8 + length + end) > size:
+        raise ConfigError(key, path, f"is no whole safetensors file: it ends after {size} of {whole} bytes", _AGAIN)
+    if whole < size:
+        fix = f"cut them off with truncate -s {whole}, or download it again"
+        raise ConfigError(key, path, f"has {size - whole} surplus bytes behind its tensors", fix)
+    return SafetensorsFile(path, key, {name: stored[name] for name in header}, metadata, places)
 
 
 def write_tensors(
@@ -70,7 +110,7 @@ def write_tensors(
     for name, stored in planned.items():
         start, end = end, end + stored.size
         header[name] = {
-            "dtype": _DTYPE_NAMES[stored.dtype], "shape": list(stored.shape), "data_offsets": [start, end],
+            "dtype": _TYPE_NAMES[stored.dtype], "shape": list(stored.shape), "data_offsets": [start, end],
         }  # fmt: skip
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format wants the first tensor aligned

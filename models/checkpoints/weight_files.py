@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from models.atomic_files import write_atomic
 from models.checkpoints.config_json import config_misfit
 from models.checkpoints.formats import Checkpoint, Shapes, open_checkpoint, recognise_network
-from models.checkpoints.lora_files import Adapter, check_adapters, merge_adapters
+from models.checkpoints.lora_files import Adapters, check_adapters, merge_adapters
 from models.checkpoints.safetensors_files import first_names, open_safetensors
+from models.checkpoints.weight_containers import INDEX, TORCH, container_of
 from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
 from models.network_config import CONFIGS
-from models.user_paths import is_pickle
 from models.wan.network import Wan
 
 _CHECKSUM = "longtake.sha256"
@@ -39,12 +39,12 @@ def load_weights(
     path: Path,
     key: str,
     part: str | None = None,
-    adapters: Mapping[str, Adapter] | None = None,
+    adapters: Adapters | None = None,
 ) -> None:
     """Fill `module` from a checkpoint of any known format, tensor by tensor, with `adapters` merged in.
 
     `key` is the configuration key to change; `part` chooses a network of a `.pt`. Raises ConfigError for a partial fit,
-    before the module is changed.
+    before the module is changed, and for numbers that are not finite.
     """
     checkpoint = open_checkpoint(path, key, part)
     check_network_fit(checkpoint, key, module)
@@ -53,6 +53,8 @@ def load_weights(
         check_adapters(adapters, {name: tuple(target.shape) for name, target in targets.items()})
     with torch.no_grad():
         for name, tensor in merge_adapters(checkpoint.tensors(), adapters or {}):
+            if not tensor.isfinite().all():
+                raise ConfigError(key, path, f"is damaged: {name} has numbers that are not finite", "download it again")
             targets[name].copy_(tensor)
 
 
@@ -90,7 +92,8 @@ def check_network_fit(checkpoint: Checkpoint, key: str, module: nn.Module) -> No
     expected = {rename(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     stored = {rename(name): stored.shape for name, stored in checkpoint.stored.items()}
     if difference := shape_misfit(expected, stored):
-        raise ConfigError(key, checkpoint.path, f"does not fit the network: it {difference}", f"change {key}")
+        problem = f"does not fit the network{checkpoint.note}: it {difference}"
+        raise ConfigError(key, checkpoint.path, problem, f"change {key}")
 
 
 def verify_weights(path: Path, key: str) -> bool:
@@ -98,15 +101,14 @@ def verify_weights(path: Path, key: str) -> bool:
 
     Raises ConfigError, naming `key`, where the content does not match.
     """
-    if path.is_dir() or is_pickle(path) or path.suffix == ".json":
+    if path.is_dir() or (path.is_file() and container_of(path) in (TORCH, INDEX)):
         return False
-    with open_safetensors(path, key) as file:
-        header = dict(file.metadata() or {})
-        recorded = header.pop(_CHECKSUM, None)
-        if recorded is None:
-            return False
-        computed = _checksum(header, ((name, file.get_tensor(name)) for name in sorted(file.keys())))
-    if computed != recorded:
+    file = open_safetensors(path, key)
+    header = dict(file.metadata)
+    recorded = header.pop(_CHECKSUM, None)
+    if recorded is None:
+        return False
+    if _checksum(header, file.tensors(sorted(file.stored))) != recorded:
         problem = f"{path} is damaged (its checksum does not match)"
         raise ConfigError(key, None, problem, "copy it again, or remove it")
     return True
@@ -114,8 +116,7 @@ def verify_weights(path: Path, key: str) -> bool:
 
 def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
     """Read a file's tensor sizes from its header. Raises ConfigError, naming `key`, for a bad file."""
-    with open_safetensors(path, key) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return {name: stored.shape for name, stored in open_safetensors(path, key).stored.items()}
 
 
 def shape_misfit(expected: Shapes, given: Shapes) -> str | None:

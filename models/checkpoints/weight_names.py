@@ -31,12 +31,25 @@ _OUTSIDE = {
 _FROM_BLOCK = {theirs: ours for ours, theirs in _IN_BLOCK.items()}
 _FROM_OUTSIDE = {theirs: ours for ours, theirs in _OUTSIDE.items()}
 
-_UNDERSCORED = {name.replace(".", "_"): name for name in (*_IN_BLOCK, *_OUTSIDE)}
-
 _NAME = re.compile(r"(blocks\.\d+\.)?(.+?)(\.weight|\.bias)?")
 _WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
-_KOHYA = re.compile(r"lora_unet_(?:blocks_(\d+)_)?(\w+)")
 _PREFIXES = re.compile(r"^(?:(?:base_model\.model|diffusion_model|transformer|module|model)\.)+")
+_OWNERS = re.compile(
+    r"^(?!blocks\.\d)(?:[A-Za-z_]\w*\.)+?(?=blocks\.\d+\.|head\.(?:head|modulation)\b|(?:patch_embedding|proj_out|"
+    r"text_embedding|time_embedding|time_projection|condition_embedder|img_emb)\.)"
+)
+"""Any owners before the first name of the network. One with a number is no owner: vace_blocks.0.proj_out."""
+
+
+def _flat(names: Mapping[str, str]) -> dict[str, str]:
+    """Map names of both spellings, with underscores for dots, to those of diffusers."""
+    both = names | {theirs: theirs for theirs in names.values()}
+    return {name.replace(".", "_"): theirs for name, theirs in both.items()}
+
+
+_FLAT_IN_BLOCK, _FLAT_OUTSIDE = _flat(_IN_BLOCK), _flat(_OUTSIDE | {"patch_embedding": "patch_embedding"})
+_FLAT_BLOCK = re.compile(rf"(?:\w*(?<!vace)_)?blocks_(\d+)_({'|'.join(_FLAT_IN_BLOCK)})")
+_FLAT_OTHER = re.compile(rf"(?:[A-Za-z_]*_)?({'|'.join(sorted(_FLAT_OUTSIDE, key=len, reverse=True))})")
 
 
 def to_diffusers(name: str) -> str:
@@ -50,16 +63,19 @@ def to_original(name: str) -> str:
 
 
 def strip_wrappers(name: str) -> str:
-    """Remove wrappers (FSDP, activation checkpoints, compile) and owners' prefixes from a name."""
-    return _PREFIXES.sub("", _WRAPPERS.sub("", name))
+    """Remove wrappers (FSDP, activation checkpoints, compile, peft's base_layer) and owners' prefixes from a name."""
+    return _OWNERS.sub("", _PREFIXES.sub("", _WRAPPERS.sub("", name).replace(".base_layer.", ".")))
 
 
-def from_kohya(layer: str) -> str:
-    """Return the original name of a layer in kohya's spelling, with underscores; any other name unchanged."""
-    match = _KOHYA.fullmatch(layer)
-    if match is None or match[2] not in _UNDERSCORED:
-        return layer
-    return (f"blocks.{match[1]}." if match[1] else "") + _UNDERSCORED[match[2]]
+def adapted_layer(name: str) -> str:
+    """Return the name in diffusers of the layer that an adapter names: with dots, kohya's underscores, or both."""
+    plain = strip_wrappers(name)
+    flat = plain.replace(".", "_")
+    if match := _FLAT_BLOCK.fullmatch(flat):
+        return f"blocks.{match[1]}.{_FLAT_IN_BLOCK[match[2]]}"
+    if match := _FLAT_OTHER.fullmatch(flat):
+        return _FLAT_OUTSIDE[match[1]]
+    return to_diffusers(plain)
 
 
 def _translated(name: str, in_block: Mapping[str, str], outside: Mapping[str, str]) -> str:

@@ -1,8 +1,7 @@
-"""Encode text as Wan2.1: by UMT5 from a diffusers folder."""
+"""Encode text as Wan2.1: by UMT5 from a diffusers folder or the original one."""
 
 import hashlib
 import html
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +10,14 @@ from pathlib import Path
 
 import ftfy
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
-from transformers.utils.logging import disable_progress_bar
 
 from models.errors import ConfigError
+from models.text.encoder_files import find_encoder, load_encoder
 
 _SAMPLE_BYTES = 1 << 20
-_SENTENCEPIECE = "spiece.model"
-_TOKENIZERS = ("tokenizer.json", _SENTENCEPIECE)
-_FIX = "give a diffusers folder of Wan2.1"
+_FIX = "give a diffusers folder of Wan2.1, or the original one"
 
 
 @dataclass(frozen=True)
@@ -40,24 +36,12 @@ def clean_prompt(prompt: str) -> str:
 
 
 class Umt5:
-    """Encodes text by a folder with text_encoder/ and tokenizer/; loads its network with the first prompt."""
+    """Encodes text by the encoder and tokenizer of a folder; loads its network with the first prompt."""
 
     def __init__(self, folder: Path, text_dim: int, length: int, device: torch.device, dtype: torch.dtype):
         """Read `length` tokens of each prompt. Raises ConfigError where the folder does not fit."""
         self.folder, self.length, self.device, self.dtype = folder, length, device, dtype
-        try:
-            config = dict(json.loads((folder / "text_encoder/config.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            problem = "holds no readable text_encoder/config.json"
-            raise ConfigError("text_encoder", folder, problem, _FIX) from error
-        if config.get("model_type") != "umt5" or config.get("d_model") != text_dim:
-            kind, width = config.get("model_type"), config.get("d_model")
-            problem = f"is {kind} of width {width}, and the network needs umt5 of width {text_dim}"
-            raise ConfigError("text_encoder", folder, problem, _FIX)
-        if not any((folder / "tokenizer" / name).is_file() for name in _TOKENIZERS):
-            problem = f"has no tokenizer/ with {' or '.join(_TOKENIZERS)}"
-            raise ConfigError("text_encoder", folder, problem, _FIX)
-        self.config = config
+        self.files = find_encoder(folder, text_dim)
 
     @cached_property
     def identity(self) -> str:
@@ -66,7 +50,7 @@ class Umt5:
         Hashes each file's size and first megabyte: reading all would take as long as loading.
         """
         digest = hashlib.sha256(f"{self.length} {self.dtype}".encode())
-        for path in sorted((self.folder / "text_encoder").iterdir()) + sorted((self.folder / "tokenizer").iterdir()):
+        for path in self.files.all:
             digest.update(f"{path.name} {path.stat().st_size} ".encode())
             with path.open("rb") as file:
                 digest.update(file.read(_SAMPLE_BYTES))
@@ -93,24 +77,11 @@ class Umt5:
     @cached_property
     def _tokenizer(self):
         try:
-            return AutoTokenizer.from_pretrained(self.folder / "tokenizer")
+            return AutoTokenizer.from_pretrained(self.files.tokenizer)
         except (OSError, ValueError) as error:
-            problem = f"its tokenizer/ cannot be loaded ({' '.join(str(error).split())})"
+            problem = f"its tokenizer cannot be loaded ({' '.join(str(error).split())})"
             raise ConfigError("text_encoder", self.folder, problem, _FIX) from error
 
     @cached_property
     def _network(self) -> UMT5EncoderModel:
-        disable_progress_bar()  # it would mix with the command's own lines
-        try:
-            network, report = UMT5EncoderModel.from_pretrained(
-                self.folder / "text_encoder", dtype=self.dtype, use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, SafetensorError, RuntimeError) as error:
-            problem = f"cannot be loaded ({' '.join(str(error).split())})"
-            raise ConfigError("text_encoder", self.folder, problem, _FIX) from error
-        for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if report[fault]:
-                names = ", ".join(sorted(map(str, report[fault]))[:4])
-                problem = f"has {fault.replace('_', ' ')}: {names}"
-                raise ConfigError("text_encoder", self.folder, problem, "download it again")
-        return network.to(self.device).eval().requires_grad_(False)
+        return load_encoder(self.files, self.folder, self.dtype).to(self.device).eval().requires_grad_(False)

@@ -1,23 +1,14 @@
 """Stream Wan2.1's VAE: the caches of its causal convolutions pass from block to block."""
 
-import json
-import math
-from pathlib import Path
-
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from einops import rearrange
-from safetensors import SafetensorError
 from torch import Tensor
-
-from models.errors import ConfigError
 
 ConvCaches = tuple[Tensor | str | None, ...]
 """Cache of each causal convolution of the decoder: its last two input frames. A string is diffusers' mark of an
 upsampling that has seen the first latent frame only."""
-
-_FIX = "give a diffusers folder of Wan2.1"
 
 
 class WanCodec:
@@ -61,32 +52,3 @@ class WanCodec:
         pixels = rearrange(video, "b t c h w -> b c t h w") * 2 - 1
         scaled = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
         return rearrange((scaled.float() - self.mean) / self.std, "b c f h w -> b f c h w")
-
-
-def open_wan_codec(folder: Path, channels: int, device: torch.device, dtype: torch.dtype) -> WanCodec:
-    """Open the codec of a diffusers folder (or its vae/). Raises ConfigError unless it has `channels` channels."""
-    inner = folder / "vae" if (folder / "vae").is_dir() else folder
-    try:
-        config = dict(json.loads((inner / "config.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError("vae", folder, "holds no readable vae/config.json", _FIX) from error
-    if config.get("_class_name") != "AutoencoderKLWan" or config.get("patch_size") is not None:
-        raise ConfigError("vae", folder, "is not the VAE of Wan2.1 (AutoencoderKLWan without patches)", _FIX)
-    if (given := config.get("z_dim", 16)) != channels:
-        raise ConfigError("vae", folder, f"has latents of {given} channels, the network of {channels}", _FIX)
-    for name in ("latents_mean", "latents_std"):
-        values = config.get(name, [0.0] * channels)
-        numbers = isinstance(values, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in values)
-        if not numbers or len(values) != channels:
-            problem = f"{name} of vae/config.json is not {channels} numbers"
-            raise ConfigError("vae", folder, problem, "download it again")
-    try:
-        vae, report = AutoencoderKLWan.from_pretrained(
-            inner, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ConfigError("vae", folder, f"cannot be loaded ({' '.join(str(error).split())})", _FIX) from error
-    for fault, names in (("lacks", report["missing_keys"]), ("has the unknown", report["unexpected_keys"])):
-        if names:
-            raise ConfigError("vae", folder, f"{fault} {', '.join(sorted(names)[:4])}", "download it again")
-    return WanCodec(vae.to(device))

@@ -41,11 +41,11 @@ def open_codec(wan: WanConfig, vae: Path | None, device: torch.device, dtype: to
     Raises ConfigError where the folder is missing, damaged, or does not fit the network.
     """
     if vae is not None:
-        from models.wan.vae import open_wan_codec
+        from models.checkpoints.vae_files import open_wan_codec
 
         return open_wan_codec(vae, wan.in_channels, device, dtype)
     if wan.in_channels != TinyCodec.channels:
-        raise ConfigError("vae", None, f"latents of {wan.in_channels} channels need one", "give a diffusers folder")
+        raise ConfigError("vae", None, f"latents of {wan.in_channels} channels need one", "give a folder of Wan2.1")
     return TinyCodec()
 
 
@@ -68,5 +68,5 @@ def open_text(
         return CachedText(Umt5(folder, wan.text_dim, wan.text_len, device, dtype), cache, wan.text_len, warned_prompts)
     if wan.text_dim != TINY.text_dim:
         problem = f"texts of width {wan.text_dim} need one"
-        raise ConfigError("text_encoder", None, problem, "give a diffusers folder")
+        raise ConfigError("text_encoder", None, problem, "give a folder of Wan2.1")
     return TinyText()

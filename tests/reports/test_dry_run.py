@@ -193,6 +193,13 @@ def test_every_stage_of_every_preset_has_a_report_with_its_name(preset, stage):
     assert re.search(rf"(?m)^\S.*\b1\b.*\b{stage}\b", text) and f"\n  {stage:<8}" in text
 
 
+def test_weights_that_are_not_opened_are_named():
+    lines = dry_run_text(
+        settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", "vae=y", "dry_run=true"])
+    ).splitlines()
+    assert [line.partition(": ")[2] for line in lines if "not checked" in line] == ["teacher, init, vae"]
+
+
 def test_the_report_says_who_would_run_where():
     text = dry_run_text(settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", "cluster=h100_64_spot"]))
     for line in (

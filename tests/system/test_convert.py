@@ -74,6 +74,20 @@ def test_a_lora_is_merged_with_its_strength(tmp_path):
     assert all(torch.equal(written[to_original(name)], tensor) for name, tensor in student.items())
 
 
+def test_several_loras_are_merged_each_with_its_strength_and_the_effect_is_printed(tmp_path, capsys):
+    names, layer, out = ("a, b.safetensors", "c.safetensors"), "blocks.0.attn1.to_q", tmp_path / "merged.safetensors"
+    for i, name in enumerate(names):
+        matrices = {"lora_A": torch.eye(96)[i : i + 1], "lora_B": torch.ones(96, 1), "alpha": torch.tensor(4.0)}
+        roles = {role: f"transformer.{layer}.{role}{'.weight' if 'lora' in role else ''}" for role in matrices}
+        save_file({roles[role]: tensor for role, tensor in matrices.items()}, tmp_path / name)
+    given = f'lora=["{tmp_path}/{names[0]}", {tmp_path}/{names[1]}]'
+    assert run_script("convert.py", f"source={STUDENT}", given, "lora_strength=[1,0.5]", f"out={out}") == 0
+    change = load_file(out)[f"{layer}.weight"] - load_file(STUDENT)[f"{layer}.weight"]
+    torch.testing.assert_close(change[:, :3], torch.tensor([4.0, 2.0, 0.0]).expand(96, 3), rtol=0, atol=1e-5)
+    printed = capsys.readouterr().err
+    assert all(fact in printed for fact in ("1 layers at 4 ", "1 layers at 2 ", "strength 0.5", "alpha 4 (tensors)"))
+
+
 def test_help_is_answered_before_torch_is_imported_and_names_every_key():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", ROOT / "convert.py", "--help"], capture_output=True, text=True, check=True
@@ -97,6 +111,8 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
         (["source=x", "out=y", "shard_gb=0"], "shard_gb=0.0"),
         (["source=x", "out=y", "shard_gb=nan"], "shard_gb=nan"),
         (["source=x", "out=y", "lora_strength=inf"], "lora_strength=inf"),
+        (["source=x", "out=y", "lora=[a,b]", "lora_strength=[1,2,3]"], "lora_strength=[1.0,2.0,3.0]"),
+        (["source=x", "out=y", "lora_part=a"], "lora: "),
         (["source=/nowhere.safetensors", f"out={NEVER}"], "source=/nowhere.safetensors"),
         ([f"source={STUDENT}", f"out={NEVER}", "part=critic"], "source="),
         ([f"source={STUDENT}", f"out={NEVER}", "lora=/nowhere.safetensors"], "lora=/nowhere.safetensors"),

@@ -14,9 +14,12 @@ from safetensors.torch import load_file, save_file
 from models.checkpoints.formats import network_shapes
 from models.checkpoints.weight_files import save_weights
 from models.checkpoints.weight_names import to_original
+from models.network_config import CONFIGS
 from models.worlds.world_config import SHIPPED_STUDENT
 from tests.fakes.commands import mistake, run_script
 from tests.fakes.generating import PROMPT, frames_of
+from tests.fakes.original_wan import CONFIG as SMALL
+from tests.fakes.original_wan import save_twins
 
 LAYERS = ("blocks.0.attn1.to_q", "blocks.2.attn2.to_out.0")
 
@@ -50,6 +53,29 @@ def test_a_lora_makes_the_video_of_the_student_that_it_is_added_to_by_hand(tmp_p
     plain = made(tmp_path, "plain")
     assert merged != plain
     assert plain == made(tmp_path, "none_of_it", f"lora={path}", "lora_strength=0")
+
+
+def test_a_folder_of_the_original_code_makes_the_video_of_its_twin_of_diffusers(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONFIGS, "small", SMALL)
+    films = [
+        made(
+            tmp_path,
+            folder.name,
+            "student.model=small",
+            f"checkpoint={folder}",
+            f"text_cache={tmp_path}/{folder.name}_",
+        )
+        for folder in save_twins(tmp_path)
+    ]
+    assert films[0] == films[1] and len(set(films[0])) > 1
+
+
+def test_a_flipped_byte_inside_the_tensors_of_a_result_is_refused(tmp_path, capsys):
+    content = bytearray(SHIPPED_STUDENT.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "w.safetensors").write_bytes(content)
+    line = rejected(tmp_path, capsys, f"checkpoint={tmp_path}/w.safetensors")
+    assert line.startswith("checkpoint") and "w.safetensors" in line and "damaged" in line
 
 
 def test_a_checkpoint_of_another_known_network_says_which_preset_it_needs(tmp_path, capsys):
@@ -180,4 +206,4 @@ def test_a_lora_that_does_not_fit_is_refused_by_the_name_of_its_layer(
 
 def test_a_strength_that_is_no_number_is_rejected(tmp_path, capsys):
     path = lora(tmp_path / "lora.safetensors")
-    assert rejected(tmp_path, capsys, f"lora={path}", "lora_strength=.nan").startswith("lora_strength=nan: ")
+    assert rejected(tmp_path, capsys, f"lora={path}", "lora_strength=.nan").startswith("lora_strength=.nan: ")

@@ -9,7 +9,14 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.checkpoints.lora_files import Adapter, attach_adapters, check_adapters, merge_adapters, read_adapters
+from models.checkpoints.lora_files import (
+    Adapter,
+    attach_adapters,
+    check_adapters,
+    merge_adapters,
+    read_adapters,
+    read_loras,
+)
 from models.checkpoints.weight_files import load_weights, save_weights
 from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
@@ -94,6 +101,12 @@ FORMS = {
     "without a prefix": (1, lambda at: write(at, named("{}", "lora_A", "lora_B"))),
     "with the name of an adapter": (1, lambda at: write(at, named("{}", "lora_A.default", "lora_B.default"))),
     "peft with its config": (0.5, lambda at: write(at, PEFT, beside={"r": RANK, "lora_alpha": 1.5})),
+    "peft in a file of torch, with its config": (
+        4,
+        lambda at: saved(
+            write(at, PEFT, beside={"lora_alpha": 4 * RANK, "bias": "none"}).with_suffix(".bin"), PEFT
+        ),
+    ),
     "peft, rank-stabilised": (
         6 / RANK**0.5, lambda at: write(at, PEFT, beside={"lora_alpha": 6, "use_rslora": True}),
     ),
@@ -176,7 +189,7 @@ def test_what_diffusers_saves_and_fuses_is_what_is_merged_here(tmp_path):
 def test_a_folder_means_the_file_that_diffusers_or_peft_puts_there(tmp_path):
     with pytest.raises(ConfigError) as error:
         read_adapters(tmp_path, "lora")
-    assert (error.value.key, error.value.value) == ("lora", tmp_path / "pytorch_lora_weights.safetensors")
+    assert (error.value.key, error.value.value) == ("lora", tmp_path) and "pytorch_lora_weights" in error.value.problem
     write(tmp_path / "adapter_model.safetensors", PEFT, beside={"lora_alpha": 6})
     assert {adapter.scale for adapter in read_adapters(tmp_path, "lora").values()} == {2.0}
 
@@ -201,6 +214,57 @@ def test_alphas_are_chosen_by_patterns_as_peft_chooses_them(pattern, tmp_path):
     assert {layer: adapter.scale for layer, adapter in adapters.items()} == scales
 
 
+CHANGES = {
+    "use_dora": True, "peft_type": "LOKR", "bias": "all", "modules_to_save": ["proj_out"], "fan_in_fan_out": True,
+    "lora_bias": True, "init_lora_weights": "pissa", "target_parameters": ["a"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHANGES)
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "header"])
+def test_a_field_that_makes_more_than_a_plain_lora_is_refused_by_its_name(tmp_path, field, kind):
+    described = {"lora_alpha": 6, field: CHANGES[field]}
+    if kind == "header":
+        path = write(tmp_path / "x.safetensors", PEFT, metadata={f"transformer.{n}": v for n, v in described.items()})
+    else:
+        path = write(tmp_path / "adapter_model.safetensors", PEFT, beside=described)
+        if kind == "bin":
+            path.unlink()
+            path = saved(path.with_suffix(".bin"), PEFT)
+    with pytest.raises(ConfigError) as error:
+        read_adapters(path.parent if kind == "bin" else path, "lora")
+    assert (error.value.key, error.value.value) == ("lora", path) and f"{field}=" in error.value.problem
+
+
+def test_the_strength_that_counts_is_told_with_the_place_of_its_alpha(tmp_path):
+    path = write(tmp_path / "adapter_model.safetensors", PEFT, beside={"lora_alpha": 4 * RANK})
+    shapes = {name: tuple(tensor.shape) for name, tensor in network().state_dict().items()}
+    adapters, lines = read_loras([(path, 0.5)], None, shapes)
+    assert {adapter.scale for adapter in adapters.values()} == {2.0} and len(lines) == 1
+    facts = (str(path), f"{len(LAYERS)} layers at 2 ", "strength 0.5", "alpha 12 (adapter_config.json)", f"rank {RANK}")
+    assert all(fact in lines[0] for fact in facts)
+
+
+def test_several_loras_add_up_with_their_strengths_merged_and_live(tmp_path):
+    halves = {name: 0.5 * tensor for name, tensor in DIFFUSERS.items()}
+    one, two = write(tmp_path / "a.safetensors", DIFFUSERS), write(tmp_path / "b.safetensors", halves)
+    differences = {"diffusion_model.blocks.0.norm3.diff": torch.ones(24)}
+    three = write(tmp_path / "c.safetensors", differences)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network().state_dict().items()}
+    adapters, lines = read_loras([(one, 1.0), (two, -2.0), (three, 0.5)], None, shapes)
+    found = dict(merge_adapters(network().state_dict().items(), adapters))
+    for name, tensor in expected(1.0 - 2.0 * 0.25).items():
+        change = 0.5 if name == "blocks.0.norm2.weight" else 0.0
+        torch.testing.assert_close(found[name], tensor + change, rtol=0, atol=3e-6)
+    assert len(lines) == 3 and "1 whole differences at 0.5" in lines[2]
+    live, whole = network(), network()
+    attach_adapters(live, adapters)
+    whole.load_state_dict(found)
+    inputs = torch.ones(1, 3, 2, 4, 6), torch.tensor([500.0]), torch.ones(1, 5, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(live(*inputs), whole(*inputs), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("alpha", [math.nan, math.inf])
 def test_an_alpha_that_is_not_finite_is_refused(alpha, tmp_path):
     beside, own = tmp_path / "adapter_model.safetensors", tmp_path / "own.safetensors"
@@ -221,7 +285,7 @@ def drop(name: str) -> dict[str, Tensor]:
     [
         ({}, ""),
         (drop("transformer.blocks.0.attn1.to_q.lora_B.weight"), "blocks.0.attn1.to_q"),
-        (DIFFUSERS | {"transformer.proj_out.diff": torch.ones(1)}, "transformer.proj_out.diff"),
+        (DIFFUSERS | {"transformer.proj_out.delta": torch.ones(1)}, "transformer.proj_out.delta"),
         (DIFFUSERS | {"blocks.0.attn1.to_q.lora_A.weight": torch.ones(3, 24)}, ""),
         (DIFFUSERS | {"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.ones(4, 24)}, "[4, 24]"),
         (

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.checkpoints.safetensors_files import Stored, read_header, write_tensors
+from models.checkpoints.safetensors_files import Stored, open_safetensors, write_tensors
 
 TENSORS = {
     "matrix": torch.arange(6.0).reshape(2, 3),
@@ -19,7 +19,7 @@ def test_what_is_written_one_by_one_is_what_the_library_reads(tmp_path):
     path = tmp_path / "x.safetensors"
     write_tensors(path, PLAN, iter(TENSORS.items()))
     found = load_file(path)
-    assert found.keys() == TENSORS.keys() and read_header(path, "init") == PLAN
+    assert found.keys() == TENSORS.keys() and open_safetensors(path, "init").stored == PLAN
     for name, tensor in TENSORS.items():
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
 

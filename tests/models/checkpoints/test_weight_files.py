@@ -80,8 +80,8 @@ def test_a_missing_tensor_is_named(saved):
 
 
 def test_an_unknown_tensor_is_named(saved):
-    rewrite(saved, lambda tensors: tensors.update({"img_emb.weight": torch.zeros(1)}))
-    assert "unknown img_emb.weight" in refusal(saved)
+    rewrite(saved, lambda tensors: tensors.update({"cls_pred_branch.weight": torch.zeros(1)}))
+    assert "unknown cls_pred_branch.weight" in refusal(saved)
 
 
 def test_a_tensor_of_another_size_is_named(saved):
@@ -102,14 +102,19 @@ def test_a_truncated_file_is_refused_wherever_it_ends(saved, kept):
     assert "safetensors" in refusal(saved)
 
 
-def test_a_pickle_is_refused_and_never_opened(saved):
+def test_a_file_of_torch_under_the_name_of_safetensors_is_read_by_its_first_bytes(saved):
     torch.save(network(0).state_dict(), saved)
-    assert "safetensors" in refusal(saved)
+    module = network(1)
+    load_weights(module, saved, "init")
+    assert same(module, network(0))
 
 
 def test_a_missing_file_and_a_folder_of_something_else_are_refused(saved):
     assert refusal(saved.with_name("elsewhere.safetensors"))
-    assert "diffusion_pytorch_model.safetensors" in refusal(saved.parent)
+    (saved.parent / "notes.txt").write_text("x")
+    saved.rename(saved.with_suffix(".kept"))
+    message = refusal(saved.parent)
+    assert "diffusion_pytorch_model.safetensors" in message and "notes.txt" in message
 
 
 def test_a_file_can_be_checked_without_reading_its_tensors(saved):

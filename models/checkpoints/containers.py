@@ -1,0 +1,130 @@
+"""Open the tensors of a file or of shards, in any container, under the names that they have there."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from models.checkpoints.safetensors_files import FLOATS, Stored, first_names, open_safetensors
+from models.checkpoints.torch_files import read_part
+from models.checkpoints.weight_containers import INDEX, TORCH, require_container
+from models.errors import ConfigError
+
+_DOWNLOAD = "copy or download it again"
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(.*)")
+_MARKERS = ("scaled_fp8", "spiece_model")
+"""Tensors that hold no weights: a mark of 8-bit files, which 16-bit ones may keep, and a tokenizer."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Describes tensors on disk whose headers have been read."""
+
+    path: Path
+    """File, or index of shards."""
+    stored: Mapping[str, Stored]
+    metadata: Mapping[str, str]
+    """Text in the header of a safetensors file."""
+    part: str | None
+    """Name of the part of a file of torch.save that was read; None for a whole file."""
+    tensors: Callable[[], Iterator[tuple[str, Tensor]]]
+    """Call that yields names and tensors one by one, so that a process never holds a whole network."""
+
+
+def open_content(path: Path, key: str, part: str | None, usual: Sequence[str]) -> Content:
+    """Read the headers of a file, or of the shards that an index names.
+
+    `part` chooses from a file of torch.save; without it the first of `usual` does. Raises ConfigError, naming `key`.
+    """
+    kind = require_container(path, key)
+    if kind == TORCH:
+        name, state = read_part(path, key, part, usual)
+        stored = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+        return Content(path, stored, {}, name, lambda: iter(state.items()))
+    if part is not None and key != "lora":
+        raise ConfigError(key, path, "is no .pt and holds one network", f"leave part={part} out")
+    if kind == INDEX:
+        return _open_index(path, key)
+    file = open_safetensors(path, key)
+    return Content(path, file.stored, file.metadata, None, file.tensors)
+
+
+def open_shards(path: Path, files: Iterable[Path], key: str) -> Content:
+    """Read the headers of all shards of one network; `path` names it in errors. Raises ConfigError, naming `key`."""
+    contents = [open_content(file, key, None, ()) for file in files]
+    stored: dict[str, Stored] = {}
+    for content in contents:
+        if twice := sorted(stored.keys() & content.stored.keys()):
+            problem = f"holds {first_names(twice)} in several shards"
+            raise ConfigError(key, path, problem, "take all shards from one download")
+        stored |= content.stored
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for content in contents:
+            yield from content.tensors()
+
+    return Content(path, stored, {}, None, tensors)
+
+
+def all_shards(file: Path, key: str) -> list[Path]:
+    """List the shards that belong to a file -0000k-of-0000n. Raises ConfigError, naming `key`, if one is missing."""
+    stem, _, count, ending = _SHARD.fullmatch(file.name).groups()
+    shards = [file.with_name(f"{stem}-{i:05d}-of-{count}{ending}") for i in range(1, int(count) + 1)]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise ConfigError(key, None, f"{file.parent} lacks {first_names(missing)}", _DOWNLOAD)
+    return shards
+
+
+def shard_note(path: Path) -> str:
+    """Describe a file that is one shard of several; empty for any other."""
+    match = _SHARD.fullmatch(path.name)
+    return f" (one of {int(match[3])} shards: give their folder or index)" if match and int(match[3]) > 1 else ""
+
+
+def check_floats(stored: Mapping[str, Stored], path: Path, key: str) -> dict[str, Stored]:
+    """Return what is stored but for marks; alphas may be whole numbers.
+
+    Raises ConfigError, naming `key`, for quantized weights.
+    """
+    weights = {name: held for name, held in stored.items() if name.rpartition(".")[2] not in _MARKERS}
+    for name, held in weights.items():
+        if held.dtype in FLOATS.values() or name.endswith(".alpha"):
+            continue
+        dtype = str(held.dtype).removeprefix("torch.")
+        kind = "fp8-scaled or " if dtype.startswith("float8") else ""
+        problem = f"holds {name} as {dtype}: {kind}quantized weights are not read"
+        raise ConfigError(key, path, problem, "give the bfloat16 or float16 file of the same release")
+    return weights
+
+
+def _open_index(path: Path, key: str) -> Content:
+    placed = _placed(path, key)
+    files = [path.with_name(name) for name in sorted(set(placed.values()))]
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(key, None, f"{path.parent} lacks {file.name}, which its index names", _DOWNLOAD)
+    shards = [(file.name, open_content(file, key, None, ())) for file in files]
+    held = [(name, shard) for shard, content in shards for name in content.stored]
+    if differing := sorted(set(held) ^ set(placed.items())):  # a file holds exactly the tensors that its index gives it
+        name, shard = differing[0]
+        problem = f"{name} in {shard} is only in one of them ({len(differing)} such tensors)"
+        raise ConfigError(key, None, f"{path} does not fit its shards: {problem}", "copy or download all of it again")
+    return open_shards(path, files, key)
+
+
+def _placed(path: Path, key: str) -> dict[str, Any]:
+    """Read which shard holds each tensor by an index. Raises ConfigError."""
+    try:
+        placed = dict(json.loads(path.read_text())["weight_map"])
+        names = sorted(set(placed.values()))
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(key, None, f"{path} is no index of shards ({error!r})", _DOWNLOAD) from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            problem = f"{path} names the shard {name!r}, which does not lie beside it"
+            raise ConfigError(key, None, problem, f"change {key}")
+    return placed

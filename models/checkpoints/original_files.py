@@ -1,0 +1,19 @@
+"""Name the files of the original Wan2.1 folder beside its transformer."""
+
+from pathlib import Path
+
+_PATTERNS = {
+    "vae": ("[Ww]an2[._]1_[Vv][Aa][Ee].*", "[Ww]an_2[._]1_[Vv][Aa][Ee].*", "[Ww]an2[._]2_[Vv][Aa][Ee].*"),
+    "text_encoder": ("models_t5_umt5-xxl-enc-*", "umt5[_-]xxl*"),
+}
+"""File names of the VAE and the text encoder, of the original release and of ComfyUI."""
+_WEIGHTS = (".pth", ".pt", ".safetensors", ".bin")
+
+
+def original_file(folder: Path, name: str) -> Path | None:
+    """Return the file of "vae" or "text_encoder" in an original folder; None where it has none."""
+    for pattern in _PATTERNS[name]:
+        found = sorted(path for path in folder.glob(pattern) if path.suffix in _WEIGHTS)
+        if found:
+            return found[0]
+    return None
