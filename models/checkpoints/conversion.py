@@ -85,7 +85,6 @@ def convert_checkpoint(
         check_network_fit(checkpoint, "source" if model is None else "model", Wan(config))
     verify_weights(source, "source")
     size = sum(stored.size for stored in plan_tensors(checkpoint, original, dtype).values())
-    verify_weights(source, "source")
     adapters, lines = read_loras(loras, lora_part, {name: held.shape for name, held in checkpoint.stored.items()})
     existing = next(parent for parent in out.parents if parent.exists())
     try:

@@ -1,7 +1,6 @@
 """Find weights that the user names: a path, or a repository of the Hugging Face hub, which is downloaded once."""
 
 import re
-import sys
 from pathlib import Path
 
 from models.errors import ConfigError
@@ -30,31 +29,22 @@ def weights_path(given: str, key: str) -> Path:
     if match is None:
         return snapshot_of(path)
     from huggingface_hub import constants, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     repository, inner = match[1], match[2].removeprefix("/")
-
-    def fetch(local_files_only: bool) -> Path:
-        if _FILE.search(inner):
-            return Path(hf_hub_download(repository, inner, local_files_only=local_files_only))
-        wanted = [f"{inner}/*"] if inner else list(_LORA if key == "lora" else _WHOLE)
-        folder = snapshot_download(repository, allow_patterns=wanted, local_files_only=local_files_only)
-        return Path(folder, inner)
-
-    try:
-        return fetch(local_files_only=True)
-    except (LocalEntryNotFoundError, HFValidationError):
-        print(f"{key}={given}: looking for it at the Hugging Face hub", file=sys.stderr)
-    try:
-        return fetch(local_files_only=False)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = type(error.__cause__ or error).__name__
-        problem = (
-            f"lies neither here nor in the hub's cache {constants.HF_HUB_CACHE}, and was not downloaded ({reason})"
-        )
-        name = repository.rpartition("/")[2]
-        fix = f"run hf download {f'{repository} {inner}'.strip()} --local-dir {name} where there is a network, copy "
-        raise ConfigError(key, given, problem, fix + f"the folder {name} here, and write {key}=its path") from error
+    wanted = [f"{inner}/*"] if inner else list(_LORA if key == "lora" else _WHOLE)
+    reason = ""
+    for cached_only in (True, False):
+        try:
+            if _FILE.search(inner):
+                return Path(hf_hub_download(repository, inner, local_files_only=cached_only))
+            return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=cached_only), inner)
+        except (HTTPError, HFValidationError, OSError) as error:
+            reason = type(error.__cause__ or error).__name__
+    problem = f"lies neither here nor in the hub's cache {constants.HF_HUB_CACHE}, and was not downloaded ({reason})"
+    name = repository.rpartition("/")[2]
+    fix = f"run hf download {f'{repository} {inner}'.strip()} --local-dir {name} where there is a network, copy the "
+    raise ConfigError(key, given, problem, f"{fix}folder {name} here, and write {key}=its path")
 
 
 def snapshot_of(path: Path) -> Path:
