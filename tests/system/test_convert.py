@@ -111,7 +111,7 @@ def test_help_is_answered_before_torch_is_imported_and_names_every_key():
         (["source=x", "out=y", "shard_gb=0"], "shard_gb=0.0"),
         (["source=x", "out=y", "shard_gb=nan"], "shard_gb=nan"),
         (["source=x", "out=y", "lora_strength=inf"], "lora_strength=inf"),
-        (["source=x", "out=y", "lora=[a,b]", "lora_strength=[1,2,3]"], "lora_strength=[1.0,2.0,3.0]"),
+        (["source=x", "out=y", "lora=[a,b]", "lora_strength=[1,2,3]"], "lora_strength=[1,2,3]"),
         (["source=x", "out=y", "lora_part=a"], "lora: "),
         (["source=/nowhere.safetensors", f"out={NEVER}"], "source=/nowhere.safetensors"),
         ([f"source={STUDENT}", f"out={NEVER}", "part=critic"], "source="),
