@@ -18,6 +18,7 @@ from evaluation.benchmark_columns.vbench_columns import vbench_columns
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 from evaluation.judge_columns import check_judge, judge_columns, judge_metrics
 from evaluation.judging.method_pairs import method_pairs
+from evaluation.stability.real_band import read_band
 from evaluation.summaries import Metric, metrics
 from evaluation.video_evaluation import evaluate_video
 from evaluation.video_tasks import Skipped, VideoTask, list_videos
@@ -68,6 +69,7 @@ def judge_methods(
             "judge.pairwise", True, "no two methods have a film of the same prompt or, without prompts, of one name",
             "write prompts=FILE, or the same text in NAME.txt beside both films",
         )  # fmt: skip
+    tasks = [replace(task, real_videos=config.real_videos) for task in tasks]
     results = {}
     for task, outcome in _run(config)(evaluate_video, tasks, "judge"):
         if isinstance(outcome, Exception):
@@ -78,9 +80,11 @@ def judge_methods(
 
 
 def check_columns(config: EvaluationConfig) -> None:
-    """Check the keys and files of judge, encoders and VBench, before anything starts. Raises ConfigError."""
+    """Check keys and files of judge, encoders, VBench and real videos, before anything starts. Raises ConfigError."""
     check_judge(config.judge)
     check_vbench(config.vbench)
+    if config.real_videos is not None:
+        read_band(config.real_videos)
     load_encoders(config.embeddings)
     if config.vbench.clip is not None:
         text_encoder(config.vbench.clip, "vbench.clip", config.vbench.device)

@@ -32,6 +32,10 @@ class EvaluationConfig(KeyGroup):
     timeout_s: float = key(3600.0, "longest time for one video, in seconds; then it counts as unreadable", gt=0)
     worker_gpus: float = key(0.0, "GPUs of each process, with workers above 1", ge=0)
     tensor_fps: float = key(16.0, "frames per second of .safetensors files, which do not say", gt=0, le=1000)
+    real_videos: str | None = key(
+        None,
+        "folder of real films that vs_proxy compares with; tiny: the tiny world's; none: vs_proxy sees changes only",
+    )
     title: str = key("Evaluation", "title of the report")
     judge: JudgeConfig = part(JudgeConfig)
     vbench: VBenchConfig = part(VBenchConfig)

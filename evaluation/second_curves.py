@@ -1,7 +1,7 @@
 """Turn the frames of a video into curves: one row of numbers per second, in memory that does not grow with length."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy
 from evaluation.cuts import CutMeter
 from evaluation.frame_statistics import (
     DYNAMIC_SPEED,
+    Change,
     FrameStatistics,
     FrameView,
     colour_histogram,
@@ -30,7 +31,10 @@ REFERENCE_S = 2
 """Seconds at the beginning that later ones are compared with."""
 
 Row = dict[str, float | None]
-"""Numbers of one second by curve; None where the second has no pair of frames."""
+"""Numbers of one second by curve; None where the second has no pair of frames.
+
+Next to CURVES: NAME_change, the sum of `Change` over the pairs of the second, and unlike, 0 to 1, the mean distance to
+the band of real videos, None without one."""
 
 
 class SecondCurve(NamedTuple):
@@ -67,8 +71,10 @@ class _Second:
     moving: list[bool] = field(default_factory=list)
     motions: list[tuple[float, float]] = field(default_factory=list)
     """Speed in diagonals per second and validity of each pair of flow."""
+    changes: list[Change] = field(default_factory=list)
     still: list[bool] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
+    unlike: list[float] = field(default_factory=list)
     cuts: list[float] = field(default_factory=list)
 
     def row(self) -> Row:
@@ -78,6 +84,8 @@ class _Second:
         motions, validities = ([pair[i] for pair in self.motions] for i in (0, 1))
         row: Row = {"second": self.start_s, "frames": len(self.frames)} | means
         row |= {"motion": _mean(motions), "validity": _mean(validities), "still": _mean(self.still)}
+        row |= {f"{name}_change": sum(getattr(c, name) for c in self.changes) for name in Change._fields}
+        row["unlike"] = _mean(self.unlike)
         row |= {"moving": _mean(self.moving), "pairs": len(self.moving)}
         return row | {"distance": _mean(self.distances), "cut": max(self.cuts, default=None)}
 
@@ -97,11 +105,13 @@ class VideoCurves:
 class CurveMeter:
     """Takes frames in order; call `add` for each, then `finish` once."""
 
-    def __init__(self, fps: float, row_s: float = 1) -> None:
+    def __init__(self, fps: float, row_s: float = 1, unlike: Callable[[FrameView], float] | None = None) -> None:
         """`fps` chooses which frames the flow looks at: every round(fps / 8)-th.
 
         A row covers `row_s` seconds, and the reference two rows; repetition is sought in seconds all the same.
+        `unlike` is that of the band of real videos, where there is one.
         """
+        self.unlike = unlike
         self.row_s = row_s
         self.stride = max(1, round(fps / PAIRS_PER_S))
         self.flow, self.cuts = DisFlow(), CutMeter()
@@ -129,6 +139,8 @@ class CurveMeter:
             histogram = colour_histogram(seen)
             if number < REFERENCE_S:
                 self.reference.append(histogram)
+            if self.unlike is not None:
+                second.unlike.append(self.unlike(seen))
             second.distances.append(histogram_distance(numpy.mean(self.reference, axis=0), histogram))
         if frame.time_s >= self.next_picture_s:
             self._keep_picture(seen)
@@ -160,6 +172,7 @@ class CurveMeter:
             return
         pair = pair_statistics(self.flow, before[1], seen)
         second.motions.append((pair.motion / (time_s - before[0]), pair.validity))
+        second.changes.append(pair.change)
         second.moving.append(pair.fastest > DYNAMIC_SPEED)
 
     def _keep_picture(self, seen: FrameView) -> None:
@@ -179,9 +192,11 @@ class CurveMeter:
                 self.rows.append(self.open.pop(0).row())
 
 
-def curves_of(frames: Iterable[Frame], fps: float, row_s: float = 1) -> VideoCurves:
-    """Measure a whole video. Raises ValueError where it has no frames."""
-    meter = CurveMeter(fps, row_s)
+def curves_of(
+    frames: Iterable[Frame], fps: float, row_s: float = 1, unlike: Callable[[FrameView], float] | None = None
+) -> VideoCurves:
+    """Measure a whole video, with the arguments of `CurveMeter`. Raises ValueError where it has no frames."""
+    meter = CurveMeter(fps, row_s, unlike)
     for frame in frames:
         meter.add(frame)
     return meter.finish()

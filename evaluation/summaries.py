@@ -30,6 +30,7 @@ _MOVING_SHARE = 4 / 16
 _CUT = 0.5
 SLOPE_POINTS = 1200
 """Most points of a trend, whose memory and time grow with their square; longer curves join neighbours."""
+_REALITY = "0 to 5; none where there are no real videos to compare with: the proxy then sees changes only"
 _LEAST_LEVEL = 1e-4
 """Level below which a relative deviation is taken from this instead."""
 
@@ -62,8 +63,11 @@ def metrics() -> dict[str, Metric]:
             f"{name}.outside": Metric(f"{label}: time outside the band", "share of seconds", "low"),
             f"{name}.ends": Metric(f"{label}: last 15 % against first", f"difference, {unit}", "low"),
         }
-    return described | {
+    described |= {
         f"vs_proxy.{part}": Metric(f"VS-proxy: points lost by {part}", "0 to 5", "low") for part in COMPONENTS
+    }
+    return described | {
+        "vs_proxy.reality": Metric("VS-proxy: points lost by unlikeness to real videos", _REALITY, "low")
     }
 
 

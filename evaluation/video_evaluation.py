@@ -9,13 +9,14 @@ import cv2
 from safetensors import safe_open
 
 from evaluation.second_curves import CurveMeter, VideoCurves
+from evaluation.stability.real_band import RealBand, read_band
 from evaluation.summaries import summarise
 from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
 from models.fingerprint import file_digest
 from models.video_stream import Frame, UnreadableVideo, VideoInfo, probe, stream_frames
 
-VERSION = 1
+VERSION = 2
 """Number of the measurement; results of another are measured again."""
 _DIGITS = 9
 
@@ -31,12 +32,13 @@ def evaluate_video(task: VideoTask, report: Callable[[int, int], None] = lambda 
         digest = file_digest(task.path)
     except OSError as error:
         raise UnreadableVideo(f"{task.path.name} cannot be read ({error.strerror})") from error
-    known = _judged(task, digest)
+    band = None if task.real_videos is None else read_band(task.real_videos)
+    known = _judged(task, digest, band)
     if known is not None:
         return known
     cv2.setNumThreads(1)  # a worker is one process per core
     info, frames = open_video(task)
-    meter = CurveMeter(info.fps)
+    meter = CurveMeter(info.fps, unlike=band and band.unlike)
     each = max(1, round(info.fps))
     for number, frame in enumerate(frames, 1):
         meter.add(frame)
@@ -47,7 +49,8 @@ def evaluate_video(task: VideoTask, report: Callable[[int, int], None] = lambda 
     write_atomic(task.rows_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     result = {
         "version": VERSION, "digest": digest, "method": task.method, "name": task.name, "file": task.path.name,
-        "prompt": task.prompt, "fps": _rounded(info.fps), "height": info.height, "width": info.width,
+        "prompt": task.prompt, "real_videos": band and band.digest,
+        "fps": _rounded(info.fps), "height": info.height, "width": info.width,
         "frames": curves.frames, "seconds": _rounded(curves.rows[-1]["second"] + 1),
         "metrics": _metrics(curves, task.prompt),
         "horizons": {
@@ -64,12 +67,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _judged(task: VideoTask, digest: str) -> dict[str, Any] | None:
-    """Return the result of the same file and prompt, if there is one."""
+def _judged(task: VideoTask, digest: str, band: RealBand | None) -> dict[str, Any] | None:
+    """Return the result of the same file, prompt and band of real videos, if there is one."""
     if not (task.result_path.is_file() and task.rows_path.is_file()):
         return None
     result = json.loads(task.result_path.read_text())
-    same = (result.get("version"), result.get("digest"), result.get("prompt")) == (VERSION, digest, task.prompt)
+    own = (VERSION, digest, task.prompt, band and band.digest)
+    same = tuple(result.get(name) for name in ("version", "digest", "prompt", "real_videos")) == own
     reached = {f"{end_s:g}" for end_s in task.horizons if end_s <= result["seconds"]} if same else set()
     return result if same and reached <= result["horizons"].keys() else None
 

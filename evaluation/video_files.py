@@ -26,24 +26,24 @@ class Video:
     """[T 3 H W] uint8."""
 
 
-def video_files(folder: str) -> list[Path]:
+def video_files(folder: str, name: str = "videos") -> list[Path]:
     """List the video files of `folder` by name; a single file is listed alone.
 
-    Raises ConfigError where there are none. Folders inside it are not searched.
+    Raises ConfigError of the key `name` where there are none. Folders inside it are not searched.
     """
     given, kinds = Path(folder), ", ".join(SUFFIXES)
     if given.is_file():
         if given.suffix.lower() in SUFFIXES:
             return [given]
-        raise ConfigError("videos", folder, "this file is no video", f"name a file or folder of {kinds}")
+        raise ConfigError(name, folder, "this file is no video", f"name a file or folder of {kinds}")
     if not given.is_dir():
-        raise ConfigError("videos", folder, "there is no such folder or file", f"name a folder of {kinds}")
+        raise ConfigError(name, folder, "there is no such folder or file", f"name a folder of {kinds}")
     visible = (path for path in given.iterdir() if not path.name.startswith("."))
     files = sorted(path for path in visible if path.suffix.lower() in SUFFIXES and not path.is_dir())
     if not files:
         inner = any(path.is_dir() for path in given.iterdir())
         problem = "this folder has no videos" + (" (folders inside it are not searched)" if inner else "")
-        raise ConfigError("videos", folder, problem, f"name a folder of {kinds}")
+        raise ConfigError(name, folder, problem, f"name a folder of {kinds}")
     return files
 
 

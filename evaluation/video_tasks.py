@@ -28,6 +28,8 @@ class VideoTask:
     """Rate of a .safetensors file."""
     horizons: tuple[float, ...] = ()
     """Lengths in seconds at which the video is judged, too."""
+    real_videos: str | None = None
+    """Folder of the real videos that VS-proxy compares with, or `tiny`."""
 
     @property
     def rows_path(self) -> Path:

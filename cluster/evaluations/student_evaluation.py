@@ -21,6 +21,7 @@ from cluster.runs.factory import computing_of
 from cluster.runs.stage_spec import EvaluationSpec
 from evaluation.metrics import segment_metrics
 from evaluation.second_curves import CurveMeter
+from evaluation.stability.real_band import tiny_band
 from evaluation.summaries import summarise
 from models.atomic_files import flush
 from models.noise import BlockNoise, Draw
@@ -43,7 +44,7 @@ class _Video:
     prompt: str
     seed: int
     writer: Mp4File | None
-    meter: CurveMeter = field(default_factory=lambda: CurveMeter(FPS))
+    meter: CurveMeter
     pieces: list[numpy.ndarray] = field(default_factory=list)
 
 
@@ -99,6 +100,7 @@ class StudentEvaluator:
         sizes = [size * codec.space_stride for size in (spec.student.height, spec.student.width)]
         rows, columns = (size * math.ceil(_FILE_ROWS / sizes[0]) for size in sizes)
         videos = []
+        unlike = None if spec.student.in_wan_world else tiny_band().unlike
         with ExitStack() as files:
             for i, prompt in enumerate(spec.prompts):
                 seed = int(numpy.random.default_rng([spec.seed, Draw.EVALUATION, i]).integers(2**62))
@@ -106,7 +108,7 @@ class StudentEvaluator:
                 if i < spec.keys.videos:
                     writer = Mp4File(folder / f"{i:04d}.mp4", FPS, rows, columns)
                     files.callback(writer.close)
-                videos.append(_Video(f"{i:04d}", prompt, seed, writer))
+                videos.append(_Video(f"{i:04d}", prompt, seed, writer, CurveMeter(FPS, unlike=unlike)))
             for first in range(0, len(videos), spec.rollout.batch):
                 self._make_batch(videos[first : first + spec.rollout.batch])
         return videos

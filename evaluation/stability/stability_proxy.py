@@ -1,8 +1,9 @@
 """Estimate Visual Stability from the curves of a video: VS-proxy, 0 to 100, deterministic, never a judge's own score.
 
 Every second loses points, up to five, by how far it is from the beginning of its shot in exposure, colour, texture and
-motion; the video loses points if it repeats itself. The cut points were calibrated on real films changed by
-`evaluation.stability.degradations`; docs/guide/stability.md has the measurements.
+motion; the video loses points if it repeats itself, and if it looks unlike real ones where a band of those is given.
+The cut points were calibrated on real films changed by `evaluation.stability.degradations`; docs/guide/stability.md has
+the measurements.
 """
 
 import math
@@ -18,34 +19,43 @@ ALARM = 80.0
 """VS-proxy below which a video counts as unstable: one of the five points is lost."""
 POINTS = 5
 CUT_POINTS = {
-    "luma": (0.10, 0.16, 0.22, 0.28, 0.34),
-    "contrast": (0.5, 0.9, 1.3, 1.7, 2.1),
-    "clipped": (0.12, 0.20, 0.30, 0.40, 0.50),
-    "saturation": (0.6, 1.0, 1.4, 1.8, 2.2),
-    "texture": (0.9, 1.4, 1.9, 2.4, 2.9),
-    "validity": (0.25, 0.40, 0.55, 0.70, 0.85),
-    "still": (0.2, 0.4, 0.6, 0.8, 1.0),
-    "slowdown": (4.0, 4.5, 5.0, 5.5, 6.0),
-    "repeated": (0.15, 0.30, 0.45, 0.60, 0.75),
+    "luma": (0.07, 0.10, 0.16, 0.22, 0.28, 0.34),
+    "contrast": (0.4, 0.6, 1.0, 1.4, 1.8, 2.2),
+    "contrast_loss": (0.2, 0.5, 0.9, 1.3, 1.7, 2.1),
+    "clipped": (0.06, 0.12, 0.20, 0.30, 0.40, 0.50),
+    "saturation": (0.38, 0.6, 1.0, 1.4, 1.8, 2.2),
+    "texture": (0.6, 0.9, 1.4, 1.9, 2.4, 2.9),
+    "validity": (0.25, 0.35, 0.50, 0.65, 0.80, 0.95),
+    "still": (0.1, 0.2, 0.4, 0.6, 0.8, 1.0),
+    "slowdown": (4.5, 5.0, 5.5, 6.0, 6.5, 7.0),
+    "repeated": (0.0, 0.15, 0.30, 0.45, 0.60, 0.75),
+    "unlike": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
 }
-"""Deviations at which one, two, ... five points are lost; in between, in proportion. `luma`, `clipped`, `validity`
-and `still` are in the units of their curves, `repeated` is a share of the video, the others are doublings."""
+"""Deviations up to which nothing is lost, then those at which one, two, ... five points are; in proportion between.
+
+`luma`, `clipped`, `validity` and `still` are in the units of their curves, `repeated` and `unlike` are shares of the
+video, the others are doublings."""
 COMPONENTS = {
     "exposure": ("luma", "contrast", "clipped"),
     "colour": ("saturation",),
     "texture": ("texture", "validity"),
     "motion": ("still", "slowdown"),
     "repetition": ("repeated",),
+    "reality": ("unlike",),
 }
 """Deviations that each component joins."""
 _ASKED_LIGHT = 4.0
 """Factor on the cut points of exposure and colour where the prompt asks for a change of light, in its direction."""
-_NEW_CONTENT, _MOST_NEW = 1.5, 1.0
-"""Growth of the cut points of what a picture looks like per diagonal that it has moved since its shot began, and its
-limit: a picture that moves on shows other things, of other colours. Twice that where the prompt moves the camera."""
-_APPEARANCE = ("luma", "contrast", "clipped", "saturation")
+_LIGHT = COMPONENTS["exposure"] + COMPONENTS["colour"]
+NEW_CONTENT = {"luma": 0.15, "contrast": 0.8, "clipped": 0.15, "saturation": 0.8, "texture": 0.8}
+"""Deviations that other things in view explain at most, where the things that stay in view have not changed."""
+_ALL_NEW = 0.25
+"""Diagonals that a picture moves until it may show other things entirely. Asked-for camera moves double it."""
+_OF_VIDEO = ("repeated", "unlike")
+"""Deviations of the whole video."""
+_OF_SECONDS = [name for names in COMPONENTS.values() for name in names if name not in _OF_VIDEO]
 _CUT = 0.5
-_LEAST_CONTRAST, _LEAST_SHARPNESS, _LEAST_SATURATION = 0.05, 0.002, 0.04
+_LEAST_CONTRAST, _LEAST_SHARPNESS, _LEAST_SATURATION = 0.05, 0.002, 0.01
 """Levels below which a ratio would measure noise."""
 _LEAST_MOTION = 0.001
 """Diagonals per second that are added to both speeds of a ratio: slower motion counts as none."""
@@ -67,6 +77,8 @@ class Stability(NamedTuple):
     texture: float
     motion: float
     repetition: float
+    reality: float | None
+    """None where the video was not compared with real ones: then the proxy sees changes only."""
 
 
 def stability_proxy(curves: VideoCurves, prompt: str = "", scene_starts_s: Sequence[float] = ()) -> Stability:
@@ -78,16 +90,20 @@ def stability_proxy(curves: VideoCurves, prompt: str = "", scene_starts_s: Seque
     if not curves.rows:
         raise ValueError("a video without seconds has no stability")
     asked = asked_changes(prompt)
-    losses = {name: [] for name in CUT_POINTS if name != "repeated"}
+    losses = {name: [] for name in _OF_SECONDS}
     for shot in shots(curves.rows, asked, scene_starts_s):
         for name, points in shot_losses(shot, asked).items():
             losses[name] += points
     lost = {name: _over_time(points) for name, points in losses.items()}
-    lost["repeated"] = float(_points("repeated", curves.repeated))
+    compared = [row["unlike"] for row in curves.rows if row["unlike"] is not None]
+    lost |= {
+        "repeated": float(_points("repeated", curves.repeated)),
+        "unlike": float(_points("unlike", _mean(compared))),
+    }
     total = _over_time([_join(second) for second in zip(*losses.values(), strict=True)])
-    left = max(0.0, POINTS - _join([total, lost["repeated"]]))
+    left = max(0.0, POINTS - _join([total, *(lost[name] for name in _OF_VIDEO)]))
     components = {component: _join([lost[name] for name in names]) for component, names in COMPONENTS.items()}
-    return Stability(vs_proxy=left * 100 / POINTS, **components)
+    return Stability(vs_proxy=left * 100 / POINTS, **components | ({} if compared else {"reality": None}))
 
 
 def shots(rows: Sequence[Row], asked: AskedChanges, scene_starts_s: Sequence[float]) -> list[list[Row]]:
@@ -112,46 +128,56 @@ def shots(rows: Sequence[Row], asked: AskedChanges, scene_starts_s: Sequence[flo
 
 
 def shot_losses(rows: Sequence[Row], asked: AskedChanges) -> dict[str, list[float]]:
-    """Compute the points that every second loses by each deviation from the first two seconds of its shot."""
+    """Compute the points that every second loses by each deviation from the first two seconds of its shot.
+
+    A level that changes because other things come into view has not drifted: only as much of it counts as the things
+    that stay in view have changed in the same direction. Once a picture shows other things entirely, that excuses up
+    to NEW_CONTENT.
+    """
     start = rows[:REFERENCE_S]
     base = {name: _level(start, name) for name in ("luma", "contrast", "clipped", "saturation", "validity", "motion")}
     base["texture"] = _mean(_texture(row) for row in start)
     base["still"] = min(_level(start, "still"), _USUAL_STILL)
-    losses: dict[str, list[float]] = {name: [] for name in CUT_POINTS if name != "repeated"}
+    followed = {name: _followed(rows, name) for name in NEW_CONTENT}
+    losses: dict[str, list[float]] = {name: [] for name in _OF_SECONDS}
     moved, second = 0.0, rows[0]["second"]
-    for row in rows:
+    for number, row in enumerate(rows):
         moved, second = moved + (row["motion"] or 0.0) * (row["second"] - second), row["second"]
+        new = min(1.0, moved / _ALL_NEW) * (2 if asked.camera else 1)
+        change = min(row["luma"] - base["luma"], followed["luma"][number])
+        is_asked = asked.darker if change < 0 else asked.brighter
         for name, deviation in _deviations(row, base).items():
-            allowance = _asked_allowance(name, row, base, asked) * _content_allowance(name, moved, asked)
-            losses[name].append(float(_points(name, deviation / allowance)))
+            if name in NEW_CONTENT:
+                seen, excused = followed[name][number], NEW_CONTENT[name] * new
+                agreed = min(deviation, max(seen, 0.0)) if deviation > 0 else max(deviation, min(seen, 0.0))
+                deviation = max(deviation - excused, min(deviation + excused, agreed))
+            excess = abs(deviation) / (_ASKED_LIGHT if is_asked and name in _LIGHT else 1.0)
+            table = "contrast_loss" if name == "contrast" and deviation < 0 else name
+            losses[name].append(float(_points(table, excess)))
     return losses
+
+
+def _followed(rows: Sequence[Row], name: str) -> numpy.ndarray:
+    """Add up how the things in view have changed since the first two seconds of the shot, by the middle of each row."""
+    parts = [row["sharpness_change"] - row["contrast_change"] if name == "texture" else row[f"{name}_change"]
+             for row in rows]  # fmt: skip
+    middles = numpy.cumsum(parts) - numpy.array(parts) / 2
+    return middles - middles[:REFERENCE_S].mean()
 
 
 def _deviations(row: Row, base: dict[str, float]) -> dict[str, float]:
     """Compare a second with the levels of its shot's beginning; a second without pairs of frames deviates by 0."""
     values = {name: base[name] if row[name] is None else row[name] for name in ("validity", "still", "motion")}
     return {
-        "luma": abs(row["luma"] - base["luma"]),
-        "contrast": abs(_doublings(row["contrast"], base["contrast"], _LEAST_CONTRAST)),
-        "clipped": abs(row["clipped"] - base["clipped"]),
-        "saturation": abs(_doublings(row["saturation"], base["saturation"], _LEAST_SATURATION)),
-        "texture": abs(_texture(row) - base["texture"]),
+        "luma": row["luma"] - base["luma"],
+        "contrast": _doublings(row["contrast"], base["contrast"], _LEAST_CONTRAST),
+        "clipped": row["clipped"] - base["clipped"],
+        "saturation": _doublings(row["saturation"], base["saturation"], _LEAST_SATURATION),
+        "texture": _texture(row) - base["texture"],
         "validity": max(0.0, base["validity"] - values["validity"]),
         "still": max(0.0, values["still"] - base["still"]),
         "slowdown": max(0.0, _doublings(base["motion"], values["motion"], _LEAST_MOTION)),
     }
-
-
-def _asked_allowance(name: str, row: Row, base: dict[str, float], asked: AskedChanges) -> float:
-    """Return the factor on the cut points of a deviation: more than 1 where a change of light was asked for."""
-    wanted = asked.darker if row["luma"] < base["luma"] else asked.brighter
-    return _ASKED_LIGHT if wanted and name in COMPONENTS["exposure"] + COMPONENTS["colour"] else 1.0
-
-
-def _content_allowance(name: str, moved: float, asked: AskedChanges) -> float:
-    """Return the factor on the cut points of a deviation after a shot has moved by `moved` diagonals."""
-    growth = min(_MOST_NEW, _NEW_CONTENT * moved) if name in _APPEARANCE else 0.0
-    return 1 + growth * (2 if asked.camera else 1)
 
 
 def _doublings(value: float, base: float, least: float) -> float:
@@ -164,7 +190,7 @@ def _texture(row: Row) -> float:
 
 
 def _points(name: str, deviation: float) -> numpy.ndarray:
-    return numpy.interp(deviation, (0.0, *CUT_POINTS[name]), range(POINTS + 1))
+    return numpy.interp(deviation, CUT_POINTS[name], range(POINTS + 1))
 
 
 def _over_time(points: Sequence[float]) -> float:

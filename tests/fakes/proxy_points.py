@@ -9,6 +9,7 @@ from torch import Tensor
 
 from evaluation.metrics import segment_metrics
 from evaluation.second_curves import curves_of
+from evaluation.stability.real_band import tiny_band
 from evaluation.stability.stability_proxy import stability_proxy
 from models.video_stream import array_frames
 from models.worlds.tiny_world import FPS, HORIZON
@@ -25,8 +26,9 @@ def proxy_points(videos: Tensor, prompts: Sequence[str]) -> list[tuple[float, fl
 
     Repetition is left out: sprites bounce, and real videos of the tiny world come back by themselves.
     """
+    unlike = tiny_band().unlike
     row_s = HORIZON / FPS / ROWS_PER_HORIZON
-    curves = [curves_of(array_frames(enlarged(video), FPS), FPS, row_s) for video in videos]
+    curves = [curves_of(array_frames(enlarged(video), FPS), FPS, row_s, unlike) for video in videos]
     validity = segment_metrics(videos, prompts, HORIZON)["validity"]
     points = []
     for length in (length for length in LENGTHS if length * HORIZON <= videos.shape[1]):

@@ -66,6 +66,15 @@ def test_a_second_command_reads_what_is_judged_and_gives_the_same_bytes(folder, 
     assert evaluation_in(tmp_path / "again")["methods"] == whole["methods"]
 
 
+def test_real_videos_fill_a_column_of_the_proxy_and_a_result_without_them_is_no_result_with_them(folder, tmp_path):
+    found = {}
+    for compared in ([], [f"real_videos={folder}"], []):
+        assert run_script("evaluate.py", f"videos={folder}", f"out={tmp_path}", *compared) == 0
+        videos = evaluation_in(tmp_path)["methods"]["videos"]["videos"]
+        found[len(compared)] = [video["metrics"]["vs_proxy.reality"] for video in videos]
+    assert found[0] == [None] * 3 and all(0 <= points <= 5 for points in found[1])
+
+
 def test_a_horizon_is_the_beginning_of_the_video_judged_alone(tmp_path):
     write_film(tmp_path / "films" / "x.mp4", grey_ramp(32, 200, 60))
     write_film(tmp_path / "short" / "x.mp4", grey_ramp(32, 200, 60)[:16])
@@ -180,6 +189,7 @@ def test_a_students_videos_are_made_once_judged_and_never_mixed_with_those_of_ot
         ),
         (["preset=paper", "videos={films}"], "videos"),
         (["preset=paper", "judge.repeats=2"], "judge.repeats"),
+        (["videos={films}", "real_videos={tmp}/nowhere"], "real_videos"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(arguments, key, folder, tmp_path, capsys):

@@ -13,8 +13,13 @@ from tests.fakes.severity_ladder import agreement, degraded_stability, ladder
 
 SEVERITIES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SECONDS = 12
-TINY_SEEDS = (1, 2, 7)
-"""Sprites that drift slowly and do not come back by themselves: the proxy takes a scene that loops for a repeat."""
+HELD_OUT = (3,)
+"""Seeds of the ways of the window over the films that calibration has not seen; it has seen 0, 1 and 2."""
+TINY_SEEDS = (2, 7)
+"""Sprites that drift slowly and do not come back by themselves: the proxy takes a scene that loops for a repeat.
+Calibration has seen 1."""
+LOSS_OF_COLOUR = 0.9
+"""A film that is nearly grey has no colour to lose: Spearman 0.94 on one of eighteen clips."""
 Clip = tuple[str, int, numpy.ndarray, float]
 
 
@@ -31,17 +36,17 @@ def tiny_clips() -> list[Clip]:
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if not kind.is_benign])
 def test_the_proxy_follows_the_severity_of_every_harmful_kind(name):
     found = {}
-    for shot, seed, clip, fps in film_clips((0,)) + tiny_clips():
+    for shot, seed, clip, fps in film_clips(HELD_OUT) + tiny_clips():
         proxies = ladder(clip, fps, KINDS[name], SEVERITIES, seed)
         found[shot, seed] = agreement(SEVERITIES, proxies)
         print(name, shot, seed, [round(proxy) for proxy in proxies], round(found[shot, seed], 3))
-    assert mean(found.values()) >= 0.95
+    assert min(found.values()) >= (LOSS_OF_COLOUR if name == "saturation_loss" else 0.95)
 
 
 @pytest.mark.proof
 def test_at_most_one_of_twenty_changes_that_were_asked_for_is_an_alarm():
     verdicts = []
-    for shot, seed, clip, fps in film_clips((0, 1, 2)) + tiny_clips():
+    for shot, seed, clip, fps in film_clips((0, 1, 2, *HELD_OUT)) + tiny_clips():
         for kind in (kind for kind in KINDS.values() if kind.is_benign):
             for severity in (0.5, 1.0):
                 proxy = degraded_stability(clip, fps, kind, severity, seed).vs_proxy

@@ -23,7 +23,7 @@ def late(count: int, name: str, value: float) -> dict[str, list[float]]:
 
 
 def test_a_steady_video_loses_nothing():
-    assert of_rows(10) == (100, 0, 0, 0, 0, 0)
+    assert of_rows(10) == (100, 0, 0, 0, 0, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,14 @@ def test_a_steady_video_loses_nothing():
 def test_each_component_sees_its_own_change_and_the_others_do_not(component, changed):
     stability = of_rows(12, **changed)
     assert stability.vs_proxy < ALARM
-    assert {name for name in COMPONENTS if getattr(stability, name) > 0.5} == {component}
+    assert {name for name in COMPONENTS if (getattr(stability, name) or 0) > 0.5} == {component}
+
+
+def test_a_video_unlike_real_ones_loses_points_by_how_long_it_is_and_one_without_a_band_none():
+    values = [of_rows(12, unlike=[0.0] * (12 - seconds) + [1.0] * seconds) for seconds in (0, 3, 6, 12)]
+    assert [each.reality for each in values] == pytest.approx([0, 1.25, 2.5, 5])
+    assert [round(each.vs_proxy) for each in values] == [100, 75, 50, 0]
+    assert of_rows(12).reality is None and of_rows(12).vs_proxy == 100
 
 
 def test_a_video_that_repeats_itself_loses_points_by_how_much_of_it_does():
@@ -69,9 +76,10 @@ def test_the_longer_a_collapse_lasts_the_more_it_costs(seconds):
     assert of_length(seconds + 1) < of_length(seconds)
 
 
-def test_the_first_cut_point_costs_a_point_and_the_last_costs_all():
+def test_nothing_is_lost_up_to_the_first_cut_point_one_at_the_second_and_all_at_the_last():
     luma = CUT_POINTS["luma"]
-    assert of_rows(400, motion=[0.0] * 400, **late(400, "luma", LEVELS["luma"] + luma[0])).vs_proxy == pytest.approx(
+    assert of_rows(400, motion=[0.0] * 400, **late(400, "luma", LEVELS["luma"] + luma[0])).vs_proxy == 100
+    assert of_rows(400, motion=[0.0] * 400, **late(400, "luma", LEVELS["luma"] + luma[1])).vs_proxy == pytest.approx(
         ALARM, abs=0.1
     )
     assert of_rows(400, motion=[0.0] * 400, **late(400, "luma", LEVELS["luma"] + luma[-1])).vs_proxy < 1
@@ -84,10 +92,19 @@ def test_a_darkening_that_was_asked_for_is_no_alarm_and_a_brightening_then_is(pr
     assert of_rows(12, prompt, luma=brighter).vs_proxy < ALARM
 
 
-def test_a_picture_that_has_moved_on_may_look_different():
-    changed = late(12, "luma", 0.55)
-    still, moving = (of_rows(12, motion=[speed] * 12, **changed).vs_proxy for speed in (0.0, 0.2))
-    assert still < ALARM < moving
+def test_a_picture_that_has_moved_on_may_look_different_unless_the_things_in_it_have_changed():
+    shown = late(12, "luma", 0.55) | {"luma_change": [0.0] * 12}
+    assert of_rows(12, motion=[0.0] * 12, **shown).vs_proxy < ALARM < of_rows(12, motion=[0.2] * 12, **shown).vs_proxy
+    assert of_rows(12, motion=[0.2] * 12, **late(12, "luma", 0.6)).vs_proxy < ALARM
+    far = late(12, "luma", 0.75) | {"luma_change": [0.0] * 12}
+    assert of_rows(12, motion=[0.2] * 12, **far).vs_proxy < ALARM
+
+
+@given(change=st.lists(st.floats(-0.2, 0.2), min_size=12, max_size=12), level=st.floats(0.3, 0.6))
+def test_what_the_things_in_view_have_done_never_costs_more_than_what_the_level_has(change, level):
+    moving = {"motion": [0.2] * 12}
+    alone = of_rows(12, **late(12, "luma", level) | {"motion": [0.0] * 12}).vs_proxy
+    assert of_rows(12, **late(12, "luma", level) | {"luma_change": change} | moving).vs_proxy >= alone - 1e-9
 
 
 def cut_video() -> VideoCurves:
