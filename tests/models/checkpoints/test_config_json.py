@@ -31,6 +31,8 @@ def written(folder, described):
 def test_the_published_configs_are_the_networks_that_we_know(tmp_path):
     assert read_config(written(tmp_path, DIFFUSERS_1_3B), "x") == WAN_1_3B
     assert read_config(written(tmp_path, ORIGINAL_14B), "x") == WAN_14B
+    causal = DIFFUSERS_1_3B | {"_class_name": "CausalWanTransformer3DModel", "local_attn_size": -1}
+    assert read_config(written(tmp_path, causal), "x") == WAN_1_3B
     assert json.loads(write_config(WAN_14B, original=True)).items() <= ORIGINAL_14B.items()
     ours = json.loads(write_config(WAN_1_3B, original=False))
     assert {name: ours[name] for name in DIFFUSERS_1_3B if name in ours}.items() <= DIFFUSERS_1_3B.items()

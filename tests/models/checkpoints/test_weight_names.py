@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from models.checkpoints.weight_names import strip_wrappers, to_diffusers, to_original
+from models.checkpoints.weight_names import adapted_layer, strip_wrappers, to_diffusers, to_original
 from models.network_config import WAN_1_3B, WAN_14B
 from models.wan.network import Wan
 
@@ -70,6 +70,8 @@ def test_the_weights_of_an_image_to_video_network_have_original_names_too():
         "model.diffusion_model.{}",
         "transformer.{}",
         "base_model.model.{}",
+        "pipe.dit.{}",
+        "unet.{}",
     ],
 )
 def test_what_wraps_a_network_is_no_part_of_its_names(wrapped):
@@ -81,6 +83,22 @@ def test_what_wraps_a_block_or_a_layer_is_no_part_of_its_names():
     name = "model._fsdp_wrapped_module.blocks.3._fsdp_wrapped_module._checkpoint_wrapped_module.self_attn.q.weight"
     assert strip_wrappers(name) == "blocks.3.self_attn.q.weight"
     assert strip_wrappers("blocks.3._orig_mod.ffn.0.bias") == "blocks.3.ffn.0.bias"
+
+
+@pytest.mark.parametrize("spelling", ["lora_unet_{}", "lora_unet__{}", "lora_transformer_{}", "pipe.dit.{}", "{}"])
+def test_a_layer_of_an_adapter_is_known_with_dots_underscores_or_both(spelling):
+    for original, ours in PAIRS.items():
+        layer, expected = (name.removesuffix(".weight").removesuffix(".bias") for name in (original, ours))
+        for name in (layer, expected):
+            for spelled in (name, name.replace(".", "_"), name.replace(".", "_", 2)):
+                assert adapted_layer(spelling.format(spelled)) == expected, spelled
+
+
+@pytest.mark.parametrize(
+    "name", ["vace_blocks.0.proj_out", "lora_unet_vace_blocks_0_ffn_0", "blocks.0.cross_attn.other"]
+)
+def test_a_layer_of_another_network_is_no_layer_of_ours(name):
+    assert adapted_layer(name) == strip_wrappers(name) == name
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn1.to_q.weight", "cls_pred_branch.0.weight", "x", "blocks.0.norm1.bias"])
