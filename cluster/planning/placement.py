@@ -1,6 +1,7 @@
 """Place the processes of a run on nodes, and check that they fit. Arithmetic without Ray."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -205,20 +206,17 @@ def groups(wanted: Iterable[Role]) -> list[list[Role]]:
 
 def devices(group: Sequence[Role]) -> int:
     """Count the GPUs of roles with equal labels, packing shares of a GPU together."""
-    whole, free = 0, list[float]()
-    for role in sorted(group, key=lambda role: role.gpus, reverse=True):
-        if role.gpus > 1:
-            whole += math.ceil(role.gpus - _ROUNDING) * role.processes
-            continue
+    free = list[float]()
+    for role in sorted((role for role in group if 0 < role.gpus <= 1), key=lambda role: role.gpus, reverse=True):
         free.sort()  # each share goes to the fullest device with room
         device = 0
-        for _ in range(role.processes if role.gpus else 0):
+        for _ in range(role.processes):
             while device < len(free) and free[device] < role.gpus - _ROUNDING:
                 device += 1
             if device == len(free):
                 free.append(1.0)
             free[device] -= role.gpus
-    return whole + len(free)
+    return len(free) + sum(math.ceil(role.gpus - _ROUNDING) * role.processes for role in group if role.gpus > 1)
 
 
 def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
@@ -234,8 +232,18 @@ def nodes_for(wanted: Iterable[Role], node_gpus: int) -> list[Node]:
         one = Node(math.inf, node_gpus, group[0].labels)
         gpus = sum(role.gpus * role.processes for role in looked_at)
         least = max(0, math.ceil(gpus / node_gpus - _ROUNDING) - len(nodes))
-        nodes += [one] * next(n for n in count(least) if shortage(looked_at, [*nodes, *[one] * n]) is None)
+        nodes += [one] * _fewest(looked_at, nodes, one, least)
     return nodes
+
+
+def _fewest(wanted: Sequence[Role], nodes: Sequence[Node], one: Node, least: int) -> int:
+    """Count the nodes like `one` that must join `nodes` to give `wanted` room: `least` or more."""
+
+    def suffice(number: int) -> bool:
+        return shortage(wanted, [*nodes, *[one] * number]) is None
+
+    most = next(number for doubled in count() if suffice(number := least + 2**doubled - 1))
+    return bisect_left(range(most), True, lo=least, key=suffice)
 
 
 def excess(cluster: ClusterConfig, wanted: Sequence[Role]) -> str | None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -271,3 +272,25 @@ def test_guidance_leads_away_from_wans_own_negative_prompt_and_in_the_tiny_world
     assert settings.load(["preset=wan_1_3b"]).negative_prompt == WAN_NEGATIVE_PROMPT
     assert settings.load(["preset=tiny"]).negative_prompt == ""
     assert settings.load(["preset=wan_1_3b", "prompt.negative=blurred"]).negative_prompt == "blurred"
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ["rollout.frames=99999", "rollout.batch=1000", "rollout.windows=900", "buffer.windows=1000000",
+         "buffer.max_age=100000"],
+        ["window.law=priority(0.5)", "rollout.frames=99999"],
+        ["stage=grpo", "sentinel.every=100000", "group.forks=4"],
+        ["stage=grpo", "grpo.groups=100000", "grpo.minibatches=1", "group.forks=1", "buffer.windows=1000000"],
+        ["cluster.rollout_actors=100000", "cluster.actor_gpus=1", "cluster.node_gpus=1"],
+        ["cluster.rollout_actors=100000", "cluster.actor_gpus=0.3", "cluster.node_gpus=8", "autoscale.enabled=true",
+         "autoscale.maximum=100000"],
+        ["ode.pairs=2147483647", "dmd.steps=2147483647", "ode.steps=2147483647"],
+        ["preset=wan_1_3b", "student.height=4096", "student.width=4096", "stage=dmd", "init=x"],
+    ],
+)  # fmt: skip
+def test_a_dry_run_of_the_largest_sizes_takes_seconds(sizes):
+    config, started = settings.load(sizes), time.process_time()
+    assert "Memory" in dry_run_text(config)
+    assert time.process_time() - started < 15.0

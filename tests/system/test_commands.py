@@ -73,3 +73,21 @@ def test_the_smoke_run_does_every_stage_on_a_ray_of_its_own_and_leaves_no_token_
     lines = assert_every_stage_ran(tmp_path / "run")
     assert all(0 <= line["rollout/busy_share"] <= 1 for line in lines if line["stage"] == "dmd")
     assert not (tmp_path / ".ray").exists(), "a token file would make clusters that are started later demand tokens"
+
+
+@pytest.mark.proof
+@pytest.mark.ray
+@pytest.mark.parametrize("cluster", ["ray", "inline"])
+def test_sigterm_ends_a_run_in_one_line_with_its_own_status(cluster, tmp_path):
+    arguments = [
+        "preset=smoke", f"cluster={cluster}", f"run_dir={tmp_path}/run", "stage=dmd", "dmd.steps=100000",
+        "init=assets/tiny/student_uniform.safetensors",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "train.py", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        while "dmd: 1/" not in run.stdout.readline():
+            assert run.poll() is None
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 128 + signal.SIGTERM and said.startswith("train.py: stopped; ") and said.count("\n") == 1

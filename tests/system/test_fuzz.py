@@ -69,7 +69,7 @@ COMMANDS: dict[str, tuple[Callable, list[type], list[str]]] = {
     "convert": (
         lambda given: settings.read_keys(given, convert.ConvertOptions),
         [convert.ConvertOptions],
-        ["source=x"],
+        ["source=x", "out=y"],
     ),
     "evaluate": (evaluate.read_work, [EvaluationConfig, generate.GenerationConfig], ["videos=x"]),
     "rewards.try": (lambda given: settings.read_keys(given, TrialOptions), [TrialOptions], ["clips=true"]),
