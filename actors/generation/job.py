@@ -108,6 +108,10 @@ def _notes(config: GenerationConfig, videos: list[PlannedVideo], rows: int, colu
     usual = [size * config.student.space_stride for size in (config.student.height, config.student.width)]
     if usual == [columns, rows] != [rows, columns]:
         notes.append(f"height={rows} and width={columns}: the preset has these sides the other way round")
+    elif [rows, columns] != usual:
+        tokens = rows * columns / math.prod(usual)
+        was = f"the preset's student learned {usual[0]} x {usual[1]} pixels"
+        notes.append(f"height={rows} and width={columns}: {was}; a frame has {tokens:.2g} times the tokens")
     return notes
 
 
