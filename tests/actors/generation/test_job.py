@@ -22,7 +22,7 @@ def config(tmp_path, **keys) -> GenerationConfig:
         ({"fps": "24"}, "1.5 times"),
         ({"fps": "8"}, "0.5 times"),
         ({"prompt": None, "prompt_schedule": [[0, PROMPTS[0]], [2, PROMPTS[1]]]}, "2 s"),
-        ({"height": 12, "width": 24}, None),
+        ({"height": 12, "width": 24}, "2 times the tokens"),
     ],
 )
 def test_keys_that_may_be_meant_otherwise_are_noted(keys, noted, tmp_path, capsys):
