@@ -70,8 +70,8 @@ _SCENE_S = 1.0
 class Stability(NamedTuple):
     """Hold the proxy of a video and the points, 0 to 5, that each component takes off."""
 
-    vs_proxy: float
-    """0 to 100: 20 times the points that are left."""
+    vs_proxy: float | None
+    """0 to 100, in whole points: 20 times the points that are left; None for a single frame, which cannot change."""
     exposure: float
     colour: float
     texture: float
@@ -103,7 +103,10 @@ def stability_proxy(curves: VideoCurves, prompt: str = "", scene_starts_s: Seque
     total = _over_time([_join(second) for second in zip(*losses.values(), strict=True)])
     left = max(0.0, POINTS - _join([total, *(lost[name] for name in _OF_VIDEO)]))
     components = {component: _join([lost[name] for name in names]) for component, names in COMPONENTS.items()}
-    return Stability(vs_proxy=left * 100 / POINTS, **components | ({} if compared else {"reality": None}))
+    changes = any(row["motion"] is not None for row in curves.rows)
+    # A fraction of a point would rank videos whose difference nobody sees.
+    vs_proxy = float(round(left * 100 / POINTS)) if changes else None
+    return Stability(vs_proxy=vs_proxy, **components | ({} if compared else {"reality": None}))
 
 
 def shots(rows: Sequence[Row], asked: AskedChanges, scene_starts_s: Sequence[float]) -> list[list[Row]]:
