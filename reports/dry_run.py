@@ -9,7 +9,7 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.devices import DEVICES
 from cluster.config.run_config import Config
-from cluster.planning import flops, memory, placement
+from cluster.planning import flops, memory, placement, rank_memory
 from cluster.planning.flops import Line, StageCost
 from cluster.planning.placement import Role
 from cluster.planning.run_shape import RunShape, run_shape_of
@@ -41,7 +41,7 @@ def dry_run_text(config: Config, upload: Sequence[str] = (), refusals: Sequence[
     text += upload
     text += _section("Networks", memory.networks(work))
     for stage in config.stages:
-        lines = memory.rank_memory(work, stage)
+        lines = rank_memory.rank_memory(work, stage)
         text += _section(f"Memory of one learner rank of {cluster.learner_ranks}, stage {stage}", lines, True)
         text += _room(sum(line.value for line in lines), device.memory_bytes)
     for stage in (stage for stage in config.stages if stage != "teacher"):

@@ -36,7 +36,7 @@ class RunNeeds:
     text_cache: str | None
     """Folder of encoded prompts; None outside Wan's world."""
     store_bytes: int
-    """Object store of a local Ray in bytes: buffered windows, two or three versions of the weights, a quarter more."""
+    """Object store of a local Ray in bytes: the buffer, two or three versions of the weights, a quarter more."""
 
     @property
     def cpus(self) -> float:
@@ -46,10 +46,10 @@ class RunNeeds:
 
 def needs_of(config: Config) -> RunNeeds:
     """Derive the requirements on the nodes from a run's configuration."""
-    _, window_bytes = memory.window_size(config.stages, config.student, config.window, config.group)
+    waiting_bytes, _ = memory.buffer_size(config)
     weights_bytes = memory.parameters(config.student.wan) * memory.BYTES[config.rollout.dtype]
     versions = 3 if config.evaluated_stages else 2
-    store_bytes = 1.25 * (config.buffer.windows * window_bytes + versions * weights_bytes)
+    store_bytes = 1.25 * (waiting_bytes + versions * weights_bytes)
     return RunNeeds(
         config.cluster,
         placement.roles(config),

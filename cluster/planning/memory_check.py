@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.config.devices import DEVICES
-from cluster.planning import memory, placement
+from cluster.planning import memory, placement, rank_memory
 from cluster.planning.run_shape import RunShape
 from models.errors import ConfigError, written
 
@@ -22,7 +22,7 @@ _ACTOR_CURES = (("rollout.batch", 1), ("rollout.dtype", "bfloat16"))
 
 def rank_bytes(work: RunShape) -> float:
     """Count the bytes of one learner rank in stage dmd."""
-    return sum(line.value for line in memory.rank_memory(work, "dmd"))
+    return sum(line.value for line in rank_memory.rank_memory(work, "dmd"))
 
 
 def actor_bytes(work: RunShape) -> float:

@@ -10,11 +10,12 @@ import torch
 
 import settings
 from actors.rollout_actor import RolloutActor
-from cluster.planning import flops, memory
+from cluster.planning import flops, memory, rank_memory
 from cluster.planning.run_shape import run_shape_of
 from cluster.planning.units import with_unit
 from cluster.runs.factory import computing_of, make_actor, make_dispatcher
 from cluster.runs.stage_spec import inputs_of, stage_spec
+from learner.optimizer import muon
 from models.causal import write_block
 from models.kv_cache import KVCache
 from models.records import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan
@@ -41,15 +42,38 @@ def printed(lines):
 
 def test_a_rank_of_eight_holds_what_the_published_table_says():
     config = settings.load([*ON_EIGHT, "stage=dmd", "init=x"])
-    rank = by_name(memory.rank_memory(run_shape_of(config), "dmd"))
+    rank = by_name(rank_memory.rank_memory(run_shape_of(config), "dmd"))
     student_and_critic = sum(rank[name].value for name in ("weights", "gradients", "optimiser"))
     assert with_unit(student_and_critic / 2, "B") == "2.84 GB"
     assert f"{rank['frozen networks'].value / 1e9:.2f}" == "0.35"
     single = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "learner.teacher_dtype=float32"])
-    assert f"{by_name(memory.rank_memory(run_shape_of(single), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "0.71"
+    assert (
+        f"{by_name(rank_memory.rank_memory(run_shape_of(single), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "0.71"
+    )
     large = settings.load([*ON_EIGHT, "stage=dmd", "init=x", "teacher_model=wan_14b", "base=x"])
-    assert f"{by_name(memory.rank_memory(run_shape_of(large), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "3.57"
+    assert (
+        f"{by_name(rank_memory.rank_memory(run_shape_of(large), 'dmd'))['frozen networks'].value / 1e9:.2f}" == "3.57"
+    )
     assert f"{rank['activations'].value / 1e9 - 4.6:.1f}" == "3.0", "inputs of 30 layers, beside one layer's own"
+
+
+def test_members_of_a_group_are_all_counted_and_its_cache_twice_while_it_is_appended():
+    config = settings.load([*ON_EIGHT, "stage=grpo", "grpo.init=x", "teacher=x", "grpo.groups=16"])
+    shared = by_name(memory.shared_memory(run_shape_of(config)))
+    assert with_unit(shared["one group"].value, "B") == "356.63 MB"
+    assert shared["the buffer"].value == config.buffer.max_age * 16 * shared["one group"].value
+    actor = by_name(memory.actor_memory(run_shape_of(config), "grpo"))
+    one = by_name(memory.actor_memory(run_shape_of(config), "dmd"))
+    for name in ("keys and values", "keys and values of the last block"):
+        assert actor[name].value == config.group.members * one[name].value
+
+
+def test_micro_batches_hold_gradients_that_are_not_cut():
+    one, four = (
+        by_name(rank_memory.rank_memory(run_shape_of(settings.load([*ON_EIGHT, f"dmd.batch_size={8 * n}"])), "dmd"))
+        for n in (1, 4)
+    )
+    assert "whole gradients" not in one and with_unit(four["whole gradients"].value, "B") == "4.97 GB"
 
 
 def test_an_actor_holds_what_the_published_table_says_and_twice_the_cache_while_a_block_is_appended():
@@ -96,11 +120,13 @@ def test_operations_are_those_of_the_published_table():
 def test_a_trained_parameter_costs_what_a_real_one_keeps():
     config = settings.load(["preset=tiny", "cluster=inline"])
     network = Wan(config.student.wan)
-    optimizer = torch.optim.AdamW(network.parameters(), foreach=True)
+    optimizers = muon(network, 1e-3, 1e-3)
     sum(p.sum() for p in network.parameters()).backward()
-    optimizer.step()
-    moments = [x for state in optimizer.state.values() for x in state.values() if x.ndim]
-    rank = by_name(memory.rank_memory(run_shape_of(config), "ode"))
+    for optimizer in optimizers:
+        optimizer.step()
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    moments = [x for state in states for x in state.values() if x.ndim]
+    rank = by_name(rank_memory.rank_memory(run_shape_of(config), "ode"))
     assert rank["weights"].value == sum(p.nbytes for p in network.parameters())
     assert rank["gradients"].value == sum(p.grad.nbytes for p in network.parameters())
     assert rank["optimiser"].value == sum(moment.nbytes for moment in moments)
@@ -152,7 +178,7 @@ def test_while_a_block_is_appended_two_caches_and_the_block_are_held():
 def test_trajectories_of_the_teacher_take_disk_and_of_memory_what_does_not_depend_on_their_number(tmp_path):
     few, many = (settings.load([*ON_EIGHT, "stage=ode", f"ode.pairs={pairs}"]) for pairs in (1600, 16000))
     assert memory.shared_memory(run_shape_of(few)) == memory.shared_memory(run_shape_of(many))
-    assert memory.rank_memory(run_shape_of(few), "ode") == memory.rank_memory(run_shape_of(many), "ode")
+    assert rank_memory.rank_memory(run_shape_of(few), "ode") == rank_memory.rank_memory(run_shape_of(many), "ode")
     assert printed(memory.disk(run_shape_of(many))) == {"trajectories of the teacher": "335.46 GB"}
     assert "335.46 GB" in dry_run_text(many)
     given = settings.load([*ON_EIGHT, "stage=ode", "ode.pairs_dir=x"])

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cluster.planning import flops, memory
+from cluster.planning import flops, memory, rank_memory
 from models.network_config import WAN_1_3B, WAN_14B, StudentConfig, WanConfig
-from models.network_sizes import sampling_bytes
+from models.network_sizes import block_parameters, sampling_bytes
 from models.wan.network import Wan
 from models.wan.rope import rotary_positions
 
@@ -52,7 +52,7 @@ def test_activations_of_a_block_are_what_autograd_keeps(dtype):
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         network.blocks[0](hidden, time, (text, text), rotary)
     measured = sum(x.untyped_storage().nbytes() for address, x in kept.items() if address not in shared)
-    formula = memory.activation_bytes(wan, 2 * 576, memory.BYTES[dtype], checkpointed=False)
+    formula = rank_memory.activation_bytes(wan, 2 * 576, memory.BYTES[dtype], checkpointed=False)
     assert formula == pytest.approx(measured, rel=0.02)
 
 
@@ -62,7 +62,7 @@ def test_adapters_of_lora_have_as_many_parameters_as_counted():
     network = Wan(SMALL)
     add_adapters(network, 4, 4.0)
     made = sum(p.numel() for name, p in network.named_parameters() if name.endswith(ADAPTER_ENDINGS))
-    assert memory.adapter_parameters(SMALL, 4) == made
+    assert rank_memory.adapter_parameters(SMALL, 4) == made
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_the_vae_costs_what_torch_counts_in_the_one_of_diffusers():
 def test_parameters_of_wan():
     assert memory.parameters(WAN_1_3B) == 1_418_996_800
     assert memory.parameters(WAN_14B) == 14_288_491_584
-    assert memory.block_parameters(WAN_1_3B) == 46_440_704
+    assert block_parameters(WAN_1_3B) == 46_440_704
 
 
 @pytest.mark.parametrize(("frames", "printed"), [(1, "0.2875"), (12, "3.45"), (21, "6.04"), (24, "6.90"), (33, "9.49"),
@@ -107,19 +107,22 @@ def test_bytes_of_what_travels():
     assert f"{memory.latent_bytes(STUDENT, 402) / MEGA:.0f}" == "80"
     assert memory.cache_bytes(STUDENT, 1) / memory.latent_bytes(STUDENT, 1) == 1440
     assert f"{memory.parameters(WAN_1_3B) * 2 / GIGA:.2f}" == "2.84"
-    assert f"{memory.adapter_parameters(WAN_1_3B, 256) * 2 / GIGA:.2f}" == "0.70"
+    assert f"{rank_memory.adapter_parameters(WAN_1_3B, 256) * 2 / GIGA:.2f}" == "0.70"
 
 
 def test_training_memory_of_one_of_eight_ranks():
     trained, teacher = memory.parameters(WAN_1_3B), memory.parameters(WAN_14B)
-    whole = sum(memory.TRAINED_BYTES.values()) * trained
+    whole = sum(rank_memory.TRAINED_BYTES.values()) * trained
     assert f"{whole / GIGA:.1f}" == "22.7" and f"{whole / 8 / GIGA:.2f}" == "2.84"
     assert [f"{teacher * b / 8 / GIGA:.2f}" for b in (4, 2)] == ["7.14", "3.57"]
     assert [f"{trained * b / 8 / GIGA:.2f}" for b in (4, 2)] == ["0.71", "0.35"]
     assert f"{memory.UMT5_PARAMETERS * 4 / 8 / GIGA:.2f}" == "2.84"
     assert f"{trained * 2 / GIGA:.2f}" == "2.84", "a whole student in bfloat16, and its gradients"
     assert f"{trained * 4 / GIGA:.1f}" == "5.7", "gradients in float32"
-    inputs = memory.activation_bytes(WAN_1_3B, 4680, 2, True) - memory.activation_bytes(WAN_1_3B, 4680, 2, False) / 30
+    inputs = (
+        rank_memory.activation_bytes(WAN_1_3B, 4680, 2, True)
+        - rank_memory.activation_bytes(WAN_1_3B, 4680, 2, False) / 30
+    )
     assert f"{inputs / GIGA:.2f}" == "0.43" and f"{7 * inputs / GIGA:.1f}" == "3.0"
     assert f"{memory.kv_bytes(WAN_1_3B, WAN_1_3B.text_len) / MEGA:.1f}" == "94.4"
     assert f"{memory.VAE_PARAMETERS * 2 / GIGA:.2f}" == "0.25"

@@ -1,0 +1,150 @@
+"""Estimate the memory of one learner rank, before anything is allocated."""
+
+from cluster.planning.flops import Line
+from cluster.planning.run_shape import RunShape
+from models.network_config import WanConfig
+from models.network_sizes import BYTES, block_parameters, cache_bytes, kv_bytes, parameters
+
+TRAINED_BYTES = {"weights": 4, "gradients": 4, "optimiser": 8}
+"""Bytes per trained parameter in float32, 16 with AdamW's two moments. Networks compute in a smaller copy."""
+
+FORWARD_NUMBERS = 17
+"""Numbers per token and unit of width that live at the peak of a block without gradient; measured on the null GPU."""
+
+BACKWARD_NUMBERS = 12
+"""The same of a block's backward pass, beside the activations that it reads."""
+
+PUBLISHING = ("dmd", "grpo")
+"""Stages whose learner publishes weights."""
+
+
+def adapter_parameters(wan: WanConfig, rank: int) -> int:
+    """Count those of LoRA adapters on all matrices of the blocks: two attentions of four, and the feed-forward."""
+    return wan.num_layers * rank * (8 * 2 * wan.dim + 2 * (wan.dim + wan.ffn_dim))
+
+
+def matrix_parameters(wan: WanConfig) -> int:
+    """Count the parameters of all matrices of the blocks, which Muon trains."""
+    return wan.num_layers * (8 * wan.dim**2 + 2 * wan.dim * wan.ffn_dim)
+
+
+def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
+    """Count the bytes of activations that a pass with gradient over `tokens` keeps for its backward pass.
+
+    Checkpointed: the input of every block, and one block's own. Else every block's own, as `Block.forward` saves,
+    with gates and norms in float32. Masks, text and tensors kept once per frame are left out.
+    """
+    inside = tokens * (wan.dim * (10 * element + 12 * 4) + 2 * wan.ffn_dim * element)
+    if not checkpointed:
+        return wan.num_layers * inside
+    return wan.num_layers * tokens * wan.dim * element + inside
+
+
+def rank_memory(work: RunShape, stage: str) -> list[Line]:
+    """List the bytes of one learner rank at its peak; fragmentation is not in it.
+
+    Within a tenth of what torch's allocator holds on the null GPU (tests/device/test_rank_memory.py).
+    """
+    learner, ranks, student = work.learner, work.cluster.learner_ranks, work.student
+    wan = work.teacher_wan if stage == "teacher" else student.wan
+    held = trained = parameters(wan)
+    if learner.lora_rank is not None and stage in ("dmd", "grpo"):
+        trained = adapter_parameters(wan, learner.lora_rank)
+        held += trained
+    part = {name: size / ranks for name, size in TRAINED_BYTES.items()}
+    with_critic = _scores(work, stage)
+    networks = 2 if with_critic else 1
+    whose = "student and critic" if with_critic else "teacher" if stage == "teacher" else "student"
+    averages = part["weights"] * trained if stage != "ode" else 0.0
+    moments, kind = networks * part["optimiser"] * trained, "AdamW's two moments, float32"
+    if stage in ("teacher", "ode"):
+        moments -= TRAINED_BYTES["weights"] * matrix_parameters(wan) / ranks
+        kind = "float32: Muon's one moment of the blocks' matrices, AdamW's two of the rest"
+    frozen = 0
+    if not learner.teacher_offload:  # the teacher, and in stage grpo the student that KL is taken to
+        frozen += parameters(work.teacher_wan) if with_critic else 0
+        frozen += parameters(student.wan) if stage == "grpo" and work.grpo.kl else 0
+    windows, passes = _micro_batches(work, stage)
+    # FSDP2 adds up whole gradients, in float32, until the last micro-batch reduces them.
+    whole = TRAINED_BYTES["gradients"] * trained * (1 - 1 / ranks) if passes > 1 else 0.0
+    copied = TRAINED_BYTES["weights"] * parameters(wan) if work.expected_device == "cpu" and stage in PUBLISHING else 0
+    lines = [
+        Line("weights", networks * part["weights"] * held, "B", f"float32, of {whose}; cut over the ranks"),
+        Line("gradients", networks * part["gradients"] * trained, "B", "float32"),
+        Line("whole gradients", whole, "B", f"float32, not cut, while {passes} micro-batches add up"),
+        Line("optimiser", moments, "B", kind),
+        Line("averages", averages, "B", "float32"),
+        Line(
+            "frozen networks",
+            BYTES[learner.teacher_dtype] * frozen / ranks,
+            "B",
+            f"{learner.teacher_dtype}, cut over the ranks",
+        ),
+        Line("published copy", copied, "B", "float32, of the student; on a GPU's machine in pinned host memory"),
+        *_pass_memory(work, stage, wan, windows),
+    ]
+    return [line for line in lines if line.value]
+
+
+def _scores(work: RunShape, stage: str) -> bool:
+    """Return whether critic and teacher take part in a stage."""
+    return stage == "dmd" or bool(stage == "grpo" and work.grpo.dmd_weight)
+
+
+def _micro_batches(work: RunShape, stage: str) -> tuple[int, int]:
+    """Count the windows of one pass on a rank, and the passes of an update with gradient."""
+    if stage == "grpo":
+        transitions = 1 if work.group.transitions == "one" else len(work.student.timesteps) - 1
+        rows = work.grpo.groups // work.grpo.minibatches * work.group.members * transitions
+    else:
+        rows = {"teacher": work.pretrain, "ode": work.ode, "dmd": work.dmd}[stage].batch_size
+    share = max(1, rows // work.cluster.learner_ranks)
+    windows = work.learner.micro_batch or share
+    more = 1 if stage == "grpo" and work.grpo.dmd_weight else 0  # at least one of the extended DMD loss
+    return windows, -(-share // windows) + more
+
+
+def _pass_memory(work: RunShape, stage: str, wan: WanConfig, windows: int) -> list[Line]:
+    """List the bytes of an update's largest moment: a block's backward pass, or the teacher's pass before it."""
+    student, learner, ranks = work.student, work.learner, work.cluster.learner_ranks
+    element, (frames, history) = BYTES[learner.dtype], work.frames(stage)
+    tokens = windows * frames * student.wan.tokens_per_frame(student.height, student.width)
+    how = ", checkpointed" if learner.checkpoint_activations else ""
+    kept = activation_bytes(wan, tokens, element, learner.checkpoint_activations)
+    clean = 0 if stage == "teacher" else history + frames - student.block_frames
+    # FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced.
+    sharded = ranks > 1 or learner.dtype != "float32"
+    blocks = 3 * block_parameters(wan) * element if sharded else 0
+    training = [
+        Line("activations", kept, "B", f"{windows} x {frames} frames{how}"),
+        Line("gradients of one block", BACKWARD_NUMBERS * tokens * wan.dim * element, "B", "its backward pass"),
+        Line("whole blocks", blocks, "B", "one at work, the next, and gradients of one"),
+    ]
+    if _scores(work, stage):
+        teacher, size = work.teacher_wan, BYTES[learner.teacher_dtype]
+        graph = wan.num_layers * tokens * wan.dim * element if learner.checkpoint_activations else kept
+        cut = ranks > 1 or learner.teacher_offload
+        scored = _forward_bytes(teacher, 2 * tokens, size)
+        whole = 2 * block_parameters(teacher) * size if cut else 0
+        scoring = [
+            Line("activations", graph, "B", f"{windows} x {frames} frames{how}, while the teacher scores"),
+            Line("the teacher's pass", scored, "B", f"2 x {windows} x {frames} frames"),
+            Line("the teacher's text", 2 * windows * kv_bytes(teacher, teacher.text_len, size), "B", "keys and values"),
+            Line("whole blocks", whole, "B", "the teacher's: one at work, and the next"),
+        ]
+        training = max(training, scoring, key=lambda lines: sum(line.value for line in lines))
+    return [
+        *training,
+        Line(
+            "keys and values of the replay",
+            windows * cache_bytes(student, clean, element),
+            "B",
+            f"{windows} x {clean} clean frames",
+        ),
+        Line("keys and values of the text", windows * kv_bytes(wan, wan.text_len, element), "B"),
+    ]
+
+
+def _forward_bytes(wan: WanConfig, tokens: int, element: int) -> int:
+    """Count the bytes of a block at work without gradient."""
+    return FORWARD_NUMBERS * tokens * wan.dim * element

@@ -1,0 +1,59 @@
+"""Plant the faults that a first day on a GPU would find, each in one block, loss or collective."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed
+
+from models.wan.layers import Block
+
+_library = torch.library.Library("longtake_faults", "DEF")
+_library.define("only_on_cpu(Tensor x) -> Tensor")
+_library.impl("only_on_cpu", lambda x: x.clone(), "CPU")
+
+
+def _constant_on_cpu(x: Tensor) -> Tensor:
+    return x * torch.ones(x.shape[-1])
+
+
+def _read_by_host(x: Tensor) -> Tensor:
+    return x * float(x.flatten()[0].item() + 1)
+
+
+def _computed_in_float64(x: Tensor) -> Tensor:
+    return (x * torch.ones(x.shape[-1], dtype=torch.float64, device=x.device)).type_as(x)
+
+
+def _only_on_cpu(x: Tensor) -> Tensor:
+    return torch.ops.longtake_faults.only_on_cpu(x)
+
+
+def _gathered_in_another_group(x: Tensor) -> Tensor:
+    group = distributed.new_group([0])
+    parts = [torch.empty_like(x)]
+    distributed.all_gather(parts, x.contiguous(), group=group)
+    return parts[0]
+
+
+FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "constant on the CPU": _constant_on_cpu,
+    "read by the host": _read_by_host,
+    "computed in float64": _computed_in_float64,
+    "only on the CPU": _only_on_cpu,
+    "gathered in another group": _gathered_in_another_group,
+}
+"""Changes of a block's input, by name."""
+
+
+@contextmanager
+def planted(fault: str | None) -> Iterator[None]:
+    """Plant a fault in every block; None plants none."""
+    original = Block.forward
+    if fault is not None:
+        change = FAULTS[fault]
+        Block.forward = lambda block, hidden, *rest, **named: original(block, change(hidden), *rest, **named)
+    try:
+        yield
+    finally:
+        Block.forward = original

@@ -1,0 +1,70 @@
+"""The learner runs on a GPU at Wan's sizes: no device, type, wait or process group is wrong, as faults planted prove.
+
+A GPU whose kernels do nothing runs torch's own CUDA path: what is not shown is any number that a kernel computes.
+"""
+
+import json
+
+import pytest
+
+from tests.device.faults import FAULTS
+from tests.device.null_gpu import build, peak_bytes, planned_bytes, run_scenarios
+
+SMALL = {"layers": 2, "teacher_layers": 2}
+RUNS = [
+    {"what": "dmd", "ranks": 8, "starts": [300]},
+    {"what": "dmd", "ranks": 1, "starts": [9], "keys": ["learner.checkpoint_activations=false", "dmd.batch_size=1"]},
+    {"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"]},
+    {"what": "grpo", "ranks": 8, "keys": ["grpo.groups=8", "grpo.minibatches=1", "group.members=2"]},
+    {"what": "rollout", "ranks": 1, "starts": [9]},
+    {"what": "fork", "ranks": 1, "starts": [21], "keys": ["grpo.groups=8", "group.members=2"]},
+    {"what": "text", "ranks": 1},
+]
+CAUGHT = {
+    "constant on the CPU": ("Misplaced", "cpu"),
+    "read by the host": ("HostWaits", "_local_scalar_dense"),
+    "computed in float64": ("Misplaced", "float64"),
+    "only on the CPU": ("NotImplementedError", "only_on_cpu"),
+    "gathered in another group": ("Misplaced", "group of 1 of 8"),
+}
+
+
+def name_of(run):
+    return f"{run['what']} on {run['ranks']}"
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("null_gpu"))
+
+
+@pytest.fixture(scope="module")
+def results(libraries):
+    """Run all in one process: starting torch takes longer than a scenario."""
+    faults = [{"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"], "fault": fault} for fault in FAULTS]
+    scenarios = [one | SMALL for one in RUNS + faults]
+    names = [json.dumps(one) for one in RUNS] + list(FAULTS)
+    return dict(zip(names, run_scenarios(libraries, scenarios), strict=True))
+
+
+@pytest.mark.parametrize("run", RUNS, ids=name_of)
+def test_an_update_meets_no_wrong_device_type_wait_or_group(results, run):
+    result = results[json.dumps(run)]
+    assert "error" not in result, result
+    assert result["operations"] > (100 if run["what"] == "text" else 1000)
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if run["what"] != "text"], ids=name_of)
+def test_the_dry_run_is_within_a_tenth_of_the_peak(results, run):
+    result = results[json.dumps(run)]
+    assert planned_bytes(result) == pytest.approx(peak_bytes(result), rel=0.1)
+
+
+@pytest.mark.parametrize("fault", CAUGHT)
+def test_a_planted_fault_is_caught(results, fault):
+    error, word = CAUGHT[fault]
+    assert results[fault]["error"] == error and word in results[fault]["text"], results[fault]
+
+
+def test_every_fault_is_tried():
+    assert CAUGHT.keys() == FAULTS.keys()
