@@ -23,7 +23,7 @@ _NEEDS |= dict.fromkeys(("videoalign_mq", "videoalign_ta"), _NEEDS["videoalign_v
 
 @dataclass(kw_only=True)
 class LearnedConfig(KeyGroup, group="reward.learned"):
-    """Configures learned rewards. Their weights are the user's: nothing is downloaded."""
+    """Configures learned rewards. Their weights are the user's: model processes run with the hub offline."""
 
     device: str = key("cuda", "device of learned rewards", choices=("cpu", "cuda"))
     frames: int = key(8, "frames of a window that clip_score and hpsv3 see, evenly spaced", ge=1, le=1000)

@@ -71,7 +71,7 @@ class Stability(NamedTuple):
     """Hold the proxy of a video and the points, 0 to 5, that each component takes off."""
 
     vs_proxy: float | None
-    """0 to 100, in whole points: 20 times the points that are left; None for a single frame, which cannot change."""
+    """0 to 100, in tenths: 20 times the points that are left; None for a single frame, which cannot change."""
     exposure: float
     colour: float
     texture: float
@@ -104,8 +104,8 @@ def stability_proxy(curves: VideoCurves, prompt: str = "", scene_starts_s: Seque
     left = max(0.0, POINTS - _join([total, *(lost[name] for name in _OF_VIDEO)]))
     components = {component: _join([lost[name] for name in names]) for component, names in COMPONENTS.items()}
     changes = any(row["motion"] is not None for row in curves.rows)
-    # A fraction of a point would rank videos whose difference nobody sees.
-    vs_proxy = float(round(left * 100 / POINTS)) if changes else None
+    # A hundredth of a point would rank videos whose difference nobody sees.
+    vs_proxy = round(left * 100 / POINTS, 1) if changes else None
     return Stability(vs_proxy=vs_proxy, **components | ({} if compared else {"reality": None}))
 
 

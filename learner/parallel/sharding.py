@@ -62,7 +62,7 @@ def gather_full_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         full = full_tensor(tensor)
         if collectives.rank() == 0:
-            gathered[name] = full.detach().to("cpu", copy=True)
+            gathered[name] = full.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     return gathered
 
 

@@ -7,6 +7,8 @@ python model_script.py videoalign DEVICE CHECKPOINT CODE
 import json
 import os
 import sys
+import threading
+import time
 
 
 def hpsv3(device, weights=None):
@@ -42,13 +44,21 @@ def serve(rate, requests, answers):
     for line in requests:
         request = json.loads(line)
         try:
-            answer = {"scores": rate(request["prompt"], request["files"])}
+            answer = {"id": request["id"], "scores": rate(request["prompt"], request["files"])}
         except Exception as error:  # of a package that is not ours: the next clip may be another matter
-            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+            answer = {"id": request["id"], "error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
+def end_with(parent):
+    """End this process with its parent, in a thread: a model that hangs does not see its standard input end."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     own_output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # models print on standard output
     kind, *arguments = sys.argv[1:]

@@ -7,19 +7,26 @@ from scipy.stats import spearmanr
 
 from evaluation.second_curves import curves_of
 from evaluation.stability.degradations import Degradation, degrade
+from evaluation.stability.real_band import RealBand
 from evaluation.stability.stability_proxy import Stability, stability_proxy
 from models.video_stream import array_frames
 
 
-def degraded_stability(clip: numpy.ndarray, fps: float, kind: Degradation, severity: float, seed: int) -> Stability:
-    """Degrade a clip and judge it, with the words of its kind as prompt."""
+def degraded_stability(
+    clip: numpy.ndarray, fps: float, kind: Degradation, severity: float, seed: int, band: RealBand | None = None
+) -> Stability:
+    """Degrade a clip and judge it, with the words of its kind as prompt, and compared with a band of real videos."""
     frames = numpy.stack(list(degrade(clip, len(clip), kind, severity, seed)))
-    return stability_proxy(curves_of(array_frames(frames, fps), fps), f"a clip, {kind.prompt}")
+    curves = curves_of(array_frames(frames, fps), fps, unlike=None if band is None else band.unlike)
+    return stability_proxy(curves, f"a clip, {kind.prompt}")
 
 
-def ladder(clip: numpy.ndarray, fps: float, kind: Degradation, severities: Sequence[float], seed: int) -> list[float]:
+def ladder(
+    clip: numpy.ndarray, fps: float, kind: Degradation, severities: Sequence[float], seed: int,
+    band: RealBand | None = None,
+) -> list[float]:  # fmt: skip
     """Return the proxy at each severity."""
-    return [degraded_stability(clip, fps, kind, severity, seed).vs_proxy for severity in severities]
+    return [degraded_stability(clip, fps, kind, severity, seed, band).vs_proxy for severity in severities]
 
 
 def agreement(severities: Sequence[float], proxies: Sequence[float]) -> float:

@@ -73,6 +73,23 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def held(trained: DmdLearner) -> dict[str, torch.Tensor]:
+    return {f"{group}|{name}": tensor for group, named in trained.state()[0].items() for name, tensor in named.items()}
+
+
+@pytest.mark.parametrize("keys", [{}, {"lora_rank": 4}])
+def test_a_state_is_a_dense_copy_that_no_later_update_reaches(folder, keys):
+    """Checkpoints are written from it while training goes on: weights, averages, moments and counts of steps."""
+    trained = distiller(folder, **keys)
+    update(trained)
+    state = held(trained)
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    update(trained)
+    assert same(state, before) and not same(state, held(trained))
+    assert {name.split("|")[0] for name in state} >= {"student", "critic", "student_optimizer", "critic_optimizer"}
+    assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in state.values())
+
+
 def test_networks_start_from_the_files_that_are_named(folder):
     trained = distiller(folder)
     for made, seed in ((trained.student.network, 0), (trained.critic.network, 1), (trained.scores.teacher, 2)):

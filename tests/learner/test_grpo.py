@@ -240,6 +240,15 @@ def test_a_restored_learner_goes_on_bit_for_bit(groups, changes):
     assert same(everything(trained), everything(restored))
 
 
+def test_a_state_is_a_copy_that_no_later_round_reaches(groups):
+    trained = learner()
+    trained.update(groups)
+    state = {f"{group}|{name}": t for group, named in trained.state()[0].items() for name, t in named.items()}
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    trained.update(groups)
+    assert same(state, before)
+
+
 def look(score: float) -> Group:
     empty = torch.zeros(1, 0, 12, *SHAPE.frame_shape)
     latents = torch.zeros(1, 12, *SHAPE.frame_shape)

@@ -1,8 +1,11 @@
 """HPSv3 and VideoAlign, by stubs of their interfaces in processes of their own."""
 
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -56,6 +59,25 @@ def test_a_model_that_does_not_answer_in_time_is_replaced(tmp_path):
     with pytest.raises(ModelFailed):
         reward([clip(0.5, "sleep")])
     assert reward([clip(0.5)]).item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_requests_of_several_threads_get_their_own_answers(tmp_path):
+    reward = make_reward("hpsv3", config(tmp_path))
+    levels = [i / 20 for i in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        scores = list(pool.map(lambda level: reward([clip(level)]).item(), levels))
+    assert scores == pytest.approx(levels, abs=0.01)
+
+
+def test_a_model_ends_with_the_process_that_started_it(tmp_path):
+    script = (
+        "import os, sys; from rewards.learned.model_process import ModelProcess\n"
+        "model = ModelProcess(sys.executable, ['hpsv3', 'cpu'], 30, 30); model.load()\n"
+        "print(model._process.pid, flush=True); os._exit(0)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], cwd=STUBS.parents[2], capture_output=True, text=True)
+    child = psutil.Process(int(shown.stdout)) if psutil.pid_exists(int(shown.stdout)) else None
+    assert child is None or child.wait(timeout=10) is None
 
 
 def test_the_three_scores_of_videoalign_come_from_one_model_that_sees_each_clip_once(tmp_path):
