@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -107,7 +108,7 @@ def _records(path: Path) -> Iterator[Any]:
     first = lines[0].strip() if lines else ""
     if ending in (".json", ".jsonl") or (ending == ".txt" and _is_json(text, first)):
         yield from _json_records(text, lines)
-    elif ending in (".csv", ".tsv") or _delimiter(first):
+    elif ending in (".csv", ".tsv") or _is_table(path, text, first):
         yield from _table_records(path, text, first)
     elif len(lines) > 1 and len({line.strip().count("\t") for line in lines}) == 1 and "\t" in first:
         cure = f"begin it with the names of its columns, one of them {COLUMNS[0]}, and end its name in .tsv"
@@ -148,6 +149,26 @@ def _delimiter(header: str) -> str | None:
         if len(cells) > 1 and any(cell in COLUMNS for cell in cells):
             return delimiter
     return None
+
+
+def _is_table(path: Path, text: str, first: str) -> bool:
+    """Return whether a text file is a table, and print a note on either reading of one that begins as a table.
+
+    A prompt may have commas and the word text: a header's cells are all single words, and its rows have as many cells.
+    """
+    delimiter = _delimiter(first)
+    if delimiter is None or not all(cell.strip(' "').isidentifier() for cell in first.split(delimiter)):
+        return False
+    try:
+        rows = [*csv.reader(io.StringIO(text.strip("\r\n"), newline=""), delimiter=delimiter, strict=True)]
+        table = all(len(row) == len(rows[0]) for row in rows if "".join(row).strip())
+    except csv.Error:
+        table = False
+    reading = (
+        "read as a table" if table else "read as lines: they have not all the cells of the first, a table's header"
+    )
+    print(f"note: prompts={path}: {reading}", file=sys.stderr)
+    return table
 
 
 def _table_records(path: Path, text: str, first: str) -> Iterator[Any]:

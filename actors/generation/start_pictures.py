@@ -13,6 +13,7 @@ from models.errors import ConfigError
 from models.file_kinds import PICTURES, VIDEOS, file_kind, require_kind
 
 _FITS = {"cut": ImageOps.fit, "pad": ImageOps.pad}
+_8_BIT_MAX = 255
 _16_BIT_MAX = 65535
 _NOTED_SHARE = 0.1
 """Share of a picture that is cut away, or of a video that is bars, from which on a note tells it."""
@@ -52,7 +53,7 @@ def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[
             notes, frames = [], getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format != "MPO":  # whose other pictures are previews
                 notes.append(f"the first of its {frames} frames is taken")
-            managed, note = _to_srgb(ImageOps.exif_transpose(picture))
+            managed, note = _to_srgb(_with_alpha(ImageOps.exif_transpose(picture)))
             notes += note
             rgb = _to_rgb(managed, path, key, shape.background)
             return fit_picture(rgb, shape), notes + fit_notes(rgb.width, rgb.height, shape)
@@ -64,6 +65,16 @@ def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(key, path, f"cannot be read ({reason})", f"write {key}=FILE, a PNG or JPEG") from error
+
+
+def _with_alpha(picture: Image.Image) -> Image.Image:
+    """Give colours or a palette with transparent entries an alpha channel, which their colour profile leaves alone."""
+    if picture.mode not in ("RGB", "P"):
+        return picture
+    clear = picture.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > _8_BIT_MAX:  # of 16 bits, which Pillow's pixels lost
+        picture.info["transparency"] = tuple(value >> 8 for value in clear)
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 
 def _to_srgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -80,14 +91,16 @@ def _to_srgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
 
 def _to_rgb(picture: Image.Image, path: Path, key: str, background: tuple[int, int, int]) -> Image.Image:
     """Convert a picture of any mode to RGB; Pillow's own conversion clips deep ones and drops alpha."""
-    deep = picture.mode == "F" or picture.mode.startswith("I")
-    if deep:
+    if picture.mode == "F" or picture.mode.startswith("I"):
         values = numpy.asarray(picture).astype(numpy.float64)
-        top, told = (1.0, "0 to 1") if picture.mode == "F" else (_16_BIT_MAX, f"0 to {_16_BIT_MAX}")
+        top = 1.0 if picture.mode == "F" else _16_BIT_MAX
         if not (values.min() >= 0 and values.max() <= top):  # NaN too
-            problem = f"its values (mode {picture.mode}) are not from {told}"
+            problem = f"its values (mode {picture.mode}) are not from 0 to {top:g}"
             raise ConfigError(key, path, problem, "save it as a PNG of 8 bits")
-        return Image.fromarray((values * 255 / top).round().astype(numpy.uint8)).convert("RGB")
+        clear = picture.info.get("transparency")
+        picture = Image.fromarray((values * 255 / top).round().astype(numpy.uint8)).convert("RGB")
+        if clear is not None:
+            picture.putalpha(Image.fromarray(numpy.where(values == clear, 0, 255).astype(numpy.uint8)))
     if picture.has_transparency_data:
         behind = Image.new("RGBA", picture.size, (*background, 255))
         return Image.alpha_composite(behind, picture.convert("RGBA")).convert("RGB")

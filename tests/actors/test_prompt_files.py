@@ -56,6 +56,33 @@ def test_every_form_holds_the_same_prompts(name, encoding, tmp_path):
     assert texts(write(tmp_path / name, FORMS[name], encoding)) == PROMPTS
 
 
+COMMAS = ["a poster, text, in the rain", "a cat, sleeping on a sofa, warm light", "a dog, running, beach"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "notes"),
+    [
+        (COMMAS, 0),
+        (["a poster, text", "a cat, asleep"], 0),
+        (["neon,text", "a cat, asleep, at night", "a dog"], 1),
+        (["id;prompt", "1;a cat", "2;a dog; asleep"], 1),
+        (["id,prompt", '1,"a cat'], 1),
+    ],
+)
+def test_a_text_file_with_commas_is_read_by_lines_unless_it_is_a_whole_table(lines, notes, tmp_path, capsys):
+    assert texts(write(tmp_path / "a.txt", "\n".join(lines))) == lines
+    assert capsys.readouterr().err.count("note: ") == notes
+
+
+def test_a_text_file_read_as_a_table_is_noted(tmp_path, capsys):
+    assert texts(write(tmp_path / "a.txt", '"id", Prompt\r\n\r\n1,a cat\r\n2,"a dog, asleep"\r\n')) == [
+        "a cat",
+        "a dog, asleep",
+    ]
+    assert capsys.readouterr().err.count("note: ") == 1
+    assert texts(write(tmp_path / "a.csv", table(","))) == PROMPTS and not capsys.readouterr().err
+
+
 def test_a_parquet_table_holds_them_in_its_first_filled_column(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

@@ -1,6 +1,8 @@
 """A picture of any pixel format becomes the frame that a person sees in it."""
 
 import io
+import struct
+import zlib
 
 import numpy
 import pytest
@@ -88,12 +90,50 @@ def test_grey_with_alpha_shows_the_background(tmp_path):
     assert (pixels[:, :4] == 90).all() and (pixels[:, 4:] == 255).all()
 
 
+def swapped_profile() -> bytes:
+    """A profile of sRGB in which red and blue have changed places."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
+
+
+def test_a_transparent_colour_beside_a_profile_shows_the_background_itself(tmp_path):
+    """The picture's red is blue in sRGB, and the background, which is of sRGB already, stays red."""
+    picture = halves("RGB", (255, 0, 0), (0, 0, 0))
+    picture.save(tmp_path / "rgb.png", icc_profile=swapped_profile(), transparency=(0, 0, 0))
+    picture.quantize(2).save(
+        tmp_path / "palette.png", icc_profile=swapped_profile(), transparency=picture.quantize(2).getpixel((7, 0))
+    )
+    for name in ("rgb.png", "palette.png"):
+        with Image.open(tmp_path / name) as stored:
+            assert stored.mode == ("P" if name == "palette.png" else "RGB") and "transparency" in stored.info
+        pixels = read(tmp_path / name, SHAPE._replace(background=(255, 0, 0))).astype(int)
+        assert numpy.abs(pixels[:, :4] - (0, 0, 255)).max() <= 3 and (pixels[:, 4:] == (255, 0, 0)).all()
+
+
+def png_of_16_bits(values: numpy.ndarray, clear: bytes) -> bytes:
+    """A PNG [H W] or [H W 3] of 16 bits with one transparent colour; Pillow writes none."""
+    chunks = [
+        b"IHDR" + struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 2 * (values.ndim == 3), 0, 0, 0), b"tRNS" + clear,
+        b"IDAT" + zlib.compress(b"".join(bytes(1) + row.astype(">u2").tobytes() for row in values)), b"IEND",
+    ]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
+
+
+def test_a_transparent_value_of_16_bits_shows_the_background(tmp_path):
+    (tmp_path / "grey.png").write_bytes(png_of_16_bits(RAMP, struct.pack(">H", RAMP[0, 7])))
+    pixels = read(tmp_path / "grey.png", SHAPE._replace(background=(0, 0, 255)))
+    assert (pixels[:, 7] == (0, 0, 255)).all() and (pixels[:, :7] == GREY[:, :7, None]).all()
+    colours = numpy.stack([RAMP, RAMP, RAMP[:, ::-1]], axis=-1)
+    (tmp_path / "rgb.png").write_bytes(png_of_16_bits(colours, struct.pack(">HHH", 65535, 65535, 0)))
+    pixels = read(tmp_path / "rgb.png", SHAPE._replace(background=(0, 255, 0)))
+    assert (pixels[:, 7] == (0, 255, 0)).all() and (pixels[:, 0] == (0, 0, 255)).all()
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_colour_profile_is_converted_to_srgb(mode, tmp_path):
-    """In this profile red and blue have changed places."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    swapped = profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
-    Image.new(mode, (8, 4), (255, 0, 0)).save(tmp_path / "x.png", icc_profile=swapped)
+    Image.new(mode, (8, 4), (255, 0, 0)).save(tmp_path / "x.png", icc_profile=swapped_profile())
     assert numpy.abs(read(tmp_path / "x.png").astype(int) - (0, 0, 255)).max() <= 3
     Image.new(mode, (8, 4), (255, 0, 0)).save(tmp_path / "y.png", icc_profile=b"broken")
     pixels, notes = read_picture(tmp_path / "y.png", "image", SHAPE)
