@@ -1,4 +1,4 @@
-"""Stream the frames of a video file: upright, in RGB, with their times, in memory that does not grow with length."""
+"""Stream a film as upright RGB with times, in memory that does not grow with length, and make RGB a film's colours."""
 
 import math
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from models.errors import StopsRun
 
+_BT709 = 1
+"""FFmpeg's number of BT.709 as matrix, primaries and transfer."""
 _NO_MATRIX = 2
 """FFmpeg's AVCOL_SPC_UNSPECIFIED, which PyAV's enumeration lacks."""
 _HDR_TRANSFERS = (16, 18)
@@ -156,3 +158,19 @@ def _rgb(picture: av.VideoFrame) -> numpy.ndarray:
         format="rgb24", src_colorspace=matrix, src_color_range=source, dst_color_range=ColorRange.JPEG
     )
     return turned.to_ndarray()
+
+
+def to_bt709(picture: numpy.ndarray) -> av.VideoFrame:
+    """Convert RGB [H W 3] to BT.709 in limited range, 4:2:0. Else swscale takes the matrix of BT.601 at any size."""
+    return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+    )  # fmt: skip
+
+
+def set_picture(context: av.VideoCodecContext, height: int, width: int) -> None:
+    """Set the shape of an encoder's pictures, and tag their colours as `to_bt709` makes them."""
+    context.height, context.width, context.pix_fmt = height, width, "yuv420p"
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = ColorRange.MPEG
+    context.thread_count = 1  # more would cut frames into slices: other bytes on other machines

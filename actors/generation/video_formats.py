@@ -10,9 +10,10 @@ import av
 import numpy
 from PIL import Image
 
-from actors.generation.video_writer import H264_QUALITY, Mp4File, VideoWriter, set_picture, to_bt709
+from actors.generation.video_writer import H264_QUALITY, Mp4File, VideoWriter
 from models.atomic_files import write_atomic
 from models.errors import ConfigError
+from models.video_stream import set_picture, to_bt709
 
 _GIF_RATE = 50
 """Most frames per second of a GIF: players show shorter delays than 2 hundredths slowly."""

@@ -8,13 +8,11 @@ from typing import Protocol
 
 import av
 import numpy
-from av.video.reformatter import ColorRange, Colorspace
 
 from models.atomic_files import atomic_file
+from models.video_stream import set_picture, to_bt709
 
 H264_QUALITY = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
-_BT709 = 1
-"""FFmpeg's number of BT.709 as matrix, primaries and transfer."""
 _HEADERS_BYTES = 1 << 16
 """More than all of a fragment but its picture."""
 
@@ -76,22 +74,6 @@ class Mp4File:
                 self.container.close()
             finally:
                 self.file.close()
-
-
-def to_bt709(picture: numpy.ndarray) -> av.VideoFrame:
-    """Convert RGB [H W 3] to BT.709 in limited range, 4:2:0. Else swscale takes the matrix of BT.601 at any size."""
-    return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-        format="yuv420p", dst_colorspace=Colorspace.ITU709, src_color_range=ColorRange.JPEG,
-        dst_color_range=ColorRange.MPEG,
-    )  # fmt: skip
-
-
-def set_picture(context: av.VideoCodecContext, height: int, width: int) -> None:
-    """Set the shape of an encoder's pictures, and tag their colours as `to_bt709` makes them."""
-    context.height, context.width, context.pix_fmt = height, width, "yuv420p"
-    context.colorspace = context.color_primaries = context.color_trc = _BT709
-    context.color_range = ColorRange.MPEG
-    context.thread_count = 1  # more would cut frames into slices: other bytes on other machines
 
 
 class _FragmentFile:

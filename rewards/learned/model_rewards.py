@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.errors import ConfigError
 from models.user_paths import user_path
+from models.video_stream import set_picture, to_bt709
 from rewards.learned.clip_reward import spaced_frames
 from rewards.learned.model_process import ModelFailed, ModelProcess
 from rewards.reward import Clip, ClipReward
@@ -125,7 +126,7 @@ def _write_video(path: Path, frames: numpy.ndarray, fps: float) -> None:
     height, width = (max(2, side - side % 2) for side in frames.shape[1:3])
     with av.open(str(path), "w") as film:
         stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        set_picture(stream.codec_context, height, width)
         for frame in frames[:, :height, :width]:
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(numpy.ascontiguousarray(frame), "rgb24")))
+            film.mux(stream.encode(to_bt709(numpy.ascontiguousarray(frame))))
         film.mux(stream.encode(None))

@@ -5,14 +5,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
+import numpy
 import psutil
 import pytest
 import torch
+from av.video.reformatter import ColorRange, Colorspace
 
 from models.errors import ConfigError
 from rewards.attempt import attempt
 from rewards.learned.model_process import ModelFailed
-from rewards.learned.model_rewards import model_process
+from rewards.learned.model_rewards import _write_video, model_process
 from rewards.learned_config import LearnedConfig
 from rewards.registry import make_reward
 from rewards.reward import Clip
@@ -87,6 +90,18 @@ def test_the_three_scores_of_videoalign_come_from_one_model_that_sees_each_clip_
     quality, motion, calls = (reward(clips).tolist() for reward in rewards)
     assert quality == pytest.approx([0.25, 0.75], abs=0.02)
     assert motion == [5, 9] and calls == [1, 2]
+
+
+def test_videoalign_sees_a_clip_in_the_colours_of_bt709_tagged_as_such(tmp_path):
+    colours = numpy.array([(200, 40, 40), (40, 160, 90)], numpy.uint8)
+    _write_video(tmp_path / "x.mp4", numpy.broadcast_to(colours[:, None, None], (2, 33, 48, 3)), 8.0)
+    with av.open(str(tmp_path / "x.mp4")) as film:
+        frames = [frame for frame in film.decode(video=0)]
+    tags = {(frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range) for frame in frames}
+    assert tags == {(Colorspace.ITU709, 1, 1, ColorRange.MPEG)} and frames[0].height == 32
+    for frame, colour in zip(frames, colours, strict=True):
+        rgb = frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG)
+        assert numpy.abs(rgb.astype(int) - colour).max() <= 4
 
 
 @pytest.mark.parametrize(
