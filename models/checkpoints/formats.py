@@ -16,6 +16,7 @@ from models.checkpoints.config_json import read_config
 from models.checkpoints.containers import Content, check_floats, shard_note
 from models.checkpoints.folders import NETWORK_STEMS, open_weights
 from models.checkpoints.foreign_kinds import is_of_adapter, refuse_foreign_network
+from models.checkpoints.lora_config import LORA_CONFIG, UNSTATED
 from models.checkpoints.lora_files import Adapter, Adapters, adapters_of, check_adapters, merge_adapters
 from models.checkpoints.safetensors_files import Stored
 from models.checkpoints.weight_names import strip_wrappers, to_diffusers
@@ -90,10 +91,11 @@ def _take_apart(content: Content, path: Path, key: str) -> tuple[Content, dict[s
     held = only(is_of_adapter)
     if not held.stored:
         return base, {}
-    adapters = adapters_of(held, key)
-    if "none is stated" in next(iter(adapters.values())).stated:
+    folder = content.path if content.path.is_dir() else content.path.parent
+    adapters = adapters_of(held, folder / LORA_CONFIG, key)
+    if any(UNSTATED in one.stated for one in adapters.values() if isinstance(one, Adapter)):
         problem = "holds a base and adapters of peft without their alpha"
-        fix = "put its adapter_config.json beside it, or save the result of merge_and_unload()"
+        fix = f"put its {LORA_CONFIG} beside it, or save the result of merge_and_unload()"
         raise ConfigError(key, path, problem, fix)
     return base, adapters
 

@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints.containers import Content
+from models.checkpoints.safetensors_files import first_names
+from models.checkpoints.weight_names import strip_wrappers, to_original
 from models.errors import ConfigError
+from models.file_kinds import read_text
+
+LORA_CONFIG = "adapter_config.json"
+"""File in which peft keeps the configuration of a LoRA."""
+UNSTATED = "no alpha is stated"
+"""Remark on a layer without alpha, whose rank counts instead."""
 
 _METADATA = "lora_adapter_metadata"
 """Field of a safetensors header in which diffusers keeps peft's configuration."""
-_OF_PEFT, _CONFIG = "adapter_model.", "adapter_config.json"
+_OF_PEFT = "adapter_model."
+"""Beginning of the names that peft gives to files of a LoRA."""
+_WEIGHTS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin", ".gguf")
+"""Endings of files of weights."""
 
 _PLAIN = {
     "peft_type": ("LORA", None),
@@ -42,42 +53,73 @@ class LoraConfiguration:
     source: str
     """File or header that states them; empty without any."""
     alpha: float | None
-    patterns: Mapping[str, float]
-    """Alpha by pattern of the layer's name; the first that fits counts, as in peft."""
+    """Alpha of the layers that no pattern fits; None where none is stated."""
+    alphas: Mapping[str, float]
+    """Alpha by name in diffusers of the layers that a pattern fits."""
     rank_stabilised: bool
-
-    def alpha_of(self, layer: str) -> float | None:
-        """Return the alpha of a layer by its name in diffusers; None where none is stated."""
-        for pattern, value in self.patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", layer):
-                return value
-        return self.alpha
+    unstated: str
+    """Remark on a layer whose alpha nothing states."""
 
 
-def read_lora_config(content: Content, key: str) -> LoraConfiguration:
-    """Read the header of diffusers, or the adapter_config.json beside peft's adapter_model of any container.
+def config_beside(path: Path) -> Path | None:
+    """Return the place of peft's configuration of a LoRA in a file or a folder of shards.
 
-    Raises ConfigError, naming `key`, for one that cannot be read, and by name for a field that a plain LoRA lacks.
+    None for one of several files, unless peft writes that name: the configuration may be of another.
     """
-    path, beside = content.path, content.path.with_name(_CONFIG)
-    source, text = "", "{}"
+    if path.is_dir():
+        return path / LORA_CONFIG
+    weights = [entry.name for entry in path.parent.glob("*") if entry.suffix in _WEIGHTS]
+    return path.with_name(LORA_CONFIG) if path.name.startswith(_OF_PEFT) or weights == [path.name] else None
+
+
+def read_lora_config(content: Content, beside: Path | None, layers: Mapping[str, str], key: str) -> LoraConfiguration:
+    """Read the header of diffusers, or peft's configuration at `beside` of a file of any container.
+
+    `layers` gives the names in the file by those in diffusers. Raises ConfigError, naming `key`, for one that cannot be
+    read, for a pattern that fits no layer, and by name for a field that a plain LoRA lacks.
+    """
+    path, source, text = content.path, "", "{}"
+    unstated = UNSTATED + (f" and {LORA_CONFIG} is missing" if path.name.startswith(_OF_PEFT) else "")
     try:
         if _METADATA in content.metadata:
             source, text = f"{_METADATA} in its header", content.metadata[_METADATA]
-        elif path.name.startswith(_OF_PEFT) and beside.is_file():  # beside another file it may be of something else
-            source, text = _CONFIG, beside.read_text()
+        elif beside is not None and beside.is_file():
+            source, text, unstated = LORA_CONFIG, read_text(beside, key), UNSTATED
+    except OSError as error:
+        raise ConfigError(key, beside, f"cannot be read ({error.strerror})", f"change {key}") from error
+    try:
         fields = {name.removeprefix("transformer."): value for name, value in json.loads(text).items()}
-        patterns = fields.get("alpha_pattern") or {}
+        patterns = dict(fields.get("alpha_pattern") or {})
         for name, alpha in {"lora_alpha": fields.get("lora_alpha", 1), **patterns}.items():
             if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
                 raise ValueError(f"{name}={alpha}")
-        for pattern in patterns:
-            re.compile(pattern)
-    except (OSError, ValueError, AttributeError, TypeError, re.error) as error:
+        fitting = {one: _fitting(one, layers) for one in (*patterns, *(fields.get("rank_pattern") or {}))}
+    except (ValueError, AttributeError, TypeError, re.error) as error:
         problem = f"has metadata that cannot be read ({error}, {source})"
         raise ConfigError(key, path, problem, f"change {key}") from error
     _check_plain(fields, path, key, source)
-    return LoraConfiguration(source, fields.get("lora_alpha"), patterns, bool(fields.get("use_rslora")))
+    if idle := [pattern for pattern, fits in fitting.items() if not fits]:
+        problem = f"has {first_names(idle)} in alpha_pattern or rank_pattern of {source}, which fits none of its layers"
+        raise ConfigError(key, path, problem, "give the configuration of this file, or remove the pattern")
+    # Of several patterns that fit a layer the first counts, as in peft. Ranks are those of the matrices.
+    alphas = {layer: alpha for one, alpha in reversed(patterns.items()) for layer in fitting[one]}
+    return LoraConfiguration(source, fields.get("lora_alpha"), alphas, bool(fields.get("use_rslora")), unstated)
+
+
+def _fitting(pattern: str, layers: Mapping[str, str]) -> set[str]:
+    """Return the layers that a pattern fits, under the first spelling of their names in which it fits any.
+
+    The file's own names come first, so that a short pattern of one spelling means nothing in another.
+    """
+    spellings = (
+        {layer: strip_wrappers(name) for layer, name in layers.items()},
+        layers,
+        {layer: layer for layer in layers},
+        {layer: to_original(layer) for layer in layers},
+    )
+    rule = re.compile(rf"(.*\.)?({pattern})$")
+    fitting = ({layer for layer, name in names.items() if rule.match(name)} for names in spellings)
+    return next(filter(None, fitting), set())
 
 
 def _check_plain(fields: Mapping[str, Any], path: Path, key: str, source: str) -> None:

@@ -14,7 +14,7 @@ from torch.nn import Module
 from models.checkpoints.containers import Content, check_floats
 from models.checkpoints.folders import LORA_STEMS, open_weights
 from models.checkpoints.foreign_kinds import refuse_foreign_adapters
-from models.checkpoints.lora_config import LoraConfiguration, read_lora_config
+from models.checkpoints.lora_config import LoraConfiguration, config_beside, read_lora_config
 from models.checkpoints.safetensors_files import first_names
 from models.checkpoints.weight_names import adapted_layer
 from models.errors import ConfigError
@@ -53,15 +53,19 @@ def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None 
     """Read the adapters of a file, or of a folder of diffusers or peft, under names of diffusers.
 
     `strength` multiplies them. An alpha comes from the file's own tensors, from the metadata that diffusers writes,
-    or from peft's adapter_config.json beside it; without any it equals the rank, as in diffusers. `part` chooses
-    a set of several (default: generator_lora of a `.pt`). Raises ConfigError, naming `key`, for a bad file or no LoRA.
+    or from peft's adapter_config.json (see `config_beside`); without any it equals the rank, as in diffusers. `part`
+    chooses a set of several (default: generator_lora of a `.pt`). Raises ConfigError, naming `key`, for a bad file or
+    no LoRA.
     """
     content = open_weights(path, key, part, _SETS, LORA_STEMS)
-    return adapters_of(content, key, strength, part if content.part is None else None)
+    beside = config_beside(content.path)
+    return adapters_of(content, beside, key, strength, part if content.part is None else None)
 
 
-def adapters_of(content: Content, key: str, strength: float = 1.0, part: str | None = None) -> dict:
-    """Read the adapters of opened tensors, as `read_adapters` those of a file."""
+def adapters_of(
+    content: Content, beside: Path | None, key: str, strength: float = 1.0, part: str | None = None
+) -> dict[str, Adapter | Tensor]:
+    """Read the adapters of opened tensors, as `read_adapters` those of a file, with peft's configuration `beside`."""
     path = content.path
     refuse_foreign_adapters(content.stored, path, key)
     check_floats(content.stored, path, key)
@@ -71,20 +75,22 @@ def adapters_of(content: Content, key: str, strength: float = 1.0, part: str | N
         raise ConfigError(key, path, problem, f"change {key}")
     chosen = _chosen_set({found[2] for found in matched.values()} - {""}, path, key, part)
     layers: dict[str, dict[str, Tensor]] = {}
+    spelled: dict[str, str] = {}
     differences: dict[str, Tensor] = {}
     read = 0
     for name, tensor in content.tensors():
-        role, layer, owner = matched[name]
+        role, layer, owner, own_name = matched[name]
         if owner not in ("", chosen):
             continue
         if role in ("down", "up", "alpha"):
             layers.setdefault(layer, {})[role] = tensor
+            spelled[layer] = own_name
         else:
             differences[layer + role] = strength * tensor.float()
         read += 1
     if read != sum(map(len, layers.values())) + len(differences) or not read:
         raise ConfigError(key, path, "is no LoRA that can be read: it is empty, or has a matrix twice", f"change {key}")
-    described = read_lora_config(content, key)
+    described = read_lora_config(content, beside, spelled, key)
     return {layer: _adapter(layer, parts, described, strength, path, key) for layer, parts in layers.items()} | (
         differences
     )
@@ -168,12 +174,12 @@ def attach_adapters(network: Module, adapters: Adapters) -> None:
             targets[f"{layer}.lora_B.default.weight"].copy_(adapter.up)
 
 
-def _role(name: str) -> tuple[str, str, str] | None:
-    """Return (role, name in diffusers of the layer, name of the adapter or "") of a tensor; None for an unknown one."""
+def _role(name: str) -> tuple[str, str, str, str] | None:
+    """Return role, layer in diffusers, adapter's name or "", and layer in the file of a tensor; None if unknown."""
     for role, pattern in _ROLES:
         if match := pattern.fullmatch(name):
             layer = adapted_layer(f"{match[1]}.modulation" if role == "" else match[1])
-            return role, layer, match[2] or ""
+            return role, layer, match[2] or "", match[1]
     return None
 
 
@@ -200,11 +206,11 @@ def _adapter(
         raise ConfigError(key, path, f"has matrices of {shapes} for {layer}, which do not multiply", change)
     if "alpha" in parts and parts["alpha"].numel() != 1:
         raise ConfigError(key, path, f"has an alpha of {list(parts['alpha'].shape)} for {layer}", change)
-    rank, alpha, source = down.shape[0], described.alpha_of(layer), described.source
+    rank, alpha, source = down.shape[0], described.alphas.get(layer, described.alpha), described.source
     if "alpha" in parts:
         alpha, source = parts["alpha"].item(), "tensors"
     if alpha is None:
-        alpha, source = rank, "the rank: none is stated"
+        alpha, source = rank, f"the rank: {described.unstated}"
     if not math.isfinite(alpha):
         raise ConfigError(key, path, f"has an alpha of {alpha} for {layer}", change)
     divisor = math.sqrt(rank) if described.rank_stabilised else rank

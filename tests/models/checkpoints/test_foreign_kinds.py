@@ -11,7 +11,7 @@ from torch import Tensor
 from models.checkpoints.formats import open_checkpoint
 from models.checkpoints.lora_files import read_adapters
 from models.errors import ConfigError
-from tests.models.checkpoints.wan_checkpoints import original, weights
+from tests.models.checkpoints.wan_checkpoints import equal, original, weights
 from tests.models.checkpoints.weights_table import as_safetensors, as_torch, shards, spelled
 
 BASE, ADAPTERS = original(weights()), spelled("original Wan, ComfyUI, LightX2V")[0]
@@ -153,6 +153,10 @@ def test_a_base_with_adapters_of_peft_is_merged_where_their_alpha_is_stated_and_
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
+    as_safetensors(path, {wrapped(name): t for name, t in BASE.items()} | own)
+    as_safetensors(path.with_name("other.safetensors"), BASE)
+    path.with_name("adapter_config.json").write_text(json.dumps({"lora_alpha": 6}))
+    assert equal(dict(open_checkpoint(path, "init").tensors()), found)
 
 
 def test_one_of_several_adapters_is_read_by_name_and_none_is_guessed(tmp_path):
