@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from actors.student_actor import StudentActor
-from models.kv_cache import KVCache
+from models.kv_cache import GroupCache, KVCache
 from models.noise import MemberNoise
 from models.records import Group, MadeBlock, Progress, Rollout
 from models.sampler import stream_blocks
@@ -51,7 +51,8 @@ class GroupActor(StudentActor):
                 self.device,
             )  # fmt: skip
             texts = text[i : i + 1].expand(plan.members, *text.shape[1:])
-            blocks = stream_blocks(self.student, texts, noise, self.sigmas, cache.fork(i))
+            own = GroupCache(**vars(cache.fork(i)))
+            blocks = stream_blocks(self.student, texts, noise, self.sigmas, own)
             block_parts, versions = [], [block.version for block in before]
             for block in islice(blocks, plan.frames // self.config.block_frames):
                 # Frames are the fourth axis from the end of all five: [G F C H W], then [G T F C H W].

@@ -40,14 +40,18 @@ class KVCache:
         evicted = max(0, self.window_frames + block_frames - self.context_frames)
         tokens = evicted * (keys_values[0][0].shape[1] // block_frames)
         trunk_tokens = 0 if self.trunk is None else self.trunk[0][0].shape[1]
-        window = _without(self.window, tokens - trunk_tokens)
         return replace(
             self,
             frames=frames,
             window_frames=self.window_frames + block_frames - evicted,
             trunk=_without(self.trunk, tokens),
-            window=keys_values if window is None else list(map(join, zip(window, keys_values, strict=True))),
+            window=self._grown(tokens - trunk_tokens, keys_values),
         )
+
+    def _grown(self, tokens: int, keys_values: list[KeysValues]) -> list[KeysValues]:
+        """Return the window without its oldest `tokens`, and with a block behind it."""
+        window = _without(self.window, tokens)
+        return keys_values if window is None else list(map(join, zip(window, keys_values, strict=True)))
 
     def fork(self, row: int) -> "KVCache":
         """Return the cache of the video at `row`, for any number of continuations of it.
@@ -69,6 +73,30 @@ class KVCache:
             sink = [(shift_frames(self.config, keys, gap), values) for keys, values in sink]
         parts = [part for part in (sink, self.trunk, self.window) if part is not None]
         return list(zip(*parts, strict=True)) if parts else None
+
+
+@dataclass(frozen=True)
+class GroupCache(KVCache):
+    """Caches the members of a group: an append takes the window away layer by layer, and only the newest is read.
+
+    Held twice while it grows, the window of eight members takes 83 GB of Wan 1.3B in bfloat16, and once 41. The past
+    that was forked is never taken.
+    """
+
+    def _grown(self, tokens: int, keys_values: list[KeysValues]) -> list[KeysValues]:
+        if self.window is None:
+            return keys_values
+        grown = []
+        for own in keys_values:
+            before = _without([self.window.pop(0)], tokens)
+            grown.append(own if before is None else join((*before, own)))
+        return grown
+
+    def past(self) -> list[Segments] | None:
+        """Return keys and values as `KVCache.past`. Raises RuntimeError for a cache that was appended to."""
+        if self.window == []:
+            raise RuntimeError("a group's cache was appended to: read the cache that append returned")
+        return super().past()
 
 
 def _without(layers: list[KeysValues] | None, tokens: int) -> list[KeysValues] | None:

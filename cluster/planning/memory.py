@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from actors.rollout_config import GroupConfig, WindowConfig
 from cluster.config.run_config import Config
 from cluster.planning.flops import Line
-from cluster.planning.rank_memory import PUBLISHING, TRAINED_BYTES, adapter_parameters
+from cluster.planning.rank_memory import PUBLISHING, TRAINED_BYTES, adapter_parameters, forward_bytes
 from cluster.planning.run_shape import RunShape, frames_of_pass, judged_stage
 from cluster.runs.trajectories import trajectory_bytes
 from models.network_config import StudentConfig
@@ -59,9 +59,13 @@ def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
     element, context = BYTES[work.rollout.dtype], student.context_frames
     rows, shared = batch, 0
     seen, before = student.attention_frames, context
+    appended = "the cache before it, while it is appended"
+    twice = rows * cache_bytes(student, before, element)
     if stage == "grpo":  # while a group is made the videos behind it wait, and its own cache is appended
         rows, shared = work.group.members, batch
         seen, before = (min(frames, work.group.frames) for frames in (seen, context))
+        twice = rows * cache_bytes(student, before, element) // student.wan.num_layers
+        appended = "the layer that is appended"
     lines = [
         Line("weights", parameters(student.wan) * element, "B", work.rollout.dtype),
         Line("weights that stand by", parameters(student.wan) * element, "B", "the next version, fetched ahead"),
@@ -74,9 +78,9 @@ def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
         Line("keys and values", rows * cache_bytes(student, seen, element), "B", f"{rows} x {seen} frames"),
         Line(
             "keys and values of the last block",
-            rows * cache_bytes(student, before, element),
+            twice,
             "B",
-            f"{rows} x {before} frames: the cache before it, while it is appended",
+            f"{rows} x {before} frames: {appended}",
         ),
         Line("keys and values of the text", rows * kv_bytes(student.wan, student.wan.text_len, element), "B"),
         Line(
@@ -86,6 +90,9 @@ def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
             f"{batch} x {work.rollout.frames} frames at most",
         ),
     ]
+    if stage == "grpo":
+        tokens = rows * student.block_frames * student.wan.tokens_per_frame(student.height, student.width)
+        lines.append(Line("one block at work", forward_bytes(student.wan, tokens, element), "B", f"{rows} videos"))
     if work.student.in_wan_world:
         lines.append(Line("VAE", VAE_PARAMETERS * 2, "B", "bfloat16; decoding needs workspace of its own"))
     return [line for line in lines if line.value]

@@ -124,7 +124,7 @@ def _pass_memory(work: RunShape, stage: str, wan: WanConfig, windows: int) -> li
         teacher, size = work.teacher_wan, BYTES[learner.teacher_dtype]
         graph = wan.num_layers * tokens * wan.dim * element if learner.checkpoint_activations else kept
         cut = ranks > 1 or learner.teacher_offload
-        scored = _forward_bytes(teacher, 2 * tokens, size)
+        scored = forward_bytes(teacher, 2 * tokens, size)
         whole = 2 * block_parameters(teacher) * size if cut else 0
         scoring = [
             Line("activations", graph, "B", f"{windows} x {frames} frames{how}, while the teacher scores"),
@@ -145,6 +145,6 @@ def _pass_memory(work: RunShape, stage: str, wan: WanConfig, windows: int) -> li
     ]
 
 
-def _forward_bytes(wan: WanConfig, tokens: int, element: int) -> int:
+def forward_bytes(wan: WanConfig, tokens: int, element: int) -> int:
     """Count the bytes of a block at work without gradient."""
     return FORWARD_NUMBERS * tokens * wan.dim * element

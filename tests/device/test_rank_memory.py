@@ -46,3 +46,9 @@ def test_the_dry_run_is_within_a_tenth_of_the_peak_at_full_depth(libraries, name
 def test_without_checkpointing_a_card_of_80_gb_is_too_small(libraries):
     (result,) = run_scenarios(libraries, [CONFIGURATIONS["without checkpointing"] | WITHOUT_GUARD])
     assert result["error"] == "OutOfMemoryError", result
+
+
+@pytest.mark.proof
+def test_a_group_of_eight_members_is_made_on_a_card_of_80_gb(libraries):
+    (result,) = run_scenarios(libraries, [CONFIGURATIONS["an actor of groups"] | WITHOUT_GUARD])
+    assert peak_bytes(result) < 75e9, result

@@ -1,10 +1,12 @@
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.kv_cache import KVCache
+from models.kv_cache import GroupCache, KVCache
 from models.wan.layers import KeysValues, Segments, join
 from models.wan.network import Wan
 from models.wan.rope import rotary_positions, rotate
@@ -151,6 +153,25 @@ def test_a_fork_of_a_fork_has_the_past_of_its_member(sink):
     members = of_two_videos(sink).fork(row=1).append(2, own)
     for (keys, values), (all_keys, all_values) in zip(whole(members.fork(row=2)), whole(members), strict=True):
         assert torch.equal(keys, all_keys[2:]) and torch.equal(values, all_values[2:])
+
+
+@pytest.mark.parametrize("sink", [0, 2])
+def test_a_groups_cache_holds_what_a_kept_one_does_frees_each_layer_and_leaves_the_past_alone(sink):
+    forked = of_two_videos(sink)
+    kept, taken = forked.fork(row=1), GroupCache(**vars(forked.fork(row=1)))
+    for start in range(8, 20, 2):
+        block = [(keys.repeat(3, 1, 1, 1), values.repeat(3, 1, 1, 1)) for keys, values in block_at(start, 2)]
+        before, freed = taken, [weakref.ref(keys) for keys, _ in taken.window or ()]
+        kept, taken = kept.append(2, block), taken.append(2, list(block))
+        for one, other in zip(whole(kept), whole(taken), strict=True):
+            assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+        del block
+        if start > 10:  # the first block's own keys are the test's
+            assert all(ref() is None for ref in freed)
+        if freed:
+            with pytest.raises(RuntimeError):
+                before.past()
+    assert_holds(forked.fork(row=0), list(range(sink)), [4, 5, 6, 7])
 
 
 def test_a_fork_of_an_empty_cache_is_empty():
