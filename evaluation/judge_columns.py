@@ -59,6 +59,8 @@ def judge_columns(
     for name, verdict in verdicts.items():
         columns[films[name]][VISUAL_STABILITY] = verdict.score
     notes = {"judge": {"model": config.model, "rubric": config.rubric} | _agreements(verdicts, ratings)}
+    if reasons := notes["judge"]["reasons"]:
+        progress(f"judge: {notes['judge']['missing']} answers are missing: {'; '.join(reasons[:3])}")
     if config.pairwise:
         points, pairs = compare_methods(method_pairs(tasks), config, transcripts, progress)
         notes |= {"pairwise": pairs}

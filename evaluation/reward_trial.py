@@ -42,7 +42,8 @@ def score_videos(config: RewardConfig, videos: str | None, out: str, clips: bool
     Raises ConfigError, and TrialMistakes for files that cannot be scored, after the others were.
     """
     files = video_files(videos) if videos else []
-    names = [name for name in SHIPPED if name != "remote" or config.url is not None]
+    ready = [name for name in SHIPPED if not config.learned.missing(name)]
+    names = [name for name in ready if name != "remote" or config.url is not None]
     names += [name for name in config.weights if name not in SHIPPED]
     panel = RewardPanel({name: make_reward(name, config) for name in names}, config)
     flow = make_flow_engine(config)

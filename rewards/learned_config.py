@@ -36,9 +36,11 @@ class LearnedConfig(KeyGroup, group="reward.learned"):
     videoalign_weights: str | None = key(None, "folder of VideoAlign's checkpoint (VideoReward)")
     start_timeout_s: float = key(600.0, "longest time in which a reward model loads, in seconds", gt=0, le=1e6)
 
+    def missing(self, name: str) -> list[str]:
+        """List the keys that a reward needs and that are not set."""
+        return [f"reward.learned.{needed}" for needed in _NEEDS.get(name, ()) if getattr(self, needed) is None]
+
     def require(self, name: str) -> None:
         """Check that the keys which a reward needs are set. Raises ConfigError under the first that is not."""
-        for needed in _NEEDS.get(name, ()):
-            if getattr(self, needed) is None:
-                key_name = f"reward.learned.{needed}"
-                raise ConfigError(key_name, None, f"missing, and reward.terms has {name}", "write its path")
+        for needed in self.missing(name):
+            raise ConfigError(needed, None, f"missing, and reward.terms has {name}", "write its path")

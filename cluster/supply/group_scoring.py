@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cluster.run_errors import RunFailed
+from models.errors import ConfigError
 from models.records import GRPO, SENTINEL, Group
 from models.worlds.video_codec import VideoCodec
 from rewards.reward_config import RewardConfig
@@ -33,9 +35,12 @@ class GroupScorer:
         self.scorers = {role: Scorer(reward, own, self._decode) for role, own in names.items()}
 
     def load(self) -> None:
-        """Load the models of the rewards. Raises ConfigError."""
-        for scorer in self.scorers.values():
-            scorer.load()
+        """Load the models of the rewards. Raises RunFailed."""
+        try:
+            for scorer in self.scorers.values():
+                scorer.load()
+        except ConfigError as error:  # paths were checked before the start: this is a model that does not work
+            raise RunFailed(str(error)) from error
 
     def __call__(self, group: Group, reference: Tensor | None) -> Scored:
         """Score `group`; `reference` [R C H W] are its video's first frames, where it does not begin with them."""

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from models.errors import ConfigError
-from models.user_paths import user_path
 from models.video_stream import set_picture, to_bt709
 from rewards.learned.clip_reward import spaced_frames
+from rewards.learned.given_paths import existing_path
 from rewards.learned.model_process import ModelFailed, ModelProcess
 from rewards.reward import Clip, ClipReward
 from rewards.reward_config import RewardConfig
@@ -36,8 +36,8 @@ class HPSv3(ClipReward):
         super().__init__(config)
         learned = config.learned
         learned.require("hpsv3")
-        weights = [] if learned.hpsv3_weights is None else [_path(learned.hpsv3_weights, "hpsv3_weights")]
-        command = (_path(learned.hpsv3_python, "hpsv3_python"), ("hpsv3", learned.device, *weights))
+        weights = [] if learned.hpsv3_weights is None else [existing_path(learned.hpsv3_weights, "hpsv3_weights")]
+        command = (existing_path(learned.hpsv3_python, "hpsv3_python"), ("hpsv3", learned.device, *weights))
         self._model = model_process(*command, learned.start_timeout_s, config.timeout_s)
 
     def load(self) -> None:
@@ -77,8 +77,11 @@ class _VideoAlign(ClipReward):
         super().__init__(config)
         learned = config.learned
         learned.require("videoalign_vq")
-        paths = [_path(getattr(learned, name), name) for name in ("videoalign_weights", "videoalign_code")]
-        command = (_path(learned.videoalign_python, "videoalign_python"), ("videoalign", learned.device, *paths))
+        paths = [existing_path(getattr(learned, name), name) for name in ("videoalign_weights", "videoalign_code")]
+        command = (
+            existing_path(learned.videoalign_python, "videoalign_python"),
+            ("videoalign", learned.device, *paths),
+        )
         self._model = model_process(*command, learned.start_timeout_s, config.timeout_s)
         self._rating = _Rating(self._model, learned.fps)
 
@@ -112,13 +115,6 @@ def _load(model: ModelProcess, key: str, python: str | None) -> None:
         model.load()
     except (ModelFailed, OSError) as error:
         raise ConfigError(key, python, f"the model does not load ({error})", "see docs/guide/rewards.md") from error
-
-
-def _path(value: str, name: str) -> str:
-    path = user_path(value, f"reward.learned.{name}")
-    if not path.exists():
-        raise ConfigError(f"reward.learned.{name}", value, "there is no such file or folder", "correct the path")
-    return str(path.absolute())
 
 
 def _write_video(path: Path, frames: numpy.ndarray, fps: float) -> None:

@@ -87,7 +87,7 @@ def test_frames_of_a_film_and_of_a_tensor_arrive_as_they_were(folder):
 
 
 def test_help_is_answered_without_torch_and_lists_every_key():
-    answer = run("--help")
+    answer = run("--help", "all")
     assert all(f"  {key} " in answer.stdout for key in settings.keys_of(TRY.TrialOptions))
     assert "| torch\n" not in answer.stderr
 

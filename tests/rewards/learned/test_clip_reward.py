@@ -39,7 +39,6 @@ def test_frames_are_spaced_evenly_in_order_and_end_with_the_last(frames, count):
 
 
 def test_a_clip_that_is_not_there_names_its_key():
-    reward = make_reward("clip_score", RewardConfig(learned=LearnedConfig(clip="nowhere", device="cpu")))
     with pytest.raises(ConfigError) as error:
-        reward.load()
+        make_reward("clip_score", RewardConfig(learned=LearnedConfig(clip="nowhere", device="cpu")))
     assert error.value.key == "reward.learned.clip"
