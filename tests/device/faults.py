@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed
 
+from learner import ode
 from models.wan.layers import Block
 
 _library = torch.library.Library("longtake_faults", "DEF")
@@ -46,14 +47,19 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 """Changes of a block's input, by name."""
 
 
+IN_A_LOSS = "read by the host in a loss"
+
+
 @contextmanager
 def planted(fault: str | None) -> Iterator[None]:
-    """Plant a fault in every block; None plants none."""
-    original = Block.forward
-    if fault is not None:
+    """Plant a fault in every block, or in stage ode's loss; None plants none."""
+    forward, loss = Block.forward, ode.squared_error
+    if fault == IN_A_LOSS:
+        ode.squared_error = lambda x, target: loss(_read_by_host(x), target)
+    elif fault is not None:
         change = FAULTS[fault]
-        Block.forward = lambda block, hidden, *rest, **named: original(block, change(hidden), *rest, **named)
+        Block.forward = lambda block, hidden, *rest, **named: forward(block, change(hidden), *rest, **named)
     try:
         yield
     finally:
-        Block.forward = original
+        Block.forward, ode.squared_error = forward, loss

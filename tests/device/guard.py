@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from learner import ode, policy_batches, score_distillation
+from learner.losses.policy import POLICY_LOSSES
 from models.wan.layers import Block
 
 _COPIES = ("_to_copy", "copy_", "_copy_from", "_foreach_copy_")
-_READS = ("_local_scalar_dense", "nonzero", "is_pinned_read")
+_READS = ("_local_scalar_dense", "nonzero")
 _LOSSES = (
     (score_distillation, "dmd_loss"), (score_distillation, "dmd_gradient"), (score_distillation, "squared_error"),
     (ode, "squared_error"), (policy_batches, "kl"), (policy_batches, "log_ratio"), (policy_batches, "correction"),
@@ -66,12 +67,15 @@ class Guard(TorchDispatchMode):
         Block.forward = self._inside(Block.forward, 1)
         for module, name in _LOSSES:
             setattr(module, name, self._inside(getattr(module, name), 2))
+        policies = dict(POLICY_LOSSES)
+        POLICY_LOSSES.update({name: self._inside(loss, 2) for name, loss in policies.items()})
         try:
             with self:
                 yield self
         finally:
             for owner, name, original in saved:
                 setattr(owner, name, original)
+            POLICY_LOSSES.update(policies)
 
     def _inside(self, original: Callable, depth: int) -> Callable:
         """Return `original`, watched as inside: `depth` 1 is a block, where no float64 is computed; 2 a loss."""

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.device.faults import FAULTS
+from tests.device.faults import FAULTS, IN_A_LOSS
 from tests.device.null_gpu import build, peak_bytes, planned_bytes, run_scenarios
 
 SMALL = {"layers": 2, "teacher_layers": 2}
@@ -23,6 +23,7 @@ RUNS = [
 CAUGHT = {
     "constant on the CPU": ("Misplaced", "cpu"),
     "read by the host": ("HostWaits", "_local_scalar_dense"),
+    IN_A_LOSS: ("HostWaits", "_local_scalar_dense"),
     "computed in float64": ("Misplaced", "float64"),
     "only on the CPU": ("NotImplementedError", "only_on_cpu"),
     "gathered in another group": ("Misplaced", "group of 1 of 8"),
@@ -41,9 +42,9 @@ def libraries(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(libraries):
     """Run all in one process: starting torch takes longer than a scenario."""
-    faults = [{"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"], "fault": fault} for fault in FAULTS]
+    faults = [{"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"], "fault": fault} for fault in CAUGHT]
     scenarios = [one | SMALL for one in RUNS + faults]
-    names = [json.dumps(one) for one in RUNS] + list(FAULTS)
+    names = [json.dumps(one) for one in RUNS] + list(CAUGHT)
     return dict(zip(names, run_scenarios(libraries, scenarios), strict=True))
 
 
@@ -67,4 +68,11 @@ def test_a_planted_fault_is_caught(results, fault):
 
 
 def test_every_fault_is_tried():
-    assert CAUGHT.keys() == FAULTS.keys()
+    assert CAUGHT.keys() == {*FAULTS, IN_A_LOSS}
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("run", RUNS, ids=name_of)
+def test_nothing_is_wrong_at_full_depth_either(libraries, run):
+    (result,) = run_scenarios(libraries, [run], gigabytes=1000)
+    assert "error" not in result, result
