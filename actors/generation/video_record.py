@@ -1,5 +1,7 @@
 """Keep a record beside each video, in NAME.json, from which it is made again."""
 
+import csv
+import io
 import json
 import math
 import platform
@@ -11,6 +13,7 @@ from typing import Any
 
 from actors.generation.generation_config import GenerationConfig
 from models.atomic_files import write_atomic
+from models.checkpoints.hub import snapshot_commit
 from models.errors import ConfigError
 from models.file_kinds import read_text
 from models.provenance import commit
@@ -18,7 +21,8 @@ from models.user_paths import user_path
 
 _PLACES = ("out", "text_cache", "device", "compile", "batch", "from_json")
 """Keys that say where a video is made and kept, but nothing of its frames beyond rounding."""
-_FILES = ("checkpoint", "lora", "vae", "text_encoder", "image", "video")
+_OF_THE_HUB = ("checkpoint", "vae", "text_encoder")
+"""Keys of weights, beside lora, that may name a repository of the hub."""
 _ALTERNATIVES = (("prompt", "prompts", "prompt_schedule"), ("seed", "seeds"), ("image", "video", "images"))
 """Keys of which one in a command replaces the recorded ones."""
 _WEIGHTS = ("checkpoint", "lora", "lora_strength", "lora_live", "dtype", "student.model")
@@ -27,32 +31,59 @@ _LIBRARIES = ("torch", "numpy", "av", "pillow")
 
 
 def keys_of_video(config: GenerationConfig) -> dict[str, Any]:
-    """Return the keys that decide the frames of a single video, by dotted name, as JSON has them; paths absolute."""
+    """Return the keys that decide the frames of a single video, by dotted name, as JSON has them.
+
+    Paths are absolute; repositories of the hub stay as typed.
+    """
     plain = asdict(config)
     plain |= {f"student.{name}": value for name, value in plain.pop("student").items()}
-    for name in _FILES:
+    for name in (*_OF_THE_HUB, "image", "video"):
         if plain[name] is not None:
-            given = plain[name] if isinstance(plain[name], list) else [plain[name]]
-            absolute = [str(user_path(path, name).absolute()) for path in given]
-            plain[name] = absolute if given is plain[name] else absolute[0]
+            plain[name] = _lasting(plain[name], name)
+    if config.lora is not None:
+        loras, line = [_lasting(name, "lora") for name in config.lora_names], io.StringIO()
+        csv.writer(line, lineterminator="").writerow(loras)
+        plain["lora"] = loras[0] if len(loras) == 1 else f"[{line.getvalue()}]"
     kept = {name: value for name, value in plain.items() if name not in _PLACES}
     endless = {name: str(value) for name, value in kept.items() if isinstance(value, float) and math.isinf(value)}
     return json.loads(json.dumps(kept | endless))
+
+
+def _lasting(given: str, key: str) -> str:
+    """Return a name that means the same in every working folder."""
+    hub = key in (*_OF_THE_HUB, "lora") and snapshot_commit(given, key) is not None
+    return given if hub else str(user_path(given, key).absolute())
 
 
 def write_record(
     path: Path, config: GenerationConfig, checkpoint: Path, weights: str, machine: Mapping[str, Any]
 ) -> None:
     """Write the record of the single video `path`; `weights` is its student's fingerprint. Raises OSError."""
-    from models.fingerprint import file_digest  # imports torch, which reading a record does not wait for
-
-    start = config.image or config.video
     record = {
         "keys": keys_of_video(config), "checkpoint": str(checkpoint.absolute()), "weights": weights,
         "machine": dict(machine), "versions": _versions(),
-        "start_sha256": None if start is None else file_digest(user_path(start, "image")),
-    }  # fmt: skip
+    } | _sources(config)  # fmt: skip
     write_atomic(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _sources(config: GenerationConfig) -> dict[str, Any]:
+    """Identify the files behind the names of a configuration: SHA-256 of start and LoRAs, snapshots of the hub."""
+    from models.checkpoints.folders import LORA_STEMS, weights_files  # torch, which reading a record does not wait for
+    from models.fingerprint import file_digest
+
+    start = config.image or config.video
+    loras = []
+    for path, _ in config.chosen_loras():
+        files = weights_files(path, "lora", LORA_STEMS)
+        files += [file for file in [files[0].with_name("adapter_config.json")] if file.is_file()]
+        loras.append({file.name: file_digest(file) for file in files})
+    named = [(name, getattr(config, name)) for name in _OF_THE_HUB] + [("lora", name) for name in config.lora_names]
+    snapshots = {given: snapshot_commit(given, name) for name, given in named if given is not None}
+    return {
+        "start_sha256": None if start is None else file_digest(user_path(start, "image")),
+        "lora_sha256": loras,
+        "snapshots": {given: snapshot for given, snapshot in snapshots.items() if snapshot is not None},
+    }
 
 
 def read_record(path: str) -> dict[str, Any]:
@@ -80,27 +111,34 @@ def recorded_keys(path: str, given: Collection[str]) -> dict[str, Any]:
 
 
 def repeat_notes(config: GenerationConfig, weights: str, machine: Mapping[str, Any]) -> list[str]:
-    """Compare weights, start and machine with the recorded ones; returns notes on differences that change roundings.
+    """Compare weights, LoRAs, start and machine with the recorded ones; returns notes on what may change pixels.
 
-    Raises ConfigError where weights or start are others under the same names.
+    Raises ConfigError where weights, LoRAs or start are others under the same names.
     """
-    from models.fingerprint import file_digest
-
-    record, keys = read_record(config.from_json), keys_of_video(config)
+    record, keys, sources = read_record(config.from_json), keys_of_video(config), _sources(config)
     same = [name for name, value in record["keys"].items() if keys.get(name) == value]
+    changed = [
+        name
+        for name, source, decided_by in (
+            (config.lora, "lora_sha256", {"lora"}),
+            (config.image or config.video, "start_sha256", {"image", "video"}),
+        )
+        if name is not None and decided_by <= {*same} and record.get(source, sources[source]) != sources[source]
+    ]
+    if changed:
+        problem = f"{changed[0]} has changed since"
+        raise ConfigError("from_json", config.from_json, problem, "give the file that made it")
     if record["weights"] != weights and {*_WEIGHTS} <= {*same}:
         problem = f"the student's weights are not those that made the video ({record['weights']})"
         raise ConfigError("from_json", config.from_json, problem, "give the files that made it, or write checkpoint=")
-    start = config.image or config.video
-    if (
-        start is not None
-        and {"image", "video"} <= {*same}
-        and file_digest(user_path(start, "image")) != record.get("start_sha256")
-    ):
-        raise ConfigError("from_json", config.from_json, f"{start} has changed since", "give the file that made it")
     now = _versions() | dict(machine)
     before = record["versions"] | record["machine"]
+    snapshots = record.get("snapshots", {})
     return [
+        f"made with {name} at {snapshots[name]}, made again with it at {snapshot}: pixels may differ"
+        for name, snapshot in sources["snapshots"].items()
+        if snapshots.get(name, snapshot) != snapshot
+    ] + [
         f"made with {name}={before[name]}, made again with {now[name]}: pixels may differ by roundings"
         for name in sorted(before.keys() & now.keys())
         if before[name] != now[name]

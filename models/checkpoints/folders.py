@@ -31,10 +31,13 @@ def open_weights(path: Path, key: str, part: str | None, usual: Sequence[str], s
 
     Of a folder of diffusers it is transformer/. Raises ConfigError, naming `key`, with what lies in the folder.
     """
-    if not path.is_dir():
-        return open_content(path, key, part, usual)
-    files = _files_of(_weights_folder(path, key, stems), key, stems)
+    files = weights_files(path, key, stems)
     return open_content(files[0], key, part, usual) if len(files) == 1 else open_shards(files[0].parent, files, key)
+
+
+def weights_files(path: Path, key: str, stems: Sequence[str]) -> list[Path]:
+    """List the files that `open_weights` opens: one, or all shards of one network. Raises ConfigError."""
+    return _files_of(_weights_folder(path, key, stems), key, stems) if path.is_dir() else [path]
 
 
 def _weights_folder(path: Path, key: str, stems: Sequence[str]) -> Path:

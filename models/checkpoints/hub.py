@@ -47,6 +47,14 @@ def weights_path(given: str, key: str) -> Path:
     raise ConfigError(key, given, problem, f"{fix}folder {name} here, and write {key}=its path")
 
 
+def snapshot_commit(given: str, key: str) -> str | None:
+    """Return the commit of the snapshot in the cache that weights of the hub mean; None for a path."""
+    if _hub_id(given, user_path(given, key)) is None:
+        return None
+    parts = weights_path(given, key).parts
+    return parts[len(parts) - parts[::-1].index("snapshots")]
+
+
 def snapshot_of(path: Path) -> Path:
     """Return the newest snapshot of a folder of the hub's cache (models--owner--name); any other path unchanged."""
     main = path / "refs" / "main"

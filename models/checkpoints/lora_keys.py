@@ -33,12 +33,12 @@ class LoraKeys(KeyGroup):
             for name, default in (("lora_strength", 1), ("lora_part", None)):
                 if getattr(self, name) != default:
                     raise ConfigError("lora", None, f"{name} needs one", f"write lora=FILE, or leave {name} out")
-        elif isinstance(self.lora_strength, list) and len(strengths) != len(self._names):
-            problem = f"{len(strengths)} numbers for {len(self._names)} LoRAs"
+        elif isinstance(self.lora_strength, list) and len(strengths) != len(self.lora_names):
+            problem = f"{len(strengths)} numbers for {len(self.lora_names)} LoRAs"
             raise ConfigError("lora_strength", self.lora_strength, problem, "write a number, or one for each LoRA")
 
     @property
-    def _names(self) -> list[str]:
+    def lora_names(self) -> list[str]:
         """Return the given names: one, or those of a list in brackets, between quotes where they have commas."""
         if self.lora is None:
             return []
@@ -49,6 +49,6 @@ class LoraKeys(KeyGroup):
 
     def chosen_loras(self) -> list[tuple[Path, float]]:
         """Return path and strength of each LoRA; one of the hub is downloaded. Raises ConfigError."""
-        names = self._names
+        names = self.lora_names
         strengths = self.lora_strength if isinstance(self.lora_strength, list) else [self.lora_strength] * len(names)
         return [(weights_path(name, "lora"), float(strength)) for name, strength in zip(names, strengths, strict=True)]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.checkpoints.weight_files import save_weights
@@ -269,6 +269,26 @@ def test_a_record_makes_the_video_again_bit_for_bit(tmp_path, capsys):
     assert mistake(capsys, "generate.py", f"prompt={PROMPT}", f"out={tmp_path}/x.mkv").startswith("out=")
     clip.write_bytes(clip.read_bytes() + bytes(1))
     assert run_script("generate.py", f"from={tmp_path}/x.json", f"out={tmp_path}/w.mp4") == 2
+
+
+def test_a_record_of_two_loras_makes_the_video_again_bit_for_bit(tmp_path, monkeypatch, capsys):
+    names = ("a, b.safetensors", "c.safetensors")
+    for i, name in enumerate(names):
+        matrices = {"lora_A": torch.eye(96)[i : i + 1], "lora_B": torch.ones(96, 1)}
+        save_file({f"transformer.blocks.0.attn1.to_q.{k}.weight": v for k, v in matrices.items()}, tmp_path / name)
+    arguments = [f"prompt={PROMPT}", "seconds=0.4", "enlarge=1"]
+    monkeypatch.chdir(tmp_path)
+    loras = [f'lora=["{names[0]}",{names[1]}]', "lora_strength=[1,0.5]"]
+    assert run_script("generate.py", *arguments, *loras, "out=x.mp4") == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_script("generate.py", "from=../x.json", "out=y.mp4") == 0
+    assert run_script("generate.py", *arguments, f"lora={tmp_path}/{names[0]}", "out=z.mp4") == 0
+    again, other = Path("y.mp4").read_bytes(), Path("z.mp4").read_bytes()
+    assert again == (tmp_path / "x.mp4").read_bytes() != other
+    save_file({"transformer.blocks.0.attn1.to_q.diff": torch.zeros(96, 96)}, tmp_path / names[1])
+    assert run_script("generate.py", "from=../x.json", "out=w.mp4") == 2 and not Path("w.mp4").exists()
+    assert "c.safetensors" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_videos_of_a_table_have_their_own_schedules_and_pictures(tmp_path, capsys):

@@ -1,8 +1,10 @@
 """A record keeps the keys of one video; what it was made with is compared before it is made again."""
 
 import json
+from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from actors.generation.generation_config import GenerationConfig
 from actors.generation.video_record import keys_of_video, read_record, recorded_keys, repeat_notes, write_record
@@ -53,6 +55,46 @@ def test_other_weights_are_refused_unless_another_checkpoint_is_given(record):
         repeat_notes(again, "0124", MACHINE)
     assert error.value.key == "from_json"
     assert repeat_notes(config(from_json=str(record), checkpoint="other"), "0124", MACHINE) == []
+
+
+def test_another_file_of_a_lora_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.safetensors", "b/adapter_model.safetensors", "b/adapter_config.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(name)
+    loras = config(lora="[a.safetensors, b]")
+    write_record(tmp_path / "x.mp4", loras, tmp_path / "w", "0123", MACHINE)
+    again = config(**{"lora": read_record("x.json")["keys"]["lora"], "from_json": "x.json"})
+    assert [path for path, _ in again.chosen_loras()] == [tmp_path / "a.safetensors", tmp_path / "b"]
+    assert repeat_notes(again, "0123", MACHINE) == []
+    Path("b/adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError) as error:
+        repeat_notes(again, "0123", MACHINE)
+    assert error.value.key == "from_json"
+    Path("c.safetensors").write_text("c")
+    assert repeat_notes(config(lora="c.safetensors", from_json="x.json"), "0123", MACHINE) == []
+
+
+def test_repositories_of_the_hub_stay_as_typed_and_another_snapshot_is_noted(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    names, root = ["hf://owner/name/a.safetensors", "b.safetensors"], tmp_path / "hub/models--owner--name"
+    Path("b.safetensors").write_text("b")
+    for commit in ("a" * 40, "b" * 40):
+        (root / "refs").mkdir(parents=True, exist_ok=True)
+        (root / "refs/main").write_text(commit)
+        (root / "snapshots" / commit).mkdir(parents=True)
+        (root / "snapshots" / commit / "a.safetensors").write_text("a")
+        again = config(checkpoint="owner/name", lora=f"[{','.join(names)}]", from_json="x.json")
+        if commit == "a" * 40:
+            write_record(tmp_path / "x.mp4", again, tmp_path / "w", "0123", MACHINE)
+            assert repeat_notes(again, "0123", MACHINE) == []
+    record = read_record("x.json")
+    assert record["keys"]["checkpoint"] == "owner/name"
+    assert record["keys"]["lora"] == f"[{names[0]},{tmp_path}/b.safetensors]"
+    assert record["snapshots"] == {"owner/name": "a" * 40, names[0]: "a" * 40}
+    assert len(repeat_notes(again, "0123", MACHINE)) == 2
 
 
 def test_another_start_is_refused(tmp_path):
