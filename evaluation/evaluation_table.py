@@ -1,5 +1,6 @@
 """Put the results of videos together: methods by metrics, with intervals, in evaluation.json."""
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -55,6 +56,27 @@ def _at_horizon(videos: Sequence[Mapping[str, Any]], end: str, names: Iterable[s
     """Average the metrics of the first `end` seconds over the videos that are as long."""
     reaching = [video["horizons"][end] for video in videos if end in video.get("horizons", {})]
     return {name: bootstrap_mean([metrics.get(name) for metrics in reaching])._asdict() for name in names}
+
+
+def set_aside(path: Path, evaluation: Mapping[str, Any]) -> str | None:
+    """Rename an earlier evaluation of other videos at `path`, and its report; return a note where there was one."""
+    try:
+        before = _videos(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        before = None  # none yet, or no evaluation of ours: renamed all the same
+    if not path.exists() or before == _videos(evaluation):
+        return None
+    number = next(n for n in itertools.count(1) if not path.with_name(f"evaluation_{n}.json").exists())
+    path.rename(path.with_name(f"evaluation_{number}.json"))
+    page = path.with_name("report.html")
+    if page.exists():
+        page.rename(path.with_name(f"report_{number}.html"))
+    return f"{path.parent} held an evaluation of other videos: it is now evaluation_{number}.json, report_{number}.html"
+
+
+def _videos(evaluation: Mapping[str, Any]) -> set[tuple[str, str]]:
+    methods = evaluation["methods"].items()
+    return {(name, video["digest"]) for name, method in methods for video in method["videos"]}
 
 
 def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:

@@ -19,6 +19,8 @@ from models.video_stream import Frame, UnreadableVideo, VideoInfo, probe, stream
 VERSION = 2
 """Number of the measurement; results of another are measured again."""
 _DIGITS = 9
+_ROUNDING = 1e-3
+"""Distance from 0 and 1 that numbers of a decoder may have."""
 
 
 def evaluate_video(task: VideoTask, report: Callable[[int, int], None] = lambda done, frames: None) -> dict[str, Any]:
@@ -103,6 +105,9 @@ def _tensor_frames(task: VideoTask) -> Iterator[Frame]:
         for i in range(video.get_shape()[1]):
             frame = video[task.index : task.index + 1, i : i + 1][0, 0]
             if frame.is_floating_point():
+                if not -_ROUNDING <= frame.min() <= frame.max() <= 1 + _ROUNDING:  # NaN too
+                    found = f"{frame.min():.3g} to {frame.max():.3g}"
+                    raise UnreadableVideo(f"`video` has numbers from {found}: write uint8, or floats from 0 to 1")
                 frame = (frame.clamp(0, 1) * 255).round().byte()
             yield Frame(i / task.fps, frame.permute(1, 2, 0).contiguous().numpy())
 

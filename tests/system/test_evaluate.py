@@ -134,6 +134,24 @@ def test_tensors_of_videos_are_judged_one_by_one_with_their_prompts(tmp_path):
     ]  # fmt: skip
 
 
+def test_an_evaluation_of_other_videos_is_set_aside_and_of_the_same_ones_replaced(folder, tmp_path, capsys):
+    out, single = tmp_path / "out", min(folder.glob("*.mp4"))
+    for videos in (folder, folder, single):
+        assert run_script("evaluate.py", f"videos={videos}", f"out={out}") == 0
+    assert sorted(path.name for path in out.glob("*.json")) == ["evaluation.json", "evaluation_1.json"]
+    assert (out / "report.html").exists() and (out / "report_1.html").exists()
+    earlier, newest = json.loads((out / "evaluation_1.json").read_text()), evaluation_in(out)
+    assert [len(one["methods"]["videos"]["videos"]) for one in (earlier, newest)] == [3, 1]
+
+
+@pytest.mark.parametrize(("low", "high", "status"), [(0.0, 1.0, 0), (-1.0, 1.0, 1), (0.0, 255.0, 1)])
+def test_floats_outside_0_to_1_are_not_taken_for_a_picture(low, high, status, tmp_path, capsys):
+    drawn = numpy.random.default_rng(0).uniform(low, high, (1, 20, 3, 12, 12)).astype(numpy.float32)
+    (tmp_path / "v").mkdir()
+    save_file({"video": drawn}, tmp_path / "v" / "student.safetensors")
+    assert run_script("evaluate.py", f"videos={tmp_path / 'v'}", f"out={tmp_path / 'out'}") == status
+
+
 def test_methods_side_by_side_are_ranked_only_where_intervals_are_apart(tmp_path):
     for name, low in (("steady", 120), ("darkens", 40)):
         for number in range(3):
