@@ -73,7 +73,7 @@ def main(work: Work) -> int:
     """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
     from cluster.evaluation_run import add_columns, check_columns, generate_students, judge_methods
     from cluster.runs.display import Display
-    from evaluation.evaluation_table import evaluation_of, evaluation_text, pairs_text, set_aside, write_evaluation
+    from evaluation.evaluation_table import evaluation_of, evaluation_text, keep_earlier, pairs_text, write_evaluation
     from models.provenance import commit
     from models.user_paths import user_path
     from reports.evaluation_report import write_evaluation_report
@@ -90,7 +90,7 @@ def main(work: Work) -> int:
     settings_used = asdict(work.config)
     evaluation = evaluation_of(list(results.values()), skipped, described, settings_used, commit()) | notes
     path = user_path(work.config.out, "out") / "evaluation.json"
-    if note := set_aside(path, evaluation):
+    if note := keep_earlier(path, evaluation):
         print(f"note: {note}", file=sys.stderr)
     write_evaluation(path, evaluation)
     print(evaluation_text(evaluation, TABLE))

@@ -58,7 +58,7 @@ def _at_horizon(videos: Sequence[Mapping[str, Any]], end: str, names: Iterable[s
     return {name: bootstrap_mean([metrics.get(name) for metrics in reaching])._asdict() for name in names}
 
 
-def set_aside(path: Path, evaluation: Mapping[str, Any]) -> str | None:
+def keep_earlier(path: Path, evaluation: Mapping[str, Any]) -> str | None:
     """Rename an earlier evaluation of other videos at `path`, and its report; return a note where there was one."""
     try:
         before = _videos(json.loads(path.read_text()))
