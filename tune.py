@@ -15,6 +15,7 @@ one process; with cluster= it is a run on Ray, as many at once as are sure to ha
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,8 @@ def main(scan: Scan, trials: "Sequence[Trial]") -> int:
         if scan.dry_run:
             print(scan_report.scan_overview(scan, trials))
             return 0
-        settings.prepare_run(scan, on_ray=True)
+        scan = settings.prepare_run(scan, on_ray=True)
+        trials = [replace(trial, config=settings.with_weights(trial.config)) for trial in trials]
         for trial in trials:
             RunFolder(trial.config.run_dir).claim(trial.config)
     with settings.run_errors(scan.run_dir):

@@ -1,6 +1,7 @@
 """Check a run, and run its loop in one process or on Ray."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -106,6 +107,10 @@ def rehearse(config: Config) -> list[str]:
             check()
         except ConfigError as error:
             path = Path(str(error.value))
+            if isinstance(error.value, Path) and not path.is_absolute():  # paths of users are absolute
+                name = path.as_posix().replace("hf:/", "hf://")
+                print(f"note: {error.key}={name}: a repository of the hub, read when the run starts", file=sys.stderr)
+                continue
             if error.value is not None and path.is_absolute() and path.exists() and _ASSETS not in path.parents:
                 raise
             lines.append(str(error))

@@ -6,7 +6,15 @@ from settings.startup import end_in_one_line
 
 sys.excepthook = end_in_one_line  # before the imports below, which need packages
 
-from settings.command import arguments, command, prepare_run, run_errors, run_loop, user_errors  # noqa: E402
+from settings.command import (  # noqa: E402
+    arguments,
+    command,
+    prepare_run,
+    run_errors,
+    run_loop,
+    user_errors,
+    with_weights,
+)
 from settings.compose import ROOT, choices, load, read_keys  # noqa: E402
 from settings.key_table import keys_of  # noqa: E402
 
@@ -22,4 +30,5 @@ __all__ = [
     "run_errors",
     "run_loop",
     "user_errors",
+    "with_weights",
 ]

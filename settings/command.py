@@ -5,16 +5,20 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.config.run_config import Config
 from cluster.run_errors import CannotStart
+from models.checkpoints.hub import names_hub, weights_path
 from models.errors import ConfigError, StopsRun
 from settings.compose import ROOT, choices, read_keys
 from settings.help import asked_help, help_page
+from settings.key_table import WEIGHTS
 
 Options = TypeVar("Options")
+C = TypeVar("C", bound=Config)
 
 
 def command(
@@ -60,19 +64,37 @@ def arguments(
     sys.exit(0)
 
 
-def prepare_run(config: Config, on_ray: bool) -> None:
-    """Check that a run can start, claim its folder, and prepare its prompts. Raises ConfigError or CannotStart.
+def with_weights(config: C) -> C:
+    """Download the weights that `config` takes from the hub; returns it with their paths. Raises ConfigError.
 
-    A run `on_ray` reaches its cluster before the folder is claimed.
+    Only the start of a run may call this: a plan or a dry run downloads nothing.
+    """
+    for name in sorted(WEIGHTS):
+        group, _, last = name.rpartition(".")
+        owner: Any = getattr(config, group) if group else config
+        given = getattr(owner, last)
+        if given is not None and names_hub(given, name):
+            changed = replace(owner, **{last: str(weights_path(given, name).absolute())})
+            config = replace(config, **{group: changed}) if group else changed
+    return config
+
+
+def prepare_run(config: C, on_ray: bool) -> C:
+    """Check that a run can start, claim its folder, and prepare its prompts; returns it with the paths of weights.
+
+    A run `on_ray` reaches its cluster before weights of the hub are downloaded and the folder is claimed. Raises
+    ConfigError or CannotStart.
     """
     from cluster.launch import preflight, reach
     from cluster.runs.stage_spec import inputs_of
 
     if on_ray:
         reach(config.cluster)
+    config = with_weights(config)
     preflight(config)
     for line in inputs_of(config).prompts.prepare():
         print(line, file=sys.stderr)
+    return config
 
 
 def run_loop(loop: Callable, config: Config) -> Config:
@@ -87,7 +109,7 @@ def run_loop(loop: Callable, config: Config) -> Config:
             upload = upload_lines(ROOT, cluster.elsewhere) if cluster.kind == "ray" else []
             print(dry_run_text(config, upload, refusals), flush=True)
             sys.exit(0)
-        prepare_run(config, on_ray=config.cluster.kind == "ray")
+        config = prepare_run(config, on_ray=config.cluster.kind == "ray")
     from cluster.launch import launch
 
     with run_errors(config.run_dir):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cluster.config.renamed_keys import RENAMED, with_current_names
 from cluster.config.run_config import Config
-from models.checkpoints.hub import weights_path
+from models.checkpoints.hub import names_hub, snapshot_of
 from models.errors import ConfigError
 from models.user_paths import user_path
 from settings.key_table import PATHS, WEIGHTS, Key, find_key, keys_of, nearest
@@ -70,11 +70,13 @@ def load(
         owner, _, last = name.rpartition(".")
         part = plain[owner] if owner else plain
         if part[last] is not None:
+            if name in WEIGHTS and names_hub(part[last], name):  # downloaded as the run starts: see prepare_run
+                continue
             path = user_path(part[last], name)
             if part[last].startswith("assets/") and not path.exists():
                 path = ROOT / part[last]
-            elif name in WEIGHTS and not plain["dry_run"]:  # which downloads nothing
-                path = weights_path(part[last], name)
+            elif name in WEIGHTS:
+                path = snapshot_of(path)
             part[last] = str(path.absolute())
     config = _build(schema, plain)
     if "teacher" in given.texts and "teacher" in config.stages:

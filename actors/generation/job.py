@@ -70,7 +70,9 @@ def open_job(config: GenerationConfig) -> Job:
     if config.sink is not None:
         shape = replace(shape, sink_frames=config.sink)
     checkpoint, adapters, effects = _check_files(config, shape)
-    vae, text_encoder = (config.world_folder(name, checkpoint) for name in ("vae", "text_encoder"))
+    given = {name: getattr(config, name) for name in ("vae", "text_encoder")}
+    found = {name: weights_path(value, name) for name, value in given.items() if value is not None}
+    vae, text_encoder = (found.get(name) or config.world_folder(name, checkpoint) for name in given)
     text = open_text(shape.wan, text_encoder, user_path(config.text_cache, "text_cache"), device, dtype)
     world = World(open_codec(shape.wan, vae, device, dtype), text)
     stride = world.codec.space_stride

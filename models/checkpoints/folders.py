@@ -1,7 +1,7 @@
 """Find the weights that a folder means: one table of file names, tried in order, then what else lies there."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -21,7 +21,9 @@ _ENDINGS = (
 """Endings of a stem: whole index, whole file, variants such as fp16, shards without index; safetensors first."""
 _ANY = ("*.index.json", "*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.gguf")
 """Any weights, where no usual name lies there."""
-_OTHER_PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "image_encoder", "scheduler", "assets", "google")
+OTHER_PARTS = frozenset(
+    ("vae", "text_encoder", "text_encoder_2", "tokenizer", "image_encoder", "scheduler", "assets", "google")
+)
 """Folders beside a transformer that hold something else."""
 _SHARD_OF = re.compile(r"(.+)-\d{5}-of-(\d{5}.*)")
 
@@ -43,14 +45,12 @@ def weights_files(path: Path, key: str, stems: Sequence[str]) -> list[Path]:
 def _weights_folder(path: Path, key: str, stems: Sequence[str]) -> Path:
     """Return the folder, in `path` or one level deeper, that holds the weights. Raises ConfigError."""
     if (path / "transformer").is_dir():
-        if (path / "transformer_2").is_dir():
-            problem = "holds two experts (transformer and transformer_2), as Wan2.2-T2V-A14B, which are no one network"
-            raise ConfigError(key, path, problem, f"write {key}={path}/transformer for the first of them alone")
+        refuse_experts({name for name in ("transformer", "transformer_2") if (path / name).is_dir()}, key, path)
         return path / "transformer"
     if _found(path, stems):
         return path
     try:
-        folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name not in _OTHER_PARTS)
+        folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name not in OTHER_PARTS)
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         raise ConfigError(key, path, f"cannot be read ({error.strerror})", f"change {key}") from error
@@ -74,8 +74,7 @@ def _files_of(folder: Path, key: str, stems: Sequence[str]) -> list[Path]:
     found = _found(folder, stems)
     if not found:
         raise ConfigError(key, folder, "holds no weights", "copy or download it again")
-    sets = {match.expand(r"\1 \2") if (match := _SHARD_OF.fullmatch(path.name)) else path.name for path in found}
-    if len(sets) > 1:
+    if several_sets([path.name for path in found]):
         names = first_names([path.name for path in found])
         raise ConfigError(key, folder, f"holds several files of weights: {names}", f"write {key}={found[0]}")
     return all_shards(found[0], key) if _SHARD_OF.fullmatch(found[0].name) else found
@@ -87,7 +86,25 @@ def _found(folder: Path, stems: Sequence[str]) -> list[Path]:
         entries = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
     except OSError:  # no folder: nothing lies in it
         return []
+    names = weights_among([entry.name for entry in entries], stems)
+    return [entry for entry in entries if entry.name in names]
+
+
+def weights_among(names: Sequence[str], stems: Sequence[str]) -> list[str]:
+    """Choose the names that fit the first fitting pattern of the tables: several for shards, or where none is usual."""
     for pattern in (*(f"{stem}{ending}" for stem in stems for ending in _ENDINGS), *_ANY):
-        if found := [entry for entry in entries if fnmatchcase(entry.name, pattern)]:
+        if found := [name for name in names if fnmatchcase(name, pattern)]:
             return found
     return []
+
+
+def several_sets(names: Sequence[str]) -> bool:
+    """Return whether files of weights are more than one network; all shards of one are one."""
+    return len({match.expand(r"\1 \2") if (match := _SHARD_OF.fullmatch(name)) else name for name in names}) > 1
+
+
+def refuse_experts(folders: Collection[str], key: str, path: object) -> None:
+    """Raise ConfigError, naming `key`, where a repository has two networks for one video, as Wan2.2's."""
+    if {"transformer", "transformer_2"} <= set(folders):
+        problem = "holds two experts (transformer and transformer_2), as Wan2.2-T2V-A14B, which are no one network"
+        raise ConfigError(key, path, problem, f"write {key}={path}/transformer for the first of them alone")

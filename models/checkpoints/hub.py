@@ -1,6 +1,8 @@
 """Find weights that the user names: a path, or a repository of the Hugging Face hub, which is downloaded once."""
 
 import re
+from glob import escape
+from os.path import isfile
 from pathlib import Path
 
 from models.errors import ConfigError
@@ -9,42 +11,91 @@ from models.user_paths import user_path
 _SCHEME = "hf://"
 _ID = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)")
 _FILE = re.compile(r"\.(?:safetensors|pt|pth|bin|ckpt|gguf|json|sft)$")
-_WHOLE = (
-    "*.json", "*.safetensors", "*.bin", "*.pth", "*.pt", "tokenizer/*", "google/*", "transformer/*", "vae/*",
-    "text_encoder/*",
-)  # fmt: skip
-"""Files of a repository of networks that are downloaded."""
-_LORA = ("pytorch_lora_weights.*", "adapter_model.*", "adapter_config.json")
-"""Files of a repository of a LoRA: one that holds many is given with the name of the file."""
 
 
 def weights_path(given: str, key: str) -> Path:
     """Return the path of weights: `given`, or where the hub's cache holds owner/name or hf://owner/name/FILE.
 
-    Missing files are downloaded with progress, and a stopped download resumes. Raises ConfigError, naming `key`, with
-    what to download by hand where the hub cannot be reached.
+    Files that `key` needs and the cache lacks are downloaded with progress; a stopped download resumes. A cached
+    repository keeps its revision. Raises ConfigError, naming `key`, with what to download by hand.
     """
     path = user_path(given, key)
     match = _hub_id(given, path)
     if match is None:
         return snapshot_of(path)
-    from huggingface_hub import constants, hf_hub_download, snapshot_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     repository, inner = match[1], match[2].removeprefix("/")
-    wanted = [f"{inner}/*"] if inner else list(_LORA if key == "lora" else _WHOLE)
-    reason = ""
-    for cached_only in (True, False):
-        try:
-            if _FILE.search(inner):
-                return Path(hf_hub_download(repository, inner, local_files_only=cached_only))
-            return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=cached_only), inner)
-        except (HTTPError, HFValidationError, OSError) as error:
-            reason = type(error.__cause__ or error).__name__
-    problem = f"lies neither here nor in the hub's cache {constants.HF_HUB_CACHE}, and was not downloaded ({reason})"
+    cache = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+    snapshot, lacking = snapshot_of(cache), [inner]
+    root = snapshot / inner
+    single = _FILE.search(inner) is not None
+    if root.is_file() and single:
+        return root
+    usable = False
+    if root.is_dir() and snapshot != cache:
+        lacking, usable = _lacking(root, key, given)
+        if not lacking:
+            return root
+    try:
+        if single:
+            return Path(hf_hub_download(repository, inner))
+        return _download(repository, inner, key, given, None if snapshot == cache else root)
+    except (HTTPError, HFValidationError, OSError) as error:
+        if usable:  # the first part is whole; VAE and text encoder may be given by keys of their own
+            return root
+        reason = type(error.__cause__ or error).__name__
+    lacks = "" if snapshot == cache or not any(lacking) else f" (it lacks {', '.join(lacking[:3])})"
+    problem = f"lies neither here nor whole in the hub's cache {constants.HF_HUB_CACHE}{lacks}"
     name = repository.rpartition("/")[2]
     fix = f"run hf download {f'{repository} {inner}'.strip()} --local-dir {name} where there is a network, copy the "
-    raise ConfigError(key, given, problem, f"{fix}folder {name} here, and write {key}=its path")
+    raise ConfigError(
+        key,
+        given,
+        f"{problem}, and was not downloaded ({reason})",
+        f"{fix}folder {name} here, and write {key}=its path",
+    )
+
+
+def _download(repository: str, inner: str, key: str, given: str, cached: Path | None) -> Path:
+    """Download the files that `key` needs, unless `cached`, the folder of an earlier revision, holds all of them."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    from models.checkpoints.hub_files import missing_files, needed_files
+    from models.checkpoints.safetensors_files import first_names
+
+    prefix = f"{inner}/" if inner else ""
+    revision = None
+    if cached is not None:
+        revision = (cached.parents[inner.count("/")] if inner else cached).name
+    files = HfApi().list_repo_files(repository, revision=revision)
+    parts = needed_files([name[len(prefix) :] for name in files if name.startswith(prefix)], key, given)
+    if not next(iter(parts.values())):
+        problem = f"holds no weights for {key}: it has {first_names(sorted(files)) or 'no files'}"
+        raise ConfigError(key, given, problem, f"write {key}=hf://{repository}/FILE")
+    wanted = [name for chosen in parts.values() for name in chosen]
+    if cached is not None and not missing_files(cached, wanted):
+        return cached
+    patterns = [escape(prefix + name) for name in wanted]
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns), inner)
+
+
+def _lacking(root: Path, key: str, given: str) -> tuple[list[str], bool]:
+    """List the files that a cached repository lacks for `key`; and return whether its first part is whole."""
+    from models.checkpoints.hub_files import missing_files, needed_files
+
+    held = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if not path.is_dir()]
+    lacking = {
+        part: missing_files(root, chosen) if chosen else [f"weights of part {part}"]
+        for part, chosen in needed_files(held, key, given).items()
+    }
+    return [name for names in lacking.values() for name in names], not next(iter(lacking.values()))
+
+
+def names_hub(given: str, key: str) -> bool:
+    """Return whether `given` names a repository of the hub, and no path. Raises ConfigError for an empty one."""
+    return _hub_id(given, user_path(given, key)) is not None
 
 
 def snapshot_commit(given: str, key: str) -> str | None:
@@ -58,7 +109,7 @@ def snapshot_commit(given: str, key: str) -> str | None:
 def snapshot_of(path: Path) -> Path:
     """Return the newest snapshot of a folder of the hub's cache (models--owner--name); any other path unchanged."""
     main = path / "refs" / "main"
-    if not main.is_file() or not (path / "snapshots").is_dir():
+    if not isfile(main) or not (path / "snapshots").is_dir():  # False too for a name that is too long
         return path
     return path / "snapshots" / main.read_text().strip()
 

@@ -1,5 +1,7 @@
 """Name the files of the original Wan2.1 folder beside its transformer."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 _PATTERNS = {
@@ -10,10 +12,16 @@ _PATTERNS = {
 _WEIGHTS = (".pth", ".pt", ".safetensors", ".bin")
 
 
-def original_file(folder: Path, name: str) -> Path | None:
-    """Return the file of "vae" or "text_encoder" in an original folder; None where it has none."""
-    for pattern in _PATTERNS[name]:
-        found = sorted(path for path in folder.glob(pattern) if path.suffix in _WEIGHTS)
+def original_name(names: Sequence[str], part: str) -> str | None:
+    """Return the name of the "vae" or "text_encoder" of the original code among `names`; None where it is not there."""
+    for pattern in _PATTERNS[part]:
+        found = sorted(name for name in names if fnmatchcase(name, pattern) and name.endswith(_WEIGHTS))
         if found:
             return found[0]
     return None
+
+
+def original_file(folder: Path, name: str) -> Path | None:
+    """Return the file of "vae" or "text_encoder" in an original folder; None where it has none."""
+    found = original_name([path.name for path in folder.glob("*")], name)
+    return None if found is None else folder / found

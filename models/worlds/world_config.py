@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.checkpoints.hub import weights_path
 from models.checkpoints.original_files import original_file
 from models.keys import KeyGroup, key
+from models.user_paths import user_path
 
 SHIPPED_STUDENT = Path(__file__).resolve().parents[2] / "assets/tiny/student_uniform.safetensors"
 """The repository's student of the tiny world."""
@@ -29,5 +29,5 @@ class WorldConfig(KeyGroup):
         """Return the folder of "vae" or "text_encoder": the given one, else the first of `checkpoints` with one."""
         given = getattr(self, name)
         if given is not None:
-            return weights_path(given, name)
+            return user_path(given, name)
         return next((path for path in checkpoints if (path / name).is_dir() or original_file(path, name)), None)

@@ -1,7 +1,10 @@
 """Repositories of the hub come from its cache; without it one line tells what to download and where to put it."""
 
+import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -21,16 +24,123 @@ def cache(tmp_path, monkeypatch) -> Path:
 def cached(cache: Path, repository: str, *files: str) -> Path:
     root = cache / f"models--{repository.replace('/', '--')}"
     snapshot = root / "snapshots" / ("a" * 40)
-    (root / "refs").mkdir(parents=True)
+    (root / "refs").mkdir(parents=True, exist_ok=True)
     (root / "refs/main").write_text("a" * 40)
     for file in files:
         (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
-        (snapshot / file).write_text("x")
+        shards = [name for name in NETWORK if "-of-" in name]
+        index = json.dumps({"weight_map": {str(i): Path(name).name for i, name in enumerate(shards)}})
+        (snapshot / file).write_text(index if file.endswith("index.json") else "x")
     return snapshot
 
 
+NETWORK = [
+    "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors.index.json",
+    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+    "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
+]  # fmt: skip
+VAE = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+TEXT = ["text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/spiece.model"]
+NEEDED = [*NETWORK, *VAE, *TEXT]
+DIFFUSERS = [
+    *NEEDED, "README.md", "model_index.json", "samples/x.safetensors", "assets/video.mp4", "extra.bin",
+    "transformer/diffusion_pytorch_model.fp16.safetensors", "text_encoder/pytorch_model.bin",
+    "transformer/diffusion_pytorch_model.bin", "transformer/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+    "vae/diffusion_pytorch_model.fp16.safetensors", "image_encoder/model.safetensors",
+]  # fmt: skip
+ORIGINAL = [
+    "config.json", "diffusion_pytorch_model.safetensors", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth",
+    "google/umt5-xxl/spiece.model", "google/umt5-xxl/tokenizer.json",
+]  # fmt: skip
+LORA = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "README.md"]
+
+
+class FakeHub:
+    """Lists one repository, and writes the files that match into the cache."""
+
+    def __init__(self, cache: Path, files: list[str]):
+        self.cache, self.files, self.asked = cache, files, []
+
+    def list_repo_files(self, repository, revision=None):
+        return self.files
+
+    def snapshot_download(self, repository, revision=None, allow_patterns=None):
+        self.asked.append(
+            [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in allow_patterns)]
+        )
+        return str(cached(self.cache, repository, *self.asked[-1]))
+
+
+@pytest.fixture
+def online(cache, monkeypatch):
+    """A hub that is reached, of the files that the call names."""
+
+    def make(files):
+        hub = FakeHub(cache, files)
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+        return hub
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("files", "key", "wanted"),
+    [
+        (DIFFUSERS, "teacher", NEEDED), (DIFFUSERS, "init", NETWORK), (DIFFUSERS, "vae", VAE),
+        (DIFFUSERS, "text_encoder", TEXT), ([*ORIGINAL, "x.safetensors", "examples/y.pth"], "teacher", ORIGINAL),
+        (ORIGINAL, "vae", ["Wan2.1_VAE.pth"]), (LORA, "lora", LORA[:2]),
+        (["README.md", "checkpoints/dmd.pt", "a/b/c.pt"], "init", ["checkpoints/dmd.pt"]),
+    ],
+)  # fmt: skip
+def test_a_download_takes_the_files_that_the_key_needs_and_no_others(files, key, wanted, online, cache):
+    hub = online(files)
+    path = weights_path("owner/name", key)
+    assert [sorted(asked) for asked in hub.asked] == [sorted(wanted)]
+    assert all((path / name).is_file() for name in wanted)
+
+
+@pytest.mark.parametrize("lost", [*NETWORK[2:], VAE[1], TEXT[1], TEXT[2]])
+def test_a_partial_cache_is_completed(lost, online, cache):
+    snapshot = cached(cache, "owner/name", *(name for name in NEEDED if name != lost))
+    hub = online(DIFFUSERS)
+    assert weights_path("owner/name", "teacher") == snapshot
+    assert len(hub.asked) == 1 and (snapshot / lost).is_file()
+
+
+def test_a_whole_cache_asks_no_network(cache, monkeypatch):
+    snapshot = cached(cache, "owner/name", *NEEDED)
+    monkeypatch.setattr(huggingface_hub, "HfApi", None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    assert weights_path("owner/name", "teacher") == snapshot
+
+
+@pytest.mark.parametrize("lost", NETWORK[2:])
+def test_offline_the_missing_shard_of_a_cached_network_is_named(lost, cache):
+    cached(cache, "owner/name", *(name for name in NEEDED if name != lost))
+    with pytest.raises(ConfigError) as error:
+        weights_path("owner/name", "teacher")
+    assert error.value.key == "teacher" and lost in error.value.problem
+
+
+def test_offline_a_whole_network_stands_for_itself(cache):
+    snapshot = cached(cache, "owner/name", *NETWORK)
+    assert weights_path("owner/name", "teacher") == snapshot, "vae= and text_encoder= may name theirs"
+
+
+@pytest.mark.parametrize(
+    "files", [["a.safetensors", "b.safetensors"], ["a/x.pt", "b/x.pt"], ["README.md"], [*NETWORK, "transformer_2/x.pt"]]
+)
+def test_a_repository_of_no_network_or_several_is_not_downloaded(files, online):
+    hub = online(files)
+    with pytest.raises(ConfigError) as error:
+        weights_path("owner/name", "init")
+    assert error.value.key == "init" and not hub.asked
+
+
 def test_a_repository_in_the_cache_is_a_folder_and_its_files_are_paths(cache, capsys):
-    snapshot = cached(cache, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "transformer/config.json", "lora/x.safetensors")
+    files = [name for name in DIFFUSERS if name in NEEDED]
+    snapshot = cached(cache, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", *files, "lora/x.safetensors")
     name = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     assert weights_path(name, "checkpoint") == snapshot
     assert weights_path(f"hf://{name}/transformer", "checkpoint") == snapshot / "transformer"
