@@ -2,7 +2,7 @@
 
 import re
 from glob import escape
-from os.path import isfile
+from os.path import isfile, lexists
 from pathlib import Path
 
 from models.errors import ConfigError
@@ -120,5 +120,5 @@ def _hub_id(given: str, path: Path) -> re.Match | None:
     if match is None or given.startswith(_SCHEME):
         return match
     first = given.partition("/")[0]
-    local = path.exists() or path.is_symlink() or first in (".", "..") or Path(first).is_dir()
+    local = lexists(path) or first in (".", "..") or Path(first).is_dir()
     return None if local or match[2] or _FILE.search(given) else match
