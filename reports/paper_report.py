@@ -13,7 +13,8 @@ from cluster.runs.display import Display
 from evaluation.bootstrap import BootstrapInterval, bootstrap_mean, clear_best, ranking
 from evaluation.tiny_columns import COLUMNS, tiny_columns
 from models.atomic_files import write_atomic
-from models.checkpoints.weight_files import check_weights, load_weights
+from models.checkpoints.hub import weights_path
+from models.checkpoints.weight_files import check_weights, load_weights, verify_weights
 from models.network_config import StudentConfig
 from models.noise import evaluation_seeds
 from models.provenance import commit
@@ -39,7 +40,7 @@ def print_paper_table(students: Mapping[str, str], out: str) -> None:
     prompts, folder = spread_prompts(VIDEOS), user_path(out, "out")
     with Display() as display:
         videos = paper_videos(
-            {name: user_path(path, "checkpoint") for name, path in students.items()},
+            {name: weights_path(path, "checkpoint") for name, path in students.items()},
             prompts,
             lambda name, done, frames: display(name, done, frames, "frames"),
         )
@@ -68,6 +69,7 @@ def paper_videos(
         outline = Wan(shape.wan)
     for path in students.values():  # all of them, before the first is loaded
         check_weights(path, "checkpoint", outline)
+        verify_weights(path, "checkpoint")
     seeds, frames, videos = evaluation_seeds(_SEED, len(prompts)), max(HORIZONS) * HORIZON, {}
     for name, path in students.items():
         student = Wan(shape.wan).eval()

@@ -101,12 +101,17 @@ def check_floats(stored: Mapping[str, Stored], path: Path, key: str) -> dict[str
     return weights
 
 
-def _open_index(path: Path, key: str) -> Content:
-    placed = _placed(path, key)
-    files = [path.with_name(name) for name in sorted(set(placed.values()))]
+def indexed_files(path: Path, key: str) -> list[Path]:
+    """List the shards that an index names. Raises ConfigError, naming `key`, if one is missing."""
+    files = [path.with_name(name) for name in sorted(set(_placed(path, key).values()))]
     for file in files:
         if not file.is_file():
             raise ConfigError(key, None, f"{path.parent} lacks {file.name}, which its index names", _DOWNLOAD)
+    return files
+
+
+def _open_index(path: Path, key: str) -> Content:
+    placed, files = _placed(path, key), indexed_files(path, key)
     shards = [(file.name, open_content(file, key, None, ())) for file in files]
     held = [(name, shard) for shard, content in shards for name in content.stored]
     if differing := sorted(set(held) ^ set(placed.items())):  # a file holds exactly the tensors that its index gives it

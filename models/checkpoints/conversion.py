@@ -14,6 +14,7 @@ import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from models.atomic_files import flush, require_writable
+from models.checkpoints.checksums import UNSEALED, seal_file
 from models.checkpoints.config_json import read_config, write_config
 from models.checkpoints.formats import Checkpoint, Shapes, network_shapes, open_checkpoint, recognise_network
 from models.checkpoints.lora_files import Adapters, merge_adapters, read_loras
@@ -128,8 +129,8 @@ def write_checkpoint(
 ) -> None:
     """Write one `.safetensors` file, or a folder of shards with index and config.json, holding one tensor at a time.
 
-    `on_progress` gets the bytes of each tensor. `out` appears when all of it is on the disk. Raises ConfigError where
-    `out` exists, OSError where the disk fails.
+    Every file carries its checksum. `on_progress` gets the bytes of each tensor. `out` appears when all of it is on the
+    disk. Raises ConfigError where `out` exists, OSError where the disk fails.
     """
     partial = out.with_name(f".{out.name}.partial")
     require_free(out, partial)
@@ -139,7 +140,8 @@ def write_checkpoint(
     tensors = zip(plan, (tensor for _, tensor in merged), strict=True)
     try:
         if out.suffix == ".safetensors":
-            write_tensors(partial, plan, tensors, on_progress)
+            write_tensors(partial, plan, tensors, on_progress, UNSEALED)
+            seal_file(partial, "out")
             flush(partial)
         else:
             partial.mkdir()
@@ -148,7 +150,8 @@ def write_checkpoint(
             numbers = [f"-{i:05d}-of-{len(cut):05d}" for i in range(1, 1 + len(cut))] if len(cut) > 1 else [""]
             files = [f"{_STEM}{number}.safetensors" for number in numbers]
             for file, part in zip(files, cut, strict=True):
-                write_tensors(partial / file, part, islice(tensors, len(part)), on_progress)
+                write_tensors(partial / file, part, islice(tensors, len(part)), on_progress, UNSEALED)
+                seal_file(partial / file, "out")
             if len(cut) > 1:
                 placed = {name: file for file, part in zip(files, cut, strict=True) for name in part}
                 index = {"metadata": {"total_size": sum(s.size for s in plan.values())}, "weight_map": placed}

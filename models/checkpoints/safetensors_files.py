@@ -100,12 +100,14 @@ def write_tensors(
     planned: Mapping[str, Stored],
     tensors: Iterable[tuple[str, Tensor]],
     on_progress: Callable[[int], None] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write `tensors` in the order of `planned`, cast to its types, holding one at a time.
 
-    `on_progress` gets the bytes of each. The safetensors library would hold a whole file in memory. Raises OSError.
+    `on_progress` gets the bytes of each, the header `metadata`. The safetensors library would hold a whole file in
+    memory. Raises OSError.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name, stored in planned.items():
         start, end = end, end + stored.size

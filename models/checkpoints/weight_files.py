@@ -1,8 +1,6 @@
 """Read a network's weights from any checkpoint, and write them as safetensors with their origin."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -10,17 +8,18 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.atomic_files import write_atomic
+from models.checkpoints.checksums import CHECKSUM, verify_file, weights_checksum
 from models.checkpoints.config_json import config_misfit
+from models.checkpoints.containers import indexed_files
+from models.checkpoints.folders import NETWORK_STEMS, weights_files
 from models.checkpoints.formats import Checkpoint, Shapes, open_checkpoint, recognise_network
 from models.checkpoints.lora_files import Adapters, check_adapters, merge_adapters
 from models.checkpoints.safetensors_files import first_names, open_safetensors
-from models.checkpoints.weight_containers import INDEX, TORCH, container_of
+from models.checkpoints.weight_containers import INDEX, SAFETENSORS, require_container
 from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
 from models.network_config import CONFIGS
 from models.wan.network import Wan
-
-_CHECKSUM = "longtake.sha256"
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path, origin: Mapping[str, object]) -> None:
@@ -30,8 +29,8 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, origin: Mapping[str,
     """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {name: str(value) for name, value in origin.items()}
-    checksum = _checksum(header, sorted(held.items()))
-    write_atomic(path, save(held, metadata=header | {_CHECKSUM: checksum}))
+    checksum = weights_checksum(header, sorted(held.items()))
+    write_atomic(path, save(held, metadata=header | {CHECKSUM: checksum}))
 
 
 def load_weights(
@@ -97,21 +96,18 @@ def check_network_fit(checkpoint: Checkpoint, key: str, module: nn.Module) -> No
 
 
 def verify_weights(path: Path, key: str) -> bool:
-    """Check the checksum of `path`; returns False where it carries none, as foreign files and folders.
+    """Check the checksums of a file, or of all shards of a folder or index; returns False where they carry none.
 
-    Raises ConfigError, naming `key`, where the content does not match.
+    Raises ConfigError, naming `key`, where the content does not match, or where only some of the shards carry one.
     """
-    if path.is_dir() or (path.is_file() and container_of(path) in (TORCH, INDEX)):
-        return False
-    file = open_safetensors(path, key)
-    header = dict(file.metadata)
-    recorded = header.pop(_CHECKSUM, None)
-    if recorded is None:
-        return False
-    if _checksum(header, file.tensors(sorted(file.stored))) != recorded:
-        problem = f"{path} is damaged (its checksum does not match)"
-        raise ConfigError(key, None, problem, "copy it again, or remove it")
-    return True
+    files = weights_files(path, key, NETWORK_STEMS)
+    if require_container(files[0], key) == INDEX:
+        files = indexed_files(files[0], key)
+    bare = [one.name for one in files if require_container(one, key) != SAFETENSORS or not verify_file(one, key)]
+    if 0 < len(bare) < len(files):
+        problem = f"holds shards of several origins: {first_names(bare)} carries no checksum, and the others do"
+        raise ConfigError(key, path, problem, "copy or convert all of it again")
+    return not bare
 
 
 def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
@@ -125,12 +121,3 @@ def shape_misfit(expected: Shapes, given: Shapes) -> str | None:
     resized = sorted(name for name in expected.keys() & given.keys() if expected[name] != given[name])
     problems = (("lacks", missing), ("has the unknown", unexpected), ("has other sizes for", resized))
     return "; it ".join(f"{problem} {first_names(names)}" for problem, names in problems if names) or None
-
-
-def _checksum(header: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Hash the header and each tensor in order, with its name (SHA-256): not the layout of a file."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -4,10 +4,21 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from evaluation.tiny_columns import COLUMNS
+from models.checkpoints.weight_files import save_weights
+from models.errors import ConfigError
 from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
-from reports.paper_report import HORIZONS, judged_horizons, paper_table, paper_text, write_paper_report
+from models.worlds.world_config import SHIPPED_STUDENT
+from reports.paper_report import (
+    HORIZONS,
+    judged_horizons,
+    paper_table,
+    paper_text,
+    print_paper_table,
+    write_paper_report,
+)
 from reports.run_report import SHOWN
 from tests.reports.self_contained import read_alone
 
@@ -69,3 +80,16 @@ def test_the_page_has_a_point_for_every_horizon_and_the_first_videos_of_each_met
             mean = table["methods"]["darkens"][str(horizon)][column]["mean"]
             assert darkens[horizon - 1] == pytest.approx(mean, rel=1e-3)
     assert read.tags.count("canvas") == 2 * min(SHOWN, table["videos"])
+
+
+def test_the_hub_s_folder_of_a_student_is_found_and_its_damage_is_refused_before_the_first_video(tmp_path):
+    folder = tmp_path / "models--owner--name"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("newest")
+    file = folder / "snapshots/newest/model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_weights(load_file(SHIPPED_STUDENT), file, {})
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(ConfigError) as error:
+        print_paper_table({"shipped": str(SHIPPED_STUDENT), "theirs": str(folder)}, str(tmp_path / "out"))
+    assert error.value.key == "checkpoint" and str(file) in error.value.problem

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.checkpoints.config_json import read_config
@@ -14,7 +14,7 @@ from models.checkpoints.conversion import plan_tensors, split_into_shards, write
 from models.checkpoints.formats import Checkpoint, open_checkpoint
 from models.checkpoints.lora_files import Adapter
 from models.checkpoints.safetensors_files import Stored
-from models.checkpoints.weight_files import save_weights, stored_tensors
+from models.checkpoints.weight_files import save_weights, stored_tensors, verify_weights
 from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
 from models.wan.network import Wan
@@ -53,6 +53,38 @@ def test_from_original_names_to_diffusers_and_back_is_the_identity(source, tmp_p
     assert equal(held(second), dict(source.tensors()))
     if first.is_dir():
         assert (first / "config.json").read_text() == (third / "config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+def test_a_flipped_byte_in_any_converted_file_is_noticed(source, tmp_path, name):
+    out = tmp_path / name
+    write_checkpoint(source, CONFIG, out, original=True, shard_bytes=20_000)
+    files = [out] if out.is_file() else sorted(out.glob("*.safetensors"))
+    assert verify_weights(out, "init") and (len(files) > 2) == out.is_dir()
+    for file in files:
+        whole = file.read_bytes()
+        for place in (len(whole) // 2, len(whole) - 1, whole.index(b"longtake.sha256"), whole.index(b"sha256") + 20):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1
+            file.write_bytes(flipped)
+            try:
+                assert not verify_weights(out, "init") and out.is_file(), "one of several files without a checksum"
+            except ConfigError as error:
+                assert error.key == "init" and file.name in error.problem
+        file.write_bytes(whole)
+    assert verify_weights(out, "init")
+
+
+def test_an_index_is_verified_with_its_shards_and_one_of_foreign_origin_is_named(source, tmp_path):
+    write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=20_000)
+    index, (first, *_) = next((tmp_path / "out").glob("*.index.json")), sorted((tmp_path / "out").glob("*.safetensors"))
+    assert verify_weights(index, "init") and verify_weights(first, "init")
+    save_file(load_file(first), first)
+    assert not verify_weights(first, "init")
+    for path in (index, tmp_path / "out"):
+        with pytest.raises(ConfigError) as error:
+            verify_weights(path, "init")
+        assert (error.value.key, error.value.value) == ("init", path) and first.name in error.value.problem
 
 
 def held(path: Path) -> dict[str, Tensor]:

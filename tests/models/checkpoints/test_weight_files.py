@@ -157,6 +157,11 @@ def test_a_file_without_a_checksum_passes_and_says_that_it_has_none(saved):
     assert not verify_weights(saved, "init")
 
 
+@pytest.mark.parametrize("path", sorted(SHIPPED_STUDENT.parent.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_shipped_weights_carry_their_checksum(path):
+    assert verify_weights(path, "init")
+
+
 def test_tensors_exchanged_between_names_are_noticed(saved):
     tensors, written = load_file(saved), header(saved)
     save_file(tensors, saved, written)
