@@ -5,10 +5,10 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
+from actors.generation.free_memory import free_memory
 from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.planned_videos import PlannedVideo, plan_videos
 from actors.generation.start_frames import Start, StartReader, start_reader
@@ -29,9 +29,6 @@ from models.worlds.world_config import SHIPPED_STUDENT
 
 _FILE_ROWS = 192
 """Rows to which small videos are enlarged. Players show 12 rows as a speck, and H.264 blurs their colours."""
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Bytes that a container may hold."""
-
 _MOST_NOTES = 10
 """Notes on starts that are printed: a folder may have thousands."""
 
@@ -69,20 +66,20 @@ def open_job(config: GenerationConfig) -> Job:
     dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     if config.sink is not None:
         shape = replace(shape, sink_frames=config.sink)
+    stride = shape.space_stride
+    shape = replace(
+        shape,
+        height=(config.height or shape.height * stride) // stride,
+        width=(config.width or shape.width * stride) // stride,
+    )
+    _require_memory(config, shape, device, dtype, len(videos))
     checkpoint, adapters, effects = _check_files(config, shape)
     given = {name: getattr(config, name) for name in ("vae", "text_encoder")}
     found = {name: weights_path(value, name) for name, value in given.items() if value is not None}
     vae, text_encoder = (found.get(name) or config.world_folder(name, checkpoint) for name in given)
     text = open_text(shape.wan, text_encoder, user_path(config.text_cache, "text_cache"), device, dtype)
     world = World(open_codec(shape.wan, vae, device, dtype), text)
-    stride = world.codec.space_stride
-    shape = replace(
-        shape,
-        height=(config.height or shape.height * stride) // stride,
-        width=(config.width or shape.width * stride) // stride,
-    )
     rows, columns = shape.height * stride, shape.width * stride
-    _require_memory(config, shape, device, dtype, len(videos))
     enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
     for video in videos[:1] if config.out != PIPE else ():
         check_format(video.path, config.rate, rows * enlarge, columns * enlarge)
@@ -137,9 +134,7 @@ def _require_memory(
     config: GenerationConfig, shape: StudentConfig, device: torch.device, dtype: torch.dtype, videos: int
 ) -> None:
     """Refuse a batch of videos that the free memory of the device can never hold. Raises ConfigError."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    limit = _CGROUP_LIMIT.read_text().strip() if device.type == "cpu" and _CGROUP_LIMIT.is_file() else ""
-    free = min(free, int(limit)) if limit.isdigit() else free  # else it is "max"
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     together = min(config.batch, videos)
     needed = sampling_bytes(shape, together, dtype.itemsize)
     if needed <= free:
@@ -147,7 +142,7 @@ def _require_memory(
     problem = f"sampling holds {needed / 1e9:.1f} GB at least, and {free / 1e9:.1f} GB of {device.type} memory are free"
     if together > 1 and (alone := sampling_bytes(shape, 1, dtype.itemsize)) <= free:
         raise ConfigError("batch", config.batch, problem, f"write batch={max(1, int(free / alone))} or less")
-    name, value = ("height", config.height or shape.height) if config.sink is None else ("sink", config.sink)
+    name, value = ("height", shape.height * shape.space_stride) if config.sink is None else ("sink", config.sink)
     raise ConfigError(name, value, problem, "write a smaller height and width, or a smaller sink")
 
 
