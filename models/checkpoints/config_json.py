@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ConfigError
+from models.file_kinds import read_text
 from models.network_config import WAN_14B, WanConfig
 
 _DIFFUSERS_CLASS = "WanTransformer3DModel"
@@ -28,8 +29,8 @@ def read_config(path: Path, key: str) -> WanConfig:
     Raises ConfigError, naming `key`, for an unreadable file and for a network that ours cannot be.
     """
     try:
-        read = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        read = json.loads(read_text(path, key))
+    except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(key, None, f"{path} cannot be read ({error})", "copy or download it again") from error
     name = read.get("_class_name") if isinstance(read, dict) else None
     change = f"change {key}"

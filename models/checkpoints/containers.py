@@ -13,6 +13,7 @@ from models.checkpoints.safetensors_files import FLOATS, Stored, first_names, op
 from models.checkpoints.torch_files import read_part
 from models.checkpoints.weight_containers import INDEX, TORCH, require_container
 from models.errors import ConfigError
+from models.file_kinds import read_text
 
 _DOWNLOAD = "copy or download it again"
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(.*)")
@@ -33,6 +34,8 @@ class Content:
     """Name of the part of a file of torch.save that was read; None for a whole file."""
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
     """Call that yields names and tensors one by one, so that a process never holds a whole network."""
+    others: Sequence[str] = ()
+    """Names of the parts of a file of torch.save that were not read."""
 
 
 def open_content(path: Path, key: str, part: str | None, usual: Sequence[str]) -> Content:
@@ -42,9 +45,9 @@ def open_content(path: Path, key: str, part: str | None, usual: Sequence[str]) -
     """
     kind = require_container(path, key)
     if kind == TORCH:
-        name, state = read_part(path, key, part, usual)
+        name, state, others = read_part(path, key, part, usual)
         stored = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
-        return Content(path, stored, {}, name, lambda: iter(state.items()))
+        return Content(path, stored, {}, name, lambda: iter(state.items()), others)
     if part is not None and key != "lora":
         raise ConfigError(key, path, "is no .pt and holds one network", f"leave part={part} out")
     if kind == INDEX:
@@ -124,9 +127,13 @@ def _open_index(path: Path, key: str) -> Content:
 def _placed(path: Path, key: str) -> dict[str, Any]:
     """Read which shard holds each tensor by an index. Raises ConfigError."""
     try:
-        placed = dict(json.loads(path.read_text())["weight_map"])
+        text = read_text(path, key)
+    except OSError as error:
+        raise ConfigError(key, path, f"cannot be read ({error.strerror})", _DOWNLOAD) from error
+    try:
+        placed = dict(json.loads(text)["weight_map"])
         names = sorted(set(placed.values()))
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(key, None, f"{path} is no index of shards ({error!r})", _DOWNLOAD) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:

@@ -57,9 +57,7 @@ def read_adapters(path: Path, key: str, strength: float = 1.0, part: str | None 
     chooses a set of several (default: generator_lora of a `.pt`). Raises ConfigError, naming `key`, for a bad file or
     no LoRA.
     """
-    content = open_weights(path, key, part, _SETS, LORA_STEMS)
-    beside = config_beside(content.path)
-    return adapters_of(content, beside, key, strength, part if content.part is None else None)
+    return _read_set(path, key, strength, part)[0]
 
 
 def adapters_of(
@@ -106,9 +104,9 @@ def read_loras(
     combined: dict[str, Adapter | Tensor] = {}
     lines = []
     for path, strength in given:
-        adapters = read_adapters(path, "lora", strength, part)
+        adapters, chosen = _read_set(path, "lora", strength, part)
         check_adapters(adapters, shapes)
-        lines.append(f"lora={path}: {_effect(adapters, strength)}")
+        lines.append(f"lora={path}: {chosen}{_effect(adapters, strength)}")
         for name, new in adapters.items():
             old = combined.get(name)
             if old is None:
@@ -172,6 +170,14 @@ def attach_adapters(network: Module, adapters: Adapters) -> None:
         for layer, adapter in matrices.items():
             targets[f"{layer}.lora_A.default.weight"].copy_(adapter.down)
             targets[f"{layer}.lora_B.default.weight"].copy_(adapter.up)
+
+
+def _read_set(path: Path, key: str, strength: float, part: str | None) -> tuple[dict[str, Adapter | Tensor], str]:
+    """Read the adapters of a file, and name the set of several that was taken, and the others."""
+    content = open_weights(path, key, part, _SETS, LORA_STEMS)
+    chosen = f"set {content.part} (also held: {', '.join(content.others)}), " if content.others else ""
+    own_part = part if content.part is None else None
+    return adapters_of(content, config_beside(content.path), key, strength, own_part), chosen
 
 
 def _role(name: str) -> tuple[str, str, str, str] | None:

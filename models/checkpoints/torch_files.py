@@ -15,15 +15,18 @@ _PART_KEYS = {"source": "part", "lora": "lora_part"}
 """Key that chooses a part of the file, by the key of the file; other files have none."""
 
 
-def read_part(path: Path, key: str, part: str | None, usual: Sequence[str]) -> tuple[str | None, dict[str, Tensor]]:
-    """Return one network of a file by name: `part`, all of a file of one network, or the first of `usual`.
+def read_part(
+    path: Path, key: str, part: str | None, usual: Sequence[str]
+) -> tuple[str | None, dict[str, Tensor], list[str]]:
+    """Return one network of a file by name, and the names of its others.
 
-    The name is None for all of a file. A file of one network under another name than `usual` is not guessed at, but of
-    adapters it is. No tensor is read before its use. Raises ConfigError, naming `key`.
+    It is `part`, all of a file of one network, or the first of `usual`. The name is None for all of a file. A file of
+    one network under another name than `usual` is not guessed at, but of adapters it is. No tensor is read before its
+    use. Raises ConfigError, naming `key`.
     """
     content = _load(path, key)
     if _is_state_dict(content) and (part is None or key == "lora"):  # its adapters may have names of their own
-        return None, _checked(content, path, key)
+        return None, _checked(content, path, key), []
     held = [str(name) for name, value in content.items() if _is_state_dict(value)]
     candidates = usual if part is None else (part,)
     name = next((name for name in candidates if name in content), None)
@@ -36,7 +39,7 @@ def read_part(path: Path, key: str, part: str | None, usual: Sequence[str]) -> t
     if not _is_state_dict(content[name]):  # the next of the usual would be another network than was meant
         problem = f"holds a {name} that is no network of tensors; networks in it: {others}"
         raise ConfigError(key, path, problem, fix)
-    return name, _checked(content[name], path, key)
+    return name, _checked(content[name], path, key), [other for other in held if other != name]
 
 
 def _load(path: Path, key: str) -> Mapping[Any, Any]:

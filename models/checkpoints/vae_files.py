@@ -16,6 +16,7 @@ from models.checkpoints.original_files import original_file
 from models.checkpoints.safetensors_files import Stored
 from models.checkpoints.weight_files import shape_misfit
 from models.errors import ConfigError
+from models.file_kinds import read_text
 from models.wan.vae import WanCodec
 
 _FIX = "give a diffusers folder of Wan2.1, or its Wan2.1_VAE.pth"
@@ -46,7 +47,9 @@ def _of_diffusers(folder: Path, path: Path, channels: int) -> tuple[AutoencoderK
     """Make the network that config.json describes, and open its weights. Raises ConfigError."""
     inner = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
-        config = dict(json.loads((inner / "config.json").read_text()))
+        config = dict(json.loads(read_text(inner / "config.json", "vae")))
+    except ConfigError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError("vae", path, "holds no readable vae/config.json, nor Wan2.1_VAE.pth", _FIX) from error
     if config.get("_class_name") != "AutoencoderKLWan" or config.get("patch_size") is not None:

@@ -15,6 +15,7 @@ from models.checkpoints.original_files import original_file
 from models.checkpoints.safetensors_files import Stored
 from models.checkpoints.weight_files import shape_misfit
 from models.errors import ConfigError
+from models.file_kinds import read_text
 
 TOKENIZERS = ("tokenizer.json", "spiece.model")
 _STEMS = ("model", "pytorch_model")
@@ -60,7 +61,9 @@ def find_encoder(path: Path, text_dim: int) -> EncoderFiles:
     folders = (path / "tokenizer",)
     if file is None:
         try:
-            config = dict(json.loads((weights / "config.json").read_text()))
+            config = dict(json.loads(read_text(weights / "config.json", "text_encoder")))
+        except ConfigError:
+            raise
         except (OSError, ValueError, TypeError) as error:
             problem = "holds no readable text_encoder/config.json, nor models_t5_umt5-xxl-enc-bf16.pth"
             raise ConfigError("text_encoder", path, problem, _FIX) from error

@@ -7,8 +7,10 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from models.checkpoints.formats import open_checkpoint
+from models.checkpoints.vae_files import open_wan_codec
 from models.checkpoints.weight_files import check_weights, load_weights, stored_tensors, verify_weights
 from models.errors import ConfigError
+from models.text.encoder_files import find_encoder
 from models.wan.network import Wan
 from tests.models.checkpoints.wan_checkpoints import (
     CONFIG,
@@ -200,3 +202,25 @@ def test_a_folder_written_by_diffusers_computes_the_same_here(tmp_path):
 
 def test_nobody_but_our_own_files_carries_a_checksum(written, request):
     assert verify_weights(written, "init") == ("our own file" in request.node.callspec.id)
+
+
+SPOILT = {"Git LFS": b"version https://git-lfs.github.com/spec/v1\n", "web page": b" <!DOCTYPE html>", "GGUF": b"GGUF"}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_description_of_another_kind_of_file_is_named_by_that_kind(tmp_path, kind):
+    folder = write_diffusers(tmp_path / "t", weights(), max_shard_size="20KB")
+    for key, name, read in (
+        ("init", "config.json", lambda: check_weights(folder, "init", empty())),
+        ("init", f"{WHOLE}.index.json", lambda: check_weights(folder, "init", empty())),
+        ("vae", "config.json", lambda: open_wan_codec(folder, 16, torch.device("cpu"), torch.float32)),
+        ("text_encoder", "text_encoder/config.json", lambda: find_encoder(folder, 8)),
+    ):
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        whole = file.read_bytes() if file.is_file() else b"{}"
+        file.write_bytes(SPOILT[kind])
+        with pytest.raises(ConfigError) as error:
+            read()
+        file.write_bytes(whole)
+        assert (error.value.key, error.value.value) == (key, file) and kind in error.value.problem

@@ -245,6 +245,19 @@ def test_the_strength_that_counts_is_told_with_the_place_of_its_alpha(tmp_path):
     assert all(fact in lines[0] for fact in facts)
 
 
+@pytest.mark.parametrize(("part", "other"), [(None, "generator_ema"), ("generator_ema", "generator_lora")])
+def test_the_set_that_is_taken_of_several_is_named_with_the_others(part, other, tmp_path):
+    halves = {name: 0.5 * tensor for name, tensor in LONGLIVE.items()}
+    path = saved(tmp_path / "x.pt", {"generator_ema": halves, "generator_lora": LONGLIVE, "step": 3})
+    shapes = {name: tuple(tensor.shape) for name, tensor in network().state_dict().items()}
+    adapters, (line,) = read_loras([(path, 1.0)], part, shapes)
+    factor = 0.5 if part else 1.0
+    assert torch.equal(adapters["blocks.0.attn1.to_q"].up, factor * matrices()["blocks.0.attn1.to_q"][1])
+    taken = line.index(part or "generator_lora")
+    assert line.startswith(f"lora={path}: ") and taken < line.index(other) and "step" not in line
+    assert "set " not in read_loras([(saved(path, {"generator_lora": LONGLIVE}), 1.0)], None, shapes)[1][0]
+
+
 def test_several_loras_add_up_with_their_strengths_merged_and_live(tmp_path):
     halves = {name: 0.5 * tensor for name, tensor in DIFFUSERS.items()}
     one, two = write(tmp_path / "a.safetensors", DIFFUSERS), write(tmp_path / "b.safetensors", halves)
