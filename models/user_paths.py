@@ -12,4 +12,6 @@ def user_path(given: str, key: str) -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError as error:
-        raise ConfigError(key, given, "its home folder is of no user here", "write the whole path") from error
+        raise ConfigError(
+            key, given, "its home folder is of no user here", f"write {key}=PATH without ~, or set HOME"
+        ) from error
