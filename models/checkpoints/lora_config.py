@@ -89,11 +89,11 @@ def read_lora_config(content: Content, beside: Path | None, layers: Mapping[str,
         raise ConfigError(key, beside, f"cannot be read ({error.strerror})", f"change {key}") from error
     try:
         fields = {name.removeprefix("transformer."): value for name, value in json.loads(text).items()}
-        patterns = dict(fields.get("alpha_pattern") or {})
+        patterns, ranks = ({**(fields.get(name) or {})} for name in ("alpha_pattern", "rank_pattern"))
         for name, alpha in {"lora_alpha": fields.get("lora_alpha", 1), **patterns}.items():
             if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
                 raise ValueError(f"{name}={alpha}")
-        fitting = {one: _fitting(one, layers) for one in (*patterns, *(fields.get("rank_pattern") or {}))}
+        fitting = {one: _fitting(one, layers) for one in (*patterns, *ranks)}
     except (ValueError, AttributeError, TypeError, re.error) as error:
         problem = f"has metadata that cannot be read ({error}, {source})"
         raise ConfigError(key, path, problem, f"change {key}") from error

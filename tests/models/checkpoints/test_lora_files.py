@@ -323,7 +323,15 @@ def test_a_checkpoint_is_no_lora_and_says_which_names_are_unknown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "metadata", ["{", "3", '{"transformer.alpha_pattern": {"(": 1}}', '{"transformer.lora_alpha": "six"}']
+    "metadata",
+    [
+        "{",
+        "3",
+        '{"rank_pattern": [1]}',
+        '{"alpha_pattern": [[1, 2]]}',
+        '{"transformer.alpha_pattern": {"(": 1}}',
+        '{"transformer.lora_alpha": "six"}',
+    ],
 )
 def test_metadata_that_cannot_be_read_is_refused(tmp_path, metadata):
     save_file(DIFFUSERS, tmp_path / "x.safetensors", {"lora_adapter_metadata": metadata})
