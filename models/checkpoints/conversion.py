@@ -6,12 +6,13 @@ A converted checkpoint is a folder that diffusers reads, or one file; both may h
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from torch import Tensor
 
 from models.atomic_files import flush, require_writable
 from models.checkpoints.checksums import UNSEALED, seal_file
@@ -137,7 +138,7 @@ def write_checkpoint(
     out.parent.mkdir(parents=True, exist_ok=True)
     plan = plan_tensors(checkpoint, original, dtype)
     merged = merge_adapters(checkpoint.tensors(), adapters or {})
-    tensors = zip(plan, (tensor for _, tensor in merged), strict=True)
+    tensors = _finite(plan, (tensor for _, tensor in merged))
     try:
         if out.suffix == ".safetensors":
             write_tensors(partial, plan, tensors, on_progress, UNSEALED)
@@ -165,6 +166,17 @@ def write_checkpoint(
         # Half a checkpoint is of no use to anybody, and may have filled the disk.
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         raise
+
+
+def _finite(plan: Mapping[str, Stored], tensors: Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and tensors of a plan. Raises ConfigError for a number that is not finite, as it would be written."""
+    for (name, stored), tensor in zip(plan.items(), tensors, strict=True):
+        if not tensor.to(stored.dtype).isfinite().all():
+            if tensor.isfinite().all():
+                raise ConfigError("dtype", stored.dtype, f"{name} has numbers that it cannot hold", "write bfloat16")
+            problem = f"{name} has numbers that are not finite"
+            raise ConfigError("source", None, problem, "give undamaged weights, and undamaged LoRAs")
+        yield name, tensor
 
 
 def require_free(out: Path, *beside: Path) -> None:

@@ -105,6 +105,20 @@ def test_adapters_are_merged_and_every_tensor_is_cast(source, tmp_path):
     assert equal(found, {name: tensor.bfloat16() for name, tensor in expected.items()})
 
 
+@pytest.mark.parametrize(
+    ("up", "dtype", "key"), [(float("nan"), None, "source"), (1e6, torch.float16, "dtype"), (1e6, None, None)]
+)
+def test_numbers_that_are_not_finite_in_the_file_are_refused_and_nothing_is_left(source, tmp_path, up, dtype, key):
+    adapters = {"blocks.1.attn2.to_k": Adapter(torch.ones(1, 24), torch.full((24, 1), up), 1.0)}
+    keys = {"original": True, "dtype": dtype, "adapters": adapters, "shard_bytes": LARGE}
+    if key is None:
+        write_checkpoint(source, CONFIG, tmp_path / "out", **keys)
+        return
+    with pytest.raises(ConfigError) as error:
+        write_checkpoint(source, CONFIG, tmp_path / "out", **keys)
+    assert error.value.key == key and not list(tmp_path.iterdir())
+
+
 def test_bytes_heard_on_the_way_add_up_to_those_planned(source, tmp_path):
     heard = []
     write_checkpoint(source, CONFIG, tmp_path / "out", original=False, shard_bytes=30_000, on_progress=heard.append)
