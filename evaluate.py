@@ -22,6 +22,7 @@ import settings
 from actors.generation.generation_config import GenerationConfig
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 from models.errors import ConfigError
+from models.user_paths import existing_path
 
 TABLE = (
     "visual_stability", "win_rate", "vs_proxy", "luma.worst", "contrast.worst", "saturation.worst", "clipped.worst",
@@ -54,6 +55,12 @@ def read_work(arguments: Sequence[str]) -> Work:
             raise ConfigError(min(unused), None, f"{PAPER} takes checkpoint and out only", "leave it out")
         return Work(settings.read_keys(keys if has_student else [*keys, SHIPPED], EvaluationConfig), {}, True)
     if not has_student:
+        for name, _, value in (argument.partition("=") for argument in arguments):
+            if name == "preset":
+                raise ConfigError(name, value, "no preset of evaluations", f"write {PAPER}, or leave it out")
+            if name in settings.keys_of(GenerationConfig) and name not in settings.keys_of(EvaluationConfig):
+                problem = "a key of videos that are generated first"
+                raise ConfigError(name, value, problem, f"write checkpoint=FILE, or leave {name} out")
         return Work(settings.read_keys(arguments, EvaluationConfig), {})
     known = settings.keys_of(EvaluationConfig)
     own = [argument for argument in arguments if argument.partition("=")[0] in known]
@@ -71,6 +78,8 @@ def read_work(arguments: Sequence[str]) -> Work:
 
 def main(work: Work) -> int:
     """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
+    for path in methods_of("videos", work.config.videos).values():
+        existing_path(path, "videos")
     from cluster.evaluation_run import add_columns, check_columns, generate_students, judge_methods
     from cluster.runs.display import Display
     from evaluation.evaluation_table import evaluation_of, evaluation_text, keep_earlier, pairs_text, write_evaluation

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import settings
 from actors.generation.generation_config import GenerationConfig
 from actors.generation.video_record import recorded_keys
+from models.user_paths import existing_path
 
 
 def read_generation(arguments: Sequence[str]) -> GenerationConfig:
@@ -28,6 +29,9 @@ def read_generation(arguments: Sequence[str]) -> GenerationConfig:
 
 def main(config: GenerationConfig) -> None:
     """Generate the videos. Raises ConfigError before a file exists, VideoEnded for one that ends early."""
+    for name in ("prompts", "image", "video", "images"):
+        if (given := getattr(config, name)) is not None:
+            existing_path(given, name)
     from actors.generation.job import open_job  # imports torch, which help and mistakes do not wait for
     from actors.generation.video_loop import generate_videos
 

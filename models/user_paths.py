@@ -15,3 +15,11 @@ def user_path(given: str, key: str) -> Path:
         raise ConfigError(
             key, given, "its home folder is of no user here", f"write {key}=PATH without ~, or set HOME"
         ) from error
+
+
+def existing_path(given: str, key: str) -> Path:
+    """Return the absolute path of a file or folder. Raises ConfigError where nothing is there."""
+    path = user_path(given, key)
+    if not path.exists():
+        raise ConfigError(key, given, "there is no such file or folder", "correct the path")
+    return path.absolute()

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from models.errors import ConfigError
+from models.user_paths import existing_path
 from models.video_stream import set_picture, to_bt709
 from rewards.learned.clip_reward import spaced_frames
-from rewards.learned.given_paths import existing_path
 from rewards.learned.model_process import ModelFailed, ModelProcess
 from rewards.reward import Clip, ClipReward
 from rewards.reward_config import RewardConfig
@@ -36,9 +36,11 @@ class HPSv3(ClipReward):
         super().__init__(config)
         learned = config.learned
         learned.require("hpsv3")
-        weights = [] if learned.hpsv3_weights is None else [existing_path(learned.hpsv3_weights, "hpsv3_weights")]
-        command = (existing_path(learned.hpsv3_python, "hpsv3_python"), ("hpsv3", learned.device, *weights))
-        self._model = model_process(*command, learned.start_timeout_s, config.timeout_s)
+        python = str(existing_path(learned.hpsv3_python, "reward.learned.hpsv3_python"))
+        arguments = ["hpsv3", learned.device]
+        if learned.hpsv3_weights is not None:
+            arguments.append(str(existing_path(learned.hpsv3_weights, "reward.learned.hpsv3_weights")))
+        self._model = model_process(python, tuple(arguments), learned.start_timeout_s, config.timeout_s)
 
     def load(self) -> None:
         _load(self._model, "reward.learned.hpsv3_python", self.config.learned.hpsv3_python)
@@ -77,12 +79,10 @@ class _VideoAlign(ClipReward):
         super().__init__(config)
         learned = config.learned
         learned.require("videoalign_vq")
-        paths = [existing_path(getattr(learned, name), name) for name in ("videoalign_weights", "videoalign_code")]
-        command = (
-            existing_path(learned.videoalign_python, "videoalign_python"),
-            ("videoalign", learned.device, *paths),
-        )
-        self._model = model_process(*command, learned.start_timeout_s, config.timeout_s)
+        names = ("videoalign_python", "videoalign_weights", "videoalign_code")
+        python, *paths = (str(existing_path(getattr(learned, name), f"reward.learned.{name}")) for name in names)
+        arguments = ("videoalign", learned.device, *paths)
+        self._model = model_process(python, arguments, learned.start_timeout_s, config.timeout_s)
         self._rating = _Rating(self._model, learned.fps)
 
     def load(self) -> None:

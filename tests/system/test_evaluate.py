@@ -205,6 +205,8 @@ def test_a_students_videos_are_made_once_judged_and_never_mixed_with_those_of_ot
             ],
             "judge.pair_rubric",
         ),
+        (["videos={films}", "preset=papr"], "preset"),
+        (["videos={films}", "seconds=3"], "seconds"),
         (["preset=paper", "videos={films}"], "videos"),
         (["preset=paper", "judge.repeats=2"], "judge.repeats"),
         (["videos={films}", "real_videos={tmp}/nowhere"], "real_videos"),
