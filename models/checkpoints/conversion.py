@@ -84,7 +84,13 @@ def convert_checkpoint(
     checkpoint = open_checkpoint(source, "source", part)
     config = network_of(checkpoint, model)
     with torch.device("meta"):
-        check_network_fit(checkpoint, "source" if model is None else "model", Wan(config))
+        outline = Wan(config)
+    try:
+        check_network_fit(checkpoint, "source", outline)
+    except ConfigError as error:
+        if model is None:
+            raise
+        raise ConfigError("model", model, f"source={source} {error.problem}", "change model or source") from error
     verify_weights(source, "source")
     size = sum(stored.size for stored in plan_tensors(checkpoint, original, dtype).values())
     adapters, lines = read_loras(loras, lora_part, {name: held.shape for name, held in checkpoint.stored.items()})
