@@ -89,11 +89,14 @@ def _videos_in(method: str, folder: Path, out: Path, fps: float, skipped: list[S
             continue
         try:
             with safe_open(path, framework="pt") as file:
-                count = file.get_slice("video").get_shape()[0]
+                shape = file.get_slice("video").get_shape()
         except (SafetensorError, OSError) as error:
             skipped.append(Skipped(method, path.name, f"no tensor `video` [B T 3 H W] can be read ({error})"))
             continue
-        for index in range(count):
+        if len(shape) != 5 or shape[2] != 3:
+            skipped.append(Skipped(method, path.name, f"`video` has shape {shape}, expected [B T 3 H W]"))
+            continue
+        for index in range(shape[0]):
             yield VideoTask(method, f"{name}_{index:04d}", path, None, results, index, fps)
 
 
