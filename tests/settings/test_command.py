@@ -24,6 +24,16 @@ settings.command(None, RewardConfig, "a page")
 """
 
 
+@pytest.fixture(autouse=True)
+def signals_as_a_command_finds_them():
+    """Other tests of this process start Ray, which leaves handlers of its own."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(("code", "lines"), [(ENDLESS, 1), (HELP, 0)])
 def test_a_reader_that_leaves_early_ends_the_command_well_and_without_a_word(code, lines):
     reading, writing = os.pipe()
