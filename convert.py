@@ -9,7 +9,7 @@ original names. Never overwrites; a file or folder appears under its name when i
 from dataclasses import dataclass
 
 import settings
-from models.checkpoints.hub import weights_path
+from models.checkpoints.hub import require_named, weights_path
 from models.checkpoints.lora_keys import LoraKeys
 from models.errors import ConfigError
 from models.keys import key
@@ -53,6 +53,7 @@ class ConvertOptions(LoraKeys):
 
 def main(options: ConvertOptions) -> None:
     """Convert one checkpoint and print where it lies."""
+    require_named(options.source, "source")
     import torch  # takes seconds, which help and mistakes do not wait for
 
     from models.checkpoints.conversion import convert_checkpoint

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import settings
 from actors.generation.generation_config import GenerationConfig
 from actors.generation.video_record import recorded_keys
+from models.checkpoints.hub import require_named
 from models.user_paths import existing_path
 
 
@@ -32,6 +33,8 @@ def main(config: GenerationConfig) -> None:
     for name in ("prompts", "image", "video", "images"):
         if (given := getattr(config, name)) is not None:
             existing_path(given, name)
+    if config.checkpoint is not None:
+        require_named(config.checkpoint, "checkpoint")
     from actors.generation.job import open_job  # imports torch, which help and mistakes do not wait for
     from actors.generation.video_loop import generate_videos
 

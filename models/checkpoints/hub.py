@@ -6,7 +6,7 @@ from os.path import isfile, lexists
 from pathlib import Path
 
 from models.errors import ConfigError
-from models.user_paths import user_path
+from models.user_paths import existing_path, user_path
 
 _SCHEME = "hf://"
 _ID = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)")
@@ -96,6 +96,12 @@ def _lacking(root: Path, key: str, given: str) -> tuple[list[str], bool]:
 def names_hub(given: str, key: str) -> bool:
     """Return whether `given` names a repository of the hub, and no path. Raises ConfigError for an empty one."""
     return _hub_id(given, user_path(given, key)) is not None
+
+
+def require_named(given: str, key: str) -> None:
+    """Check that a path exists, or that a repository is named, without reading either. Raises ConfigError."""
+    if not names_hub(given, key):
+        existing_path(given, key)
 
 
 def snapshot_commit(given: str, key: str) -> str | None:
