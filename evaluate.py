@@ -14,15 +14,16 @@ preset=paper makes the paper's main table in the tiny world, of the shipped stud
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 import settings
 from actors.generation.generation_config import GenerationConfig
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 from models.errors import ConfigError
-from models.user_paths import existing_path
+from models.user_paths import existing_path, user_path
 
 TABLE = (
     "visual_stability", "win_rate", "vs_proxy", "luma.worst", "contrast.worst", "saturation.worst", "clipped.worst",
@@ -31,6 +32,7 @@ TABLE = (
 """Metrics in the terminal's table; the report has all of them."""
 PAPER = "preset=paper"
 SHIPPED = "checkpoint=[Self-Forcing++=assets/tiny/student_uniform.safetensors]"
+PAPER_VIDEOS, PAPER_SEED = 32, 0
 TAKEN = {"checkpoint", "out"}
 """Keys that the paper's table takes."""
 
@@ -76,6 +78,35 @@ def read_work(arguments: Sequence[str]) -> Work:
     })  # fmt: skip
 
 
+def make_paper_table(students: Mapping[str, str], out: Path) -> None:
+    """Generate and judge the paper's videos of each of `students`, weights by method; print table, write page.
+
+    Raises ConfigError.
+    """
+    from actors.generation.student_videos import student_videos
+    from cluster.runs.display import Display
+    from evaluation.evaluation_table import write_evaluation
+    from evaluation.paper_table import HORIZONS, judged_horizons, paper_table, paper_text
+    from models.checkpoints.hub import weights_path
+    from models.worlds.tiny_world import HORIZON, spread_prompts
+    from reports.paper_report import write_paper_report
+
+    prompts, paths = spread_prompts(PAPER_VIDEOS), {n: weights_path(one, "checkpoint") for n, one in students.items()}
+    with Display() as display:
+        videos = student_videos(
+            paths, prompts, max(HORIZONS) * HORIZON, PAPER_SEED,
+            lambda name, done, frames: display(name, done, frames, "frames"),
+        )  # fmt: skip
+    judged = {name: judged_horizons(own, prompts) for name, own in videos.items()}
+    table = paper_table(judged)
+    file, page = out / "paper_table.json", out / "paper_report.html"
+    write_evaluation(file, table)
+    used = {"videos": str(PAPER_VIDEOS), "seed": str(PAPER_SEED)}
+    write_paper_report(page, table, judged, videos, used | {f"checkpoint.{n}": one for n, one in students.items()})
+    print(paper_text(table))
+    print(f"table: {file}\nreport: {page}")
+
+
 def main(work: Work) -> int:
     """Generate what is missing, judge the videos and write table and report. Returns the exit status."""
     for path in methods_of("videos", work.config.videos).values():
@@ -84,12 +115,10 @@ def main(work: Work) -> int:
     from cluster.runs.display import Display
     from evaluation.evaluation_table import evaluation_of, evaluation_text, keep_earlier, pairs_text, write_evaluation
     from models.provenance import commit
-    from models.user_paths import user_path
     from reports.evaluation_report import write_evaluation_report
-    from reports.paper_report import print_paper_table
 
     if work.is_paper:
-        print_paper_table(methods_of("checkpoint", work.config.checkpoint), work.config.out)
+        make_paper_table(methods_of("checkpoint", work.config.checkpoint), user_path(work.config.out, "out"))
         return 0
     check_columns(work.config)
     folders, failures = generate_students(work.generation, work.config)

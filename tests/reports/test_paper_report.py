@@ -6,19 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from evaluate import make_paper_table
+from evaluation.paper_table import HORIZONS, judged_horizons, paper_table, paper_text
 from evaluation.tiny_columns import COLUMNS
 from models.checkpoints.weight_files import save_weights
 from models.errors import ConfigError
 from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
 from models.worlds.world_config import SHIPPED_STUDENT
-from reports.paper_report import (
-    HORIZONS,
-    judged_horizons,
-    paper_table,
-    paper_text,
-    print_paper_table,
-    write_paper_report,
-)
+from reports.paper_report import write_paper_report
 from reports.run_report import SHOWN
 from tests.reports.self_contained import read_alone
 
@@ -91,5 +86,5 @@ def test_the_hub_s_folder_of_a_student_is_found_and_its_damage_is_refused_before
     save_weights(load_file(SHIPPED_STUDENT), file, {})
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(ConfigError) as error:
-        print_paper_table({"shipped": str(SHIPPED_STUDENT), "theirs": str(folder)}, str(tmp_path / "out"))
+        make_paper_table({"shipped": str(SHIPPED_STUDENT), "theirs": str(folder)}, tmp_path / "out")
     assert error.value.key == "checkpoint" and str(file) in error.value.problem
