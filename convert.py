@@ -54,6 +54,8 @@ class ConvertOptions(LoraKeys):
 def main(options: ConvertOptions) -> None:
     """Convert one checkpoint and print where it lies."""
     require_named(options.source, "source")
+    for lora in options.lora_names:
+        require_named(lora, "lora")
     import torch  # takes seconds, which help and mistakes do not wait for
 
     from models.checkpoints.conversion import convert_checkpoint

@@ -16,6 +16,7 @@ import settings
 from actors.generation.generation_config import GenerationConfig
 from actors.generation.video_record import recorded_keys
 from models.checkpoints.hub import require_named
+from models.errors import ConfigError
 from models.user_paths import existing_path
 
 
@@ -24,7 +25,11 @@ def read_generation(arguments: Sequence[str]) -> GenerationConfig:
     typed = [f"from_json={text[5:]}" if text.startswith("from=") else text for text in arguments]
     given = dict(text.partition("=")[::2] for text in typed)
     record = given.get("from_json", "").strip("'\"")
-    recorded = recorded_keys(record, given) if record else {}
+    try:
+        recorded = recorded_keys(record, given) if record else {}
+    except ConfigError as error:
+        key = "from_json" if f"from_json={record}" in arguments else "from"
+        raise ConfigError(key, error.value, error.problem, error.fix) from error
     return settings.read_keys(typed, GenerationConfig, part="student", recorded=recorded)
 
 
@@ -33,8 +38,10 @@ def main(config: GenerationConfig) -> None:
     for name in ("prompts", "image", "video", "images"):
         if (given := getattr(config, name)) is not None:
             existing_path(given, name)
-    if config.checkpoint is not None:
-        require_named(config.checkpoint, "checkpoint")
+    weights = [(name, getattr(config, name)) for name in ("checkpoint", "vae", "text_encoder")]
+    for name, given in [*weights, *(("lora", one) for one in config.lora_names)]:
+        if given is not None:
+            require_named(given, name)
     from actors.generation.job import open_job  # imports torch, which help and mistakes do not wait for
     from actors.generation.video_loop import generate_videos
 

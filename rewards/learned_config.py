@@ -28,12 +28,16 @@ class LearnedConfig(KeyGroup, group="reward.learned"):
     device: str = key("cuda", "device of learned rewards", choices=("cpu", "cuda"))
     frames: int = key(8, "frames of a window that clip_score and hpsv3 see, evenly spaced", ge=1, le=1000)
     fps: float = key(16.0, "frames per second of the videos that videoalign sees", gt=0, le=1000)
-    clip: str | None = key(None, "folder of a CLIP of transformers, for clip_score")
+    clip: str | None = key(None, "CLIP of transformers for clip_score: a folder, or a repository of the hub")
     hpsv3_python: str | None = key(None, "Python of an environment in which the package hpsv3 is installed")
-    hpsv3_weights: str | None = key(None, "HPSv3's checkpoint; null: the file that its package has in its cache")
+    hpsv3_weights: str | None = key(
+        None, "HPSv3's checkpoint: a file, or a repository of the hub; null: the one in its package's cache"
+    )
     videoalign_python: str | None = key(None, "Python of an environment with the requirements of VideoAlign")
     videoalign_code: str | None = key(None, "checkout of VideoAlign, the folder with inference.py")
-    videoalign_weights: str | None = key(None, "folder of VideoAlign's checkpoint (VideoReward)")
+    videoalign_weights: str | None = key(
+        None, "VideoAlign's checkpoint (VideoReward): a folder, or a repository of the hub"
+    )
     start_timeout_s: float = key(600.0, "longest time in which a reward model loads, in seconds", gt=0, le=1e6)
 
     def missing(self, name: str) -> list[str]:

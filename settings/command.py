@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,13 +71,16 @@ def with_weights(config: C) -> C:
     Only the start of a run may call this: a plan or a dry run downloads nothing.
     """
     for name in sorted(WEIGHTS):
-        group, _, last = name.rpartition(".")
-        owner: Any = getattr(config, group) if group else config
-        given = getattr(owner, last)
+        given = attrgetter(name)(config)
         if given is not None and names_hub(given, name):
-            changed = replace(owner, **{last: str(weights_path(given, name).absolute())})
-            config = replace(config, **{group: changed}) if group else changed
+            config = _replaced(config, name.split("."), str(weights_path(given, name).absolute()))
     return config
+
+
+def _replaced(config: Any, steps: Sequence[str], value: str) -> Any:
+    """Copy nested dataclasses with another value of one key, whose dotted name has these `steps`."""
+    first, *rest = steps
+    return replace(config, **{first: _replaced(getattr(config, first), rest, value) if rest else value})
 
 
 def prepare_run(config: C, on_ray: bool) -> C:

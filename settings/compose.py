@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ from models.checkpoints.hub import names_hub, snapshot_of
 from models.errors import ConfigError
 from models.user_paths import user_path
 from settings.key_table import PATHS, WEIGHTS, Key, find_key, keys_of, nearest
+from settings.log_to import expand_log_to
 
 S = TypeVar("S")
 C = TypeVar("C", bound=Config)
@@ -67,8 +70,8 @@ def load(
             given.values[name] = value
     plain = _fill(schema, _compose(schema, {"preset": preset} | given.choices), given)
     for name in PATHS:
-        owner, _, last = name.rpartition(".")
-        part = plain[owner] if owner else plain
+        *owners, last = name.split(".")
+        part = reduce(getitem, owners, plain)
         if part[last] is not None:
             if name in WEIGHTS and names_hub(part[last], name):  # downloaded as the run starts: see prepare_run
                 continue
@@ -115,7 +118,7 @@ def parse(arguments: Sequence[str], keys: Mapping[str, Key], groups: Mapping[str
     Hydra's grammar.
     """
     given = Given({}, {}, {})
-    for argument in arguments:
+    for argument in expand_log_to(arguments) if "wandb.mode" in keys else arguments:
         name, text = split(argument)
         if name in (earlier := given.choices | given.texts):
             raise ConfigError(name, text, f"given twice, first as {earlier[name]}", f"write {name} once")
@@ -233,11 +236,8 @@ def _fill(schema: type, composed: Any, given: Given) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(error.full_key, None, str(error).splitlines()[0], "write the value out") from error
     for name, value in texts.items():
-        owner, _, last = name.rpartition(".")
-        part = plain
-        for step in filter(None, owner.split(".")):
-            part = part[step]
-        part[last] = value
+        *owners, last = name.split(".")
+        reduce(getitem, owners, plain)[last] = value
     return plain
 
 

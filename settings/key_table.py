@@ -9,10 +9,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 from cluster.config.renamed_keys import RENAMED
 from models.errors import ConfigError
 
-WEIGHTS = frozenset({"teacher", "base", "init", "vae", "text_encoder", "grpo.init", "grpo.critic"})
+WEIGHTS = frozenset({
+    "teacher", "base", "init", "vae", "text_encoder", "grpo.init", "grpo.critic", "reward.learned.clip",
+    "reward.learned.hpsv3_weights", "reward.learned.videoalign_weights",
+})  # fmt: skip
 """Keys of a run that hold weights: a path, or a repository of the Hugging Face hub."""
 PATHS = WEIGHTS | {
     "run_dir", "prompts", "text_cache", "prompt.cache", "reward.raft_weights", "ode.pairs_dir", "debug.windows",
+    "reward.learned.hpsv3_python", "reward.learned.videoalign_python", "reward.learned.videoalign_code",
 }  # fmt: skip
 """Keys of a run that hold paths: made absolute when read, and never split at commas."""
 

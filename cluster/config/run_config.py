@@ -71,7 +71,9 @@ class Config(WorldConfig):
     cluster: ClusterConfig = part(ClusterConfig, resumable=True)
     autoscale: AutoscaleConfig = part(AutoscaleConfig, resumable=True)
     wandb: WandbConfig = part(WandbConfig, resumable=True)
-    tensorboard: bool = key(False, "log to TensorBoard too, in the folder tensorboard of run_dir", resumable=True)
+    tensorboard: bool = key(
+        False, "log to TensorBoard too, in run_dir/tensorboard; log.to=[wandb,tensorboard] sets both", resumable=True
+    )
     evaluation: TrainingEvaluationConfig = part(TrainingEvaluationConfig, resumable=True)
     debug: DebugConfig = part(DebugConfig, resumable=True)
 

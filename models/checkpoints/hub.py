@@ -1,6 +1,7 @@
 """Find weights that the user names: a path, or a repository of the Hugging Face hub, which is downloaded once."""
 
 import re
+from collections.abc import Sequence
 from glob import escape
 from os.path import isfile, lexists
 from pathlib import Path
@@ -16,8 +17,9 @@ _FILE = re.compile(r"\.(?:safetensors|pt|pth|bin|ckpt|gguf|json|sft)$")
 def weights_path(given: str, key: str) -> Path:
     """Return the path of weights: `given`, or where the hub's cache holds owner/name or hf://owner/name/FILE.
 
-    Files that `key` needs and the cache lacks are downloaded with progress; a stopped download resumes. A cached
-    repository keeps its revision. Raises ConfigError, naming `key`, with what to download by hand.
+    Files that `key` needs and the cache lacks are downloaded with progress. A broken connection resumes inside a file;
+    a stopped command keeps whole files. A cached repository keeps its revision. Raises ConfigError, naming `key`, with
+    what to download by hand.
     """
     path = user_path(given, key)
     match = _hub_id(given, path)
@@ -45,17 +47,28 @@ def weights_path(given: str, key: str) -> Path:
     except (HTTPError, HFValidationError, OSError) as error:
         if usable:  # the first part is whole; VAE and text encoder may be given by keys of their own
             return root
-        reason = type(error.__cause__ or error).__name__
-    lacks = "" if snapshot == cache or not any(lacking) else f" (it lacks {', '.join(lacking[:3])})"
-    problem = f"lies neither here nor whole in the hub's cache {constants.HF_HUB_CACHE}{lacks}"
-    name = repository.rpartition("/")[2]
-    fix = f"run hf download {f'{repository} {inner}'.strip()} --local-dir {name} where there is a network, copy the "
-    raise ConfigError(
-        key,
-        given,
-        f"{problem}, and was not downloaded ({reason})",
-        f"{fix}folder {name} here, and write {key}=its path",
+        lacks = [] if snapshot == cache else [name for name in lacking if name]
+        raise _not_downloaded(error.__cause__ or error, repository, inner, key, given, lacks) from None
+
+
+def _not_downloaded(
+    error: BaseException, repository: str, inner: str, key: str, given: str, lacks: Sequence[str]
+) -> ConfigError:
+    """Tell what the hub refused, or what to download by hand."""
+    from huggingface_hub import constants
+
+    reason = type(error).__name__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403, 404):
+        fix = "correct the name, or run hf auth login with an account that may read it"
+        return ConfigError(key, given, f"the hub refuses it ({reason}, status {status})", fix)
+    missing = f" (it lacks {', '.join(lacks[:3])})" if lacks else ""
+    problem = f"lies neither here nor whole in the hub's cache {constants.HF_HUB_CACHE}{missing}"
+    name, files = repository.rpartition("/")[2], f"{repository} {inner}".strip()
+    fix = (
+        f"run hf download {files} --local-dir {name} where there is a network, copy the folder {name} here, and write "
     )
+    return ConfigError(key, given, f"{problem}, and was not downloaded ({reason})", f"{fix}{key}=its path")
 
 
 def _download(repository: str, inner: str, key: str, given: str, cached: Path | None) -> Path:
@@ -83,14 +96,15 @@ def _download(repository: str, inner: str, key: str, given: str, cached: Path | 
 
 def _lacking(root: Path, key: str, given: str) -> tuple[list[str], bool]:
     """List the files that a cached repository lacks for `key`; and return whether its first part is whole."""
-    from models.checkpoints.hub_files import missing_files, needed_files
+    from models.checkpoints.hub_files import UNCOUNTED, missing_files, needed_files
 
     held = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if not path.is_dir()]
     lacking = {
         part: missing_files(root, chosen) if chosen else [f"weights of part {part}"]
         for part, chosen in needed_files(held, key, given).items()
     }
-    return [name for names in lacking.values() for name in names], not next(iter(lacking.values()))
+    unsure = [f"perhaps more of part {part}" for part in lacking if part in UNCOUNTED]
+    return [name for names in lacking.values() for name in names] + unsure, not next(iter(lacking.values()))
 
 
 def names_hub(given: str, key: str) -> bool:

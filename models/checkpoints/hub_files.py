@@ -21,13 +21,24 @@ from models.errors import ConfigError
 _PARTS = {
     "vae": ("vae",), "text_encoder": ("text_encoder", "tokenizer"), "lora": ("lora",),
     **dict.fromkeys(("teacher", "base", "checkpoint"), ("network", "vae", "text_encoder", "tokenizer")),
+    **dict.fromkeys(("reward.learned.clip", "embeddings.clip", "embeddings.identity", "vbench.clip"), ("encoder",)),
+    "reward.learned.hpsv3_weights": ("reward",), "reward.learned.videoalign_weights": ("everything",),
 }  # fmt: skip
 """Parts that a key needs: of a teacher, base or checkpoint VAE and text encoder too, which are found beside it."""
-_STEMS = {"lora": LORA_STEMS, "text_encoder": ("model", "pytorch_model")}
+_STEMS = {"lora": LORA_STEMS} | dict.fromkeys(("text_encoder", "encoder"), ("model", "pytorch_model"))
 """Names of a part's weights, where they are not those of networks."""
+_PATTERNS = {
+    "tokenizer": ("tokenizer/*", "google/umt5-xxl/*"), "reward": ("HPSv3.safetensors",), "everything": ("[!.]*",),
+}  # fmt: skip
+"""Files of a part that no pattern of weights finds: VideoAlign's own code knows its folder's names."""
+UNCOUNTED = frozenset({"encoder", "everything"})
+"""Parts that may lack a file in the cache without a sign of it."""
+_ENCODER = re.compile(
+    r"(config|preprocessor_config|(special_)?token\w*|vocab|added_tokens)\.json|merges\.txt|\w+\.model"
+)
+"""Files of an encoder of transformers beside its weights."""
 _FOLDERS = {"network": "transformer", "vae": "vae", "text_encoder": "text_encoder"}
 """Folder of a part in a repository of diffusers."""
-_TOKENIZER = ("tokenizer/*", "google/umt5-xxl/*")
 _INDEX = re.compile(r"(.+)(\.safetensors|\.bin)\.index(\.\w+)?\.json")
 _SHARD = re.compile(r"(.+-)\d{5}(-of-)(\d{5})(.*)")
 
@@ -60,15 +71,15 @@ def missing_files(snapshot: Path, chosen: Sequence[str]) -> list[str]:
 
 def _files_of_part(names: Sequence[str], part: str, key: str, given: str) -> list[str]:
     """Choose the weights of one part, with their shards and configuration."""
-    if part == "tokenizer":
-        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in _TOKENIZER)]
+    if part in _PATTERNS:
+        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in _PATTERNS[part])]
     stems, root = _STEMS.get(part, NETWORK_STEMS), [name for name in names if "/" not in name]
     inside = _inside(names, _FOLDERS.get(part, part))
     if not inside and part in ("vae", "text_encoder") and (file := original_name(root, part)):
         return [file]
     folder = _FOLDERS[part] if inside else ""
     if not inside:
-        if part != "network" and part != key:  # beside a network only in a place of its own
+        if part not in ("network", "encoder", key):  # beside a network only in a place of its own
             return []
         inside = root
         if part == "network" and not weights_among(root, stems):
@@ -86,6 +97,8 @@ def _files_of_part(names: Sequence[str], part: str, key: str, given: str) -> lis
     if not found:
         return []
     described = [name for name in ("config.json", "adapter_config.json") if name in inside]
+    if part == "encoder":
+        described = [name for name in inside if _ENCODER.fullmatch(name)]
     return [f"{folder}/{name}".lstrip("/") for name in (*described, *found, *_shards(found[0], inside))]
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from models.user_paths import existing_path
+from models.checkpoints.hub import require_named
 from rewards.learned.image_encoders import ImageEncoder, text_encoder
 from rewards.reward import Clip, ClipReward
 from rewards.reward_config import RewardConfig
@@ -27,7 +27,7 @@ class ClipScore(ClipReward):
         """Check the path of the encoder. Raises ConfigError."""
         super().__init__(config)
         config.learned.require("clip_score")
-        existing_path(config.learned.clip, "reward.learned.clip")
+        require_named(config.learned.clip, "reward.learned.clip")
 
     def load(self) -> None:
         learned = self.config.learned

@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
+from models.checkpoints.hub import weights_path
 from models.errors import ConfigError
 from models.fingerprint import file_digest
-from models.user_paths import user_path
 
 _FIX = "name a folder that save_pretrained wrote, with safetensors and the preprocessor"
 
@@ -30,7 +30,7 @@ class ImageEncoder:
         disable_progress_bar()
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         network, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
         missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]  # which nothing reads
         if missing:
@@ -69,7 +69,7 @@ _load = lru_cache(maxsize=4)(ImageEncoder)
 
 def image_encoder(folder: str, key: str, device: str) -> ImageEncoder:
     """Load an encoder of pictures, once in each process. Raises ConfigError under `key`."""
-    path = user_path(folder, key)
+    path = weights_path(folder, key)
     if not path.is_dir():  # transformers would take it for the name of a repository
         raise ConfigError(key, folder, "there is no such folder", _FIX)
     try:

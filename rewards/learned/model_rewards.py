@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.checkpoints.hub import require_named, weights_path
 from models.errors import ConfigError
 from models.user_paths import existing_path
 from models.video_stream import set_picture, to_bt709
@@ -34,13 +35,20 @@ class HPSv3(ClipReward):
     def __init__(self, config: RewardConfig):
         """Check the paths. Raises ConfigError."""
         super().__init__(config)
-        learned = config.learned
-        learned.require("hpsv3")
+        config.learned.require("hpsv3")
+        existing_path(config.learned.hpsv3_python, "reward.learned.hpsv3_python")
+        if config.learned.hpsv3_weights is not None:
+            require_named(config.learned.hpsv3_weights, "reward.learned.hpsv3_weights")
+
+    @cached_property
+    def _model(self) -> ModelProcess:
+        """Return the process; weights of the hub are found, or downloaded, here. Raises ConfigError."""
+        learned = self.config.learned
         python = str(existing_path(learned.hpsv3_python, "reward.learned.hpsv3_python"))
         arguments = ["hpsv3", learned.device]
         if learned.hpsv3_weights is not None:
-            arguments.append(str(existing_path(learned.hpsv3_weights, "reward.learned.hpsv3_weights")))
-        self._model = model_process(python, tuple(arguments), learned.start_timeout_s, config.timeout_s)
+            arguments.append(str(_one_file(learned.hpsv3_weights, "reward.learned.hpsv3_weights")))
+        return model_process(python, tuple(arguments), learned.start_timeout_s, self.config.timeout_s)
 
     def load(self) -> None:
         _load(self._model, "reward.learned.hpsv3_python", self.config.learned.hpsv3_python)
@@ -77,19 +85,28 @@ class _VideoAlign(ClipReward):
     def __init__(self, config: RewardConfig):
         """Check the paths. Raises ConfigError."""
         super().__init__(config)
-        learned = config.learned
-        learned.require("videoalign_vq")
-        names = ("videoalign_python", "videoalign_weights", "videoalign_code")
-        python, *paths = (str(existing_path(getattr(learned, name), f"reward.learned.{name}")) for name in names)
-        arguments = ("videoalign", learned.device, *paths)
-        self._model = model_process(python, arguments, learned.start_timeout_s, config.timeout_s)
-        self._rating = _Rating(self._model, learned.fps)
+        config.learned.require("videoalign_vq")
+        for name in ("videoalign_python", "videoalign_code"):
+            existing_path(getattr(config.learned, name), f"reward.learned.{name}")
+        require_named(config.learned.videoalign_weights, "reward.learned.videoalign_weights")
+
+    @cached_property
+    def _model(self) -> ModelProcess:
+        """Return the process; weights of the hub are found, or downloaded, here. Raises ConfigError."""
+        learned = self.config.learned
+        python, code = (
+            str(existing_path(getattr(learned, name), f"reward.learned.{name}"))
+            for name in ("videoalign_python", "videoalign_code")
+        )
+        weights = str(weights_path(learned.videoalign_weights, "reward.learned.videoalign_weights").absolute())
+        arguments = ("videoalign", learned.device, weights, code)
+        return model_process(python, arguments, learned.start_timeout_s, self.config.timeout_s)
 
     def load(self) -> None:
         _load(self._model, "reward.learned.videoalign_python", self.config.learned.videoalign_python)
 
     def score(self, clip: Clip) -> Tensor:
-        return torch.tensor(clip.once(self._rating)[self.dimension])
+        return torch.tensor(clip.once(_Rating(self._model, self.config.learned.fps))[self.dimension])
 
 
 class VideoAlignVisual(_VideoAlign):
@@ -108,6 +125,17 @@ class VideoAlignText(_VideoAlign):
     """Scores text alignment (TA)."""
 
     dimension = "TA"
+
+
+def _one_file(given: str, key: str) -> Path:
+    """Return the path of the one file of weights that `given` means. Raises ConfigError."""
+    path = weights_path(given, key).absolute()
+    if not path.is_dir():
+        return path
+    held = sorted(path.glob("*.safetensors"))
+    if len(held) != 1:
+        raise ConfigError(key, given, f"holds {len(held)} files *.safetensors at its top", f"write {key}=FILE")
+    return held[0]
 
 
 def _load(model: ModelProcess, key: str, python: str | None) -> None:

@@ -34,7 +34,18 @@ def test_a_law_with_numbers_needs_no_second_pair_of_quotes():
 
 
 @pytest.mark.parametrize(
-    "key", ["run_dir", "teacher", "base", "prompts", "vae", "text_encoder", "text_cache", "ode.pairs_dir"]
+    "key",
+    [
+        "run_dir",
+        "teacher",
+        "base",
+        "prompts",
+        "vae",
+        "text_encoder",
+        "text_cache",
+        "ode.pairs_dir",
+        "reward.learned.videoalign_code",
+    ],
 )
 @given(text=st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1).map(lambda text: f"/{text}/x"))
 @hypothesis.settings(max_examples=10)

@@ -50,10 +50,11 @@ def test_a_start_downloads_before_it_checks(tmp_path, monkeypatch):
         "weights_path",
         lambda given, key: found.setdefault(key, tmp_path / key),
     )
-    given = [f"run_dir={tmp_path}/run", "stage=dmd", "grpo.init=owner/name", *HUB]
+    given = [f"run_dir={tmp_path}/run", "stage=dmd", "grpo.init=owner/name", "reward.learned.clip=openai/clip", *HUB]
     config = settings.with_weights(settings.load(given))
     assert {key: Path(value) for key, value in found.items()} == {
         "teacher": Path(config.teacher), "init": Path(config.init or ""), "grpo.init": Path(config.grpo.init or ""),
+        "reward.learned.clip": Path(config.reward.learned.clip or ""),
     }  # fmt: skip
     with pytest.raises(ConfigError) as error:
         settings.prepare_run(settings.load(given), on_ray=False)

@@ -52,6 +52,12 @@ ORIGINAL = [
     "config.json", "diffusion_pytorch_model.safetensors", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth",
     "google/umt5-xxl/spiece.model", "google/umt5-xxl/tokenizer.json",
 ]  # fmt: skip
+ENCODER = [
+    "config.json", "preprocessor_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json",
+    "tokenizer_config.json", "vocab.json", "pytorch_model.bin",
+]  # fmt: skip
+OPENAI = [*ENCODER, "README.md", ".gitattributes", "flax_model.msgpack", "tf_model.h5"]
+REWARD = ["README.md", "model_config.json", "checkpoint-11352/model.pth"]
 LORA = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "README.md"]
 
 
@@ -91,6 +97,10 @@ def online(cache, monkeypatch):
         (DIFFUSERS, "text_encoder", TEXT), ([*ORIGINAL, "x.safetensors", "examples/y.pth"], "teacher", ORIGINAL),
         (ORIGINAL, "vae", ["Wan2.1_VAE.pth"]), (LORA, "lora", LORA[:2]),
         (["README.md", "checkpoints/dmd.pt", "a/b/c.pt"], "init", ["checkpoints/dmd.pt"]),
+        (OPENAI, "reward.learned.clip", ENCODER), (OPENAI, "embeddings.clip", ENCODER),
+        ([*OPENAI, "model.safetensors"], "embeddings.identity", [*ENCODER[:-1], "model.safetensors"]),
+        (["HPSv3.safetensors", "README.md", "a.png"], "reward.learned.hpsv3_weights", ["HPSv3.safetensors"]),
+        ([*REWARD, ".gitattributes"], "reward.learned.videoalign_weights", REWARD),
     ],
 )  # fmt: skip
 def test_a_download_takes_the_files_that_the_key_needs_and_no_others(files, key, wanted, online, cache):
@@ -113,6 +123,18 @@ def test_a_whole_cache_asks_no_network(cache, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     assert weights_path("owner/name", "teacher") == snapshot
+
+
+@pytest.mark.parametrize(
+    ("files", "lost", "key"),
+    [(ENCODER, "vocab.json", "reward.learned.clip"), (REWARD, REWARD[-1], "reward.learned.videoalign_weights")],
+)
+def test_a_folder_without_a_list_of_its_files_is_completed_or_taken_as_it_is(files, lost, key, online, cache):
+    snapshot = cached(cache, "owner/name", *(name for name in files if name != lost))
+    assert weights_path("owner/name", key) == snapshot, "offline"
+    hub = online(files)
+    assert weights_path("owner/name", key) == snapshot
+    assert len(hub.asked) == 1 and (snapshot / lost).is_file()
 
 
 @pytest.mark.parametrize("lost", NETWORK[2:])

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 from av.video.reformatter import ColorRange, Colorspace
+from huggingface_hub import constants
 
 from models.errors import ConfigError
 from rewards.attempt import attempt
@@ -125,6 +126,20 @@ def test_a_model_loads_in_the_process_that_scores_and_says_so_where_it_does_not(
     with pytest.raises(ConfigError) as error:
         scorer.load()
     assert error.value.key == "reward.learned.hpsv3_python" and "holds no weights" in str(error.value)
+
+
+def test_weights_named_by_a_repository_are_found_when_the_model_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--owner--name"
+    for path in (folder / "refs/main", folder / "snapshots/aa/HPSv3.safetensors"):
+        path.parent.mkdir(parents=True)
+        path.write_text("aa")
+    reward = make_reward("hpsv3", config(tmp_path, hpsv3_weights="owner/name"))
+    assert reward._model._command[-1] == str(tmp_path / "models--owner--name/snapshots/aa/HPSv3.safetensors")
+    with pytest.raises(ConfigError) as error:
+        make_reward("videoalign_vq", config(tmp_path, videoalign_weights="owner/other")).load()
+    assert error.value.key == "reward.learned.videoalign_weights"
 
 
 @pytest.mark.parametrize("name", ["clip_score", "hpsv3", "videoalign_vq", "videoalign_mq", "videoalign_ta"])
