@@ -56,6 +56,9 @@ class RewardConfig(KeyGroup, group="reward"):
     )
     raft_size: str = key("large", "RAFT network: large or small", choices=("large", "small"))
     raft_weights: str | None = key(None, "file of torchvision's RAFT weights (.pth or .safetensors)")
+    vae: str | None = key(
+        None, "file of TAEHV's tiny decoder, fast, that decodes rewarded windows; none: the run's VAE"
+    )
     upsample: int = key(1, "factor by which frames are enlarged before optical flow", ge=1, le=64)
     motion: str = key(
         "fastest",

@@ -33,6 +33,8 @@ class TrialOptions:
             raise ConfigError("videos", None, "nothing to score", "write videos=FOLDER, or clips=true")
         if Path(self.out).exists() and not Path(self.out).is_dir():
             raise ConfigError("out", self.out, "this is a file", "write the folder of the pictures")
+        if self.reward.vae is not None:
+            raise ConfigError("reward.vae", self.reward.vae, "these videos are pixels already", "leave it out")
 
 
 def main(options: TrialOptions) -> None:

@@ -16,6 +16,7 @@ from cluster.config.run_config import Config
 from models.checkpoints.hub import names_hub, snapshot_of
 from models.errors import ConfigError
 from models.user_paths import user_path
+from models.worlds.world_config import TINY_PREFIX
 from settings.key_table import PATHS, WEIGHTS, Key, find_key, keys_of, nearest
 from settings.log_to import expand_log_to
 
@@ -73,6 +74,8 @@ def load(
         *owners, last = name.split(".")
         part = reduce(getitem, owners, plain)
         if part[last] is not None:
+            if last == "vae":
+                part[last] = part[last].removeprefix(TINY_PREFIX)
             if name in WEIGHTS and names_hub(part[last], name):  # downloaded as the run starts: see prepare_run
                 continue
             path = user_path(part[last], name)

@@ -11,7 +11,7 @@ from models.errors import ConfigError
 
 WEIGHTS = frozenset({
     "teacher", "base", "init", "vae", "text_encoder", "grpo.init", "grpo.critic", "reward.learned.clip",
-    "reward.learned.hpsv3_weights", "reward.learned.videoalign_weights",
+    "reward.learned.hpsv3_weights", "reward.learned.videoalign_weights", "reward.vae",
 })  # fmt: skip
 """Keys of a run that hold weights: a path, or a repository of the Hugging Face hub."""
 PATHS = WEIGHTS | {

@@ -1,6 +1,8 @@
 """Build dispatcher, supply, actor and scorer of a stage, the same on Ray and inline."""
 
 from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -17,6 +19,7 @@ from cluster.supply.group_scoring import GroupScorer
 from cluster.supply.supply import Supply
 from cluster.supply.supply_state import SupplyState
 from models.checkpoints.weight_files import load_weights
+from models.errors import ConfigError
 from models.wan.network import ComputeSpec
 
 
@@ -33,8 +36,14 @@ def make_supply(spec: StageSpec, state: SupplyState | None = None, kept: Collect
 
 def make_scorer(spec: ScorerSpec, device: str = "cpu") -> GroupScorer:
     """Build the scorer of groups. Raises ValueError where a reward, its flow or the codec cannot be made."""
-    own = torch.device(device)
-    return GroupScorer(spec.reward, spec.metrics, spec.world.codec(own), own)
+    own, reward = torch.device(device), spec.reward
+    if reward.vae is None:
+        return GroupScorer(reward, spec.metrics, spec.world.codec(own), own)
+    try:
+        codec = replace(spec.world, vae=Path(reward.vae)).codec(own)
+    except ConfigError as error:
+        raise ConfigError("reward.vae", reward.vae, error.problem, error.fix) from error
+    return GroupScorer(reward, spec.metrics, codec, own)
 
 
 def make_dispatcher(

@@ -12,6 +12,7 @@ from learner.stage_config import Source
 from models.checkpoints.weight_files import check_weights, verify_weights
 from models.errors import ConfigError
 from models.network_config import StudentConfig
+from models.wan.tiny_decoder import TinyDecoderCodec
 from models.worlds import tiny_world
 from rewards.reward_config import SHIPPED
 
@@ -82,8 +83,11 @@ def check_world(
     if surplus := world.text(cpu).truncated_tokens(world.negative_prompt):
         read = student.wan.text_len
         print(f"note: prompt.negative has {read + surplus} tokens; the first {read} are read", file=sys.stderr)
-    if windows:
-        world.codec(cpu)
+    if windows and isinstance(world.codec(cpu), TinyDecoderCodec):
+        raise ConfigError(
+            "vae", world.vae, "a tiny decoder encodes no images, which windows from the middle of a video begin with",
+            "write vae=the VAE itself; reward.vae takes the tiny decoder",
+        )  # fmt: skip
 
 
 def check_start_of_grpo(init: Source, critic: Source | None, base: Source, student: nn.Module) -> None:

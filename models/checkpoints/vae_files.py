@@ -1,4 +1,4 @@
-"""Open Wan2.1's VAE from a folder of diffusers, or from the file of the original code."""
+"""Open Wan2.1's VAE from a folder of diffusers or from its original file, or a tiny decoder in its place."""
 
 import json
 import math
@@ -17,6 +17,7 @@ from models.checkpoints.safetensors_files import Stored
 from models.checkpoints.weight_files import shape_misfit
 from models.errors import ConfigError
 from models.file_kinds import read_text
+from models.wan.tiny_decoder import FIRST, MEMORY, TinyDecoder, TinyDecoderCodec
 from models.wan.vae import WanCodec
 
 _FIX = "give a diffusers folder of Wan2.1, or its Wan2.1_VAE.pth"
@@ -24,13 +25,19 @@ _FIRST, _LATENT = "encoder.conv1.weight", "conv2.weight"
 """Original names of the first convolution [D 3 3 3 3], and of the one behind the latents [C C 1 1 1]."""
 
 
-def open_wan_codec(path: Path, channels: int, device: torch.device, dtype: torch.dtype) -> WanCodec:
-    """Open the codec of a folder (or its vae/), or of a file. Raises ConfigError unless it has `channels` channels."""
+def open_wan_codec(path: Path, channels: int, device: torch.device, dtype: torch.dtype) -> WanCodec | TinyDecoderCodec:
+    """Open the codec of a folder (or its vae/), or of a file, of TAEHV's tiny decoder too.
+
+    Raises ConfigError unless it has `channels` channels.
+    """
     file = path if path.is_file() else None if (path / "vae").is_dir() else original_file(path, "vae")
     if file is None or file.name.startswith(NETWORK_STEMS[0]):
         vae, content = _of_diffusers(path.parent if path.is_file() else path, path, channels)
     else:
-        vae, content = _original(file)
+        content = open_content(file, "vae", None, ("state_dict",))
+        if {FIRST, MEMORY} <= content.stored.keys():
+            return _tiny_decoder(file, content, channels, device, dtype)
+        vae = _original(file, content)
     if (given := vae.config.z_dim) != channels:
         raise ConfigError("vae", path, f"has latents of {given} channels, the network of {channels}", _FIX)
     tensors = dict(content.tensors())
@@ -67,9 +74,23 @@ def _of_diffusers(folder: Path, path: Path, channels: int) -> tuple[AutoencoderK
     return _network(config, path), content
 
 
-def _original(file: Path) -> tuple[AutoencoderKLWan, Content]:
+def _tiny_decoder(
+    file: Path, content: Content, channels: int, device: torch.device, dtype: torch.dtype
+) -> TinyDecoderCodec:
+    """Open the decoder of a file of TAEHV; its encoder is left out. Raises ConfigError."""
+    check_floats(content.stored, file, "vae")
+    tensors = {name: tensor for name, tensor in content.tensors() if name.startswith("decoder.")}
+    network = TinyDecoder(channels)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if misfit := shape_misfit(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}):
+        problem = f"is no tiny decoder of latents of {channels} channels: it {misfit}"
+        raise ConfigError("vae", file, problem, "give TAEHV's file for Wan2.1, taew2_1")
+    network.load_state_dict(tensors)
+    return TinyDecoderCodec(network.to(device, dtype))
+
+
+def _original(file: Path, content: Content) -> AutoencoderKLWan:
     """Make the network of the sizes in an original file: its code states all else. Raises ConfigError."""
-    content = open_content(file, "vae", None, ("state_dict",))
     stored: Mapping[str, Stored] = check_floats(content.stored, file, "vae")
     if not {_FIRST, _LATENT} <= stored.keys():
         raise ConfigError("vae", file, f"is not the VAE of Wan2.1: it lacks {_FIRST} or {_LATENT}", _FIX)
@@ -77,7 +98,7 @@ def _original(file: Path) -> tuple[AutoencoderKLWan, Content]:
     if (pixels, latents) != (3, 16):
         kind = "the VAE of Wan2.2" if latents == 48 else f"a VAE of {pixels} and {latents} channels"
         raise ConfigError("vae", file, f"is {kind}, not that of Wan2.1", _FIX)
-    return _network({"base_dim": width}, file), content
+    return _network({"base_dim": width}, file)
 
 
 def _network(config: dict[str, Any], path: Path) -> AutoencoderKLWan:

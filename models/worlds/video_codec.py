@@ -8,6 +8,7 @@ from torch import Tensor
 from models.worlds import tiny_world
 
 if TYPE_CHECKING:
+    from models.wan.tiny_decoder import TinyDecoderCodec
     from models.wan.vae import WanCodec
 
 
@@ -25,7 +26,7 @@ class TinyCodec:
         return tiny_world.to_latents(video)
 
 
-VideoCodec = Union[TinyCodec, "WanCodec"]
+VideoCodec = Union[TinyCodec, "WanCodec", "TinyDecoderCodec"]
 """Maps pixels [B T 3 H W] in [0, 1] to latents [B F C H W] of about unit variance, and back.
 
 A latent frame has `channels`; all but the first are `time_stride` video frames, a row or column `space_stride` of

@@ -107,6 +107,7 @@ def test_help_is_answered_without_torch_and_lists_every_key():
         (["clips=true", "reward.terms={no_cut}"], "reward.terms"),
         (["clips=true", "reward.terms={no_cut: much}"], "reward.terms"),
         (["clips=true", "reward.top_share=2"], "reward.top_share"),
+        (["clips=true", "reward.vae=x.pth"], "reward.vae"),
     ],
 )
 def test_a_command_line_with_a_mistake_names_the_key(arguments, key, monkeypatch):

@@ -7,13 +7,14 @@ import torch
 
 import settings
 from cluster.launch import preflight
-from cluster.runs.factory import make_supply
+from cluster.runs.factory import make_scorer, make_supply
 from cluster.runs.stage_spec import inputs_of, stage_spec
 from cluster.runs.stage_texts import prepared_text, stage_texts
 from models.errors import ConfigError
 from models.network_config import CONFIGS
 from models.records import CRITIC, STUDENT
 from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
+from models.wan.tiny_decoder import TinyDecoder, TinyDecoderCodec
 from models.wan.vae import WanCodec
 from models.worlds.tiny_world import PROMPTS as TINY_PROMPTS
 from models.worlds.video_codec import TinyCodec
@@ -27,7 +28,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return save_small_world(tmp_path_factory.mktemp("world"))
+    folder = save_small_world(tmp_path_factory.mktemp("world"))
+    torch.save(TinyDecoder(CONFIG.in_channels).state_dict(), folder / "tiny.pth")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,7 @@ def small_network_is_known(monkeypatch):
         (["prompts=null"], r"^prompts: "),
         (["window.frames=3"], r"^window\.frames=3: .*write window\.frames=6"),
         (["vae={world}/nowhere"], r"^vae=.*nowhere: .*vae/config\.json"),
+        (["vae=taehv:{world}/tiny.pth"], r"^vae=.*/tiny\.pth: .*reward\.vae"),
         (["text_encoder={world}/nowhere"], r"^text_encoder=.*nowhere: .*text_encoder/config\.json"),
         (["teacher={world}/network.safetensors"], r"^text_encoder: .*width 16"),
         (
@@ -56,6 +60,19 @@ def test_what_another_world_cannot_honour_is_refused_in_one_line_that_names_the_
     with pytest.raises(ValueError, match=said) as refused:
         preflight(config)
     assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+def test_rewarded_windows_are_decoded_by_the_tiny_decoder_where_one_is_named(world, tmp_path):
+    given = [*keys(world, tmp_path / "run"), "stage=grpo", f"grpo.init={world}/network.safetensors"]
+
+    def scorer(*arguments: str):
+        return make_scorer(stage_spec("grpo", settings.load(replaced(given, *arguments))).scorer)
+
+    assert isinstance(scorer().codec, WanCodec)
+    assert isinstance(scorer(f"reward.vae=taehv:{world}/tiny.pth").codec, TinyDecoderCodec)
+    with pytest.raises(ConfigError) as error:
+        scorer(f"reward.vae={world}/none.pth")
+    assert error.value.key == "reward.vae"
 
 
 def test_stage_teacher_is_of_the_tiny_world_alone(world, tmp_path):
