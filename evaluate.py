@@ -13,6 +13,7 @@ preset=paper makes the paper's main table in the tiny world, of the shipped stud
   python evaluate.py checkpoint=assets/tiny/student_uniform.safetensors prompts=prompts.txt 'horizons=[5,30]'
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -85,7 +86,7 @@ def make_paper_table(students: Mapping[str, str], out: Path) -> None:
     """
     from actors.generation.student_videos import student_videos
     from cluster.runs.display import Display
-    from evaluation.evaluation_table import write_evaluation
+    from evaluation.evaluation_table import keep_earlier, write_evaluation
     from evaluation.paper_table import HORIZONS, judged_horizons, paper_table, paper_text
     from models.checkpoints.hub import weights_path
     from models.worlds.tiny_world import HORIZON, spread_prompts
@@ -100,6 +101,8 @@ def make_paper_table(students: Mapping[str, str], out: Path) -> None:
     judged = {name: judged_horizons(own, prompts) for name, own in videos.items()}
     table = paper_table(judged)
     file, page = out / "paper_table.json", out / "paper_report.html"
+    if note := keep_earlier(file, page, lambda before: before == json.loads(json.dumps(table))):
+        print(f"note: {note}", file=sys.stderr)
     write_evaluation(file, table)
     used = {"videos": str(PAPER_VIDEOS), "seed": str(PAPER_SEED)}
     write_paper_report(page, table, judged, videos, used | {f"checkpoint.{n}": one for n, one in students.items()})
@@ -113,7 +116,14 @@ def main(work: Work) -> int:
         existing_path(path, "videos")
     from cluster.evaluation_run import add_columns, check_columns, generate_students, judge_methods
     from cluster.runs.display import Display
-    from evaluation.evaluation_table import evaluation_of, evaluation_text, keep_earlier, pairs_text, write_evaluation
+    from evaluation.evaluation_table import (
+        evaluation_of,
+        evaluation_text,
+        judged_videos,
+        keep_earlier,
+        pairs_text,
+        write_evaluation,
+    )
     from models.provenance import commit
     from reports.evaluation_report import write_evaluation_report
 
@@ -128,7 +138,8 @@ def main(work: Work) -> int:
     settings_used = asdict(work.config)
     evaluation = evaluation_of(list(results.values()), skipped, described, settings_used, commit()) | notes
     path = user_path(work.config.out, "out") / "evaluation.json"
-    if note := keep_earlier(path, evaluation):
+    videos = judged_videos(evaluation)
+    if note := keep_earlier(path, path.with_name("report.html"), lambda before: judged_videos(before) == videos):
         print(f"note: {note}", file=sys.stderr)
     write_evaluation(path, evaluation)
     print(evaluation_text(evaluation, TABLE))

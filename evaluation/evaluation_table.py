@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,23 +58,23 @@ def _at_horizon(videos: Sequence[Mapping[str, Any]], end: str, names: Iterable[s
     return {name: bootstrap_mean([metrics.get(name) for metrics in reaching])._asdict() for name in names}
 
 
-def keep_earlier(path: Path, evaluation: Mapping[str, Any]) -> str | None:
-    """Rename an earlier evaluation of other videos at `path`, and its report; return a note where there was one."""
+def keep_earlier(path: Path, page: Path, is_same: Callable[[Mapping[str, Any]], bool]) -> str | None:
+    """Rename an earlier table at `path`, unless it `is_same`, and its report; return a note where there was one."""
     try:
-        before = _videos(json.loads(path.read_text()))
+        kept = is_same(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        before = None  # none yet, or no evaluation of ours: renamed all the same
-    if not path.exists() or before == _videos(evaluation):
+        kept = False  # none yet, or no table of ours: renamed all the same
+    if kept or not path.exists():
         return None
-    number = next(n for n in itertools.count(1) if not path.with_name(f"evaluation_{n}.json").exists())
-    path.rename(path.with_name(f"evaluation_{number}.json"))
-    page = path.with_name("report.html")
-    if page.exists():
-        page.rename(path.with_name(f"report_{number}.html"))
-    return f"{path.parent} held an evaluation of other videos: it is now evaluation_{number}.json, report_{number}.html"
+    number = next(n for n in itertools.count(1) if not path.with_name(f"{path.stem}_{n}.json").exists())
+    moved = {one: one.with_stem(f"{one.stem}_{number}") for one in (path, page) if one.exists()}
+    for one, target in moved.items():
+        one.rename(target)
+    return f"{path.parent} held another table: it is now {', '.join(target.name for target in moved.values())}"
 
 
-def _videos(evaluation: Mapping[str, Any]) -> set[tuple[str, str]]:
+def judged_videos(evaluation: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Return method and digest of every video of an evaluation."""
     methods = evaluation["methods"].items()
     return {(name, video["digest"]) for name, method in methods for video in method["videos"]}
 
