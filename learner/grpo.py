@@ -29,7 +29,10 @@ Minibatch = tuple[Sequence[Group], list[PolicyBatch]]
 
 
 class BurnInTooShort(StopsRun):
-    """Stops a run whose replay misses the actors' policy by more than the clip lets the policy move."""
+    """Stops a run whose replay misses the actors' policy by more than the clip lets the policy move.
+
+    Its first advice is a key that a resumed run may change: the folder is claimed by now.
+    """
 
 
 @dataclass(eq=False)
@@ -121,10 +124,12 @@ class PolicyLearner:
         errors = replay.error[~replay.error.isnan()]
         worst = float(errors.max()) if len(errors) else math.nan
         if worst > self.config.clip / 2:
+            wider = float(f"{3.5 * worst:.0e}")  # one digit, and however it was rounded more than twice the worst
+            again = f"write grpo.clip={wider} and give the command again, or " if wider < 1 else ""
             raise BurnInTooShort(
                 f"the learner's replay of the actors' transitions is off by up to {worst:.1e} in the ratio, more than "
-                f"half of grpo.clip = {self.config.clip}. Fix: raise grpo.clip and give the command again, or raise "
-                "group.burn_in_frames in a new run_dir"
+                f"half of grpo.clip = {self.config.clip}. Fix: {again}raise group.burn_in_frames in a new run_dir, "
+                "with this run's student as grpo.init"
             )
         metrics = {
             "policy/effective_samples": effective_sample_size(replay.weight),

@@ -49,8 +49,9 @@ class OdeInitializer(RegressionLearner):
         sigma = levels[steps].to(device)
         student = self.trained.network
         text = student.text_keys_values(self.encode_text([one.prompt for one in batch]).to(device))
+        zeros = (0,) * len(batch)
+        past = Past(target[:, :0], padding=zeros, rows=tuple(range(len(batch))), starts=zeros)
         velocity = denoise_window(
-            student, x_t, 1000 * sigma, text, Past(target[:, :0], (0,) * len(batch), tuple(range(len(batch)))),
-            target[:, :-block], block, self.shape.context_frames,
-        )  # fmt: skip
+            student, x_t, 1000 * sigma, text, past, target[:, :-block], block, self.shape.context_frames
+        )
         return squared_error(x0_from_velocity(x_t, velocity, sigma), target)

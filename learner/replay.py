@@ -62,12 +62,20 @@ def collate(
         torch.cat([context.new_zeros(pad, *context.shape[1:]), context])
         for context, pad in zip(contexts.values(), padding, strict=True)
     ]
+    # By context and not by window: a group's members are as old as each other.
+    starts = {id(window.context): window.start - history for window in windows}
+    past = Past(
+        torch.stack(frames).to(device),
+        padding,
+        tuple(rows[id(window.context)] for window in windows),
+        tuple(starts[key] for key in contexts),
+    )
     image_rows = [row for row, window in enumerate(windows) if window.image is not None]
     images = torch.cat([windows[0].latents[:0], *(windows[row].image[None] for row in image_rows)])
     return Batch(
         windows=windows,
         text=encode_text([window.prompt for window in windows]).to(device),
-        past=Past(torch.stack(frames).to(device), padding, tuple(rows[id(window.context)] for window in windows)),
+        past=past,
         latents=torch.stack([window.latents for window in windows]).to(device),
         noisy=torch.stack([window.noisy for window in windows]).to(device),
         image_rows=torch.tensor(image_rows, dtype=torch.int64, device=device),

@@ -32,7 +32,7 @@ class Past:
     """Holds the clean frames before windows. Windows that follow the same frames share a row, read once for all.
 
     Example: two members of a group that follow 6 frames, and a window at frame 3: frames [2 6 C H W], padding (0, 3),
-    rows (0, 0, 1).
+    rows (0, 0, 1), starts (9, -3) where the group forks at frame 15.
     """
 
     frames: Tensor
@@ -41,6 +41,8 @@ class Past:
     """Number of filler frames at the beginning of each row, where the video is younger than P frames."""
     rows: tuple[int, ...]
     """Row of the past that each window follows."""
+    starts: tuple[int, ...]
+    """Frame of its video that each row begins with, fillers included."""
 
 
 def denoise_window(
@@ -57,11 +59,13 @@ def denoise_window(
 
     `x_t` [B K C H W] at `timestep` [B K]; `clean` [B K - block C H W] are the window's own finished frames but its last
     block, which no block sees. P and the paddings are multiples of the block; windows of one row have one text. Clean
-    keys and values carry no gradient. Positions count from the first clean frame: attention sees differences only.
+    keys and values carry no gradient. Positions are those of the video: attention sees differences only, but bfloat16
+    rounds a rotated key by its position, and the actor's keys are to be met.
     """
     frames, history = x_t.shape[1], past.frames.shape[1]
     seen = min(history, context_frames)
     padding = [max(0, past.padding[row] - (history - seen)) for row in past.rows]
+    start = [past.starts[row] + history for row in past.rows]
     tokens, device = student.config.tokens_per_frame(*x_t.shape[-2:]), x_t.device
     before: list[Segments] | None = None
     with torch.no_grad():
@@ -69,12 +73,12 @@ def denoise_window(
             # Only the last `seen` frames of the past are kept: those before them were needed to read these.
             first_of = [past.rows.index(row) for row in range(len(past.frames))]
             visibility = _clean_visibility(0, history, block_frames, context_frames, tokens, past.padding, device)
-            layers = student.keys_values(past.frames, _rows(text, first_of), visibility=visibility)
+            layers = student.keys_values(past.frames, _rows(text, first_of), start=past.starts, visibility=visibility)
             layers = [(keys[:, -seen * tokens :], values[:, -seen * tokens :]) for keys, values in layers]
             before = [(layer,) for layer in (layers if len(past.frames) == 1 else _rows(layers, past.rows))]
         if clean.shape[1]:
             visibility = _clean_visibility(seen, clean.shape[1], block_frames, context_frames, tokens, padding, device)
-            own = student.keys_values(clean, text, start=history, past=before, visibility=visibility)
+            own = student.keys_values(clean, text, start=start, past=before, visibility=visibility)
             before = [(layer,) for layer in own] if before is None else [
                 (*layer, more) for layer, more in zip(before, own, strict=True)
             ]  # fmt: skip
@@ -88,7 +92,7 @@ def denoise_window(
         )
         masks.append(_mask(oldest, end, block_frames, tokens, padding, device))
     visibility = Visibility(tuple(spans), tuple(masks))
-    return student.run(x_t, timestep, text, start=history, past=before, visibility=visibility)
+    return student.run(x_t, timestep, text, start=start, past=before, visibility=visibility)
 
 
 def _rows(layers: list[KeysValues], rows: Sequence[int]) -> list[KeysValues]:

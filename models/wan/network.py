@@ -73,11 +73,14 @@ class Wan(nn.Module):
         timestep: Tensor,
         text: Sequence[KeysValues],
         *,
-        start: int = 0,
+        start: int | Sequence[int] = 0,
         past: Sequence[Segments] | None = None,
         visibility: Visibility | None = None,
     ) -> Tensor:
-        """Return the velocity of frames `start`, `start` + 1, ..., which also see each layer's `past`."""
+        """Return the velocity of frames `start`, `start` + 1, ..., which also see each layer's `past`.
+
+        `start` is one frame, or one for each video of the batch.
+        """
         hidden, embedding, time, rotary = self._embed(x_t, timestep, start)
         recompute = self.checkpoint_activations and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
@@ -98,7 +101,7 @@ class Wan(nn.Module):
         x0: Tensor,
         text: Sequence[KeysValues],
         *,
-        start: int = 0,
+        start: int | Sequence[int] = 0,
         past: Sequence[Segments] | None = None,
         visibility: Visibility | None = None,
     ) -> list[KeysValues]:
@@ -114,7 +117,9 @@ class Wan(nn.Module):
             layers.append(own)
         return [*layers, self.blocks[-1].self_keys_values(hidden, time, rotary)]
 
-    def _embed(self, x_t: Tensor, timestep: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def _embed(
+        self, x_t: Tensor, timestep: Tensor, start: int | Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Return tokens [B F P D], time embedding [B F D], modulations [B F 6 D], rotary positions."""
         _, p, q = self.config.patch_size
         patches = rearrange(x_t, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=q)

@@ -4,6 +4,8 @@ Wan looks rotations up in a table of 1024 rows, which ends a video after 255 s. 
 positions only, so computing the rotation removes that limit (reference: Wan2.1 `rope_params`, theta 10000).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,26 +21,33 @@ def _angles(positions: Tensor, dim: int) -> Tensor:
 
 
 def rotary_positions(
-    config: WanConfig, start: int, frames: int, height: int, width: int, like: Tensor
+    config: WanConfig, start: int | Sequence[int], frames: int, height: int, width: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return cosines and sines, each [L 1 head_dim/2], of `frames` latent frames from frame `start` on.
 
-    `height` and `width` are those of a latent frame; device and dtype come from `like` (at least float32).
+    [B L 1 head_dim/2] where `start` is one for each of B videos. `height` and `width` are those of a latent frame;
+    device and dtype come from `like` (at least float32).
     """
     rows, columns = config.grid(height, width)
     device = like.device
-    time, row, column = (
-        _angles(torch.arange(first, first + n, device=device), dim)
-        for first, n, dim in zip((start, 0, 0), (frames, rows, columns), config.rotary_dims, strict=True)
+    starts = [start] if isinstance(start, int) else start
+    time = torch.stack(  # no tensor of the starts, whose copy to a GPU would wait
+        [_angles(torch.arange(first, first + frames, device=device), config.rotary_dims[0]) for first in starts]
     )
+    row, column = (
+        _angles(torch.arange(n, device=device), dim)
+        for n, dim in zip((rows, columns), config.rotary_dims[1:], strict=True)
+    )
+    grid = len(starts), frames, rows, columns
     angles = torch.cat(
         [
-            time[:, None, None].expand(-1, rows, columns, -1),
-            row[None, :, None].expand(frames, -1, columns, -1),
-            column[None, None, :].expand(frames, rows, -1, -1),
+            time[:, :, None, None].expand(*grid, -1),
+            row[:, None].expand(*grid, -1),
+            column.expand(*grid, -1),
         ],
         dim=-1,
-    ).reshape(frames * rows * columns, 1, -1)
+    ).reshape(len(starts), frames * rows * columns, 1, -1)
+    angles = angles[0] if isinstance(start, int) else angles
     dtype = torch.promote_types(like.dtype, torch.float32)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

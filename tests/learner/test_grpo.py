@@ -18,6 +18,7 @@ from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig
 from models.frequencies import low_pass
 from models.network_config import StudentConfig
 from models.records import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
+from models.wan.network import ComputeSpec
 from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
@@ -39,14 +40,17 @@ CONFIG = GrpoConfig(
 )
 
 
-def rolled(burn_in_frames: int, starts: Sequence[int], coarse: float = 1.0) -> list[Group]:
+def rolled(
+    burn_in_frames: int, starts: Sequence[int], coarse: float = 1.0, dtype: torch.dtype = torch.float32
+) -> list[Group]:
     """Groups of version 0 by a real actor, one video each; random scores of two windows."""
     actor = GroupActor(
         SHAPE,
         WindowConfig(frames=6, burn_in_frames=burn_in_frames),
         encode_text,
         TinyCodec(),
-        FixedWeights(Weights.of(0, network(0))),
+        FixedWeights(Weights.of(0, network(0).to(dtype))),
+        ComputeSpec(dtype=dtype),
     )
     rollouts = [
         Rollout(
@@ -119,6 +123,15 @@ def test_the_actors_record_is_the_learners_replay_for_every_transition(groups, l
     assert len(replay.error) == 2 * MEMBERS * 3 * (FRAMES // 3)
     assert replay.error.max() <= 1e-6
     assert (replay.weight == 1).all() and not replay.masked.any()
+
+
+def test_in_bfloat16_too_the_actors_record_is_the_learners_replay_wherever_in_the_video():
+    """Rounding goes by a key's position, so a replay that counted frames from its own first one would be off."""
+    made = rolled(FULL, (0, 24, 48), dtype=torch.bfloat16)
+    batches = PolicyBatches(network(0).to(torch.bfloat16), None, encode_text, SHAPE, CONFIG, micro_batch=4)
+    values = torch.ones(3, MEMBERS, 2, dtype=torch.float64)
+    errors = torch.cat([part.replay.error for part in batches.snapshot(made, values, values.bool())])
+    assert len(errors) == 3 * MEMBERS * 3 * (FRAMES // 3) and errors.max() <= 1e-6
 
 
 @pytest.mark.parametrize("loss", ["ppo", "ratio_norm", "x0_ratio"])

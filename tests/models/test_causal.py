@@ -102,7 +102,7 @@ def in_one_pass(
 ) -> Tensor:
     """`denoise_window` of windows that each have a past of their own: `clean` begins with it."""
     history = clean.shape[1] - (x_t.shape[1] - block)
-    past = Past(clean[:, :history], tuple(padding), tuple(range(len(x_t))))
+    past = Past(clean[:, :history], tuple(padding), tuple(range(len(x_t))), tuple(-filler for filler in padding))
     return denoise_window(student, x_t, timestep, text, past, clean[:, history:], block, context)
 
 
@@ -157,8 +157,10 @@ def test_windows_that_share_a_row_of_the_past_equal_windows_with_rows_of_their_o
     count = max(rows) + 1
     of_video = [(keys[list(rows)], values[list(rows)]) for keys, values in text_for(student, count)]
     x_t, timestep, clean, pasts = latents(6, 5, 3), levels(6, 3), latents(4, 6, 3), latents(6, 7, count)
-    shared = Past(pasts, (2, 0)[:count], rows)
-    own = Past(pasts[list(rows)], tuple(shared.padding[row] for row in rows), (0, 1, 2))
+    shared = Past(pasts, (2, 0)[:count], rows, (7, 30)[:count])
+    own = Past(
+        pasts[list(rows)], tuple(shared.padding[i] for i in rows), (0, 1, 2), tuple(shared.starts[i] for i in rows)
+    )
     one, other = (denoise_window(student, x_t, timestep, of_video, past, clean, 2, context) for past in (shared, own))
     assert (one - other).norm() <= 1e-12 * other.norm()
 
