@@ -28,15 +28,19 @@ class RaftFlow:
     """Computes flow by RAFT with weights from a file; nothing is downloaded."""
 
     def __init__(self, weights: str | None, size: str, upsample: int, device: torch.device):
-        """Load the network of `size` (large or small). Raises ConfigError unless `weights` is its complete file."""
+        """Load the network of `size` (large or small). Raises ConfigError unless `weights` is its complete file.
+
+        It goes to `device` with the first call: a command that only checks its configuration opens no GPU.
+        """
         build, published = _NETWORKS[size]
-        self._network = build(weights=None).eval().to(device)
+        self._network = build(weights=None).eval()
         self._network.load_state_dict(_read(weights, published.url.rpartition("/")[2], self._network.state_dict()))
         self._upsample, self._device = upsample, device
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Flow:
         """Compute the flow of `pixels` [T 3 H W] in [0, 1], in pixels of the enlarged frame."""
+        self._network.to(self._device)
         height, width = (side * self._upsample for side in pixels.shape[-2:])
         padded = [max(_SMALLEST, -(-side // _STEP) * _STEP) for side in (height, width)]
         frames = functional.interpolate(pixels.to(self._device), padded, mode="bilinear", align_corners=False)

@@ -56,3 +56,10 @@ def test_frames_of_any_size_give_flow_of_the_enlarged_frame_alike_from_both_kind
     assert flow.forward.shape == flow.backward.shape == (2, 2, 40, 72)
     assert torch.equal(flow.forward, same.forward) and torch.equal(flow.backward, same.backward)
     assert RaftFlow(weights, "small", 1, CPU)(pixels[:1]).forward.shape == (0, 2, 20, 36)
+
+
+def test_a_device_is_opened_by_the_first_frames_and_not_before(weights):
+    flow = RaftFlow(weights, "small", 1, torch.device("meta"))
+    assert {p.device.type for p in flow._network.parameters()} == {"cpu"}
+    with pytest.raises(NotImplementedError):
+        flow(torch.rand(2, 3, 20, 36))
