@@ -12,15 +12,19 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.bootstrap.ray_environment import cluster_address
+from cluster.bootstrap.store_room import store_notes
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning import memory, placement
 from cluster.planning.placement import Node, Role
+from cluster.planning.shortage_cure import cure
 from cluster.run_errors import CannotStart
 from models.user_paths import user_path
 
 _POLL_S = 0.5
-_STORE_BYTES = 512 * 2**20
+_OWN_STORE_BYTES = 512 * 2**20
+"""Smallest object store of a Ray of our own."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class RunNeeds:
     text_cache: str | None
     """Folder of encoded prompts; None outside Wan's world."""
     store_bytes: int
-    """Object store of a local Ray in bytes: the buffer, two or three versions of the weights, a quarter more."""
+    """Object store of a local Ray, and of the driver's node of a cluster, in bytes: see `memory.store_sizes`."""
+    versions_bytes: int = 0
+    """Object store of every other node in bytes: versions of the weights."""
 
     @property
     def cpus(self) -> float:
@@ -46,17 +52,15 @@ class RunNeeds:
 
 def needs_of(config: Config) -> RunNeeds:
     """Derive the requirements on the nodes from a run's configuration."""
-    waiting_bytes, _ = memory.buffer_size(config)
-    weights_bytes = memory.parameters(config.student.wan) * memory.BYTES[config.rollout.dtype]
-    versions = 3 if config.evaluated_stages else 2
-    store_bytes = 1.25 * (waiting_bytes + versions * weights_bytes)
+    store_bytes, versions_bytes = memory.store_sizes(config, versions=3 if config.evaluated_stages else 2)
     return RunNeeds(
         config.cluster,
         placement.roles(config),
         placement.at_start(config),
         config.run_dir,
         config.text_cache if config.in_wan_world else None,
-        max(_STORE_BYTES, int(store_bytes)),
+        store_bytes if cluster_address(config.cluster) else max(_OWN_STORE_BYTES, store_bytes),
+        versions_bytes,
     )
 
 
@@ -92,7 +96,7 @@ def wait_for_nodes(wanted: list[Role], timeout_s: float, say: Callable[[str], No
             if time.monotonic() > deadline:
                 raise CannotStart(
                     f"cluster.nodes_timeout_s={timeout_s:g}: {lacking or 'no room'}, for longer than that. "
-                    f"Fix: {placement.cure(wanted, nodes)}."
+                    f"Fix: {cure(wanted, nodes)}."
                 )
             if lacking not in (None, before):
                 say(lacking)
@@ -116,12 +120,14 @@ def require_nodes(needs: RunNeeds, joined: bool, say: Callable[[str], None]) -> 
                 "storage that all nodes share and may write to."
             )
         note_unshared_texts(needs, say)
+        for line in store_notes(needs.store_bytes, needs.versions_bytes):
+            say(line)
         return
     nodes = registered()
     if (lacking := placement.shortage(needs.roles, nodes)) is not None:
         raise CannotStart(
             f"cluster.address=null: {lacking}, and a local Ray has this machine only. Fix: name a cluster here or by "
-            f"RAY_ADDRESS, or {placement.cure(needs.roles, nodes)}."
+            f"RAY_ADDRESS, or {cure(needs.roles, nodes)}."
         )
 
 

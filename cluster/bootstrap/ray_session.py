@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 
 from cluster.bootstrap.nodes import RunNeeds, require_nodes
 from cluster.bootstrap.ray_environment import cluster_address
+from cluster.bootstrap.store_room import shared_memory_note
 from cluster.bootstrap.upload import UPLOAD_FIX, upload_of
 from cluster.run_errors import CannotStart
 
@@ -30,10 +31,14 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
     address, on_term = cluster_address(needs.cluster), signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is None:
-        own = {"num_cpus": own_cpus, "include_dashboard": False, "object_store_memory": needs.store_bytes}
+        own = {
+            "num_cpus": own_cpus,
+            "include_dashboard": False,
+            "object_store_memory": needs.store_bytes,
+        }
         try:
             ray.init(address="local", **own, **quiet)
-        except (OSError, RayError, RuntimeError) as error:
+        except (OSError, RayError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             cure = "free memory, disk and processes, or export RAY_TMPDIR=FOLDER, a short path with room"
             raise CannotStart(f"ray.init: no Ray could be started here ({reason}). Fix: {cure}.") from error
@@ -63,6 +68,8 @@ def ray_session(needs: RunNeeds, say: Callable[[str], None]) -> Iterator[None]:
 
     `say` takes lines about missing nodes. Raises CannotStart for a run that does not fit.
     """
+    if cluster_address(needs.cluster) is None and (note := shared_memory_note(needs.store_bytes)) is not None:
+        say(note)
     with connected(needs, needs.cpus) as joined:
         require_nodes(needs, joined, say)
         yield

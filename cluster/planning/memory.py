@@ -131,6 +131,20 @@ def buffer_size(run: RunShape | Config) -> tuple[int, str]:
     return waiting, f"{groups} groups of stage grpo"
 
 
+def store_sizes(run: RunShape | Config, versions: int = 2) -> tuple[int, int]:
+    """Count the bytes of the object store on the driver's node, and on every other, with a quarter to spare.
+
+    What waits is on the driver's node alone. A version of the weights is on a node once, however many processes read
+    it; two `versions` are there while actors change from one to the next.
+    """
+    waiting, _ = buffer_size(run)
+    if "ode" in run.stages and run.ode.pairs_dir is None:
+        waiting = max(waiting, min(run.buffer.windows, run.ode.pairs) * trajectory_bytes(run.student, "float32"))
+    published = versions if any(stage in PUBLISHING for stage in run.stages) else 0
+    held = published * parameters(run.student.wan) * BYTES[run.rollout.dtype]
+    return int(1.25 * (waiting + held)), int(1.25 * held)
+
+
 def shared_memory(work: RunShape) -> list[Line]:
     """List the bytes that wait or travel between actors and learner."""
     student = work.student
@@ -138,6 +152,7 @@ def shared_memory(work: RunShape) -> list[Line]:
     held = "context, clean, noisy, image" if work.student.in_wan_world else "context, clean, noisy"
     weights = parameters(student.wan) * BYTES[work.rollout.dtype]
     waiting, note = buffer_size(work)
+    driver_store, other_store = store_sizes(work)
     lines = [Line("one window", window, "B", f"{frames} latent frames: {held}")]
     if "grpo" in work.stages:
         number, group = group_size(student, work.group)
@@ -145,6 +160,8 @@ def shared_memory(work: RunShape) -> list[Line]:
     lines += [
         Line("the buffer", waiting, "B", note),
         Line("one version of the weights", weights, "B", f"{work.rollout.dtype}, from the learner to every actor"),
+        Line("object store, driver's node", driver_store, "B", "what waits, two versions, and a quarter to spare"),
+        Line("object store, any other node", other_store, "B", "two versions, for all of its processes together"),
     ]
     if work.expected_device != "cpu" and any(stage in PUBLISHING for stage in work.stages):
         copied = TRAINED_BYTES["weights"] * parameters(student.wan)

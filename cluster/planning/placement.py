@@ -12,14 +12,6 @@ from cluster.config.run_config import Config
 from models.errors import ConfigError
 
 _ROUNDING = 1e-9
-_KEYS = {
-    "learner": ("cluster.learner_ranks", "cluster.rank_gpus"),
-    "rollout": ("cluster.rollout_actors", "cluster.actor_gpus"),
-    "reward": ("cluster.reward_actors", "cluster.reward_gpus"),
-    "relay": ("cluster.relay_gpus", "cluster.actor_gpus"),
-    "evaluation": ("evaluation.every to 0", "cluster.actor_gpus"),
-}
-"""Keys that lower a role's need, by role: fewer processes, or a smaller share of a GPU each."""
 
 
 @dataclass(frozen=True)
@@ -176,24 +168,6 @@ def shortage(wanted: Sequence[Role], nodes: Sequence[Node], in_use: float = 0.0)
         return f"{registered:g} {unit}s registered, {in_use:g} of them in use by others, waiting for {needed:g}"
     taken = f", {in_use:g} of them in use by others" if in_use else ""
     return f"{registered:g} of {needed:g} {unit}s registered{taken}, waiting for {', '.join(waits)}"
-
-
-def cure(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
-    """Write the fix for the first role without room; all may have room on nodes that other runs use."""
-    counts = placed(wanted, nodes)
-    role = next((role for role in wanted if counts[role.name] < role.processes), None)
-    if role is None:
-        return "add nodes, wait until other runs release theirs, or raise it"
-    matching = [node for node in nodes if has_labels(node.labels, role.labels)]
-    each = f"{role.cpus:g} CPU" + (f" and {role.gpus:g} GPU" if role.gpus else "")
-    if role.labels and not matching:
-        started = ",".join(f"{name}={value}" for name, value in role.labels.items())
-        return f"start nodes with ray start --labels {started}; no node is labelled {written_labels(role.labels)}"
-    keys = " or ".join(_KEYS[role.name][: 2 if role.gpus else 1])
-    return (
-        f"add nodes, or lower {keys}; each {role.name} process needs {each}, and nodes that may serve "
-        f"({len(matching)}) have room for {counts[role.name]} of {role.processes}"
-    )
 
 
 def groups(wanted: Iterable[Role]) -> list[list[Role]]:

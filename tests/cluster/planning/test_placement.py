@@ -11,6 +11,7 @@ import settings
 from cluster.launch import preflight
 from cluster.planning import placement
 from cluster.planning.placement import Node, Role
+from cluster.planning.shortage_cure import cure
 from models.errors import ConfigError
 from tests.fakes.commands import replaced
 
@@ -165,22 +166,32 @@ def test_what_is_waited_for_is_said_in_gpus_and_by_label():
     unlabelled = nodes(4, 8)
     line = placement.shortage(wanted, unlabelled)
     assert re.findall(r"\b\d+\b", line)[:2] == ["32", "32"] and "role=learner" in line
-    assert "ray start --labels role=learner,ray.io/accelerator-type=H100" in placement.cure(wanted, unlabelled)
+    assert "ray start --labels role=learner,ray.io/accelerator-type=H100" in cure(wanted, unlabelled)
     assert placement.shortage(wanted, [*some, *h100(1, "rollout")]) is None
+
+
+def test_other_gpus_than_those_of_the_preset_are_named_with_the_keys_to_change():
+    wanted = placement.roles(settings.load([*WAN, "cluster=h100_32"]))
+    kind = "ray.io/accelerator-type"
+    there = [Node(64, 8, {"role": role, kind: "H200"}) for role in ("learner", "rollout", "rollout", "rollout")]
+    line = cure(wanted, there)
+    assert "H200" in line and "cluster.rollout_labels" in line and "{role: learner}" in line
+    free = [*WAN, "cluster=h100_32", "cluster.learner_labels={role:learner}", "cluster.rollout_labels={role:rollout}"]
+    assert placement.shortage(placement.roles(settings.load(free)), there) is None
 
 
 def test_processes_without_gpus_are_counted_in_cpus():
     wanted = placement.roles(settings.load(["cluster.rollout_actors=3"]))
     line = placement.shortage(wanted, nodes(1, 0, cpus=2))
     assert "CPU" in line and re.findall(r"\d+", line) == ["2", "4", "1", "3"]
-    assert "cluster.rollout_actors" in placement.cure(wanted, nodes(1, 0, cpus=2))
+    assert "cluster.rollout_actors" in cure(wanted, nodes(1, 0, cpus=2))
 
 
 def test_what_others_use_is_no_room_and_is_said():
     wanted = placement.roles(settings.load([*WAN, "cluster=h100_32"]))
     all_there = [*h100(1, "learner"), *h100(3, "rollout")]
     assert re.findall(r"\d+", placement.shortage(wanted, all_there, in_use=3)) == ["32", "3", "32"]
-    assert placement.cure(wanted, all_there) != placement.cure(wanted, all_there[:-1])
+    assert cure(wanted, all_there) != cure(wanted, all_there[:-1])
     line = placement.shortage(wanted, all_there[:-1], in_use=3)
     assert re.findall(r"\d+", line)[:3] == ["24", "32", "3"] and "role=rollout" in line
 
