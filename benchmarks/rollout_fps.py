@@ -2,7 +2,8 @@
 
 python -m benchmarks.rollout_fps model=tiny                     CPU, seconds
 python -m benchmarks.rollout_fps model=wan_1_3b compile=true    a GPU: 480x832, 4 steps, window of 21 frames, bfloat16
-More keys: dtype=float32|bfloat16, blocks=8 (timed), repeats=5, vae=true|false (decoding too; default: Wan on a GPU).
+More keys: dtype=float32|bfloat16, blocks=8 (timed), repeats=5, vae=true|false (decoding too; default: Wan on a GPU),
+layers=2 (a rehearsal with the first layers only).
 
 One JSON line. `limit` is the rate at which the GPU would do nothing but the blocks' matrix products, as fast as the
 largest product measured in the same run. Only whole blocks are timed, by events on a GPU: nothing in a block waits for
@@ -16,7 +17,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 
 import torch
@@ -31,7 +32,7 @@ from models.errors import ConfigError
 from models.flow_matching import warped_sigmas
 from models.keys import KeyGroup, key
 from models.kv_cache import KVCache
-from models.network_config import StudentConfig
+from models.network_config import CONFIGS, StudentConfig
 from models.sampler import SampledBlock, stream_blocks
 from models.wan import flash_attention
 from models.wan.network import Wan
@@ -56,6 +57,7 @@ class Options(KeyGroup):
     vae: bool | None = key(None, "decode too; none: for Wan on a GPU")
     blocks: int = key(8, "blocks that are timed in each repeat", ge=1)
     repeats: int = key(5, "repeats", ge=1)
+    layers: int | None = key(None, "layers of the network; none: all", ge=1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -78,6 +80,7 @@ class DrawnNoise:
 def main(options: Options) -> None:
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
+    keep_layers(options.model, options.layers)
     student = settings.load([f"preset={options.model}"]).student
     dtype = getattr(torch, options.dtype or ("bfloat16" if gpu else "float32"))
     wants_vae = (gpu and options.model != "tiny") if options.vae is None else options.vae
@@ -99,9 +102,10 @@ def main(options: Options) -> None:
         "rollout_fps",
         [frames / s for s in made_s],
         "video frames/s",
-        torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads",
+        device_name(device),
         {
             "model": options.model,
+            "layers": student.wan.num_layers,
             "latent": list(student.frame_shape),
             "steps": len(student.timesteps),
             "attention_frames": student.attention_frames,
@@ -120,6 +124,18 @@ def main(options: Options) -> None:
         peak_memory_gb=round(peak_bytes[0] / 1e9, 3),
         peak_memory_with_vae_gb=round(peak_bytes[1] / 1e9, 3) if wants_vae else None,
     )
+
+
+def keep_layers(model: str, layers: int | None) -> None:
+    """Cut this process's networks of that name to their first `layers`; None keeps all."""
+    if layers is not None:
+        name = settings.load([f"preset={model}"]).student.model
+        CONFIGS[name] = replace(CONFIGS[name], num_layers=layers)
+
+
+def device_name(device: torch.device) -> str:
+    """Name a device in a line of results."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool) -> Iterator[SampledBlock]:

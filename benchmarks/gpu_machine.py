@@ -1,0 +1,110 @@
+"""Describe this machine's GPU, driver and libraries in one JSON line, and check that a network of Wan's size fits.
+
+python -m benchmarks.gpu_machine model=wan_1_3b     on a machine with a GPU; an error in one line where torch finds none
+python -m benchmarks.gpu_machine device=cpu         a rehearsal
+
+The value is the memory of the device in GB, its limit what one update of stage grpo needs by the dry run.
+"""
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+
+from benchmarks.command import run
+from benchmarks.line import print_line
+from benchmarks.random_learner import STAGES, configured
+from benchmarks.rollout_fps import MODELS, device_name, keep_layers
+from cluster.planning import rank_memory
+from cluster.planning.run_shape import run_shape_of
+from models.errors import ConfigError
+from models.keys import KeyGroup, key
+from models.network_config import CONFIGS
+
+KINDS = ("cuda", "cpu")
+
+
+@dataclass(kw_only=True)
+class MachineOptions(KeyGroup):
+    """Names the device and the size of the networks."""
+
+    device: str = key("cuda", "device: cuda, or cpu for a rehearsal", choices=KINDS)
+    model: str = key("tiny", "network: " + ", ".join(MODELS), choices=MODELS)
+    layers: int | None = key(None, "layers of the networks; none: all", ge=1)
+
+
+def main(options: MachineOptions) -> None:
+    """Print the line. Raises ConfigError without a GPU, or with one that is too small."""
+    device = torch.device(options.device)
+    if options.device == "cuda":
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:  # no driver, one that is too old, no GPU, a torch without CUDA
+            problem = " ".join(str(error).split())[:200]
+            raise ConfigError("device", "cuda", problem, "mend it, or rehearse with device=cpu model=tiny") from error
+    facts, room = machine_facts(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if options.device == "cuda":
+        found = torch.cuda.get_device_properties(0)
+        room = found.total_memory
+        facts |= {
+            "capability": f"{found.major}.{found.minor}",
+            "gpus": torch.cuda.device_count(),
+            "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    keep_layers(options.model, options.layers)
+    needed = largest_update(options.model)
+    shown = {"model": options.model, "layers": options.layers}
+    if needed > room:
+        layers = next((n for n in range(CONFIGS["wan_1_3b"].num_layers - 1, 0, -1) if fits(options.model, n, room)), 1)
+        problem = f"one update would hold {needed / 1e9:.1f} GB, and the device has {room / 1e9:.1f}"
+        raise ConfigError("layers", options.layers, problem, f"write layers={layers}: rates stay those of a layer")
+    print_line("machine", [room / 1e9], "GB", device_name(device), shown, limit=needed / 1e9, **facts)
+
+
+def largest_update(model: str) -> float:
+    """Count the bytes of the largest of the updates that are measured, by the dry run."""
+    works = ((stage, run_shape_of(configured(stage, model, compiled=False))) for stage in STAGES)
+    return max(sum(line.value for line in rank_memory.rank_memory(work, stage)) for stage, work in works)
+
+
+def fits(model: str, layers: int, room: float) -> bool:
+    """Return whether networks of `layers` layers fit; cuts this process's networks to them."""
+    keep_layers(model, layers)
+    return largest_update(model) <= room
+
+
+def machine_facts() -> dict[str, object]:
+    """Return versions and sizes that decide whether a run works here."""
+    shared = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
+    compilers = [name for name in ("cc", "gcc", "clang") if shutil.which(name)]
+    attention = [name for name in ("flash_attn_interface", "flash_attn") if find_spec(name) is not None]
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "driver": driver_version(),
+        "compiler": compilers[0] if compilers else None,
+        "flash_attention": attention,
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "shm_gb": None if shared is None else round(shared.f_frsize * shared.f_blocks / 1e9, 1),
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+
+
+def driver_version() -> str | None:
+    """Return the version of NVIDIA's kernel driver, None where there is none."""
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            words = file.readline().split()
+    except OSError:
+        return None
+    return next((word for word in words if word[0].isdigit() and "." in word), None)
+
+
+if __name__ == "__main__":
+    run(main, __doc__, MachineOptions)
