@@ -63,8 +63,10 @@ class RayCluster:
         return not self.patience or collectives.broadcast(self.since_best) < self.patience
 
     def take(self, role: str, n: int) -> Sequence[Window]:
-        """Return this rank's share of the next `n` windows of a role."""
-        return self._take(role, n, collectives.rank(), collectives.size())
+        """Return this data rank's share of the next `n` windows of a role."""
+        # Ranks that split a window must hold the same one: a payload that is bad for one of them is bad for all.
+        agree = int if collectives.sequence_group() is None else collectives.all_reduce_max
+        return self._take(role, n, collectives.data_rank(), collectives.data_size(), agree)
 
     def take_all(self, role: str, n: int) -> Sequence[Trajectory | Group]:
         """Return the next `n` samples of a role, all of them on every rank."""

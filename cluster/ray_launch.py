@@ -131,6 +131,7 @@ def _learn(task: dict[str, Any]) -> None:
     """
     loop, config, coordinator = task["loop"], task["config"], task["coordinator"]
     torch.set_num_threads(config.cluster.threads)
+    collectives.split_sequences(config.cluster.sequence_ranks)
     if ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S) is not None:
         return
     forward_warnings(coordinator, "learner")

@@ -103,7 +103,7 @@ class PolicyLearner:
             scores[name] = collectives.all_gather_cat(own.to(self.policy.device)).cpu()
         c = self.config
         advantages = combine(scores, weights, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
-        mine = own_places(len(groups) * collectives.size())
+        mine = own_places(len(groups) * collectives.data_size())
         values, valid = (x[mine.start : mine.stop] for x in (advantages.values, advantages.valid))
         cuts = [slice(first, None, self.config.minibatches) for first in range(self.config.minibatches)]
         dealt = [(groups[cut], self.policy.snapshot(groups[cut], values[cut], valid[cut])) for cut in cuts]

@@ -72,8 +72,8 @@ class MicroBatch:
 class ScoreDistillation:
     """Computes the losses between student (generator), critic (fake score) and frozen teacher (real score).
 
-    Every rank asks with its own share of the windows: places r * B / n and up of the step's B. The draws for a window
-    depend on its place alone, not on the number of ranks or of forward passes.
+    Data rank r of n asks with its own share of the windows: places r * B / n and up of the step's B. The draws for a
+    window depend on its place alone, not on the number of ranks or of forward passes.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ScoreDistillation:
         """Cut this rank's windows into micro-batches, made one at a time; also returns their number."""
         # Filled up to the longest history of all ranks: sharded networks must make the same passes on each.
         history = collectives.all_reduce_max(max(len(window.context) for window in windows))
-        placed = list(zip(own_places(len(windows) * collectives.size()), windows, strict=True))
+        placed = list(zip(own_places(len(windows) * collectives.data_size()), windows, strict=True))
         cut = list(micro_batches(placed, self.micro_batch))
         parts = (
             MicroBatch(

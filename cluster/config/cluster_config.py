@@ -23,6 +23,9 @@ class ClusterConfig(KeyGroup, group="cluster"):
     learner_ranks: int = key(
         1, "number of learner processes, over which the networks are sharded (FSDP2)", ge=1, le=100_000
     )
+    sequence_ranks: int = key(
+        1, "number of learner ranks that split the tokens of one window (Ulysses sequence parallelism)", ge=1, le=1024
+    )
     reward_actors: int = key(
         1, "number of reward processes, which decode and score groups (stage grpo)", ge=1, le=100_000
     )
@@ -93,6 +96,11 @@ class ClusterConfig(KeyGroup, group="cluster"):
                         "no label of a node",
                         f"write cluster.{name}={{role: learner}}, letters, digits and -_. only",
                     )
+
+    @property
+    def data_ranks(self) -> int:
+        """Return the number of shares of a batch: groups of ranks that split the tokens of one window."""
+        return self.learner_ranks // self.sequence_ranks
 
     @property
     def elsewhere(self) -> bool:

@@ -143,7 +143,8 @@ def check_rounds(
         raise ConfigError(
             "grpo.groups",
             grpo.groups,
-            f"does not divide over cluster.learner_ranks={ranks} and grpo.minibatches={grpo.minibatches}",
+            f"does not divide over cluster.learner_ranks / cluster.sequence_ranks = {ranks} and "
+            f"grpo.minibatches={grpo.minibatches}",
             f"make it a multiple of {ranks * grpo.minibatches}",
         )
     groups = grpo.groups // grpo.minibatches

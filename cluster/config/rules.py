@@ -127,10 +127,23 @@ def check_blocks(block: int, frames_by_key: Mapping[str, int]) -> None:
             )
 
 
-def check_learner(learner: LearnerConfig, cluster: ClusterConfig, batches: Mapping[str, int]) -> None:
-    """Check precision and offload against the learner's ranks, and that `batches`, sizes by key, divide over them."""
+def check_learner(
+    learner: LearnerConfig, cluster: ClusterConfig, batches: Mapping[str, int], heads: Mapping[str, int]
+) -> None:
+    """Check precision, offload and batches against the learner's ranks, and that sequence ranks divide those.
+
+    `batches` are sizes by key, `heads` the heads of the networks by the key that names them.
+    """
+    divided = {f"cluster.learner_ranks={cluster.learner_ranks}": cluster.learner_ranks}
+    divided |= {f"the {number} heads of {name}": number for name, number in heads.items()}
+    for name, number in divided.items():
+        if number % cluster.sequence_ranks:
+            most = math.gcd(*divided.values())
+            fits = " or ".join(str(divisor) for divisor in range(1, most + 1) if most % divisor == 0)
+            problem = f"does not divide {name}"
+            raise ConfigError("cluster.sequence_ranks", cluster.sequence_ranks, problem, f"write {fits}")
     for name, size in batches.items():
-        check_batch(name, size, cluster.learner_ranks, learner.micro_batch)
+        check_batch(name, size, cluster.data_ranks, learner.micro_batch)
     if cluster.kind == "inline" and learner.dtype != "float32":
         raise ConfigError(
             "learner.dtype", learner.dtype, "it needs learner ranks", "write cluster=ray, or learner.dtype=float32"
@@ -145,12 +158,12 @@ def check_learner(learner: LearnerConfig, cluster: ClusterConfig, batches: Mappi
 
 
 def check_batch(name: str, size: int, ranks: int, micro_batch: int | None) -> None:
-    """Check that a batch of `size` samples divides over the ranks and their forward passes; `name` is its key."""
+    """Check that a batch of `size` samples divides over data ranks and their forward passes; `name` is its key."""
     if size % ranks:
         raise ConfigError(
             name,
             size,
-            f"does not divide over cluster.learner_ranks={ranks}",
+            f"does not divide over cluster.learner_ranks / cluster.sequence_ranks = {ranks}",
             f"make it a multiple of {ranks}, or change the ranks",
         )
     share = size // ranks
@@ -158,7 +171,7 @@ def check_batch(name: str, size: int, ranks: int, micro_batch: int | None) -> No
         raise ConfigError(
             "learner.micro_batch",
             micro_batch,
-            f"does not divide {share}, the share of each of {ranks} learner ranks of {name}={size}",
+            f"does not divide {share}, the share of each of {ranks} data ranks of {name}={size}",
             f"write a divisor of {share}",
         )
 

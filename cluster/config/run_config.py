@@ -88,7 +88,10 @@ class Config(WorldConfig):
         sizes = {"teacher": self.pretrain.batch_size, "ode": self.ode.batch_size, "dmd": dmd.batch_size}
         parts = {"teacher": "pretrain", "ode": "ode", "dmd": "dmd"}
         batches = {f"{parts[stage]}.batch_size": sizes[stage] for stage in stages if stage in sizes}
-        rules.check_learner(self.learner, self.cluster, batches)
+        heads = {f"student.model={student.model}": student.wan.num_attention_heads}
+        if self.teacher_model is not None:
+            heads[f"teacher_model={self.teacher_model}"] = self.teacher_wan.num_attention_heads
+        rules.check_learner(self.learner, self.cluster, batches, heads)
         if "dmd" in stages:
             dispatch = self.rollout.batch * self.rollout.windows
             rules.check_buffer(self.buffer, dispatch, self.samples_per_update("dmd"))
@@ -100,7 +103,7 @@ class Config(WorldConfig):
             grpo_rules.check_group_frames(student, self.group, self.reward, self.sentinel)
             grpo_rules.check_forks(student, self.rollout, self.window, self.group, earliest)
             grpo_rules.check_members(student, self.window, self.group, self.grpo, dmd.replay, earliest)
-            ranks, micro_batch = self.cluster.learner_ranks, self.learner.micro_batch
+            ranks, micro_batch = self.cluster.data_ranks, self.learner.micro_batch
             grpo_rules.check_rounds(student, self.group, self.grpo, ranks, micro_batch)
             grpo_rules.check_group_buffer(self.rollout, self.group, self.grpo, self.sentinel, self.buffer)
             grpo_rules.check_rewards(self.reward, self.sentinel, self.cluster)

@@ -1,5 +1,6 @@
 """Check whether a run fits the memory of its devices, and name the keys that make it fit."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,9 @@ _RANK_CURES = (
     ("learner.micro_batch", 1),
     ("learner.teacher_dtype", "bfloat16"),
     ("learner.dtype", "bfloat16"),
-    ("learner.lora_rank", 64),
 )
 """Keys and values, from the cheapest to the largest change."""
+_ADAPTERS = ("learner.lora_rank", 64)
 _ACTOR_CURES = (("rollout.batch", 1), ("rollout.dtype", "bfloat16"))
 
 
@@ -36,8 +37,10 @@ def check_memory(work: RunShape) -> None:
     room = DEVICES[work.expected_device].memory_bytes
     if room is None:
         return
+    heads = work.student.wan.num_attention_heads, work.teacher_wan.num_attention_heads
+    split = ("cluster.sequence_ranks", math.gcd(work.cluster.learner_ranks, *heads))
     for processes, needed, cures in (
-        (f"one of {work.cluster.learner_ranks} learner ranks", rank_bytes, _RANK_CURES),
+        (f"one of {work.cluster.learner_ranks} learner ranks", rank_bytes, (*_RANK_CURES, split, _ADAPTERS)),
         ("the rollout processes of one GPU", actor_bytes, _ACTOR_CURES),
     ):
         if needed(work) > room:

@@ -23,11 +23,6 @@ def adapter_parameters(wan: WanConfig, rank: int) -> int:
     return wan.num_layers * rank * (8 * 2 * wan.dim + 2 * (wan.dim + wan.ffn_dim))
 
 
-def matrix_parameters(wan: WanConfig) -> int:
-    """Count the parameters of all matrices of the blocks, which Muon trains."""
-    return wan.num_layers * (8 * wan.dim**2 + 2 * wan.dim * wan.ffn_dim)
-
-
 def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
     """Count the bytes of activations that a pass with gradient over `tokens` keeps for its backward pass.
 
@@ -58,7 +53,8 @@ def rank_memory(work: RunShape, stage: str) -> list[Line]:
     averages = part["weights"] * trained if stage != "ode" else 0.0
     moments, kind = networks * part["optimiser"] * trained, "AdamW's two moments, float32"
     if stage in ("teacher", "ode"):
-        moments -= TRAINED_BYTES["weights"] * matrix_parameters(wan) / ranks
+        matrices = wan.num_layers * (8 * wan.dim**2 + 2 * wan.dim * wan.ffn_dim)  # of the blocks, which Muon trains
+        moments -= TRAINED_BYTES["weights"] * matrices / ranks
         kind = "float32: Muon's one moment of the blocks' matrices, AdamW's two of the rest"
     frozen = 0
     if not learner.teacher_offload:  # the teacher, and in stage grpo the student that KL is taken to
@@ -98,7 +94,7 @@ def _micro_batches(work: RunShape, stage: str) -> tuple[int, int]:
         rows = work.grpo.groups // work.grpo.minibatches * work.group.members * transitions
     else:
         rows = {"teacher": work.pretrain, "ode": work.ode, "dmd": work.dmd}[stage].batch_size
-    share = max(1, rows // work.cluster.learner_ranks)
+    share = max(1, rows // work.cluster.data_ranks)
     windows = work.learner.micro_batch or share
     more = 1 if stage == "grpo" and work.grpo.dmd_weight else 0  # at least one of the extended DMD loss
     return windows, -(-share // windows) + more
@@ -107,9 +103,11 @@ def _micro_batches(work: RunShape, stage: str) -> tuple[int, int]:
 def _pass_memory(work: RunShape, stage: str, wan: WanConfig, windows: int) -> list[Line]:
     """List the bytes of an update's largest moment: a block's backward pass, or the teacher's pass before it."""
     student, learner, ranks = work.student, work.learner, work.cluster.learner_ranks
+    sequence = work.cluster.sequence_ranks
     element, (frames, history) = BYTES[learner.dtype], work.frames(stage)
-    tokens = windows * frames * student.wan.tokens_per_frame(student.height, student.width)
+    tokens = windows * frames * -(-student.wan.tokens_per_frame(student.height, student.width) // sequence)
     how = ", checkpointed" if learner.checkpoint_activations else ""
+    how += f", tokens split over {sequence} ranks" if sequence > 1 else ""
     kept = activation_bytes(wan, tokens, element, learner.checkpoint_activations)
     clean = 0 if stage == "teacher" else history + frames - student.block_frames
     # FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced.
@@ -137,7 +135,7 @@ def _pass_memory(work: RunShape, stage: str, wan: WanConfig, windows: int) -> li
         *training,
         Line(
             "keys and values of the replay",
-            windows * cache_bytes(student, clean, element),
+            windows * cache_bytes(student, clean, element) / sequence,
             "B",
             f"{windows} x {clean} clean frames",
         ),

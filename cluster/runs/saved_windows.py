@@ -21,7 +21,7 @@ from cluster.runs.trace import Tracer, shares_of
 from cluster.supply.item_tensors import put_together, take_apart
 from cluster.supply.supply_state import State
 from learner.parallel import collectives
-from models.atomic_files import write_atomic
+from models.atomic_files import atomic_file
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError
 from models.records import CRITIC, STUDENT, Trajectory, Window
@@ -50,8 +50,9 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
             apart = [take_apart(window) for window in cluster.take(role, config.dmd.batch_size)]
             tensors = {f"{i}/{name}": t.contiguous() for i, (_, parts) in enumerate(apart) for name, t in parts.items()}
             header = {_HEADER: json.dumps([plain for plain, _ in apart])}
-            file = config.saved_windows_path / f"{number:06d}_{collectives.rank():04d}.safetensors"
-            write_atomic(file, save(tensors, metadata=header))
+            file = config.saved_windows_path / f"{number:06d}_{collectives.data_rank():04d}.safetensors"
+            with atomic_file(file, str(collectives.rank())) as partial:  # ranks of one share write the same
+                partial.write_bytes(save(tensors, metadata=header))
             # As an update does: no rank gets ahead of plans that another has still to ask for.
             collectives.all_reduce_max(number)
             if begun is None:  # measured from the first batch on: the processes have started
@@ -147,8 +148,8 @@ class SavedCluster:
     def take(self, role: str, n: int) -> Sequence[Window]:
         """Load this rank's share of the next `n` windows of a role; the first follows the last."""
         with self.tracer.waiting(f"{role} windows"):
-            share, saved = n // collectives.size(), self.saved[role]
-            first = self.taken[role] + collectives.rank() * share
+            share, saved = n // collectives.data_size(), self.saved[role]
+            first = self.taken[role] + collectives.data_rank() * share
             windows = [saved[(first + i) % len(saved)].load() for i in range(share)]
         self.taken[role] += n
         self.batches += 1

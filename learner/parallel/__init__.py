@@ -1,1 +1,1 @@
-"""Run learner ranks together: collectives, FSDP2 sharding and micro-batches."""
+"""Run learner ranks together: collectives, FSDP2 sharding, sequence parallelism and micro-batches."""

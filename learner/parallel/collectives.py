@@ -1,14 +1,23 @@
-"""Call collectives among the learner's ranks. Without a process group a process is rank 0 of 1."""
+"""Call collectives among the learner's ranks. Without a process group a process is rank 0 of 1.
+
+The ranks are a mesh [data, sequence]: the ranks of a row share the tokens of the same windows, and each row has a share
+of a batch. Until `split_sequences` is called, every rank is a row.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 Result = TypeVar("Result")
 Columns = TypeVar("Columns", bound=NamedTuple)
 """Named columns, each [n]."""
+
+_mesh: DeviceMesh | None = None
+"""Mesh [data, sequence] of the process group; None where every rank is a row."""
 
 
 def rank() -> int:
@@ -21,6 +30,29 @@ def size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def split_sequences(ranks: int) -> None:
+    """Let each `ranks` neighbours share the tokens of windows, from now on (a collective)."""
+    global _mesh
+    _mesh = None
+    if ranks > 1:
+        _mesh = init_device_mesh(_device(), (size() // ranks, ranks), mesh_dim_names=("data", "sequence"))
+
+
+def sequence_group() -> ProcessGroup | None:
+    """Return the ranks that share the tokens of this rank's windows; None where it has all tokens."""
+    return None if _mesh is None else _mesh.get_group("sequence")
+
+
+def data_rank() -> int:
+    """Return the number, from 0, of this rank's share of a batch."""
+    return rank() if _mesh is None else _mesh.get_local_rank("data")
+
+
+def data_size() -> int:
+    """Count the shares of a batch."""
+    return size() if _mesh is None else _mesh.size(0)
+
+
 def all_reduce_mean(values: Tensor) -> Tensor:
     """Average `values` over the ranks, on each of them (a collective)."""
     if size() == 1:
@@ -31,16 +63,16 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 def all_gather_cat(values: Tensor) -> Tensor:
-    """Concatenate the ranks' `values` [n ...] to [ranks * n ...], on each of them (a collective)."""
-    if size() == 1:
+    """Concatenate the `values` [n ...] of all shares of a batch, in their order, on each rank (a collective)."""
+    if data_size() == 1:
         return values
-    parts = [torch.empty_like(values) for _ in range(size())]
-    distributed.all_gather(parts, values.contiguous())
+    parts = [torch.empty_like(values) for _ in range(data_size())]
+    distributed.all_gather(parts, values.contiguous(), group=None if _mesh is None else _mesh.get_group("data"))
     return torch.cat(parts)
 
 
 def all_gather_columns(parts: Sequence[Columns]) -> Columns:
-    """Concatenate columns over `parts`, then over the ranks, on each of them (a collective)."""
+    """Concatenate columns over `parts`, then over the shares of a batch, on each rank (a collective)."""
     table = torch.cat([torch.stack(part, dim=1) for part in parts])
     return type(parts[0])(*all_gather_cat(table).unbind(dim=1))
 

@@ -1,4 +1,4 @@
-"""Split a batch by rank and forward pass. A window keeps its place in the whole batch."""
+"""Split a batch by data rank and forward pass. A window keeps its place in the whole batch."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -9,9 +9,9 @@ Item = TypeVar("Item")
 
 
 def own_places(size: int) -> range:
-    """Return this rank's places in a whole batch of `size`: contiguous, in the order of the ranks."""
-    share = size // collectives.size()
-    return range(collectives.rank() * share, (collectives.rank() + 1) * share)
+    """Return this rank's places in a whole batch of `size`: contiguous, in the order of the data ranks."""
+    share = size // collectives.data_size()
+    return range(collectives.data_rank() * share, (collectives.data_rank() + 1) * share)
 
 
 def micro_batches(items: Sequence[Item], micro_batch: int | None) -> Iterator[Sequence[Item]]:

@@ -77,7 +77,11 @@ def open_checkpoint(path: Path, key: str, part: str | None = None) -> Checkpoint
 
     # A name of both, as `patch_embedding.weight`, tells nothing.
     original = any(ours != strip_wrappers(name) for name, ours in plain.items())
-    return Checkpoint(path, stored, original, _described(path, content, key), tensors, shard_note(path))
+    # A config.json beside a file of an unusual name may belong to something else.
+    usual = path.is_dir() or content.path.name.startswith((NETWORK_STEMS[0], f"{NETWORK_STEMS[1]}."))
+    beside = (content.path if content.path.is_dir() else content.path.parent) / "config.json"
+    config = read_config(beside, key) if usual and beside.is_file() else None
+    return Checkpoint(path, stored, original, config, tensors, shard_note(path))
 
 
 def _take_apart(content: Content, path: Path, key: str) -> tuple[Content, dict[str, Adapter | Tensor]]:
@@ -98,14 +102,6 @@ def _take_apart(content: Content, path: Path, key: str) -> tuple[Content, dict[s
         fix = f"put its {LORA_CONFIG} beside it, or save the result of merge_and_unload()"
         raise ConfigError(key, path, problem, fix)
     return base, adapters
-
-
-def _described(path: Path, content: Content, key: str) -> WanConfig | None:
-    """Read the config.json beside the weights. Beside a file of an unusual name it may belong to something else."""
-    folder = content.path if content.path.is_dir() else content.path.parent
-    usual = path.is_dir() or content.path.name.startswith((NETWORK_STEMS[0], f"{NETWORK_STEMS[1]}."))
-    config = folder / "config.json"
-    return read_config(config, key) if usual and config.is_file() else None
 
 
 @cache

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from models.checkpoints.containers import Content
 from models.checkpoints.safetensors_files import first_names
@@ -97,7 +96,11 @@ def read_lora_config(content: Content, beside: Path | None, layers: Mapping[str,
     except (ValueError, AttributeError, TypeError, re.error) as error:
         problem = f"has metadata that cannot be read ({error}, {source})"
         raise ConfigError(key, path, problem, f"change {key}") from error
-    _check_plain(fields, path, key, source)
+    for name, plain in _PLAIN.items():
+        value = fields.get(name)
+        if not any(value is allowed or (value == allowed and type(value) is type(allowed)) for allowed in plain):
+            problem = f"has {name}={json.dumps(value)} in {source}, which is more than a plain LoRA"
+            raise ConfigError(key, path, problem, "merge it where it was trained, or give a plain LoRA")
     if idle := [pattern for pattern, fits in fitting.items() if not fits]:
         problem = f"has {first_names(idle)} in alpha_pattern or rank_pattern of {source}, which fits none of its layers"
         raise ConfigError(key, path, problem, "give the configuration of this file, or remove the pattern")
@@ -120,11 +123,3 @@ def _fitting(pattern: str, layers: Mapping[str, str]) -> set[str]:
     rule = re.compile(rf"(.*\.)?({pattern})$")
     fitting = ({layer for layer, name in names.items() if rule.match(name)} for names in spellings)
     return next(filter(None, fitting), set())
-
-
-def _check_plain(fields: Mapping[str, Any], path: Path, key: str, source: str) -> None:
-    for name, plain in _PLAIN.items():
-        value = fields.get(name)
-        if not any(value is allowed or (value == allowed and type(value) is type(allowed)) for allowed in plain):
-            problem = f"has {name}={json.dumps(value)} in {source}, which is more than a plain LoRA"
-            raise ConfigError(key, path, problem, "merge it where it was trained, or give a plain LoRA")

@@ -1,7 +1,7 @@
 """Define the layers of a Wan block. Module names are those of diffusers, so that its state dicts load unchanged.
 
-Hidden states are [B F P D]: P tokens of one latent frame. Keeping frames apart lets each have its own timestep
-([B F 1 D] modulation) without repeating it over tokens.
+Hidden states are [B F P D]: P tokens of one latent frame, or this process's p of them (see `TokenLayout`). Keeping
+frames apart lets each have its own timestep ([B F 1 D] modulation) without repeating it over tokens.
 """
 
 import math
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models.wan.attention import Visibility, attend
 from models.wan.rope import rotate
+from models.wan.token_layout import TokenLayout
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [B L H head_dim]; keys are rotated to their absolute positions."""
@@ -60,11 +61,11 @@ class Attention(nn.Module):
         self.norm_k = nn.RMSNorm(dim, eps=eps)
 
     def queries(self, x: Tensor) -> Tensor:
-        """Compute queries [B L H head_dim] of [B L D]."""
+        """Compute queries [... H head_dim] of [... D]."""
         return self.norm_q(self.to_q(x)).unflatten(-1, (self.heads, -1))
 
     def keys_values(self, x: Tensor) -> KeysValues:
-        """Compute keys and values of [B L D], each [B L H head_dim]."""
+        """Compute keys and values of [... D], each [... H head_dim]."""
         keys = self.norm_k(self.to_k(x)).unflatten(-1, (self.heads, -1))
         return keys, self.to_v(x).unflatten(-1, (self.heads, -1))
 
@@ -121,6 +122,7 @@ class Block(nn.Module):
         self.norm3 = LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = FeedForward(dim, ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.layout = TokenLayout()
 
     def modulation(self, time: Tensor) -> tuple[Tensor, ...]:
         """Return shift, scale and gate of self-attention, then of the feed-forward, each [B F 1 D]."""
@@ -133,7 +135,8 @@ class Block(nn.Module):
     def self_keys_values(self, hidden: Tensor, time: Tensor, rotary: tuple[Tensor, Tensor]) -> KeysValues:
         """Return only the keys and values of self-attention: the cache needs no more of the last layer."""
         shift, scale, *_ = self.modulation(time)
-        keys, values = self.attn1.keys_values(self._modulate(self.norm1(hidden), shift, scale, hidden).flatten(1, 2))
+        x, tokens = self._modulate(self.norm1(hidden), shift, scale, hidden), rotary[0].shape[-3] // hidden.shape[1]
+        keys, values = (self.layout.to_heads(part, tokens) for part in self.attn1.keys_values(x))
         return rotate(keys, rotary), values
 
     def forward(
@@ -145,29 +148,28 @@ class Block(nn.Module):
         past: Segments = (),
         visibility: Visibility | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """Return hidden states [B F P D] after the block, and their keys and values of self-attention.
+        """Return hidden states [B F P D] after the block, and all tokens' keys and values of self-attention.
 
         `past` keys and values precede the block's own; `visibility` counts from the first of them.
         """
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.modulation(time)
-        frames_tokens = hidden.shape[1:3]
+        frames, tokens = hidden.shape[1], rotary[0].shape[-3] // hidden.shape[1]
 
-        x = self._modulate(self.norm1(hidden), shift, scale, hidden).flatten(1, 2)
-        queries = rotate(self.attn1.queries(x), rotary)
-        keys, values = self.attn1.keys_values(x)
-        keys = rotate(keys, rotary)
-        all_keys, all_values = join((*past, (keys, values)))
-        attended = attend(queries, all_keys, all_values, visibility).flatten(-2)
-        attended = self.attn1.to_out[0](attended).unflatten(1, frames_tokens)
+        x = self._modulate(self.norm1(hidden), shift, scale, hidden)
+        projected = self.attn1.queries(x), *self.attn1.keys_values(x)
+        queries, keys, values = (self.layout.to_heads(part, tokens) for part in projected)
+        own = rotate(keys, rotary), values
+        attended = attend(rotate(queries, rotary), *join((*past, own)), visibility)
+        attended = self.attn1.to_out[0](self.layout.to_tokens(attended, frames).flatten(-2))
         hidden = (at_least_float32(hidden) + attended * gate).type_as(hidden)
 
         x = self.norm2(hidden).type_as(hidden).flatten(1, 2)
         attended = attend(self.attn2.queries(x), *text).flatten(-2)
-        hidden = hidden + self.attn2.to_out[0](attended).unflatten(1, frames_tokens)
+        hidden = hidden + self.attn2.to_out[0](attended).unflatten(1, hidden.shape[1:3])
 
         x = self._modulate(self.norm3(hidden), ffn_shift, ffn_scale, hidden)
         hidden = (at_least_float32(hidden) + at_least_float32(self.ffn(x)) * ffn_gate).type_as(hidden)
-        return hidden, (keys, values)
+        return hidden, own
 
     @staticmethod
     def _modulate(normed: Tensor, shift: Tensor, scale: Tensor, like: Tensor) -> Tensor:

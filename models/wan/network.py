@@ -18,6 +18,7 @@ from models.wan.attention import Visibility
 from models.wan.flash_attention import selected_module
 from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, Segments
 from models.wan.rope import rotary_positions
+from models.wan.token_layout import TokenLayout
 
 
 class Wan(nn.Module):
@@ -36,6 +37,8 @@ class Wan(nn.Module):
         self.norm_out = LayerNorm(dim, config.eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, config.out_channels * patch[1] * patch[2])
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.layout = TokenLayout()
+        """Layout of the tokens on processes; the blocks have the same one."""
         self.checkpoint_activations = False
         """True if a pass with gradient keeps only the blocks' inputs, and its backward pass recomputes the blocks."""
 
@@ -90,8 +93,9 @@ class Wan(nn.Module):
             else:
                 hidden, _ = block(*arguments)
         shift, scale = (self.scale_shift_table + embedding[:, :, None]).unsqueeze(3).unbind(2)
-        patches = self.proj_out((self.norm_out(hidden) * (1 + scale) + shift).type_as(hidden))
         rows, columns = self.config.grid(*x_t.shape[-2:])
+        patches = self.proj_out((self.norm_out(hidden) * (1 + scale) + shift).type_as(hidden))
+        patches = self.layout.gather(patches, rows * columns)
         _, p, q = self.config.patch_size
         velocity = rearrange(patches, "b f (h w) (p q c) -> b f c (h p) (w q)", h=rows, w=columns, p=p, q=q)
         return velocity.type_as(x_t)
@@ -120,10 +124,10 @@ class Wan(nn.Module):
     def _embed(
         self, x_t: Tensor, timestep: Tensor, start: int | Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Return tokens [B F P D], time embedding [B F D], modulations [B F 6 D], rotary positions."""
+        """Return this process's tokens [B F p D], time embedding [B F D], modulations [B F 6 D], rotary positions."""
         _, p, q = self.config.patch_size
         patches = rearrange(x_t, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=q)
-        patches = patches.to(self.patch_embedding.weight.dtype)
+        patches = self.layout.split(patches).to(self.patch_embedding.weight.dtype)
         # A convolution whose stride is its kernel is one matrix product; Conv3d takes a slower path to it.
         hidden = functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
         embedding, time = self.condition_embedder.time(timestep)

@@ -8,6 +8,7 @@ type and text of the error.
 
 import gc
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import device_mesh
 
 import settings
 from actors.group_actor import GroupActor
@@ -27,6 +29,7 @@ from actors.student_actor import StudentActor
 from cluster.planning import memory, rank_memory
 from cluster.planning.run_shape import run_shape_of
 from learner import build
+from learner.parallel import collectives
 from learner.stage_config import Source
 from models.network_config import CONFIGS, WAN_1_3B, WAN_14B
 from models.records import (
@@ -127,7 +130,7 @@ def ode(scenario: Scenario) -> None:
 
 def dmd(scenario: Scenario) -> None:
     """Make stage dmd's learner; update critic and student twice."""
-    config, share = scenario.config, scenario.config.dmd.batch_size // scenario.ranks
+    config, share = scenario.config, scenario.config.dmd.batch_size // scenario.config.cluster.data_ranks
     with scenario.measured("build"):
         learner = build.dmd_learner(scenario.parts(), config.dmd)
     for _ in range(2):
@@ -164,7 +167,7 @@ def grpo(scenario: Scenario) -> None:
     # Its boolean index asks how many terms are finite, and a kernel that does nothing leaves any number there.
     learner._replay_metrics = lambda minibatches: {}
     with scenario.measured("round"):
-        learner.update([group(i) for i in range(config.grpo.groups // scenario.ranks)])
+        learner.update([group(i) for i in range(config.grpo.groups // config.cluster.data_ranks)])
 
 
 @dataclass
@@ -245,6 +248,7 @@ PLANNED = {"rollout": ("dmd", memory.actor_memory), "fork": ("grpo", memory.acto
 def run(scenario: Scenario) -> dict[str, Any]:
     """Run a scenario as rank 0 of its ranks, with torch's NCCL process group and FSDP2."""
     distributed.init_process_group("nccl", store=distributed.HashStore(), rank=0, world_size=scenario.ranks)
+    collectives.split_sequences(scenario.config.cluster.sequence_ranks)
     guard = Guard()
     try:
         with planted(scenario.fault), guard.watching() if scenario.guarded else nullcontext():
@@ -270,6 +274,13 @@ def main() -> None:
         shapes["last"] = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
     build.stored_tensors, build.check_weights = stored, checked
+    split_group = device_mesh.split_group
+
+    def split(parent_pg: distributed.ProcessGroup, split_ranks: list[list[int]], **options: Any) -> Any:
+        os.environ["NULLCUDA_SPLIT_RANKS"] = str(len(split_ranks[0]))
+        return split_group(parent_pg=parent_pg, split_ranks=split_ranks, **options)
+
+    device_mesh.split_group = split
     for argument in sys.argv[1:]:
         began = time.process_time()
         try:

@@ -15,6 +15,13 @@ CONFIGURATIONS = {
     },
     "a teacher of 14B": {"what": "dmd", "ranks": 8, "keys": _FOREIGN},
     "a teacher of 14B, offloaded": {"what": "dmd", "ranks": 8, "keys": [*_FOREIGN, "learner.teacher_offload=true"]},
+    "a teacher of 14B, windows split over four ranks": {
+        "what": "dmd", "ranks": 8, "keys": [*_FOREIGN, "cluster.sequence_ranks=4"],
+    },
+    "horizons of 84 frames, split over four ranks": {
+        "what": "dmd", "ranks": 8,
+        "keys": ["student.horizon_frames=84", "window.frames=84", "rollout.frames=420", "cluster.sequence_ranks=4"],
+    },
     "LoRA": {"what": "dmd", "ranks": 8, "keys": ["learner.lora_rank=64"]},
     "LoRA under 14B on one rank": {
         "what": "dmd", "ranks": 1, "keys": [*_FOREIGN, "learner.lora_rank=64", "dmd.batch_size=1"],

@@ -57,6 +57,17 @@ def test_a_rank_of_eight_holds_what_the_published_table_says():
     assert f"{rank['activations'].value / 1e9 - 4.6:.1f}" == "3.0", "inputs of 30 layers, beside one layer's own"
 
 
+def test_ranks_that_split_windows_hold_their_share_of_every_token():
+    lines = [
+        by_name(rank_memory.rank_memory(run_shape_of(settings.load([*keys, "teacher_model=wan_14b", "base=x"])), "dmd"))
+        for keys in ([*ON_EIGHT, "dmd.batch_size=16"], [*ON_EIGHT, "dmd.batch_size=16", "cluster.sequence_ranks=4"])
+    ]
+    for name in ("activations", "the teacher's pass", "keys and values of the replay"):
+        assert lines[0][name].value == pytest.approx(4 * lines[1][name].value, rel=1e-6), name
+    for name in ("weights", "optimiser", "frozen networks"):
+        assert lines[0][name].value == lines[1][name].value, name
+
+
 def test_members_of_a_group_are_all_counted_and_one_layer_twice_while_it_is_appended():
     config = settings.load([*ON_EIGHT, "stage=grpo", "grpo.init=x", "teacher=x", "grpo.groups=16"])
     shared = by_name(memory.shared_memory(run_shape_of(config)))

@@ -18,6 +18,7 @@ from models.errors import ConfigError
         ("rollout.curriculum=[[0,6]]", "rollout.curriculum"),
         ("rollout.curriculum=[[0,13]]", "rollout.curriculum"),
         ("cluster.learner_ranks=3", "dmd.batch_size"),
+        ("cluster.sequence_ranks=2", "cluster.sequence_ranks"),
         ("learner.micro_batch=5", "learner.micro_batch"),
         ("stage=grpoo", "stage"),
         ("stage=[]", "stage"),
@@ -103,6 +104,38 @@ def test_a_mistake_in_stage_grpo_is_refused_under_its_key(arguments, key):
     with pytest.raises(ConfigError) as refused:
         settings.load(["stage=grpo", "buffer.windows=32", *arguments])
     assert refused.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sequence", "teacher", "refused_by"),
+    [
+        (8, 2, "tiny", None),
+        (8, 4, "tiny", None),
+        (6, 4, "tiny", "cluster.learner_ranks=6"),
+        (8, 4, "tiny_wide", "6 heads of teacher_model=tiny_wide"),
+        (8, 8, "tiny", "4 heads of student.model=tiny"),
+        (6, 3, "tiny_wide", "4 heads of student.model=tiny"),
+    ],
+)
+def test_sequence_ranks_divide_the_ranks_and_the_heads_of_both_networks(ranks, sequence, teacher, refused_by):
+    keys = [f"cluster.learner_ranks={ranks}", f"teacher_model={teacher}", "base=x", "dmd.batch_size=24"]
+    split = [*keys, f"cluster.sequence_ranks={sequence}", "ode.batch_size=24"]
+    if refused_by is None:
+        assert settings.load(split).cluster.data_ranks == ranks // sequence
+        return
+    with pytest.raises(ConfigError) as refused:
+        settings.load(split)
+    assert (refused.value.key, refused.value.value) == ("cluster.sequence_ranks", sequence)
+    assert refused_by in refused.value.problem
+    settings.load([*keys, f"cluster.sequence_ranks={refused.value.fix.split()[-1]}", "ode.batch_size=24"])
+
+
+def test_micro_batches_are_of_the_windows_that_a_group_of_sequence_ranks_shares():
+    keys = ["stage=dmd", "init=x", "cluster.learner_ranks=4", "dmd.batch_size=8", "learner.micro_batch=4"]
+    settings.load([*keys, "cluster.sequence_ranks=2"])
+    with pytest.raises(ConfigError) as refused:
+        settings.load(keys)
+    assert refused.value.key == "learner.micro_batch"
 
 
 def test_what_only_stage_grpo_needs_is_not_checked_for_other_stages():

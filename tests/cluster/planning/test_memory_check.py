@@ -34,6 +34,7 @@ def test_the_preset_fits_and_the_tiny_world_fits_anywhere():
         ["learner.checkpoint_activations=false"],
         [*ONE_14B, "cluster.learner_ranks=1"],
         [*ONE_14B, "cluster.learner_ranks=1", "learner.checkpoint_activations=false", "learner.dtype=float32"],
+        ["student.horizon_frames=168", "window.frames=168", "rollout.frames=420"],
         ["rollout.batch=16", "buffer.windows=400", "buffer.max_age=9"],
     ],
 )

@@ -189,14 +189,16 @@ def test_saved_windows_of_one_role_of_another_shape_or_damaged_are_refused_in_on
 @pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.ray
-def test_both_halves_run_on_ray_and_the_learner_on_two_ranks(tmp_path):
-    command = [sys.executable, "train.py", *SMALL, f"run_dir={tmp_path}/run", "cluster.learner_ranks=2"]
+@pytest.mark.parametrize(("sequence", "files"), [(1, 24), (2, 12)])
+def test_both_halves_run_on_ray_and_the_learner_on_two_ranks(tmp_path, sequence, files):
+    ranks = ["cluster.learner_ranks=2", f"cluster.sequence_ranks={sequence}"]
+    command = [sys.executable, "train.py", *SMALL, f"run_dir={tmp_path}/run", *ranks]
     for half in ("rollout_only", "learner_only"):
         shown = subprocess.run(
             [*command, f"debug.{half}=true"], cwd=settings.ROOT, capture_output=True, text=True, timeout=400
         )
         assert shown.returncode == 0, shown.stdout + shown.stderr
         assert "/s" in shown.stdout
-    assert len(list((tmp_path / "run/saved_windows").iterdir())) == 24, "a file for each rank and batch"
+    assert len(list((tmp_path / "run/saved_windows").iterdir())) == files, "a file for each share of a batch"
     lines = (tmp_path / "run/learner_only/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
