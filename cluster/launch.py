@@ -10,12 +10,15 @@ from pathlib import Path
 
 import torch
 
+from actors.generation.free_memory import free_memory
 from cluster.bootstrap.ray_environment import check_temporary_folder, cluster_address, settle_environment
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.evaluations.best_student import check_metric
 from cluster.inline import InlineCluster
 from cluster.planning import placement
+from cluster.planning.memory_check import check_machine, check_memory
+from cluster.planning.run_shape import fixed_shape
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.display import Display
 from cluster.runs.factory import make_scorer
@@ -123,6 +126,7 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
     held_out = config.sentinel.prompts if "grpo" in stages else 0
     yield partial(inputs.prompts.check, held_out, not config.in_wan_world)
     yield partial(placement.check, config)
+    yield partial(_check_room, config)
     yield partial(check_login, config.wandb)
     with torch.device("meta"):
         student, teacher = Wan(config.student.wan), Wan(config.teacher_wan)
@@ -152,3 +156,12 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
     if "ode" in stages and not folder.stage("ode").finished:
         new_teacher = "teacher" in stages and not config.teacher_path.exists()
         yield partial(inputs.trajectories.check, new_teacher=new_teacher)
+
+
+def _check_room(config: Config) -> None:
+    """Reject a run that the GPUs named by device_name, or the memory of this machine, cannot hold (ConfigError)."""
+    cluster = config.cluster
+    if config.device_name is not None:
+        check_memory(fixed_shape(config))
+    elif not (cluster.rank_gpus or cluster.actor_gpus) and cluster_address(cluster) is None:
+        check_machine(fixed_shape(config), free_memory())

@@ -25,6 +25,8 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning import placement
+from cluster.planning.memory_check import check_rank
+from cluster.planning.run_shape import fixed_shape
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.driver_messages import forward_warnings
 from cluster.ray_cluster import RayCluster
@@ -35,7 +37,7 @@ from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog, log_nothing
 from cluster.runs.saved_windows import SavedCluster
 from learner.parallel import collectives
-from models.errors import StopsRun
+from models.errors import ConfigError, StopsRun
 
 _POLL_S = 0.5
 _MANY = 100_000
@@ -140,6 +142,8 @@ def _learn(task: dict[str, Any]) -> None:
     if config.debug.learner_only:
         cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
     try:
+        if config.cluster.rank_gpus:  # before weights are read
+            check_rank(fixed_shape(config), torch.cuda.get_device_properties(config.device).total_memory)
         if collectives.rank() > 0:
             loop(config, cluster, log_nothing)
             return
@@ -148,7 +152,7 @@ def _learn(task: dict[str, Any]) -> None:
             closing(RunLog(config.run_dir, config.wandb, cluster, on_ray.show, config.tensorboard)) as log,
         ):
             loop(config, cluster, log)
-    except StopsRun as stop:
+    except (StopsRun, ConfigError) as stop:
         reason = stop.cause if isinstance(stop, RayTaskError) else stop
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
         if collectives.size() > 1:

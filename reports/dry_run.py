@@ -9,9 +9,10 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.devices import DEVICES
 from cluster.config.run_config import Config
-from cluster.planning import flops, memory, placement, rank_memory
+from cluster.planning import flops, memory, placement
 from cluster.planning.flops import Line, StageCost
 from cluster.planning.placement import Role
+from cluster.planning.process_memory import processes_of, total_bytes
 from cluster.planning.run_shape import RunShape, run_shape_of
 from cluster.planning.units import with_unit
 
@@ -25,7 +26,7 @@ def dry_run_text(config: Config, upload: Sequence[str] = (), refusals: Sequence[
     """
     placement.check(config)
     work = run_shape_of(config)
-    device, cluster = DEVICES[config.expected_device], config.cluster
+    device = DEVICES[config.expected_device]
     size = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.0f} GB"
     text = [
         f"dry run of stage {', '.join(config.stages)}: nothing is written or started",
@@ -41,13 +42,9 @@ def dry_run_text(config: Config, upload: Sequence[str] = (), refusals: Sequence[
     text += upload
     text += _section("Networks", memory.networks(work))
     for stage in config.stages:
-        lines = rank_memory.rank_memory(work, stage)
-        text += _section(f"Memory of one learner rank of {cluster.learner_ranks}, stage {stage}", lines, True)
-        text += _room(sum(line.value for line in lines), device.memory_bytes)
-    for stage in (stage for stage in config.stages if stage != "teacher"):
-        lines = memory.actor_memory(work, stage)
-        text += _section(f"Memory of one rollout process of {cluster.rollout_actors}, stage {stage}", lines, True)
-        text += _room(sum(line.value for line in lines), device.memory_bytes)
+        for one in processes_of(work, stage):
+            text += _section(f"Memory of {one.name}, {one.number} in all, stage {stage}", one.memory, True)
+            text += _room(total_bytes(one.memory), device.memory_bytes)
     text += _section("Memory of the machines", memory.shared_memory(work))
     if kept := memory.disk(work):
         text += _section("Disk of the run folder", kept)

@@ -48,8 +48,8 @@ def plan_text(work: RunShape, plan: PlanConfig, costs: dict[str, Cost], sizes: S
     text += [
         "",
         "Memory",
-        f"  {'one learner rank':<42}{with_unit(rank_bytes(work), 'B'):>12}  {room}".rstrip(),
-        f"  {'the rollout processes of one GPU':<42}{with_unit(actor_bytes(work), 'B'):>12}  {room}".rstrip(),
+        f"  {'one learner rank':<42}{with_unit(rank_bytes(work, 'dmd'), 'B'):>12}  {room}".rstrip(),
+        f"  {'the rollout processes of one GPU':<42}{with_unit(actor_bytes(work, 'dmd'), 'B'):>12}  {room}".rstrip(),
         f"  {'windows that wait, on the head':<42}{with_unit(waiting.value, 'B'):>12}  {waiting.note}",
     ]
     text += ["", f"Bytes per second, with {best.rollout_gpus} rollout GPUs", *_wires(work, costs, best)]

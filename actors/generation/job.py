@@ -142,6 +142,8 @@ def _require_memory(
     problem = f"sampling holds {needed / 1e9:.1f} GB at least, and {free / 1e9:.1f} GB of {device.type} memory are free"
     if together > 1 and (alone := sampling_bytes(shape, 1, dtype.itemsize)) <= free:
         raise ConfigError("batch", config.batch, problem, f"write batch={max(1, int(free / alone))} or less")
+    if dtype == torch.float32 and sampling_bytes(shape, together, torch.bfloat16.itemsize) <= free:
+        raise ConfigError("dtype", "float32", problem, "write dtype=bfloat16")
     name, value = ("height", shape.height * shape.space_stride) if config.sink is None else ("sink", config.sink)
     raise ConfigError(name, value, problem, "write a smaller height and width, or a smaller sink")
 

@@ -22,12 +22,12 @@ from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_formats import open_writer
 from actors.generation.video_record import repeat_notes, write_record
 from actors.generation.video_writer import FramePipe, VideoWriter
-from models.checkpoints.lora_files import attach_adapters
+from models.checkpoints.lora_files import Adapter, attach_adapters
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError, StopsRun
 from models.fingerprint import fingerprint
 from models.noise import BlockNoise
-from models.wan.network import Wan
+from models.wan.network import ComputeSpec, Wan
 
 
 class VideoEnded(StopsRun):
@@ -85,14 +85,7 @@ def generate_videos(job: Job, report: Callable[[int, int], None] | None = None) 
 
     Raises VideoEnded for a video that ends early; its frames stay. Raises ConfigError for damaged weights.
     """
-    student = Wan(job.shape.wan)
-    load_weights(student, job.checkpoint, "checkpoint", adapters=None if job.config.lora_live else job.adapters)
-    if job.config.lora_live:
-        attach_adapters(student, job.adapters)
-    try:
-        student = student.to(job.device, job.dtype).eval()
-    except torch.OutOfMemoryError as error:
-        raise VideoEnded(f"device={job.device} has too little memory for the student; give another", ()) from error
+    student = load_student(job)
     weights = f"{fingerprint(student.state_dict()):016x}"
     machine = {"device": job.device.type, "dtype": str(job.dtype), "threads": torch.get_num_threads()}
     if job.config.from_json is not None:
@@ -109,6 +102,24 @@ def generate_videos(job: Job, report: Callable[[int, int], None] | None = None) 
             write_record, checkpoint=job.checkpoint, weights=weights, machine=machine | {"together": len(together)}
         )
         generate_batch(job, student, together, pipe, made_by, report)
+
+
+def load_student(job: Job) -> Wan:
+    """Load the student in its dtype, tensor by tensor: never more than one tensor beside it.
+
+    Raises VideoEnded where the device is full, ConfigError for damaged weights.
+    """
+    matrices = {name: one for name, one in job.adapters.items() if isinstance(one, Adapter)}
+    live = matrices if job.config.lora_live else {}
+    merged = {name: one for name, one in job.adapters.items() if name not in live}
+    try:
+        student = ComputeSpec(job.device, job.dtype).outline(job.shape.wan).to_empty(device=job.device)
+        load_weights(student, job.checkpoint, "checkpoint", adapters=merged)
+        if live:
+            attach_adapters(student, live)
+    except torch.OutOfMemoryError as error:
+        raise VideoEnded(f"device={job.device} has too little memory for the student; give another", ()) from error
+    return student.eval()
 
 
 def generate_batch(

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from actors.rollout_config import GroupConfig, WindowConfig
 from cluster.config.run_config import Config
 from cluster.planning.flops import Line
-from cluster.planning.rank_memory import PUBLISHING, TRAINED_BYTES, adapter_parameters, forward_bytes
+from cluster.planning.rank_memory import (
+    PUBLISHING,
+    adapter_parameters,
+    checkpoint_bytes,
+    forward_bytes,
+    trained_network,
+)
 from cluster.planning.run_shape import RunShape, frames_of_pass, judged_stage
 from cluster.runs.trajectories import trajectory_bytes
 from models.network_config import StudentConfig
@@ -163,9 +169,13 @@ def shared_memory(work: RunShape) -> list[Line]:
         Line("object store, driver's node", driver_store, "B", "what waits, two versions, and a quarter to spare"),
         Line("object store, any other node", other_store, "B", "two versions, for all of its processes together"),
     ]
+    copies = max(checkpoint_bytes(work, stage) for stage in work.stages)
+    if work.expected_device != "cpu" and copies:
+        lines.append(Line("one checkpoint", copies, "B", "copies of all ranks, while it is written"))
     if work.expected_device != "cpu" and any(stage in PUBLISHING for stage in work.stages):
-        copied = TRAINED_BYTES["weights"] * parameters(student.wan)
-        lines.append(Line("published copy of rank 0", copied, "B", "float32, pinned, one for all versions"))
+        _, held, _, dtype = trained_network(work, "dmd")
+        note = f"{dtype}, pinned, one for all versions"
+        lines.append(Line("published copy of rank 0", BYTES[dtype] * held, "B", note))
     if "ode" in work.stages and work.ode.pairs_dir is None:
         pair, waiting = trajectory_bytes(work.student, "float32"), min(work.buffer.windows, work.ode.pairs)
         ranks, shard = work.cluster.learner_ranks, work.ode.shard_mb * 1e6

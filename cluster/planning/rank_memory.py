@@ -1,5 +1,7 @@
 """Estimate the memory of one learner rank, before anything is allocated."""
 
+from typing import NamedTuple
+
 from cluster.planning.flops import Line
 from cluster.planning.run_shape import RunShape
 from models.network_config import WanConfig
@@ -36,18 +38,40 @@ def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bo
 
 
 def rank_memory(work: RunShape, stage: str) -> list[Line]:
-    """List the bytes of one learner rank at its peak; fragmentation is not in it.
+    """List the bytes of one learner rank on its device, at its peak; fragmentation is not in it.
 
     Within a tenth of what torch's allocator holds on the null GPU (tests/device/test_rank_memory.py).
     """
+    return [*kept_memory(work, stage), *pass_memory(work, stage)]
+
+
+class Trained(NamedTuple):
+    """Describes the network that a stage trains."""
+
+    wan: WanConfig
+    held: int
+    """Parameters, adapters too."""
+    trained: int
+    """Parameters with a gradient."""
+    published: str
+    """Dtype of the copy for actors: adapters are merged in float32."""
+
+
+def trained_network(work: RunShape, stage: str) -> Trained:
+    """Describe the network that a stage trains."""
+    wan = work.teacher_wan if stage == "teacher" else work.student.wan
+    if work.learner.lora_rank is None or stage not in PUBLISHING:
+        return Trained(wan, parameters(wan), parameters(wan), work.rollout.dtype)
+    trained = adapter_parameters(wan, work.learner.lora_rank)
+    return Trained(wan, parameters(wan) + trained, trained, "float32")
+
+
+def kept_memory(work: RunShape, stage: str) -> list[Line]:
+    """List the bytes that a learner rank holds from one update to the next."""
     learner, ranks, student = work.learner, work.cluster.learner_ranks, work.student
-    wan = work.teacher_wan if stage == "teacher" else student.wan
-    held = trained = parameters(wan)
-    if learner.lora_rank is not None and stage in ("dmd", "grpo"):
-        trained = adapter_parameters(wan, learner.lora_rank)
-        held += trained
+    wan, held, trained, _ = trained_network(work, stage)
     part = {name: size / ranks for name, size in TRAINED_BYTES.items()}
-    with_critic = _scores(work, stage)
+    with_critic = with_scores(work, stage)
     networks = 2 if with_critic else 1
     whose = "student and critic" if with_critic else "teacher" if stage == "teacher" else "student"
     averages = part["weights"] * trained if stage != "ode" else 0.0
@@ -60,10 +84,9 @@ def rank_memory(work: RunShape, stage: str) -> list[Line]:
     if not learner.teacher_offload:  # the teacher, and in stage grpo the student that KL is taken to
         frozen += parameters(work.teacher_wan) if with_critic else 0
         frozen += parameters(student.wan) if stage == "grpo" and work.grpo.kl else 0
-    windows, passes = _micro_batches(work, stage)
+    _, passes = _micro_batches(work, stage)
     # FSDP2 adds up whole gradients, in float32, until the last micro-batch reduces them.
     whole = TRAINED_BYTES["gradients"] * trained * (1 - 1 / ranks) if passes > 1 else 0.0
-    copied = TRAINED_BYTES["weights"] * parameters(wan) if work.expected_device == "cpu" and stage in PUBLISHING else 0
     lines = [
         Line("weights", networks * part["weights"] * held, "B", f"float32, of {whose}; cut over the ranks"),
         Line("gradients", networks * part["gradients"] * trained, "B", "float32"),
@@ -76,13 +99,21 @@ def rank_memory(work: RunShape, stage: str) -> list[Line]:
             "B",
             f"{learner.teacher_dtype}, cut over the ranks",
         ),
-        Line("published copy", copied, "B", "float32, of the student; on a GPU's machine in pinned host memory"),
-        *_pass_memory(work, stage, wan, windows),
     ]
     return [line for line in lines if line.value]
 
 
-def _scores(work: RunShape, stage: str) -> bool:
+def checkpoint_bytes(work: RunShape, stage: str) -> float:
+    """Count the bytes of all ranks in one checkpoint of a stage; 0 for a stage too short to write one."""
+    steps = {"teacher": work.pretrain, "ode": work.ode, "dmd": work.dmd, "grpo": work.grpo}[stage].steps
+    if steps < work.checkpoint.every:
+        return 0.0
+    held = trained_network(work, stage).held
+    cut = sum(line.value for line in kept_memory(work, stage) if line.name in ("optimiser", "averages"))
+    return (1 + with_scores(work, stage)) * TRAINED_BYTES["weights"] * held + cut * work.cluster.learner_ranks
+
+
+def with_scores(work: RunShape, stage: str) -> bool:
     """Return whether critic and teacher take part in a stage."""
     return stage == "dmd" or bool(stage == "grpo" and work.grpo.dmd_weight)
 
@@ -100,12 +131,19 @@ def _micro_batches(work: RunShape, stage: str) -> tuple[int, int]:
     return windows, -(-share // windows) + more
 
 
-def _pass_memory(work: RunShape, stage: str, wan: WanConfig, windows: int) -> list[Line]:
+def pass_tokens(work: RunShape, stage: str) -> int:
+    """Count the tokens of one pass with gradient on a rank."""
+    student, (windows, _) = work.student, _micro_batches(work, stage)
+    tokens = student.wan.tokens_per_frame(student.height, student.width)
+    return windows * work.frames(stage)[0] * -(-tokens // work.cluster.sequence_ranks)
+
+
+def pass_memory(work: RunShape, stage: str) -> list[Line]:
     """List the bytes of an update's largest moment: a block's backward pass, or the teacher's pass before it."""
     student, learner, ranks = work.student, work.learner, work.cluster.learner_ranks
-    sequence = work.cluster.sequence_ranks
+    wan, (windows, _) = trained_network(work, stage).wan, _micro_batches(work, stage)
     element, (frames, history) = BYTES[learner.dtype], work.frames(stage)
-    tokens = windows * frames * -(-student.wan.tokens_per_frame(student.height, student.width) // sequence)
+    tokens, sequence = pass_tokens(work, stage), work.cluster.sequence_ranks
     how = ", checkpointed" if learner.checkpoint_activations else ""
     how += f", tokens split over {sequence} ranks" if sequence > 1 else ""
     kept = activation_bytes(wan, tokens, element, learner.checkpoint_activations)
@@ -118,7 +156,7 @@ def _pass_memory(work: RunShape, stage: str, wan: WanConfig, windows: int) -> li
         Line("gradients of one block", BACKWARD_NUMBERS * tokens * wan.dim * element, "B", "its backward pass"),
         Line("whole blocks", blocks, "B", "one at work, the next, and gradients of one"),
     ]
-    if _scores(work, stage):
+    if with_scores(work, stage):
         teacher, size = work.teacher_wan, BYTES[learner.teacher_dtype]
         graph = wan.num_layers * tokens * wan.dim * element if learner.checkpoint_activations else kept
         cut = ranks > 1 or learner.teacher_offload
@@ -131,16 +169,14 @@ def _pass_memory(work: RunShape, stage: str, wan: WanConfig, windows: int) -> li
             Line("whole blocks", whole, "B", "the teacher's: one at work, and the next"),
         ]
         training = max(training, scoring, key=lambda lines: sum(line.value for line in lines))
-    return [
+    text = windows * kv_bytes(wan, wan.text_len, element)
+    past = windows * cache_bytes(student, clean, element) / sequence
+    lines = [
         *training,
-        Line(
-            "keys and values of the replay",
-            windows * cache_bytes(student, clean, element) / sequence,
-            "B",
-            f"{windows} x {clean} clean frames",
-        ),
-        Line("keys and values of the text", windows * kv_bytes(wan, wan.text_len, element), "B"),
+        Line("keys and values of the replay", past, "B", f"{windows} x {clean} clean frames"),
+        Line("keys and values of the text", text, "B"),
     ]
+    return [line for line in lines if line.value]
 
 
 def forward_bytes(wan: WanConfig, tokens: int, element: int) -> int:

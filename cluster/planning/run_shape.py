@@ -1,10 +1,11 @@
 """Gather the parts of a run that decide its cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.rollout_config import GroupConfig, RolloutConfig, WindowConfig
 from cluster.config.buffer_config import BufferConfig
+from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning.pool_balance import made_share
@@ -35,6 +36,7 @@ class RunShape:
     grpo: GrpoConfig
     learner: LearnerConfig
     buffer: BufferConfig
+    checkpoint: CheckpointConfig
     cluster: ClusterConfig
     expected_device: str
     made_share: float
@@ -68,6 +70,16 @@ def judged_stage(stages: Sequence[str]) -> str:
     return "grpo" if list(stages) == ["grpo"] else "dmd"
 
 
+def fixed_shape(config: Config) -> RunShape:
+    """Gather the parts of `config` that decide its memory, for which no draws are needed."""
+    return RunShape(
+        stages=config.stages, student=config.student, teacher_model=config.teacher_model, rollout=config.rollout,
+        window=config.window, group=config.group, pretrain=config.pretrain, ode=config.ode, dmd=config.dmd,
+        grpo=config.grpo, learner=config.learner, buffer=config.buffer, checkpoint=config.checkpoint,
+        cluster=config.cluster, expected_device=config.expected_device, made_share=1.0, last_fork=0,
+    )  # fmt: skip
+
+
 def run_shape_of(config: Config) -> RunShape:
     """Gather the parts of `config` that decide its cost, with means over its own draws."""
     share, fork = 1.0, 0
@@ -84,9 +96,4 @@ def run_shape_of(config: Config) -> RunShape:
             if rollout.windows[0].role == GRPO
         ]
         fork = round(sum(last) / len(last) / block) * block
-    return RunShape(
-        stages=config.stages, student=config.student, teacher_model=config.teacher_model, rollout=config.rollout,
-        window=config.window, group=config.group, pretrain=config.pretrain, ode=config.ode, dmd=config.dmd,
-        grpo=config.grpo, learner=config.learner, buffer=config.buffer, cluster=config.cluster,
-        expected_device=config.expected_device, made_share=share, last_fork=fork,
-    )  # fmt: skip
+    return replace(fixed_shape(config), made_share=share, last_fork=fork)

@@ -94,7 +94,7 @@ class RunTrajectories:
         levels = warped_sigmas(student.timesteps, student.shift)
         sigmas = solver_sigmas(levels, self.ode.solver_steps, student.shift)
         return TrajectoryOrigin(
-            teacher=f"{fingerprint(dict(stored_tensors(self.teacher))):016x}",
+            teacher=f"{fingerprint(stored_tensors(self.teacher)):016x}",
             solver_steps=len(sigmas),
             timesteps=list(student.timesteps),
             shift=student.shift,

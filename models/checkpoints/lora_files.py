@@ -149,7 +149,7 @@ def attach_adapters(network: Module, adapters: Adapters) -> None:
     """Attach live adapters to their layers, in place, by peft; everything else is frozen. Raises ConfigError.
 
     In bfloat16 an adapter that is small against its layer is rounded away when merged; live it is not. Whole
-    differences are added to the weights.
+    differences are added to the weights in place: `load_weights` adds them before weights are rounded.
     """
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and only live LoRA needs it
 

@@ -19,6 +19,8 @@ _TYPES = FLOATS | {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
+FORMAT = {"format": "pt"}
+"""Metadata that diffusers and transformers expect in a header."""
 _TYPE_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _AGAIN = "copy or download it again"
 
@@ -107,7 +109,7 @@ def write_tensors(
     `on_progress` gets the bytes of each, the header `metadata`. The safetensors library would hold a whole file in
     memory. Raises OSError.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    header: dict[str, object] = {"__metadata__": FORMAT | (metadata or {})}
     end = 0
     for name, stored in planned.items():
         start, end = end, end + stored.size

@@ -4,17 +4,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.atomic_files import write_atomic
+from models.atomic_files import atomic_file
 from models.checkpoints.checksums import CHECKSUM, verify_file, weights_checksum
 from models.checkpoints.config_json import config_misfit
 from models.checkpoints.containers import indexed_files
 from models.checkpoints.folders import NETWORK_STEMS, weights_files
 from models.checkpoints.formats import Checkpoint, Shapes, open_checkpoint, recognise_network
 from models.checkpoints.lora_files import Adapters, check_adapters, merge_adapters
-from models.checkpoints.safetensors_files import first_names, open_safetensors
+from models.checkpoints.safetensors_files import FORMAT, Stored, first_names, open_safetensors, write_tensors
 from models.checkpoints.weight_containers import INDEX, SAFETENSORS, require_container
 from models.checkpoints.weight_names import to_original
 from models.errors import ConfigError
@@ -25,12 +24,14 @@ from models.wan.network import Wan
 def save_weights(tensors: Mapping[str, Tensor], path: Path, origin: Mapping[str, object]) -> None:
     """Write `tensors` under their names (diffusers'); `origin` (seed, updates, last losses) goes into the header.
 
-    With it goes a checksum of tensors and origin, for `verify_weights`.
+    With it goes a checksum of tensors and origin, for `verify_weights`. No second copy of the tensors is made.
     """
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {name: str(value) for name, value in origin.items()}
-    checksum = weights_checksum(header, sorted(held.items()))
-    write_atomic(path, save(held, metadata=header | {CHECKSUM: checksum}))
+    header = FORMAT | {name: str(value) for name, value in origin.items()}
+    ordered = ((name, tensors[name].detach().cpu().contiguous()) for name in sorted(tensors))
+    checksum = weights_checksum(header, ordered)
+    planned = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    with atomic_file(path) as partial:
+        write_tensors(partial, planned, tensors.items(), metadata=header | {CHECKSUM: checksum})
 
 
 def load_weights(

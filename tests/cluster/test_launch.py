@@ -1,7 +1,9 @@
 """Checks before a run starts, each by its key; a rejected run leaves no folder."""
 
 from itertools import count
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -42,6 +44,13 @@ def test_a_folder_with_other_things_in_it_is_never_taken_over(tmp_path):
     with pytest.raises(ConfigError) as caught:
         checked(tmp_path)
     assert caught.value.key == "run_dir" and [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_the_free_memory_cannot_hold_is_refused_before_weights_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0.7e9))
+    with pytest.raises(ConfigError) as caught:
+        checked(tmp_path / "run", "stage=dmd", f"init={tmp_path}/not/here")
+    assert (caught.value.key, caught.value.value) == ("student.model", "tiny") and not (tmp_path / "run").exists()
 
 
 def test_missing_and_truncated_weights_are_refused_before_anything_starts(tmp_path):

@@ -9,11 +9,11 @@ WORDS = ["a", "cat", "dog", "walks", "on", "grass"]
 TEXT_DIM = 16
 
 
-def save_text_encoder(folder: Path, seed: int = 0) -> Path:
+def save_text_encoder(folder: Path, seed: int = 0, width: int = TEXT_DIM) -> Path:
     """`folder` with text_encoder/ and tokenizer/."""
     torch.manual_seed(seed)
     config = UMT5Config(
-        vocab_size=40, d_model=TEXT_DIM, d_kv=4, d_ff=24, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+        vocab_size=40, d_model=width, d_kv=4, d_ff=24, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
     )
     UMT5EncoderModel(config).eval().save_pretrained(folder / "text_encoder")
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -5.0), ("\u2581", -3.0)]

@@ -149,10 +149,11 @@ def test_a_flipped_byte_of_the_weights_is_noticed(command, key, tmp_path, capsys
     assert mistake(capsys, command, f"{key}={path}", f"out={out}", *more).startswith(f"{key}: ") and not out.exists()
 
 
-@pytest.mark.parametrize(("batch", "key"), [(1, "height="), (2, "batch=2")])
-def test_what_the_free_memory_cannot_hold_is_refused_before_it_is_computed(batch, key, tmp_path, capsys, monkeypatch):
-    one, two = (sampling_bytes(StudentConfig(), videos, element=4) for videos in (1, 2))
-    free = one - 1 if batch == 1 else two - 1
+@pytest.mark.parametrize(("batch", "element", "key"), [(1, 2, "height="), (1, 4, "dtype=float32"), (2, 4, "batch=2")])
+def test_what_the_free_memory_cannot_hold_is_refused_before_it_is_computed(
+    batch, element, key, tmp_path, capsys, monkeypatch
+):
+    free = sampling_bytes(StudentConfig(), batch, element) - 1
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     given = [f"prompt={PROMPT}", "seeds=[1,2]", f"batch={batch}", f"out={tmp_path}/videos"]
     assert mistake(capsys, "generate.py", *given).startswith(key) and not list(tmp_path.iterdir())

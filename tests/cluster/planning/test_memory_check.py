@@ -7,7 +7,14 @@ import pytest
 import settings
 from cluster.config.devices import DEVICES
 from cluster.planning import memory
-from cluster.planning.memory_check import actor_bytes, check_memory, rank_bytes
+from cluster.planning.memory_check import (
+    actor_bytes,
+    check_machine,
+    check_memory,
+    check_rank,
+    machine_bytes,
+    rank_bytes,
+)
 from cluster.planning.run_shape import run_shape_of
 from models.errors import ConfigError
 from tests.fakes.commands import replaced
@@ -41,7 +48,8 @@ def test_the_preset_fits_and_the_tiny_world_fits_anywhere():
 def test_the_keys_that_are_named_are_a_cure_and_none_of_several_is_one_alone(arguments):
     error = refused(*arguments)
     config = settings.load(replaced(EIGHT, *arguments))
-    needed = max(rank_bytes(run_shape_of(config)), actor_bytes(run_shape_of(config)))
+    work = run_shape_of(config)
+    needed = max(count(work, stage) for count in (rank_bytes, actor_bytes) for stage in work.stages)
     assert f" {needed / 1e9:.1f} GB" in error.problem
     keys = re.findall(r"([\w.]+=[\w.]+)(?=[, ])", error.fix)
     check_memory(run_shape_of(settings.load(replaced(EIGHT, *arguments, *keys))))
@@ -59,8 +67,61 @@ def test_where_no_key_helps_other_devices_are_named():
 def test_rollout_processes_that_share_a_gpu_share_its_memory():
     alone, shared = (run_shape_of(settings.load(replaced(EIGHT, *more))) for more in ([], ["cluster.actor_gpus=0.25"]))
     assert (
-        actor_bytes(shared)
-        == 4 * actor_bytes(alone)
+        actor_bytes(shared, "dmd")
+        == 4 * actor_bytes(alone, "dmd")
         == 4 * sum(line.value for line in memory.actor_memory(alone, "dmd"))
     )
     assert " 174.0 GB" in refused("cluster.actor_gpus=0.1").problem
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments"),
+    [
+        ("ode", ["stage=ode", "ode.batch_size=256", "learner.micro_batch=null"]),
+        ("grpo", ["stage=grpo", "grpo.init=x", "grpo.groups=16", "learner.checkpoint_activations=false"]),
+    ],
+)
+def test_every_stage_of_the_run_is_checked(stage, arguments):
+    error = refused(*arguments)
+    assert f" in stage {stage}" in error.problem and "learner." in error.fix
+
+
+INLINE = ["preset=smoke", "cluster=inline", "student.model=tiny_wide", "dmd.batch_size=64", "rollout.windows=64",
+          "buffer.windows=512", "stage=dmd", "init=x"]  # fmt: skip
+
+
+def machine_refused(free, *arguments):
+    work = run_shape_of(settings.load(replaced(INLINE, *arguments)))
+    with pytest.raises(ConfigError) as found:
+        check_machine(work, free)
+    assert (found.value.key, found.value.value) == ("student.model", "tiny_wide")
+    return found.value
+
+
+def test_one_machine_is_refused_only_for_more_than_it_has_free_for_sure_and_the_cure_cures():
+    work = run_shape_of(settings.load(INLINE))
+    needed = machine_bytes(work, "dmd")
+    check_machine(work, needed)
+    error = machine_refused(needed - 1)
+    (key,) = re.findall(r"([\w.]+=[\w.]+)(?=[, ])", error.fix)
+    check_machine(run_shape_of(settings.load(replaced(INLINE, key))), needed - 1)
+    assert "=" not in machine_refused(1e6).fix
+
+
+def test_processes_of_one_machine_add_up_and_share_their_libraries():
+    one, four = (
+        run_shape_of(settings.load(["preset=smoke", "stage=dmd", "init=x", f"cluster.rollout_actors={n}"]))
+        for n in (1, 4)
+    )
+    actor = machine_bytes(four, "dmd") - machine_bytes(one, "dmd")
+    held = sum(line.value for line in memory.actor_memory(one, "dmd"))
+    assert 0.85 * held <= actor / 3 <= 1.4 * held
+
+
+def test_a_rank_is_judged_by_the_gpu_that_it_has():
+    work = run_shape_of(settings.load(EIGHT))
+    needed = max(rank_bytes(work, stage) for stage in work.stages)
+    check_rank(work, needed)
+    with pytest.raises(ConfigError) as found:
+        check_rank(work, needed - 1)
+    assert found.value.key == "student.model" and "learner." in found.value.fix

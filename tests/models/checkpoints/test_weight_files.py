@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -174,12 +175,22 @@ def test_tensors_exchanged_between_names_are_noticed(saved):
     assert error.value.key == "init" and saved.name in error.value.problem
 
 
-def test_a_failed_write_leaves_the_old_file(saved):
+def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
     before = saved.read_bytes()
-    with pytest.raises(RuntimeError, match="memory"):
-        tied = torch.zeros(2)
-        save_weights({"a": tied, "b": tied}, saved, {})
-    assert saved.read_bytes() == before
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="space"):
+        save_weights(network(1).state_dict(), saved, {})
+    assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_tensors_that_share_memory_are_written_each(saved):
+    tied = torch.ones(2)
+    save_weights({"a": tied, "b": tied}, saved, {})
+    assert verify_weights(saved, "init") and torch.equal(load_file(saved)["b"], tied)
 
 
 def test_no_difference_is_found_where_there_is_none():

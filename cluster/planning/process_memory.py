@@ -1,0 +1,106 @@
+"""Estimate the memory of whole processes: on a CPU also of libraries, allocator, copies and checkpoints."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from cluster.planning import memory
+from cluster.planning.flops import Line
+from cluster.planning.rank_memory import (
+    PUBLISHING,
+    checkpoint_bytes,
+    kept_memory,
+    pass_memory,
+    pass_tokens,
+    rank_memory,
+    trained_network,
+)
+from cluster.planning.run_shape import RunShape
+from models.network_sizes import BYTES
+
+LIBRARIES = 930_000_000
+"""Bytes of a process that has trained once, without its tensors: torch and what it loads. Measured."""
+_PAGED = 32 * 2**20
+"""Bytes from which glibc gives a tensor pages of its own, and returns them with it."""
+_RETAINED = 0.55
+"""Share of a pass of smaller tensors that glibc holds beside it, in pieces. Measured (docs/decisions/0057)."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Describes the equal processes of one kind in a stage."""
+
+    name: str
+    number: int
+    memory: list[Line]
+    """Bytes of each process at its peak, part by part."""
+
+
+@dataclass(frozen=True)
+class _Half:
+    """Lists what one half of a run holds in a process on a CPU."""
+
+    kept: list[Line]
+    passes: list[Line]
+    """Bytes of the longest pass through a network."""
+    others: Sequence[list[Line]] = ()
+    """Bytes of other moments, of which none meets the pass."""
+    checkpoint: float = 0.0
+    """Bytes of the checkpoint that is written in the background."""
+
+
+def processes_of(work: RunShape, stage: str) -> list[Processes]:
+    """List the processes of a stage: learner ranks and rollout processes, or the one process of cluster=inline."""
+    ranks, actors = work.cluster.learner_ranks, work.cluster.rollout_actors
+    actor = memory.actor_memory(work, stage) if stage != "teacher" else []
+    if work.expected_device != "cpu":
+        learner = rank_memory(work, stage)
+    else:
+        kept = [replace(line, name=f"{line.name}, rollout") for line in actor if line.name.startswith("weights")]
+        passes = [line for line in actor if not line.name.startswith("weights")]
+        halves = _learner(work, stage), _Half(kept, passes)
+        if work.cluster.kind == "inline":
+            return [Processes("the process", 1, _cpu_memory(work, stage, halves))]
+        learner, actor = (_cpu_memory(work, stage, [half]) for half in halves)
+    kinds = Processes("one learner rank", ranks, learner), Processes("one rollout process", actors, actor)
+    return list(kinds[:1] if stage == "teacher" else kinds)
+
+
+def _learner(work: RunShape, stage: str) -> _Half:
+    _, held, trained, dtype = trained_network(work, stage)
+    kept, copied = kept_memory(work, stage), checkpoint_bytes(work, stage) / work.cluster.learner_ranks
+    if stage in PUBLISHING:
+        kept.append(Line("published copy", BYTES[dtype] * held, "B", f"{dtype}, of the student"))
+    if stage not in PUBLISHING:  # Muon has one moment of a matrix, AdamW two of any other weight
+        moments = sum(line.value for line in kept if line.name == "optimiser")
+        trained = moments * work.cluster.learner_ranks / BYTES["float32"] - trained
+    results = 2 if stage == "dmd" else 1
+    others = [
+        [Line("square roots of AdamW", BYTES["float32"] * trained, "B", "one step of an optimiser")],
+        [Line("results", results * BYTES["float32"] * held, "B", "averages, and the critic of stage dmd")],
+    ]
+    if not work.checkpoint.asynchronous:
+        others.append([Line("checkpoint", copied, "B", "a copy, while it is written")])
+        copied = 0.0
+    return _Half(kept, pass_memory(work, stage), others, copied)
+
+
+def _cpu_memory(work: RunShape, stage: str, halves: Sequence[_Half]) -> list[Line]:
+    """List the bytes of a process whose `halves` take turns."""
+    passes = max((half.passes for half in halves), key=total_bytes)
+    moments = [passes, *(other for half in halves for other in half.others)]
+    copied = sum(half.checkpoint for half in halves)
+    tensor = pass_tokens(work, stage) * trained_network(work, stage).wan.dim * BYTES[work.learner.dtype]
+    pieces = _RETAINED * total_bytes(passes) if tensor < _PAGED else 0.0
+    lines = [
+        Line("libraries", LIBRARIES, "B", "torch and what it loads; measured"),
+        *(line for half in halves for line in half.kept),
+        *max(moments, key=total_bytes),
+        Line("checkpoint", copied, "B", "a copy, while it is written in the background"),
+        Line("allocator", max(0.0, pieces - copied), "B", "pieces of passes, where no copy of a checkpoint lies"),
+    ]
+    return [line for line in lines if line.value]
+
+
+def total_bytes(lines: Iterable[Line]) -> float:
+    """Add up the bytes of lines."""
+    return sum(line.value for line in lines)
