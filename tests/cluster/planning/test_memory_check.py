@@ -124,4 +124,6 @@ def test_a_rank_is_judged_by_the_gpu_that_it_has():
     check_rank(work, needed)
     with pytest.raises(ConfigError) as found:
         check_rank(work, needed - 1)
-    assert found.value.key == "student.model" and "learner." in found.value.fix
+    (key,) = re.findall(r"([\w.]+=[\w.]+)(?=[, ])", found.value.fix)
+    check_rank(run_shape_of(settings.load(replaced(EIGHT, key))), needed - 1)
+    assert found.value.key == "student.model"
