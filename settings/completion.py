@@ -29,6 +29,8 @@ _SCRIPT = """_longtake() {{
 }}
 complete -o bashdefault -o default -o nospace -F _longtake python python3 .venv/bin/python
 """
+_SHORT = {"wandb.mode": "log.to=", "from_json": "from="}
+"""Short forms beside the keys that they stand for."""
 _PREFIX = {"bash": "", "zsh": "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"}
 
 
@@ -41,6 +43,7 @@ def completion(shell: str) -> str:
         with redirect_stdout(StringIO()) as shown, suppress(SystemExit):
             runpy.run_path(str(path), run_name="__main__")
         words = [f"{key}=" for key in re.findall(r"(?m)^  ([a-z]\w*(?:\.\w+)*)  +\S", shown.getvalue())]
+        words += [short for key, short in _SHORT.items() if f"{key}=" in words]
         for group, names in re.findall(r"(?m)^  (\w+)=([\w|]+)$", shown.getvalue()):
             words += [f"{group}={choice}" for choice in names.split("|")]
         cases.append(f'        *"{name} "*) keys="{" ".join(words)}" ;;')

@@ -47,6 +47,7 @@ def help_page(
     groups = {group: names for group, names in groups.items() if group not in fixed}
     sizes = Counter(name.partition(".")[0] for name in keys if "." in name)
     lines = [f"{group}={'|'.join(names)}" for group, names in groups.items()]
+    topic = "wandb" if topic in ("log", "log.to") else topic
     if topic in ("", "all"):
         few = topic == "" and len(keys) > 40
         chosen = [name for name in keys if not few or "." not in name or name in COMMON]

@@ -19,7 +19,10 @@ def expand_log_to(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     if len(lists) > 1:
         raise ConfigError(NAME, lists[1], f"given twice, first as {lists[0]}", f"write {NAME} once")
-    places = [place.strip(" '\"") for place in lists[0].strip().removeprefix("[").removesuffix("]").split(",")]
+    text = lists[0].strip()
+    if text.startswith("[") != text.endswith("]"):
+        raise ConfigError(NAME, text, "a list of one bracket", f"write {NAME}=[{','.join(PLACES)}]")
+    places = [place.strip(" '\"") for place in text.removeprefix("[").removesuffix("]").split(",")]
     chosen = set(places) - {"", "null"}
     if unknown := chosen - {*PLACES}:
         problem = f"{min(unknown)} is no place that runs log to"

@@ -11,6 +11,7 @@ from pathlib import Path
 from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.start_frames import Start, find_starts
 from actors.generation.video_formats import VIDEO_ENDINGS
+from actors.generation.video_record import keys_of_video, read_record
 from actors.prompt_files import PromptEntry, read_prompt_file
 from models.atomic_files import partial_of, require_writable
 from models.errors import ConfigError
@@ -131,7 +132,9 @@ def _paths(config: GenerationConfig, videos: list[tuple[str, int]]) -> list[Path
     record = None if config.from_json is None else user_path(config.from_json, "from_json").absolute()
     for path in paths:
         beside = path.with_suffix(".json")
-        require_new(path, (path,) if beside.absolute() == record else (path, beside))
+        # A record serves the same video in another form, but not one of other keys.
+        shared = beside.absolute() == record and read_record(config.from_json)["keys"] == keys_of_video(config)
+        require_new(path, (path,) if shared else (path, beside))
     return paths
 
 

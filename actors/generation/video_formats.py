@@ -30,8 +30,9 @@ class _Form(NamedTuple):
     """Options of the container."""
 
 
-_CLUSTERS = {"cluster_time_limit": "1", "flush_packets": "1"}
-"""One frame in each cluster of Matroska: a killed process leaves all but the newest."""
+_CLUSTERS = {"cluster_time_limit": "1", "flush_packets": "1", "fflags": "+bitexact"}
+"""One frame in each cluster of Matroska: a killed process leaves all but the newest. Its identifiers are no random
+ones, so that a video made again is the same file."""
 _FORMS = {
     ".mp4": _Form("mp4", "libx264", H264_QUALITY, {}),
     ".mkv": _Form("matroska", "libx264", H264_QUALITY, _CLUSTERS),

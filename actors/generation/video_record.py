@@ -25,6 +25,10 @@ _OF_THE_HUB = ("checkpoint", "vae", "text_encoder")
 """Keys of weights, beside lora, that may name a repository of the hub."""
 _ALTERNATIVES = (("prompt", "prompts", "prompt_schedule"), ("seed", "seeds"), ("image", "video", "images"))
 """Keys of which one in a command replaces the recorded ones."""
+_DEPENDENT = {
+    "lora": ("lora_strength", "lora_part", "lora_live"), "prompt": ("recache",), "prompts": ("recache",),
+}  # fmt: skip
+"""Keys that the recorded ones mean nothing for, once a command gives another value of the first."""
 _WEIGHTS = ("checkpoint", "lora", "lora_strength", "lora_live", "dtype", "student.model")
 """Keys that decide the student's weights."""
 _LIBRARIES = ("torch", "numpy", "av", "pillow")
@@ -91,11 +95,12 @@ def read_record(path: str) -> dict[str, Any]:
     file = user_path(path, "from_json")
     try:
         record = json.loads(read_text(file, "from_json"))
-        if {"keys", "weights", "machine", "versions"} <= record.keys() and isinstance(record["keys"], dict):
+        mappings = (record[name] for name in ("keys", "machine", "versions"))
+        if isinstance(record["weights"], str) and all(isinstance(one, dict) for one in mappings):
             return record
     except OSError as error:
         raise ConfigError("from_json", path, f"cannot be read ({error.strerror})", "name a file") from error
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
     raise ConfigError("from_json", path, "this is no record of a video", "name the .json beside a video")
@@ -105,6 +110,7 @@ def recorded_keys(path: str, given: Collection[str]) -> dict[str, Any]:
     """Read the keys of a record that the keys `given` on the command line do not replace. Raises ConfigError."""
     keys = read_record(path)["keys"]
     replaced = {name for names in _ALTERNATIVES if {*names} & {*given} for name in names}
+    replaced |= {name for key, names in _DEPENDENT.items() if key in given for name in names}
     if "preset" in given:
         replaced |= {name for name in keys if name.startswith("student.")}
     return {name: value for name, value in keys.items() if name not in replaced}

@@ -114,7 +114,8 @@ class WandbConfig(KeyGroup, group="wandb"):
 
     mode: str = key(
         "offline",
-        "logging to Weights & Biases: online, offline (files in the run folder) or disabled",
+        "logging to Weights & Biases: online, offline (files in the run folder) or disabled; "
+        "log.to=[wandb,tensorboard] sets it and tensorboard",
         choices=("online", "offline", "disabled"),
     )
     project: str = key("longtake", "project at Weights & Biases")

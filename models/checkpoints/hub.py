@@ -10,6 +10,8 @@ from models.errors import ConfigError
 from models.user_paths import existing_path, user_path
 
 _SCHEME = "hf://"
+_PATIENCE_S = 10.0
+"""Longest wait for the hub's first answer."""
 _ID = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)")
 _FILE = re.compile(r"\.(?:safetensors|pt|pth|bin|ckpt|gguf|json|sft)$")
 
@@ -27,6 +29,7 @@ def weights_path(given: str, key: str) -> Path:
         return snapshot_of(path)
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.utils import get_session
 
     repository, inner = match[1], match[2].removeprefix("/")
     cache = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
@@ -41,6 +44,8 @@ def weights_path(given: str, key: str) -> Path:
         if not lacking:
             return root
     try:
+        if not constants.HF_HUB_OFFLINE:  # once, in seconds: the client itself tries again for half a minute
+            get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S)
         if single:
             return Path(hf_hub_download(repository, inner))
         return _download(repository, inner, key, given, None if snapshot == cache else root)

@@ -26,6 +26,8 @@ LINES = {
     "python tune.py scan.kee": {"scan.keep="},
     "python plan.py stag": {"stage="},
     "python -m rewards.try cli": {"clips="},
+    "python train.py log": {"log.to="},
+    "python generate.py from": {"from_json=", "from="},
     "python other.py s": set(),
     "python train.py seed = 3": set(),
 }

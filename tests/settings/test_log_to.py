@@ -24,7 +24,8 @@ def test_a_list_of_places_sets_both_keys(arguments, tensorboard, mode):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["log.to=[mlflow]"], ["log.to=[wandb]", "log.to=[tensorboard]"], ["log.to=[wandb]", "tensorboard=true"],
+        ["log.to=[mlflow]"], ["log.to=[wandb"],
+        ["log.to=[wandb]", "log.to=[tensorboard]"], ["log.to=[wandb]", "tensorboard=true"],
         ["log.to=[wandb]", "wandb.mode=disabled"], ["log.to=[tensorboard]", "wandb.mode=online"],
     ],
 )  # fmt: skip

@@ -108,6 +108,13 @@ def test_a_killed_process_leaves_all_frames_but_the_newest(ending, tmp_path):
     writer.close()
 
 
+@pytest.mark.parametrize("ending", FILES)
+def test_the_same_frames_are_the_same_bytes(ending, tmp_path):
+    video = flat(48, 5)
+    first, second = (write(tmp_path / f"{name}{ending}", video).read_bytes() for name in "ab")
+    assert first == second
+
+
 @pytest.mark.parametrize("ending", VIDEO_ENDINGS)
 def test_nothing_is_written_over_and_nothing_without_a_frame(ending, tmp_path):
     open_writer(tmp_path / f"none{ending}", Fraction(16), 48, 96).close()

@@ -7,7 +7,9 @@ import pytest
 from huggingface_hub import constants
 
 from actors.generation.generation_config import GenerationConfig
+from actors.generation.planned_videos import plan_videos
 from actors.generation.video_record import keys_of_video, read_record, recorded_keys, repeat_notes, write_record
+from generate import read_generation
 from models.errors import ConfigError
 
 MACHINE = {"device": "cpu", "threads": 1}
@@ -38,9 +40,43 @@ def test_given_keys_replace_recorded_ones_and_their_alternatives(record):
     assert not {"prompt", "prompts", "prompt_schedule"} & recorded_keys(str(record), ["prompts"]).keys()
     assert not {"seed", "seeds"} & recorded_keys(str(record), ["seeds"]).keys()
     assert not [name for name in recorded_keys(str(record), ["preset"]) if name.startswith("student.")]
+    assert not {"lora", "lora_strength", "lora_part", "lora_live"} & {*recorded_keys(str(record), ["lora"])} - {"lora"}
+    assert "lora" in recorded_keys(str(record), ["lora_strength"])
+    assert "recache" not in recorded_keys(str(record), ["prompt"])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"keys": []}', "[" * 100_000, '"x"', "null"])
+def test_another_form_of_the_same_video_shares_its_record_and_a_video_of_other_keys_does_not(record, monkeypatch):
+    monkeypatch.chdir(record.parent)
+    again = config(seed=7, from_json=str(record), out="x.gif")
+    assert [video.path.name for video in plan_videos(again)] == ["x.gif"]
+    with pytest.raises(ConfigError) as error:
+        plan_videos(config(seed=8, from_json=str(record), out="x.gif"))
+    assert error.value.key == "out" and str(error.value.value).endswith("x.json")
+
+
+def test_a_text_that_a_record_has_as_a_list_is_refused(record):
+    content = json.loads(record.read_text())
+    content["keys"]["prompt"] = ["a", "b"]
+    record.write_text(json.dumps(content))
+    with pytest.raises(ConfigError) as error:
+        read_generation([f"from={record}", "out=x.mp4"])
+    assert error.value.key == "prompt"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"keys": []}',
+        "[" * 100_000,
+        '"x"',
+        "null",
+        '{"keys": {}, "weights": "", "machine": null, "versions": {}}',
+    ],
+)
 def test_another_file_is_no_record(content, tmp_path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ConfigError) as error:
