@@ -17,6 +17,7 @@ from learner.losses.policy import effective_sample_size
 from learner.member_windows import windows_for_scores
 from learner.parallel import collectives
 from learner.parallel.micro_batches import own_places
+from learner.parallel.shard_files import ShardFiles
 from learner.policy_batches import PolicyBatch, PolicyBatches, TermColumns
 from learner.policy_config import GrpoConfig
 from learner.score_distillation import ScoreDistillation, WindowMeasures
@@ -140,7 +141,7 @@ class PolicyLearner:
         return metrics
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, object]]:
-        """Return everything a resumed run needs, tensors on rank 0 only; the reference comes from the run's start."""
+        """Return everything a resumed run needs; the reference comes from the run's start."""
         tensors, optimizer = self.student.state(), self.student.optimizer
         plain = {"rounds": self.step, "student": optimizer.updates, "rate": optimizer.lr_scale}
         if self.critic is not None:
@@ -148,10 +149,10 @@ class PolicyLearner:
             plain["critic"] = self.critic.updates
         return tensors, plain | {"watched": dict(self.sentinels.first), "last_good": self.sentinels.last_good}
 
-    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, object]) -> None:
-        """Restore `state`; full tensors on every rank. Raises ValueError."""
-        self.student.load_state(tensors, state["student"])
+    def load_state(self, groups: Mapping[str, ShardFiles], state: dict[str, object]) -> None:
+        """Read the result of `state`, on any number of ranks. Raises ValueError."""
+        self.student.load_state(groups, state["student"])
         if self.critic is not None:
-            self.critic.load_state(tensors, state["critic"])
+            self.critic.load_state(groups, state["critic"])
         self.step, self.student.optimizer.lr_scale = state["rounds"], state["rate"]
         self.sentinels.first, self.sentinels.last_good = dict(state["watched"]), state["last_good"]

@@ -1,7 +1,7 @@
 """Step optimisers with clipping and a schedule, and reject non-finite updates."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from learner.parallel import collectives
-from learner.parallel.sharding import copy_into_shards, full_tensor, gather_full_state
+from learner.parallel.shard_files import ShardFiles
+from learner.parallel.sharding import copy_into_shards, full_tensor
 from models.errors import StopsRun
 
 
@@ -131,33 +132,28 @@ class Optimizer:
         return {f"{self.name}/loss": loss_value, f"{self.name}/grad_norm": norm_value}
 
     def state(self) -> dict[str, Tensor]:
-        """Return moments and step counts as full tensors on rank 0, by "<weight>/<entry>" (a collective)."""
+        """Return moments and counts by "<weight>/<entry>", on every rank its shards; the next step changes them."""
         names = {p: name for name, p in self.module.named_parameters()}
-        return gather_full_state(
-            {
-                f"{names[p]}/{entry}": value
-                for optimizer in self.optimizers
-                for p, entries in optimizer.state.items()
-                for entry, value in entries.items()
-            }
-        )
+        return {
+            f"{names[p]}/{entry}": value
+            for optimizer in self.optimizers
+            for p, entries in optimizer.state.items()
+            for entry, value in entries.items()
+        }
 
-    def load_state(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Restore `state`, on any number of ranks; every rank has the full tensors."""
-        entries_of: dict[str, dict[str, Tensor]] = {}
-        for path, values in tensors.items():
-            name, entry = path.rsplit("/", 1)
-            entries_of.setdefault(name, {})[entry] = values
+    def load_state(self, saved: ShardFiles, updates: int) -> None:
+        """Read the result of `state`, on any number of ranks. Raises ValueError for that of another network."""
+        parameters = dict(self.module.named_parameters())
+        owners = {p: one for one in self.optimizers for group in one.param_groups for p in group["params"]}
         for optimizer in self.optimizers:
-            owned = {p for group in optimizer.param_groups for p in group["params"]}
-            for name, p in self.module.named_parameters():
-                if p in owned and name in entries_of:
-                    optimizer.state[p] = {}
-                    for entry, values in entries_of[name].items():
-                        if entry == "step":  # a count, which optimisers keep on the CPU
-                            optimizer.state[p][entry] = values.clone()
-                            continue
-                        moment = torch.zeros_like(p, dtype=values.dtype, requires_grad=False)
-                        copy_into_shards(moment, values)
-                        optimizer.state[p][entry] = moment
+            optimizer.state.clear()
+        for path, stored in saved.stored.items():
+            name, entry = path.rsplit("/", 1)
+            p = parameters.get(name)
+            if p is None or p not in owners:
+                raise ValueError(f"the checkpoint is of another network: it has the unknown {path}")
+            empty = torch.zeros_like(p, dtype=stored.dtype, requires_grad=False)
+            # A count is a number that optimisers keep on the CPU.
+            owners[p].state[p][entry] = torch.zeros((), dtype=stored.dtype) if entry == "step" else empty
+        saved.read_into(self.state())
         self.updates = updates

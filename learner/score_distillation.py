@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from learner.losses.dmd import dmd_gradient, dmd_loss, squared_error
 from learner.parallel import collectives
 from learner.parallel.micro_batches import micro_batches, own_places
+from learner.parallel.shard_files import ShardFiles
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
 from learner.trained_network import TrainedNetwork
 from models.flow_matching import add_noise, guide, warped_sigmas, x0_from_velocity
@@ -213,11 +214,11 @@ class DmdLearner:
         return metrics | WindowMeasures.metrics(measures)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
-        """Return everything a resumed run needs, tensors on rank 0 only; draws are functions of the update counts."""
+        """Return everything a resumed run needs; draws are functions of the update counts."""
         counts = {"student": self.student.updates, "critic": self.critic.updates}
         return self.student.state() | self.critic.state(), counts
 
-    def load_state(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, int]) -> None:
-        """Restore `state`; full tensors on every rank, however many there were. Raises ValueError."""
-        self.student.load_state(tensors, state["student"])
-        self.critic.load_state(tensors, state["critic"])
+    def load_state(self, groups: Mapping[str, ShardFiles], state: dict[str, int]) -> None:
+        """Read the result of `state`, on any number of ranks. Raises ValueError."""
+        self.student.load_state(groups, state["student"])
+        self.critic.load_state(groups, state["critic"])

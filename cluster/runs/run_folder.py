@@ -16,7 +16,7 @@ from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.config.renamed_keys import with_current_names
 from cluster.config.run_config import Config
 from cluster.run_errors import CannotStart, RunFailed
-from cluster.runs.stage_folder import StageFolder
+from cluster.runs.checkpoints.stage_folder import StageFolder
 from models.atomic_files import write_atomic
 from models.errors import ConfigError, written
 from models.keys import resumable_keys

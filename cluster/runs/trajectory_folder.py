@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cluster.runs.checkpoint import Say
+from cluster.runs.checkpoints.checkpoint import Say
 from cluster.runs.trajectory_index import (
     INDEX,
     Shard,

@@ -107,18 +107,34 @@ def broadcast_bytes(content: bytes) -> bytes:
     return values.cpu().numpy().tobytes()
 
 
-def run_on_rank0(action: Callable[[], Result]) -> Result | None:
-    """Return the result of `action` on rank 0, None elsewhere; its failure stops every rank (a collective)."""
+def all_gather_text(text: str) -> list[str]:
+    """Return the texts of all ranks, in their order, on each of them (a collective)."""
+    content = text.encode()
+    longest = all_reduce_max(len(content))
+    padded = torch.tensor([list(content.ljust(longest, b"\0"))], dtype=torch.uint8)
+    if size() > 1:
+        padded = padded.to(_device())
+    return [bytes(row).rstrip(b"\0").decode() for row in all_gather_cat(padded).tolist()]
+
+
+def run_on_all(action: Callable[[], Result]) -> Result:
+    """Return the result of `action`; its failure on any rank stops every rank (a collective, `action` is none)."""
     result: Result | None = None
     failure: Exception | None = None
-    if rank() == 0:
-        try:
-            result = action()
-        except Exception as error:  # raised below, when the others know
-            failure = error
-    if broadcast(int(failure is not None)):
-        raise failure or RuntimeError(f"rank {rank()} stops because rank 0 failed; its own error says why")
+    try:
+        result = action()
+    except Exception as error:  # raised below, when the others know
+        failure = error
+    if above := all_reduce_max(0 if failure is None else size() - rank()):
+        raise failure or RuntimeError(
+            f"rank {rank()} stops because rank {size() - above} failed; its own error says why"
+        )
     return result
+
+
+def run_on_rank0(action: Callable[[], Result]) -> Result | None:
+    """Return the result of `action` on rank 0, None elsewhere; its failure stops every rank (a collective)."""
+    return run_on_all(lambda: action() if rank() == 0 else None)
 
 
 def _device() -> str:

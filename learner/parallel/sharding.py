@@ -88,15 +88,3 @@ def copy_into_shards(target: Tensor, values: Tensor) -> None:
         values = distribute_tensor(placed, target.device_mesh, target.placements, src_data_rank=None).to_local()
         target = target.to_local()
     target.copy_(values)
-
-
-def load_full_state(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], name: str) -> None:
-    """Copy full `values` into all of `tensors`; `name` is their group in the checkpoint.
-
-    Raises ValueError, before anything is written, unless names and shapes are the same.
-    """
-    for key in sorted(tensors.keys() | values.keys()):
-        if key not in tensors or key not in values or tensors[key].shape != values[key].shape:
-            raise ValueError(f"the checkpoint's {name} is of another network: {key} differs")
-    for key, target in tensors.items():
-        copy_into_shards(target, values[key])

@@ -15,6 +15,7 @@ from models.wan.network import Wan
 from models.worlds.tiny_world import encode_text
 from tests.cluster.runs.trajectories import SMALL, straight
 from tests.learner.networks import network
+from tests.learner.saved_state import in_files
 
 CONFIG = OdeConfig(steps=8, batch_size=3, optimizer=MuonConfig(lr=2e-3, adamw_lr=5e-4))
 STILL = {"batch_size": 1, "optimizer": MuonConfig(lr=1e-30, adamw_lr=1e-30)}
@@ -78,13 +79,14 @@ def test_an_update_depends_on_its_number_and_seed_and_not_on_what_was_drawn_befo
     assert same(one.trained.network, other.trained.network) and one.step == 1
 
 
-def test_three_updates_are_one_then_saved_and_loaded_then_two():
+def test_three_updates_are_one_then_saved_and_loaded_then_two(tmp_path):
     pairs, whole, first = straight(4), initializer(), initializer()
     for _ in range(3):
         whole.update(pairs, 4)
     first.update(pairs, 4)
     resumed = initializer(Wan(SMALL.wan))
-    resumed.load_state(*first.state())
+    tensors, counts = first.state()
+    resumed.load_state(in_files(tmp_path, tensors), counts)
     assert resumed.step == 1
     for _ in range(2):
         resumed.update(pairs, 4)

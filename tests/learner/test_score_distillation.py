@@ -21,6 +21,7 @@ from models.worlds.tiny_world import PROMPTS, encode_text
 from models.worlds.video_codec import TinyCodec
 from tests.fakes.fixed_weights import FixedWeights
 from tests.learner.networks import SHALLOW, network
+from tests.learner.saved_state import in_files
 
 SHAPE = StudentConfig(model=SHALLOW, height=4, width=8, horizon_frames=6, attention_frames=6)
 BETA = AdamWConfig(beta1=0.9, weight_decay=0.0)
@@ -198,7 +199,7 @@ def test_an_average_leaves_the_module_it_follows_alone():
     ("stop", "end", "changes"),
     [(4, 8, {}), (1, 3, {"noising": "fresh"}), (1, 3, {"replay": "blockwise", "optimizer": BETA, "ema_start": 2})],
 )
-def test_stopping_saving_loading_and_going_on_is_not_stopping_bit_by_bit(windows, stop, end, changes):
+def test_stopping_saving_loading_and_going_on_is_not_stopping_bit_by_bit(windows, stop, end, changes, tmp_path):
     def update(trained: DmdLearner) -> list[dict[str, float]]:
         return [trained.update_critic(windows), trained.update_student(windows)]
 
@@ -206,13 +207,13 @@ def test_stopping_saving_loading_and_going_on_is_not_stopping_bit_by_bit(windows
     log = [update(whole) for _ in range(end)]
     for _ in range(stop):
         update(first)
-    saved = first.state()
-    update(first)  # and what was saved is a copy
+    tensors, counts = first.state()
+    saved = in_files(tmp_path, tensors)
     for module in (resumed.student.network, resumed.critic.network):
         module.load_state_dict(network(9).state_dict())
     resumed.student.ema.restart(network(8))
-    resumed.load_state(*saved)
-    assert resumed.step == stop and saved[0].keys() == resumed.state()[0].keys()
+    resumed.load_state(saved, counts)
+    assert resumed.step == stop and tensors.keys() == resumed.state()[0].keys()
     assert [update(resumed) for _ in range(end - stop)] == log[stop:]
     assert same(everything(resumed), everything(whole)) and resumed.step == whole.step == end
 

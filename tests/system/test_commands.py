@@ -56,7 +56,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_the_last_
     assert shown.returncode == 1
     assert re.search(r"(?i)\b(nan|inf|finite)\b", shown.stderr)
     assert shown.stderr.count("\n") == 1 and "Traceback" not in shown.stderr
-    from cluster.runs import checkpoint
+    from cluster.runs.checkpoints import checkpoint
 
     checkpoint.verify(checkpoint.paths(tmp_path / "run/dmd/checkpoints")[-1])
     assert not (tmp_path / "run/dmd/student.safetensors").exists()

@@ -43,14 +43,15 @@ from cluster.config.run_config import Config
 from cluster.config.scan_config import Scan
 from cluster.planning.costs import find_costs
 from cluster.planning.run_shape import run_shape_of
-from cluster.runs import checkpoint
-from cluster.runs.checkpoint import Snapshot
+from cluster.runs.checkpoints import checkpoint
+from cluster.runs.checkpoints.checkpoint import Snapshot
 from cluster.runs.run_folder import RunFolder
 from evaluation.evaluation_config import EvaluationConfig
 from evaluation.judging.agreement import read_ratings
 from evaluation.judging.rubric import load_rubric
 from evaluation.judging.transcripts import Transcripts
 from evaluation.video_files import read_videos
+from learner.parallel.shard_files import OwnShards
 from models.checkpoints.lora_config import UNSTATED
 from models.checkpoints.lora_files import read_adapters
 from models.checkpoints.weight_files import check_weights, load_weights, save_weights, verify_weights
@@ -165,7 +166,7 @@ def written_run(folder: Path) -> Path:
 
 
 def written_checkpoint(folder: Path) -> Path:
-    snapshot = Snapshot.of(3, {"student": {"w": torch.arange(6.0)}}, {"seed": 1})
+    snapshot = Snapshot.of(3, {"student": OwnShards.of({"w": torch.arange(6.0)})}, {"seed": 1})
     return checkpoint.write(folder / "checkpoints", snapshot, 2)
 
 
@@ -385,7 +386,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
     ),
     "checkpoint": (
         lambda folder: written_checkpoint(folder) / "manifest.json",
-        lambda path: checkpoint.read(checkpoint.newest_valid(path.parent.parent)[0]),
+        lambda path: checkpoint.read(checkpoint.newest_valid(path.parent.parent)[0])[0]["student"].read(),
     ),
     "costs.jsonl": (written_costs, read_costs),
     "ratings.csv": (

@@ -17,6 +17,7 @@ from learner.build import LearnerParts, dmd_learner, ode_initializer, policy_lea
 from learner.optimizer import NonFiniteError, Optimizer, muon
 from learner.parallel import collectives
 from learner.parallel.micro_batches import own_places
+from learner.parallel.shard_files import OwnShards, ShardFiles
 from learner.parallel.sharding import gather_full_state, shard
 from learner.policy_config import GrpoConfig
 from learner.score_distillation import DmdLearner
@@ -35,7 +36,7 @@ from tests.learner.networks import SHALLOW, network
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 SHAPE = StudentConfig(model=SHALLOW, height=4, width=8, horizon_frames=6, attention_frames=6)
-BATCH, HALF = 4, "half way.safetensors"
+BATCH = 4
 Results = dict[str, Tensor]
 
 
@@ -100,16 +101,15 @@ def distil(folder: Path, updates: int, learner: LearnerConfig, wide: bool = Fals
 
 
 def stop_half_way(folder: Path) -> Results:
-    """Two updates; the whole state after the first of them is written to a file."""
+    """Two updates; each rank writes its shards of the state after the first of them."""
     trained = distiller(folder, LearnerConfig())
     log = train(trained, 0, 1)
     tensors, counts = trained.state()
     assert counts == {"student": 1, "critic": 1}
-    assert all(bool(group) == (collectives.rank() == 0) for group in (*tensors.values(), trained.student.weights()))
-    if collectives.size() > 1 and collectives.rank() == 0:
-        save_file(
-            {f"{group}|{name}": t for group, named in tensors.items() for name, t in named.items()}, folder / HALF
-        )
+    assert bool(trained.student.weights()) == (collectives.rank() == 0)
+    if collectives.size() > 1:
+        for group, named in tensors.items():
+            OwnShards.of(named).write(folder / f"half {collectives.rank()} {group}.safetensors")
     return log | train(trained, 1, 2) | outcome(trained)
 
 
@@ -183,7 +183,7 @@ def orthogonalise(folder: Path) -> Results:
         with torch.no_grad():
             text = student.text_keys_values(encode_text(PROMPTS[:2]))
         optimizer.step([student.run(x_t, level, text).square().mean()])
-    return gather_full_state(student.state_dict()) | optimizer.state()
+    return gather_full_state(student.state_dict() | optimizer.state())
 
 
 def break_one_rank(folder: Path) -> Results:
@@ -263,12 +263,10 @@ def test_a_window_weighs_and_draws_by_its_place_in_any_micro_batch(folder):
 
 
 def test_one_rank_goes_on_from_the_state_of_two_as_they_do(folder):
-    tensors: dict[str, Results] = {}
-    for path, tensor in load_file(folder / HALF).items():
-        group, name = path.split("|")
-        tensors.setdefault(group, {})[name] = tensor
     resumed = distiller(folder, LearnerConfig())
-    resumed.load_state(tensors, {"student": 1, "critic": 1})
+    groups = (*resumed.state()[0],)
+    saved = {group: ShardFiles(folder / f"half {rank} {group}.safetensors" for rank in range(2)) for group in groups}
+    resumed.load_state(saved, {"student": 1, "critic": 1})
     whole = of_two_ranks(folder, "two updates")
     made = train(resumed, 1, 2) | outcome(resumed)
     assert distance(made, {name: whole[name] for name in made}) <= 1e-6

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cluster.config.checkpoint_config import CheckpointConfig
-from cluster.runs import checkpoint
-from cluster.runs.checkpoint import DamagedCheckpoint, Snapshot
+from cluster.runs.checkpoints import checkpoint
+from cluster.runs.checkpoints.checkpoint import DamagedCheckpoint, Snapshot
+from learner.parallel.shard_files import OwnShards
 from models.errors import ConfigError
 
 STATE = {"learner": {"student": 3}, "supply": {"next_rollout": 48, "starts": {0: 2, 12: 5}, "plans": [[1, "student"]]}}
@@ -29,20 +31,27 @@ def tensors(seed: int) -> dict[str, dict[str, Tensor]]:
     }
 
 
+def snapshot(step: int, given: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Snapshot:
+    return Snapshot.of(step, {group: OwnShards.of(named) for group, named in given.items()}, state)
+
+
 def save(folder: Path, step: int, seed: int | None = None, keep: int = 2, keep_every: int | None = None) -> Path:
-    return checkpoint.write(folder, Snapshot.of(step, tensors(step if seed is None else seed), STATE), keep, keep_every)
+    return checkpoint.write(folder, snapshot(step, tensors(step if seed is None else seed), STATE), keep, keep_every)
+
+
+def loaded(path: Path) -> dict[str, dict[str, Tensor]]:
+    return {group: files.read() for group, files in checkpoint.read(path)[0].items()}
 
 
 def holds(path: Path, seed: int) -> bool:
     """Whether the checkpoint gives back bit by bit what `tensors(seed)` and STATE are."""
-    loaded, state = checkpoint.read(path)
-    wanted = tensors(seed)
+    found, wanted = loaded(path), tensors(seed)
     return (
-        state == STATE
-        and loaded.keys() == wanted.keys()
+        checkpoint.read(path)[1] == STATE
+        and found.keys() == wanted.keys()
         and all(
-            loaded[group].keys() == wanted[group].keys()
-            and all(torch.equal(loaded[group][name], wanted[group][name]) for name in wanted[group])
+            found[group].keys() == wanted[group].keys()
+            and all(torch.equal(found[group][name], wanted[group][name]) for name in wanted[group])
             for group in wanted
         )
     )
@@ -73,30 +82,29 @@ def test_a_checkpoint_gives_back_bit_by_bit_what_was_saved(saved):
 
 def test_a_group_without_tensors_comes_back_empty(tmp_path):
     given = {"student": tensors(0)["student"], "optimizer": {}}
-    loaded, _ = checkpoint.read(checkpoint.write(tmp_path, Snapshot.of(0, given, {}), 2))
-    assert loaded["student"].keys() == tensors(0)["student"].keys() and loaded["optimizer"] == {}
+    found = loaded(checkpoint.write(tmp_path, snapshot(0, given, {}), 2))
+    assert found["student"].keys() == tensors(0)["student"].keys() and found["optimizer"] == {}
 
 
 def test_a_view_and_tied_weights_are_saved_as_what_they_show(tmp_path):
     square = torch.arange(6.0).reshape(2, 3)
     views = {"one": square.T, "tied": square, "row": square[1], "none": torch.empty(0, 4)}
-    given = {"student": checkpoint.dense_copies(views)}
-    loaded, _ = checkpoint.read(checkpoint.write(tmp_path, Snapshot.of(0, given, {}), 2))
-    assert torch.equal(loaded["student"]["one"], square.T) and torch.equal(loaded["student"]["tied"], square)
-    assert torch.equal(loaded["student"]["row"], square[1]) and loaded["student"]["none"].shape == (0, 4)
+    found = loaded(checkpoint.write(tmp_path, snapshot(0, {"student": views}, {}), 2))["student"]
+    assert torch.equal(found["one"], square.T) and torch.equal(found["tied"], square)
+    assert torch.equal(found["row"], square[1]) and found["none"].shape == (0, 4)
 
 
 def test_a_snapshot_keeps_the_state_as_it_was_and_holds_no_second_copy_of_the_tensors():
-    live, state = tensors(1), {"counts": [1]}
-    snapshot = Snapshot.of(1, live, state)
+    parts, state = {"student": OwnShards.of(tensors(1)["student"])}, {"counts": [1]}
+    kept = Snapshot.of(1, parts, state)
     state["counts"].append(2)
-    assert snapshot.state == Snapshot.of(1, {}, {"counts": [1]}).state
-    assert all(snapshot.tensors[group][name] is t for group, named in live.items() for name, t in named.items())
+    assert kept.state == Snapshot.of(1, {}, {"counts": [1]}).state
+    assert kept.parts["student"].tensors is parts["student"].tensors
 
 
-def test_dense_copies_are_out_of_reach_of_the_tensors_that_they_were_taken_from():
+def test_own_shards_are_out_of_reach_of_the_tensors_that_they_were_taken_from():
     whole = torch.arange(12.0).view(3, 4)
-    copies = checkpoint.dense_copies({"whole": whole, "turned": whole.T})
+    copies = OwnShards.of({"whole": whole, "turned": whole.T}).tensors
     whole.fill_(7)
     assert torch.equal(copies["turned"], copies["whole"].T) and copies["whole"][0, 1] == 1
     assert copies["turned"].is_contiguous()
@@ -195,7 +203,7 @@ def test_one_set_aside_is_not_found_again_not_deleted_and_not_overwritten(tmp_pa
 def test_a_failed_write_leaves_the_last_good_checkpoint_and_the_next_write_succeeds(tmp_path):
     good = save(tmp_path, 4)
     with pytest.raises(SafetensorError):
-        checkpoint.write(tmp_path, Snapshot(5, {"no/folder": tensors(5)["student"]}, b""), keep=2)
+        checkpoint.write(tmp_path, Snapshot(5, {"no/folder": OwnShards.of({})}, b""), keep=2)
     assert checkpoint.newest_valid(tmp_path) == (good, {}) and holds(good, 4)
     assert holds(save(tmp_path, 5), 5) and names(tmp_path) == ["step_00000004", "step_00000005"]
 

@@ -1,6 +1,8 @@
+import os
 import re
 import shutil
 import threading
+from concurrent import futures
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,12 +11,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import distributed, multiprocessing, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from cluster.config.checkpoint_config import CheckpointConfig
-from cluster.runs import checkpoint, stage_folder
-from cluster.runs.checkpoint import DamagedCheckpoint, dense_copies
-from cluster.runs.stage_folder import CheckpointNotWritten, StageFolder
+from cluster.runs.checkpoints import checkpoint, rank_files, stage_folder
+from cluster.runs.checkpoints.checkpoint import DamagedCheckpoint
+from cluster.runs.checkpoints.stage_folder import CheckpointNotWritten, StageFolder
+from learner.optimizer import Optimizer
+from learner.parallel import collectives
+from learner.parallel.shard_files import OwnShards
+from learner.parallel.sharding import full_tensor, local_shards
+from learner.trained_network import FlatCopy
 from models.errors import ConfigError
+from tests.fakes.live_bytes import LiveBytes
 
 TIMEOUT_S = 60
 
@@ -22,52 +32,34 @@ TIMEOUT_S = 60
 class Regression:
     """A small learner with all that a checkpoint has: weights, moments, a count, and draws that depend on the count."""
 
-    def __init__(self, seed: int = 0, width: int = 3):
+    def __init__(self, seed: int = 0, width: int = 3, sharded: bool = False):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.module = nn.Linear(width, 2)
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.1)
-        self.step = 0
+        if sharded:
+            fully_shard(self.module, mesh=init_device_mesh("cpu", (collectives.size(),)))
+        optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.1)
+        self.optimizer = Optimizer("student", self.module, [optimizer], lr_key="x.lr", grad_clip=torch.inf)
+
+    @property
+    def step(self) -> int:
+        return self.optimizer.updates
 
     def update(self) -> float:
         x = torch.randn(4, self.module.in_features, generator=torch.Generator().manual_seed(self.step))
-        self.optimizer.zero_grad()
-        loss = self.module(x).square().sum()
-        loss.backward()
-        self.optimizer.step()
-        self.step += 1
-        return loss.item()
+        return self.optimizer.step([self.module(x).square().sum()])["student/loss"]
 
     def state(self):
-        moments = {
-            f"{i}/{name}": value
-            for i, entries in self.optimizer.state_dict()["state"].items()
-            for name, value in entries.items()
-        }
-        tensors = {"student": self.module.state_dict(), "optimizer": moments}
-        return {group: dense_copies(named) for group, named in tensors.items()}, {"updates": self.step}
+        return {"student": self.module.state_dict(), "optimizer": self.optimizer.state()}, {"updates": self.step}
 
-    def load_state(self, tensors, state):
-        self.module.load_state_dict(tensors["student"])
-        fresh = self.optimizer.state_dict()
-        for path, value in tensors["optimizer"].items():
-            place, name = path.split("/")
-            fresh["state"].setdefault(int(place), {})[name] = value.clone()
-        self.optimizer.load_state_dict(fresh)
-        self.step = state["updates"]
-
-
-class Rank(Regression):
-    """What a rank of several is to a checkpoint: only rank 0 has contents."""
-
-    def state(self):
-        tensors, state = super().state()
-        return (tensors, state) if distributed.get_rank() == 0 else ({group: {} for group in tensors}, {})
+    def load_state(self, groups, state):
+        groups["student"].read_into(self.module.state_dict())
+        self.optimizer.load_state(groups["optimizer"], state["updates"])
 
 
 def everything(learner: Regression) -> dict[str, torch.Tensor]:
     tensors, state = learner.state()
-    flat = {f"{group}.{name}": t.clone() for group, named in tensors.items() for name, t in named.items()}
+    flat = {f"{group}.{name}": full_tensor(t).clone() for group, named in tensors.items() for name, t in named.items()}
     return flat | {"updates": torch.tensor(state["updates"])}
 
 
@@ -212,10 +204,10 @@ def test_leaving_the_context_by_an_exception_still_completes_the_write(tmp_path,
     assert checkpoint.newest_valid(tmp_path / "checkpoints")[0].name == "step_00000001"
 
 
-def flip(path: Path) -> None:
-    content = bytearray((path / "student.safetensors").read_bytes())
+def flip(path: Path, name: str = "student.safetensors") -> None:
+    content = bytearray((path / name).read_bytes())
     content[-1] ^= 1
-    (path / "student.safetensors").write_bytes(content)
+    (path / name).write_bytes(content)
 
 
 def cut(path: Path) -> None:
@@ -301,7 +293,7 @@ def test_a_group_that_the_model_does_not_have_is_refused_by_name(three):
             tensors, state = super().state()
             return {"student": tensors["student"]}, state
 
-    with pytest.raises(ConfigError, match=r"^run_dir: .*optimizer .*0/exp_avg, "):
+    with pytest.raises(ConfigError, match=r"^run_dir: .*optimizer .*bias/exp_avg, "):
         StageFolder(three).restore(Smaller())
 
 
@@ -334,57 +326,182 @@ def test_a_result_that_has_lost_its_checksum_is_refused(tmp_path):
         folder.verify()
 
 
-def on_two_ranks(rank: int, law, folder: Path) -> None:
+def on_two_ranks(rank: int, laws, folder: Path) -> None:
+    torch.set_num_threads(1)
+    stage_folder._LINE_EVERY_S, rank_files._PATIENCE_S = 0.2, 1.0
     rendezvous = f"file://{folder}/rendezvous"
     distributed.init_process_group(
         "gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=TIMEOUT_S)
     )
-    law(rank, folder)
+    for law in laws:
+        law(rank, folder)
     distributed.destroy_process_group()
 
 
-def rank_0_saves_and_finishes(rank: int, folder: Path) -> None:
-    """Each rank is given a place of its own, so that it shows who writes there."""
-    own = folder / str(rank)
-    learner = Rank()
-    learner.update()
-    with StageFolder(own) as stage:
-        stage.save(learner, 1, supply(1))
-        stage.save(learner, 2, supply(2) if rank == 0 else None)
-        stage.finish(learner.module.state_dict() if rank == 0 else {}, {})
-    assert (folder / "0/student.safetensors").is_file(), "no rank goes on before the result is there"
-    assert own.exists() == (rank == 0)
+def each_rank_saves_its_shards_and_rank_0_the_rest(rank: int, folder: Path) -> None:
+    learner = Regression(sharded=True)
+    with StageFolder(folder / "saved") as stage:
+        stage.save(learner, 0, supply(0))
+        for step in (1, 2):
+            learner.update()
+            stage.save(learner, step, supply(step) if rank == 0 else None)
+        weights = {name: full_tensor(tensor) for name, tensor in learner.module.state_dict().items()}
+        stage.finish(weights if rank == 0 else {}, {})
+    assert (folder / "saved/student.safetensors").is_file(), "no rank goes on before the result is there"
+    resumed = Regression(seed=9, sharded=True)
+    tensors, position = StageFolder(folder / "saved").restore(resumed)
+    assert same(everything(resumed), everything(learner)) and resumed.update() == learner.update()
+    assert torch.equal(tensors["latents"], supply(2)[0]["latents"]) and position == supply(2)[1]
 
 
 def all_restore_the_step_that_rank_0_chose(rank: int, folder: Path) -> None:
     """The newest whole one of rank 0 is of step 2, where it stands; rank 1 would find step 3."""
-    learner, lines = Rank(seed=9), []
-    restored = StageFolder(folder / str(rank), say=lines.append).restore(learner)
-    assert learner.step == 2 and same(dict(learner.module.state_dict()), dict(trained(2).module.state_dict()))
+    learner, lines = Regression(seed=9, sharded=True), []
+    restored = StageFolder(folder / f"restored/{rank}", say=lines.append).restore(learner)
+    assert learner.step == 2 and same(everything(learner), everything(trained(2)))
     assert restored[1] == supply(2)[1] and len(lines) == (1 if rank == 0 else 0)
 
 
+def damage_that_one_rank_finds_is_known_to_all(rank: int, folder: Path) -> None:
+    lines, learner = [], Regression(seed=9, sharded=True)
+    StageFolder(folder / "damaged", say=lines.append).restore(learner)
+    assert learner.step == 1 and len(lines) == (1 if rank == 0 else 0)
+    assert rank or "student-00002-of-00002.safetensors" in lines[0]
+
+
 def a_failure_of_rank_0_stops_both(rank: int, folder: Path) -> None:
-    stage, learner = StageFolder(folder / "blocked", say=[].append), Rank()
+    stage, learner = StageFolder(folder / "restored/blocked", say=[].append), Regression()
     stage.save(learner, 1)
-    with pytest.raises(CheckpointNotWritten if rank == 0 else RuntimeError, match=r"not written|rank 0 failed"):
+    with pytest.raises(CheckpointNotWritten):
         stage.save(learner, 2)
-    other = StageFolder(folder / "0", say=[].append)
-    with pytest.raises(ConfigError) if rank == 0 else pytest.raises(RuntimeError, match="rank 0"):
-        other.restore(Rank(width=5))
+    other = StageFolder(folder / "restored/0", say=[].append)
+    with pytest.raises(ConfigError):
+        other.restore(Regression(width=5))
 
 
-def all_laws_of_ranks(rank: int, folder: Path) -> None:
-    rank_0_saves_and_finishes(rank, folder / "saved")
-    all_restore_the_step_that_rank_0_chose(rank, folder / "restored")
-    a_failure_of_rank_0_stops_both(rank, folder / "restored")
+def a_failure_of_rank_1_stops_both_and_leaves_the_checkpoint_before(rank: int, folder: Path) -> None:
+    stage, learner, write = StageFolder(folder / "failed", say=[].append), Regression(sharded=True), OwnShards.write
+    stage.save(learner, 1)
+    stage._drain()
+    OwnShards.write = (lambda *_: (folder / "nowhere/x").touch()) if rank else write
+    stage.save(learner, 2)
+    with pytest.raises(CheckpointNotWritten):
+        stage.finish({}, {})
+    OwnShards.write = write
+    assert checkpoint.step_of(checkpoint.newest_valid(folder / "failed/checkpoints")[0]) == 1
 
 
-def test_of_two_ranks_only_rank_0_writes_both_restore_its_choice_and_its_failure_stops_both(tmp_path, three):
-    (tmp_path / "saved").mkdir()
-    for rank in range(2):
-        shutil.copytree(three / "checkpoints", tmp_path / f"restored/{rank}/checkpoints")
-    cut(tmp_path / "restored/0/checkpoints/step_00000003")
-    (tmp_path / "restored/blocked").mkdir()
-    (tmp_path / "restored/blocked/checkpoints").write_text("in the way")
-    multiprocessing.spawn(on_two_ranks, args=(all_laws_of_ranks, tmp_path), nprocs=2)
+def a_folder_that_one_rank_does_not_see_is_refused(rank: int, folder: Path) -> None:
+    with pytest.raises(RuntimeError if rank == 0 else ConfigError):
+        StageFolder(folder / ("saved" if rank == 0 else "elsewhere")).restore(Regression(sharded=True))
+
+
+class AtOnce:
+    """Runs what is submitted where it is submitted: a tracker of this thread sees it."""
+
+    def submit(self, action, *arguments) -> futures.Future:
+        done: futures.Future = futures.Future()
+        try:
+            done.set_result(action(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class Deep(Regression):
+    """Eight layers of 64 KB, each sharded by itself."""
+
+    def __init__(self):
+        super().__init__(width=128)
+        self.module = nn.Sequential(*(nn.Linear(128, 128) for _ in range(8)))
+        for layer in [*self.module, self.module]:
+            fully_shard(layer, mesh=init_device_mesh("cpu", (2,)), reshard_after_forward=True)
+        self.module.in_features = 128
+        optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.1)
+        self.optimizer = Optimizer("student", self.module, [optimizer], lr_key="x.lr", grad_clip=torch.inf)
+
+
+def a_rank_holds_one_layer_beyond_its_shards(rank: int, folder: Path) -> None:
+    """Measured: bytes of all tensors that saving, restoring and publishing make, at any one time."""
+    learner, resumed, layer = Deep(), Deep(), 128 * 129 * 4
+    learner.update()
+    stage = StageFolder(folder / "measured")
+    stage.pool = AtOnce()
+    shards = sum(local.nbytes for group in learner.state()[0].values() for local in local_shards(group.values()))
+    assert shards >= 3 * 8 * layer / 2
+    with LiveBytes() as saving:
+        stage.save(learner, 1)
+    assert shards / 2 < saving.peak <= shards + layer, (saving.peak, shards, layer)
+    with LiveBytes() as restoring:
+        stage.restore(resumed)
+    assert shards / 2 < restoring.peak <= shards * 2 / 3 + layer, (restoring.peak, shards, layer)
+    assert same(everything(resumed), everything(learner))
+    for dtype in (torch.bfloat16, torch.float32):
+        copy = FlatCopy(learner.module.state_dict(), dtype)
+        with LiveBytes() as publishing:
+            copy.of(learner.module.state_dict())
+        assert 0 < publishing.peak <= layer, (publishing.peak, layer)
+
+
+def a_killed_rank_leaves_the_checkpoint_before(rank: int, folder: Path) -> None:
+    """The last law: rank 1 ends in the middle of its file."""
+
+    def end(shards: OwnShards, path: Path) -> None:
+        path.write_bytes(b"half")
+        os._exit(0)
+
+    stage, learner = StageFolder(folder / "killed", say=[].append), Regression(sharded=True)
+    stage.save(learner, 1)
+    stage._drain()
+    if rank:
+        OwnShards.write = end
+    stage.save(learner, 2)
+    with pytest.raises(CheckpointNotWritten):
+        stage.close()
+    os._exit(0 if checkpoint.step_of(checkpoint.paths(folder / "killed/checkpoints")[-1]) == 1 else 1)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> Path:
+    """What two ranks left, after all their laws in one pair of processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    whole = folder / "restored/0"
+    with StageFolder(whole, config=CheckpointConfig(keep=3)) as stage:
+        for step in (1, 2, 3):
+            stage.save(trained(step), step, supply(step))
+    shutil.copytree(whole, folder / "restored/1")
+    cut(whole / "checkpoints/step_00000003")
+    (folder / "restored/blocked").mkdir()
+    (folder / "restored/blocked/checkpoints").write_text("in the way")
+    laws = [
+        each_rank_saves_its_shards_and_rank_0_the_rest, all_restore_the_step_that_rank_0_chose, damage_the_shard,
+        damage_that_one_rank_finds_is_known_to_all, a_failure_of_rank_0_stops_both,
+        a_failure_of_rank_1_stops_both_and_leaves_the_checkpoint_before,
+        a_folder_that_one_rank_does_not_see_is_refused, a_rank_holds_one_layer_beyond_its_shards,
+        a_killed_rank_leaves_the_checkpoint_before,
+    ]  # fmt: skip
+    multiprocessing.spawn(on_two_ranks, args=(laws, folder), nprocs=2)
+    return folder
+
+
+def damage_the_shard(rank: int, folder: Path) -> None:
+    if rank == 0:
+        shutil.copytree(folder / "saved/checkpoints", folder / "damaged/checkpoints")
+        flip(folder / "damaged/checkpoints/step_00000002", "student-00002-of-00002.safetensors")
+    distributed.barrier()
+
+
+def test_two_ranks_write_their_shards_and_restore_one_choice_and_a_failure_of_one_stops_both(two_ranks):
+    """Each law is a function above; here is what they left."""
+    files = {path.name for path in (two_ranks / "saved/checkpoints/step_00000002").iterdir()}
+    shards = {f"{group}-0000{rank}-of-00002.safetensors" for group in ("student", "optimizer") for rank in (1, 2)}
+    assert files == shards | {"supply.safetensors", "state.msgpack", "manifest.json"}
+    sizes = {name: (two_ranks / "saved/checkpoints/step_00000002" / name).stat().st_size for name in shards}
+    assert sizes["student-00001-of-00002.safetensors"] == sizes["student-00002-of-00002.safetensors"]
+
+
+def test_one_rank_goes_on_from_the_shards_of_two(two_ranks):
+    resumed = Regression(seed=9)
+    tensors, position = StageFolder(two_ranks / "saved").restore(resumed)
+    assert same(everything(resumed), everything(trained(2))) and position == supply(2)[1]
+    assert torch.equal(tensors["latents"], supply(2)[0]["latents"])

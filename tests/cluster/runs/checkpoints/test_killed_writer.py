@@ -9,9 +9,9 @@ import json, random, sys
 from functools import partial
 from pathlib import Path
 import torch
-from cluster.runs import checkpoint
+from cluster.runs.checkpoints import checkpoint
 from cluster.config.checkpoint_config import CheckpointConfig
-from cluster.runs.stage_folder import StageFolder
+from cluster.runs.checkpoints.stage_folder import StageFolder
 from tests.fakes.killed_child import run_killed
 
 torch.set_num_threads(1)  # a forked child has none of the threads that its parent's pool counts on
@@ -23,9 +23,9 @@ class Counting:
     def state(self):
         full = torch.full((self.size,), float(self.step))
         return {"student": {"w": full}, "critic": {"w": full.clone()}}, {"step": self.step}
-    def load_state(self, tensors, state):
+    def load_state(self, groups, state):
         self.step = state["step"]
-        assert all((group["w"] == self.step).all() for group in tensors.values())
+        assert all((group.read()["w"] == self.step).all() for group in groups.values())
 
 def train(path, size, saves, acknowledge):
     "Restore, then save after each update; the step that is known to be written is acknowledged."

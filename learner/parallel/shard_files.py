@@ -1,0 +1,126 @@
+"""Keep groups of tensors in safetensors files, one for each rank, and read them on any number of ranks.
+
+torch's planner (distributed checkpoint) decides what a rank writes and reads. The header of a file says, as JSON under
+the name that torch's own reader knows, where each shard begins; a file without it holds whole tensors.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import create_default_local_load_plan, create_default_local_save_plan
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.utils import find_state_dict_object
+from torch.distributed.tensor import DTensor
+
+from learner.parallel import collectives
+from models.checkpoints.safetensors_files import SafetensorsFile, Stored, open_safetensors
+from models.checkpoints.weight_files import shape_misfit
+
+_PLACES = "DCP_SHARDING_INFO"
+
+
+@dataclass(frozen=True)
+class OwnShards:
+    """Holds this rank's parts of a group of tensors on the CPU, where nothing writes to them any more."""
+
+    tensors: dict[str, Tensor]
+    places: dict[str, dict[str, list[int]]]
+    """First index of each part in its tensor (`saved_offsets`), and the whole `shape`; nothing for whole tensors."""
+
+    @staticmethod
+    @torch.no_grad()
+    def of(tensors: Mapping[str, Tensor]) -> "OwnShards":
+        """Copy this rank's parts, to pinned memory from a GPU; whole tensors are rank 0's. No collective."""
+        copies: dict[str, Tensor] = {}
+        places: dict[str, dict[str, list[int]]] = {}
+        tensors = dict(tensors)
+        for item in create_default_local_save_plan(tensors, collectives.rank() == 0).items:
+            name, chunk, whole = item.index.fqn, item.tensor_data.chunk, tensors[item.index.fqn]
+            if isinstance(whole, DTensor):
+                placed = zip(whole.placements, whole.device_mesh.get_coordinate(), strict=True)
+                if 0 in chunk.sizes or any(place > 0 for kind, place in placed if kind.is_replicate()):
+                    continue
+                places[name] = {"saved_offsets": list(chunk.offsets), "shape": list(whole.shape)}
+            elif collectives.rank() > 0:
+                continue
+            part = find_state_dict_object(tensors, item.index).detach()
+            copies[name] = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
+            copies[name].copy_(part, non_blocking=True)
+        if any(copy.is_pinned() for copy in copies.values()):
+            torch.cuda.current_stream().synchronize()
+        return OwnShards(copies, places)
+
+    def write(self, path: Path) -> None:
+        """Write a safetensors file, without a second copy. Raises SafetensorError."""
+        save_file(self.tensors, path, {_PLACES: json.dumps(self.places)} if self.places else None)
+
+
+class ShardFiles:
+    """Reads a group of tensors from the files of all ranks that wrote it, on any number of ranks."""
+
+    def __init__(self, paths: Iterable[Path]):
+        """Read the headers. Raises ConfigError, naming run_dir."""
+        self.stored: dict[str, Stored] = {}
+        """Whole shape and dtype of each tensor."""
+        self._chunks: dict[str, TensorStorageMetadata] = {}
+        self._files: dict[MetadataIndex, SafetensorsFile] = {}
+        for path in paths:
+            file = open_safetensors(path, "run_dir")
+            places = json.loads(file.metadata.get(_PLACES, "{}"))
+            for name, part in file.stored.items():
+                place = places.get(name, {"saved_offsets": [0] * len(part.shape), "shape": part.shape})
+                whole = Stored(tuple(place["shape"]), part.dtype)
+                chunk = ChunkStorageMetadata(torch.Size(place["saved_offsets"]), torch.Size(part.shape))
+                described = TensorStorageMetadata(TensorProperties(part.dtype), torch.Size(whole.shape), [])
+                self._chunks.setdefault(name, described).chunks.append(chunk)
+                self._files[MetadataIndex(name, chunk.offsets)] = file
+                self.stored[name] = whole
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the whole shape of each tensor."""
+        return {name: stored.shape for name, stored in self.stored.items()}
+
+    @torch.no_grad()
+    def read_into(self, targets: Mapping[str, Tensor]) -> None:
+        """Copy the values into `targets`, each rank into its shards and one part at a time; no collective.
+
+        Raises ValueError, before anything is written, unless names and shapes are the same.
+        """
+        if difference := shape_misfit({name: tuple(tensor.shape) for name, tensor in targets.items()}, self.shapes):
+            raise ValueError(f"the checkpoint is of another network: it {difference}")
+        targets = dict(targets)
+        for item in create_default_local_load_plan(targets, Metadata(self._chunks)).items:
+            target = find_state_dict_object(targets, item.dest_index).detach()
+            file, name = self._files[item.storage_index], item.storage_index.fqn
+            part = file.stored[name]
+            # A range of rows is one piece of the file; what a cut along another axis leaves out is read with it.
+            first, rows = (item.storage_offsets[0], item.lengths[0]) if part.shape else (0, 1)
+            row = Stored(part.shape[1:], part.dtype)
+            read = torch.empty((rows, *row.shape), dtype=part.dtype)
+            with file.path.open("rb") as opened:
+                opened.seek(file.places[name] + first * row.size)
+                if opened.readinto(read.view(-1).view(torch.uint8).numpy()) != rows * row.size:
+                    raise ValueError(f"{file.path} ends inside {name}")
+            for axis, (begin, length) in enumerate(zip(item.dest_offsets, item.lengths, strict=True)):
+                target = target.narrow(axis, begin, length)
+                if axis:
+                    read = read.narrow(axis, item.storage_offsets[axis], length)
+            target.copy_(read.reshape(target.shape))
+
+    def read(self) -> dict[str, Tensor]:
+        """Read whole tensors into the memory of this process."""
+        whole = {name: torch.empty(stored.shape, dtype=stored.dtype) for name, stored in self.stored.items()}
+        self.read_into(whole)
+        return whole
