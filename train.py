@@ -56,7 +56,7 @@ def ode(config: Config, cluster: Cluster, log: RunLog) -> None:
             if learner.step % config.checkpoint.every == 0:
                 pairs.write()
                 folder.save(learner, learner.step)
-        folder.finish(learner.trained.weights(), {"seed": config.seed, "steps": learner.step} | metrics)
+        folder.finish(learner.trained.raw(), {"seed": config.seed, "steps": learner.step} | metrics)
 
 
 def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> None:
@@ -75,7 +75,7 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
             if learner.step % config.checkpoint.every == 0:
                 folder.save(learner, learner.step, cluster.state())
         origin = {"seed": config.seed, "steps": learner.step} | metrics
-        folder.finish(learner.student.averaged(), origin, critic=learner.critic.weights())
+        folder.finish(learner.student.averaged(), origin, critic=learner.critic.raw())
 
 
 def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> None:

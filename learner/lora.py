@@ -1,11 +1,14 @@
 """Attach low-rank adapters (LoRA, by peft) to the linear layers of the blocks, in the learner only."""
 
 import math
+from collections import UserDict
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from learner.parallel.sharding import full_tensor
+from models.checkpoints.safetensors_files import Stored
 from models.noise import Draw, generator_for
 from models.wan.network import Wan
 
@@ -36,11 +39,22 @@ def adapter_start(name: str, shape: torch.Size, seed: int) -> Tensor:
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-def merge_lora(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Return full tensors under diffusers' names, with `scale` * up @ down added where there is an adapter."""
-    plain = {plain_name(name): tensor for name, tensor in tensors.items() if not name.endswith(ADAPTER_ENDINGS)}
-    for name, down in tensors.items():
-        if name.endswith(_DOWN):
-            layer = name.removesuffix(_DOWN)
-            plain[f"{layer}.weight"] = plain[f"{layer}.weight"] + scale * (tensors[layer + _UP] @ down)
-    return plain
+class MergedTensors(UserDict[str, Tensor]):
+    """Gives a network's full tensors under diffusers' names, `scale` * up @ down added where there is an adapter.
+
+    A look-up gathers a tensor that is sharded (a collective), so that ranks need hold no more than one.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], scale: float = 0.0):
+        self.tensors, self.scale = tensors, scale
+        plain = {plain_name(name): tensor for name, tensor in tensors.items() if not name.endswith(ADAPTER_ENDINGS)}
+        super().__init__(plain)
+        self.stored = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in plain.items()}
+        """Shape and dtype of each."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        full, layer = full_tensor(self.data[name].detach()), name.removesuffix(".weight")
+        if layer + _DOWN not in self.tensors:
+            return full
+        down, up = (full_tensor(self.tensors[layer + ending].detach()) for ending in ADAPTER_ENDINGS)
+        return full + self.scale * (up @ down)

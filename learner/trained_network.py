@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from learner.lora import merge_lora
+from learner.lora import MergedTensors
 from learner.optimizer import Optimizer, trainable_parameters
 from learner.parallel import collectives
 from learner.parallel.micro_batches import micro_batches, own_places
 from learner.parallel.shard_files import ShardFiles
-from learner.parallel.sharding import full_tensor, gather_full_state, local_shards
+from learner.parallel.sharding import full_tensor, local_shards
 from models.wan.network import Wan
 
 _ALIGNMENT = 64
@@ -108,19 +108,19 @@ class TrainedNetwork:
         return self.optimizer.updates
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the raw weights on rank 0, adapters merged; an empty dict elsewhere (a collective).
+        """Return the raw weights of a `published` network on rank 0, adapters merged; empty elsewhere (a collective).
 
-        Of a `published` network the next call overwrites the tensors: copy what must last.
+        The next call overwrites the tensors: copy what must last.
         """
-        state = self.network.state_dict()
-        return merge_lora(gather_full_state(state) if self.copy is None else self.copy.of(state), self.lora_scale)
+        return dict(MergedTensors(self.copy.of(self.network.state_dict()), self.lora_scale))
 
-    def averaged(self) -> dict[str, Tensor]:
-        """Return the averaged weights on rank 0; an empty dict elsewhere (a collective).
+    def raw(self) -> MergedTensors:
+        """Return the raw weights, adapters merged; the next update changes them."""
+        return MergedTensors(self.network.state_dict(), self.lora_scale)
 
-        With LoRA the adapters are averaged, then merged.
-        """
-        return merge_lora(gather_full_state(self.network.state_dict() | self.ema.averages), self.lora_scale)
+    def averaged(self) -> MergedTensors:
+        """Return the averaged weights; with LoRA the adapters are averaged, then merged."""
+        return MergedTensors(self.network.state_dict() | self.ema.averages, self.lora_scale)
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return a checkpoint's tensors by group, on every rank its shards; the next update changes them."""

@@ -109,12 +109,13 @@ def broadcast_bytes(content: bytes) -> bytes:
 
 def all_gather_text(text: str) -> list[str]:
     """Return the texts of all ranks, in their order, on each of them (a collective)."""
+    if size() == 1:
+        return [text]
     content = text.encode()
-    longest = all_reduce_max(len(content))
-    padded = torch.tensor([list(content.ljust(longest, b"\0"))], dtype=torch.uint8)
-    if size() > 1:
-        padded = padded.to(_device())
-    return [bytes(row).rstrip(b"\0").decode() for row in all_gather_cat(padded).tolist()]
+    padded = torch.tensor(list(content.ljust(all_reduce_max(len(content)), b"\0")), dtype=torch.uint8, device=_device())
+    parts = [torch.empty_like(padded) for _ in range(size())]
+    distributed.all_gather(parts, padded)
+    return [bytes(part.tolist()).rstrip(b"\0").decode() for part in parts]
 
 
 def run_on_all(action: Callable[[], Result]) -> Result:

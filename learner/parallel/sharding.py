@@ -4,7 +4,7 @@ Without a process group every tensor is full already and these functions copy, s
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, distributed
@@ -54,20 +54,6 @@ def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None
     fully_shard(network, **options)
     for method in ("text_keys_values", "run", "keys_values"):
         register_fsdp_forward_method(network, method)
-
-
-@torch.no_grad()
-def gather_full_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy full tensors to the CPU of rank 0; an empty dict elsewhere (a collective).
-
-    One tensor at a time is full on every rank, so that a network larger than a device can be gathered.
-    """
-    gathered = {}
-    for name, tensor in tensors.items():
-        full = full_tensor(tensor)
-        if collectives.rank() == 0:
-            gathered[name] = full.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    return gathered
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -20,6 +20,10 @@ _POLL_S = 0.2
 _RECEIPT = "rank_{:05d}.json"
 
 
+class RankLost(RuntimeError):
+    """Reports another rank whose files did not come: the group starts again, from the checkpoint before."""
+
+
 @dataclass
 class RankFiles:
     """Waits for what the other ranks of one checkpoint do, in the thread that writes this rank's files."""
@@ -30,18 +34,18 @@ class RankFiles:
     """Set where another rank has failed: nobody waits any longer."""
 
     def write(self, folder: Path, snapshot: Snapshot) -> None:
-        """Write the files of a rank other than 0, then their receipt. Raises OSError."""
+        """Write the files of a rank other than 0, then their receipt. Raises OSError and RankLost."""
         partial = snapshot.partial(folder)
-        self._wait(partial, partial.is_dir, "rank 0 has not made the folder, or does not share the storage")
+        self._wait(partial, partial.is_dir, "rank 0 is lost")
         checksums = snapshot.write_parts(partial)
         write_atomic(partial / _RECEIPT.format(self.rank), json.dumps(checksums).encode())
 
     def of_others(self, partial: Path) -> dict[str, str]:
-        """Return the checksums of all files of the other ranks as soon as these are complete. Raises OSError."""
+        """Return the checksums of all files of the other ranks as soon as these are complete. Raises RankLost."""
         checksums: dict[str, str] = {}
         for rank in range(1, self.ranks):
             receipt = partial / _RECEIPT.format(rank)
-            self._wait(partial, receipt.is_file, f"rank {rank} does not write, or does not share the storage")
+            self._wait(partial, receipt.is_file, f"rank {rank} is lost")
             checksums |= json.loads(receipt.read_bytes())
             receipt.unlink()
         return checksums
@@ -51,7 +55,7 @@ class RankFiles:
         since = time.monotonic()
         while not ready():
             if self.abandoned.wait(_POLL_S):
-                raise InterruptedError("another rank failed; its own line says why")
+                raise RankLost("another rank failed; its own line says why")
             now: list[object] = []
             with suppress(OSError):
                 # Listed anew: a name that was looked for too early stays absent in the cache of a network file system.
@@ -60,4 +64,4 @@ class RankFiles:
             if now != seen:
                 seen, since = now, time.monotonic()
             if time.monotonic() - since > _PATIENCE_S:
-                raise TimeoutError(f"{otherwise}: nothing has changed in {partial} for {_PATIENCE_S:.0f} s")
+                raise RankLost(f"{otherwise}: nothing has changed in {partial} for {_PATIENCE_S:.0f} s")

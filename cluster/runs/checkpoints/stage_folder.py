@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,10 +16,14 @@ from torch import Tensor
 from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.runs.checkpoints import checkpoint
 from cluster.runs.checkpoints.checkpoint import DamagedCheckpoint, Say, Snapshot
-from cluster.runs.checkpoints.rank_files import RankFiles
+from cluster.runs.checkpoints.rank_files import RankFiles, RankLost
+from learner.lora import MergedTensors
 from learner.parallel import collectives
 from learner.parallel.shard_files import OwnShards, ShardFiles
-from models.checkpoints.weight_files import save_weights, verify_weights
+from models.atomic_files import atomic_file, flush, partial_of
+from models.checkpoints.checksums import UNSEALED, seal_file
+from models.checkpoints.safetensors_files import write_tensors
+from models.checkpoints.weight_files import verify_weights
 from models.errors import ConfigError, StopsRun
 
 LearnerState = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
@@ -31,6 +35,8 @@ Result = TypeVar("Result")
 
 _SUPPLY = "supply"
 _LINE_EVERY_S = 30.0
+_SEEN_S = 90.0
+"""Seconds in which a network file system has shown a new folder to all nodes; they keep names for 60."""
 _log = logging.getLogger(__name__)
 
 
@@ -119,10 +125,13 @@ class StageFolder(AbstractContextManager):
         """
 
         def steps() -> list[int]:
+            if collectives.size() > 1:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
             checkpoint.tidy(self.checkpoints)
             return [checkpoint.step_of(path) for path in checkpoint.paths(self.checkpoints)]
 
         there = collectives.broadcast_bytes(json.dumps(collectives.run_on_rank0(steps)).encode())
+        self._run_in_thread(partial(self._require_seen, self.checkpoints))
         path, damaged = checkpoint.newest_valid(self.checkpoints, json.loads(there), self._verify_together)
 
         def set_aside() -> None:
@@ -162,16 +171,38 @@ class StageFolder(AbstractContextManager):
         for error in damaged.values():
             self.say(f"{error}; {path} is whole, and the stage will resume from it")
 
-    def finish(self, tensors: dict[str, Tensor], origin: dict[str, object], **beside: dict[str, Tensor]) -> None:
-        """Write the result, whole or not at all, with its origin and a checksum in the header (rank 0's `tensors`).
+    def finish(self, weights: MergedTensors, origin: Mapping[str, object], **beside: MergedTensors) -> None:
+        """Write the result, whole or not at all, with its origin and a checksum in the header.
 
         Before it, because it says that the stage is finished, `<name>.safetensors` of every network that goes `beside`.
         """
         self._drain()
-        results = {self.path / f"{name}.safetensors": weights for name, weights in beside.items()}
-        for path, weights in (results | {self.result: tensors}).items():
-            action = partial(save_weights, weights, path, origin) if collectives.rank() == 0 else bool
-            self._run_in_thread(action)
+        results = {self.path / f"{name}.safetensors": one for name, one in beside.items()} | {self.result: weights}
+        for path, one in results.items():
+            self._write_result(path, one, UNSEALED | {name: str(value) for name, value in origin.items()})
+
+    def _write_result(self, path: Path, weights: MergedTensors, header: Mapping[str, str]) -> None:
+        """Gather one tensor at a time; rank 0 writes it."""
+        writes = collectives.rank() == 0
+        with ExitStack() as file:
+
+            def write() -> None:
+                layers = iter(weights.items())
+                try:
+                    if writes:
+                        write_tensors(file.enter_context(atomic_file(path)), weights.stored, layers, metadata=header)
+                finally:
+                    for _ in layers:  # all ranks gather the same tensors, also where the disk is full
+                        pass
+
+            def seal() -> None:
+                if writes:
+                    seal_file(partial_of(path), "run_dir")
+                    flush(partial_of(path))
+
+            collectives.run_on_all(write)
+            self._run_in_thread(seal)
+            collectives.run_on_all(file.close)  # no rank goes on before the result has its name
 
     def close(self) -> None:
         """Wait for this process's write, and raise its CheckpointNotWritten, once.
@@ -207,7 +238,7 @@ class StageFolder(AbstractContextManager):
         except Exception as error:
             line = f"checkpoint {path} was not written ({error}); repair the cause and run the same command again"
             self.say(line)
-            raise CheckpointNotWritten(line) from error
+            raise (RankLost if isinstance(error, RankLost) else CheckpointNotWritten)(line) from error
 
     def _drain(self) -> None:
         """Wait for all ranks' writes; a failure of one stops all of them (a collective)."""
@@ -231,11 +262,7 @@ class StageFolder(AbstractContextManager):
         """Verify a checkpoint, each rank its share. Raises DamagedCheckpoint on every rank if one finds damage."""
 
         def damage() -> str:
-            if not path.is_dir():
-                raise ConfigError(
-                    "run_dir", self.path.parent, f"rank {collectives.rank()} does not see {path}",
-                    "write a folder on storage that all nodes share",
-                )  # fmt: skip
+            self._require_seen(path)
             try:
                 checkpoint.verify(path, collectives.rank(), collectives.size())
             except DamagedCheckpoint as error:
@@ -244,3 +271,16 @@ class StageFolder(AbstractContextManager):
 
         if found := [line for line in collectives.all_gather_text(self._run_in_thread(damage)) if line]:
             raise DamagedCheckpoint("; ".join(dict.fromkeys(found)))
+
+    def _require_seen(self, path: Path) -> None:
+        """Check that this rank sees a folder of rank 0; a network file system may show it late. Raises ConfigError."""
+        started = time.monotonic()
+        while collectives.size() > 1 and not path.is_dir():
+            if time.monotonic() - started > _SEEN_S:
+                raise ConfigError(
+                    "run_dir", self.path.parent, f"rank {collectives.rank()} does not see {path}",
+                    "write a folder on storage that all nodes share",
+                )  # fmt: skip
+            time.sleep(_SEEN_S / 100)
+            with suppress(OSError):
+                list(path.parent.iterdir())

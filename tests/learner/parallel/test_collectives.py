@@ -18,7 +18,7 @@ from learner.optimizer import NonFiniteError, Optimizer, muon
 from learner.parallel import collectives
 from learner.parallel.micro_batches import own_places
 from learner.parallel.shard_files import OwnShards, ShardFiles
-from learner.parallel.sharding import gather_full_state, shard
+from learner.parallel.sharding import full_tensor, shard
 from learner.policy_config import GrpoConfig
 from learner.score_distillation import DmdLearner
 from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig, MuonConfig, OdeConfig, PretrainConfig, Source
@@ -123,14 +123,14 @@ def initialise(folder: Path) -> Results:
         assert len(pairs.entries) == 4 and len(pairs) == 5
     for i in range(2):
         log[f"loss {i}"] = torch.tensor(trained.update(pairs, 5)["ode/loss"])
-    return log | trained.trained.weights()
+    return log | dict(trained.trained.raw())
 
 
 def pretrain(folder: Path) -> Results:
     config = PretrainConfig(steps=8, batch_size=BATCH, optimizer=MuonConfig(lr=2e-3, adamw_lr=5e-4))
     trained = pretrainer(parts(folder, LearnerConfig(micro_batch=2), 3), config)
     log = {f"loss {i}": torch.tensor(trained.update()["pretrain/loss"]) for i in range(2)}
-    return log | trained.trained.averaged()
+    return log | dict(trained.trained.averaged())
 
 
 def groups(folder: Path) -> list[Group]:
@@ -183,7 +183,7 @@ def orthogonalise(folder: Path) -> Results:
         with torch.no_grad():
             text = student.text_keys_values(encode_text(PROMPTS[:2]))
         optimizer.step([student.run(x_t, level, text).square().mean()])
-    return gather_full_state(student.state_dict() | optimizer.state())
+    return {name: full_tensor(tensor).clone() for name, tensor in (student.state_dict() | optimizer.state()).items()}
 
 
 def break_one_rank(folder: Path) -> Results:

@@ -6,7 +6,7 @@ import torch
 
 from cluster.runs.checkpoints import checkpoint, rank_files
 from cluster.runs.checkpoints.checkpoint import Snapshot
-from cluster.runs.checkpoints.rank_files import RankFiles
+from cluster.runs.checkpoints.rank_files import RankFiles, RankLost
 from learner.parallel.shard_files import OwnShards
 
 TIMEOUT_S = 60
@@ -17,13 +17,13 @@ def part(rank: int, mark: int = 0) -> Snapshot:
     return Snapshot.of(5, shards, {"learner": {}}, mark)
 
 
-def written_by_rank_1(folder: Path, files: RankFiles, snapshot: Snapshot) -> tuple[threading.Thread, list[OSError]]:
-    failures: list[OSError] = []
+def written_by_rank_1(folder: Path, files: RankFiles, snapshot: Snapshot) -> tuple[threading.Thread, list[RankLost]]:
+    failures: list[RankLost] = []
 
     def work() -> None:
         try:
             files.write(folder, snapshot)
-        except OSError as error:
+        except RankLost as error:
             failures.append(error)
 
     thread = threading.Thread(target=work)
@@ -59,7 +59,7 @@ def test_each_rank_verifies_its_own_files_and_rank_0_the_rest(tmp_path):
 
 def test_a_rank_that_does_not_write_is_given_up_and_the_checkpoint_gets_no_name(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_files, "_PATIENCE_S", 0.3)
-    with pytest.raises(TimeoutError, match=r"\brank 1\b"):
+    with pytest.raises(RankLost, match=r"\brank 1\b"):
         checkpoint.write(tmp_path, part(0), 2, None, RankFiles(0, 2).of_others)
     assert not checkpoint.paths(tmp_path)
     checkpoint.write(tmp_path, part(0), 2)
@@ -72,5 +72,5 @@ def test_a_rank_waits_for_the_folder_of_its_own_attempt_until_another_rank_has_f
     thread, failures = written_by_rank_1(tmp_path, files, part(1, mark=8))
     files.abandoned.set()
     thread.join(TIMEOUT_S)
-    assert [type(error) for error in failures] == [InterruptedError]
+    assert [type(error) for error in failures] == [RankLost]
     assert not list(part(0, mark=7).partial(tmp_path).iterdir())

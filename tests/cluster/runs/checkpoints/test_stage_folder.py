@@ -17,7 +17,9 @@ from torch.distributed.fsdp import fully_shard
 from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.runs.checkpoints import checkpoint, rank_files, stage_folder
 from cluster.runs.checkpoints.checkpoint import DamagedCheckpoint
+from cluster.runs.checkpoints.rank_files import RankLost
 from cluster.runs.checkpoints.stage_folder import CheckpointNotWritten, StageFolder
+from learner.lora import MergedTensors
 from learner.optimizer import Optimizer
 from learner.parallel import collectives
 from learner.parallel.shard_files import OwnShards
@@ -179,7 +181,11 @@ def test_a_failure_of_the_writer_is_said_and_raised_by_whatever_comes_next_and_t
     folder = StageFolder(tmp_path, say=lines.append)
     (tmp_path / "checkpoints").write_text("in the way")
     folder.save(learner, 1)
-    calls = {"save": lambda: folder.save(learner, 2), "finish": lambda: folder.finish({}, {}), "close": folder.close}
+    calls = {
+        "save": lambda: folder.save(learner, 2),
+        "finish": lambda: folder.finish(MergedTensors({}), {}),
+        "close": folder.close,
+    }
     with pytest.raises(CheckpointNotWritten, match=r"step_00000001 .*checkpoints") as caught:
         calls[following]()
     assert lines == [str(caught.value)] and "\n" not in lines[0] and not folder.finished
@@ -301,7 +307,7 @@ def test_the_result_has_its_tensors_and_origin_and_a_finished_stage_is_judged_by
     folder = StageFolder(three, "teacher.safetensors")
     assert not folder.finished
     weights = trained(3).module.state_dict()
-    folder.finish(weights, {"seed": 4, "loss": 0.5})
+    folder.finish(MergedTensors(weights), {"seed": 4, "loss": 0.5})
     assert folder.finished and folder.result == three / "teacher.safetensors"
     with safe_open(folder.result, "pt") as file:
         assert (
@@ -320,7 +326,7 @@ def test_the_result_has_its_tensors_and_origin_and_a_finished_stage_is_judged_by
 
 def test_a_result_that_has_lost_its_checksum_is_refused(tmp_path):
     folder = StageFolder(tmp_path)
-    folder.finish({"weight": torch.ones(2)}, {})
+    folder.finish(MergedTensors({"weight": torch.ones(2)}), {})
     folder.result.write_bytes(folder.result.read_bytes().replace(b"longtake.sha256", b"longtake.sha255"))
     with pytest.raises(ConfigError, match=r"^run_dir: .*checksum"):
         folder.verify()
@@ -328,7 +334,7 @@ def test_a_result_that_has_lost_its_checksum_is_refused(tmp_path):
 
 def on_two_ranks(rank: int, laws, folder: Path) -> None:
     torch.set_num_threads(1)
-    stage_folder._LINE_EVERY_S, rank_files._PATIENCE_S = 0.2, 1.0
+    stage_folder._LINE_EVERY_S, stage_folder._SEEN_S, rank_files._PATIENCE_S = 0.2, 0.5, 1.0
     rendezvous = f"file://{folder}/rendezvous"
     distributed.init_process_group(
         "gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=TIMEOUT_S)
@@ -345,9 +351,12 @@ def each_rank_saves_its_shards_and_rank_0_the_rest(rank: int, folder: Path) -> N
         for step in (1, 2):
             learner.update()
             stage.save(learner, step, supply(step) if rank == 0 else None)
-        weights = {name: full_tensor(tensor) for name, tensor in learner.module.state_dict().items()}
-        stage.finish(weights if rank == 0 else {}, {})
-    assert (folder / "saved/student.safetensors").is_file(), "no rank goes on before the result is there"
+        stage.finish(MergedTensors(learner.module.state_dict()), {})
+    assert same(load_file(folder / "saved/student.safetensors"), dict(MergedTensors(learner.module.state_dict())))
+    if rank == 0:
+        (folder / "in the way").touch()
+    with pytest.raises(FileExistsError if rank == 0 else RuntimeError):
+        StageFolder(folder / "in the way").finish(MergedTensors(learner.module.state_dict()), {})
     resumed = Regression(seed=9, sharded=True)
     tensors, position = StageFolder(folder / "saved").restore(resumed)
     assert same(everything(resumed), everything(learner)) and resumed.update() == learner.update()
@@ -372,7 +381,7 @@ def damage_that_one_rank_finds_is_known_to_all(rank: int, folder: Path) -> None:
 def a_failure_of_rank_0_stops_both(rank: int, folder: Path) -> None:
     stage, learner = StageFolder(folder / "restored/blocked", say=[].append), Regression()
     stage.save(learner, 1)
-    with pytest.raises(CheckpointNotWritten):
+    with pytest.raises(CheckpointNotWritten if rank == 0 else RankLost):
         stage.save(learner, 2)
     other = StageFolder(folder / "restored/0", say=[].append)
     with pytest.raises(ConfigError):
@@ -385,8 +394,8 @@ def a_failure_of_rank_1_stops_both_and_leaves_the_checkpoint_before(rank: int, f
     stage._drain()
     OwnShards.write = (lambda *_: (folder / "nowhere/x").touch()) if rank else write
     stage.save(learner, 2)
-    with pytest.raises(CheckpointNotWritten):
-        stage.finish({}, {})
+    with pytest.raises(RankLost if rank == 0 else CheckpointNotWritten):
+        stage.finish(MergedTensors({}), {})
     OwnShards.write = write
     assert checkpoint.step_of(checkpoint.newest_valid(folder / "failed/checkpoints")[0]) == 1
 
@@ -456,7 +465,7 @@ def a_killed_rank_leaves_the_checkpoint_before(rank: int, folder: Path) -> None:
     if rank:
         OwnShards.write = end
     stage.save(learner, 2)
-    with pytest.raises(CheckpointNotWritten):
+    with pytest.raises(RankLost):
         stage.close()
     os._exit(0 if checkpoint.step_of(checkpoint.paths(folder / "killed/checkpoints")[-1]) == 1 else 1)
 
