@@ -86,11 +86,7 @@ class ShardFiles:
                 self._chunks.setdefault(name, described).chunks.append(chunk)
                 self._files[MetadataIndex(name, chunk.offsets)] = file
                 self.stored[name] = whole
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the whole shape of each tensor."""
-        return {name: stored.shape for name, stored in self.stored.items()}
+        self.shapes = {name: stored.shape for name, stored in self.stored.items()}
 
     @torch.no_grad()
     def read_into(self, targets: Mapping[str, Tensor]) -> None:
