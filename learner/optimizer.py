@@ -152,8 +152,9 @@ class Optimizer:
             p = parameters.get(name)
             if p is None or p not in owners:
                 raise ValueError(f"the checkpoint is of another network: it has the unknown {path}")
-            empty = torch.zeros_like(p, dtype=stored.dtype, requires_grad=False)
-            # A count is a number that optimisers keep on the CPU.
-            owners[p].state[p][entry] = torch.zeros((), dtype=stored.dtype) if entry == "step" else empty
+            if entry == "step":  # a count, which optimisers keep on the CPU
+                owners[p].state[p][entry] = torch.zeros((), dtype=stored.dtype)
+            else:
+                owners[p].state[p][entry] = torch.zeros_like(p, dtype=stored.dtype, requires_grad=False)
         saved.read_into(self.state())
         self.updates = updates

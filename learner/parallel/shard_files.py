@@ -114,6 +114,7 @@ class ShardFiles:
                 if axis:
                     read = read.narrow(axis, item.storage_offsets[axis], length)
             target.copy_(read.reshape(target.shape))
+            del read  # before memory for the next one is taken
 
     def read(self) -> dict[str, Tensor]:
         """Read whole tensors into the memory of this process."""
