@@ -73,6 +73,7 @@ class FlatCopy:
             full = full_tensor(tensor.detach().to(self.dtype))
             if self.tensors:
                 self.tensors[name].copy_(full, non_blocking=True)
+            del full  # before the next one is gathered
         if self.tensors and self.on_gpu:
             torch.cuda.current_stream().synchronize()  # once, not for each of 825 tensors
         return self.tensors
