@@ -5,7 +5,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +14,12 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.bootstrap.nodes import needs_of
-from cluster.bootstrap.process_group import NodeAddressConfig
+from cluster.bootstrap.process_group import NodeAddressConfig, check_own_gpu
 from cluster.bootstrap.ray_session import ray_session
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
@@ -38,6 +38,7 @@ from cluster.runs.run_log import RunLog, log_nothing
 from cluster.runs.saved_windows import SavedCluster
 from learner.parallel import collectives
 from models.errors import ConfigError, StopsRun
+from models.wan.device_faults import gpu_fault
 
 _POLL_S = 0.5
 _MANY = 100_000
@@ -120,8 +121,22 @@ def _fit(task: dict[str, Any], cluster: ClusterConfig, ranks: placement.Role, ru
     except TrainingFailedError as error:
         failure = error
     reason = ray.get(task["coordinator"].stop_reason.remote(), timeout=_CALL_TIMEOUT_S) or failure
+    if isinstance(reason, WorkerGroupError):
+        reason = failed_gpu(reason.worker_failures, cluster.restarts) or reason
     if reason is not None:
         raise reason
+
+
+def failed_gpu(failures: Mapping[int, Exception], restarts: int) -> RunFailed | None:
+    """Return one line for a GPU that failed under a learner rank, out of the ranks' last exceptions; else None."""
+    faults = {rank: fault for rank, error in failures.items() if (fault := gpu_fault(error)) is not None}
+    if not faults:
+        return None
+    rank = min(faults)
+    return RunFailed(
+        f"learner rank {rank}: its GPU failed ({faults[rank]}), and cluster.restarts={restarts} is used up. Fix: take "
+        "the GPU or its node out of the cluster; the same command continues from the last checkpoint."
+    )
 
 
 def _learn(task: dict[str, Any]) -> None:
@@ -142,6 +157,7 @@ def _learn(task: dict[str, Any]) -> None:
     if config.debug.learner_only:
         cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
     try:
+        check_own_gpu()
         if config.cluster.rank_gpus:  # before weights are read
             check_rank(fixed_shape(config), torch.cuda.get_device_properties(config.device).total_memory)
         if collectives.rank() > 0:
@@ -158,7 +174,10 @@ def _learn(task: dict[str, Any]) -> None:
         if collectives.size() > 1:
             raise  # the others may wait for this rank: Train ends them, and the next group returns at once
     except Exception as error:
-        if collectives.size() > 1 or isinstance(error, _LOST):
+        fault = gpu_fault(error)
+        if fault is not None:
+            coordinator.tell.remote(f"learner rank {collectives.rank()}: its GPU failed ({fault}); starting again")
+        if collectives.size() > 1 or isinstance(error, _LOST) or fault is not None:
             raise
         ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from learner.parallel import collectives
@@ -104,9 +103,9 @@ class Optimizer:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         parts = []
-        for i, loss in enumerate(losses, start=1):
-            if isinstance(self.module, FSDPModule):  # average gradients over the ranks once, after the last backward
-                self.module.set_requires_gradient_sync(i == micro_batches)
+        # FSDP averages over the ranks in each backward. Whole float32 gradients that wait on bfloat16 weights for the
+        # last one would take 4 bytes per weight on every rank, and torch.compile breaks its graphs at them (GB0181).
+        for loss in losses:
             loss.backward()
             parts.append(loss.detach())
         assert len(parts) == micro_batches, f"{len(parts)} losses for {micro_batches} micro-batches"

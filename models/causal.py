@@ -69,16 +69,18 @@ def denoise_window(
     tokens, device = student.config.tokens_per_frame(*x_t.shape[-2:]), x_t.device
     before: list[Segments] | None = None
     with torch.no_grad():
+        # Compiled blocks would have another graph for a text that requires gradients.
+        still = [(keys.detach(), values.detach()) for keys, values in text]
         if seen:
             # Only the last `seen` frames of the past are kept: those before them were needed to read these.
             first_of = [past.rows.index(row) for row in range(len(past.frames))]
             visibility = _clean_visibility(0, history, block_frames, context_frames, tokens, past.padding, device)
-            layers = student.keys_values(past.frames, _rows(text, first_of), start=past.starts, visibility=visibility)
+            layers = student.keys_values(past.frames, _rows(still, first_of), start=past.starts, visibility=visibility)
             layers = [(keys[:, -seen * tokens :], values[:, -seen * tokens :]) for keys, values in layers]
             before = [(layer,) for layer in (layers if len(past.frames) == 1 else _rows(layers, past.rows))]
         if clean.shape[1]:
             visibility = _clean_visibility(seen, clean.shape[1], block_frames, context_frames, tokens, padding, device)
-            own = student.keys_values(clean, text, start=start, past=before, visibility=visibility)
+            own = student.keys_values(clean, still, start=start, past=before, visibility=visibility)
             before = [(layer,) for layer in own] if before is None else [
                 (*layer, more) for layer, more in zip(before, own, strict=True)
             ]  # fmt: skip
@@ -118,8 +120,12 @@ def _clean_visibility(
 def _mask(
     oldest: int, end: int, block: int, tokens: int, padding: Sequence[int], device: torch.device
 ) -> Tensor | None:
-    """Mask [B 1 1 keys] over frames `oldest`..`end` and the block itself, which is always seen: no row is empty."""
-    if oldest >= max(padding):  # no filler in sight: the unmasked kernel serves
+    """Mask [B 1 1 keys] over frames `oldest`..`end` and the block itself, which is always seen: no row is empty.
+
+    None without any filler, for the unmasked kernel. With filler all spans have masks, of which some hide nothing: else
+    each padding would be a graph of its own in compiled blocks.
+    """
+    if not any(padding):
         return None
     first_real = torch.tensor(padding)[:, None]
     before = torch.arange(oldest, end)[None] >= first_real

@@ -22,6 +22,7 @@ from models.errors import ConfigError
 from models.network_config import StudentConfig
 from models.network_sizes import sampling_bytes
 from models.user_paths import user_path
+from models.wan.device_faults import COMPILER_FIX, compiler_fault, driver_fault
 from models.wan.network import Wan
 from models.worlds.tiny_world import FPS
 from models.worlds.world import World, open_codec, open_text
@@ -61,8 +62,11 @@ def open_job(config: GenerationConfig) -> Job:
     except RuntimeError as error:
         raise ConfigError("device", config.device, "no such device", "write device=cpu or cuda") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        problem = f"this machine has {torch.cuda.device_count()} GPUs"
+        problem = driver_fault() or f"this machine has {torch.cuda.device_count()} GPUs"
         raise ConfigError("device", config.device, problem, "write device=cpu")
+    compiled = device.type == "cuda" if config.compile is None else config.compile
+    if compiled and (fault := compiler_fault(device.type)) is not None:
+        raise ConfigError("compile", True, fault, COMPILER_FIX.format(key="compile"))
     dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     if config.sink is not None:
         shape = replace(shape, sink_frames=config.sink)

@@ -12,6 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.bootstrap.machine_needs import MachineNeed, machine_needs
 from cluster.bootstrap.ray_environment import cluster_address
 from cluster.bootstrap.store_room import store_notes
 from cluster.config.cluster_config import ClusterConfig
@@ -43,6 +44,8 @@ class RunNeeds:
     """Object store of a local Ray, and of the driver's node of a cluster, in bytes: see `memory.store_sizes`."""
     versions_bytes: int = 0
     """Object store of every other node in bytes: versions of the weights."""
+    machines: Sequence[MachineNeed] = ()
+    """Compilers and drivers that the nodes must have."""
 
     @property
     def cpus(self) -> float:
@@ -61,6 +64,7 @@ def needs_of(config: Config) -> RunNeeds:
         config.text_cache if config.in_wan_world else None,
         store_bytes if cluster_address(config.cluster) else max(_OWN_STORE_BYTES, store_bytes),
         versions_bytes,
+        machine_needs(config),
     )
 
 
@@ -113,6 +117,10 @@ def require_nodes(needs: RunNeeds, joined: bool, say: Callable[[str], None]) -> 
     """
     if joined:
         wait_for_nodes(needs.first_roles, needs.cluster.nodes_timeout_s, say)
+        for machine in needs.machines:
+            labels, gpus = [machine.role.labels], machine.role.gpus
+            for address, fault in _faults(needs.cluster, labels, machine.look, *machine.arguments, gpus=gpus):
+                raise CannotStart(str(machine.error(f"{fault} (node {address})")))
         # Every node that may hold a learner rank writes into the run's folder, which this process has claimed.
         for address, fault in _faults(needs.cluster, [needs.cluster.learner_labels], folder_fault, needs.run_dir):
             raise CannotStart(
@@ -160,16 +168,20 @@ def note_unshared_texts(needs: RunNeeds, say: Callable[[str], None]) -> None:
 
 
 def _faults(
-    cluster: ClusterConfig, labels: Sequence[Mapping[str, str]], look: Callable[..., str | None], *arguments: str
-) -> Iterator[tuple[str, str]]:
-    """Yield address and fault of nodes with any of `labels` where `look` finds one, or that do not answer."""
+    cluster: ClusterConfig, labels: Sequence[Mapping[str, str]], look: Callable[..., str | None], *arguments: str,
+    gpus: float = 0.0,
+) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """Yield address and fault of nodes with any of `labels` where `look` finds one, or that do not answer.
+
+    With `gpus` above 0 only nodes that have a GPU are meant.
+    """
     probe = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
         node["NodeManagerAddress"]: probe.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(*arguments)
         for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1 and (not gpus or node["Resources"].get("GPU", 0))
         if any(placement.has_labels(node["Labels"], wanted) for wanted in labels)
     }
     for address, answer in asked.items():

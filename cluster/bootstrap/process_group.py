@@ -10,10 +10,14 @@ from datetime import timedelta
 
 import psutil
 import ray
+import torch
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from torch import distributed
-from torch.distributed import TCPStore
+from torch.distributed import Store, TCPStore
+from torch.distributed.distributed_c10d import _get_default_store
+
+from cluster.run_errors import RunFailed
 
 _SLACK_S = 60
 """Seconds by which torch times out before Ray: its message names the missing rank."""
@@ -46,6 +50,28 @@ def interface_of(address: str) -> str | None:
     """Return the network interface that holds the address; None if none does (a node behind address translation)."""
     names = (name for name, held in psutil.net_if_addrs().items() if address in {each.address for each in held})
     return next(names, None)
+
+
+def check_own_gpu() -> None:
+    """Check that this rank's GPU is no other rank's (a collective). Raises RunFailed.
+
+    NCCL would report it at the first collective only, on some of the ranks, and Train would start them all again.
+    """
+    if not distributed.is_initialized() or distributed.get_backend() != "nccl":
+        return
+    own = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+    sharing = ranks_on_gpu(own, _get_default_store(), distributed.get_rank(), distributed.get_world_size())
+    if len(sharing) > 1:
+        raise RunFailed(
+            f"cluster.rank_gpus=1: ranks {', '.join(map(str, sharing))} compute on the same GPU {own}. Fix: unset "
+            "CUDA_VISIBLE_DEVICES and RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES where the nodes' Ray starts."
+        )
+
+
+def ranks_on_gpu(own: str, store: Store, rank: int, size: int) -> list[int]:
+    """Return the ranks whose GPU has the name `own` (a collective: every rank waits for the names of all)."""
+    store.set(f"longtake/gpu/{rank}", own)
+    return [other for other in range(size) if store.get(f"longtake/gpu/{other}").decode() == own]
 
 
 def _listen() -> tuple[str, int, int]:

@@ -84,13 +84,9 @@ def kept_memory(work: RunShape, stage: str) -> list[Line]:
     if not learner.teacher_offload:  # the teacher, and in stage grpo the student that KL is taken to
         frozen += parameters(work.teacher_wan) if with_critic else 0
         frozen += parameters(student.wan) if stage == "grpo" and work.grpo.kl else 0
-    _, passes = _micro_batches(work, stage)
-    # FSDP2 adds up whole gradients, in float32, until the last micro-batch reduces them.
-    whole = TRAINED_BYTES["gradients"] * trained * (1 - 1 / ranks) if passes > 1 else 0.0
     lines = [
         Line("weights", networks * part["weights"] * held, "B", f"float32, of {whose}; cut over the ranks"),
         Line("gradients", networks * part["gradients"] * trained, "B", "float32"),
-        Line("whole gradients", whole, "B", f"float32, not cut, while {passes} micro-batches add up"),
         Line("optimiser", moments, "B", kind),
         Line("averages", averages, "B", "float32"),
         Line(
@@ -118,22 +114,19 @@ def with_scores(work: RunShape, stage: str) -> bool:
     return stage == "dmd" or bool(stage == "grpo" and work.grpo.dmd_weight)
 
 
-def _micro_batches(work: RunShape, stage: str) -> tuple[int, int]:
-    """Count the windows of one pass on a rank, and the passes of an update with gradient."""
+def _windows_of_pass(work: RunShape, stage: str) -> int:
+    """Count the windows of one pass on a rank."""
     if stage == "grpo":
         transitions = 1 if work.group.transitions == "one" else len(work.student.timesteps) - 1
         rows = work.grpo.groups // work.grpo.minibatches * work.group.members * transitions
     else:
         rows = {"teacher": work.pretrain, "ode": work.ode, "dmd": work.dmd}[stage].batch_size
-    share = max(1, rows // work.cluster.data_ranks)
-    windows = work.learner.micro_batch or share
-    more = 1 if stage == "grpo" and work.grpo.dmd_weight else 0  # at least one of the extended DMD loss
-    return windows, -(-share // windows) + more
+    return work.learner.micro_batch or max(1, rows // work.cluster.data_ranks)
 
 
 def pass_tokens(work: RunShape, stage: str) -> int:
     """Count the tokens of one pass with gradient on a rank."""
-    student, (windows, _) = work.student, _micro_batches(work, stage)
+    student, windows = work.student, _windows_of_pass(work, stage)
     tokens = student.wan.tokens_per_frame(student.height, student.width)
     return windows * work.frames(stage)[0] * -(-tokens // work.cluster.sequence_ranks)
 
@@ -141,7 +134,7 @@ def pass_tokens(work: RunShape, stage: str) -> int:
 def pass_memory(work: RunShape, stage: str) -> list[Line]:
     """List the bytes of an update's largest moment: a block's backward pass, or the teacher's pass before it."""
     student, learner, ranks = work.student, work.learner, work.cluster.learner_ranks
-    wan, (windows, _) = trained_network(work, stage).wan, _micro_batches(work, stage)
+    wan, windows = trained_network(work, stage).wan, _windows_of_pass(work, stage)
     element, (frames, history) = BYTES[learner.dtype], work.frames(stage)
     tokens, sequence = pass_tokens(work, stage), work.cluster.sequence_ranks
     how = ", checkpointed" if learner.checkpoint_activations else ""

@@ -17,6 +17,7 @@ from cluster.runs.stage_spec import ActorSpec
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.wire import BadWindow
 from cluster.weights.collective import WeightRelay
+from models.wan.device_faults import gpu_fault
 
 _SEND_TIMEOUT_S = 60.0
 _COPY_TIMEOUT_S = 10.0
@@ -106,9 +107,7 @@ class RayPool:
                 raise Superseded from error
             if isinstance(error, TimeoutError):
                 raise late from error
-            if isinstance(error, RayTaskError):
-                raise  # the actor's own exception is no loss of it
-            raise ActorLost(f"{type(error).__name__}") from error
+            raise _loss(error) from error
         if self.actors.get(slot) is not actor:  # killing is asynchronous: an answer may be on its way
             raise Superseded
         return result
@@ -140,12 +139,10 @@ class RayPool:
             raise ActorLost(
                 f"made no block within cluster.progress_timeout_s = {self.cluster.progress_timeout_s} s"
             ) from error
-        except RayTaskError as error:  # the actor's own exception is no loss of it
-            if isinstance(error.cause, BadWindow):
-                raise error.cause from None
-            raise
         except RayError as error:
-            raise ActorLost(f"{type(error).__name__}") from error
+            if isinstance(error, RayTaskError) and isinstance(error.cause, BadWindow):
+                raise error.cause from None
+            raise _loss(error) from error
 
     async def dead(self, slots: Collection[int]) -> set[int]:
         """Return the idle `slots` whose processes are lost. A late answer is no loss: the actor may be busy."""
@@ -180,3 +177,11 @@ class RayPool:
         doomed = [payload for payload, place in places.items() if place["node_ids"] and nodes >= {*place["node_ids"]}]
         if doomed:
             ray.wait(doomed, num_returns=len(doomed), timeout=_COPY_TIMEOUT_S)
+
+
+def _loss(error: RayError) -> Exception:
+    """Return ActorLost for the end of a process or of its GPU, else the exception that its code raised."""
+    if not isinstance(error, RayTaskError):
+        return ActorLost(f"{type(error).__name__}")
+    fault = gpu_fault(error.cause)
+    return error if fault is None else ActorLost(f"has lost its GPU ({fault})")

@@ -19,6 +19,7 @@ from cluster.runs.stage_spec import ScorerSpec
 from cluster.runs.trace import Span, Tracer
 from cluster.supply.wire import BadWindow, Header
 from models.records import GRPO, first_frames
+from models.wan.device_faults import gpu_fault
 
 _LOST_IN_A_ROW = 3
 """Number of processes lost on one group after which its scores count as missing."""
@@ -156,6 +157,9 @@ class RewardPool:
             if isinstance(error.cause, BadWindow):
                 used_up = False
                 raise error.cause from None
+            if (fault := gpu_fault(error.cause)) is not None:
+                self.say(f"a reward process has lost its GPU ({fault}); another takes its place")
+                return None
             why = f"{type(error.cause).__name__}: {error.cause}"
             raise RunFailed(
                 f"scoring window {group.index} of rollout {group.rollout} failed ({why}); checkpoints are good"

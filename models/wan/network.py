@@ -47,9 +47,10 @@ class Wan(nn.Module):
 
         Each length of the past is a graph of its own, with static shapes: a cache that is full needs no more of them.
         """
-        # Seven lengths in Wan, more with a sink or an image, each with and without gradient and mask; past the default
-        # of 8 torch would continue uncompiled.
-        torch._dynamo.config.recompile_limit = 64
+        # Past the default of 8 torch would continue uncompiled, without a word. A learner of Wan meets 75 graphs at
+        # most: nine histories of two (with filler and without), behind each of them and behind none clean frames, and
+        # noisy ones with and without gradient; then critic and teacher, and in stage grpo rows that share a past.
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 256
         # Else each compiled block would break its graph there. Marked here: a decorator imports the compiler, for a
         # second and a half, into every process.
         torch.compiler.assume_constant_result(selected_module)

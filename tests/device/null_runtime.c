@@ -22,6 +22,10 @@ static _Thread_local int current;
 /* what is counted; read by name through ctypes */
 long nullcuda_launches, nullcuda_gemms, nullcuda_syncs, nullcuda_h2d, nullcuda_d2h, nullcuda_d2d, nullcuda_h2d_bytes,
     nullcuda_d2h_bytes, nullcuda_d2d_bytes, nullcuda_collectives, nullcuda_mallocs, nullcuda_memsets;
+/* set through ctypes: launches after which the GPU fails for good (0: never) */
+long nullcuda_falls_after;
+static cudaError_t state(void) { return nullcuda_falls_after && nullcuda_launches > nullcuda_falls_after ? cudaErrorECCUncorrectable : 0; }
+static cudaError_t launched(void) { __sync_fetch_and_add(&nullcuda_launches, 1); return state(); }
 static size_t env(const char *name, size_t otherwise) { char *t = getenv(name); return t ? strtoull(t, 0, 10) : otherwise; }
 static size_t limit(void) { return env("NULLCUDA_GB", 80) * 1000000000ull - 600000000ull; } /* less the context */
 static int devices(void) {
@@ -66,8 +70,8 @@ cudaError_t cudaGetDevice(int *d) { *d = current; return 0; }
 cudaError_t cudaSetDevice(int d) { if (d >= devices()) return cudaErrorInvalidDevice; current = d; return 0; }
 cudaError_t cudaDriverGetVersion(int *v) { *v = 13020; return 0; }
 cudaError_t cudaRuntimeGetVersion(int *v) { *v = 13020; return 0; }
-cudaError_t cudaGetLastError(void) { return 0; }
-cudaError_t cudaPeekAtLastError(void) { return 0; }
+cudaError_t cudaGetLastError(void) { return state(); }
+cudaError_t cudaPeekAtLastError(void) { return state(); }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int d) {
   memset(p, 0, sizeof *p);
   strcpy(p->name, "NVIDIA H100 80GB HBM3 (null)");
@@ -146,21 +150,23 @@ cudaError_t cudaStreamGetPriority(cudaStream_t s, int *p) { *p = 0; return 0; }
 cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *c) { *c = 0; return 0; }
 cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, enum cudaStreamCaptureStatus *c, unsigned long long *id, cudaGraph_t *g,
     const cudaGraphNode_t **d, const cudaGraphEdgeData **e, size_t *n) { *c = 0; if (id) *id = 0; return 0; }
-cudaError_t cudaStreamSynchronize(cudaStream_t s) { nullcuda_syncs++; return 0; }
-cudaError_t cudaDeviceSynchronize(void) { nullcuda_syncs++; return 0; }
+cudaError_t cudaStreamSynchronize(cudaStream_t s) { nullcuda_syncs++; return state(); }
+cudaError_t cudaDeviceSynchronize(void) { nullcuda_syncs++; return state(); }
 cudaError_t cudaEventCreate(cudaEvent_t *e) { *e = fresh(); return 0; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned f) { *e = fresh(); return 0; }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) { nullcuda_syncs++; return 0; }
 cudaError_t cudaEventQuery(cudaEvent_t e) { return 0; }
 cudaError_t cudaStreamQuery(cudaStream_t s) { return 0; }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) { *ms = 1.0f; return 0; }
-const char *cudaGetErrorString(cudaError_t e) { return e == cudaErrorMemoryAllocation ? "out of memory" : "null cuda error"; }
+const char *cudaGetErrorString(cudaError_t e) {
+  return e == cudaErrorMemoryAllocation ? "out of memory" : e == cudaErrorECCUncorrectable ? "uncorrectable ECC error encountered" : "null cuda error";
+}
 const char *cudaGetErrorName(cudaError_t e) { return "cudaErrorNull"; }
 cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *m) { return 0; }
 
-cudaError_t cudaLaunchKernel(const void *f, dim3 g, dim3 b, void **a, size_t s, cudaStream_t st) { __sync_fetch_and_add(&nullcuda_launches, 1); return 0; }
-cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *c, const void *f, void **a) { __sync_fetch_and_add(&nullcuda_launches, 1); return 0; }
-int __cudaLaunchKernel(void *f, dim3 g, dim3 b, void **a, size_t s, cudaStream_t st) { __sync_fetch_and_add(&nullcuda_launches, 1); return 0; }
+cudaError_t cudaLaunchKernel(const void *f, dim3 g, dim3 b, void **a, size_t s, cudaStream_t st) { return launched(); }
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *c, const void *f, void **a) { return launched(); }
+int __cudaLaunchKernel(void *f, dim3 g, dim3 b, void **a, size_t s, cudaStream_t st) { return launched(); }
 int __cudaGetKernel(void **k, const void *f) { *k = (void *)f; return 0; }
 static int nothing() { return 0; }
 cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **f, unsigned v, unsigned long long flags, enum cudaDriverEntryPointQueryResult *r) {
@@ -184,11 +190,11 @@ typedef struct { uint64_t algo[8]; size_t workspace; int state; float waves; int
 int cublasLtMatmulAlgoGetHeuristic(void *h, void *o, void *a, void *b, void *c, void *d, void *p, int wanted, Heuristic *r, int *n) {
   memset(r, 0, sizeof *r); *n = 1; return 0;
 }
-int cublasLtMatmul() { __sync_fetch_and_add(&nullcuda_gemms, 1); return 0; }
-int cublasGemmEx() { __sync_fetch_and_add(&nullcuda_gemms, 1); return 0; }
-int cublasGemmStridedBatchedEx() { __sync_fetch_and_add(&nullcuda_gemms, 1); return 0; }
-int cublasSgemm_v2() { __sync_fetch_and_add(&nullcuda_gemms, 1); return 0; }
-int cublasDgemm_v2() { __sync_fetch_and_add(&nullcuda_gemms, 1); return 0; }
+int cublasLtMatmul() { __sync_fetch_and_add(&nullcuda_gemms, 1); return state() ? 13 : 0; }
+int cublasGemmEx() { __sync_fetch_and_add(&nullcuda_gemms, 1); return state() ? 13 : 0; }
+int cublasGemmStridedBatchedEx() { __sync_fetch_and_add(&nullcuda_gemms, 1); return state() ? 13 : 0; }
+int cublasSgemm_v2() { __sync_fetch_and_add(&nullcuda_gemms, 1); return state() ? 13 : 0; }
+int cublasDgemm_v2() { __sync_fetch_and_add(&nullcuda_gemms, 1); return state() ? 13 : 0; }
 const char *cublasGetStatusString(int s) { return "null cublas"; }
 const char *cublasGetStatusName(int s) { return "null cublas"; }
 

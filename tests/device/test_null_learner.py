@@ -11,6 +11,7 @@ from tests.device.faults import FAULTS, IN_A_LOSS
 from tests.device.null_gpu import build, peak_bytes, planned_bytes, run_scenarios
 
 SMALL = {"layers": 2, "teacher_layers": 2}
+SMALLEST = {"layers": 1, "teacher_layers": 1}
 RUNS = [
     {"what": "dmd", "ranks": 8, "starts": [300]},
     {"what": "dmd", "ranks": 1, "starts": [9], "keys": ["learner.checkpoint_activations=false", "dmd.batch_size=1"]},
@@ -20,6 +21,27 @@ RUNS = [
     {"what": "fork", "ranks": 1, "starts": [21], "keys": ["grpo.groups=8", "group.members=2"]},
     {"what": "text", "ranks": 1},
 ]
+MIXED = {
+    "what": "dmd", "ranks": 4, "starts": [300, 3], "compiled": "eager", **SMALL,
+    "keys": ["window.frames=6", "window.burn_in_frames=3", "student.attention_frames=9"],
+}  # fmt: skip
+"""Two micro-batches, of an old and of a young window: the second is traced while gradients of the first wait."""
+TRACED = {"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"], "compiled": "aot_eager"}
+READ_IN_A_GRAPH = {
+    "what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"], "compiled": "eager", "fault": "read by the host"
+}  # fmt: skip
+OLD_DRIVER = {"what": "old_driver", "ranks": 1}
+FALLS = {"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"], "falls_after": 500}
+COMPILED = {
+    "dmd": ({"what": "dmd", "ranks": 4, "starts": [300, 9]}, 11),
+    "dmd without shards": ({"what": "dmd", "ranks": 1, "keys": ["dmd.batch_size=1", "learner.dtype=float32"]}, 7),
+    "ode": ({"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"]}, 2),
+    "grpo": ({"what": "grpo", "ranks": 8, "keys": ["grpo.groups=8", "grpo.minibatches=1", "group.members=2"]}, 7),
+    "rollout": ({"what": "rollout", "ranks": 1, "starts": [9]}, 7),
+    "fork": ({"what": "fork", "ranks": 1, "starts": [21], "keys": ["grpo.groups=8"]}, 14),
+}
+"""Scenarios, and their graphs."""
+OTHERS = [MIXED, TRACED, READ_IN_A_GRAPH, FALLS, OLD_DRIVER]
 CAUGHT = {
     "constant on the CPU": ("Misplaced", "cpu"),
     "read by the host": ("HostWaits", "_local_scalar_dense"),
@@ -43,8 +65,8 @@ def libraries(tmp_path_factory):
 def results(libraries):
     """Run all in one process: starting torch takes longer than a scenario."""
     faults = [{"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"], "fault": fault} for fault in CAUGHT]
-    scenarios = [one | SMALL for one in RUNS + faults]
-    names = [json.dumps(one) for one in RUNS] + list(CAUGHT)
+    scenarios = [one | SMALL for one in RUNS] + [SMALLEST | one for one in (*faults, *OTHERS)]
+    names = [json.dumps(one) for one in RUNS] + list(CAUGHT) + [json.dumps(one) for one in OTHERS]
     return dict(zip(names, run_scenarios(libraries, scenarios), strict=True))
 
 
@@ -67,6 +89,26 @@ def test_a_planted_fault_is_caught(results, fault):
     assert results[fault]["error"] == error and word in results[fault]["text"], results[fault]
 
 
+@pytest.mark.parametrize(("run", "graphs"), [(MIXED, 11), (TRACED, 1)], ids=["mixed", "traced"])
+def test_compiled_blocks_are_whole_graphs_in_forward_and_backward(results, run, graphs):
+    result = results[json.dumps(run)]
+    assert (result.get("graphs"), result.get("breaks")) == (graphs, 0), result
+
+
+def test_a_read_by_the_host_breaks_a_graph(results):
+    result = results[json.dumps(READ_IN_A_GRAPH)]
+    assert result["breaks"] > 0, result
+
+
+def test_a_gpu_that_falls_off_raises_an_error_that_is_known_as_its_own(results):
+    result = results[json.dumps(FALLS)]
+    assert result["error"] == "AcceleratorError" and "ECC" in result["gpu_fault"], result
+
+
+def test_the_drivers_version_is_read_from_its_library(results):
+    assert "error" not in results[json.dumps(OLD_DRIVER)], results[json.dumps(OLD_DRIVER)]
+
+
 def test_every_fault_is_tried():
     assert CAUGHT.keys() == {*FAULTS, IN_A_LOSS}
 
@@ -76,3 +118,11 @@ def test_every_fault_is_tried():
 def test_nothing_is_wrong_at_full_depth_either(libraries, run):
     (result,) = run_scenarios(libraries, [run], gigabytes=1000)
     assert "error" not in result, result
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", COMPILED)
+def test_blocks_compile_without_a_break_at_full_depth(libraries, name):
+    run, graphs = COMPILED[name]
+    (result,) = run_scenarios(libraries, [run | {"compiled": "aot_eager"}], gigabytes=1000)
+    assert (result.get("graphs"), result.get("breaks")) == (graphs, 0), result

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
+from models.causal import Past, denoise_window
 from models.flow_matching import warped_sigmas
 from models.kv_cache import KVCache
 from models.network_config import TINY
@@ -35,6 +36,7 @@ def video(student: Wan, sink: int) -> Tensor:
 @pytest.fixture(autouse=True)
 def fresh_graphs():
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -50,19 +52,44 @@ def test_compiled_blocks_make_the_same_video(backend, sink):
     assert (fast - plain).norm() <= 1e-6 * plain.norm()
 
 
-@pytest.mark.parametrize(("sink", "lengths"), [(0, [1, 2, 3, 3, 3, 3, 3]), (3, [1, 2, 3, 4, 4, 4, 4])])
-def test_all_layers_and_passes_share_one_graph_of_static_shapes_for_each_length_of_the_past(sink, lengths):
-    shapes = []
+def counting(shapes: list) -> Callable:
+    """Make a backend that runs graphs as they are, and appends the shapes of each to `shapes`."""
 
     def counted(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:
         shapes.append([x.shape for x in inputs if isinstance(x, Tensor)])
         return graph.forward
 
-    compiled = network()
-    compiled.compile_blocks(counted)
+    return counted
+
+
+@pytest.mark.parametrize(("sink", "lengths"), [(0, [1, 2, 3, 3, 3, 3, 3]), (3, [1, 2, 3, 4, 4, 4, 4])])
+def test_all_layers_and_passes_share_one_graph_of_static_shapes_for_each_length_of_the_past(sink, lengths):
+    compiled, shapes = network(), []
+    compiled.compile_blocks(counting(shapes))
     blocks, graphs = blocks_of(compiled, sink), []
     for _ in lengths:
         next(blocks)
         graphs.append(len(shapes))
     assert graphs == lengths
     assert all(isinstance(size, int) for graph in shapes for shape in graph for size in shape)
+
+
+def test_windows_with_filler_share_graphs_however_much_they_have():
+    """Else laws of early windows would pass the limit on graphs, and torch would continue uncompiled."""
+    compiled, shapes, counts = network(), [], []
+    compiled.compile_blocks(counting(shapes))
+    pairs = [(history, filler) for history in (0, 3, 6, 9) for filler in range(0, history + 1, 3)]
+    x, text = torch.randn(1, 6, *SHAPE[1:]), torch.randn(1, 5, TINY.text_dim)
+    for history, filler in [*pairs, *pairs]:
+        past = Past(torch.zeros(1, history, *SHAPE[1:]), (filler,), (0,), (0,))
+        for gradient in (False, True):
+            with torch.set_grad_enabled(gradient):
+                keys_values = compiled.text_keys_values(text)
+                denoise_window(compiled, x, torch.zeros(1, 6), keys_values, past, x[:, :3], 3, 6)
+        counts.append(len(shapes))
+    # 3 lengths of clean frames before the window, with filler and without. Each leaves keys of its own strides, behind
+    # which are clean frames and, with gradient and without, noisy ones; these too without any frame before them. 3 own
+    # clean frames are as 3 frames before a window.
+    assert counts[len(pairs) - 1] == 3 * 2 + 3 * (3 * 2 + 1) - 1
+    assert counts[-1] == counts[len(pairs) - 1]
+    assert torch._dynamo.utils.counters["graph_break"] == {}

@@ -10,6 +10,7 @@ from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["CXX"] = "no-compiler"  # the nodes inherit it
 
 import ray
 from ray.cluster_utils import Cluster
@@ -80,6 +81,7 @@ def refusals(nodes: Cluster) -> dict[str, str]:
         "gpu": [now, "cluster.rank_gpus=1"],
         "room": [now, "cluster.rollout_actors=4"],
         "taken": [now, *LABELS],
+        "compiler": [*LABELS, "rollout.compile=true"],
         "folder": LABELS,
     }.items():
         config = made(nodes, name, *arguments)

@@ -106,6 +106,7 @@ def test_what_a_cluster_lacks_is_said_in_one_line_with_the_cure(seen):
         "gpu": r"cluster\.nodes_timeout_s=1: 0 .*\b1 GPUs .*\(0 of 1 learner\)",
         "room": r"\b3 .*\b5 CPUs .*\(2 of 4 rollout\)",
         "taken": r"cluster\.nodes_timeout_s=1: 3 CPUs .*\b1 .*\b2\b",
+        "compiler": r"^rollout\.compile=true: .*no-compiler.*\(node [\d.]+\)",
         "folder": r"\(.*config\.yaml",
     }.items():
         assert re.search(said, seen["refused"][lacking]) and "\n" not in seen["refused"][lacking]

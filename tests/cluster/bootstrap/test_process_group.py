@@ -7,8 +7,9 @@ import socket
 import psutil
 import pytest
 import torch
+from torch.distributed import HashStore
 
-from cluster.bootstrap.process_group import NodeAddressConfig, interface_of
+from cluster.bootstrap.process_group import NodeAddressConfig, interface_of, ranks_on_gpu
 
 
 @pytest.mark.proof
@@ -61,3 +62,10 @@ def test_an_address_belongs_to_the_interface_that_holds_it_or_to_none():
     names = {name for _, name in socket.if_nameindex()}
     assert interface_of("127.0.0.1") in names
     assert interface_of("203.0.113.7") is None  # reserved for documents
+
+
+def test_ranks_on_one_gpu_learn_of_each_other_before_their_first_collective():
+    store, gpus = HashStore(), ["a", "b", "a", "c"]
+    for rank, gpu in enumerate(gpus):
+        store.set(f"longtake/gpu/{rank}", gpu)
+    assert [ranks_on_gpu(gpu, store, rank, 4) for rank, gpu in enumerate(gpus)] == [[0, 2], [1], [0, 2], [3]]

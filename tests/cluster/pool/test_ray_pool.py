@@ -3,9 +3,11 @@
 import asyncio
 
 import pytest
-from ray.exceptions import RayError
+import torch
+from ray.exceptions import RayError, RayTaskError
 
 from cluster.pool.ray_pool import ActorLost, NoNode, RayPool, Superseded
+from cluster.supply.dispatch import Dispatch
 from tests.fakes.small_runs import run, small
 
 
@@ -18,6 +20,22 @@ class Handle:
 
     def remote(self, *_):
         return self.answer
+
+
+class RaisingStream:
+    """A streaming call whose first item is an exception."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def options(self, **_):
+        return self
+
+    def remote(self, *_):
+        return self
+
+    async def __anext__(self):
+        raise self.error
 
 
 @pytest.mark.parametrize("removed", [True, False])
@@ -50,5 +68,28 @@ def test_a_process_that_does_not_answer_has_no_node_and_one_that_has_a_node_and_
         pool.actors[1] = Handle()
         with pytest.raises(ActorLost, match=r"cluster\.start_timeout_s = 0\.01 "):
             await pool.begin(1, None, 1)
+
+    run(test())
+
+
+@pytest.mark.parametrize("asked", ["begin", "stream"])
+@pytest.mark.parametrize(
+    ("cause", "raised"),
+    [(torch.AcceleratorError("CUDA error: uncorrectable ECC error\nSearch"), ActorLost), (KeyError(1), RayTaskError)],
+)
+def test_a_process_whose_gpu_failed_is_lost_and_one_whose_code_raised_is_not(asked, cause, raised):
+    async def first_of(stream):
+        async for delivery in stream:
+            return delivery
+
+    async def test():
+        pool, handle = RayPool.__new__(RayPool), Handle()
+        pool.cluster, pool.actors, pool.relay = small().cluster, {1: handle}, None
+        error = RayTaskError("windows", "traceback", cause)
+        handle.answer.set_exception(error)
+        handle.windows = RaisingStream(error)
+        with pytest.raises(raised) as caught:
+            await (pool.begin(1, None, 1) if asked == "begin" else first_of(pool.stream(1, 1, Dispatch([]))))
+        assert raised is not ActorLost or "ECC" in str(caught.value)
 
     run(test())
