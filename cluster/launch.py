@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from actors.generation.free_memory import free_memory
-from cluster.bootstrap.machine_needs import check_this_machine
+from cluster.bootstrap.machine_needs import check_this_machine, machine_needs
 from cluster.bootstrap.ray_environment import check_temporary_folder, cluster_address, settle_environment
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
@@ -95,7 +95,7 @@ def reach(cluster: ClusterConfig) -> None:
 
 def preflight(config: Config) -> None:
     """Check keys, files and devices before anything starts, then claim the run folder. Raises ValueError."""
-    check_this_machine(config)
+    check_this_machine(config.cluster, machine_needs(config.cluster, config.learner, config.rollout))
     for check in _checks(config):
         check()
     RunFolder(config.run_dir).claim(config)

@@ -1,13 +1,15 @@
 """List what a run needs of the machines that hold its processes: compilers and drivers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.rollout_config import RolloutConfig
 from cluster.bootstrap.ray_environment import cluster_address
-from cluster.config.run_config import Config
+from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
 from cluster.planning.placement import Role
+from learner.stage_config import LearnerConfig
 from models.errors import ConfigError
 from models.wan.device_faults import COMPILER_FIX, DRIVER_FIX, compiler_fault, driver_fault
 
@@ -29,27 +31,27 @@ class MachineNeed:
         return ConfigError(self.key, self.value, fault, self.fix)
 
 
-def machine_needs(config: Config) -> list[MachineNeed]:
+def machine_needs(cluster: ClusterConfig, learner: LearnerConfig, rollout: RolloutConfig) -> list[MachineNeed]:
     """List the needs of learner ranks and rollout processes, drivers before compilers."""
-    cluster, needs = config.cluster, []
+    needs = []
     for role, key in ((placement.learner(cluster), "rank_gpus"), (placement.rollout(cluster), "actor_gpus")):
         if role.gpus:
             fix = DRIVER_FIX.format(key=f"cluster.{key}")
             needs.append(MachineNeed(f"cluster.{key}", role.gpus, role, fix, driver_fault))
-    for role, part in ((placement.learner(cluster), "learner"), (placement.rollout(cluster), "rollout")):
-        if getattr(config, part).compile:
-            key, device = f"{part}.compile", "cuda" if role.gpus else "cpu"
+    for role, part in ((placement.learner(cluster), learner), (placement.rollout(cluster), rollout)):
+        if part.compile:
+            key, device = f"{role.name}.compile", "cuda" if role.gpus else "cpu"
             needs.append(MachineNeed(key, True, role, COMPILER_FIX.format(key=key), compiler_fault, (device,)))
     return needs
 
 
-def check_this_machine(config: Config) -> None:
+def check_this_machine(cluster: ClusterConfig, needs: Sequence[MachineNeed]) -> None:
     """Check this machine, where a run will have no other. Raises ConfigError.
 
     The nodes of a cluster are checked once they are joined (`require_nodes`): a head may have neither.
     """
-    if config.cluster.kind == "ray" and (cluster_address(config.cluster) is not None or config.cluster.elsewhere):
+    if cluster.kind == "ray" and (cluster_address(cluster) is not None or cluster.elsewhere):
         return
-    for need in machine_needs(config):
+    for need in needs:
         if (fault := need.look(*need.arguments)) is not None:
             raise need.error(fault)

@@ -11,6 +11,14 @@ from models.wan import device_faults
 GPUS = ["cluster=ray", "cluster.rank_gpus=1", "cluster.actor_gpus=0.5"]
 
 
+def needs_of(config):
+    return machine_needs(config.cluster, config.learner, config.rollout)
+
+
+def check(config):
+    check_this_machine(config.cluster, needs_of(config))
+
+
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
     """A machine without compilers, with a driver of CUDA 12."""
@@ -25,25 +33,25 @@ def bare(monkeypatch, tmp_path):
 @pytest.mark.parametrize("key", ["learner.compile", "rollout.compile"])
 def test_a_missing_compiler_is_named_by_the_key_that_needs_it(bare, key, cluster):
     with pytest.raises(ConfigError) as error:
-        check_this_machine(settings.load(["preset=tiny", *cluster, f"{key}=true"]))
+        check(settings.load(["preset=tiny", *cluster, f"{key}=true"]))
     assert error.value.key == key and f"{key}=false" in error.value.fix and "g++" in error.value.problem
 
 
 def test_an_old_driver_is_named_by_the_key_that_asks_for_gpus_and_before_compilers(bare):
     with pytest.raises(ConfigError) as error:
-        check_this_machine(settings.load(["preset=tiny", *GPUS, "learner.compile=true"]))
+        check(settings.load(["preset=tiny", *GPUS, "learner.compile=true"]))
     assert (error.value.key, error.value.value) == ("cluster.rank_gpus", 1) and "12.4" in error.value.problem
 
 
 def test_runs_that_need_neither_and_runs_of_other_machines_start(bare):
-    check_this_machine(settings.load(["preset=tiny"]))
-    check_this_machine(settings.load(["preset=tiny", "cluster=ray"]))
-    check_this_machine(settings.load(["preset=tiny", *GPUS, "cluster.address=head:6379", "learner.compile=true"]))
+    check(settings.load(["preset=tiny"]))
+    check(settings.load(["preset=tiny", "cluster=ray"]))
+    check(settings.load(["preset=tiny", *GPUS, "cluster.address=head:6379", "learner.compile=true"]))
 
 
 def test_each_role_is_looked_at_where_its_processes_may_be():
     config = settings.load(["preset=wan_1_3b", "cluster=h100_32", "init=x", "stage=dmd"])
-    needs = {need.key: need for need in machine_needs(config)}
+    needs = {need.key: need for need in needs_of(config)}
     assert list(needs) == ["cluster.rank_gpus", "cluster.actor_gpus", "learner.compile", "rollout.compile"]
     for key in ("cluster.rank_gpus", "learner.compile"):
         assert needs[key].role.labels == config.cluster.learner_labels
