@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from actors.student_actor import StudentActor
-from models.kv_cache import GroupCache, KVCache
+from models.kv_cache import GroupCache, RollingCache
 from models.noise import MemberNoise
 from models.records import Group, MadeBlock, Progress, Rollout
 from models.sampler import stream_blocks
@@ -38,7 +38,7 @@ class GroupActor(StudentActor):
             self.pull()
 
     def _forks(
-        self, rollouts: Sequence[Rollout], text: Tensor, cache: KVCache, recent: Sequence[MadeBlock]
+        self, rollouts: Sequence[Rollout], text: Tensor, cache: RollingCache, recent: Sequence[MadeBlock]
     ) -> Iterator[Group | Progress]:
         """Make the groups that fork after the frames in `cache`, whose last blocks are `recent`."""
         before = list(recent)

@@ -9,7 +9,7 @@ from torch import Tensor
 from actors.rollout_config import WindowConfig
 from models.causal import write_block
 from models.flow_matching import warped_sigmas
-from models.kv_cache import KVCache
+from models.kv_cache import RollingCache
 from models.network_config import StudentConfig
 from models.noise import BlockNoise
 from models.records import MadeBlock, Rollout, Weights
@@ -64,7 +64,7 @@ class StudentActor:
 
     def resume(
         self, rollouts: Sequence[Rollout], recent: Sequence[MadeBlock]
-    ) -> tuple[Tensor, KVCache, Iterator[SampledBlock]]:
+    ) -> tuple[Tensor, RollingCache, Iterator[SampledBlock]]:
         """Pull weights, and stream the blocks of `rollouts` behind their `recent` ones, with the noise of their seeds.
 
         Returns the text embeddings [B S text_dim], the cache, rebuilt from `recent` under the newest weights, and the
@@ -73,7 +73,7 @@ class StudentActor:
         text = self.encode_text([rollout.prompt for rollout in rollouts]).to(self.device)
         self.pull()
         frames = recent[0].index * self.config.block_frames if recent else 0
-        cache = KVCache(self.config.wan, self.config.context_frames, frames=frames)
+        cache = RollingCache(self.config.wan, self.config.context_frames, frames=frames)
         with torch.no_grad():
             text_keys_values = self.student.text_keys_values(text)
         for block in recent:

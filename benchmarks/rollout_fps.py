@@ -31,7 +31,7 @@ from cluster.planning import flops, memory
 from models.errors import ConfigError
 from models.flow_matching import warped_sigmas
 from models.keys import KeyGroup, key
-from models.kv_cache import KVCache
+from models.kv_cache import RollingCache
 from models.network_config import CONFIGS, StudentConfig
 from models.sampler import SampledBlock, stream_blocks
 from models.wan import flash_attention
@@ -147,7 +147,7 @@ def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, co
     text = torch.randn(1, student.wan.text_len, student.wan.text_dim, device=device, dtype=dtype)
     noise = DrawnNoise(len(student.timesteps), (student.block_frames, *student.frame_shape), device)
     sigmas = warped_sigmas(student.timesteps, student.shift)
-    return stream_blocks(network, text, noise, sigmas, KVCache(student.wan, student.context_frames))
+    return stream_blocks(network, text, noise, sigmas, RollingCache(student.wan, student.context_frames))
 
 
 def executed_flops(student: StudentConfig) -> float:

@@ -6,25 +6,28 @@ Three ways to run it, equal where they overlap (tests/models/test_causal.py):
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from models.kv_cache import KVCache
+from models.kv_cache import KVCache, RollingCache
 from models.wan.attention import Visibility
 from models.wan.layers import KeysValues, Segments
 from models.wan.network import Wan
 
+Cache = TypeVar("Cache", KVCache, RollingCache)
 
-def denoise_block(student: Wan, x_t: Tensor, timestep: Tensor, text: list[KeysValues], cache: KVCache) -> Tensor:
+
+def denoise_block(student: Wan, x_t: Tensor, timestep: Tensor, text: list[KeysValues], cache: Cache) -> Tensor:
     """Return the velocity of the next block `x_t` [B F C H W] at `timestep` [B F]."""
-    return student.run(x_t, timestep, text, start=cache.frames, past=cache.past())
+    return student.run(x_t, timestep, text, start=cache.frames, past=cache.past(x_t.shape[1]))
 
 
 @torch.no_grad()
-def write_block(student: Wan, x0: Tensor, text: list[KeysValues], cache: KVCache) -> KVCache:
+def write_block(student: Wan, x0: Tensor, text: list[KeysValues], cache: Cache) -> Cache:
     """Return the cache after reading the finished block `x0` [B F C H W] at timestep 0, without gradient."""
-    return cache.append(x0.shape[1], student.keys_values(x0, text, start=cache.frames, past=cache.past()))
+    return cache.append(x0.shape[1], student.keys_values(x0, text, start=cache.frames, past=cache.past(x0.shape[1])))
 
 
 @dataclass(frozen=True)

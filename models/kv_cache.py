@@ -1,9 +1,9 @@
-"""Cache the student's keys and values: a rolling window of finished blocks."""
+"""Cache the student's keys and values: a rolling window of finished blocks, immutable or in place."""
 
 from dataclasses import dataclass, replace
 
 from models.network_config import WanConfig
-from models.wan.layers import KeysValues, Segments, join
+from models.wan.layers import KeysValues, Segments, Slots, join
 from models.wan.rope import shift_frames
 
 
@@ -64,8 +64,11 @@ class KVCache:
             window = self.trunk if window is None else list(map(join, zip(self.trunk, window, strict=True)))
         return replace(self, sink=_row(self.sink, row), trunk=window, window=None)
 
-    def past(self) -> list[Segments] | None:
-        """Return keys and values of all cached frames, layer by layer; None when empty."""
+    def past(self, frames: int) -> list[Segments] | None:
+        """Return keys and values of all cached frames, layer by layer; None when empty.
+
+        `frames` is the length of the block that reads them, of which only a `RollingCache` takes note.
+        """
         sink = self.sink
         # Left at its absolute place, a sink's distance to the queries would grow past everything seen in training.
         gap = max(0, self.frames - self.window_frames - self.sink_frames)
@@ -92,11 +95,119 @@ class GroupCache(KVCache):
             grown.append(own if before is None else join((*before, own)))
         return grown
 
-    def past(self) -> list[Segments] | None:
+    def past(self, frames: int) -> list[Segments] | None:
         """Return keys and values as `KVCache.past`. Raises RuntimeError for a cache that was appended to."""
         if self.window == []:
             raise RuntimeError("a group's cache was appended to: read the cache that append returned")
-        return super().past()
+        return super().past(frames)
+
+
+class RollingCache:
+    """Caches the keys and values of running videos in place: a pass without gradient copies its own block, no window.
+
+    Each layer has a buffer [B H tokens head_dim] with room for a block behind the window. A pass writes its keys and
+    values there and attends to one view; `append` keeps what it is given there. Where the room is used up, the window
+    moves to the front: one copy every other block. `append` returns this same cache: only its newest state is read.
+    """
+
+    def __init__(self, config: WanConfig, context_frames: int, sink_frames: int = 0, frames: int = 0):
+        """Make an empty cache; the arguments are those of `KVCache`."""
+        self.config, self.context_frames, self.sink_frames, self.frames = config, context_frames, sink_frames, frames
+        self.window_frames = 0
+        self._buffers: list[KeysValues] = []
+        self._sink: list[KeysValues] = []
+        """Keys, at their absolute places, and values of the sink, as slices of tokens [B H tokens head_dim]."""
+        self._frame_tokens = self._sink_tokens = self._begin = self._end = 0
+        """Tokens of a frame and of the sink; tokens of a buffer between which the window lies, behind the sink."""
+        self._placed: tuple[int, int] | None = None
+        """Place of the sink's end in the buffers, and the frames by which its keys are moved there."""
+
+    def emptied(self, frames: int) -> "RollingCache":
+        """Make an empty cache of the same limits whose first block starts at `frames`."""
+        return RollingCache(self.config, self.context_frames, self.sink_frames, frames)
+
+    def past(self, frames: int) -> list[Slots] | None:
+        """Return the buffers with room at their end for a block of `frames` frames; None when the cache is empty."""
+        own = frames * self._frame_tokens
+        if not self._end:
+            return None
+        if self._end + own > self._buffers[0][0].shape[2]:
+            self._move_to_front()
+        self._place_sink()
+        seen = slice(self._begin - self._sink_tokens, self._end + own)
+        return [Slots(keys[:, :, seen], values[:, :, seen]) for keys, values in self._buffers]
+
+    def append(self, block_frames: int, keys_values: list[KeysValues]) -> "RollingCache":
+        """Keep a block of `block_frames` frames, and evict the oldest frames; returns this cache."""
+        fills_sink, tokens = self.frames < self.sink_frames, keys_values[0][0].shape[1]
+        self.frames += block_frames
+        if not fills_sink and not self.context_frames:
+            return self
+        self._make_room(tokens // block_frames, block_frames, keys_values)
+        for buffers, own in zip(self._buffers, keys_values, strict=True):
+            for buffer, part in zip(buffers, own, strict=True):
+                buffer[:, :, self._end : self._end + tokens].copy_(part.transpose(1, 2))
+        self._end += tokens
+        if fills_sink:
+            self._begin = self._sink_tokens = self._end
+            self._sink = [tuple(part[:, :, : self._end].clone() for part in pair) for pair in self._buffers]
+            return self
+        evicted = max(0, self.window_frames + block_frames - self.context_frames)
+        self.window_frames += block_frames - evicted
+        self._begin += evicted * self._frame_tokens
+        return self
+
+    def fork(self, row: int) -> KVCache:
+        """Return an immutable cache of the video at `row`, for any number of continuations of it."""
+
+        def copied(buffers: list[KeysValues], seen: slice) -> list[KeysValues] | None:
+            layers = [tuple(part[row : row + 1, :, seen].clone().transpose(1, 2) for part in pair) for pair in buffers]
+            return layers if layers and layers[0][0].shape[1] else None
+
+        window = copied(self._buffers, slice(self._begin, self._end))
+        return KVCache(
+            self.config, self.context_frames, self.sink_frames, self.frames, self.window_frames,
+            sink=copied(self._sink, slice(None)), trunk=window,
+        )  # fmt: skip
+
+    def _make_room(self, frame_tokens: int, block_frames: int, keys_values: list[KeysValues]) -> None:
+        """Allocate the buffers, or enlarge them, so that this block and two more fit behind a full window."""
+        self._frame_tokens = frame_tokens
+        frames = self.sink_frames + self.context_frames + 3 * block_frames
+        held = self._buffers[0][0].shape[2] if self._buffers else 0
+        if frames * frame_tokens > held:
+            larger = []
+            for i, own in enumerate(keys_values):
+                pair = tuple(x.new_empty(len(x), x.shape[2], frames * frame_tokens, x.shape[3]) for x in own)
+                for new, old in zip(pair, self._buffers[i] if self._buffers else (), strict=False):
+                    new[:, :, :held].copy_(old)
+                larger.append(pair)
+            self._buffers = larger
+        if self._end + block_frames * frame_tokens > self._buffers[0][0].shape[2]:
+            self._move_to_front()
+
+    def _move_to_front(self) -> None:
+        """Move the window behind the sink's place at the front, in pieces that do not overlap."""
+        step, length = self._begin - self._sink_tokens, self._end - self._begin
+        for pair in self._buffers:
+            for buffer in pair:
+                for first in range(0, length, step):
+                    size = min(step, length - first)
+                    target, source = self._sink_tokens + first, self._begin + first
+                    buffer[:, :, target : target + size].copy_(buffer[:, :, source : source + size])
+        self._begin, self._end = self._sink_tokens, self._sink_tokens + length
+
+    def _place_sink(self) -> None:
+        """Write the sink in front of the window, with its keys at the places next to it."""
+        gap = max(0, self.frames - self.window_frames - self.sink_frames)
+        if self._placed == (self._begin, gap):
+            return
+        self._placed = self._begin, gap
+        place = slice(self._begin - self._sink_tokens, self._begin)
+        for (keys, values), (all_keys, all_values) in zip(self._sink, self._buffers, strict=False):
+            moved = shift_frames(self.config, keys.transpose(1, 2), gap).transpose(1, 2) if gap else keys
+            all_keys[:, :, place].copy_(moved)
+            all_values[:, :, place].copy_(values)
 
 
 def _without(layers: list[KeysValues] | None, tokens: int) -> list[KeysValues] | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.causal import denoise_block, write_block
 from models.flow_matching import add_noise, guide, x0_from_velocity
-from models.kv_cache import KVCache
+from models.kv_cache import KVCache, RollingCache
 from models.noise import BlockNoise, MemberNoise
 from models.wan.network import Wan
 
@@ -25,13 +25,13 @@ class SampledBlock:
     """The noisy input of each denoising step, [B F C H W] each: the recorded side of backward noise initialisation."""
     predictions: list[Tensor]
     """The clean prediction of each denoising step, [B F C H W] each; the last is the block."""
-    cache: KVCache
-    """The cache behind the block: keep it to fork the videos here."""
+    cache: KVCache | RollingCache
+    """The cache behind the block, to fork the videos here; a rolling one until the next block is asked for."""
 
 
 @torch.no_grad()
 def stream_blocks(
-    student: Wan, text: Tensor, noise: BlockNoise | MemberNoise, sigmas: Sequence[float], cache: KVCache
+    student: Wan, text: Tensor, noise: BlockNoise | MemberNoise, sigmas: Sequence[float], cache: KVCache | RollingCache
 ) -> Iterator[SampledBlock]:
     """Yield blocks without end, by the few-step re-noising sampler; the caller stops.
 
@@ -40,9 +40,13 @@ def stream_blocks(
     `text` is [B S text_dim].
     """
     block_frames = noise.block_shape[0]
+    weights: list[tuple[Tensor, int]] = []
     while True:
         index = cache.frames // block_frames
-        text_keys_values = student.text_keys_values(text)  # once per block: the weights may be newer than the last
+        # Once per version of the weights: assigning others changes their identity, writing them in place a count.
+        newest = [(weight, weight._version) for weight in student.text_weights()]
+        if not weights or any(a is not b or i != j for (a, i), (b, j) in zip(weights, newest, strict=True)):
+            weights, text_keys_values = newest, student.text_keys_values(text)
         x0, inputs, predictions = None, [], []
         for step, sigma in enumerate(sigmas):
             level = torch.full((len(text), block_frames), sigma, device=text.device)

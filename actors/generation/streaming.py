@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.causal import write_block
 from models.flow_matching import warped_sigmas
-from models.kv_cache import KVCache
+from models.kv_cache import RollingCache
 from models.network_config import StudentConfig
 from models.noise import BlockNoise
 from models.sampler import stream_blocks
@@ -42,7 +42,7 @@ class Scene:
 class _RecacheBuffer:
     """Holds the clean latents that the cache was made from."""
 
-    empty: KVCache
+    empty: RollingCache
     sink: tuple[Tensor, ...] = ()
     window: tuple[Tensor, ...] = ()
     """Pieces [B F C H W], as they were read."""
@@ -55,16 +55,16 @@ class _RecacheBuffer:
             window = window[1:]
         return replace(self, window=window)
 
-    def read_again(self, student: Wan, text: Tensor, frames: int) -> KVCache:
+    def read_again(self, student: Wan, text: Tensor, frames: int) -> RollingCache:
         """Rebuild the cache of the same `frames` frames as if their prompt had been `text`.
 
         An approximation where the window has rolled: the oldest remembered frames are read without those that
         they saw when they were made.
         """
-        text_keys_values, cache = student.text_keys_values(text), self.empty
+        text_keys_values, cache = student.text_keys_values(text), self.empty.emptied(0)
         for x0 in self.sink:
             cache = write_block(student, x0, text_keys_values, cache)
-        cache = replace(cache, frames=frames - _frames(self.window))
+        cache.frames = frames - _frames(self.window)
         for x0 in self.window:
             cache = write_block(student, x0, text_keys_values, cache)
         return cache
@@ -95,8 +95,8 @@ def stream_latents(
     given = None if start is None else codec.encode(start)
     # Less than a block, as a picture, is beside the sink, not in its place.
     odd = given.shape[1] if given is not None and given.shape[1] < max(2, shape.block_frames) else 0
-    cache = KVCache(shape.wan, shape.context_frames, shape.sink_frames + (odd if shape.sink_frames else 0))
-    remembered = _RecacheBuffer(cache)
+    cache = RollingCache(shape.wan, shape.context_frames, shape.sink_frames + (odd if shape.sink_frames else 0))
+    remembered = _RecacheBuffer(cache.emptied(0))
     if given is not None:
         text_keys_values = student.text_keys_values(scenes[0].text)
         for piece in given.split(odd or shape.block_frames, dim=1):
@@ -132,7 +132,7 @@ def make_videos(
     `progress` receives the number of finished frames.
     """
     noise = BlockNoise(seeds, (shape.block_frames, *shape.frame_shape))
-    cache = KVCache(shape.wan, shape.context_frames, shape.sink_frames)
+    cache = RollingCache(shape.wan, shape.context_frames, shape.sink_frames)
     blocks = stream_blocks(student, encode_text(prompts), noise, warped_sigmas(shape.timesteps, shape.shift), cache)
     parts = []
     for done in range(shape.block_frames, frames + 1, shape.block_frames):

@@ -5,6 +5,7 @@ frames apart lets each have its own timestep ([B F 1 D] modulation) without repe
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,22 @@ KeysValues = tuple[Tensor, Tensor]
 
 Segments = tuple[KeysValues, ...]
 """Keys and values of one layer's past, oldest first. A segment of one row is shared by the whole batch."""
+
+
+class Slots(NamedTuple):
+    """Views the buffers of one layer of a rolling cache, [B H tokens head_dim]: the past, then the block's own place.
+
+    Only passes without gradient may write there.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def joined(self, own: KeysValues) -> KeysValues:
+        """Write a block's `own` keys and values in their place, and return all, [B tokens H head_dim]."""
+        for held, part in zip(self, own, strict=True):
+            held[:, :, -part.shape[1] :].copy_(part.transpose(1, 2))
+        return self.keys.transpose(1, 2), self.values.transpose(1, 2)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -145,7 +162,7 @@ class Block(nn.Module):
         time: Tensor,
         text: KeysValues,
         rotary: tuple[Tensor, Tensor],
-        past: Segments = (),
+        past: Segments | Slots = (),
         visibility: Visibility | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Return hidden states [B F P D] after the block, and all tokens' keys and values of self-attention.
@@ -159,7 +176,8 @@ class Block(nn.Module):
         projected = self.attn1.queries(x), *self.attn1.keys_values(x)
         queries, keys, values = (self.layout.to_heads(part, tokens) for part in projected)
         own = rotate(keys, rotary), values
-        attended = attend(rotate(queries, rotary), *join((*past, own)), visibility)
+        every = past.joined(own) if isinstance(past, Slots) else join((*past, own))
+        attended = attend(rotate(queries, rotary), *every, visibility)
         attended = self.attn1.to_out[0](self.layout.to_tokens(attended, frames).flatten(-2))
         hidden = (at_least_float32(hidden) + attended * gate).type_as(hidden)
 

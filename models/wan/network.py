@@ -4,7 +4,7 @@ They differ in which frames see which, and that is an argument: `forward` is the
 critic; `models.causal` calls `run` and `keys_values` with a cache or a block mask to make the student.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from models.network_config import WanConfig
 from models.wan.attention import Visibility
 from models.wan.flash_attention import selected_module
-from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, Segments
+from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, Segments, Slots
 from models.wan.rope import rotary_positions
 from models.wan.token_layout import TokenLayout
 
@@ -71,6 +71,13 @@ class Wan(nn.Module):
         embedded = self.condition_embedder.text(text)
         return [block.text_keys_values(embedded) for block in self.blocks]
 
+    def text_weights(self) -> Iterator[nn.Parameter]:
+        """Yield the weights that `text_keys_values` depends on."""
+        yield from self.condition_embedder.text_embedder.parameters()
+        for block in self.blocks:
+            for part in (block.attn2.to_k, block.attn2.to_v, block.attn2.norm_k):
+                yield from part.parameters()
+
     def run(
         self,
         x_t: Tensor,
@@ -78,7 +85,7 @@ class Wan(nn.Module):
         text: Sequence[KeysValues],
         *,
         start: int | Sequence[int] = 0,
-        past: Sequence[Segments] | None = None,
+        past: Sequence[Segments | Slots] | None = None,
         visibility: Visibility | None = None,
     ) -> Tensor:
         """Return the velocity of frames `start`, `start` + 1, ..., which also see each layer's `past`.
@@ -107,7 +114,7 @@ class Wan(nn.Module):
         text: Sequence[KeysValues],
         *,
         start: int | Sequence[int] = 0,
-        past: Sequence[Segments] | None = None,
+        past: Sequence[Segments | Slots] | None = None,
         visibility: Visibility | None = None,
     ) -> list[KeysValues]:
         """Return every layer's self-attention keys and values for finished frames `x0`, read at timestep 0.

@@ -197,7 +197,7 @@ def test_a_cache_requires_no_gradient_and_gives_none_to_the_frames_in_it():
     student = network()
     x0, text = latents(2, 1).requires_grad_(), text_for(student)
     cache = write_block(student, x0, text, KVCache(CONFIG, context_frames=2))
-    assert not any(tensor.requires_grad for layer in cache.past() for segment in layer for tensor in segment)
+    assert not any(tensor.requires_grad for layer in cache.past(0) for segment in layer for tensor in segment)
     velocity = denoise_block(student, latents(2, 2), levels(2), text, cache)
     assert velocity.requires_grad
     assert torch.autograd.grad(velocity.sum(), x0, allow_unused=True) == (None,)

@@ -50,13 +50,13 @@ def remembered(block: int, context: int, sink: int, blocks: int) -> tuple[list[i
 
 def whole(cache: KVCache) -> list[KeysValues]:
     """What the cache remembers, in one piece, layer by layer."""
-    return [join(segments) for segments in cache.past() or ()]
+    return [join(segments) for segments in cache.past(0) or ()]
 
 
 def assert_holds(cache: KVCache, sink: list[int], window: list[int]) -> None:
     """The cache gives these frames, in this order, with the sink moved to end where the window begins."""
     if not sink + window:
-        assert cache.past() is None
+        assert cache.past(0) is None
         return
     expected_keys = keys_at(cache.frames - len(sink + window), len(sink + window))
     for layer, sign in zip(whole(cache), (1, -1), strict=True):
@@ -170,7 +170,7 @@ def test_a_groups_cache_holds_what_a_kept_one_does_frees_each_layer_and_leaves_t
             assert all(ref() is None for ref in freed)
         if freed:
             with pytest.raises(RuntimeError):
-                before.past()
+                before.past(0)
     assert_holds(forked.fork(row=0), list(range(sink)), [4, 5, 6, 7])
 
 
@@ -230,7 +230,7 @@ def test_the_past_of_a_network_equals_remembering_everything_with_and_without_a_
     slow, cache = RememberEverything(student, text, block, context, sink), KVCache(CONFIG, context, sink)
     for start in range(0, 8 * block, block):
         frames = video[:, start : start + block]
-        past = cache.past()
+        past = cache.past(0)
         for layer, (expected,) in zip(whole(cache), slow.past() or (), strict=True):
             torch.testing.assert_close(layer, expected, rtol=0, atol=1e-10)
         cache = cache.append(block, student.keys_values(frames, text, start=start, past=past))

@@ -179,7 +179,7 @@ def test_while_a_block_is_appended_two_caches_and_the_block_are_held():
     )
     while cache.window_frames < student.context_frames:
         cache = write_block(network, block, text, cache)
-    own = network.keys_values(block, text, start=cache.frames, past=cache.past())
+    own = network.keys_values(block, text, start=cache.frames, past=cache.past(0))
     after = cache.append(student.block_frames, own)
     held = sum(x.nbytes for layers in (cache.window, after.window, own) for layer in layers for x in layer)
     config.rollout.batch = 1
