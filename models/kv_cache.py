@@ -158,22 +158,26 @@ class RollingCache:
         return self
 
     def fork(self, row: int) -> KVCache:
-        """Return an immutable cache of the video at `row`, for any number of continuations of it."""
+        """Return the cache of the video at `row`, for any number of continuations of it, before the next block of it.
 
-        def copied(buffers: list[KeysValues], seen: slice) -> list[KeysValues] | None:
-            layers = [tuple(part[row : row + 1, :, seen].clone().transpose(1, 2) for part in pair) for pair in buffers]
-            return layers if layers and layers[0][0].shape[1] else None
+        It reads these buffers: a group of members shares their memory, as `KVCache.fork` does.
+        """
 
-        window = copied(self._buffers, slice(self._begin, self._end))
+        def of_row(buffers: list[KeysValues], seen: slice) -> list[KeysValues] | None:
+            if not buffers or seen.start == seen.stop:
+                return None
+            return [tuple(part[row : row + 1, :, seen].transpose(1, 2) for part in pair) for pair in buffers]
+
         return KVCache(
             self.config, self.context_frames, self.sink_frames, self.frames, self.window_frames,
-            sink=copied(self._sink, slice(None)), trunk=window,
+            sink=of_row(self._sink, slice(0, self._sink_tokens)),
+            trunk=of_row(self._buffers, slice(self._begin, self._end)),
         )  # fmt: skip
 
     def _make_room(self, frame_tokens: int, block_frames: int, keys_values: list[KeysValues]) -> None:
-        """Allocate the buffers, or enlarge them, so that this block and two more fit behind a full window."""
+        """Allocate the buffers, or enlarge them, so that this block and one more fit behind a full window."""
         self._frame_tokens = frame_tokens
-        frames = self.sink_frames + self.context_frames + 3 * block_frames
+        frames = self.sink_frames + self.context_frames + 2 * block_frames
         held = self._buffers[0][0].shape[2] if self._buffers else 0
         if frames * frame_tokens > held:
             larger = []

@@ -63,13 +63,12 @@ def actor_memory(work: RunShape, stage: str) -> list[Line]:
 def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
     student, batch = work.student, work.rollout.batch
     element, context = BYTES[work.rollout.dtype], student.context_frames
-    rows, shared = batch, 0
-    seen, before = student.attention_frames, context
-    appended = "the cache before it, while it is appended"
+    rows, shared, room = batch, 0, context + 2 * student.block_frames
+    seen, before, appended = room, student.block_frames, "the block that is appended"
     twice = rows * cache_bytes(student, before, element)
     if stage == "grpo":  # while a group is made the videos behind it wait, and its own cache is appended
         rows, shared = work.group.members, batch
-        seen, before = (min(frames, work.group.frames) for frames in (seen, context))
+        seen, before = (min(frames, work.group.frames) for frames in (student.attention_frames, context))
         twice = rows * cache_bytes(student, before, element) // student.wan.num_layers
         appended = "the layer that is appended"
     lines = [
@@ -77,9 +76,9 @@ def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
         Line("weights that stand by", parameters(student.wan) * element, "B", "the next version, fetched ahead"),
         Line(
             "keys and values of the past",
-            shared * cache_bytes(student, context, element),
+            shared * cache_bytes(student, room, element),
             "B",
-            f"{shared} x {context} frames, which the members share",
+            f"{shared} x {room} frames, which the members share",
         ),
         Line("keys and values", rows * cache_bytes(student, seen, element), "B", f"{rows} x {seen} frames"),
         Line(

@@ -44,11 +44,12 @@ def test_a_cache_in_place_gives_the_bits_of_the_immutable_one(student, pieces, c
             level = torch.full((2, frames), sigma)
             assert torch.equal(*(denoise_block(student, x_t, level, text, one) for one in (immutable, rolling)))
         forks = immutable.fork(1), rolling.fork(1)
-        read = [denoise_block(student, x_t[1:], level[1:], row(text, 1), fork) for fork in forks]
-        assert torch.equal(*read)
+        for _ in range(2):  # a member's blocks leave the fork as it is
+            read = [denoise_block(student, x_t[1:], level[1:], row(text, 1), fork) for fork in forks]
+            assert torch.equal(*read)
+            for fork in forks:
+                write_block(student, x_t[1:], row(text, 1), fork)
         immutable, rolling = (write_block(student, x_t, text, one) for one in (immutable, rolling))
-        again = denoise_block(student, x_t[1:], level[1:], row(text, 1), forks[1])
-        assert torch.equal(again, read[1]), "a fork never changes"
 
 
 @torch.no_grad()
