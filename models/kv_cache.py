@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from models.network_config import WanConfig
-from models.wan.layers import KeysValues, Segments, Slots, join
+from models.wan.layers import KeysValues, RollingPast, Segments, join
 from models.wan.rope import shift_frames
 
 
@@ -126,7 +126,7 @@ class RollingCache:
         """Make an empty cache of the same limits whose first block starts at `frames`."""
         return RollingCache(self.config, self.context_frames, self.sink_frames, frames)
 
-    def past(self, frames: int) -> list[Slots] | None:
+    def past(self, frames: int) -> list[RollingPast] | None:
         """Return the buffers with room at their end for a block of `frames` frames; None when the cache is empty."""
         own = frames * self._frame_tokens
         if not self._end:
@@ -135,7 +135,7 @@ class RollingCache:
             self._move_to_front()
         self._place_sink()
         seen = slice(self._begin - self._sink_tokens, self._end + own)
-        return [Slots(keys[:, :, seen], values[:, :, seen]) for keys, values in self._buffers]
+        return [RollingPast(keys[:, :, seen], values[:, :, seen]) for keys, values in self._buffers]
 
     def append(self, block_frames: int, keys_values: list[KeysValues]) -> "RollingCache":
         """Keep a block of `block_frames` frames, and evict the oldest frames; returns this cache."""

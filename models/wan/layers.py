@@ -22,7 +22,7 @@ Segments = tuple[KeysValues, ...]
 """Keys and values of one layer's past, oldest first. A segment of one row is shared by the whole batch."""
 
 
-class Slots(NamedTuple):
+class RollingPast(NamedTuple):
     """Views the buffers of one layer of a rolling cache, [B H tokens head_dim]: the past, then the block's own place.
 
     Only passes without gradient may write there.
@@ -162,7 +162,7 @@ class Block(nn.Module):
         time: Tensor,
         text: KeysValues,
         rotary: tuple[Tensor, Tensor],
-        past: Segments | Slots = (),
+        past: Segments | RollingPast = (),
         visibility: Visibility | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Return hidden states [B F P D] after the block, and all tokens' keys and values of self-attention.
@@ -176,7 +176,7 @@ class Block(nn.Module):
         projected = self.attn1.queries(x), *self.attn1.keys_values(x)
         queries, keys, values = (self.layout.to_heads(part, tokens) for part in projected)
         own = rotate(keys, rotary), values
-        every = past.joined(own) if isinstance(past, Slots) else join((*past, own))
+        every = past.joined(own) if isinstance(past, RollingPast) else join((*past, own))
         attended = attend(rotate(queries, rotary), *every, visibility)
         attended = self.attn1.to_out[0](self.layout.to_tokens(attended, frames).flatten(-2))
         hidden = (at_least_float32(hidden) + attended * gate).type_as(hidden)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from models.network_config import WanConfig
 from models.wan.attention import Visibility
 from models.wan.flash_attention import selected_module
-from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, Segments, Slots
+from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, RollingPast, Segments
 from models.wan.rope import rotary_positions
 from models.wan.token_layout import TokenLayout
 
@@ -85,7 +85,7 @@ class Wan(nn.Module):
         text: Sequence[KeysValues],
         *,
         start: int | Sequence[int] = 0,
-        past: Sequence[Segments | Slots] | None = None,
+        past: Sequence[Segments | RollingPast] | None = None,
         visibility: Visibility | None = None,
     ) -> Tensor:
         """Return the velocity of frames `start`, `start` + 1, ..., which also see each layer's `past`.
@@ -114,7 +114,7 @@ class Wan(nn.Module):
         text: Sequence[KeysValues],
         *,
         start: int | Sequence[int] = 0,
-        past: Sequence[Segments | Slots] | None = None,
+        past: Sequence[Segments | RollingPast] | None = None,
         visibility: Visibility | None = None,
     ) -> list[KeysValues]:
         """Return every layer's self-attention keys and values for finished frames `x0`, read at timestep 0.

@@ -181,7 +181,7 @@ def test_while_a_block_is_appended_the_buffers_and_the_block_are_held():
         cache = write_block(network, block, text, cache)
     past = cache.past(student.block_frames)
     own = network.keys_values(block, text, start=cache.frames, past=past)
-    buffers = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for slots in past for x in slots}
+    buffers = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for views in past for x in views}
     held = sum(buffers.values()) + sum(x.nbytes for layer in own for x in layer)
     config.rollout.batch = 1
     estimate = by_name(memory.actor_memory(run_shape_of(config), "dmd"))

@@ -142,3 +142,18 @@ def test_the_order_of_frames_matters_though_their_numbers_do_not():
         for at in (8, 12)
     ]
     assert not torch.allclose(*scores, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("videos", [1, 2])
+def test_the_fast_path_of_a_cpu_and_its_gradient_are_those_of_float64(videos):
+    starts = 3 if videos == 1 else [3, 40]
+    x = torch.randn(2, 4 * ROWS * COLUMNS, 2, CONFIG.attention_head_dim)
+    upstream = torch.randn_like(x)
+    made = {}
+    for dtype in (torch.float32, torch.float64):
+        own = x.detach().to(dtype, copy=True).requires_grad_()
+        rotated = rotate(own, rotary_positions(CONFIG, starts, 4, HEIGHT, WIDTH, like=own))
+        rotated.backward(upstream.to(dtype))
+        made[dtype] = rotated.detach().double(), own.grad.double()
+    for fast, exact in zip(*made.values(), strict=True):
+        torch.testing.assert_close(fast, exact, rtol=0, atol=1e-6)
