@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from models.causal import Past, denoise_window
 from models.flow_matching import warped_sigmas
-from models.kv_cache import KVCache
+from models.kv_cache import KVCache, RollingCache
 from models.network_config import TINY
 from models.noise import BlockNoise
 from models.sampler import stream_blocks
@@ -24,9 +24,9 @@ def network() -> Wan:
     return same_weights(stock_class(TINY, torch.float32), TINY)
 
 
-def blocks_of(student: Wan, sink: int):
+def blocks_of(student: Wan, sink: int, cache: type = RollingCache):
     text = torch.randn(2, 5, TINY.text_dim, generator=torch.Generator().manual_seed(1))
-    return stream_blocks(student, text, BlockNoise([1, 2], SHAPE), SIGMAS, KVCache(TINY, 6, sink))
+    return stream_blocks(student, text, BlockNoise([1, 2], SHAPE), SIGMAS, cache(TINY, 6, sink))
 
 
 def video(student: Wan, sink: int) -> Tensor:
@@ -62,11 +62,12 @@ def counting(shapes: list) -> Callable:
     return counted
 
 
+@pytest.mark.parametrize("cache", [KVCache, RollingCache])
 @pytest.mark.parametrize(("sink", "lengths"), [(0, [1, 2, 3, 3, 3, 3, 3]), (3, [1, 2, 3, 4, 4, 4, 4])])
-def test_all_layers_and_passes_share_one_graph_of_static_shapes_for_each_length_of_the_past(sink, lengths):
+def test_all_layers_and_passes_share_one_graph_of_static_shapes_for_each_length_of_the_past(sink, lengths, cache):
     compiled, shapes = network(), []
     compiled.compile_blocks(counting(shapes))
-    blocks, graphs = blocks_of(compiled, sink), []
+    blocks, graphs = blocks_of(compiled, sink, cache), []
     for _ in lengths:
         next(blocks)
         graphs.append(len(shapes))
