@@ -18,7 +18,7 @@ from learner import build
 from learner.trained_network import FlatCopy
 from models.causal import denoise_block
 from models.flow_matching import warped_sigmas
-from models.kv_cache import KVCache
+from models.kv_cache import RollingCache
 from models.network_config import StudentConfig
 from models.noise import BlockNoise
 from models.records import CRITIC, STUDENT, Window
@@ -56,7 +56,7 @@ def frames_of(network, text, device, dtype, count):
     """The first blocks of a video, and one that a full cache has rolled past."""
     own = copy.deepcopy(network).to(device, dtype).requires_grad_(False)
     noise = BlockNoise([3], (SHAPE.block_frames, *SHAPE.frame_shape), device)
-    cache = KVCache(SHAPE.wan, SHAPE.context_frames)
+    cache = RollingCache(SHAPE.wan, SHAPE.context_frames)
     blocks = stream_blocks(own, text.to(device, dtype), noise, SIGMAS, cache)
     return torch.cat([block.x0 for block in islice(blocks, count)], dim=1)
 
@@ -133,7 +133,7 @@ def test_compiled_blocks_compute_the_same_and_are_compiled_once_for_a_full_cache
     compiled.compile_blocks("inductor" if DEVICE.type == "cuda" else "aot_eager")
     count = SHAPE.attention_frames // SHAPE.block_frames + 3
     noise = BlockNoise([3], (SHAPE.block_frames, *SHAPE.frame_shape), DEVICE)
-    blocks = stream_blocks(compiled, text.to(DEVICE), noise, SIGMAS, KVCache(SHAPE.wan, SHAPE.context_frames))
+    blocks = stream_blocks(compiled, text.to(DEVICE), noise, SIGMAS, RollingCache(SHAPE.wan, SHAPE.context_frames))
     frames = [next(blocks).x0 for _ in range(count - 1)]
     with torch.compiler.set_stance("fail_on_recompile"):
         frames.append(next(blocks).x0)
@@ -147,7 +147,7 @@ def test_a_denoising_pass_can_be_captured_in_a_cuda_graph(network, text):
     own = copy.deepcopy(network).to(DEVICE, torch.bfloat16).requires_grad_(False)
     noise = BlockNoise([3], (SHAPE.block_frames, *SHAPE.frame_shape), DEVICE)
     given = text.to(DEVICE, torch.bfloat16)
-    (*_, last) = islice(stream_blocks(own, given, noise, SIGMAS, KVCache(SHAPE.wan, SHAPE.context_frames)), 3)
+    (*_, last) = islice(stream_blocks(own, given, noise, SIGMAS, RollingCache(SHAPE.wan, SHAPE.context_frames)), 3)
     level = torch.full((1, SHAPE.block_frames), 900.0, device=DEVICE)
     still, other = noise.draw(7, 0), noise.draw(8, 0)
     with torch.no_grad():
