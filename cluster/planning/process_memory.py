@@ -73,11 +73,7 @@ def _learner(work: RunShape, stage: str) -> _Half:
     if stage not in PUBLISHING:  # Muon has one moment of a matrix, AdamW two of any other weight
         moments = sum(line.value for line in kept if line.name == "optimiser")
         trained = moments * work.cluster.learner_ranks / BYTES["float32"] - trained
-    results = 2 if stage == "dmd" else 1
-    others = [
-        [Line("square roots of AdamW", BYTES["float32"] * trained, "B", "one step of an optimiser")],
-        [Line("results", results * BYTES["float32"] * held, "B", "averages, and the critic of stage dmd")],
-    ]
+    others = [[Line("square roots of AdamW", BYTES["float32"] * trained, "B", "one step of an optimiser")]]
     if not work.checkpoint.asynchronous:
         others.append([Line("checkpoint", copied, "B", "a copy, while it is written")])
         copied = 0.0
