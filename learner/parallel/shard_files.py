@@ -44,7 +44,7 @@ class OwnShards:
         """Copy this rank's parts, to pinned memory from a GPU; whole tensors are rank 0's. No collective."""
         copies: dict[str, Tensor] = {}
         places: dict[str, dict[str, list[int]]] = {}
-        tensors = dict(tensors)
+        tensors, on_gpu = dict(tensors), False
         for item in create_default_local_save_plan(tensors, collectives.rank() == 0).items:
             name, chunk, whole = item.index.fqn, item.tensor_data.chunk, tensors[item.index.fqn]
             if isinstance(whole, DTensor):
@@ -57,7 +57,8 @@ class OwnShards:
             part = find_state_dict_object(tensors, item.index).detach()
             copies[name] = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
             copies[name].copy_(part, non_blocking=True)
-        if any(copy.is_pinned() for copy in copies.values()):
+            on_gpu |= part.is_cuda
+        if on_gpu:
             torch.cuda.current_stream().synchronize()
         return OwnShards(copies, places)
 

@@ -25,6 +25,7 @@ from cluster.planning import memory, rank_memory
 from cluster.planning.run_shape import run_shape_of
 from learner import build
 from learner.parallel import collectives
+from learner.parallel.shard_files import OwnShards
 from models.records import CRITIC, GRPO, ODE, STUDENT, Group, Trajectory, Window
 from models.wan.device_faults import gpu_fault
 from models.wan.network import Wan
@@ -77,6 +78,9 @@ def dmd(scenario: Scenario) -> None:
     if scenario.fault is None:
         with scenario.measured("publish"):
             learner.student.weights()
+        with scenario.measured("checkpoint"):
+            for tensors in learner.state()[0].values():
+                OwnShards.of(tensors)
 
 
 def grpo(scenario: Scenario) -> None:

@@ -86,6 +86,12 @@ def test_the_dry_run_is_within_a_tenth_of_the_peak(results, run):
     assert planned_bytes(result) == pytest.approx(peak_bytes(result), rel=0.1)
 
 
+@pytest.mark.parametrize("run", [run for run in RUNS if run["what"] == "dmd"], ids=name_of)
+def test_a_checkpoint_takes_no_memory_of_the_gpu(results, run):
+    result = results[json.dumps(run)]
+    assert result["peaks"]["checkpoint"] == pytest.approx(result["held"]["publish"], rel=1e-3)
+
+
 @pytest.mark.parametrize("fault", CAUGHT)
 def test_a_planted_fault_is_caught(results, fault):
     error, word = CAUGHT[fault]
