@@ -3,43 +3,37 @@
 import csv
 import io
 import json
-import math
+import re
 import sys
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from actors.prompt_entries import (
+    COLUMNS,
+    START_COLUMNS,
+    PromptEntry,
+    RefusedEntry,
+    first_names,
+    has_prompts,
+    misplaced_cell,
+    prompt_entry,
+    repeated_column,
+    unread_columns,
+)
 from models.errors import ConfigError
-from models.file_kinds import read_text, require_kind
+from models.file_kinds import line_fault, read_text, require_kind
 
 ENDINGS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
-COLUMNS = ("prompt", "prompt_en", "text", "caption")
-"""Names under which an entry may keep its prompt; the first that is not empty counts."""
-_SCHEDULES = ("prompt_schedule", "prompts")
-_READ = (*COLUMNS, *_SCHEDULES, "seconds", "image", "video")
-_SETTINGS = ("duration", "seed", "fps", "height", "width", "negative_prompt", "num_frames")
-"""Columns that look like settings of a video, which no command reads from a file of prompts."""
 _MOST_REFUSED = 0.1
 """Largest share of unusable entries in a file that is read all the same."""
-_SHOWN_COLUMNS = 8
-
-
-class _Refused(Exception):
-    """Reports an entry that cannot be used: the reason to count it by, and a sentence about it."""
-
-
-@dataclass(frozen=True)
-class PromptEntry:
-    """Holds one entry of a prompt file."""
-
-    scenes: tuple[tuple[float | None, str], ...]
-    """(second at which it begins, prompt), one for most entries; None in all of them where the file has no times."""
-    start: str | None = None
-    """Picture or clip that the video begins with, as the file names it."""
+_BEGINS_JSON = re.compile(r"""[{\[]\s*(["'{}\]]|$)""")
+"""First line of JSON; a prompt may begin with a word in brackets."""
+_LIST_MARK = re.compile(r"\s*([-*+\u2022]|\d{1,6}[.)])\s+(?=\S)")
+_RULE = re.compile(r"\s*\|?\s*:?-{3,}:?\s*(\|\s*:?-{3,}:?\s*)+\|?\s*")
+"""Line below the header of a Markdown table."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class PromptEntries:
     refused: dict[str, int]
     """Unusable entries by reason."""
     unread: tuple[str, ...]
-    """Columns that look like settings but are not read."""
+    """Columns that are not read, but for numbers of entries."""
 
 
 def read_prompt_file(path: Path, most_refused: float = _MOST_REFUSED) -> PromptEntries:
@@ -67,10 +61,9 @@ def read_prompt_file(path: Path, most_refused: float = _MOST_REFUSED) -> PromptE
     try:
         for number, record in enumerate(_records(path), start=1):
             try:
-                entries.append(_entry(record))
-                if isinstance(record, Mapping):
-                    unread |= dict.fromkeys(name for name in _named(record) if name in _SETTINGS)
-            except _Refused as fault:
+                entries.append(prompt_entry(record))
+                unread |= dict.fromkeys(unread_columns(record))
+            except RefusedEntry as fault:
                 reason, sentence = fault.args
                 refused[reason] += 1
                 first_fault = first_fault or f"entry {number} {sentence}"
@@ -80,25 +73,12 @@ def read_prompt_file(path: Path, most_refused: float = _MOST_REFUSED) -> PromptE
     if refused.total() > most_refused * (len(entries) + refused.total()):
         total = len(entries) + refused.total()
         problem = f"{refused.total():,} of {total:,} entries cannot be used; {first_fault}"
-        raise ConfigError("prompts", path, problem, f"repair them; a prompt is in one of {', '.join(COLUMNS)}")
+        raise ConfigError("prompts", path, problem, f"repair them; a prompt is a line, or in {', '.join(COLUMNS)}")
     return PromptEntries(tuple(entries), dict(refused), tuple(unread))
 
 
-def schedule_problem(scenes: Any) -> str | None:
-    """Describe the fault of a schedule [[second, prompt], ...]; None for a good one."""
-    if not isinstance(scenes, list) or not all(
-        isinstance(scene, list) and len(scene) == 2 and isinstance(scene[0], int | float)
-        and not isinstance(scene[0], bool) and math.isfinite(scene[0]) and isinstance(scene[1], str)
-        for scene in scenes
-    ):  # fmt: skip
-        return "not pairs of seconds and a prompt"
-    if not scenes or scenes[0][0] != 0 or any(later[0] <= earlier[0] for earlier, later in pairwise(scenes)):
-        return "its seconds do not rise from 0"
-    return None
-
-
 def _records(path: Path) -> Iterator[Any]:
-    """Yield the raw entries of a file: text, mapping, or the _Refused of a line that cannot be parsed."""
+    """Yield the raw entries of a file: text, mapping, or the RefusedEntry of a line that cannot be used."""
     ending = path.suffix.lower()
     if ending == ".parquet":
         yield from _parquet_records(path)
@@ -106,40 +86,70 @@ def _records(path: Path) -> Iterator[Any]:
     text = read_text(path, "prompts")
     lines = [line for line in io.StringIO(text, newline=None) if line.strip()]
     first = lines[0].strip() if lines else ""
-    if ending in (".json", ".jsonl") or (ending == ".txt" and _is_json(text, first)):
-        yield from _json_records(text, lines)
+    if ending in (".json", ".jsonl") or (ending == ".txt" and _holds_json(text, first)):
+        yield from _json_records(path, text, lines)
     elif ending in (".csv", ".tsv") or _is_table(path, text, first):
         yield from _table_records(path, text, first)
-    elif len(lines) > 1 and len({line.strip().count("\t") for line in lines}) == 1 and "\t" in first:
-        cure = f"begin it with the names of its columns, one of them {COLUMNS[0]}, and end its name in .tsv"
-        raise ConfigError("prompts", path, "every line has several columns", cure)
     else:
-        yield from lines
+        yield from _line_records(path, lines)
 
 
-def _is_json(text: str, first: str) -> bool:
-    """Return whether a text file holds JSON: an object in its first line, or one list."""
+def _holds_json(text: str, first: str) -> bool:
+    """Return whether the text of a .txt is JSON, or begins so that it can be nothing else."""
     if first[:1] not in ("{", "["):
         return False
     try:
-        return isinstance(json.loads(first if first.startswith("{") else text), dict | list)
+        return bool(_BEGINS_JSON.match(first)) or isinstance(json.loads(text), dict | list)
     except (ValueError, RecursionError):
         return False
 
 
-def _json_records(text: str, lines: list[str]) -> Iterator[Any]:
-    """Yield the entries of one JSON list, or of JSON lines, whatever the file's ending."""
+def _json_records(path: Path, text: str, lines: list[str]) -> Iterator[Any]:
+    """Yield the entries of one JSON list, of JSON values one after the other, or of JSON lines, some broken.
+
+    Raises ConfigError where most lines are broken.
+    """
+    decoder, blank, values = json.JSONDecoder(object_pairs_hook=_json_object), re.compile(r"\s*"), []
     try:
-        whole = json.loads(text)
-        yield from whole if isinstance(whole, list) else [whole]
-        return
-    except (ValueError, RecursionError):
-        pass  # more than one value: JSON lines
+        place = blank.match(text).end()
+        while place < len(text):
+            value, end = decoder.raw_decode(text, place)
+            values.append(value)
+            place = blank.match(text, end).end()
+    except (ValueError, RecursionError) as error:
+        values, broken = [], 0
+        for line in lines:
+            try:
+                values.append(decoder.decode(line))
+            except (ValueError, RecursionError):
+                values.append(RefusedEntry("no JSON", "is no JSON"))
+                broken += 1
+        if 2 * broken > len(lines):
+            place = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+            cure = "repair it, or write one prompt a line into a .txt"
+            raise ConfigError("prompts", path, f"it begins as JSON and is no JSON{place}", cure) from error
+    yield from values[0] if len(values) == 1 and isinstance(values[0], list) else values
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RefusedEntry:
+    """Make a JSON object, of which json.loads would keep the last of two fields of one name."""
+    twice = repeated_column(name for name, _ in pairs)
+    return dict(pairs) if twice is None else RefusedEntry("a field twice", f"has two fields {twice}")
+
+
+def _line_records(path: Path, lines: list[str]) -> Iterator[Any]:
+    """Yield the lines of a text, without marks of a list, and refuse those of other formats. Raises ConfigError."""
+    first = lines[0].strip() if lines else ""
+    tabs = len(lines) > 1 and "\t" in first and len({line.strip().count("\t") for line in lines}) == 1
+    if tabs or any(_RULE.fullmatch(line) for line in lines):
+        cure = f"begin it with the names of its columns, one of them {COLUMNS[0]}, and save it as .tsv or .csv"
+        raise ConfigError("prompts", path, "every line has several columns", cure)
+    if len(lines) > 1 and all(_LIST_MARK.match(line) for line in lines):
+        print(f"note: prompts={path}: the mark of a list before every line is left out", file=sys.stderr)
+        lines = [_LIST_MARK.sub("", line, count=1) for line in lines]
     for line in lines:
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError):
-            yield _Refused("no JSON", "is no JSON")
+        fault = line_fault(line)
+        yield line if fault is None else RefusedEntry(fault, f"is {fault}: {line.strip()!a:.60}")
 
 
 def _delimiter(header: str) -> str | None:
@@ -176,13 +186,12 @@ def _table_records(path: Path, text: str, first: str) -> Iterator[Any]:
     delimiter = _delimiter(first) or ("\t" if path.suffix.lower() == ".tsv" else ",")
     table = csv.DictReader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter, strict=True)
     try:
-        if not {*_READ} & {*_named(dict.fromkeys(table.fieldnames or ()))}:
-            seen = ", ".join((table.fieldnames or ())[:_SHOWN_COLUMNS])
-            problem = f"no column is one of {', '.join(COLUMNS)}; its first line has {seen or 'nothing'}"
-            raise ConfigError("prompts", path, problem, "name the column of prompts so")
+        _require_columns(path, table.fieldnames or ())
         for row in table:
             if None in row:
-                yield _Refused("more cells than columns", f"(line {table.line_num}) has more cells than columns")
+                yield RefusedEntry("more cells than columns", f"(line {table.line_num}) has more cells than columns")
+            elif fault := misplaced_cell(row):
+                yield RefusedEntry("words as a number", f"(line {table.line_num}) {fault}")
             else:
                 yield row
     except csv.Error as error:
@@ -192,82 +201,38 @@ def _table_records(path: Path, text: str, first: str) -> Iterator[Any]:
         ) from error
 
 
+def _require_columns(path: Path, names: Iterable[str]) -> None:
+    """Check that a table has prompts, and no column that is read twice. Raises ConfigError."""
+    if not has_prompts(names):
+        problem = f"no column is one of {', '.join(COLUMNS)}; it has {first_names(names)}"
+        raise ConfigError("prompts", path, problem, "name the column of prompts so")
+    if twice := repeated_column(names):
+        raise ConfigError("prompts", path, f"two columns are named {twice}", "rename one of them")
+
+
 def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet table, read columns only. Raises ConfigError."""
+    """Yield the rows of a Parquet table, with None for columns that are not read. Raises ConfigError."""
     require_kind(path, "prompts", ("parquet",))
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
+        from pyarrow.types import is_binary, is_nested
     except ImportError as error:
         cure = "install it, or convert the file to jsonl"
         raise ConfigError("prompts", path, "parquet needs pyarrow", cure) from error
     try:
         with ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            known = [name for name in names if name.strip().casefold() in (*_READ, *_SETTINGS)]
-            if not any(name.strip().casefold() in _READ for name in known):
-                problem = f"no column is one of {', '.join(COLUMNS)}; it has {', '.join(names[:_SHOWN_COLUMNS])}"
-                raise ConfigError("prompts", path, problem, "name the column of prompts so")
-            for batch in table.iter_batches(columns=known):
-                yield from batch.to_pylist()
+            schema = table.schema_arrow
+            _require_columns(path, schema.names)
+            # Pictures of a data set, which may be as large as the memory, are not read, only told of.
+            opaque = {
+                field.name: {} for field in schema
+                if field.name.strip().casefold() in START_COLUMNS and (is_nested(field.type) or is_binary(field.type))
+            }  # fmt: skip
+            other = dict.fromkeys(unread_columns(dict.fromkeys(schema.names)))
+            read = [name for name in schema.names if name not in opaque and name.strip().casefold() not in other]
+            for batch in table.iter_batches(columns=read):
+                yield from (row | opaque | other for row in batch.to_pylist())
     except (ArrowException, UnicodeDecodeError) as error:
         problem = f"this is no whole parquet file ({type(error).__name__})"
         raise ConfigError("prompts", path, problem, "restore it, or name another") from error
-
-
-def _named(record: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return the columns of an entry by their names in lower case."""
-    return {str(name).strip().casefold(): value for name, value in record.items()}
-
-
-def _entry(record: Any) -> PromptEntry:
-    """Make an entry of a raw one. Raises _Refused."""
-    if isinstance(record, _Refused):
-        raise record
-    if isinstance(record, str):
-        record = {COLUMNS[0]: record}
-    if not isinstance(record, Mapping):
-        raise _Refused("no object", f"is {type(record).__name__}, neither a text nor an object")
-    columns = _named(record)
-    start = next((value for name in ("image", "video") if isinstance(value := columns.get(name), str) and value), None)
-    for name in _SCHEDULES:
-        if columns.get(name) not in (None, ""):
-            return PromptEntry(_scenes(name, columns[name], columns.get("seconds")), start)
-    known = [name for name in COLUMNS if name in columns]
-    if not known:
-        seen = ", ".join([*columns][:_SHOWN_COLUMNS])
-        raise _Refused("no prompt", f"has none of {', '.join(COLUMNS)}; it has {seen or 'nothing'}")
-    for name in known:
-        if columns[name] is not None and not isinstance(columns[name], str):
-            raise _Refused("no text", f"has {type(columns[name]).__name__} as {name}, no text")
-        if text := _clean(columns[name] or ""):
-            return PromptEntry(((0.0, text),), start)
-    raise _Refused("empty", f"has an empty {known[0]}")
-
-
-def _scenes(name: str, value: Any, seconds: Any) -> tuple[tuple[float | None, str], ...]:
-    """Read a schedule: pairs, or texts with the list `seconds` of their beginnings, or texts alone. Raises _Refused."""
-    if isinstance(value, str):  # a cell of a table
-        if name == "prompts" and not value.lstrip().startswith("["):
-            return ((0.0, _clean(value)),)
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise _Refused("no schedule", f"has a {name} that is no JSON") from error
-    texts_alone = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
-    if texts_alone and not isinstance(seconds, list):
-        scenes = [(None, _clean(text)) for text in value]
-    else:
-        if texts_alone and len(seconds) == len(value):
-            value = [list(pair) for pair in zip(seconds, value, strict=True)]
-        if problem := schedule_problem(value):
-            raise _Refused("no schedule", f"has a {name} of another form: {problem}")
-        scenes = [(float(begins_s), _clean(text)) for begins_s, text in value]
-    if not all(text for _, text in scenes):
-        raise _Refused("empty", f"has an empty prompt in its {name}")
-    return tuple(scenes)
-
-
-def _clean(text: str) -> str:
-    """Write white space as one space, and accents as one character with their letters."""
-    return unicodedata.normalize("NFC", " ".join(text.split()))

@@ -24,7 +24,7 @@ class FileKind(NamedTuple):
 
 
 POINTER = FileKind("pointer", "the pointer of a file that Git LFS has not fetched", "run git lfs pull in its folder")
-PAGE = FileKind("page", "a web page, probably a server's error", "download the file again")
+PAGE = FileKind("page", "a web page or another answer of a server", "download the file again")
 _OTHER = "name the right file"
 _UNPACK = "unpack it"
 PICTURES = frozenset({"png", "jpeg", "gif", "webp", "tiff", "bmp"})
@@ -49,22 +49,48 @@ _MAGIC = (
     (rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh\d|\xfd7zXZ", FileKind("packed", "a compressed file", _UNPACK)),
     (rb"\x80[\x02-\x05]", FileKind("pickle", "a Python pickle", _OTHER)),
     (rb"version https://git-lfs\.github\.com/spec/", POINTER),
-    (rb"(\xef\xbb\xbf)?\s*(?i:<!doctype html|<html|<head|<body|<\?xml)", PAGE),
+    (rb"(\xef\xbb\xbf)?\s*(?i:<!--|<!doctype|<html|<head|<body|<\?xml)", PAGE),
+    # An element that is closed, or the first one inside it: prompts may begin with <sks> or <lora:x:1>.
+    (rb"(\xef\xbb\xbf)?\s*(<[A-Za-z][^<>]*>\s*)?<([A-Za-z][\w.-]*)[^<>]*>.*</\3\s*>", PAGE),
+    (
+        rb"(?i:\s*([45]\d\d\b[:,.]?\s*)?((entry |repository |revision |page |file )?not found|forbidden|"
+        rb"access denied|unauthorized|internal server error|bad gateway|service unavailable|"
+        rb"gateway time-?out|too many requests|invalid (username or password|credentials)[\w .]*)[.!]?\s*\Z)",
+        PAGE,
+    ),
 )
+_NO_PROMPTS = tuple(
+    (re.compile(pattern, re.DOTALL), fault)
+    for pattern, fault in (
+        (r"[!-/:-@\[-`{-~\s]+", "punctuation only"),
+        (r"""\{\s*["'{}].*|\[\s*["'{].*|\[\s*\[\s*[-.\d].*,.*""", "a piece of JSON"),
+        (r""""[^"]*"\s*:.*|'\w*'\s*:.*|".*"\s*,|'.*'\s*,""", "a piece of JSON"),
+        (r"(-\s+)?(prompt|prompt_en|prompts|prompt_schedule|text|caption)\s*[:=].*", "a field of YAML"),
+        (r"<[!/?].*|(<[A-Za-z/][^<>:]*>\s*)*<([A-Za-z][\w.-]*)[^<>]*>.*</\2\s*>.*", "markup"),
+        (r"\|.*\|", "a row of a Markdown table"),
+        (r"#+\s.*|//.*", "a heading or a comment"),
+        (r"```.*|~~~.*", "a fence of Markdown"),
+    )
+)
+"""Lines of other formats than a prompt a line, and their names."""
 _PATTERNS = [(re.compile(pattern, re.DOTALL), kind) for pattern, kind in _MAGIC]
 
 
 def file_kind(path: Path) -> FileKind | None:
     """Recognise the kind of a file by its first bytes; None for text and for unknown kinds. Raises OSError."""
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    return next((kind for pattern, kind in _PATTERNS if pattern.match(head)), None)
+        return _kind_of(file.read(_HEAD_BYTES))
+
+
+def other_kind(path: Path, kinds: Collection[str]) -> FileKind | None:
+    """Recognise a file of another kind than `kinds`; None for one of them, or of no known kind. Raises OSError."""
+    kind = file_kind(path)
+    return None if kind is None or kind.name in kinds else kind
 
 
 def require_kind(path: Path, key: str, kinds: Collection[str] = ()) -> None:
     """Check that a file is of `kinds`, or of none that is recognised. Raises ConfigError with its kind, and OSError."""
-    kind = file_kind(path)
-    if kind is not None and kind.name not in kinds:
+    if kind := other_kind(path, kinds):
         raise ConfigError(key, path, f"this is {kind.label}", kind.cure)
 
 
@@ -80,10 +106,21 @@ def read_text(path: Path, key: str) -> str:
     except UnicodeDecodeError as error:
         problem = f"this is not {error.encoding.upper()} text (byte {error.start})"
         raise ConfigError(key, path, problem, "convert it to UTF-8, as iconv does") from error
+    if kind := _kind_of(text[:_HEAD_BYTES].encode()):  # a page in UTF-16
+        raise ConfigError(key, path, f"this is {kind.label}", kind.cure)
     if control := _CONTROLS.search(text):
         problem = f"this is no text (character {control.start()} is {control[0]!a})"
         raise ConfigError(key, path, problem, "name a text file")
     return text
+
+
+def line_fault(line: str) -> str | None:
+    """Describe a line of text that is no prompt, but a piece of another format; None for a prompt."""
+    return next((fault for pattern, fault in _NO_PROMPTS if pattern.fullmatch(line.strip())), None)
+
+
+def _kind_of(head: bytes) -> FileKind | None:
+    return next((kind for pattern, kind in _PATTERNS if pattern.match(head)), None)
 
 
 def _encoding(content: bytes) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from actors.prompt_files import schedule_problem
+from actors.prompt_entries import schedule_problem
 from models.checkpoints.lora_keys import LoraKeys
 from models.errors import ConfigError
 from models.keys import DTYPES, key, nearest_multiples, part

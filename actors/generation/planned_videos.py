@@ -12,13 +12,15 @@ from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.start_frames import Start, find_starts
 from actors.generation.video_formats import VIDEO_ENDINGS
 from actors.generation.video_record import keys_of_video, read_record
-from actors.prompt_files import PromptEntry, read_prompt_file
+from actors.prompt_entries import PromptEntry
+from actors.prompt_files import read_prompt_file
 from models.atomic_files import partial_of, require_writable
 from models.errors import ConfigError
 from models.user_paths import user_path
 
 _NAME_LENGTH = 40
 """Characters of a prompt in the name of its file."""
+_SHOWN_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,16 @@ def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
         if not found.entries:
             raise ConfigError("prompts", config.prompts, "the file has no prompt", "write one prompt a line into it")
         notes = [f"{count:,} entries left out: {reason}" for reason, count in found.refused.items()]
-        for note in [*notes, *(f"column {name} is not read" for name in found.unread)]:
+        notes += [f"columns that are not read: {', '.join(found.unread[:_SHOWN_COLUMNS])}"] if found.unread else []
+        if len(found.entries) == 1 and found.entries[0].scenes[0][0] is None:
+            scenes = len(found.entries[0].scenes)
+            notes.append(f"its only entry is one video of {scenes} scenes; a list of the prompts makes {scenes} videos")
+        for note in notes:
             print(f"note: prompts={config.prompts}: {note}", file=sys.stderr)
-        scripts, named = [_timed(entry, config) for entry in found.entries], [entry.start for entry in found.entries]
+        scripts, named = (
+            [_timed(entry, config) for entry in found.entries],
+            [_start(entry, config) for entry in found.entries],
+        )
     else:
         scripts = [((0.0, config.prompt),)]
     starts = find_starts(config, [script[0][1] for script in scripts], named)
@@ -97,6 +106,15 @@ def _timed(entry: PromptEntry, config: GenerationConfig) -> tuple[tuple[float, s
         raise ConfigError("prompts", config.prompts, problem, "give their seconds in the file, or a length in seconds")
     share_s = config.seconds / len(entry.scenes)
     return tuple((number * share_s, text) for number, (_, text) in enumerate(entry.scenes))
+
+
+def _start(entry: PromptEntry, config: GenerationConfig) -> str | None:
+    """Return the start that an entry names. Raises ConfigError for a column of something else than names."""
+    if entry.start_fault:
+        problem = f"the entry {entry.scenes[0][1]!a:.60} {entry.start_fault}"
+        cure = "write the name of one file into the column image or video, relative to the folder of prompts"
+        raise ConfigError("prompts", config.prompts, problem, cure)
+    return entry.start
 
 
 def _paths(config: GenerationConfig, videos: list[tuple[str, int]]) -> list[Path | None]:

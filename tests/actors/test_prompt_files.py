@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.prompt_files import read_prompt_file, schedule_problem
+from actors.prompt_entries import schedule_problem
+from actors.prompt_files import read_prompt_file
 from models.errors import ConfigError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 146912345\n"
@@ -123,6 +124,9 @@ def test_columns_that_look_like_settings_are_named(tmp_path):
         ("a.jsonl", '{"prompt": null}', "empty"),
         ("a.json", '{"prompt_schedule": [[1, "a"]]}', "rise from 0"),
         ("a.json", '{"prompts": ["a", ""]}', "empty"),
+        ("a.jsonl", f'{{"prompt_schedule": [[0, "a"], [{"9" * 400}, "b"]]}}', "1e+09"),
+        ("a.json", '{"prompts": ["a", "b"], "seconds": 9}', "list of 2"),
+        ("a.csv", 'prompts,seconds\n"[""a"",""b""]",9\n', "list of 2"),
     ],
 )
 def test_what_is_no_prompt_file_is_refused_by_its_kind(name, content, seen, tmp_path):
@@ -156,6 +160,119 @@ def test_a_schedule_is_read_with_its_times_or_without(tmp_path):
     assert [entry.start for entry in entries] == ["x.png", None, None]
 
 
+INDENTED = "\n".join(json.dumps({"id": 1, "prompt": text}, indent=1) for text in PROMPTS)
+"""Objects one after the other, as `jq .` writes them."""
+
+
+@pytest.mark.parametrize("ending", [".txt", ".json", ".jsonl"])
+def test_indented_objects_are_entries_not_lines(ending, tmp_path):
+    assert texts(write(tmp_path / f"a{ending}", INDENTED)) == PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (INDENTED[:-9], "line 11"),
+        (json.dumps(PROMPTS, indent=1)[:-9], "line 4"),
+        ('[\n"a cat",\n"a dog",\n]', "line 4"),
+        ("{'prompt': 'a cat'}\n{'prompt': 'a dog'}", "line 1"),
+        ('"a cat",\n"a dog",\n"a bird"', "a piece of JSON"),
+        ('"prompt": "a cat",\n"seed": 1', "a piece of JSON"),
+        ("- prompt: a cat\n- prompt: a dog", "a field of YAML"),
+        ("prompts:\n  - a cat\n  - a dog", "a field of YAML"),
+        ("# prompts\na cat\na dog", "a heading"),
+        ("| id | prompt |\n|---|---|\n| 1 | a cat |", "several columns"),
+        ("id | prompt\n--- | ---\n1 | a cat", "several columns"),
+        ("```\na cat\n```", "2 of 3"),
+        ("<!-- saved -->\n<html>", "a web page"),
+        ("<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>", "a web page"),
+        ("Entry not found", "a web page"),
+        ("404: Not Found\n", "a web page"),
+        ("Invalid username or password.", "a web page"),
+        ("a cat\n<b>a dog</b>", "markup"),
+    ],
+)  # fmt: skip
+def test_other_formats_in_a_txt_are_refused_by_name(content, seen, tmp_path):
+    for encoding in ("utf-8", "utf-16"):
+        with pytest.raises(ConfigError) as error:
+            read_prompt_file(write(tmp_path / "a.txt", content, encoding))
+        assert error.value.key == "prompts" and seen in error.value.problem, error.value.problem
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "<sks> dog on a beach", "<lora:film:0.8> a cat", "[style: anime] a cat", "{red|blue} car", "not found in art",
+        '"Stop" says a sign', "a cat, asleep,", "10 cats", "404 cats march", "#nofilter sunset", "a - b", "'tis a cat",
+        "forbidden city at dawn", "3.5 kg of apples", "\U0001f431", "Prompt engineers at work", "a | b | c",
+    ],
+)  # fmt: skip
+def test_a_prompt_may_begin_like_another_format(line, tmp_path):
+    assert texts(write(tmp_path / "a.txt", f"{line}\na dog")) == [line, "a dog"]
+    assert texts(write(tmp_path / "b.txt", line)) == [line]
+
+
+@pytest.mark.parametrize("marks", [["- "] * 2, ["* "] * 2, ["1. ", "2. "], ["1) ", "2) "]])
+def test_marks_of_a_list_are_left_out_aloud(marks, tmp_path, capsys):
+    path = write(tmp_path / "a.txt", f"{marks[0]}a cat\n{marks[1]}3 dogs")
+    assert texts(path) == ["a cat", "3 dogs"] and capsys.readouterr().err.count("note: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "prompt,id,Prompt\na cat,1,a dog\n"),
+        ("a.json", '{"prompt": "a cat", "Prompt": "a dog"}'),
+        ("a.jsonl", '{"prompt": "a cat", "prompt": "a dog"}'),
+    ],
+)
+def test_of_two_columns_of_one_name_none_is_lost(name, content, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        read_prompt_file(write(tmp_path / name, content))
+    assert error.value.key == "prompts" and "two" in error.value.problem
+
+
+def test_of_two_parquet_columns_of_one_name_none_is_lost(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table([["a"], ["b"]], names=["prompt", "prompt"]), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError) as error:
+        read_prompt_file(tmp_path / "a.parquet")
+    assert error.value.key == "prompts" and "two" in error.value.problem
+
+
+def test_a_row_cut_at_a_comma_of_its_prompt_is_refused(tmp_path):
+    rows = ["id,prompt,duration", *['1,"a cat, on a mat",5'] * 18, "2,a dog,5s", "3,a cat, on a mat"]
+    found = read_prompt_file(write(tmp_path / "a.csv", "\n".join(rows)))
+    assert [entry.scenes[0][1] for entry in found.entries] == ["a cat, on a mat"] * 18 + ["a dog"]
+    assert found.refused == {"words as a number": 1}
+
+
+def test_every_column_that_is_not_read_is_named(tmp_path):
+    row = {"id": 1, "prompt": "a cat", "guidance_scale": 5, "steps": 4, "n_frames": 81, "style": "", "seconds": 9}
+    assert read_prompt_file(write(tmp_path / "a.jsonl", json.dumps(row))).unread == (
+        "guidance_scale", "steps", "n_frames", "style", "seconds"
+    )  # fmt: skip
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"prompt": ["a cat"], "Steps": [4]}), tmp_path / "a.parquet")
+    assert read_prompt_file(tmp_path / "a.parquet").unread == ("steps",)
+
+
+def test_what_is_no_name_of_a_start_is_kept_as_a_fault(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    pictures = {"text": ["a cat", "a dog"], "image": [{"bytes": b"\x89PNG", "path": "a.png"}, None]}
+    parquet.write_table(pyarrow.table(pictures), tmp_path / "a.parquet")
+    both = write(tmp_path / "a.jsonl", json.dumps({"prompt": "a cat", "image": "a.png", "video": "a.mp4"}))
+    for path in (tmp_path / "a.parquet", both):
+        entry = read_prompt_file(path).entries[0]
+        assert (entry.scenes, entry.start) == (((0.0, "a cat"),), None) and entry.start_fault
+
+
 @given(st.binary(max_size=200), st.sampled_from([".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet"]))
 def test_any_bytes_are_read_or_refused(tmp_path_factory, content, ending):
     path = tmp_path_factory.getbasetemp() / f"any{ending}"
@@ -166,6 +283,19 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content, ending):
         assert (error.key, error.value) == ("prompts", path)
 
 
-@pytest.mark.parametrize("scenes", [None, [], [[1, "a"]], [[0, "a"], [0, "b"]], [["0", "a"]], [[True, "a"]], [[0, 1]]])
+@pytest.mark.parametrize(
+    "scenes",
+    [
+        None,
+        [],
+        [[1, "a"]],
+        [[0, "a"], [0, "b"]],
+        [["0", "a"]],
+        [[True, "a"]],
+        [[0, 1]],
+        [[0, "a"], [10**400, "b"]],
+        [[0, "a"], [float("nan"), "b"]],
+    ],
+)
 def test_a_schedule_has_pairs_whose_seconds_rise_from_0(scenes):
     assert schedule_problem(scenes) and schedule_problem([[0, "a"], [1.5, "b"]]) is None
