@@ -41,13 +41,13 @@ def latent_bytes(student: StudentConfig, frames: int, element: int = 2) -> int:
 
 
 def sampling_bytes(student: StudentConfig, videos: int, element: int) -> int:
-    """Count the bytes that sampling `videos` together surely holds: weights, cache, and one layer at work.
+    """Count the bytes that sampling `videos` together surely holds: weights, a `RollingCache`, and one layer at work.
 
     A kernel's own workspace, the codec's and fragmentation are not in it, so more is needed than this.
     """
     wan, block = student.wan, student.block_frames
     tokens = videos * block * wan.tokens_per_frame(student.height, student.width)
-    seen = cache_bytes(student, student.context_frames + student.sink_frames, element)
-    at_work = seen // wan.num_layers + tokens * (4 * wan.dim + wan.ffn_dim) * element
+    seen = cache_bytes(student, student.context_frames + student.sink_frames + 2 * block, element)
+    at_work = tokens * (4 * wan.dim + wan.ffn_dim) * element
     latents = (1 + 2 * len(student.timesteps)) * latent_bytes(student, block, BYTES["float32"])
     return parameters(wan) * element + videos * (seen + latents) + at_work

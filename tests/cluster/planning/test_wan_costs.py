@@ -201,16 +201,17 @@ def test_a_masked_replay_reads_the_history_once_and_every_noisy_block_sees_its_w
 
 def test_bytes_of_a_rolling_cache_are_those_of_a_real_one():
     from models.causal import write_block
-    from models.kv_cache import KVCache
+    from models.kv_cache import RollingCache
 
     student = StudentConfig()
-    network, cache = Wan(student.wan), KVCache(student.wan, student.context_frames)
+    network, cache = Wan(student.wan), RollingCache(student.wan, student.context_frames)
     with torch.no_grad():
         text = network.text_keys_values(torch.zeros(1, student.wan.text_len, student.wan.text_dim))
         for _ in range(5):
             cache = write_block(network, torch.zeros(1, student.block_frames, *student.frame_shape), text, cache)
-    held = sum(x.nbytes for layer in cache.window for x in layer)
-    assert memory.cache_bytes(student, student.context_frames, element=4) == held
+    past = cache.past(student.block_frames)
+    held = sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for layer in past for x in layer}.values())
+    assert memory.cache_bytes(student, student.context_frames + 2 * student.block_frames, element=4) == held
     assert memory.kv_bytes(student.wan, student.wan.text_len, 4) == sum(x.nbytes for layer in text for x in layer)
     weights = sum(x.nbytes for x in network.parameters())
     at_work = sampling_bytes(student, 2, element=4) - weights - 2 * held
