@@ -70,13 +70,20 @@ TINY = WanConfig(
 TINY_WIDE = replace(TINY, num_attention_heads=6, ffn_dim=576)
 """A teacher half as wide again as its tiny student: 1.5M parameters."""
 
+WAN_MINI = WanConfig(
+    num_attention_heads=4, attention_head_dim=48, text_dim=64, text_len=64, freq_dim=64, ffn_dim=768, num_layers=4
+)  # fmt: skip
+"""A network of Wan's kind for rehearsals, with weights of `python -m models.worlds.make_mini`: 2.7M parameters."""
+
 WAN_1_3B = WanConfig(num_attention_heads=12, attention_head_dim=128, ffn_dim=8960, num_layers=30)
 """Wan2.1-T2V-1.3B: 1,418,996,800 parameters."""
 
 WAN_14B = WanConfig(num_attention_heads=40, attention_head_dim=128, ffn_dim=13824, num_layers=40)
 """Wan2.1-T2V-14B: 14,288,491,584 parameters."""
 
-CONFIGS = {"tiny": TINY, "tiny_wide": TINY_WIDE, "wan_1_3b": WAN_1_3B, "wan_14b": WAN_14B}
+CONFIGS = {
+    "tiny": TINY, "tiny_wide": TINY_WIDE, "wan_mini": WAN_MINI, "wan_1_3b": WAN_1_3B, "wan_14b": WAN_14B
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)

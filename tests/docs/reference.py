@@ -15,6 +15,7 @@ COMMANDS = {
     "generate": ["generate.py"],
     "convert": ["convert.py"],
     "rewards.try": ["-m", "rewards.try"],
+    "models.worlds.make_mini": ["-m", "models.worlds.make_mini"],
 }
 KEY = re.compile(r"^ +([a-z_]+(?:\.[a-z0-9_]+)*)  +(\S.*) \[(.*)\]$")
 HEAD = """# Keys

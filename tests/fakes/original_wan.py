@@ -5,16 +5,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.checkpoints.conversion import write_checkpoint
 from models.checkpoints.formats import open_checkpoint
-from models.checkpoints.weight_files import save_weights
 from models.network_config import WanConfig
-from models.wan.network import Wan
-from tests.models.small_text import TEXT_DIM, save_text_encoder
+from models.worlds.random_wan import random_vae, save_random_wan
+from tests.models.small_text import TEXT_DIM
 
 CONFIG = WanConfig(
     num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=TEXT_DIM, text_len=12,
@@ -68,17 +66,10 @@ def renamed(tensors: dict[str, Tensor], rules: tuple) -> dict[str, Tensor]:
 def save_twins(folder: Path) -> tuple[Path, Path]:
     """Folders of diffusers and of the original code with the same weights."""
     diffusers, original = folder / "Wan2.1-Diffusers", folder / "Wan2.1"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network, vae = Wan(CONFIG), AutoencoderKLWan(base_dim=4)
-        for p in (*network.parameters(), *vae.parameters()):
-            p.data.add_(torch.randn_like(p), alpha=0.1)
-        save_text_encoder(diffusers)
-    save_weights(network.state_dict(), folder / "network.safetensors", {})
-    made = open_checkpoint(folder / "network.safetensors", "path")
-    write_checkpoint(made, CONFIG, diffusers / "transformer", original=False, shard_bytes=1 << 30)
+    vae = random_vae(4)
+    save_random_wan(diffusers, CONFIG, vae)
+    made = open_checkpoint(diffusers / "transformer", "path")
     write_checkpoint(made, CONFIG, original, original=True, shard_bytes=1 << 30)
-    vae.save_pretrained(diffusers / "vae")
     torch.save(renamed(dict(vae.state_dict()), _VAE), original / VAE_FILE)
     torch.save(renamed(load_file(diffusers / "text_encoder/model.safetensors"), _TEXT), original / TEXT_FILE)
     shutil.copytree(diffusers / "tokenizer", original / "google/umt5-xxl")

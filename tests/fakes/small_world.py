@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 
-from models.checkpoints.conversion import write_checkpoint
-from models.checkpoints.formats import open_checkpoint
 from models.checkpoints.weight_files import save_weights
 from models.network_config import WanConfig
 from models.wan.network import Wan
-from tests.models.small_text import TEXT_DIM, save_text_encoder
+from models.worlds.random_wan import random_transformer, save_random_wan
+from tests.models.small_text import TEXT_DIM
 
 NAME = "small_wan"
 CONFIG = WanConfig(
@@ -22,24 +21,18 @@ PROMPTS = [f"a {who} walks on {where}" for who, where in product(("cat", "dog"),
 
 
 def save_small_world(folder: Path) -> Path:
-    """`folder` with transformer/, vae/, text_encoder/, tokenizer/ and prompts.txt."""
-    network = small_network(0)
-    save_weights(network.state_dict(), folder / "network.safetensors", {})
-    made = open_checkpoint(folder / "network.safetensors", "path")
-    write_checkpoint(made, CONFIG, folder / "transformer", original=False, shard_bytes=1 << 30)
-    small_vae().save_pretrained(folder / "vae")
-    save_text_encoder(folder)
+    """`folder` with a whole pipeline of diffusers, network.safetensors and prompts.txt."""
+    save_random_wan(folder, CONFIG, small_vae())
+    save_weights(small_network(0).state_dict(), folder / "network.safetensors", {})
     (folder / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
     return folder
 
 
 def small_network(seed: int) -> Wan:
     """Every weight random, gates too."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.device("meta"):
         network = Wan(CONFIG)
-        for p in network.parameters():
-            p.data.add_(torch.randn_like(p), alpha=0.1 if p.ndim == 2 else 0.3)
+    network.load_state_dict(random_transformer(CONFIG, seed).state_dict(), assign=True)
     return network
 
 

@@ -23,7 +23,9 @@ def keys_in_help(command):
     return set(re.findall(r"(?m)^ +([a-z_]+(?:\.[a-z0-9_]+)*)  +\S", shown.stdout))
 
 
-@pytest.mark.parametrize("command", ["train", "tune", "plan", "generate", "convert", "rewards.try"])
+@pytest.mark.parametrize(
+    "command", ["train", "tune", "plan", "generate", "convert", "rewards.try", "models.worlds.make_mini"]
+)
 def test_the_public_keys_of_a_command_are_those_of_the_golden_list(command):
     golden = {key for owner, key in KEYS if owner == command}
     if command in ("tune", "plan"):  # which take the keys of a run too

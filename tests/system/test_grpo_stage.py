@@ -1,6 +1,7 @@
 """Stage grpo as a whole: a resumed run equals one that was never stopped."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from safetensors.torch import load_file
 
 import settings
 from cluster.inline import InlineCluster
+from cluster.launch import preflight
 from cluster.runs.run_folder import RunFolder
 from learner import build
+from learner.grpo import BurnInTooShort
+from models.keys import resumable_keys
 from models.records import GRPO
 from tests.fakes.cut_off import run
 from train import grpo
@@ -51,6 +55,22 @@ def test_a_run_that_was_killed_behind_its_last_checkpoint_finishes_when_it_is_ru
     folder.result.unlink()  # as if the process had ended before it was written
     again, student = train(tmp_path / "run", *keys)
     assert again == {} and all(torch.equal(whole[name], student[name]) for name in whole)
+
+
+def test_what_the_guard_of_the_replay_advises_is_accepted_by_the_claimed_folder_and_passes_the_guard(tmp_path):
+    keys = [f"run_dir={tmp_path / 'run'}", "preset=smoke", "cluster=inline", "stage=grpo", "grpo.steps=2"]
+    keys += ["group.burn_in_frames=0", "grpo.critic_warmup=1", "rollout.frames=48"]
+
+    def start(*more: str) -> dict[int, dict[str, float]]:
+        config = settings.load([*keys, *more])
+        preflight(config)
+        return run(grpo, config, None)
+
+    with pytest.raises(BurnInTooShort) as stopped:
+        start("grpo.clip=1e-7")
+    advised = re.search(r"Fix: write (\S+=\S+) and", str(stopped.value))[1]
+    assert advised.partition("=")[0] in set(resumable_keys(settings.load(keys)))
+    assert set(start(advised)) == {1, 2}
 
 
 def test_the_preset_trains_on_what_it_names_coarse_groups_of_a_block_and_windows_that_begin_before_their_fork(
