@@ -52,7 +52,8 @@ def test_every_key_that_decides_what_is_learnt_is_stated_with_its_source():
 
 @pytest.mark.parametrize("cluster", [name for name in settings.choices()["cluster"] if name != "inline"])
 def test_every_stage_starts_on_every_cluster(cluster):
-    settings.load(["preset=wan_1_3b", f"cluster={cluster}", "stage=[ode,dmd,grpo]", "prompts=prompts.txt"])
+    for preset in ("wan_1_3b", "wan_mini"):
+        settings.load([f"preset={preset}", f"cluster={cluster}", "stage=[ode,dmd,grpo]", "prompts=prompts.txt"])
 
 
 def test_the_preset_for_rehearsals_differs_in_sizes_alone():
