@@ -21,11 +21,11 @@ SIZES = {
     *(f"student.{name}" for name in ("model", "height", "width", "horizon_frames", "attention_frames")),
     *(f"ode.{name}" for name in ("pairs", "first_pairs", "steps", "batch_size", "solver_steps", "shard_mb")),
     *(f"group.{name}" for name in ("members", "frames", "burn_in_frames")),
-    *(f"grpo.{name}" for name in ("steps", "groups", "critic_warmup")),
+    *(f"grpo.{name}" for name in ("steps", "critic_warmup", "std_floor")),
     *(f"sentinel.{name}" for name in ("every", "prompts", "frames")),
     *(f"cluster.{name}" for name in ("rank_gpus", "actor_gpus", "reward_gpus")),
 }  # fmt: skip
-"""What a laptop needs otherwise: sizes, lengths, no GPU, no compiler."""
+"""What a laptop and random weights need otherwise: sizes, lengths, no GPU, no compiler, a floor below their rewards."""
 
 
 def stated() -> dict[str, str]:
