@@ -47,7 +47,7 @@ def word_tokenizer() -> T5Tokenizer:
 def random_encoder(width: int, vocabulary: int, seed: int = 0) -> UMT5EncoderModel:
     """Make an encoder of `vocabulary` tokens into embeddings of `width`."""
     config = UMT5Config(
-        vocab_size=vocabulary, d_model=width, d_kv=width // 4, d_ff=2 * width, num_layers=2, num_heads=4,
+        vocab_size=vocabulary, d_model=width, d_kv=16, d_ff=64, num_layers=2, num_heads=4,
         feed_forward_proj="gated-gelu",
     )  # fmt: skip
     with torch.random.fork_rng():
