@@ -24,7 +24,7 @@ _NO_WORDS = re.compile(r"\s*([-+.]?\d.*|-|n/?an?|none|null|auto|default|random|)
 """Cells that a column of numbers may have."""
 _LONGEST_S = 1e9
 """Last second at which a scene may begin."""
-_SHOWN_COLUMNS = 8
+SHOWN_COLUMNS = 8
 
 
 class RefusedEntry(Exception):
@@ -58,7 +58,10 @@ def prompt_entry(record: Any) -> PromptEntry:
             return PromptEntry(_scenes(name, columns[name], columns.get("seconds")), *start)
     known = [name for name in COLUMNS if name in columns]
     if not known:
-        raise RefusedEntry("no prompt", f"has none of {', '.join(COLUMNS)}; it has {first_names(columns)}")
+        raise RefusedEntry(
+            "no prompt",
+            f"has none of {', '.join(COLUMNS)}; it has {', '.join([*columns][:SHOWN_COLUMNS]) or 'nothing'}",
+        )
     for name in known:
         if columns[name] is not None and not isinstance(columns[name], str):
             raise RefusedEntry("no text", f"has {type(columns[name]).__name__} as {name}, no text")
@@ -78,18 +81,8 @@ def unread_columns(record: Any) -> list[str]:
 
 def repeated_column(names: Iterable[Any]) -> str | None:
     """Find a column that is read and occurs twice, of which one would be lost."""
-    read = [name for name in (_bare(name) for name in names) if name in _READ]
+    read = [name for name in (str(name).strip().casefold() for name in names) if name in _READ]
     return next((name for name in read if read.count(name) > 1), None)
-
-
-def has_prompts(names: Iterable[Any]) -> bool:
-    """Return whether one of the columns `names` may have prompts."""
-    return any(_bare(name) in PROMPT_COLUMNS for name in names)
-
-
-def first_names(names: Iterable[Any]) -> str:
-    """Write the first of some columns, for a message."""
-    return ", ".join(str(name) for name in [*names][:_SHOWN_COLUMNS]) or "nothing"
 
 
 def misplaced_cell(row: Mapping[str, str | None]) -> str | None:
@@ -115,13 +108,9 @@ def schedule_problem(scenes: Any) -> str | None:
     return None
 
 
-def _bare(name: Any) -> str:
-    return str(name).strip().casefold()
-
-
 def _named(record: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the columns of a record by their names in lower case."""
-    return {_bare(name): value for name, value in record.items()}
+    return {str(name).strip().casefold(): value for name, value in record.items()}
 
 
 def _start(columns: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -141,12 +130,13 @@ def _scenes(name: str, value: Any, seconds: Any) -> tuple[tuple[float | None, st
 
     Raises RefusedEntry.
     """
-    if isinstance(value, str):  # a cell of a table
-        if name == "prompts" and not value.lstrip().startswith("["):
-            return ((0.0, _clean(value)),)
-        value = _cell(name, value)
-    if isinstance(seconds, str) and seconds.strip():
-        seconds = _cell("seconds", seconds)
+    if name == "prompts" and isinstance(value, str) and not value.lstrip().startswith("["):
+        return ((0.0, _clean(value)),)
+    try:  # cells of a table
+        value = json.loads(value) if isinstance(value, str) else value
+        seconds = json.loads(seconds) if isinstance(seconds, str) and seconds.strip() else seconds
+    except (ValueError, RecursionError) as error:
+        raise RefusedEntry("no schedule", f"has a {name}, or its seconds, that is no JSON") from error
     texts_alone = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
     if texts_alone and seconds in (None, ""):
         scenes = [(None, _clean(text)) for text in value]
@@ -161,14 +151,6 @@ def _scenes(name: str, value: Any, seconds: Any) -> tuple[tuple[float | None, st
     if not all(text for _, text in scenes):
         raise RefusedEntry("empty", f"has an empty prompt in its {name}")
     return tuple(scenes)
-
-
-def _cell(name: str, text: str) -> Any:
-    """Parse the JSON in a cell of a table. Raises RefusedEntry."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RefusedEntry("no schedule", f"has a {name} that is no JSON") from error
 
 
 def _clean(text: str) -> str:

@@ -6,18 +6,18 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from actors.prompt_entries import (
     COLUMNS,
+    PROMPT_COLUMNS,
+    SHOWN_COLUMNS,
     START_COLUMNS,
     PromptEntry,
     RefusedEntry,
-    first_names,
-    has_prompts,
     misplaced_cell,
     prompt_entry,
     repeated_column,
@@ -144,7 +144,7 @@ def _line_records(path: Path, lines: list[str]) -> Iterator[Any]:
     if tabs or any(_RULE.fullmatch(line) for line in lines):
         cure = f"begin it with the names of its columns, one of them {COLUMNS[0]}, and save it as .tsv or .csv"
         raise ConfigError("prompts", path, "every line has several columns", cure)
-    if len(lines) > 1 and all(_LIST_MARK.match(line) for line in lines):
+    if lines and all(_LIST_MARK.match(line) for line in lines):
         print(f"note: prompts={path}: the mark of a list before every line is left out", file=sys.stderr)
         lines = [_LIST_MARK.sub("", line, count=1) for line in lines]
     for line in lines:
@@ -201,10 +201,10 @@ def _table_records(path: Path, text: str, first: str) -> Iterator[Any]:
         ) from error
 
 
-def _require_columns(path: Path, names: Iterable[str]) -> None:
+def _require_columns(path: Path, names: Sequence[str]) -> None:
     """Check that a table has prompts, and no column that is read twice. Raises ConfigError."""
-    if not has_prompts(names):
-        problem = f"no column is one of {', '.join(COLUMNS)}; it has {first_names(names)}"
+    if not {name.strip().casefold() for name in names} & {*PROMPT_COLUMNS}:
+        problem = f"no column is one of {', '.join(COLUMNS)}; it has {', '.join(names[:SHOWN_COLUMNS]) or 'nothing'}"
         raise ConfigError("prompts", path, problem, "name the column of prompts so")
     if twice := repeated_column(names):
         raise ConfigError("prompts", path, f"two columns are named {twice}", "rename one of them")

@@ -1,5 +1,6 @@
 """Read the videos of a folder: films that PyAV decodes, and safetensors with a tensor `video` uint8 [B T 3 H W]."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.errors import ConfigError
+from models.file_kinds import line_fault, read_text, require_kind
 from models.video_stream import UnreadableVideo, stream_frames
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".safetensors")
@@ -48,13 +50,14 @@ def video_files(folder: str, name: str = "videos") -> list[Path]:
 
 
 def read_videos(path: Path) -> Iterator[Video]:
-    """Yield every video of a file, with its prompt from the lines of NAME.txt, if that file is there.
+    """Yield every video of a file, with its prompt from NAME.txt, if that file is there.
 
     Raises ConfigError where the file cannot be decoded, or has not as many prompts as videos.
     """
     stored = path.suffix.lower() == ".safetensors"
     try:
         if stored:
+            require_kind(path, "videos", ("safetensors",))
             with safe_open(path, framework="pt") as file:
                 # .keys() is needed: safe_open is no mapping.
                 videos = file.get_tensor("video") if "video" in file.keys() else None  # noqa: SIM118
@@ -68,13 +71,30 @@ def read_videos(path: Path) -> Iterator[Video]:
     if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[2] != 3 or not videos.numel():
         problem = f"`video` is {videos.dtype} {list(videos.shape)}"
         raise ConfigError("videos", path, problem, "write it as uint8 [B T 3 H W]")
-    text = path.with_suffix(".txt")
-    try:
-        prompts = text.read_text().splitlines() if text.is_file() else [""] * len(videos)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("videos", path, f"{text.name} cannot be read ({error})", "write UTF-8 text") from error
-    if len(prompts) != len(videos):
-        problem = f"{text.name} has {len(prompts)} prompts for {len(videos)} videos"
-        raise ConfigError("videos", path, problem, "write one prompt per line")
+    prompts = prompts_beside(path, len(videos) if stored else None) or [""] * len(videos)
     for number, (frames, prompt) in enumerate(zip(videos, prompts, strict=True)):
         yield Video(path.stem if len(videos) == 1 else f"{path.stem}_{number}", prompt, frames)
+
+
+def prompts_beside(path: Path, stored: int | None) -> list[str] | None:
+    """Read NAME.txt beside a file: the text of a film, or a line for each of `stored` videos; None without one.
+
+    Raises ConfigError for another kind of file, for JSON and other formats, and for another number of lines.
+    """
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+        return None
+    try:
+        lines = re.split(r"\r\n|\r|\n", read_text(text, "videos").rstrip())
+    except OSError as error:
+        raise ConfigError("videos", text, f"cannot be read ({error.strerror})", "repair or remove it") from error
+    for number, line in enumerate(lines if stored else lines[:1], 1):  # a film's text may have paragraphs and lists
+        if line.strip() and (fault := line_fault(line)):
+            raise ConfigError("videos", text, f"line {number} is {fault}, no prompt", "write the prompt alone")
+    prompts = [" ".join(line.split()) for line in lines]
+    if stored is None:
+        return [" ".join(prompts).strip()]
+    if len(prompts) != stored:
+        problem = f"{len(prompts)} prompts for {stored} videos of {path.name}"
+        raise ConfigError("videos", text, problem, "write one prompt per line")
+    return prompts

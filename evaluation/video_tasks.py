@@ -1,14 +1,16 @@
 """List the videos of an evaluation, each with its prompt and the files that its results go to."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from evaluation.video_files import video_files
+from evaluation.video_files import prompts_beside, video_files
 from models.errors import ConfigError
+from models.file_kinds import other_kind
 from models.user_paths import user_path
 
 
@@ -67,12 +69,18 @@ def list_videos(
     for method, folder in methods.items():
         found = list(_videos_in(method, user_path(folder, "videos"), out, fps, skipped))
         if not found:
-            raise ConfigError("videos", folder, "none of its videos can be read", "name another folder")
+            problem = f"none of its videos can be read; {skipped[-1].file}: {skipped[-1].reason}"
+            raise ConfigError("videos", folder, problem, "name another folder")
         if prompts is not None and len(prompts) != len(found):
             problem = f"{len(prompts)} prompts for the {len(found)} videos of {folder}"
             raise ConfigError("prompts", None, problem, "write one prompt per line, in the order of the videos' names")
+        stored = Counter(task.path for task in found if task.index is not None)
         for i, task in enumerate(found):
-            prompt = prompts[i] if prompts is not None else _prompt_of(task.path, task.index)
+            if prompts is not None:
+                prompt = prompts[i]
+            else:
+                beside = prompts_beside(task.path, None if task.index is None else stored[task.path]) or [""]
+                prompt = beside[task.index or 0] or None
             tasks.append(replace(task, prompt=prompt, horizons=tuple(horizons)))
     return tasks, skipped
 
@@ -88,6 +96,9 @@ def _videos_in(method: str, folder: Path, out: Path, fps: float, skipped: list[S
             yield VideoTask(method, name, path, None, results)
             continue
         try:
+            if kind := other_kind(path, ("safetensors",)):
+                skipped.append(Skipped(method, path.name, f"this is {kind.label}: {kind.cure}"))
+                continue
             with safe_open(path, framework="pt") as file:
                 shape = file.get_slice("video").get_shape()
         except (SafetensorError, OSError) as error:
@@ -98,23 +109,6 @@ def _videos_in(method: str, folder: Path, out: Path, fps: float, skipped: list[S
             continue
         for index in range(shape[0]):
             yield VideoTask(method, f"{name}_{index:04d}", path, None, results, index, fps)
-
-
-def _prompt_of(path: Path, index: int | None) -> str | None:
-    """Read the prompt of a video from NAME.txt: the whole text of a film, a line for each video of a tensor."""
-    text = path.with_suffix(".txt")
-    if not text.is_file():
-        return None
-    try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("videos", path, f"{text.name} cannot be read ({error})", "write UTF-8 text") from error
-    if index is None:
-        return " ".join(content.split()) or None
-    lines = content.splitlines()
-    if index >= len(lines):
-        raise ConfigError("videos", path, f"{text.name} has {len(lines)} prompts only", "write one prompt per video")
-    return lines[index]
 
 
 def natural_order(name: str) -> list[tuple[bool, int | str]]:

@@ -1,7 +1,8 @@
-"""Stream a film as upright RGB with times, in memory that does not grow with length, and make RGB a film's colours."""
+"""Stream a film as upright RGB with times, in memory that does not grow with length, and encode RGB as a film."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy
 from av.video.reformatter import ColorRange, Colorspace
 
 from models.errors import StopsRun
+from models.file_kinds import VIDEOS, other_kind
 
 _BT709 = 1
 """FFmpeg's number of BT.709 as matrix, primaries and transfer."""
@@ -62,8 +64,7 @@ class VideoInfo:
 def probe(path: Path) -> VideoInfo:
     """Read a film's shape without decoding it, but for the rotation of its first frame. Raises UnreadableVideo."""
     try:
-        with av.open(str(path), metadata_errors="replace") as film:
-            stream = _video_stream(film, path)
+        with _opened(path) as (film, stream):
             first = next(film.decode(stream), None)
             if first is None:
                 raise UnreadableVideo(f"{path.name} has no frames")
@@ -82,8 +83,7 @@ def stream_frames(path: Path, spacing_s: float = 0.0) -> Iterator[Frame]:
     """
     count, due_s = 0, -math.inf
     try:
-        with av.open(str(path), metadata_errors="replace") as film:
-            stream = _video_stream(film, path)
+        with _opened(path) as (film, stream):
             stream.thread_type = "AUTO"
             fps, began_s, shape = _fps(stream), None, None
             for picture in film.decode(stream):
@@ -94,6 +94,8 @@ def stream_frames(path: Path, spacing_s: float = 0.0) -> Iterator[Frame]:
                     continue
                 if spacing_s:
                     due_s = (math.floor((time_s - began_s + _NEAR_S) / spacing_s) + 1) * spacing_s
+                if picture.color_trc in _HDR_TRANSFERS:
+                    raise UnreadableVideo(f"{path.name} has high dynamic range: map its tones to BT.709 first")
                 pixels = upright(_rgb(picture), picture.rotation)
                 shape = shape or pixels.shape
                 if pixels.shape != shape:
@@ -125,10 +127,15 @@ def upright(pixels: numpy.ndarray, degrees: int) -> numpy.ndarray:
     return numpy.ascontiguousarray(numpy.rot90(pixels, round(degrees / 90) % 4))
 
 
-def _video_stream(film: av.container.InputContainer, path: Path) -> av.VideoStream:
-    if not film.streams.video:
-        raise UnreadableVideo(f"{path.name} has no video stream")
-    return film.streams.video[0]
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Open a film, and name a file of another kind, such as a Git LFS pointer, which FFmpeg calls invalid data."""
+    if kind := other_kind(path, VIDEOS | {"gif"}):
+        raise UnreadableVideo(f"{path.name} is {kind.label}: {kind.cure}")
+    with av.open(str(path), metadata_errors="replace") as film:
+        if not film.streams.video:
+            raise UnreadableVideo(f"{path.name} has no video stream")
+        yield film, film.streams.video[0]
 
 
 def _fps(stream: av.VideoStream) -> float:
@@ -174,3 +181,15 @@ def set_picture(context: av.VideoCodecContext, height: int, width: int) -> None:
     context.colorspace = context.color_primaries = context.color_trc = _BT709
     context.color_range = ColorRange.MPEG
     context.thread_count = 1  # more would cut frames into slices: other bytes on other machines
+
+
+def write_pictures(
+    container: av.container.OutputContainer, stream: av.VideoStream, pictures: Iterable[av.VideoFrame | None]
+) -> int:
+    """Encode pictures into a container, None for those that the encoder still holds; returns the packets written."""
+    count = 0
+    for picture in pictures:
+        packets = stream.encode(picture)
+        container.mux(packets)
+        count += len(packets)
+    return count

@@ -86,7 +86,7 @@ def open_job(config: GenerationConfig) -> Job:
     rows, columns = shape.height * stride, shape.width * stride
     enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
     for video in videos[:1] if config.out != PIPE else ():
-        check_format(video.path, config.rate, rows * enlarge, columns * enlarge)
+        check_format(video.path, config.rate, rows, columns, enlarge)
     for note in effects + _notes(config, videos, rows, columns):
         print(f"note: {note}", file=sys.stderr)
     reader = start_reader(config, shape, world.codec)

@@ -7,20 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from string import Formatter
 
 from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.start_frames import Start, find_starts
 from actors.generation.video_formats import VIDEO_ENDINGS
 from actors.generation.video_record import keys_of_video, read_record
-from actors.prompt_entries import PromptEntry
+from actors.prompt_entries import SHOWN_COLUMNS, PromptEntry
 from actors.prompt_files import read_prompt_file
 from models.atomic_files import partial_of, require_writable
 from models.errors import ConfigError
 from models.user_paths import user_path
 
+_FORMAT = re.compile(r"(.?[<>^=])?[+ -]?\d{0,3}[,_]?(\.\d{1,3})?[a-zA-Z]?", re.DOTALL)
+"""Formats of a field in a pattern of names."""
 _NAME_LENGTH = 40
 """Characters of a prompt in the name of its file."""
-_SHOWN_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,13 @@ def plan_videos(config: GenerationConfig) -> list[PlannedVideo]:
         if not found.entries:
             raise ConfigError("prompts", config.prompts, "the file has no prompt", "write one prompt a line into it")
         notes = [f"{count:,} entries left out: {reason}" for reason, count in found.refused.items()]
-        notes += [f"columns that are not read: {', '.join(found.unread[:_SHOWN_COLUMNS])}"] if found.unread else []
+        notes += [f"columns that are not read: {', '.join(found.unread[:SHOWN_COLUMNS])}"] if found.unread else []
         if len(found.entries) == 1 and found.entries[0].scenes[0][0] is None:
             scenes = len(found.entries[0].scenes)
             notes.append(f"its only entry is one video of {scenes} scenes; a list of the prompts makes {scenes} videos")
         for note in notes:
             print(f"note: prompts={config.prompts}: {note}", file=sys.stderr)
-        scripts, named = (
-            [_timed(entry, config) for entry in found.entries],
-            [_start(entry, config) for entry in found.entries],
-        )
+        scripts, named = [_timed(entry, config) for entry in found.entries], [entry.start for entry in found.entries]
     else:
         scripts = [((0.0, config.prompt),)]
     starts = find_starts(config, [script[0][1] for script in scripts], named)
@@ -98,7 +97,14 @@ def videos_together(videos: Sequence[PlannedVideo], most: int) -> Iterator[list[
 
 
 def _timed(entry: PromptEntry, config: GenerationConfig) -> tuple[tuple[float, str], ...]:
-    """Give the scenes of an entry their times: without any in the file, equal shares. Raises ConfigError."""
+    """Give the scenes of an entry their times: without any in the file, equal shares.
+
+    Raises ConfigError for scenes and starts that cannot be used.
+    """
+    if entry.start_fault:
+        problem = f"the entry {entry.scenes[0][1]!a:.60} {entry.start_fault}"
+        cure = "write the name of one file into the column image or video, relative to the folder of prompts"
+        raise ConfigError("prompts", config.prompts, problem, cure)
     if entry.scenes[0][0] is not None:
         return entry.scenes
     if math.isinf(config.seconds):
@@ -106,15 +112,6 @@ def _timed(entry: PromptEntry, config: GenerationConfig) -> tuple[tuple[float, s
         raise ConfigError("prompts", config.prompts, problem, "give their seconds in the file, or a length in seconds")
     share_s = config.seconds / len(entry.scenes)
     return tuple((number * share_s, text) for number, (_, text) in enumerate(entry.scenes))
-
-
-def _start(entry: PromptEntry, config: GenerationConfig) -> str | None:
-    """Return the start that an entry names. Raises ConfigError for a column of something else than names."""
-    if entry.start_fault:
-        problem = f"the entry {entry.scenes[0][1]!a:.60} {entry.start_fault}"
-        cure = "write the name of one file into the column image or video, relative to the folder of prompts"
-        raise ConfigError("prompts", config.prompts, problem, cure)
-    return entry.start
 
 
 def _paths(config: GenerationConfig, videos: list[tuple[str, int]]) -> list[Path | None]:
@@ -127,23 +124,24 @@ def _paths(config: GenerationConfig, videos: list[tuple[str, int]]) -> list[Path
     words = [re.sub(r"\W+", "_", prompt).strip("_")[:_NAME_LENGTH] for prompt, _ in videos]
     numbered = [(i, word, seed) for i, (word, (_, seed)) in enumerate(zip(words, videos, strict=True))]
     if "{" in out:
+        _check_pattern(out)
         try:
             names = [out.format(index=i, prompt=word, seed=seed) for i, word, seed in numbered]
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            cure = "write no other fields than {index}, {prompt} and {seed}"
-            raise ConfigError("out", out, "the pattern cannot be filled", cure) from error
-    elif Path(out).suffix.lower() in VIDEO_ENDINGS:
+        except ValueError as error:
+            cure = "write it as {index:04d}, {prompt:.20} or {seed}"
+            raise ConfigError("out", out, f"the pattern cannot be filled ({error})", cure) from error
+    elif Path(out).suffix.lower() in VIDEO_ENDINGS and not out.endswith("/"):
         if len(videos) > 1:
             cure = f"write out=FOLDER, or name_{{index}}{Path(out).suffix}"
             raise ConfigError("out", out, f"one file for {len(videos)} videos", cure)
         names = [out]
-    elif Path(out).suffix and not Path(out).is_dir():
+    elif Path(out).suffix and not Path(out).is_dir() and not out.endswith("/"):
         names = [out]  # of no known kind
     else:
         names = [f"{out}/{i:04d}_{word}_{seed}.mp4" for i, word, seed in numbered]
     paths = [user_path(name, "out") for name in names]
     if unknown := [path for path in paths if path.suffix.lower() not in VIDEO_ENDINGS]:
-        cure = f"end it in {', '.join(VIDEO_ENDINGS)}, or name a folder"
+        cure = f"end it in {', '.join(VIDEO_ENDINGS)}, or in / for a folder"
         raise ConfigError("out", unknown[0], "no kind of video that can be written", cure)
     if len(set(paths)) < len(paths):
         raise ConfigError("out", out, "several videos would have one name", "put {index} into it")
@@ -154,6 +152,21 @@ def _paths(config: GenerationConfig, videos: list[tuple[str, int]]) -> list[Path
         shared = beside.absolute() == record and read_record(config.from_json)["keys"] == keys_of_video(config)
         require_new(path, (path,) if shared else (path, beside))
     return paths
+
+
+def _check_pattern(out: str) -> None:
+    """Check the fields of a pattern: a width of many digits takes all memory. Raises ConfigError."""
+    try:
+        fields = [(name, spec) for _, name, spec, _ in Formatter().parse(out) if name is not None]
+    except ValueError as error:
+        raise ConfigError("out", out, f"no pattern ({error})", "write {{ and }} for braces of the name") from error
+    for name, spec in fields:
+        if name not in ("index", "prompt", "seed"):
+            cure = "write no other fields than {index}, {prompt} and {seed}"
+            raise ConfigError("out", out, f"it has no field {{{name}}}", cure)
+        if not _FORMAT.fullmatch(spec):
+            problem = f"the format {spec!a:.40} of {{{name}}} is none of a few digits"
+            raise ConfigError("out", out, problem, "write it as {index:04d} or {prompt:.20}")
 
 
 def require_new(path: Path, files: Sequence[Path]) -> None:

@@ -1,6 +1,8 @@
 """Find and read the start of a video: a picture, or the last frames of a clip that it continues."""
 
+import mimetypes
 import re
+import sys
 from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
@@ -90,11 +92,12 @@ def find_starts(config: GenerationConfig, prompts: Sequence[str], named: Sequenc
         if path is not None and path not in kinds:
             try:
                 kind = file_kind(path)
-            except OSError as error:
-                raise ConfigError(
-                    key, path, f"cannot be read ({error.strerror})", "name a picture or a clip"
-                ) from error
+            except (OSError, ValueError) as error:  # a zero byte in its name
+                reason = getattr(error, "strerror", None) or error
+                raise ConfigError(key, path, f"cannot be read ({reason})", "name a picture or a clip") from error
             is_picture = kind is not None and kind.name in PICTURES
+            if key == "video" and is_picture and kind.name != "gif":
+                raise ConfigError(key, path, f"this is {kind.label}", "write image=FILE, which begins with it")
             kinds[path] = key == "video" or (not is_picture and kind is not None and kind.name in VIDEOS)
             if key == "image" and kinds[path]:
                 raise ConfigError(key, path, f"this is {kind.label}", "write video=FILE, which continues it")
@@ -104,16 +107,38 @@ def find_starts(config: GenerationConfig, prompts: Sequence[str], named: Sequenc
 def _matched(folder: Path, prompts: Sequence[str]) -> list[Path]:
     """Match the files of a folder to prompts, by name or by order. Raises ConfigError."""
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        held = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        files = [path for path in held if _is_media(path)]
     except OSError as error:
         raise ConfigError("images", folder, f"cannot be read ({error.strerror})", "name a folder") from error
-    by_words = {_words(path.stem): path for path in files}
-    if all(_words(prompt) in by_words for prompt in prompts):
-        return [by_words[_words(prompt)] for prompt in prompts]
+    if len(files) < len(held):
+        left_out = [path.name for path in held if path not in files]
+        note = f"{len(left_out)} files that are no pictures or clips are left out, as {left_out[0]}"
+        print(f"note: images={folder}: {note}", file=sys.stderr)
+    by_words: dict[str, list[Path]] = {}
+    for path in files:
+        by_words.setdefault(_words(path.stem), []).append(path)
+    named = [by_words.get(_words(prompt), []) for prompt in prompts]
+    if several := next((paths for paths in named if len(paths) > 1), None):
+        problem = f"{' and '.join(path.name for path in several)} are both named as one prompt"
+        raise ConfigError("images", folder, problem, "leave one file for each prompt in the folder")
+    if all(named):
+        return [paths[0] for paths in named]
     if len(files) != len(prompts):
         problem = f"{len(files)} files for {len(prompts)} prompts, which are not their names"
         raise ConfigError("images", folder, problem, "give one file for each prompt, in the order of their names")
+    for number, (paths, path) in enumerate(zip(named, files, strict=True), 1):
+        if paths and paths != [path]:
+            problem = f"{paths[0].name} is named as prompt {number}, and other files as none"
+            raise ConfigError("images", folder, problem, "name every file as its prompt, or none of them")
     return files
+
+
+def _is_media(path: Path) -> bool:
+    """Return whether a file is a picture or a clip by its content, or is meant to be one by its ending."""
+    kind = file_kind(path)
+    meant = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0] in ("image", "video")
+    return meant or (kind is not None and kind.name in PICTURES | VIDEOS | {"heic"})
 
 
 def _words(text: str) -> str:

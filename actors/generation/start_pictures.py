@@ -15,6 +15,10 @@ from models.file_kinds import PICTURES, VIDEOS, file_kind, require_kind
 _FITS = {"cut": ImageOps.fit, "pad": ImageOps.pad}
 _8_BIT_MAX = 255
 _16_BIT_MAX = 65535
+_TIFF_BITS = 258
+"""Number of TIFF's tag BitsPerSample."""
+_DARK = 16
+"""Brightest value below which a deep picture probably has fewer bits than its file tells: 12 of 16 make this."""
 _NOTED_SHARE = 0.1
 """Share of a picture that is cut away, or of a video that is bars, from which on a note tells it."""
 _NOTED_ENLARGEMENT = 2.0
@@ -53,9 +57,13 @@ def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[
             notes, frames = [], getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format != "MPO":  # whose other pictures are previews
                 notes.append(f"the first of its {frames} frames is taken")
+            white, deep = _white(picture), picture.mode[:1] in "IF" or any(";16" in str(tile) for tile in picture.tile)
             managed, note = _to_srgb(_with_alpha(ImageOps.exif_transpose(picture)))
             notes += note
-            rgb = _to_rgb(managed, path, key, shape.background)
+            rgb = _to_rgb(managed, white, path, key, shape.background)
+            brightest = max(top for _, top in rgb.getextrema())
+            if deep and 0 < brightest < _DARK:
+                notes.append(f"its brightest value is {brightest} of 255: values of fewer bits than its file tells?")
             return fit_picture(rgb, shape), notes + fit_notes(rgb.width, rgb.height, shape)
     except ConfigError:
         raise
@@ -89,16 +97,23 @@ def _to_srgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
         return picture, [f"its colour profile is not used ({error})"]
 
 
-def _to_rgb(picture: Image.Image, path: Path, key: str, background: tuple[int, int, int]) -> Image.Image:
+def _white(picture: Image.Image) -> float:
+    """Return the value of white in a deep grey picture. A TIFF may have fewer bits than the integers of its mode."""
+    if picture.mode == "F":
+        return 1.0
+    bits = int((*numpy.ravel(getattr(picture, "tag_v2", {}).get(_TIFF_BITS, 16)), 16)[0])
+    return 2**bits - 1 if 8 < bits < 16 else _16_BIT_MAX
+
+
+def _to_rgb(picture: Image.Image, white: float, path: Path, key: str, background: tuple[int, int, int]) -> Image.Image:
     """Convert a picture of any mode to RGB; Pillow's own conversion clips deep ones and drops alpha."""
     if picture.mode == "F" or picture.mode.startswith("I"):
         values = numpy.asarray(picture).astype(numpy.float64)
-        top = 1.0 if picture.mode == "F" else _16_BIT_MAX
-        if not (values.min() >= 0 and values.max() <= top):  # NaN too
-            problem = f"its values (mode {picture.mode}) are not from 0 to {top:g}"
+        if not (values.min() >= 0 and values.max() <= white):  # NaN too
+            problem = f"its values (mode {picture.mode}) are not from 0 to {white:g}"
             raise ConfigError(key, path, problem, "save it as a PNG of 8 bits")
         clear = picture.info.get("transparency")
-        picture = Image.fromarray((values * 255 / top).round().astype(numpy.uint8)).convert("RGB")
+        picture = Image.fromarray((values * 255 / white).round().astype(numpy.uint8)).convert("RGB")
         if clear is not None:
             picture.putalpha(Image.fromarray(numpy.where(values == clear, 0, 255).astype(numpy.uint8)))
     if picture.has_transparency_data:

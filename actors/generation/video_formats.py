@@ -13,10 +13,12 @@ from PIL import Image
 from actors.generation.video_writer import H264_QUALITY, Mp4File, VideoWriter
 from models.atomic_files import write_atomic
 from models.errors import ConfigError
-from models.video_stream import set_picture, to_bt709
+from models.video_stream import set_picture, to_bt709, write_pictures
 
 _GIF_RATE = 50
 """Most frames per second of a GIF: players show shorter delays than 2 hundredths slowly."""
+_MOST_SIDE = 16_000
+"""Most rows and columns, near the limit of H.264."""
 _VP9_QUALITY = {"deadline": "realtime", "cpu-used": "5", "crf": "24", "b": "0", "lag-in-frames": "0"}
 
 
@@ -58,9 +60,7 @@ class ContainerFile:
                 if self.container is None:
                     self._open()
                 frame = _in_256_colours(picture) if self.form.encoder == "gif" else to_bt709(picture)
-                for packet in self.stream.encode(frame):
-                    self.container.mux(packet)
-                    self.frames += 1
+                self.frames += write_pictures(self.container, self.stream, [frame])
                 self.file.flush()
 
     def _open(self) -> None:
@@ -79,9 +79,7 @@ class ContainerFile:
             if self.container is None:
                 return
             try:
-                for packet in self.stream.encode(None):
-                    self.container.mux(packet)
-                    self.frames += 1
+                self.frames += write_pictures(self.container, self.stream, [None])
                 self.container.close()
             finally:
                 self.file.close()
@@ -117,24 +115,33 @@ def open_writer(path: Path, rate: Fraction, height: int, width: int) -> VideoWri
     )  # fmt: skip
 
 
-def check_format(path: Path, rate: Fraction, height: int, width: int) -> None:
-    """Open the encoder for `path` once. Raises ConfigError if it cannot hold frames of this size and rate."""
+def check_format(path: Path, rate: Fraction, height: int, width: int, enlarge: int = 1) -> None:
+    """Open the encoder for `path` once. Raises ConfigError of the key for which it cannot hold such frames."""
     ending = path.suffix.lower()
     if ending == ".png":
         return
     if ending == ".gif" and rate > _GIF_RATE:
         raise ConfigError("fps", rate, f"a GIF has at most {_GIF_RATE} frames per second", f"write fps={_GIF_RATE}")
     context = av.CodecContext.create(_FORMS[ending].encoder, "w")
-    set_picture(context, height, width)
+    set_picture(context, height * enlarge, width * enlarge)
     if ending == ".gif":
         context.pix_fmt = "pal8"
     try:
         context.framerate, context.time_base, context.options = rate, 1 / Fraction(rate), _FORMS[ending].options
         context.open()
     except (av.FFmpegError, OverflowError) as error:
-        problem = f"{ending} cannot hold frames of {height}x{width} at {rate} frames per second"
-        cure = "make both even and below 16000 by enlarge, height and width, or lower fps"
-        raise ConfigError("enlarge", None, problem, cure) from error
+        sizes = {"height": height, "width": width}
+        name = max(sizes, key=sizes.get)
+        if sizes[name] * enlarge > _MOST_SIDE:
+            problem = f"{ending} cannot hold frames of {height * enlarge}x{width * enlarge} pixels"
+            key, value = ("enlarge", enlarge) if enlarge > 1 else (name, sizes[name])
+            raise ConfigError(key, value, problem, f"write a smaller one: at most {_MOST_SIDE} pixels") from error
+        if odd := next((name for name, side in sizes.items() if side * enlarge % 2), None):
+            problem = f"{ending} holds even sizes only, not {height * enlarge}x{width * enlarge} pixels"
+            cure = f"write enlarge={enlarge + 1}, an even {odd}, or a file .png or .gif"
+            raise ConfigError(odd, sizes[odd], problem, cure) from error
+        problem = f"{ending} cannot hold {rate} frames per second of {height * enlarge}x{width * enlarge} pixels"
+        raise ConfigError("fps", rate, problem, "write a lower fps") from error
 
 
 def _in_256_colours(picture: numpy.ndarray) -> av.VideoFrame:

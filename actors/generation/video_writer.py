@@ -10,7 +10,7 @@ import av
 import numpy
 
 from models.atomic_files import atomic_file
-from models.video_stream import set_picture, to_bt709
+from models.video_stream import set_picture, to_bt709, write_pictures
 
 H264_QUALITY = {"tune": "zerolatency", "crf": "18", "preset": "veryfast"}
 _HEADERS_BYTES = 1 << 16
@@ -62,15 +62,13 @@ class Mp4File:
         """Write the next frames, uint8 [T H W 3]. Raises OSError if the disk is full, or `path` exists."""
         for picture in video:
             with self.lock:
-                for packet in self.stream.encode(to_bt709(picture)):
-                    self.container.mux(packet)
+                write_pictures(self.container, self.stream, [to_bt709(picture)])
 
     def close(self) -> None:
         """Write the newest frame and the index. Raises OSError if the disk is full."""
         with self.lock:
             try:
-                for packet in self.stream.encode(None):
-                    self.container.mux(packet)
+                write_pictures(self.container, self.stream, [None])
                 self.container.close()
             finally:
                 self.file.close()

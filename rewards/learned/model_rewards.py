@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from models.checkpoints.hub import require_named, weights_path
 from models.errors import ConfigError
 from models.user_paths import existing_path
-from models.video_stream import set_picture, to_bt709
+from models.video_stream import set_picture, to_bt709, write_pictures
 from rewards.learned.clip_reward import spaced_frames
 from rewards.learned.model_process import ModelFailed, ModelProcess
 from rewards.reward import Clip, ClipReward
@@ -151,6 +152,5 @@ def _write_video(path: Path, frames: numpy.ndarray, fps: float) -> None:
     with av.open(str(path), "w") as film:
         stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
         set_picture(stream.codec_context, height, width)
-        for frame in frames[:, :height, :width]:
-            film.mux(stream.encode(to_bt709(numpy.ascontiguousarray(frame))))
-        film.mux(stream.encode(None))
+        pictures = (to_bt709(numpy.ascontiguousarray(frame)) for frame in frames[:, :height, :width])
+        write_pictures(film, stream, chain(pictures, [None]))

@@ -1,6 +1,6 @@
 """Seeded nonsense for every command line and file reader: the right value, or one line of ours; nothing is written.
 
-At least 3,000 inputs: 8 command lines and 22 readers, 100 of each. What is read of a damaged file is what was read of
+At least 3,000 inputs: 8 command lines and 23 readers, 100 of each. What is read of a damaged file is what was read of
 the whole one, or what another parser finds in it, or a note tells of it.
 """
 
@@ -253,8 +253,28 @@ def words(texts: Iterable[str]) -> list[str]:
     return [unicodedata.normalize("NFC", " ".join(text.split())) for text in texts if text.strip()]
 
 
+def is_data(text: str) -> bool:
+    """Whether a text begins as JSON or markup, or YAML finds a prompt in it: then its lines are no prompts."""
+    if re.match(r"""\s*(<(!|\?|[a-z]+>)|[\[{]\s*["'{\]}\n])""", text, re.IGNORECASE):
+        return True
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return False
+    return any(isinstance(one, dict) and "prompt" in one for one in (found if isinstance(found, list) else [found]))
+
+
 def lines_in(path: Path) -> list[str]:
-    return words(re.split(r"[\r\n]", decoded(path)))
+    lines = re.split(r"[\r\n]", decoded(path))
+    assert not is_data(decoded(path)) and not any(
+        re.fullmatch(r"\s*[!-/:-@\[-`{-~][!-/:-@\[-`{-~\s]*", one) for one in lines
+    )
+    return words(lines)
+
+
+def whole_text_in(path: Path) -> list[str]:
+    assert not is_data(decoded(path))
+    return [" ".join(decoded(path).split())]
 
 
 def json_prompts_in(path: Path) -> list[str]:
@@ -262,7 +282,7 @@ def json_prompts_in(path: Path) -> list[str]:
         whole = json.loads(decoded(path))
         entries = whole if isinstance(whole, list) else [whole]
     except ValueError:
-        entries = [json.loads(line) for line in re.split(r"[\r\n]", decoded(path)) if line.strip()]
+        entries = json.loads("[" + re.sub(r"\}\s*\{", "},{", decoded(path)) + "]")
     return words(entry if isinstance(entry, str) else entry["prompt"] for entry in entries)
 
 
@@ -294,6 +314,11 @@ def written_lora(folder: Path) -> Path:
     tensors = load_file(written_adapter(folder))
     (folder / "adapter_model.safetensors").unlink()
     return write(folder, "adapter_model.bin", lambda path: torch.save(tensors, path))
+
+
+def written_prompt(folder: Path) -> Path:
+    film(folder / "f.mp4", torch.rand(2, 3, 32, 32))
+    return write(folder, "f.txt", lambda path: path.write_text("\n".join(PROMPTS)))
 
 
 def read_costs(path: Path) -> None:
@@ -381,6 +406,10 @@ FILES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
         lambda folder: write(folder, "f.mp4", lambda path: film(path, torch.rand(8, 3, 32, 32))),
         lambda path: [video.frames.shape for video in read_videos(path)],  # H.264 has no checksums: any pixels
     ),
+    "film.txt": (
+        written_prompt,
+        lambda path: [video.prompt for video in read_videos(path.with_suffix(".mp4"))],
+    ),
     "config.yaml": (
         written_run, read_claimed,
     ),
@@ -423,6 +452,7 @@ IN_FILE: dict[str, Callable[[Path], Any]] = {
     "adapter_config.json": scales_in,
     "record": lambda path: json.loads(decoded(path))["keys"],
     "prompts.txt": lines_in,
+    "film.txt": whole_text_in,
     "table.txt": lines_in,  # as a table it is noted
     "prompts.jsonl": json_prompts_in,
     "prompts.json": json_prompts_in,
@@ -437,6 +467,8 @@ HEADS = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", b"<!DOCTYPE html><html>404</html>",
     b"\xff\xfea\x00b\x00", b"\xef\xbb\xbf", b"\x00" * 64, b"PK\x03\x04", b"\x80\x02}", b"{}", b"[", b"null\n",
     b"- 2020-01-01\n",
+    b'{\n "prompt": "a cat"\n}\n{\n "prompt": "a dog"\n}\n', b'[\n "a cat",\n "a dog",\n', b"<!-- saved -->\n<html>",
+    b"<Error><Code>AccessDenied</Code></Error>", b"Entry not found", b"| prompt |\n|---|\n| a cat |\n", b"- prompt: a cat\n",
     b"GIF89a", b"\x89PNG\r\n\x1a\n", b"a: !!python/object:os.system\n", b"\n" * 9,
 )  # fmt: skip
 

@@ -107,6 +107,33 @@ def test_a_folder_is_matched_by_name_or_by_order(tmp_path):
     assert error.value.key == "images" and "3 files for 2 prompts" in error.value.problem
 
 
+def test_records_beside_clips_are_no_starts(tmp_path, capsys):
+    for name in ("a.mp4", "b.mp4"):
+        clip(tmp_path / name, 2).with_suffix(".json").write_text("{}")
+    starts = find_starts(config(images=str(tmp_path)), ["x", "y"], [None])
+    assert [start.path.name for start in starts] == ["a.mp4", "b.mp4"] and capsys.readouterr().err.count("note: ") == 1
+    (tmp_path / "b.mp4").write_text("version https://git-lfs.github.com/spec/v1\noid")
+    assert len(find_starts(config(images=str(tmp_path)), ["x", "y"], [None])) == 2, "a clip by its ending"
+
+
+@pytest.mark.parametrize(
+    ("names", "prompts"), [(("a cat.png", "a_cat.png"), ["a cat"]), (("a.png", "x.png"), ["x", "y"])]
+)
+def test_names_that_contradict_are_refused(names, prompts, tmp_path):
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    with pytest.raises(ConfigError) as error:
+        find_starts(config(images=str(tmp_path)), prompts, [None])
+    assert error.value.key == "images" and names[-1] in error.value.problem
+
+
+def test_a_picture_as_a_clip_points_to_image(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    with pytest.raises(ConfigError) as error:
+        find_starts(config(video=str(tmp_path / "x.png")), ["x"], [None])
+    assert error.value.key == "video" and "image=" in error.value.fix
+
+
 def test_a_column_of_the_prompt_file_comes_before_the_key(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)

@@ -46,6 +46,33 @@ def test_deep_grey_pictures_keep_their_ramp(name, values, tmp_path):
     assert numpy.abs(read(tmp_path / name).astype(int) - GREY[..., None]).max() <= 1
 
 
+def tiff_of_12_bits(values: numpy.ndarray) -> bytes:
+    """A TIFF [H W] of 12 bits a pixel, two pixels in three bytes; Pillow writes none."""
+    rows, columns = values.shape
+    first, second = values[:, ::2].ravel(), values[:, 1::2].ravel()
+    packed = numpy.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(numpy.uint8)
+    tags = {256: columns, 257: rows, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: rows, 279: packed.size}
+    fields = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + packed.size)
+    return head + packed.tobytes() + struct.pack("<H", len(tags)) + fields + bytes(4)
+
+
+def test_white_of_12_bits_is_white(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff_of_12_bits(RAMP >> 4))
+    pixels, notes = read_picture(tmp_path / "a.tif", "image", SHAPE)
+    assert numpy.abs(pixels.astype(int) - GREY[..., None]).max() <= 1 and not notes
+
+
+@pytest.mark.parametrize("bright", [4095, 65535])
+@pytest.mark.parametrize("colour", [False, True])
+def test_values_of_12_bits_in_16_are_noted(bright, colour, tmp_path):
+    values = (RAMP.astype(int) * bright // 65535).astype(numpy.uint16)
+    clear = struct.pack(">HHH", 9, 9, 9) if colour else struct.pack(">H", 9)
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(numpy.stack([values] * 3, -1) if colour else values, clear))
+    _, notes = read_picture(tmp_path / "a.png", "image", SHAPE)
+    assert len(notes) == (bright == 4095) and all("15 of 255" in note or "16 of 255" in note for note in notes)
+
+
 @pytest.mark.parametrize(
     "values", [numpy.full((4, 8), 70000, numpy.int32), numpy.full((4, 8), 2.0, numpy.float32),
                numpy.full((4, 8), -1, numpy.int32), numpy.full((4, 8), numpy.nan, numpy.float32)],

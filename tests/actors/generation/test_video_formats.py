@@ -130,8 +130,8 @@ def test_nothing_is_written_over_and_nothing_without_a_frame(ending, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "rate", "height", "width", "key"),
-    [("x.mp4", 16, 15, 16, "enlarge"), ("x.mp4", 16, 16, 24000, "enlarge"), ("x.mp4", 2**31, 16, 16, "enlarge"),
-     ("x.mkv", 16, 15, 16, "enlarge"), ("x.webm", 16, 16, 70000, "enlarge"), ("x.gif", 60, 16, 16, "fps")],
+    [("x.mp4", 16, 15, 16, "height"), ("x.mp4", 16, 16, 24000, "width"), ("x.mp4", 2**31, 16, 16, "fps"),
+     ("x.mkv", 16, 16, 15, "width"), ("x.webm", 16, 16, 70000, "width"), ("x.gif", 60, 16, 16, "fps")],
 )  # fmt: skip
 def test_what_a_format_cannot_hold_is_known_before(name, rate, height, width, key):
     for ending in VIDEO_ENDINGS:
@@ -139,3 +139,10 @@ def test_what_a_format_cannot_hold_is_known_before(name, rate, height, width, ke
     with pytest.raises(ConfigError) as error:
         check_format(Path(name), Fraction(rate), height, width)
     assert error.value.key == key
+
+
+def test_the_factor_is_named_where_it_makes_a_side_too_long():
+    with pytest.raises(ConfigError) as error:
+        check_format(Path("x.mp4"), Fraction(16), 16, 16, enlarge=2000)
+    assert (error.value.key, error.value.value) == ("enlarge", 2000)
+    check_format(Path("x.mp4"), Fraction(16), 15, 15, enlarge=2)
