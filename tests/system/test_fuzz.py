@@ -468,7 +468,8 @@ HEADS = (
     b"\xff\xfea\x00b\x00", b"\xef\xbb\xbf", b"\x00" * 64, b"PK\x03\x04", b"\x80\x02}", b"{}", b"[", b"null\n",
     b"- 2020-01-01\n",
     b'{\n "prompt": "a cat"\n}\n{\n "prompt": "a dog"\n}\n', b'[\n "a cat",\n "a dog",\n', b"<!-- saved -->\n<html>",
-    b"<Error><Code>AccessDenied</Code></Error>", b"Entry not found", b"| prompt |\n|---|\n| a cat |\n", b"- prompt: a cat\n",
+    b"<Error><Code>AccessDenied</Code></Error>", b"Entry not found", b"| prompt |\n|---|\n| a cat |\n",
+    b"- prompt: a cat\n",
     b"GIF89a", b"\x89PNG\r\n\x1a\n", b"a: !!python/object:os.system\n", b"\n" * 9,
 )  # fmt: skip
 
