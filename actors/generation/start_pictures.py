@@ -18,7 +18,7 @@ _16_BIT_MAX = 65535
 _TIFF_BITS = 258
 """Number of TIFF's tag BitsPerSample."""
 _DARK = 16
-"""Brightest value below which a deep picture probably has fewer bits than its file tells: 12 of 16 make this."""
+"""Brightest value up to which a deep picture probably has fewer bits than its file tells: 12 of 16 make this."""
 _NOTED_SHARE = 0.1
 """Share of a picture that is cut away, or of a video that is bars, from which on a note tells it."""
 _NOTED_ENLARGEMENT = 2.0
@@ -62,7 +62,7 @@ def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[
             notes += note
             rgb = _to_rgb(managed, white, path, key, shape.background)
             brightest = max(top for _, top in rgb.getextrema())
-            if deep and 0 < brightest < _DARK:
+            if deep and 0 < brightest <= _DARK:
                 notes.append(f"its brightest value is {brightest} of 255: values of fewer bits than its file tells?")
             return fit_picture(rgb, shape), notes + fit_notes(rgb.width, rgb.height, shape)
     except ConfigError:

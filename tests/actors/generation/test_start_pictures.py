@@ -67,7 +67,7 @@ def test_white_of_12_bits_is_white(tmp_path):
 @pytest.mark.parametrize("colour", [False, True])
 def test_values_of_12_bits_in_16_are_noted(bright, colour, tmp_path):
     values = (RAMP.astype(int) * bright // 65535).astype(numpy.uint16)
-    clear = struct.pack(">HHH", 9, 9, 9) if colour else struct.pack(">H", 9)
+    clear = struct.pack(">HHH", 65535, 0, 0) if colour else struct.pack(">H", 9)
     (tmp_path / "a.png").write_bytes(png_of_16_bits(numpy.stack([values] * 3, -1) if colour else values, clear))
     _, notes = read_picture(tmp_path / "a.png", "image", SHAPE)
     assert len(notes) == (bright == 4095) and all("15 of 255" in note or "16 of 255" in note for note in notes)
