@@ -79,8 +79,8 @@ def list_videos(
             if prompts is not None:
                 prompt = prompts[i]
             else:
-                beside = prompts_beside(task.path, None if task.index is None else stored[task.path]) or [""]
-                prompt = beside[task.index or 0] or None
+                beside = prompts_beside(task.path, None if task.index is None else stored[task.path])
+                prompt = None if beside is None else beside[task.index or 0] or None
             tasks.append(replace(task, prompt=prompt, horizons=tuple(horizons)))
     return tasks, skipped
 
