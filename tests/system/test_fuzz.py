@@ -266,6 +266,8 @@ def is_data(text: str) -> bool:
 
 def lines_in(path: Path) -> list[str]:
     lines = re.split(r"[\r\n]", decoded(path))
+    if decoded(path).strip() == "[]":
+        return []
     assert not is_data(decoded(path)) and not any(
         re.fullmatch(r"\s*[!-/:-@\[-`{-~][!-/:-@\[-`{-~\s]*", one) for one in lines
     )
