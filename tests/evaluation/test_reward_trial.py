@@ -166,5 +166,5 @@ def test_a_video_shorter_than_a_window_and_prompts_for_other_videos_are_refused(
     with pytest.raises(TrialMistakes, match=r"reward\.window_frames=25: pan .*\b24\b"):
         score([f"videos={folder}", f"out={folder / 'pictures'}", "reward.window_frames=25"])
     (folder / "tiny.txt").write_text(PROMPTS[0])
-    with pytest.raises(ConfigError, match=r"^videos=.*tiny\.safetensors: .*1 prompts .*2 videos"):
+    with pytest.raises(ConfigError, match=r"^videos=.*tiny\.txt: .*1 prompts .*2 videos"):
         list(read_videos(folder / "tiny.safetensors"))
