@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import ConfigError
-from models.file_kinds import require_kind
+from models.file_kinds import line_fault, require_kind
 
 PAPER_PROMPTS = 128
 """Prompts of the paper's evaluation: the first ones of the extended list."""
@@ -48,6 +48,10 @@ def moviegen_prompts(path: Path, count: int = PAPER_PROMPTS) -> BenchmarkPrompts
     if not all(texts):
         raise ConfigError("prompts", path, f"line {texts.index('') + 1} is empty", fix)
     digest, first = (hashlib.sha256(part).hexdigest() for part in (content, b"".join(rows[:count])))
+    if prompt_list(first) == _OTHER:
+        for number, text in enumerate(texts, 1):
+            if fault := line_fault(text):
+                raise ConfigError("prompts", path, f"line {number} is {fault}, no prompt", fix)
     return BenchmarkPrompts(tuple(texts), path.name, len(rows), digest, prompt_list(digest), prompt_list(first))
 
 

@@ -30,7 +30,9 @@ def test_known_lists_have_names_of_their_own(digest):
     assert prompt_list(digest + 56 * "0") not in (prompt_list("0" * 64), prompt_list("ae02a4bc" + 56 * "0"))
 
 
-@pytest.mark.parametrize("content", [None, b"a\nb\n", b"a\n\nc\n", b"a\n\xff\nc\n", b""])
+@pytest.mark.parametrize(
+    "content", [None, b"a\nb\n", b"a\n\nc\n", b"a\n\xff\nc\n", b"", b'{\n"prompt": "a"\n}\n', b"- prompt: a\n" * 3]
+)
 def test_files_without_so_many_prompts_are_rejected(tmp_path, content):
     path = tmp_path / "p.txt"
     if content is not None:
