@@ -57,9 +57,9 @@ def test_without_checkpointing_a_card_of_80_gb_is_too_small(libraries):
 
 @pytest.mark.proof
 def test_a_round_of_stage_grpo_fits_a_card_of_80_gb(libraries):
-    """The preset's own round on eight ranks, two groups of eight each in two updates, and the actor of a group."""
-    rank = {"what": "grpo", "ranks": 8, "keys": ["grpo.groups=16"]}
-    actor = {"what": "fork", "ranks": 1, "starts": [24], "keys": ["grpo.groups=16"]}
+    """The preset's own round on eight ranks, one group of eight each, and the actor of a group."""
+    rank = {"what": "grpo", "ranks": 8}
+    actor = {"what": "fork", "ranks": 1, "starts": [24]}
     for result in run_scenarios(libraries, [rank | WITHOUT_GUARD, actor | WITHOUT_GUARD]):
         assert "error" not in result, result
         print(f"{peak_bytes(result) / 1e9:.2f} GB held, {planned_bytes(result) / 1e9:.2f} GB in the dry run")
