@@ -99,9 +99,7 @@ class TrainedNetwork:
         self.name, self.network, self.optimizer, self.optimizer_name = name, network, optimizer, optimizer_name
         self.lora_scale, self.device = lora_scale, next(network.parameters()).device
         self.ema = None if ema_decay is None else Ema(network, ema_decay)
-        # Adapters are merged in float32, before they are rounded.
-        published = torch.float32 if published and lora_scale else published
-        self.copy = None if published is None else FlatCopy(network.state_dict(), published)
+        self.copy = None if published is None else FlatCopy(MergedTensors(network.state_dict()).data, published)
 
     @property
     def updates(self) -> int:
@@ -111,9 +109,10 @@ class TrainedNetwork:
     def weights(self) -> dict[str, Tensor]:
         """Return the raw weights of a `published` network on rank 0, adapters merged; empty elsewhere (a collective).
 
-        The next call overwrites the tensors: copy what must last.
+        Adapters are merged in float32, layer by layer, before they are rounded. The next call overwrites the tensors:
+        copy what must last.
         """
-        return dict(MergedTensors(self.copy.of(self.network.state_dict()), self.lora_scale))
+        return self.copy.of(self.raw() if self.lora_scale else self.network.state_dict())
 
     def raw(self) -> MergedTensors:
         """Return the raw weights, adapters merged; the next update changes them."""

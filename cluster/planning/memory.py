@@ -10,7 +10,6 @@ from cluster.planning.rank_memory import (
     adapter_parameters,
     checkpoint_bytes,
     forward_bytes,
-    trained_network,
 )
 from cluster.planning.run_shape import RunShape, frames_of_pass, judged_stage
 from cluster.runs.trajectories import trajectory_bytes
@@ -172,9 +171,8 @@ def shared_memory(work: RunShape) -> list[Line]:
     if work.expected_device != "cpu" and copies:
         lines.append(Line("one checkpoint", copies, "B", "copies of all ranks, while it is written"))
     if work.expected_device != "cpu" and any(stage in PUBLISHING for stage in work.stages):
-        _, held, _, dtype = trained_network(work, "dmd")
-        note = f"{dtype}, pinned, one for all versions"
-        lines.append(Line("published copy of rank 0", BYTES[dtype] * held, "B", note))
+        note = f"{work.rollout.dtype}, pinned, one for all versions"
+        lines.append(Line("published copy of rank 0", weights, "B", note))
     if "ode" in work.stages and work.ode.pairs_dir is None:
         pair, waiting = trajectory_bytes(work.student, "float32"), min(work.buffer.windows, work.ode.pairs)
         ranks, shard = work.cluster.learner_ranks, work.ode.shard_mb * 1e6

@@ -15,7 +15,7 @@ from cluster.planning.rank_memory import (
     trained_network,
 )
 from cluster.planning.run_shape import RunShape
-from models.network_sizes import BYTES
+from models.network_sizes import BYTES, parameters
 
 LIBRARIES = 930_000_000
 """Bytes of a process that has trained once, without its tensors: torch and what it loads. Measured."""
@@ -66,10 +66,12 @@ def processes_of(work: RunShape, stage: str) -> list[Processes]:
 
 
 def _learner(work: RunShape, stage: str) -> _Half:
-    _, held, trained, dtype = trained_network(work, stage)
+    trained = trained_network(work, stage).trained
     kept, copied = kept_memory(work, stage), checkpoint_bytes(work, stage) / work.cluster.learner_ranks
     if stage in PUBLISHING:
-        kept.append(Line("published copy", BYTES[dtype] * held, "B", f"{dtype}, of the student"))
+        dtype = work.rollout.dtype
+        size = BYTES[dtype] * parameters(work.student.wan)
+        kept.append(Line("published copy", size, "B", f"{dtype}, of the student"))
     if stage not in PUBLISHING:  # Muon has one moment of a matrix, AdamW two of any other weight
         moments = sum(line.value for line in kept if line.name == "optimiser")
         trained = moments * work.cluster.learner_ranks / BYTES["float32"] - trained

@@ -53,23 +53,21 @@ class Trained(NamedTuple):
     """Parameters, adapters too."""
     trained: int
     """Parameters with a gradient."""
-    published: str
-    """Dtype of the copy for actors: adapters are merged in float32."""
 
 
 def trained_network(work: RunShape, stage: str) -> Trained:
     """Describe the network that a stage trains."""
     wan = work.teacher_wan if stage == "teacher" else work.student.wan
     if work.learner.lora_rank is None or stage not in PUBLISHING:
-        return Trained(wan, parameters(wan), parameters(wan), work.rollout.dtype)
+        return Trained(wan, parameters(wan), parameters(wan))
     trained = adapter_parameters(wan, work.learner.lora_rank)
-    return Trained(wan, parameters(wan) + trained, trained, "float32")
+    return Trained(wan, parameters(wan) + trained, trained)
 
 
 def kept_memory(work: RunShape, stage: str) -> list[Line]:
     """List the bytes that a learner rank holds from one update to the next."""
     learner, ranks, student = work.learner, work.cluster.learner_ranks, work.student
-    wan, held, trained, _ = trained_network(work, stage)
+    wan, held, trained = trained_network(work, stage)
     part = {name: size / ranks for name, size in TRAINED_BYTES.items()}
     with_critic = with_scores(work, stage)
     networks = 2 if with_critic else 1

@@ -1,6 +1,6 @@
 """One update of critic and student of stage dmd by adapters, at the size of Wan 1.3B: a child whose memory is measured.
 
-Windows are small in pixels (128x128) and as long as the preset's.
+Windows have 128x128 pixels and two blocks: weights are what it holds.
 """
 
 import sys
@@ -13,7 +13,7 @@ from learner.stage_config import DmdConfig, LearnerConfig, Source
 from models.network_config import StudentConfig
 from models.records import CRITIC, STUDENT, Window
 
-FRAMES, CONTEXT = 21, 27
+FRAMES, CONTEXT = 6, 6
 
 
 def window(role: str, config: StudentConfig) -> Window:
@@ -27,7 +27,7 @@ def window(role: str, config: StudentConfig) -> Window:
 def main(weights: Path) -> None:
     """Update the critic, then the student, and copy what would be published."""
     config = StudentConfig(
-        model="wan_1_3b", height=16, width=16, horizon_frames=21, attention_frames=21, shift=5.0,
+        model="wan_1_3b", height=16, width=16, horizon_frames=6, attention_frames=6, shift=5.0,
     )  # fmt: skip
     parts = LearnerParts(
         student=config, teacher_wan=config.wan, seed=0, device=torch.device("cpu"),

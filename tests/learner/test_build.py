@@ -1,5 +1,6 @@
 """Networks as the learner builds them: adapters, precision, teachers of other sizes, compiled blocks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,14 @@ def test_merged_adapters_compute_what_unmerged_ones_do_under_the_names_of_the_wh
     assert (velocity(merged) - before).abs().max() > 1e-2
     assert trained.student.averaged().keys() == merged.state_dict().keys()
     assert not same(trained.student.averaged(), trained.student.weights())
+
+
+def test_adapters_are_merged_in_float32_and_published_in_the_dtype_of_the_actors(folder):
+    given = parts(LearnerConfig(lora_rank=4), 5, folder, student="init", critic="base", teacher="teacher")
+    given = replace(given, published_dtype=torch.bfloat16)
+    trained = dmd_learner(given, DmdConfig(batch_size=2, optimizer=AdamWConfig(lr=1e-3)))
+    update(trained)
+    assert same(trained.student.weights(), {name: x.bfloat16() for name, x in trained.student.raw().items()})
 
 
 def test_a_run_with_adapters_goes_on_from_its_state_bit_by_bit(folder, tmp_path):
