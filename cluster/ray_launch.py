@@ -25,7 +25,7 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning import placement
-from cluster.planning.memory_check import check_rank
+from cluster.planning.memory_check import check_memory
 from cluster.planning.run_shape import fixed_shape
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.driver_messages import forward_warnings
@@ -159,7 +159,7 @@ def _learn(task: dict[str, Any]) -> None:
     try:
         check_own_gpu()
         if config.cluster.rank_gpus:  # before weights are read
-            check_rank(fixed_shape(config), torch.cuda.get_device_properties(config.device).total_memory)
+            check_memory(fixed_shape(config), torch.cuda.get_device_properties(config.device).total_memory)
         if collectives.rank() > 0:
             loop(config, cluster, log_nothing)
             return

@@ -62,21 +62,21 @@ def machine_bytes(work: RunShape, stage: str) -> float:
     return (1 - _ERROR) * (LIBRARIES + sum(one.number * (total_bytes(one.memory) - LIBRARIES) for one in kinds))
 
 
-def check_memory(work: RunShape) -> None:
-    """Raise ConfigError, with bytes and the keys to change, for processes that the expected device cannot hold."""
-    room = DEVICES[work.expected_device].memory_bytes
+def check_memory(work: RunShape, own: float | None = None) -> None:
+    """Raise ConfigError, with bytes and the keys to change, for processes that their device cannot hold.
+
+    The device is the expected one, of actors too, or a learner rank's `own` GPU of so many bytes.
+    """
+    heads = work.student.wan.num_attention_heads, work.teacher_wan.num_attention_heads
+    split = ("cluster.sequence_ranks", math.gcd(work.cluster.learner_ranks, *heads))
     other = f"choose more learner ranks, a larger device_name ({', '.join(DEVICES)}) or a smaller student.model"
-    ranks = _Claim(f"one of {work.cluster.learner_ranks} learner ranks", rank_bytes, _rank_cures(work), other)
-    actors = _Claim("the rollout processes of one GPU", actor_bytes, _ACTOR_CURES, other)
-    if room is not None:
+    name = f"one of {work.cluster.learner_ranks} learner ranks"
+    ranks = _Claim(name, rank_bytes, (*_RANK_CURES, split, _ADAPTERS), other)
+    if own is not None:
+        _require(work, [ranks], own, ("student.model", work.student.model, "a rank's GPU has"))
+    elif (room := DEVICES[work.expected_device].memory_bytes) is not None:
+        actors = _Claim("the rollout processes of one GPU", actor_bytes, _ACTOR_CURES, other)
         _require(work, [ranks, actors], room, ("device_name", work.expected_device, "it has"))
-
-
-def check_rank(work: RunShape, room: float) -> None:
-    """Raise ConfigError for a run of which a learner rank does not fit its own GPU of `room` bytes."""
-    other = "choose more learner ranks, a larger GPU or a smaller student.model"
-    claim = _Claim("a learner rank", rank_bytes, _rank_cures(work), other)
-    _require(work, [claim], room, ("student.model", work.student.model, "a rank's GPU has"))
 
 
 def check_machine(work: RunShape, free: float) -> None:
@@ -84,11 +84,6 @@ def check_machine(work: RunShape, free: float) -> None:
     other = "use a machine with more memory, or a smaller student.model"
     claim = _Claim("the run's processes", machine_bytes, _MACHINE_CURES, other)
     _require(work, [claim], free, ("student.model", work.student.model, "this machine has free"))
-
-
-def _rank_cures(work: RunShape) -> list[tuple[str, Any]]:
-    heads = work.student.wan.num_attention_heads, work.teacher_wan.num_attention_heads
-    return [*_RANK_CURES, ("cluster.sequence_ranks", math.gcd(work.cluster.learner_ranks, *heads)), _ADAPTERS]
 
 
 def _require(work: RunShape, claims: Sequence[_Claim], room: float, blamed: tuple[str, str, str]) -> None:

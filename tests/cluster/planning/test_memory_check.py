@@ -11,7 +11,6 @@ from cluster.planning.memory_check import (
     actor_bytes,
     check_machine,
     check_memory,
-    check_rank,
     machine_bytes,
     rank_bytes,
 )
@@ -121,9 +120,9 @@ def test_processes_of_one_machine_add_up_and_share_their_libraries():
 def test_a_rank_is_judged_by_the_gpu_that_it_has():
     work = run_shape_of(settings.load(EIGHT))
     needed = max(rank_bytes(work, stage) for stage in work.stages)
-    check_rank(work, needed)
+    check_memory(work, needed)
     with pytest.raises(ConfigError) as found:
-        check_rank(work, needed - 1)
+        check_memory(work, needed - 1)
     (key,) = re.findall(r"([\w.]+=[\w.]+)(?=[, ])", found.value.fix)
-    check_rank(run_shape_of(settings.load(replaced(EIGHT, key))), needed - 1)
+    check_memory(run_shape_of(settings.load(replaced(EIGHT, key))), needed - 1)
     assert found.value.key == "student.model"
