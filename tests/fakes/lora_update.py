@@ -31,7 +31,7 @@ def main(weights: Path) -> None:
     )  # fmt: skip
     parts = LearnerParts(
         student=config, teacher_wan=config.wan, seed=0, device=torch.device("cpu"),
-        learner=LearnerConfig(lora_rank=64, micro_batch=1, checkpoint_activations=True, teacher_dtype="bfloat16"),
+        learner=LearnerConfig(lora_rank=16, micro_batch=1, checkpoint_activations=True, teacher_dtype="bfloat16"),
         encode_text=lambda prompts: torch.zeros(len(prompts), config.wan.text_len, config.wan.text_dim),
         sources={role: Source(weights, role) for role in ("student", "critic", "teacher")},
         published_dtype=torch.bfloat16,
