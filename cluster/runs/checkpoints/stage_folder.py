@@ -133,13 +133,9 @@ class StageFolder(AbstractContextManager):
         there = collectives.broadcast_bytes(json.dumps(collectives.run_on_rank0(steps)).encode())
         self._run_in_thread(partial(self._require_seen, self.checkpoints))
         path, damaged = checkpoint.newest_valid(self.checkpoints, json.loads(there), self._verify_together)
-
-        def set_aside() -> None:
-            for bad, error in damaged.items():
-                aside = checkpoint.set_aside(bad)
+        for bad, error in damaged.items():
+            if aside := collectives.run_on_rank0(partial(checkpoint.set_aside, bad)):
                 self.say(f"{error}; moved it to {aside.name}, and the stage resumes from {path}")
-
-        collectives.run_on_rank0(set_aside)
         if path is None:
             return None
 
