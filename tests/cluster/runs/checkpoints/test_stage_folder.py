@@ -456,7 +456,10 @@ def a_rank_holds_one_layer_beyond_its_shards(rank: int, folder: Path) -> None:
 def a_killed_rank_leaves_the_checkpoint_before(rank: int, folder: Path) -> None:
     """The last law: rank 1 ends in the middle of its file."""
 
+    saved = threading.Event()
+
     def end(shards: OwnShards, path: Path) -> None:
+        assert saved.wait(TIMEOUT_S), "the collectives of save come first"
         path.write_bytes(b"half")
         os._exit(0)
 
@@ -466,6 +469,7 @@ def a_killed_rank_leaves_the_checkpoint_before(rank: int, folder: Path) -> None:
     if rank:
         OwnShards.write = end
     stage.save(learner, 2)
+    saved.set()
     with pytest.raises(RankLost):
         stage.close()
     os._exit(0 if checkpoint.step_of(checkpoint.paths(folder / "killed/checkpoints")[-1]) == 1 else 1)
