@@ -94,9 +94,8 @@ def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
             f"{batch} x {work.rollout.frames} frames at most",
         ),
     ]
-    if stage == "grpo":
-        tokens = rows * student.block_frames * student.wan.tokens_per_frame(student.height, student.width)
-        lines.append(Line("one block at work", forward_bytes(student.wan, tokens, element), "B", f"{rows} videos"))
+    tokens = rows * student.block_frames * student.wan.tokens_per_frame(student.height, student.width)
+    lines.append(Line("one block at work", forward_bytes(student.wan, tokens, element), "B", f"{rows} videos"))
     if work.student.in_wan_world:
         lines.append(Line("VAE", VAE_PARAMETERS * 2, "B", "bfloat16; decoding needs workspace of its own"))
     return [line for line in lines if line.value]
