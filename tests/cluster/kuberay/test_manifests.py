@@ -231,3 +231,14 @@ def test_the_slurm_script_runs_the_entry_point_that_ray_would(tmp_path):
         "teacher=/shared/a b cluster=h100_8"
         for role in ("learner", "rollout")
     ]
+
+
+def test_the_gpu_check_as_a_job_is_the_command_of_make_gpu_with_time_for_it(tmp_path):
+    script, recipe = SLURM.with_name("gpu_check.sbatch"), (settings.ROOT / "Makefile").read_text()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").write_text('python() { echo python "$@"; }\nexec() { "$@"; }\n')
+    shown = subprocess.run(["bash", script, "only=[machine]"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert shown.stdout == "python -m benchmarks.gpu_check only=[machine]\n", shown.stderr
+    assert "-m benchmarks.gpu_check $(ARGS)" in recipe
+    hours, minutes, _ = map(int, re.search(r"--time=(\d+):(\d+):(\d+)", script.read_text()).groups())
+    assert 60 * hours + minutes > 8 and "--gpus=1" in script.read_text()
