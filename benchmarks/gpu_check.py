@@ -100,7 +100,10 @@ def main(options: CheckOptions) -> None:
     folder = results_folder(options)
     began, disagreements = time.monotonic(), []
     compiled = options.compile if options.compile is not None else options.device == "cuda" and has_compiler()
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {})
+    # One rank fills a GPU of 80 GB: fragments would not fit beside it.
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} | os.environ
+    if options.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(folder / LOG, "w+") as log:
         for step in steps_of(options, folder, compiled):
             left_s = options.scale * _LIMIT_S - (time.monotonic() - began)
