@@ -23,6 +23,7 @@ from cluster.planning.run_shape import run_shape_of
 from models.errors import ConfigError
 from models.keys import KeyGroup, key
 from models.network_config import CONFIGS
+from models.wan.device_faults import driver_fault
 
 KINDS = ("cuda", "cpu")
 
@@ -40,11 +41,14 @@ def main(options: MachineOptions) -> None:
     """Print the line. Raises ConfigError without a GPU, or with one that is too small."""
     device = torch.device(options.device)
     if options.device == "cuda":
+        fix = "mend it, or rehearse with device=cpu model=tiny"
+        if (fault := driver_fault()) is not None:
+            raise ConfigError("device", "cuda", fault, fix)
         try:
             torch.cuda.init()
-        except (RuntimeError, AssertionError) as error:  # no driver, one that is too old, no GPU, a torch without CUDA
+        except RuntimeError as error:  # no GPU is visible, or one that does not answer
             problem = " ".join(str(error).split())[:200]
-            raise ConfigError("device", "cuda", problem, "mend it, or rehearse with device=cpu model=tiny") from error
+            raise ConfigError("device", "cuda", problem, fix) from error
     facts, room = machine_facts(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if options.device == "cuda":
         found = torch.cuda.get_device_properties(0)
