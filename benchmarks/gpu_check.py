@@ -14,7 +14,6 @@ the files to send. Where only the memory or the replay differs from what the pla
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from benchmarks.rollout_fps import MODELS
 from models.errors import ConfigError, StopsRun
 from models.keys import KeyGroup, key
 from models.user_paths import user_path
+from models.wan.device_faults import compiler_fault
 
 LOG = "gpu_check.log"
 _LIMIT_S = 480
@@ -99,7 +99,9 @@ def main(options: CheckOptions) -> None:
     """Run the steps, one after the other. Raises CheckFailed at the first that fails."""
     folder = results_folder(options)
     began, disagreements = time.monotonic(), []
-    compiled = options.compile if options.compile is not None else options.device == "cuda" and has_compiler()
+    compiled = (
+        options.compile if options.compile is not None else options.device == "cuda" and not compiler_fault("cuda")
+    )
     # One rank fills a GPU of 80 GB: fragments would not fit beside it.
     environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} | os.environ
     if options.device == "cpu":
@@ -180,11 +182,6 @@ def results_folder(options: CheckOptions) -> Path:
         folder = settings.ROOT / "benchmarks" / "results" / re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def has_compiler() -> bool:
-    """Return whether Triton finds a C compiler, which it needs for every kernel's launcher."""
-    return os.environ.get("CC") is not None or any(shutil.which(name) for name in ("gcc", "clang"))
 
 
 if __name__ == "__main__":

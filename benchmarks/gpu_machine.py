@@ -8,7 +8,6 @@ The value is the memory of the device in GB, its limit what one update of stage 
 
 import os
 import platform
-import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -23,7 +22,7 @@ from cluster.planning.run_shape import run_shape_of
 from models.errors import ConfigError
 from models.keys import KeyGroup, key
 from models.network_config import CONFIGS
-from models.wan.device_faults import driver_fault
+from models.wan.device_faults import compiler_fault, driver_fault
 
 KINDS = ("cuda", "cpu")
 
@@ -84,14 +83,13 @@ def fits(model: str, layers: int, room: float) -> bool:
 def machine_facts() -> dict[str, object]:
     """Return versions and sizes that decide whether a run works here."""
     shared = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
-    compilers = [name for name in ("cc", "gcc", "clang") if shutil.which(name)]
     attention = [name for name in ("flash_attn_interface", "flash_attn") if find_spec(name) is not None]
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "driver": driver_version(),
-        "compiler": compilers[0] if compilers else None,
+        "compiler_fault": compiler_fault("cuda"),
         "flash_attention": attention,
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
