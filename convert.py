@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import settings
 from models.checkpoints.hub import require_named, weights_path
 from models.checkpoints.lora_keys import LoraKeys
+from models.checkpoints.weight_containers import WEIGHT_ENDINGS
 from models.errors import ConfigError
 from models.keys import key
 from models.network_config import CONFIGS
@@ -18,7 +19,7 @@ from models.user_paths import user_path
 
 FORMATS = ("diffusers", "original")
 DTYPES = ("float32", "bfloat16", "float16")
-_OTHER_FILES = (".pt", ".pth", ".bin", ".ckpt", ".gguf", ".sft", ".safetensor")
+_OTHER_FILES = (*(ending for ending in WEIGHT_ENDINGS if ending != ".safetensors"), ".safetensor")
 """Endings of files that are not written: one that has them is no name for a folder either."""
 
 

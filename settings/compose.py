@@ -18,7 +18,7 @@ from models.checkpoints.hub import names_hub, snapshot_of
 from models.errors import ConfigError
 from models.user_paths import user_path
 from models.worlds.world_config import TINY_PREFIX
-from settings.key_table import PATHS, WEIGHTS, Key, find_key, keys_of, nearest
+from settings.key_table import PATHS, SEVERAL, WEIGHTS, Key, find_key, keys_of, nearest
 from settings.log_to import expand_log_to
 
 S = TypeVar("S")
@@ -128,7 +128,9 @@ def parse(arguments: Sequence[str], keys: Mapping[str, Key], groups: Mapping[str
     for argument in expand_log_to(arguments) if "wandb.mode" in keys else arguments:
         name, text = split(argument)
         if name in (earlier := given.choices | given.texts):
-            raise ConfigError(name, text, f"given twice, first as {earlier[name]}", f"write {name} once")
+            both = f"'{name}=[{','.join(one.strip('[]') for one in (earlier[name], text))}]'"
+            cure = f"write {both} for both" if name in SEVERAL else f"write {name} once"
+            raise ConfigError(name, text, f"given twice, first as {earlier[name]}", cure)
         if name in groups:
             given.choices[name] = check_choice(name, text.strip("'\""), groups[name])
         else:

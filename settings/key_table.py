@@ -19,6 +19,8 @@ PATHS = WEIGHTS | {
     "reward.learned.hpsv3_python", "reward.learned.videoalign_python", "reward.learned.videoalign_code",
 }  # fmt: skip
 """Keys of a run that hold paths: made absolute when read, and never split at commas."""
+SEVERAL = frozenset({"lora", "lora_strength"})
+"""Keys that take one value, or several in brackets."""
 
 _LIKE, _LIKE_END = 0.65, 0.78
 """Least similarity of a whole name, and of the last part of a dotted one, to a mistyped name."""

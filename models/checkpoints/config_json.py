@@ -19,6 +19,11 @@ _DIFFUSERS_ONLY = {"qk_norm": "rms_norm_across_heads", "image_dim": None, "added
 
 _SHARED = ("eps", "ffn_dim", "freq_dim", "num_layers")
 _DEFAULTS = {field.name: field.default for field in fields(WanConfig) if field.default is not MISSING}
+_MOST, _MOST_OTHER = (
+    {"num_layers": 1000, "patch_size": 64, "num_attention_heads": 1024, "attention_head_dim": 1024},
+    2**17,
+)
+"""Bounds of fields, far above those of any Wan: a damaged number would build a network for hours."""
 _UNWRITTEN = ("patch_size", "text_dim", "cross_attn_norm")
 """Fields that the original code leaves out of its config.json: they have one value in every Wan."""
 
@@ -30,7 +35,9 @@ def read_config(path: Path, key: str) -> WanConfig:
     """
     try:
         read = json.loads(read_text(path, key))
-    except (OSError, json.JSONDecodeError) as error:
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(key, None, f"{path} cannot be read ({error})", "copy or download it again") from error
     name = read.get("_class_name") if isinstance(read, dict) else None
     change = f"change {key}"
@@ -46,8 +53,9 @@ def read_config(path: Path, key: str) -> WanConfig:
         raise ConfigError(key, None, f"{path} describes {name or 'no network'}, not {_DIFFUSERS_CLASS}", change)
     given = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
     try:
-        if wrong := [field for field, value in given.items() if not _like(value, getattr(WAN_14B, field))]:
-            raise ValueError(f"{wrong[0]} is {given[wrong[0]]!r}")
+        for field, value in given.items():
+            if not _like(value, getattr(WAN_14B, field), _MOST.get(field, _MOST_OTHER)):
+                raise ValueError(f"{field} is {value!r:.40}")
         return replace(WAN_14B, **given)  # diffusers, too, takes a 14B network for missing fields
     except ValueError as error:
         raise ConfigError(key, None, f"{path} describes no Wan network ({error})", change) from error
@@ -99,8 +107,9 @@ def _read_original(read: dict[str, Any], path: Path, key: str) -> dict[str, Any]
     return given | {name: read.get(name, _DEFAULTS[name]) for name in ("text_len", *_UNWRITTEN)}
 
 
-def _like(value: Any, example: Any) -> bool:
+def _like(value: Any, example: Any, most: int) -> bool:
     if isinstance(example, tuple):
-        return isinstance(value, tuple) and len(value) == len(example) and all(map(_like, value, example))
+        alike = isinstance(value, tuple) and len(value) == len(example)
+        return alike and all(_like(one, other, most) for one, other in zip(value, example, strict=True))
     kinds = (int, float) if isinstance(example, float) else (type(example),)
-    return type(value) in kinds and (isinstance(value, bool) or value > 0)
+    return type(value) in kinds and (isinstance(value, bool) or 0 < value <= most)

@@ -1,22 +1,20 @@
 """Open the tensors of a file or of shards, in any container, under the names that they have there."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from models.checkpoints.safetensors_files import FLOATS, Stored, first_names, open_safetensors
 from models.checkpoints.torch_files import read_part
-from models.checkpoints.weight_containers import INDEX, TORCH, require_container
+from models.checkpoints.weight_containers import INDEX, TORCH, UNQUANTIZED, all_shard_names, require_container
 from models.errors import ConfigError
 from models.file_kinds import read_text
 
 _DOWNLOAD = "copy or download it again"
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(.*)")
 _MARKERS = ("scaled_fp8", "spiece_model")
 """Tensors that hold no weights: a mark of 8-bit files, which 16-bit ones may keep, and a tokenizer."""
 
@@ -74,9 +72,11 @@ def open_shards(path: Path, files: Iterable[Path], key: str) -> Content:
 
 
 def all_shards(file: Path, key: str) -> list[Path]:
-    """List the shards that belong to a file -0000k-of-0000n. Raises ConfigError, naming `key`, if one is missing."""
-    stem, _, count, ending = _SHARD.fullmatch(file.name).groups()
-    shards = [file.with_name(f"{stem}-{i:05d}-of-{count}{ending}") for i in range(1, int(count) + 1)]
+    """List the shards that belong to a file -0000k-of-0000n; [] for any other file.
+
+    Raises ConfigError, naming `key`, if one is missing.
+    """
+    shards = [file.with_name(name) for name in all_shard_names(file.name)]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise ConfigError(key, None, f"{file.parent} lacks {first_names(missing)}", _DOWNLOAD)
     return shards
@@ -84,8 +84,8 @@ def all_shards(file: Path, key: str) -> list[Path]:
 
 def shard_note(path: Path) -> str:
     """Describe a file that is one shard of several; empty for any other."""
-    match = _SHARD.fullmatch(path.name)
-    return f" (one of {int(match[3])} shards: give their folder or index)" if match and int(match[3]) > 1 else ""
+    shards = len(all_shard_names(path.name))
+    return f" (one of {shards} shards: give their folder or index)" if shards > 1 else ""
 
 
 def check_floats(stored: Mapping[str, Stored], path: Path, key: str) -> dict[str, Stored]:
@@ -100,21 +100,23 @@ def check_floats(stored: Mapping[str, Stored], path: Path, key: str) -> dict[str
         dtype = str(held.dtype).removeprefix("torch.")
         kind = "fp8-scaled or " if dtype.startswith("float8") else ""
         problem = f"holds {name} as {dtype}: {kind}quantized weights are not read"
-        raise ConfigError(key, path, problem, "give the bfloat16 or float16 file of the same release")
+        raise ConfigError(key, path, problem, UNQUANTIZED)
     return weights
 
 
 def indexed_files(path: Path, key: str) -> list[Path]:
-    """List the shards that an index names. Raises ConfigError, naming `key`, if one is missing."""
-    files = [path.with_name(name) for name in sorted(set(_placed(path, key).values()))]
+    """List the shards that an index names. Raises ConfigError, naming `key`, if one is missing or is an index."""
+    files = [path.with_name(name) for name in sorted(set(read_index(path, key).values()))]
     for file in files:
-        if not file.is_file():
+        if not isfile(file):  # False too for a name that no file can have
             raise ConfigError(key, None, f"{path.parent} lacks {file.name}, which its index names", _DOWNLOAD)
+        if require_container(file, key) == INDEX:  # perhaps the same one: reading it would never end
+            raise ConfigError(key, path, f"names {file.name} as a shard, which is an index of shards", _DOWNLOAD)
     return files
 
 
 def _open_index(path: Path, key: str) -> Content:
-    placed, files = _placed(path, key), indexed_files(path, key)
+    placed, files = read_index(path, key), indexed_files(path, key)
     shards = [(file.name, open_content(file, key, None, ())) for file in files]
     held = [(name, shard) for shard, content in shards for name in content.stored]
     if differing := sorted(set(held) ^ set(placed.items())):  # a file holds exactly the tensors that its index gives it
@@ -124,8 +126,8 @@ def _open_index(path: Path, key: str) -> Content:
     return open_shards(path, files, key)
 
 
-def _placed(path: Path, key: str) -> dict[str, Any]:
-    """Read which shard holds each tensor by an index. Raises ConfigError."""
+def read_index(path: Path, key: str) -> dict[str, str]:
+    """Read from an index the file name of the shard that holds each tensor. Raises ConfigError, naming `key`."""
     try:
         text = read_text(path, key)
     except OSError as error:
@@ -133,10 +135,10 @@ def _placed(path: Path, key: str) -> dict[str, Any]:
     try:
         placed = dict(json.loads(text)["weight_map"])
         names = sorted(set(placed.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(key, None, f"{path} is no index of shards ({error!r})", _DOWNLOAD) from error
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or not name or Path(name).name != name:
             problem = f"{path} names the shard {name!r}, which does not lie beside it"
             raise ConfigError(key, None, problem, f"change {key}")
     return placed

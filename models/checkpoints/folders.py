@@ -1,12 +1,12 @@
 """Find the weights that a folder means: one table of file names, tried in order, then what else lies there."""
 
-import re
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from models.checkpoints.containers import Content, all_shards, open_content, open_shards
 from models.checkpoints.safetensors_files import first_names
+from models.checkpoints.weight_containers import WEIGHT_ENDINGS, all_shard_names
 from models.errors import ConfigError
 
 NETWORK_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -19,13 +19,12 @@ _ENDINGS = (
     ".bin.index.json", ".bin", ".bin.index.*.json", "-*-of-*.bin", ".*.bin",
 )  # fmt: skip
 """Endings of a stem: whole index, whole file, variants such as fp16, shards without index; safetensors first."""
-_ANY = ("*.index.json", "*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.gguf")
+_ANY = ("*.index.json", *(f"*{ending}" for ending in WEIGHT_ENDINGS))
 """Any weights, where no usual name lies there."""
 OTHER_PARTS = frozenset(
     ("vae", "text_encoder", "text_encoder_2", "tokenizer", "image_encoder", "scheduler", "assets", "google")
 )
 """Folders beside a transformer that hold something else."""
-_SHARD_OF = re.compile(r"(.+)-\d{5}-of-(\d{5}.*)")
 
 
 def open_weights(path: Path, key: str, part: str | None, usual: Sequence[str], stems: Sequence[str]) -> Content:
@@ -77,7 +76,7 @@ def _files_of(folder: Path, key: str, stems: Sequence[str]) -> list[Path]:
     if several_sets([path.name for path in found]):
         names = first_names([path.name for path in found])
         raise ConfigError(key, folder, f"holds several files of weights: {names}", f"write {key}={found[0]}")
-    return all_shards(found[0], key) if _SHARD_OF.fullmatch(found[0].name) else found
+    return all_shards(found[0], key) or found
 
 
 def _found(folder: Path, stems: Sequence[str]) -> list[Path]:
@@ -100,7 +99,8 @@ def weights_among(names: Sequence[str], stems: Sequence[str]) -> list[str]:
 
 def several_sets(names: Sequence[str]) -> bool:
     """Return whether files of weights are more than one network; all shards of one are one."""
-    return len({match.expand(r"\1 \2") if (match := _SHARD_OF.fullmatch(name)) else name for name in names}) > 1
+    first_shards = {next(iter(all_shard_names(name)), name) for name in names}
+    return len(first_shards) > 1
 
 
 def refuse_experts(folders: Collection[str], key: str, path: object) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models.checkpoints.safetensors_files import Stored
+from models.checkpoints.weight_containers import UNQUANTIZED
 from models.errors import ConfigError
 
 _TEXT_TO_VIDEO = "give the checkpoint of Wan2.1-T2V of the same size"
@@ -15,8 +16,7 @@ _NETWORKS = (
      _TEXT_TO_VIDEO),
     (r"(?:^|\.)(?:control_adapter|ref_conv|face_adapter|motion_encoder|audio_proj)\.", "is a network with controls",
      _TEXT_TO_VIDEO),
-    (r"\.(?:scale_weight|weight_scale|scale_input)$", "holds fp8-scaled or quantized weights",
-     "give the bfloat16 file of the same release"),
+    (r"\.(?:scale_weight|weight_scale|scale_input)$", "holds fp8-scaled or quantized weights", UNQUANTIZED),
     (r"(?:^|\.)token_embedding\.weight$|(?:^|\.)encoder\.block\.\d", "is a text encoder",
      "write text_encoder=, and give the transformer here"),
     (r"^(?:encoder|decoder)\.(?:conv1|conv_in|middle|mid_block)\.", "is a VAE",

@@ -1,11 +1,11 @@
 """Choose the files of a repository of weights that a command needs, by their names alone."""
 
-import json
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from models.checkpoints.containers import read_index
 from models.checkpoints.folders import (
     LORA_STEMS,
     NETWORK_STEMS,
@@ -16,6 +16,7 @@ from models.checkpoints.folders import (
 )
 from models.checkpoints.original_files import original_name
 from models.checkpoints.safetensors_files import first_names
+from models.checkpoints.weight_containers import SHARD, all_shard_names
 from models.errors import ConfigError
 
 _PARTS = {
@@ -40,7 +41,6 @@ _ENCODER = re.compile(
 _FOLDERS = {"network": "transformer", "vae": "vae", "text_encoder": "text_encoder"}
 """Folder of a part in a repository of diffusers."""
 _INDEX = re.compile(r"(.+)(\.safetensors|\.bin)\.index(\.\w+)?\.json")
-_SHARD = re.compile(r"(.+-)\d{5}(-of-)(\d{5})(.*)")
 
 
 def needed_files(names: Sequence[str], key: str, given: str) -> dict[str, list[str]]:
@@ -59,13 +59,12 @@ def missing_files(snapshot: Path, chosen: Sequence[str]) -> list[str]:
         inside = PurePosixPath(name).parent
         if _INDEX.fullmatch(name) and (snapshot / name).is_file():
             try:
-                shards = set(json.loads((snapshot / name).read_text())["weight_map"].values())
-            except (ValueError, TypeError, KeyError, AttributeError):  # half a file, or another one
+                shards = set(read_index(snapshot / name, "hub").values())
+            except ConfigError:  # half a file, or another one
                 return [name]
             wanted |= dict.fromkeys(str(inside / shard) for shard in sorted(shards))
-        elif shard := _SHARD.fullmatch(name):
-            numbers = range(1, int(shard[3]) + 1)
-            wanted |= dict.fromkeys(f"{shard[1]}{number:05d}{shard[2]}{shard[3]}{shard[4]}" for number in numbers)
+        else:
+            wanted |= dict.fromkeys(all_shard_names(name))
     return [name for name in wanted if not (snapshot / name).is_file()]
 
 
@@ -114,7 +113,7 @@ def _shards(index: str, inside: Sequence[str]) -> list[str]:
     if match is None:
         return []
     variant = match[3] or ""
-    shards = [name for name in inside if _SHARD.fullmatch(name) and name.startswith(match[1])]
+    shards = [name for name in inside if SHARD.fullmatch(name) and name.startswith(match[1])]
     return [
         name for name in shards if name.endswith(match[2]) and name.count(".") == 1 + bool(variant) and variant in name
     ]

@@ -1,14 +1,15 @@
 """Read what a LoRA says of itself beside its matrices: alphas, and fields that change its mathematics."""
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.checkpoints.containers import Content
 from models.checkpoints.safetensors_files import first_names
+from models.checkpoints.weight_containers import WEIGHT_ENDINGS
 from models.checkpoints.weight_names import strip_wrappers, to_original
 from models.errors import ConfigError
 from models.file_kinds import read_text
@@ -18,12 +19,12 @@ LORA_CONFIG = "adapter_config.json"
 UNSTATED = "no alpha is stated"
 """Remark on a layer without alpha, whose rank counts instead."""
 
+MOST_ALPHA = 1e9
+"""Bound of an alpha, far above that of any LoRA."""
 _METADATA = "lora_adapter_metadata"
 """Field of a safetensors header in which diffusers keeps peft's configuration."""
 _OF_PEFT = "adapter_model."
 """Beginning of the names that peft gives to files of a LoRA."""
-_WEIGHTS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin", ".gguf")
-"""Endings of files of weights."""
 
 _PLAIN = {
     "peft_type": ("LORA", None),
@@ -47,7 +48,7 @@ The weights that pissa, olora, corda and loftq start from are not those of the b
 
 @dataclass(frozen=True)
 class LoraConfiguration:
-    """Holds the alphas of a LoRA as its configuration states them."""
+    """Holds the alphas and ranks of a LoRA as its configuration states them."""
 
     source: str
     """File or header that states them; empty without any."""
@@ -55,6 +56,10 @@ class LoraConfiguration:
     """Alpha of the layers that no pattern fits; None where none is stated."""
     alphas: Mapping[str, float]
     """Alpha by name in diffusers of the layers that a pattern fits."""
+    rank: int | None
+    """Rank of the layers that no pattern fits; None where none is stated."""
+    ranks: Mapping[str, int]
+    """Rank by name in diffusers of the layers that a pattern fits."""
     rank_stabilised: bool
     unstated: str
     """Remark on a layer whose alpha nothing states."""
@@ -67,7 +72,7 @@ def config_beside(path: Path) -> Path | None:
     """
     if path.is_dir():
         return path / LORA_CONFIG
-    weights = [entry.name for entry in path.parent.glob("*") if entry.suffix in _WEIGHTS]
+    weights = [entry.name for entry in path.parent.glob("*") if entry.suffix in WEIGHT_ENDINGS]
     return path.with_name(LORA_CONFIG) if path.name.startswith(_OF_PEFT) or weights == [path.name] else None
 
 
@@ -89,24 +94,39 @@ def read_lora_config(content: Content, beside: Path | None, layers: Mapping[str,
     try:
         fields = {name.removeprefix("transformer."): value for name, value in json.loads(text).items()}
         patterns, ranks = ({**(fields.get(name) or {})} for name in ("alpha_pattern", "rank_pattern"))
-        for name, alpha in {"lora_alpha": fields.get("lora_alpha", 1), **patterns}.items():
-            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-                raise ValueError(f"{name}={alpha}")
+        _check_values(fields, patterns, ranks)
         fitting = {one: _fitting(one, layers) for one in (*patterns, *ranks)}
-    except (ValueError, AttributeError, TypeError, re.error) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError, OverflowError, re.error) as error:
         problem = f"has metadata that cannot be read ({error}, {source})"
-        raise ConfigError(key, path, problem, f"change {key}") from error
+        raise ConfigError(key, path, problem, "correct that field, or copy the file again") from error
     for name, plain in _PLAIN.items():
         value = fields.get(name)
         if not any(value is allowed or (value == allowed and type(value) is type(allowed)) for allowed in plain):
-            problem = f"has {name}={json.dumps(value)} in {source}, which is more than a plain LoRA"
+            problem = f"has {name}={json.dumps(value):.60} in {source}, which is more than a plain LoRA"
             raise ConfigError(key, path, problem, "merge it where it was trained, or give a plain LoRA")
     if idle := [pattern for pattern, fits in fitting.items() if not fits]:
         problem = f"has {first_names(idle)} in alpha_pattern or rank_pattern of {source}, which fits none of its layers"
         raise ConfigError(key, path, problem, "give the configuration of this file, or remove the pattern")
-    # Of several patterns that fit a layer the first counts, as in peft. Ranks are those of the matrices.
-    alphas = {layer: alpha for one, alpha in reversed(patterns.items()) for layer in fitting[one]}
-    return LoraConfiguration(source, fields.get("lora_alpha"), alphas, bool(fields.get("use_rslora")), unstated)
+    # Of several patterns that fit a layer the first counts, as in peft.
+    alphas, own_ranks = (
+        {layer: value for one, value in reversed(values.items()) for layer in fitting[one]}
+        for values in (patterns, ranks)
+    )
+    return LoraConfiguration(
+        source, fields.get("lora_alpha"), alphas, fields.get("r"), own_ranks, bool(fields.get("use_rslora")), unstated
+    )
+
+
+def _check_values(fields: Mapping[str, Any], alphas: Mapping[str, Any], ranks: Mapping[str, Any]) -> None:
+    """Reject alphas, ranks and switches of other types, or out of range (ValueError)."""
+    for name, alpha in {"lora_alpha": fields.get("lora_alpha", 1), **alphas}.items():
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= MOST_ALPHA:
+            raise ValueError(f"{name}={alpha!r:.40}")
+    for name, rank in {"r": fields.get("r", 1), **ranks}.items():
+        if type(rank) is not int or not 0 < rank < 2**31:
+            raise ValueError(f"{name}={rank!r:.40}")
+    if fields.get("use_rslora") not in (True, False, None):
+        raise ValueError(f"use_rslora={fields['use_rslora']!r:.40}")
 
 
 def _fitting(pattern: str, layers: Mapping[str, str]) -> set[str]:

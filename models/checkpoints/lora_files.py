@@ -14,7 +14,7 @@ from torch.nn import Module
 from models.checkpoints.containers import Content, check_floats
 from models.checkpoints.folders import LORA_STEMS, open_weights
 from models.checkpoints.foreign_kinds import refuse_foreign_adapters
-from models.checkpoints.lora_config import LoraConfiguration, config_beside, read_lora_config
+from models.checkpoints.lora_config import MOST_ALPHA, LoraConfiguration, config_beside, read_lora_config
 from models.checkpoints.safetensors_files import first_names
 from models.checkpoints.weight_names import adapted_layer
 from models.errors import ConfigError
@@ -80,6 +80,8 @@ def adapters_of(
         role, layer, owner, own_name = matched[name]
         if owner not in ("", chosen):
             continue
+        if role != "alpha" and not tensor.isfinite().all():
+            raise ConfigError(key, path, f"is damaged: {name} has numbers that are not finite", "download it again")
         if role in ("down", "up", "alpha"):
             layers.setdefault(layer, {})[role] = tensor
             spelled[layer] = own_name
@@ -212,12 +214,15 @@ def _adapter(
         raise ConfigError(key, path, f"has matrices of {shapes} for {layer}, which do not multiply", change)
     if "alpha" in parts and parts["alpha"].numel() != 1:
         raise ConfigError(key, path, f"has an alpha of {list(parts['alpha'].shape)} for {layer}", change)
+    if (stated_rank := described.ranks.get(layer, described.rank)) not in (None, down.shape[0]):
+        problem = f"has matrices of rank {down.shape[0]} for {layer}, and {stated_rank} in {described.source}"
+        raise ConfigError(key, path, problem, "give the configuration of this file")
     rank, alpha, source = down.shape[0], described.alphas.get(layer, described.alpha), described.source
     if "alpha" in parts:
         alpha, source = parts["alpha"].item(), "tensors"
     if alpha is None:
         alpha, source = rank, f"the rank: {described.unstated}"
-    if not math.isfinite(alpha):
+    if not abs(alpha) <= MOST_ALPHA:
         raise ConfigError(key, path, f"has an alpha of {alpha} for {layer}", change)
     divisor = math.sqrt(rank) if described.rank_stabilised else rank
     stated = f"alpha {alpha:g} ({source}) / {'square root of ' if described.rank_stabilised else ''}rank {rank}"

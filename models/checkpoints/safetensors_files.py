@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.checkpoints.weight_containers import SAFETENSORS, require_container
+from models.checkpoints.weight_containers import SAFETENSORS, UNQUANTIZED, require_container
 from models.errors import ConfigError
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -18,9 +18,12 @@ FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 _TYPES = FLOATS | {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16,
 }  # fmt: skip
 FORMAT = {"format": "pt"}
 """Metadata that diffusers and transformers expect in a header."""
+_QUANTIZED = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+"""Types of the format that no weights of ours have, some smaller than a byte."""
 _TYPE_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _AGAIN = "copy or download it again"
 
@@ -79,12 +82,17 @@ def open_safetensors(path: Path, key: str) -> SafetensorsFile:
         stored, places, end = {}, {}, 0
         for name, entry in sorted(header.items(), key=lambda entry: tuple(entry[1]["data_offsets"])):
             begin, following = entry["data_offsets"]
+            if entry["dtype"] in _QUANTIZED:
+                problem = f"holds {name} as {entry['dtype']}: quantized weights are not read"
+                raise ConfigError(key, path, problem, UNQUANTIZED)
             held = Stored(tuple(entry["shape"]), _TYPES[entry["dtype"]])
             if begin != end or following - begin != held.size or any(type(x) is not int or x < 0 for x in held.shape):
                 raise ValueError(f"{name} does not fill its place")
             stored[name], places[name], end = held, 8 + length + begin, following
         if not all(isinstance(text, str) for text in metadata.values()):
             raise ValueError("metadata that is no text")
+    except ConfigError:
+        raise
     except KeyError as error:
         raise ConfigError(key, path, f"is no safetensors file that can be read ({error} unknown)", _AGAIN) from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:

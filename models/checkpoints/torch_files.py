@@ -33,13 +33,23 @@ def read_part(
     if name is None and part is None and key == "lora" and len(held) == 1:
         name = held[0]
     others = ", ".join(held) or "none"
-    fix = f"change {key} or {_PART_KEYS[key]}" if key in _PART_KEYS else f"change {key}"
+    fix = _cure(path, key, part, usual, held)
     if name is None:
         raise ConfigError(key, path, f"has no {' or '.join(candidates)}; networks in it: {others}", fix)
     if not _is_state_dict(content[name]):  # the next of the usual would be another network than was meant
         problem = f"holds a {name} that is no network of tensors; networks in it: {others}"
         raise ConfigError(key, path, problem, fix)
     return name, _checked(content[name], path, key), [other for other in held if other != name]
+
+
+def _cure(path: Path, key: str, part: str | None, usual: Sequence[str], held: Sequence[str]) -> str:
+    """Tell how to read a part of `held`: by the key that chooses it, or by convert.py where the command has none."""
+    wanted = held[0] if len(held) == 1 else f"one of {', '.join(held)}"
+    if not held or (key not in _PART_KEYS and "generator" not in usual):
+        return f"change {key}"
+    if key in _PART_KEYS:
+        return f"write {_PART_KEYS[key]}={wanted}"
+    return f"run convert.py source={path} part={wanted} out=NEW.safetensors, and write {key}=NEW.safetensors"
 
 
 def _load(path: Path, key: str) -> Mapping[Any, Any]:
@@ -81,7 +91,10 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _checked(state: Mapping[str, Any], path: Path, key: str) -> dict[str, Tensor]:
-    tensors = {name: torch.as_tensor(value) for name, value in state.items()}
+    try:
+        tensors = {name: torch.as_tensor(value) for name, value in state.items()}
+    except (RuntimeError, OverflowError) as error:  # a whole number of more than 64 bits
+        raise ConfigError(key, path, f"holds an alpha that is too large ({error})", f"change {key}") from error
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.dtype.is_complex:
             problem = f"holds {name} as {tensor.dtype}, {tensor.layout}"

@@ -1,7 +1,6 @@
 """Open Wan2.1's VAE from a folder of diffusers or from its original file, or a tiny decoder in its place."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from models.wan.tiny_decoder import FIRST, MEMORY, TinyDecoder, TinyDecoderCodec
 from models.wan.vae import WanCodec
 
 _FIX = "give a diffusers folder of Wan2.1, or its Wan2.1_VAE.pth"
+_MOST = 1e6
+"""Bound of means and deviations of latents, far above those of any VAE."""
 _FIRST, _LATENT = "encoder.conv1.weight", "conv2.weight"
 """Original names of the first convolution [D 3 3 3 3], and of the one behind the latents [C C 1 1 1]."""
 
@@ -57,7 +58,7 @@ def _of_diffusers(folder: Path, path: Path, channels: int) -> tuple[AutoencoderK
         config = dict(json.loads(read_text(inner / "config.json", "vae")))
     except ConfigError:
         raise
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError("vae", path, "holds no readable vae/config.json, nor Wan2.1_VAE.pth", _FIX) from error
     if config.get("_class_name") != "AutoencoderKLWan" or config.get("patch_size") is not None:
         raise ConfigError("vae", path, "is not the VAE of Wan2.1 (AutoencoderKLWan without patches)", _FIX)
@@ -65,7 +66,7 @@ def _of_diffusers(folder: Path, path: Path, channels: int) -> tuple[AutoencoderK
         raise ConfigError("vae", path, f"has latents of {given} channels, the network of {channels}", _FIX)
     for name in ("latents_mean", "latents_std"):
         values = config.get(name, [0.0] * channels)
-        numbers = isinstance(values, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in values)
+        numbers = isinstance(values, list) and all(isinstance(x, int | float) and abs(x) < _MOST for x in values)
         if not numbers or len(values) != channels:
             problem = f"{name} of vae/config.json is not {channels} numbers"
             raise ConfigError("vae", path, problem, "download it again")

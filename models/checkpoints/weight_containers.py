@@ -1,5 +1,7 @@
-"""Recognise the container of a file of weights by its first bytes, whatever its name is."""
+"""Recognise the container of a file of weights by its first bytes; list the names that such files have."""
 
+import re
+from os.path import isfile
 from pathlib import Path
 
 from models.errors import ConfigError
@@ -7,15 +9,24 @@ from models.file_kinds import file_kind
 
 SAFETENSORS, TORCH, INDEX = "safetensors file", "file of torch.save", "index of shards"
 
+READ_ENDINGS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
+"""Endings of files of weights that are read."""
+WEIGHT_ENDINGS = (*READ_ENDINGS, ".gguf")
+"""Endings of all files of weights."""
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>.*)")
+"""Name of one shard of several."""
+
 _READ = {"safetensors": SAFETENSORS, "zip": TORCH}
 """Containers that are read, by the name of their kind of file; an index is text."""
+UNQUANTIZED = "give the bfloat16 or float16 file of the same release"
+"""Advice for quantized weights."""
 _AGAIN = "copy or download it again"
 _CURES = {
     "pickle": (
         "is a pickle, written by torch before 1.6 or by other code, which could run code",
         "load it where you trust it, and save it again with a current torch",
     ),
-    "gguf": ("is a GGUF file: quantized weights are not read", "give the bfloat16 file of the same release"),
+    "gguf": ("is a GGUF file: quantized weights are not read", UNQUANTIZED),
     "empty": ("is empty, and no safetensors file or .pt", _AGAIN),
     "unknown": ("is neither a safetensors file nor one of torch.save, by its first bytes", _AGAIN),
 }
@@ -36,7 +47,7 @@ def require_container(path: Path, key: str) -> str:
 
     Raises ConfigError, naming `key`, for a missing file and for a container that is not read.
     """
-    if not path.is_file():
+    if not isfile(path):  # False too for a name that no file can have
         problem, fix = "does not exist", "give the path of a checkpoint, a file or a folder"
         if path.is_symlink():
             problem, fix = f"is a link to {path.readlink()}, which does not exist", _AGAIN
@@ -51,6 +62,17 @@ def require_container(path: Path, key: str) -> str:
         raise ConfigError(key, path, f"is {kind.label}", kind.cure)
     problem, fix = _CURES[kind.name if kind else "unknown" if path.stat().st_size else "empty"]
     raise ConfigError(key, path, problem, fix)
+
+
+def all_shard_names(name: str) -> list[str]:
+    """List the names of all shards of the network that a file of this name belongs to; [] where it is no shard."""
+    match = SHARD.fullmatch(name)
+    if match is None:
+        return []
+    return [
+        f"{match['stem']}-{number:05d}-of-{match['count']}{match['ending']}"
+        for number in range(1, int(match["count"]) + 1)
+    ]
 
 
 def is_torch_file(path: Path) -> bool:

@@ -64,7 +64,7 @@ def find_encoder(path: Path, text_dim: int) -> EncoderFiles:
             config = dict(json.loads(read_text(weights / "config.json", "text_encoder")))
         except ConfigError:
             raise
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             problem = "holds no readable text_encoder/config.json, nor models_t5_umt5-xxl-enc-bf16.pth"
             raise ConfigError("text_encoder", path, problem, _FIX) from error
         kind, width = config.get("model_type"), config.get("d_model")

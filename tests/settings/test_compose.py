@@ -88,6 +88,17 @@ def test_a_key_that_is_given_twice_is_refused(arguments, key):
     assert error.value.key == key and error.value.problem.startswith("given twice")
 
 
+@pytest.mark.parametrize(("first", "second"), [("a.pt", "b.pt"), ("[a.pt,b.pt]", "owner/name")])
+def test_a_lora_that_is_given_twice_is_written_as_a_list_in_the_cure(first, second):
+    base = ["source=x", "out=y"]
+    with pytest.raises(ConfigError) as error:
+        settings.read_keys([*base, f"lora={first}", f"lora={second}"], ConvertOptions)
+    _, cured, _ = error.value.fix.split("'")
+    assert error.value.key == "lora"
+    names = settings.read_keys([*base, cured], ConvertOptions).lora_names
+    assert names == [*first.strip("[]").split(","), second]
+
+
 def test_a_teacher_beside_the_stage_that_trains_one_is_refused():
     with pytest.raises(ConfigError) as error:
         settings.load(["stage=[teacher,ode]", "teacher=assets/tiny/teacher.safetensors"])

@@ -96,6 +96,31 @@ def test_safetensors_are_read_under_any_name(tmp_path, name):
     assert len(open_checkpoint(as_safetensors(tmp_path / name, BASE), "init").stored) == len(BASE)
 
 
+def mlx(path):
+    """Weights in 4 bits as packed whole numbers, with scales and biases for each 64."""
+    quantized = {
+        "weight": torch.zeros(8, 2, dtype=torch.uint32),
+        "scales": torch.ones(8, 1),
+        "biases": torch.ones(8, 1),
+    }
+    return as_safetensors(path, {f"blocks.0.attn1.to_q.{name}": tensor for name, tensor in quantized.items()})
+
+
+def fp4(path):
+    """Weights of half a byte each, which no library here can write."""
+    text = json.dumps({"proj_out.weight": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(2))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "key"),
+    [(mlx, "as uint32: quantized", "checkpoint"), (fp4, "as F4: quantized", "checkpoint"), (fp4, "as F4", "lora")],
+)
+def test_weights_of_packed_bits_are_refused_as_quantized_and_not_as_damaged(tmp_path, make, kind, key):
+    assert "bfloat16" in refused(make(tmp_path / "x.safetensors"), kind, key)
+
+
 def test_a_cut_file_and_one_with_surplus_bytes_are_told_apart(tmp_path):
     path = as_safetensors(tmp_path / "x.safetensors", BASE)
     whole = path.read_bytes()

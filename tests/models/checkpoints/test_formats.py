@@ -7,6 +7,7 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from models.checkpoints.formats import open_checkpoint
+from models.checkpoints.lora_files import read_adapters
 from models.checkpoints.vae_files import open_wan_codec
 from models.checkpoints.weight_files import check_weights, load_weights, stored_tensors, verify_weights
 from models.errors import ConfigError
@@ -129,6 +130,11 @@ def test_a_truncated_shard_is_named(tmp_path):
         ("{", "JSONDecodeError"),
         ("[]", "TypeError"),
         ('{"weight_map": {"a": 3}}', " 3,"),
+        ('{"weight_map": {"a": ""}}', " '',"),
+        ('{"weight_map": {"a": "\\u0000"}}', "lacks"),
+        (f'{{"weight_map": {{"a": "{300 * "x"}"}}}}', "lacks"),
+        (f'{{"weight_map": {{"a": "{WHOLE}.index.json"}}}}', "which is an index"),
+        (9999 * '{"weight_map":', "RecursionError"),
         ('{"weight_map": {"a": "../../secret.safetensors"}}', "../../secret.safetensors"),
     ],
 )
@@ -136,7 +142,22 @@ def test_a_foreign_index_is_refused(tmp_path, text, fact):
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / f"{WHOLE}.index.json").write_text(text)
     message = refusal(tmp_path / "t")
-    assert f"{WHOLE}.index.json" in message and fact in message
+    assert fact in message and (f"{WHOLE}.index.json" in message or fact == "lacks")
+
+
+def test_indexes_that_name_each_other_end_in_a_line_of_every_reader(tmp_path):
+    one, two = (tmp_path / f"{stem}.safetensors.index.json" for stem in ("a", "b"))
+    one.write_text(json.dumps({"weight_map": {"x": two.name}}))
+    two.write_text(json.dumps({"weight_map": {"x": one.name}}))
+    for read in (open_checkpoint, verify_weights, read_adapters):
+        with pytest.raises(ConfigError) as error:
+            read(one, "init")
+        assert error.value.key == "init" and two.name in error.value.problem
+
+
+def test_a_name_of_a_shard_without_a_count_is_one_whole_file(tmp_path):
+    path = ours(tmp_path / "model-00001-of-00000.safetensors", weights())
+    assert equal(dict(open_checkpoint(tmp_path, "init").tensors()), weights()) and path.is_file()
 
 
 def test_an_index_that_names_other_tensors_than_the_shards_hold_is_refused(tmp_path):

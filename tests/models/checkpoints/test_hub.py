@@ -1,6 +1,7 @@
 """Repositories of the hub come from its cache; without it one line tells what to download and where to put it."""
 
 import json
+import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from models.checkpoints.hub import weights_path
+from models.checkpoints.hub import names_hub, require_named, snapshot_commit, weights_path
 from models.errors import ConfigError
 
 
@@ -65,12 +66,14 @@ class FakeHub:
     """Lists one repository, and writes the files that match into the cache."""
 
     def __init__(self, cache: Path, files: list[str]):
-        self.cache, self.files, self.asked = cache, files, []
+        self.cache, self.files, self.asked, self.revisions = cache, files, [], []
 
     def list_repo_files(self, repository, revision=None):
+        self.revisions.append(revision)
         return self.files
 
     def snapshot_download(self, repository, revision=None, allow_patterns=None):
+        self.revisions.append(revision)
         self.asked.append(
             [name for name in self.files if any(fnmatchcase(name, pattern) for pattern in allow_patterns)]
         )
@@ -169,6 +172,69 @@ def test_a_repository_in_the_cache_is_a_folder_and_its_files_are_paths(cache, ca
     assert weights_path(f"hf://{name}/lora/x.safetensors", "lora") == snapshot / "lora/x.safetensors"
     assert weights_path(str(snapshot.parents[1]), "checkpoint") == snapshot, "the folder of the cache itself"
     assert capsys.readouterr().err == ""
+
+
+BRANCH, REVIEW = "b" * 40, "c" * 40
+
+
+@pytest.mark.parametrize(
+    ("given", "commit", "inner"),
+    [
+        ("owner/name", "a" * 40, ""), ("owner/name@main", "a" * 40, ""), ("owner/name@dev", BRANCH, ""),
+        (f"owner/name@{BRANCH}", BRANCH, ""), ("owner/name@refs/pr/3", REVIEW, ""), ("hf://owner/name/", "a" * 40, ""),
+        ("hf://owner/name@dev/transformer", BRANCH, "transformer"),
+        ("https://huggingface.co/owner/name", "a" * 40, ""), ("huggingface.co/owner/name/", "a" * 40, ""),
+        ("https://huggingface.co/owner/name/tree/dev", BRANCH, ""), ("http://hf.co/owner/name?x=1#y", "a" * 40, ""),
+        ("https://huggingface.co/owner/name/tree/refs%2Fpr%2F3/transformer", REVIEW, "transformer"),
+        ("https://huggingface.co/owner/name/blob/main/transformer/x%20y.pt", "a" * 40, "transformer/x y.pt"),
+        ("https://www.huggingface.co/owner/name/resolve/dev/a.safetensors?download=true", BRANCH, "a.safetensors"),
+    ],
+)  # fmt: skip
+def test_a_revision_and_the_address_of_a_page_mean_their_snapshot_and_file(cache, given, commit, inner):
+    snapshots = cached(cache, "owner/name", *NEEDED, "transformer/x y.pt", "a.safetensors").parent
+    references = snapshots.parent / "refs"
+    (references / "refs/pr").mkdir(parents=True)
+    for name, written in (("dev", BRANCH), ("refs/pr/3", REVIEW)):
+        (references / name).write_text(written)
+        shutil.copytree(snapshots / ("a" * 40), snapshots / written)
+    assert weights_path(given, "checkpoint") == snapshots / commit / inner
+    assert snapshot_commit(given, "checkpoint") == commit
+
+
+@pytest.mark.parametrize("given", ["owner/name@dev", "https://huggingface.co/owner/name/tree/dev"])
+def test_a_revision_is_downloaded_and_named_where_it_cannot_be(given, online, cache):
+    cached(cache, "owner/name", *NEEDED)  # the main branch, which is not what was asked for
+    with pytest.raises(ConfigError) as error:
+        weights_path(given, "checkpoint")
+    assert "owner/name --revision dev" in error.value.fix
+    hub = online(DIFFUSERS)
+    weights_path(given, "checkpoint")
+    assert hub.revisions == ["dev", "dev"]
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        ("hf://owner", "owner/name"), ("hf://", "owner/name"), ("https://huggingface.co/owner", "owner/name"),
+        ("https://huggingface.co/datasets/owner/name", "owner/name"), ("hf://datasets/owner", "owner/name"),
+        ("https://huggingface.co/owner/name/discussions/3", "owner/name"),
+        ("https://example.com/x.safetensors", "download it"), ("s3://bucket/x.pt", "download it"),
+    ],
+)  # fmt: skip
+def test_an_address_of_no_repository_is_refused_with_what_to_write(cache, given, cure):
+    for ask in (weights_path, names_hub, require_named):
+        with pytest.raises(ConfigError) as error:
+            ask(given, "init")
+        assert (error.value.key, error.value.value) == ("init", given) and cure in error.value.fix
+
+
+def test_several_loras_without_brackets_are_shown_with_them(cache):
+    with pytest.raises(ConfigError) as error:
+        require_named("a.pt,owner/name", "lora")
+    assert error.value.key == "lora" and "'lora=[a.pt,owner/name]'" in error.value.fix
+    Path("a.pt,owner").mkdir()
+    Path("a.pt,owner/name").touch()
+    require_named("a.pt,owner/name", "lora")
 
 
 @pytest.mark.parametrize("given", ["owner/name", "hf://owner/name/x.safetensors"])

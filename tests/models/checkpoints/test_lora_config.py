@@ -89,6 +89,22 @@ def test_a_pattern_of_no_layer_is_refused_by_name(tmp_path, field, pattern):
     assert (error.value.key, error.value.value) == ("lora", path) and f"has {pattern} in" in error.value.problem
 
 
+@pytest.mark.parametrize("field", [{"r": 8}, {"r": 4, "rank_pattern": {"head": 8}}, {"rank_pattern": {"head": 8}}])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "lora.safetensors"])
+def test_a_rank_that_is_not_the_matrices_is_refused_as_by_peft(tmp_path, file, field):
+    path = described(tmp_path / file, {"lora_alpha": 16} | field)
+    with pytest.raises(ConfigError) as error:
+        read_adapters(path, "lora")
+    assert (error.value.key, error.value.value) == ("lora", path)
+    assert "rank 4" in error.value.problem and " 8 in " in error.value.problem
+
+
+@pytest.mark.parametrize(("stabilised", "scale"), [(True, 8.0), (False, 4.0), (None, 4.0)])
+def test_the_rank_divides_by_its_square_root_where_peft_is_asked_to(tmp_path, stabilised, scale):
+    fields = {"r": 4, "lora_alpha": 16, "use_rslora": stabilised}
+    assert set(scales(described(tmp_path / "adapter_model.safetensors", fields)).values()) == {scale}
+
+
 def test_peft_s_configuration_counts_beside_a_sole_file_of_any_name_and_of_several_beside_peft_s_own(tmp_path):
     written = described(tmp_path / "adapter_model.safetensors", {"lora_alpha": 12})
     sole = written.rename(tmp_path / "style.safetensors")

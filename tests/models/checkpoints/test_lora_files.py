@@ -289,6 +289,22 @@ def test_an_alpha_that_is_not_finite_is_refused(alpha, tmp_path):
         assert error.value.key == "lora" and re.search(rf"\b{alpha}\b", error.value.problem)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("kind", ["down", "up", "difference"])
+def test_a_number_that_is_not_finite_is_the_lora_s_fault_merged_or_live(number, kind, tmp_path):
+    change = {
+        "down": "transformer.blocks.0.attn1.to_q.lora_A.weight", "up": "transformer.blocks.1.ffn.net.2.lora_B.weight",
+        "difference": "transformer.blocks.0.norm2.diff",
+    }  # fmt: skip
+    tensors = {name: tensor.clone() for name, tensor in (DIFFUSERS | {change["difference"]: torch.ones(24)}).items()}
+    assert len(read_adapters(write(tmp_path / "x.safetensors", tensors), "lora")) == len(LAYERS) + 1
+    tensors[change[kind]].view(-1)[-1] = number
+    path = write(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(ConfigError) as error:  # before it is merged or attached
+        read_adapters(path, "lora")
+    assert (error.value.key, error.value.value) == ("lora", path) and change[kind] in error.value.problem
+
+
 def drop(name: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in DIFFUSERS.items() if key != name}
 
@@ -331,6 +347,16 @@ def test_a_checkpoint_is_no_lora_and_says_which_names_are_unknown(tmp_path):
         '{"alpha_pattern": [[1, 2]]}',
         '{"transformer.alpha_pattern": {"(": 1}}',
         '{"transformer.lora_alpha": "six"}',
+        '{"transformer.lora_alpha": 1' + 400 * "0" + "}",
+        '{"transformer.lora_alpha": 1' + 5000 * "0" + "}",
+        '{"transformer.alpha_pattern": {"0": 1e300}}',
+        '{"alpha_pattern": {"a{99999999999}": 1}}',
+        9999 * '{"r":',
+        '{"transformer.use_rslora": "false"}',
+        '{"transformer.r": "3"}',
+        '{"transformer.r": 0}',
+        '{"transformer.r": true}',
+        '{"transformer.rank_pattern": {"0": 3.0}}',
     ],
 )
 def test_metadata_that_cannot_be_read_is_refused(tmp_path, metadata):

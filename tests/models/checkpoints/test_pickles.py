@@ -5,10 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.checkpoints.config_json import write_config
+from models.checkpoints.conversion import convert_checkpoint
 from models.checkpoints.formats import open_checkpoint
 from models.checkpoints.weight_files import check_weights, load_weights, stored_tensors
 from models.errors import ConfigError
-from tests.models.checkpoints.wan_checkpoints import empty, equal, original, ours, refusal, saved, self_forcing, weights
+from tests.models.checkpoints.wan_checkpoints import (
+    CONFIG,
+    empty,
+    equal,
+    original,
+    ours,
+    refusal,
+    saved,
+    self_forcing,
+    weights,
+)
 
 
 @pytest.mark.parametrize("part", ["generator", "generator_ema", "critic", "generator_at_step_100"])
@@ -32,6 +44,24 @@ def test_a_part_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     with pytest.raises(ConfigError) as error:
         check_weights(file, "init", empty(), "critic")
     assert error.value.key == "init" and "part=critic" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("key", "cure"),
+    [
+        ("checkpoint", "source={path} part=state_dict out=NEW.safetensors, and write checkpoint=NEW.safetensors"),
+        ("source", "part=state_dict"),
+    ],
+)
+def test_the_only_network_under_an_unusual_name_is_named_with_the_key_or_command_that_reads_it(tmp_path, key, cure):
+    path = saved(tmp_path / "x.pt", {"state_dict": original(weights()), "epoch": 3})
+    with pytest.raises(ConfigError) as error:
+        open_checkpoint(path, key)
+    assert error.value.key == key and error.value.fix.endswith(cure.format(path=path))
+    (tmp_path / "config.json").write_text(write_config(CONFIG, original=False))
+    out = tmp_path / "NEW.safetensors"
+    convert_checkpoint(path, out, part="state_dict", model=str(tmp_path / "config.json"), shard_bytes=10**9)
+    assert equal(dict(stored_tensors(out)), weights())
 
 
 @pytest.mark.parametrize("averaged", [None, {}, [1], {"model": original(weights())}])
