@@ -17,7 +17,7 @@ _PATIENCE_S = 10.0
 """Longest wait for the hub's first answer."""
 _NAME, _REVISION = r"(?P<repository>[\w.-]+/[\w.-]+)", r"(?P<revision>refs/pr/\d+|[\w.-]+)"
 _ID = re.compile(rf"{_NAME}(?:@{_REVISION})?(?P<inner>(?:/[^/]+)*)/?")
-_HOST = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface|hf)\.co/+")
+_HOST = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface|hf)\.co/+", re.IGNORECASE)
 _PAGE = re.compile(rf"{_NAME}(?:/(?:blob|resolve|raw|tree)/{_REVISION}(?P<inner>(?:/[^/]+)*))?/?")
 """Path of a page of the hub: of a repository, a folder in it, or a file."""
 _NO_WEIGHTS = ("datasets/", "spaces/", "docs/", "papers/", "collections/")
@@ -184,7 +184,7 @@ def _repository_of(given: str, key: str) -> _Repository | None:
         local = lexists(path) or first in (".", "..") or isdir(first)
         if match is None or local or match["inner"] or given.endswith((*WEIGHT_ENDINGS, ".json")):
             return None
-    if match is None or match["repository"].startswith(_NO_WEIGHTS):
+    if match is None or match["repository"].startswith(_NO_WEIGHTS) or ".." in (match["inner"] or "").split("/"):
         fix = f"write {key}=owner/name, or {key}=hf://owner/name/FILE"
         raise ConfigError(key, given, "it names no repository of weights on the Hugging Face hub", fix)
     return _Repository(match["repository"], match["revision"] or "main", (match["inner"] or "").strip("/"))

@@ -93,7 +93,7 @@ def _is_state_dict(content: Any) -> bool:
 def _checked(state: Mapping[str, Any], path: Path, key: str) -> dict[str, Tensor]:
     try:
         tensors = {name: torch.as_tensor(value) for name, value in state.items()}
-    except (RuntimeError, OverflowError) as error:  # a whole number of more than 64 bits
+    except (ValueError, RuntimeError, OverflowError) as error:  # a whole number of more than 64 bits
         raise ConfigError(key, path, f"holds an alpha that is too large ({error})", f"change {key}") from error
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.dtype.is_complex:

@@ -52,6 +52,7 @@ from evaluation.judging.rubric import load_rubric
 from evaluation.judging.transcripts import Transcripts
 from evaluation.video_files import read_videos
 from learner.parallel.shard_files import OwnShards
+from models.checkpoints.formats import open_checkpoint
 from models.checkpoints.lora_config import UNSTATED
 from models.checkpoints.lora_files import read_adapters
 from models.checkpoints.weight_files import check_weights, load_weights, save_weights, verify_weights
@@ -312,6 +313,20 @@ def written_record(folder: Path) -> Path:
     return folder / "x.json"
 
 
+def written_index(folder: Path) -> Path:
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for number, shard in enumerate(shards):
+        save_file({f"blocks.{number}.attn1.to_q.weight": torch.full((2, 2), float(number))}, folder / shard)
+    placed = {f"blocks.{number}.attn1.to_q.weight": shard for number, shard in enumerate(shards)}
+    text = json.dumps({"metadata": {"total_size": 32}, "weight_map": placed})
+    return write(folder, "model.safetensors.index.json", lambda path: path.write_text(text))
+
+
+def shards_in(path: Path) -> dict[str, torch.Tensor]:
+    placed = json.loads(decoded(path))["weight_map"]
+    return {name: load_file(path.with_name(shard))[name] for name, shard in placed.items()}
+
+
 def written_lora(folder: Path) -> Path:
     tensors = load_file(written_adapter(folder))
     (folder / "adapter_model.safetensors").unlink()
@@ -358,6 +373,10 @@ FILES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
     "student.pt": (
         lambda folder: write(folder, "s.pt", lambda path: torch.save({"generator": load_file(SHIPPED)}, path)),
         read_student,
+    ),
+    "model.safetensors.index.json": (
+        written_index,
+        lambda path: dict(open_checkpoint(path, "checkpoint").tensors()),
     ),
     "adapter": (written_adapter, read_lora),
     "adapter.bin": (written_lora, read_lora),
@@ -449,6 +468,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
 """A valid file by what it is, and its reader."""
 IN_FILE: dict[str, Callable[[Path], Any]] = {
     "student.pt": lambda path: torch.load(path, weights_only=True)["generator"],
+    "model.safetensors.index.json": shards_in,
     "adapter": lambda path: lora_in(load_file(path)),
     "adapter.bin": lambda path: lora_in(torch.load(path, weights_only=True)),
     "adapter_config.json": scales_in,
@@ -476,6 +496,11 @@ HEADS = (
 )  # fmt: skip
 
 
+WORDS_IN_FILES = (
+    b"-1", b"1e999", b"null", b"[]", b"{}", b'"', b",", b":", b"\n", b"9" * 400, b"9" * 5000, b"[" * 9999, b'"false"',
+)  # fmt: skip
+
+
 def damaged(content: bytes, draw: random.Random) -> bytes:
     """Cut, flip, repeat, or replace some bytes of a file, or give it the beginning of another kind."""
     changed = bytearray(content)
@@ -491,7 +516,7 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
         elif what == 3:
             changed = bytearray(draw.choice(HEADS)) + (changed if draw.random() < 0.5 else b"")
         elif what == 4:
-            changed[place : place + 1] = draw.choice([b"-1", b"1e999", b"null", b"[]", b"{}", b'"', b",", b":", b"\n"])
+            changed[place : place + 1] = draw.choice(WORDS_IN_FILES)
         else:
             changed += changed[place : place + 50]
     return bytes(changed)

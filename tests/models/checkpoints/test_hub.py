@@ -184,7 +184,7 @@ BRANCH, REVIEW = "b" * 40, "c" * 40
         (f"owner/name@{BRANCH}", BRANCH, ""), ("owner/name@refs/pr/3", REVIEW, ""), ("hf://owner/name/", "a" * 40, ""),
         ("hf://owner/name@dev/transformer", BRANCH, "transformer"),
         ("https://huggingface.co/owner/name", "a" * 40, ""), ("huggingface.co/owner/name/", "a" * 40, ""),
-        ("https://huggingface.co/owner/name/tree/dev", BRANCH, ""), ("http://hf.co/owner/name?x=1#y", "a" * 40, ""),
+        ("https://huggingface.co/owner/name/tree/dev", BRANCH, ""), ("HTTP://hf.co/owner/name?x=1#y", "a" * 40, ""),
         ("https://huggingface.co/owner/name/tree/refs%2Fpr%2F3/transformer", REVIEW, "transformer"),
         ("https://huggingface.co/owner/name/blob/main/transformer/x%20y.pt", "a" * 40, "transformer/x y.pt"),
         ("https://www.huggingface.co/owner/name/resolve/dev/a.safetensors?download=true", BRANCH, "a.safetensors"),
@@ -215,7 +215,7 @@ def test_a_revision_is_downloaded_and_named_where_it_cannot_be(given, online, ca
 @pytest.mark.parametrize(
     ("given", "cure"),
     [
-        ("hf://owner", "owner/name"), ("hf://", "owner/name"), ("https://huggingface.co/owner", "owner/name"),
+        ("hf://owner", "owner/name"), ("hf://", "owner/name"), ("hf://owner/name/../x.pt", "owner/name"), ("https://huggingface.co/owner", "owner/name"),
         ("https://huggingface.co/datasets/owner/name", "owner/name"), ("hf://datasets/owner", "owner/name"),
         ("https://huggingface.co/owner/name/discussions/3", "owner/name"),
         ("https://example.com/x.safetensors", "download it"), ("s3://bucket/x.pt", "download it"),

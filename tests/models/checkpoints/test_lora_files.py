@@ -289,6 +289,14 @@ def test_an_alpha_that_is_not_finite_is_refused(alpha, tmp_path):
         assert error.value.key == "lora" and re.search(rf"\b{alpha}\b", error.value.problem)
 
 
+@pytest.mark.parametrize("alpha", [2**70, 10**400, 1e300])
+def test_an_alpha_beyond_any_lora_s_is_refused_in_a_line(alpha, tmp_path):
+    path = saved(tmp_path / "x.pt", DIFFUSERS | {"transformer.blocks.0.attn1.to_q.alpha": alpha})
+    with pytest.raises(ConfigError) as error:
+        read_adapters(path, "lora")
+    assert (error.value.key, error.value.value) == ("lora", path) and "alpha" in error.value.problem
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 @pytest.mark.parametrize("kind", ["down", "up", "difference"])
 def test_a_number_that_is_not_finite_is_the_lora_s_fault_merged_or_live(number, kind, tmp_path):
