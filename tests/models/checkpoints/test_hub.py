@@ -215,7 +215,8 @@ def test_a_revision_is_downloaded_and_named_where_it_cannot_be(given, online, ca
 @pytest.mark.parametrize(
     ("given", "cure"),
     [
-        ("hf://owner", "owner/name"), ("hf://", "owner/name"), ("hf://owner/name/../x.pt", "owner/name"), ("https://huggingface.co/owner", "owner/name"),
+        ("hf://owner", "owner/name"), ("hf://", "owner/name"), ("hf://owner/name/../x.pt", "owner/name"),
+        ("https://huggingface.co/owner", "owner/name"),
         ("https://huggingface.co/datasets/owner/name", "owner/name"), ("hf://datasets/owner", "owner/name"),
         ("https://huggingface.co/owner/name/discussions/3", "owner/name"),
         ("https://example.com/x.safetensors", "download it"), ("s3://bucket/x.pt", "download it"),
