@@ -158,10 +158,10 @@ def snapshot_of(path: Path, revision: str = "main") -> Path:
 
     Any other path, and a folder without that revision, come back unchanged.
     """
-    reference, commit = path / "refs" / revision, path / "snapshots" / revision
-    if isfile(reference) and commit.parent.is_dir():  # isfile: False too for a name that is too long
-        return commit.with_name(reference.read_text().strip())
-    return commit if isdir(commit) else path
+    reference, snapshots = path / "refs" / revision, path / "snapshots"
+    if isfile(reference) and isdir(snapshots):  # False too for a name that is too long
+        return snapshots / reference.read_text().strip()
+    return snapshots / revision if isdir(snapshots / revision) else path
 
 
 def _repository_of(given: str, key: str) -> _Repository | None:
