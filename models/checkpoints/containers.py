@@ -106,7 +106,7 @@ def check_floats(stored: Mapping[str, Stored], path: Path, key: str) -> dict[str
 
 def indexed_files(path: Path, key: str) -> list[Path]:
     """List the shards that an index names. Raises ConfigError, naming `key`, if one is missing or is an index."""
-    files = [path.with_name(name) for name in sorted(set(read_index(path, key).values()))]
+    files = [path.with_name(name) for name in sorted(set(shards_by_tensor(path, key).values()))]
     for file in files:
         if not isfile(file):  # False too for a name that no file can have
             raise ConfigError(key, None, f"{path.parent} lacks {file.name}, which its index names", _DOWNLOAD)
@@ -116,7 +116,7 @@ def indexed_files(path: Path, key: str) -> list[Path]:
 
 
 def _open_index(path: Path, key: str) -> Content:
-    placed, files = read_index(path, key), indexed_files(path, key)
+    placed, files = shards_by_tensor(path, key), indexed_files(path, key)
     shards = [(file.name, open_content(file, key, None, ())) for file in files]
     held = [(name, shard) for shard, content in shards for name in content.stored]
     if differing := sorted(set(held) ^ set(placed.items())):  # a file holds exactly the tensors that its index gives it
@@ -126,7 +126,7 @@ def _open_index(path: Path, key: str) -> Content:
     return open_shards(path, files, key)
 
 
-def read_index(path: Path, key: str) -> dict[str, str]:
+def shards_by_tensor(path: Path, key: str) -> dict[str, str]:
     """Read from an index the file name of the shard that holds each tensor. Raises ConfigError, naming `key`."""
     try:
         text = read_text(path, key)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from models.checkpoints.containers import read_index
+from models.checkpoints.containers import shards_by_tensor
 from models.checkpoints.folders import (
     LORA_STEMS,
     NETWORK_STEMS,
@@ -59,7 +59,7 @@ def missing_files(snapshot: Path, chosen: Sequence[str]) -> list[str]:
         inside = PurePosixPath(name).parent
         if _INDEX.fullmatch(name) and (snapshot / name).is_file():
             try:
-                shards = set(read_index(snapshot / name, "hub").values())
+                shards = set(shards_by_tensor(snapshot / name, "hub").values())
             except ConfigError:  # half a file, or another one
                 return [name]
             wanted |= dict.fromkeys(str(inside / shard) for shard in sorted(shards))
