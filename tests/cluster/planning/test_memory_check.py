@@ -70,7 +70,7 @@ def test_rollout_processes_that_share_a_gpu_share_its_memory():
         == 4 * actor_bytes(alone, "dmd")
         == 4 * sum(line.value for line in memory.actor_memory(alone, "dmd"))
     )
-    assert " 139.5 GB" in refused("cluster.actor_gpus=0.1").problem
+    assert " 141.9 GB" in refused("cluster.actor_gpus=0.1").problem
 
 
 @pytest.mark.parametrize(
