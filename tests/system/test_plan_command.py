@@ -73,7 +73,7 @@ def test_the_report_names_memory_wires_and_where_each_cost_comes_from():
     tried = sizes(work, speed, asked, lambda n, updates: simulate(config, speed, n, updates), lambda what: None)
     lines = {line[2:44].strip(): line[44:].split() for line in plan_text(work, asked, found, tried).splitlines()}
     assert lines["one block of 1 video(s), by an actor"] == ["710.00", "ms", "plan.block_s"]
-    assert lines["one learner rank"][:2] == ["28.88", "GB"] and lines["the rollout processes of one GPU"][0] == "17.40"
+    assert lines["one learner rank"][:2] == ["28.88", "GB"] and lines["the rollout processes of one GPU"][0] == "14.19"
     pulled = float(lines["weights, to all actors"][0])
     assert pulled == pytest.approx(8 * 2838 * tried[0].rates.updates_per_s, rel=0.01), (
         "MB/s: every version, by every actor"
