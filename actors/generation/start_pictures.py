@@ -54,6 +54,8 @@ def read_picture(path: Path, key: str, shape: Fit) -> tuple[numpy.ndarray, list[
         require_kind(path, key, PICTURES)
         with warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the error behind it is the limit
+            with Image.open(path) as checked:
+                checked.verify()  # checksums of PNG, which decoding alone passes over
             notes, frames = [], getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format != "MPO":  # whose other pictures are previews
                 notes.append(f"the first of its {frames} frames is taken")

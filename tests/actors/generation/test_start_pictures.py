@@ -229,6 +229,17 @@ def test_what_is_no_whole_picture_is_refused(content, tmp_path):
     assert (error.value.key, error.value.value) == ("image", tmp_path / "x.png")
 
 
+def test_a_flipped_bit_of_a_png_is_noticed_wherever_its_pixels_lie(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(numpy.arange(1200, dtype=numpy.uint8).reshape(20, 20, 3)).save(path)
+    whole = path.read_bytes()
+    for place in range(whole.index(b"IDAT") + 4, whole.index(b"IEND") - 4):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ConfigError) as error:
+            read_picture(path, "image", Fit(16, 16, "cut", (255, 255, 255)))
+        assert error.value.key == "image"
+
+
 def test_a_colour_is_a_name_or_a_number():
     assert read_colour("white", "image_background") == (255, 255, 255)
     assert read_colour("#0a141e", "image_background") == (10, 20, 30)
