@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from models.checkpoints.hub import weights_path
 from models.errors import ConfigError
@@ -27,11 +27,14 @@ class ImageEncoder:
     """
 
     def __init__(self, folder: Path, device: str):
-        disable_progress_bar()
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        network, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
+        disable_progress_bar()
+        try:
+            network, report = AutoModel.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        finally:
+            enable_progress_bar()  # it would hide the hub's downloads too
         missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]  # which nothing reads
         if missing:
             raise ValueError(f"weights are missing: {', '.join(sorted(missing)[:4])}")

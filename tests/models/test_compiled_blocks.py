@@ -75,6 +75,8 @@ def test_all_layers_and_passes_share_one_graph_of_static_shapes_for_each_length_
     assert all(isinstance(size, int) for graph in shapes for shape in graph for size in shape)
 
 
+@pytest.mark.core
+@pytest.mark.proof
 def test_windows_with_filler_share_graphs_however_much_they_have():
     """Else laws of early windows would pass the limit on graphs, and torch would continue uncompiled."""
     compiled, shapes, counts = network(), [], []

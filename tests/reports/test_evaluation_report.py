@@ -14,7 +14,7 @@ from tests.fakes.commands import run_script
 from tests.reports.judged import judge_folders, moving_square, write_tensor
 from tests.reports.self_contained import read_alone
 
-UNSEEN = '<script>alert("x")</script> & more'
+UNSEEN = 'a <script>alert("x")</script> & more'
 
 
 def squares(folder, count, fade=0.0, seconds=3):

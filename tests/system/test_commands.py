@@ -49,6 +49,8 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
     assert len(steps) <= 17, "at most the update since the last checkpoint is done again"
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp_path):
     arguments = ("preset=smoke", "cluster=inline", f"run_dir={tmp_path}/run", "checkpoint.every=1")

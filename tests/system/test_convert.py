@@ -193,6 +193,8 @@ def test_a_disk_that_fills_up_on_the_way_is_said_with_the_cure_and_left_as_it_wa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.core
+@pytest.mark.proof
 def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path):
     out = tmp_path / "out"
     script = (

@@ -14,6 +14,8 @@ from reports import demo_report
 from settings.compose import ROOT
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.slow
 def test_the_demo_leaves_a_summary_and_a_report_and_does_nothing_twice(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_report, "VIDEOS", 2)

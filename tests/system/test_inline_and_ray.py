@@ -83,6 +83,8 @@ def test_windows_taken_from_ray_start_uniformly_too(on_ray, small_config):
     assert counts["dispatched"] == counts["taken"] + counts["depth"] + counts["pending"]
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.ray
 def test_windows_of_the_same_weights_are_bit_equal_inline_and_on_ray(on_ray, small_config):
     config = small_config()

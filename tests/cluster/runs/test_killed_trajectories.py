@@ -73,6 +73,8 @@ print(json.dumps(kills))
 """
 
 
+@pytest.mark.core
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_process_killed_at_any_file_operation_or_moment_loses_no_finished_shard_and_another_ends_with_all_of_it(
     tmp_path,

@@ -29,7 +29,7 @@ from tests.learner.parallel.test_collectives import (
     write_networks,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.core, pytest.mark.proof]
 FRAME = (3, 12, 12)
 """Nine tokens: no multiple of 2 or 4 ranks."""
 
