@@ -89,7 +89,8 @@ def make_paper_table(students: Mapping[str, str], out: Path) -> None:
     from evaluation.evaluation_table import keep_earlier, write_evaluation
     from evaluation.paper_table import HORIZONS, judged_horizons, paper_table, paper_text
     from models.checkpoints.hub import weights_path
-    from models.worlds.tiny_world import HORIZON, spread_prompts
+    from models.worlds.tiny_prompts import spread_prompts
+    from models.worlds.tiny_world import HORIZON
     from reports.paper_report import write_paper_report
 
     prompts, paths = spread_prompts(PAPER_VIDEOS), {n: weights_path(one, "checkpoint") for n, one in students.items()}

@@ -18,6 +18,7 @@ from actors.generation.video_record import recorded_keys
 from models.checkpoints.hub import require_named
 from models.errors import ConfigError
 from models.user_paths import existing_path
+from models.worlds.tiny_prompts import scene_of
 
 
 def read_generation(arguments: Sequence[str]) -> GenerationConfig:
@@ -42,6 +43,8 @@ def main(config: GenerationConfig) -> None:
     for name, given in [*weights, *(("lora", one) for one in config.lora_names)]:
         if given is not None:
             require_named(given, name)
+    if config.prompt is not None and not config.student.in_wan_world:
+        scene_of(config.prompt)
     from actors.generation.job import open_job  # imports torch, which help and mistakes do not wait for
     from actors.generation.video_loop import generate_videos
 

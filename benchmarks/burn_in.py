@@ -18,7 +18,8 @@ from models.checkpoints.weight_files import load_weights
 from models.network_config import StudentConfig
 from models.records import STUDENT, Rollout, Weights, Window, WindowPlan
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text
 from models.worlds.video_codec import TinyCodec
 from tests.fakes.fixed_weights import FixedWeights
 

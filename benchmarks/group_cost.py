@@ -40,7 +40,8 @@ from models.keys import key
 from models.network_config import StudentConfig
 from models.records import Group, MadeBlock, Rollout, Weights, first_frames
 from models.wan.network import Wan
-from models.worlds.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS, encode_text
+from models.worlds.tiny_prompts import SENTINEL_PROMPTS, TRAINING_PROMPTS
+from models.worlds.tiny_world import encode_text
 from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
 from tests.fakes.fixed_weights import FixedWeights

@@ -22,7 +22,8 @@ from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError
 from models.noise import evaluation_seeds
 from models.wan.network import Wan
-from models.worlds.tiny_world import HELD_OUT_PROMPTS, encode_text, sample_video, to_latents, to_pixels
+from models.worlds.tiny_prompts import HELD_OUT_PROMPTS
+from models.worlds.tiny_world import encode_text, sample_video, to_latents, to_pixels
 from rewards.flow.flow_motion import fastest
 from rewards.flow.optical_flow import DisFlow
 from rewards.scorer import Scorer

@@ -19,7 +19,8 @@ from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError
 from models.wan.network import Wan
 from models.worlds.tiny_judge import judge
-from models.worlds.tiny_world import HELD_OUT_PROMPTS, to_pixels
+from models.worlds.tiny_prompts import HELD_OUT_PROMPTS
+from models.worlds.tiny_world import to_pixels
 from rewards.object_motion import displacement, prompted_speed
 
 matplotlib.use("Agg")

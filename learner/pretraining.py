@@ -11,7 +11,7 @@ from learner.stage_config import PretrainConfig
 from learner.trained_network import RegressionLearner
 from models.flow_matching import add_noise, shift_sigma
 from models.noise import Draw, generator_for
-from models.worlds import tiny_world
+from models.worlds import tiny_prompts, tiny_world
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class Pretrainer(RegressionLearner):
         device, drawn = self.trained.device, []
         for place in places:
             generator = generator_for(self.seed, Draw.PRETRAINING, self.step, place)
-            prompt = tiny_world.PROMPTS[int(torch.randint(len(tiny_world.PROMPTS), (), generator=generator))]
+            prompt = tiny_prompts.PROMPTS[int(torch.randint(len(tiny_prompts.PROMPTS), (), generator=generator))]
             dropped = bool(torch.rand((), generator=generator) < self.config.prompt_drop)
             latents = tiny_world.to_latents(tiny_world.sample_video(prompt, self.horizon_frames, generator)[None])[0]
             sigma = shift_sigma(torch.rand((), generator=generator), self.config.shift)

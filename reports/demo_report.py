@@ -19,7 +19,8 @@ from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import load_weights
 from models.noise import evaluation_seeds
 from models.wan.network import Wan
-from models.worlds.tiny_world import FPS, HORIZON, encode_text, spread_prompts, to_pixels
+from models.worlds.tiny_prompts import spread_prompts
+from models.worlds.tiny_world import FPS, HORIZON, encode_text, to_pixels
 from reports import run_report
 from reports.figures import CURVES, MethodResult, milestones, seconds_at
 

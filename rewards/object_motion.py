@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.worlds.tiny_judge import Verdict
-from models.worlds.tiny_world import SPEEDS, scene_of
+from models.worlds.tiny_prompts import SPEEDS, scene_of
 
 SLOWEST = 0.4
 """Least share of the prompted speed at which a pair moves."""

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -107,9 +106,10 @@ def read_keys(
     """
     from omegaconf import OmegaConf
 
-    given = parse(arguments, keys_of(schema), {} if part is None else {"preset": choices()["preset"]})
+    keys = keys_of(schema)
+    given = parse(arguments, keys, {} if part is None else {"preset": choices()["preset"]})
     for name, value in (recorded or {}).items():
-        if find_key(name, str(value), keys_of(schema)).kind is str and not isinstance(value, str | None):
+        if find_key(name, str(value), keys).kind is str and not isinstance(value, str | None):
             raise ConfigError(name, value, "no text, as the record has it", f"write {name}=VALUE, or repair the record")
     given.values.update((recorded or {}) | given.values)
     base = OmegaConf.structured(schema)
@@ -134,10 +134,7 @@ def parse(arguments: Sequence[str], keys: Mapping[str, Key], groups: Mapping[str
         if name in groups:
             given.choices[name] = check_choice(name, text.strip("'\""), groups[name])
         else:
-            close = get_close_matches(name, groups, 1, 0.7) if name not in keys else ()
-            if close and not nearest(name, keys):
-                raise ConfigError(name, text, "no such key", f"write {close[0]}={text}")
-            key = find_key(name, text, keys)
+            key = find_key(name, text, keys, groups)
             given.values[name], given.texts[name] = read_value(key, text), text
     return given
 

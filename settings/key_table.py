@@ -94,8 +94,11 @@ def nearest(text: str, choices: Collection[str]) -> str | None:
     return None
 
 
-def find_key(name: str, text: str, keys: Mapping[str, Key]) -> Key:
-    """Find a key, or an entry of a mapping, by its dotted name. Raises ConfigError for an unknown one."""
+def find_key(name: str, text: str, keys: Mapping[str, Key], groups: Collection[str] = ()) -> Key:
+    """Find a key, or an entry of a mapping, by its dotted name.
+
+    Raises ConfigError for an unknown one, with the nearest key, or else the nearest of the `groups` of conf/.
+    """
     name = RENAMED.get(name, name)
     if name in keys:
         return keys[name]
@@ -105,7 +108,7 @@ def find_key(name: str, text: str, keys: Mapping[str, Key]) -> Key:
     if any(other.startswith(f"{name}.") for other in keys):
         raise ConfigError(name, text, "a group of keys", f"write one of its keys; --help {name} lists them")
     same = [other for other in keys if other.rpartition(".")[2] == name]
-    other = nearest(name, keys)
+    other = nearest(name, keys) or next(iter(get_close_matches(name, groups, 1, _LIKE)), None)
     if len(same) > 1:
         cure = f"write one of {', '.join(same)}"
     else:

@@ -72,7 +72,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
         if name in {RENAMED.get(other, other) for other in over}:
             raise ConfigError(name, text, "the key is scanned twice", f"write all values into one {name}=")
         if name not in groups:
-            key = find_key(name, text, keys)
+            key = find_key(name, text, keys, groups)
             values = [read_value(key, value) for value in values]
         check_values(name, values)
         over[argument.partition("=")[0]] = values  # as typed: it names the folders of trials

@@ -175,7 +175,8 @@ def _faults(
 
     With `gpus` above 0 only nodes that have a GPU are meant.
     """
-    probe = ray.remote(num_cpus=0, max_retries=0)(look)
+    # Asked again: a process that could not start, or import this code, says nothing of its node.
+    probe = ray.remote(num_cpus=0, max_retries=2, retry_exceptions=True)(look)
     asked = {
         node["NodeManagerAddress"]: probe.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

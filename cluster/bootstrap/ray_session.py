@@ -31,11 +31,7 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
     address, on_term = cluster_address(needs.cluster), signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": "WARNING"}
     if address is None:
-        own = {
-            "num_cpus": own_cpus,
-            "include_dashboard": False,
-            "object_store_memory": needs.store_bytes,
-        }
+        own = {"num_cpus": own_cpus, "include_dashboard": False, "object_store_memory": needs.store_bytes}
         try:
             ray.init(address="local", **own, **quiet)
         except (OSError, RayError, RuntimeError, ValueError) as error:

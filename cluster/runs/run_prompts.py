@@ -9,7 +9,7 @@ from actors.prompt_extension import extend_prompts
 from actors.prompts import TrainingPrompts, read_prompts
 from models.atomic_files import write_atomic
 from models.errors import ConfigError
-from models.worlds import tiny_world
+from models.worlds import tiny_prompts
 
 _MOST_UNANSWERED = 0.5
 """The share of prompts without an answer above which the endpoint, not the prompts, is to blame."""
@@ -49,10 +49,10 @@ class RunPrompts:
                 "prompt.url", self.keys.url, "the tiny world reads its own prompts only", "leave prompt.url out"
             )
         for text in selected.texts:
-            if text not in tiny_world.SCENES:
+            if text not in tiny_prompts.SCENES:
                 raise ConfigError(
                     "prompts", self.file, f'the tiny world knows no "{text:.60}"',
-                    f'write prompts like "{tiny_world.PROMPTS[0]}"',
+                    f'write prompts like "{tiny_prompts.PROMPTS[0]}"',
                 )  # fmt: skip
 
     def prepare(self) -> list[str]:
@@ -83,7 +83,7 @@ class RunPrompts:
     def training(self) -> Sequence[str]:
         """Return the prompts of stages ode and dmd."""
         if self.file is None:
-            return tiny_world.PROMPTS
+            return tiny_prompts.PROMPTS
         if self.kept.is_file():
             return TrainingPrompts(self.kept.read_text(encoding="utf-8").splitlines(), self.seed)
         return TrainingPrompts(read_prompts(self.file, self.keys).texts, self.seed)
@@ -91,11 +91,11 @@ class RunPrompts:
     def groups(self, sentinels: int) -> tuple[Sequence[str], Sequence[str]]:
         """Return the prompts of stage grpo, and the first `sentinels` of the file, which are never trained on."""
         if self.file is None:
-            return tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS
+            return tiny_prompts.TRAINING_PROMPTS, tiny_prompts.SENTINEL_PROMPTS
         texts = self.training()
         return TrainingPrompts(texts[sentinels:], self.seed), texts[:sentinels]
 
     def evaluated(self, videos: int) -> tuple[str, ...]:
         """Return the prompt of each of `videos` evaluation videos: those held out by `groups`, in turn."""
-        texts = tiny_world.SENTINEL_PROMPTS if self.file is None else self.training()[:videos]
+        texts = tiny_prompts.SENTINEL_PROMPTS if self.file is None else self.training()[:videos]
         return tuple(texts[i % len(texts)] for i in range(videos))

@@ -26,7 +26,8 @@ from models.checkpoints.weight_files import load_weights
 from models.network_config import StudentConfig
 from models.noise import evaluation_seeds
 from models.wan.network import ComputeSpec, Wan
-from models.worlds.tiny_world import encode_text, spread_prompts, to_pixels
+from models.worlds.tiny_prompts import spread_prompts
+from models.worlds.tiny_world import encode_text, to_pixels
 
 Report = Callable[[dict[str, float]], None]
 """Takes a measurement; does not return where the trial is to stop."""

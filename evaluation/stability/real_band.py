@@ -17,7 +17,8 @@ from evaluation.frame_statistics import FrameView, look, view
 from evaluation.video_files import video_files
 from models.errors import ConfigError
 from models.video_stream import UnreadableVideo, stream_frames
-from models.worlds.tiny_world import PROMPTS, SIZE, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import SIZE, sample_video
 
 LIMITS = (2.0, 4.0)
 """Distances, in radii of the band, from which a frame begins to be unlike real ones, and is so altogether."""

@@ -1,12 +1,14 @@
 """Decode Wan2.1's latents by a tiny network (TAEHV): fast, approximate, frame by frame, for previews and rewards."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, relu
 
 from models.errors import ConfigError
 
-Past = tuple[Tensor, ...]
+LastFrames = tuple[Tensor, ...]
 """Last input frame [B C h w] of every memory block, in order."""
 
 WIDTHS = (256, 128, 64, 64)
@@ -35,7 +37,7 @@ class TinyDecoder(nn.Module):
         layers[22] = nn.Conv2d(WIDTHS[-1], 3, 3, padding=1)
         self.decoder = nn.ModuleDict({str(place): layer for place, layer in layers.items()})
 
-    def forward(self, latents: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+    def forward(self, latents: Tensor, past: LastFrames | None = None) -> tuple[Tensor, LastFrames]:
         """Decode frames that continue those behind `past`; also returns the state behind them."""
         hidden = relu(_each(self.decoder["1"], 3 * torch.tanh(latents / 3)))
         before, behind = iter(past or ()), []
@@ -77,7 +79,7 @@ class _Growth(nn.Module):
         return grown.unflatten(2, (-1, frames.shape[2])).flatten(1, 2)
 
 
-def _each(layer, frames: Tensor) -> Tensor:
+def _each(layer: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
     """Apply a layer of pictures to every frame of [B F C h w]."""
     return layer(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
@@ -93,7 +95,7 @@ class TinyDecoderCodec:
         self.channels, self.dtype = weight.shape[1], weight.dtype
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+    def decode(self, latents: Tensor, past: LastFrames | None = None) -> tuple[Tensor, LastFrames]:
         """Decode the next latent frames to pixels; the first one of a video is one video frame, all others four."""
         pixels, behind = self.network(latents.to(self.dtype), past)
         if past is None:

@@ -12,21 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models.worlds.tiny_world import (
-    COLOURS,
-    GRADIENT,
-    LEVEL,
-    LIGHT_BASIS,
-    RADIUS,
-    SHAPES,
-    SIZE,
-    WALL_RELIEF,
-    WALLS,
-    TinyScene,
-    coverage,
-    render,
-    scene_of,
-)
+from models.worlds.tiny_prompts import COLOURS, SHAPES, WALLS, TinyScene, scene_of
+from models.worlds.tiny_world import GRADIENT, LEVEL, LIGHT_BASIS, RADIUS, SIZE, WALL_RELIEF, coverage, render
 
 TOLERANCE = 0.045
 """Largest RMSE to a rendering of the prompted scene at which a frame is valid, in units of pixel value."""

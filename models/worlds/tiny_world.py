@@ -7,14 +7,12 @@ itself. The world's clock is 16 video frames per second; a teacher horizon is 12
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
 
-from models.errors import ConfigError
 from models.network_config import TINY
+from models.worlds.tiny_prompts import COLOURS, PROMPTS, SPEEDS, WALLS, TinyScene, scene_of
 
 SIZE = 12
 """Rows and columns of a frame, in pixels."""
@@ -23,59 +21,12 @@ FPS = 16
 HORIZON = 12
 """Frames of one teacher horizon: 0.75 s."""
 
-COLOURS = {
-    "red": (0.90, 0.15, 0.12),
-    "green": (0.15, 0.80, 0.20),
-    "blue": (0.15, 0.30, 0.95),
-    "yellow": (0.95, 0.85, 0.15),
-    "magenta": (0.90, 0.20, 0.85),
-    "white": (0.97, 0.97, 0.97),
-}
-SHAPES = ("disc", "square")
-SPEEDS = {"drifts slowly": 0.45, "glides quickly": 0.95}
-"""Pixels per frame."""
-WALLS = {"warm": (0.62, 0.50, 0.42), "cool": (0.42, 0.50, 0.62), "mossy": (0.44, 0.56, 0.42)}
-
 RADIUS = 2.0
 """Radius of a disc; a square has half this side and the same area, in pixels."""
 LEVEL = (0.55, 1.0)
 """Range of a wall's light level."""
 GRADIENT = 0.25
 """Largest change of light from the middle of a wall to its edge."""
-
-
-@dataclass(frozen=True)
-class TinyScene:
-    """Names colour, shape, speed and wall of a prompt: keys of COLOURS, SHAPES, SPEEDS and WALLS."""
-
-    colour: str
-    shape: str
-    speed: str
-    wall: str
-
-
-SCENES = {
-    f"a {colour} {shape} {speed} over a {wall} wall": TinyScene(colour, shape, speed, wall)
-    for colour, shape, speed, wall in product(COLOURS, SHAPES, SPEEDS, WALLS)
-}
-"""Every prompt of the world (72) and its scene."""
-
-PROMPTS = tuple(SCENES)
-
-_SHOWN = 60
-_THIRD = [prompt for i, prompt in enumerate(PROMPTS) if i % 3 == (i // 3 + i // 12) % 3]
-SENTINEL_PROMPTS = tuple(prompt for i, prompt in enumerate(_THIRD) if (i + i // 4) % 4 == 0)
-TRAINING_PROMPTS = tuple(prompt for prompt in _THIRD if prompt not in SENTINEL_PROMPTS)
-HELD_OUT_PROMPTS = tuple(prompt for prompt in PROMPTS if prompt not in _THIRD)
-"""18 prompts for stage grpo to train on, 6 for its sentinels, 48 for judging it: all three hold every word."""
-
-
-def scene_of(prompt: str) -> TinyScene:
-    """Return the scene of `prompt`. Raises ConfigError for a prompt outside the world."""
-    if prompt not in SCENES:
-        shown = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
-        raise ConfigError("prompt", shown, "the tiny world does not know it", f'write one like "{PROMPTS[0]}"')
-    return SCENES[prompt]
 
 
 _ROWS, _COLUMNS = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
@@ -164,8 +115,3 @@ class TinyText:
 
 
 encode_text = TinyText()
-
-
-def spread_prompts(count: int) -> list[str]:
-    """Choose `count` prompts, spread over all of the world's; beyond their number they come again."""
-    return [PROMPTS[(7 * i) % len(PROMPTS)] for i in range(count)]

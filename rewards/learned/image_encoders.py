@@ -66,13 +66,15 @@ class ImageEncoder:
         return normalize(self.network.text_projection(pooled)[0], dim=-1).cpu()
 
 
+_path = lru_cache(weights_path)
+"""Finds weights of the hub once in each process, which asks it for what its cache may lack."""
 _load = lru_cache(maxsize=4)(ImageEncoder)
 """Loads an encoder once in each process."""
 
 
 def image_encoder(folder: str, key: str, device: str) -> ImageEncoder:
     """Load an encoder of pictures, once in each process. Raises ConfigError under `key`."""
-    path = weights_path(folder, key)
+    path = _path(folder, key)
     if not path.is_dir():  # transformers would take it for the name of a repository
         raise ConfigError(key, folder, "there is no such folder", _FIX)
     try:

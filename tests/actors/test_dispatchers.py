@@ -11,7 +11,7 @@ from actors.rollout_config import RolloutConfig, WindowConfig
 from models.errors import ConfigError
 from models.network_config import StudentConfig
 from models.records import CRITIC, ODE, STUDENT, WindowPlan
-from models.worlds.tiny_world import PROMPTS
+from models.worlds.tiny_prompts import PROMPTS
 
 many = settings(max_examples=30, deadline=None)
 shapes = st.builds(

@@ -17,7 +17,8 @@ from models.noise import BlockNoise, generator_for
 from models.records import GRPO, SENTINEL, Group, GroupPlan, MadeBlock, Progress, Rollout
 from models.sampler import SampledBlock, stream_blocks
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text
 from models.worlds.video_codec import TinyCodec
 from tests.fakes.weight_source import SHAPE, FakeWeightSource, weights
 

@@ -15,7 +15,7 @@ from actors.rollout_config import GroupConfig, RolloutConfig
 from models.errors import ConfigError
 from models.network_config import StudentConfig
 from models.records import GRPO, SENTINEL, GroupPlan, Rollout
-from models.worlds.tiny_world import SENTINEL_PROMPTS, TRAINING_PROMPTS
+from models.worlds.tiny_prompts import SENTINEL_PROMPTS, TRAINING_PROMPTS
 
 many = settings(max_examples=30, deadline=None)
 BETWEEN = 10

@@ -16,7 +16,8 @@ from models.noise import BlockNoise
 from models.records import STUDENT, MadeBlock, Rollout, Window, WindowPlan
 from models.sampler import stream_blocks
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text
 from models.worlds.video_codec import TinyCodec
 from tests.fakes.weight_source import SHAPE, FakeWeightSource, weights
 

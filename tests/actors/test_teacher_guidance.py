@@ -6,7 +6,8 @@ from actors.teacher_actor import TeacherActor
 from models.network_config import StudentConfig
 from models.records import ODE, Rollout, Trajectory, WindowPlan
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text
 
 SHAPE = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6)
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from evaluation.metrics import segment_metrics
 from models.worlds.tiny_judge import judge
-from models.worlds.tiny_world import HORIZON, PROMPTS, SPEEDS, render, sample_video, scene_of
+from models.worlds.tiny_prompts import PROMPTS, SPEEDS, scene_of
+from models.worlds.tiny_world import HORIZON, render, sample_video
 
 
 def real_videos(prompts: tuple[str, ...], frames: int, seed: int) -> Tensor:

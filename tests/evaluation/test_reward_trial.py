@@ -17,7 +17,8 @@ from evaluation.adversarial_clips import adversarial_clips, reference_clip
 from evaluation.reward_trial import TrialMistakes
 from evaluation.video_files import read_videos, video_files
 from models.errors import ConfigError
-from models.worlds.tiny_world import PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import sample_video
 from tests.fakes.commands import mistake
 
 ROOT = Path(__file__).resolve().parents[2]

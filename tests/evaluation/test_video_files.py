@@ -1,6 +1,5 @@
 """The prompt of a video stands in NAME.txt, read alike by every command; files of other kinds are named."""
 
-import av
 import numpy
 import pytest
 import torch
@@ -11,6 +10,7 @@ from evaluation.video_tasks import list_videos
 from models.errors import ConfigError
 from models.video_stream import UnreadableVideo, probe, stream_frames
 from tests.evaluation.test_reward_trial import film
+from tests.fakes.films import write_film
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 146912345\n"
 
@@ -82,11 +82,6 @@ def test_a_pointer_in_place_of_a_video_is_named(video, tmp_path):
 
 @pytest.mark.parametrize("transfer", [16, 18])
 def test_a_film_of_high_dynamic_range_is_not_judged_as_another(transfer, tmp_path):
-    with av.open(str(tmp_path / "x.mp4"), "w") as file:
-        stream = file.add_stream("libx264", rate=16)
-        stream.width = stream.height = 16
-        stream.codec_context.color_trc = transfer
-        frame = av.VideoFrame.from_ndarray(numpy.zeros((16, 16, 3), numpy.uint8), format="rgb24")
-        file.mux([*stream.encode(frame), *stream.encode(None)])
+    film = write_film(tmp_path / "x.mp4", [numpy.zeros((16, 16, 3), numpy.uint8)], transfer=transfer)
     with pytest.raises(UnreadableVideo, match="dynamic range"):
-        next(stream_frames(tmp_path / "x.mp4"))
+        next(stream_frames(film))

@@ -18,6 +18,7 @@ def write_film(
     matrix: Colorspace | None = None,
     times: Sequence[float] | None = None,
     sound: bool = False,
+    transfer: int | None = None,
 ) -> Path:
     """Write pictures [H W 3] uint8 as H.264, nearly without loss; `times` are seconds of a film of uneven rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +28,8 @@ def write_film(
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixel_format
         stream.codec_context.time_base = Fraction(1, 1000) if times is not None else 1 / rate
+        if transfer is not None:
+            stream.codec_context.color_trc = transfer
         if full_range:
             stream.codec_context.color_range = ColorRange.JPEG
         if matrix is not None:

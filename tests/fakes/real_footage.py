@@ -14,7 +14,8 @@ import torch
 
 from evaluation.stability.degradations import crop
 from models.video_stream import stream_frames
-from models.worlds.tiny_world import PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import sample_video
 
 ROWS = 96
 """Rows of the clips, in pixels."""

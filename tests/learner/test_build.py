@@ -14,7 +14,8 @@ from models.errors import ConfigError
 from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.records import ODE, STUDENT, Trajectory, Window
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text
 from tests.learner.networks import SHALLOW, network
 from tests.learner.saved_state import in_files
 

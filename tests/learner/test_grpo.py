@@ -19,7 +19,8 @@ from models.frequencies import low_pass
 from models.network_config import StudentConfig
 from models.records import GRPO, SENTINEL, Group, GroupPlan, Rollout, Weights
 from models.wan.network import ComputeSpec
-from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text
 from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
 from tests.fakes.fixed_weights import FixedWeights

@@ -21,7 +21,8 @@ from models.kv_cache import RollingCache
 from models.records import ODE, STUDENT, Rollout, Trajectory, Weights, Window, WindowPlan
 from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text
 from models.worlds.video_codec import TinyCodec
 from reports.dry_run import dry_run_text
 from tests.fakes.fixed_weights import FixedWeights

@@ -11,7 +11,8 @@ from evaluation.paper_table import HORIZONS, judged_horizons, paper_table, paper
 from evaluation.tiny_columns import COLUMNS
 from models.checkpoints.weight_files import save_weights
 from models.errors import ConfigError
-from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import HORIZON, sample_video
 from models.worlds.world_config import SHIPPED_STUDENT
 from reports.paper_report import write_paper_report
 from reports.run_report import SHOWN

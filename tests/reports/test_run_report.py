@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import HORIZON, sample_video
 from reports.demo_report import demo_evaluation, judge_method
 from reports.run_report import MethodResult, summary_headline, summary_table, write_picture, write_report, write_summary
 from tests.reports.self_contained import read_alone

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from evaluation.metrics import segment_metrics
-from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import HORIZON, sample_video
 from reports import scan_report
 from reports.scan_results import arms_of, scan_table, seed_interval, write_csv
 from settings.scan_arguments import plan

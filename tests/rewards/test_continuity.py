@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.worlds.tiny_world import PROMPTS, sample_video, to_latents, to_pixels
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import sample_video, to_latents, to_pixels
 from rewards.continuity import FlowContinuity, continuity_of
 from rewards.flow.optical_flow import Flow
 from rewards.reward import Clip

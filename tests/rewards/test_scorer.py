@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from models.errors import ConfigError
-from models.worlds.tiny_world import PROMPTS, sample_video, to_latents, to_pixels
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import sample_video, to_latents, to_pixels
 from rewards.flow.optical_flow import DisFlow, Flow
 from rewards.registry import make_reward
 from rewards.reward import Clip

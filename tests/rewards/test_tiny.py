@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from models.worlds.tiny_judge import judge
-from models.worlds.tiny_world import PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import sample_video
 from rewards.registry import make_reward
 from rewards.reward import Clip
 from rewards.reward_config import RewardConfig

@@ -100,6 +100,8 @@ REFUSED = {
     "rewards.try": ["clips=true", "reward.upsample=big"], "benchmarks.rollout_fps": ["repeats=many"],
 }  # fmt: skip
 """Arguments of each command, the last of which has a wrong value."""
+MISTAKES = [*REFUSED.items(), ("generate.py", ["out=x.mp4", "prompt=a whale sings"])]
+"""The same, and a prompt outside the world of the student."""
 TWICE = """
 import json, sys
 from tests.fakes.commands import run_script
@@ -110,10 +112,10 @@ print(json.dumps([helped, refused]), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_printed_without_torch_ray_and_hydra_and_a_mistake_without_torch_and_ray(command):
+@pytest.mark.parametrize(("command", "arguments"), MISTAKES)
+def test_help_is_printed_without_torch_ray_and_hydra_and_a_mistake_without_torch_and_ray(command, arguments):
     shown = subprocess.run(
-        [sys.executable, "-c", TWICE, command, *REFUSED[command]], cwd=settings.ROOT, capture_output=True, text=True
+        [sys.executable, "-c", TWICE, command, *arguments], cwd=settings.ROOT, capture_output=True, text=True
     )
     (helped, at_help), (refused, at_mistake) = json.loads(shown.stderr.splitlines()[-1])
     assert (helped, refused) == (0, 2) and command in shown.stdout and len(shown.stderr.splitlines()) == 2
@@ -122,14 +124,14 @@ def test_help_is_printed_without_torch_ray_and_hydra_and_a_mistake_without_torch
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("benchmarks")])
-def test_a_mistake_is_answered_within_a_second(command):
+@pytest.mark.parametrize(("command", "arguments"), [one for one in MISTAKES if not one[0].startswith("benchmarks")])
+def test_a_mistake_is_answered_within_a_second(command, arguments):
     """Of processor time, which other processes do not prolong, of the best of three."""
     script = [command] if command.endswith(".py") else ["-m", command]
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run = [sys.executable, *script, *REFUSED[command]]
+        run = [sys.executable, *script, *arguments]
         assert subprocess.run(run, cwd=settings.ROOT, capture_output=True, timeout=60).returncode == 2
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)

@@ -12,7 +12,7 @@ from torch import Tensor
 import models.wan.network
 from models.wan.rope import rotary_positions
 from models.worlds.tiny_judge import judge
-from models.worlds.tiny_world import PROMPTS
+from models.worlds.tiny_prompts import PROMPTS
 from tests.fakes.commands import run_script
 
 ROWS = 1024

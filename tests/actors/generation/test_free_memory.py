@@ -8,7 +8,7 @@ import pytest
 from actors.generation import job
 from actors.generation.free_memory import free_memory
 from models.errors import ConfigError
-from models.worlds.tiny_world import PROMPTS
+from models.worlds.tiny_prompts import PROMPTS
 from tests.actors.generation.test_job import config
 
 NAMES = {

@@ -6,7 +6,7 @@ from PIL import Image
 from actors.generation.generation_config import GenerationConfig
 from actors.generation.job import open_job
 from models.errors import ConfigError
-from models.worlds.tiny_world import PROMPTS
+from models.worlds.tiny_prompts import PROMPTS
 
 
 def config(tmp_path, **keys) -> GenerationConfig:

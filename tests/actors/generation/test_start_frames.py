@@ -3,7 +3,6 @@
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from models.errors import ConfigError
 from models.network_config import StudentConfig
 from models.video_stream import Frame
 from models.worlds.video_codec import TinyCodec
+from tests.fakes.films import write_film
 
 SHAPE = StudentConfig()
 """Blocks of 3 frames, and a memory of 9."""
@@ -73,12 +73,7 @@ def test_what_is_no_clip_is_refused(content, tmp_path):
 
 @pytest.mark.parametrize("transfer", [16, 18])
 def test_a_clip_of_high_dynamic_range_is_refused(transfer, tmp_path):
-    with av.open(str(tmp_path / "x.mp4"), "w") as film:
-        stream = film.add_stream("libx264", rate=16)
-        stream.width = stream.height = 16
-        stream.codec_context.color_trc = transfer
-        frame = av.VideoFrame.from_ndarray(numpy.zeros((16, 16, 3), numpy.uint8), format="rgb24")
-        film.mux([*stream.encode(frame), *stream.encode(None)])
+    write_film(tmp_path / "x.mp4", [numpy.zeros((16, 16, 3), numpy.uint8)], transfer=transfer)
     with pytest.raises(ConfigError) as error:
         greys(tmp_path / "x.mp4")
     assert error.value.key == "video" and "dynamic range" in error.value.problem

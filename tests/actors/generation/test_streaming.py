@@ -17,7 +17,8 @@ from models.network_config import StudentConfig
 from models.noise import BlockNoise
 from models.sampler import stream_blocks
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, encode_text, to_pixels
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text, to_pixels
 from models.worlds.video_codec import TinyCodec
 
 SHAPE = StudentConfig(height=4, width=4, horizon_frames=6, attention_frames=9, timesteps=[1000.0, 500.0])

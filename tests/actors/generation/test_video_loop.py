@@ -10,7 +10,7 @@ from actors.generation.job import open_job
 from actors.generation.video_loop import load_student
 from models.checkpoints.formats import network_shapes
 from models.checkpoints.weight_files import stored_tensors
-from models.worlds.tiny_world import PROMPTS
+from models.worlds.tiny_prompts import PROMPTS
 from models.worlds.world_config import SHIPPED_STUDENT
 
 LAYER = "blocks.1.attn1.to_q"

@@ -15,7 +15,8 @@ from cluster.runs.stage_spec import stage_spec
 from cluster.supply.ledger import RewardFails, ScoreLedger
 from cluster.supply.wire import BadWindow, Header, seal
 from models.records import GRPO, SENTINEL, Group, MadeBlock
-from models.worlds.tiny_world import PROMPTS, sample_video, to_latents
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import sample_video, to_latents
 from rewards.reward_config import RewardConfig
 
 OWN = "tests.fakes.own_rewards.Brightness"

@@ -10,7 +10,7 @@ from cluster.runs.factory import make_dispatcher
 from cluster.runs.stage_spec import inputs_of, stage_spec
 from cluster.runs.stage_texts import stage_texts
 from models.errors import ConfigError
-from models.worlds import tiny_world
+from models.worlds import tiny_prompts
 from tests.fakes.commands import mistake
 from tests.fakes.endpoint import longer, served
 
@@ -69,7 +69,7 @@ def test_evaluations_watch_the_first_prompts_in_turn_which_the_learner_encodes(t
 def test_evaluations_of_the_tiny_world_are_of_prompts_that_stage_grpo_holds_out(tmp_path):
     config = settings.load([f"run_dir={tmp_path}", "evaluation.every=1", "evaluation.prompts=8"])
     prompts = stage_spec("dmd", config).evaluation.prompts
-    assert prompts == tiny_world.SENTINEL_PROMPTS + tiny_world.SENTINEL_PROMPTS[:2]
+    assert prompts == tiny_prompts.SENTINEL_PROMPTS + tiny_prompts.SENTINEL_PROMPTS[:2]
 
 
 def test_too_few_prompts_for_the_sentinels_are_refused(tmp_path):
@@ -80,12 +80,12 @@ def test_too_few_prompts_for_the_sentinels_are_refused(tmp_path):
 
 
 def test_prompts_that_the_tiny_world_cannot_show_are_refused_by_name(tmp_path):
-    given(tmp_path, tiny_world.PROMPTS[0], UNKNOWN)
+    given(tmp_path, tiny_prompts.PROMPTS[0], UNKNOWN)
     with pytest.raises(ConfigError) as error:
         check_prompts(run(tmp_path))
     assert error.value.key == "prompts" and UNKNOWN in str(error.value)
     check_prompts(run(tmp_path, "preset=wan_1_3b"))
-    given(tmp_path, *tiny_world.PROMPTS[:9])
+    given(tmp_path, *tiny_prompts.PROMPTS[:9])
     check_prompts(run(tmp_path))
     with pytest.raises(ConfigError, match=r"^prompt\.url="):
         check_prompts(run(tmp_path, "prompt.url=http://127.0.0.1:9/v1"))
@@ -99,8 +99,8 @@ def test_a_mistake_in_the_file_ends_the_command_before_a_folder_is_claimed(tmp_p
 
 def test_without_a_file_the_prompts_are_the_tiny_worlds():
     config = settings.load([])
-    assert inputs_of(config).prompts.prepare() == [] and inputs_of(config).prompts.training() == tiny_world.PROMPTS
-    assert inputs_of(config).prompts.groups(4) == (tiny_world.TRAINING_PROMPTS, tiny_world.SENTINEL_PROMPTS)
+    assert inputs_of(config).prompts.prepare() == [] and inputs_of(config).prompts.training() == tiny_prompts.PROMPTS
+    assert inputs_of(config).prompts.groups(4) == (tiny_prompts.TRAINING_PROMPTS, tiny_prompts.SENTINEL_PROMPTS)
 
 
 def extending(tmp_path, url: str):

@@ -16,7 +16,7 @@ from models.records import CRITIC, STUDENT
 from models.text.negative_prompt import WAN_NEGATIVE_PROMPT
 from models.wan.tiny_decoder import TinyDecoder, TinyDecoderCodec
 from models.wan.vae import WanCodec
-from models.worlds.tiny_world import PROMPTS as TINY_PROMPTS
+from models.worlds.tiny_prompts import PROMPTS as TINY_PROMPTS
 from models.worlds.video_codec import TinyCodec
 from tests.fakes.commands import mistake, replaced
 from tests.fakes.simulated_supply import deliver

@@ -9,7 +9,7 @@ from cluster.runs.trajectory_index import TrajectoryOrigin
 from models.flow_matching import warped_sigmas
 from models.network_config import StudentConfig
 from models.records import ODE, Trajectory
-from models.worlds.tiny_world import PROMPTS
+from models.worlds.tiny_prompts import PROMPTS
 
 SMALL = StudentConfig(height=4, width=8, horizon_frames=6, attention_frames=6, timesteps=[1000.0, 500.0])
 

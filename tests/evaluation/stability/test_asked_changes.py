@@ -2,7 +2,7 @@ import pytest
 
 from evaluation.stability.asked_changes import MONTAGE, asked_changes
 from evaluation.stability.degradations import KINDS
-from models.worlds.tiny_world import PROMPTS
+from models.worlds.tiny_prompts import PROMPTS
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from evaluation.stability.degradations import KINDS, degrade
-from models.worlds.tiny_world import HORIZON, PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import HORIZON, sample_video
 from reports.demo_report import demo_prompts
 from tests.fakes.proxy_points import proxy_points, rank_agreement
 

@@ -8,7 +8,8 @@ import torch
 from evaluation.frame_statistics import look, view
 from evaluation.stability.real_band import RealBand, read_band, tiny_band
 from models.errors import ConfigError
-from models.worlds.tiny_world import PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import sample_video
 from tests.fakes.films import moving_texture, write_film
 from tests.fakes.real_footage import enlarged
 

@@ -26,7 +26,8 @@ from models.checkpoints.weight_files import load_weights, save_weights
 from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, Rollout, Weights, Window
 from models.wan.network import Wan
-from models.worlds.tiny_world import PROMPTS, encode_text
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import encode_text
 from models.worlds.video_codec import TinyCodec
 from rewards.sentinels import SentinelConfig
 from tests.cluster.runs.trajectories import kept_in, origin, straight

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.worlds.tiny_judge import LIGHT_HIGH, LIGHT_LOW, TOLERANCE, Verdict, judge
-from models.worlds.tiny_world import (
-    COLOURS,
-    PROMPTS,
-    RADIUS,
-    SCENES,
-    SHAPES,
-    SIZE,
-    WALLS,
-    TinyScene,
-    render,
-    sample_video,
-)
+from models.worlds.tiny_prompts import COLOURS, PROMPTS, SCENES, SHAPES, WALLS, TinyScene
+from models.worlds.tiny_world import RADIUS, SIZE, render, sample_video
 
 LOW, HIGH = RADIUS, SIZE - RADIUS
 VALUES = {"colour": list(COLOURS), "shape": list(SHAPES), "wall": list(WALLS)}

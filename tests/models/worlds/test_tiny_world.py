@@ -5,19 +5,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.errors import ConfigError
+from models.worlds.tiny_prompts import COLOURS, PROMPTS, SCENES, SPEEDS, scene_of
 from models.worlds.tiny_world import (
-    COLOURS,
     GRADIENT,
     LEVEL,
-    PROMPTS,
     RADIUS,
-    SCENES,
     SIZE,
-    SPEEDS,
     encode_text,
     render,
     sample_video,
-    scene_of,
     to_latents,
     to_pixels,
 )

@@ -6,7 +6,8 @@ import torch
 
 from evaluation.adversarial_clips import textured_wall
 from models.errors import ConfigError
-from models.worlds.tiny_world import PROMPTS, sample_video
+from models.worlds.tiny_prompts import PROMPTS
+from models.worlds.tiny_world import sample_video
 from rewards.flow.flow_motion import coherent, fastest
 from rewards.flow.optical_flow import DisFlow, Flow, displaced, inconsistent, squared_gradient
 from rewards.object_motion import prompted_speed
