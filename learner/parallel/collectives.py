@@ -72,9 +72,12 @@ def all_gather_cat(values: Tensor) -> Tensor:
 
 
 def all_gather_columns(parts: Sequence[Columns]) -> Columns:
-    """Concatenate columns over `parts`, then over the shares of a batch, on each rank (a collective)."""
+    """Concatenate columns over `parts`, then over the shares of a batch, on each rank's CPU (a collective).
+
+    The GPU is waited for once, and not by every metric that is computed from them.
+    """
     table = torch.cat([torch.stack(part, dim=1) for part in parts])
-    return type(parts[0])(*all_gather_cat(table).unbind(dim=1))
+    return type(parts[0])(*all_gather_cat(table).cpu().unbind(dim=1))
 
 
 def all_reduce_max(number: int) -> int:

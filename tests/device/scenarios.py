@@ -104,7 +104,7 @@ def grpo(scenario: Scenario) -> None:
             images=torch.zeros(members, *shape.frame_shape),
         )  # fmt: skip
 
-    # Its boolean index asks how many terms are finite, and a kernel that does nothing leaves any number there.
+    # It stops a run whose replay is off, and a kernel that does nothing leaves any number there.
     learner._replay_metrics = lambda minibatches: {}
     with scenario.measured("round"):
         learner.update([group(i) for i in range(config.grpo.groups // config.cluster.data_ranks)])
