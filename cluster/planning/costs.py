@@ -105,6 +105,7 @@ _SPEED = (
     "learner.teacher_dtype",
     "learner.teacher_offload",
     "learner.lora_rank",
+    "cluster.sequence_ranks",
 )
 """Keys that decide how fast the same work is done."""
 

@@ -255,6 +255,7 @@ def test_a_config_that_is_none_is_refused_by_what_it_lacks(tmp_path, text, fact)
     ("name", "value", "fact"),
     [
         ("learner.teacher_offload", None, "learner.teacher_offload"),
+        ("cluster.sequence_ranks", 2, "cluster.sequence_ranks = 2"),
         ("cluster.learner_ranks", "two", "cluster.learner_ranks = 'two'"),
         ("dmd.batch_size", 0, "dmd.batch_size = 0"),
     ],
