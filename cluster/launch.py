@@ -95,7 +95,7 @@ def reach(cluster: ClusterConfig) -> None:
 
 def preflight(config: Config) -> None:
     """Check keys, files and devices before anything starts, then claim the run folder. Raises ValueError."""
-    check_this_machine(config.cluster, machine_needs(config.cluster, config.learner, config.rollout))
+    check_this_machine(config.cluster, machine_needs(placement.roles(config), config.learner, config.rollout))
     for check in _checks(config):
         check()
     RunFolder(config.run_dir).claim(config)

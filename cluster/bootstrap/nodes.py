@@ -64,7 +64,7 @@ def needs_of(config: Config) -> RunNeeds:
         config.text_cache if config.in_wan_world else None,
         store_bytes if cluster_address(config.cluster) else max(_OWN_STORE_BYTES, store_bytes),
         versions_bytes,
-        machine_needs(config.cluster, config.learner, config.rollout),
+        machine_needs(placement.roles(config), config.learner, config.rollout),
     )
 
 

@@ -43,19 +43,21 @@ def driver_fault() -> str | None:
     known = _driver_version()
     if known is None:
         return "there is no NVIDIA driver"
+    if not known:
+        return f"{_DRIVER} does not tell its version: a stub, or the driver's library without its kernel module"
     if known // 1000 < int(built.split(".")[0]):
         return f"the NVIDIA driver knows CUDA {known // 1000}.{known % 1000 // 10}, and this torch is of CUDA {built}"
     return None
 
 
 def _driver_version() -> int | None:
-    """Return the newest CUDA that the driver knows, 1000 * major + 10 * minor; None without a driver."""
+    """Return the newest CUDA that the driver knows, 1000 * major + 10 * minor; 0 if it fails, None without a driver."""
     version = ctypes.c_int(0)
     try:
         failed = ctypes.CDLL(_DRIVER).cuDriverGetVersion(ctypes.byref(version))
     except OSError:
         return None
-    return None if failed else version.value
+    return 0 if failed else version.value
 
 
 def gpu_fault(error: BaseException) -> str | None:

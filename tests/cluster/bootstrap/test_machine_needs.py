@@ -5,6 +5,7 @@ import torch
 
 import settings
 from cluster.bootstrap.machine_needs import check_this_machine, machine_needs
+from cluster.planning import placement
 from models.errors import ConfigError
 from models.wan import device_faults
 
@@ -12,7 +13,7 @@ GPUS = ["cluster=ray", "cluster.rank_gpus=1", "cluster.actor_gpus=0.5"]
 
 
 def needs_of(config):
-    return machine_needs(config.cluster, config.learner, config.rollout)
+    return machine_needs(placement.roles(config), config.learner, config.rollout)
 
 
 def check(config):
@@ -41,6 +42,25 @@ def test_an_old_driver_is_named_by_the_key_that_asks_for_gpus_and_before_compile
     with pytest.raises(ConfigError) as error:
         check(settings.load(["preset=tiny", *GPUS, "learner.compile=true"]))
     assert (error.value.key, error.value.value) == ("cluster.rank_gpus", 1) and "12.4" in error.value.problem
+    assert str(error.value).startswith("cluster.rank_gpus=1: ")
+
+
+@pytest.mark.parametrize("cluster", ["h100_8", "h100_32"])
+def test_a_preset_of_a_cluster_without_an_address_runs_here_and_this_machine_is_checked(bare, monkeypatch, cluster):
+    config = settings.load(["preset=wan_1_3b", "stage=dmd", "init=x", f"cluster={cluster}"])
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    assert error.value.key == "cluster.rank_gpus" and "cluster.address" in error.value.fix
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    check(config)
+
+
+def test_reward_processes_need_a_driver_in_the_stage_that_has_them(bare):
+    given = ["preset=tiny", "cluster=ray", "cluster.reward_gpus=1"]
+    check(settings.load([*given, "stage=dmd", "init=x"]))
+    with pytest.raises(ConfigError) as error:
+        check(settings.load([*given, "stage=grpo", "grpo.init=x"]))
+    assert (error.value.key, error.value.value) == ("cluster.reward_gpus", 1)
 
 
 def test_runs_that_need_neither_and_runs_of_other_machines_start(bare):

@@ -2,6 +2,7 @@
 
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ def test_a_compiler_without_pythons_headers_is_not_enough(machine):
         (13000, "13.2", None),
         (13020, "13.2", None),
         (12080, "13.2", "12.8"),
-        (None, "13.2", "driver"),
+        (None, "13.2", "no NVIDIA driver"),
+        (0, "13.2", "stub"),
         (12080, "12.9", None),
     ],
 )
@@ -63,6 +65,17 @@ def test_a_driver_of_an_older_major_version_is_too_old(monkeypatch, known, built
     monkeypatch.setattr(torch.version, "cuda", built)
     fault = device_faults.driver_fault()
     assert fault is None if named is None else named in fault
+
+
+@pytest.mark.parametrize(("failed", "version"), [(0, 12080), (34, 0)])
+def test_a_driver_library_that_fails_is_not_a_missing_one(monkeypatch, failed, version):
+    def tells(pointer):
+        pointer._obj.value = 12080
+        return failed
+
+    library = SimpleNamespace(cuDriverGetVersion=tells)
+    monkeypatch.setattr(device_faults.ctypes, "CDLL", lambda name: library)
+    assert device_faults._driver_version() == version
 
 
 def test_a_torch_without_cuda_uses_no_gpu(monkeypatch):
