@@ -9,6 +9,7 @@ import ray
 import torch
 from torch import Tensor
 
+from cluster.pool.learner_progress import PREPARING, Shown
 from cluster.pool.rollout_process import fetch
 from cluster.runs.cluster_interface import Report
 from cluster.runs.stage_spec import StageSpec
@@ -21,13 +22,18 @@ from learner.parallel import collectives
 from models.records import Group, Trajectory, Window
 
 _CALL_TIMEOUT_S = 120.0
+_ENDING = f"ending stage {{}}: writing its student, or {PREPARING} of the next"
 
 
 class RayCluster:
     """Calls the coordinator for a learner rank; only rank 0 calls where one call is enough."""
 
-    def __init__(self, coordinator: ray.actor.ActorHandle):
-        self.coordinator = coordinator
+    def __init__(self, coordinator: ray.actor.ActorHandle, compiles: bool = False):
+        """Say in status lines that a role's first update compiles, where it does."""
+        self.coordinator, self.compiles = coordinator, compiles
+        self.roles: set[str] = set()
+        """Roles of which an update has begun."""
+        self._enter(PREPARING)
         offset = clock_offset(lambda: self._ask(coordinator.clock))
         self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})", offset)
         self.epoch, self.number = 0, 0
@@ -35,6 +41,7 @@ class RayCluster:
 
     def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage, and cancel the rest of the one before."""
+        self._enter(f"starting stage {spec.name}")
         with self.tracer.waiting("begin"):
             begin = self.coordinator.begin
             epoch, stored = 0, None
@@ -44,7 +51,8 @@ class RayCluster:
                     stored = state[1], [replace(header, payload=ray.put(payload)) for header, payload in sealed]
                 epoch = self._ask(begin, spec, stored, kept)
             self.epoch, self.number = collectives.broadcast(epoch), 0
-        self.since_best, self.patience = 0, 0 if spec.evaluation is None else spec.evaluation.keys.patience
+        self.stage, self.since_best = spec.name, 0
+        self.patience = 0 if spec.evaluation is None else spec.evaluation.keys.patience
         self.timeout_s, self.dtype = spec.timeout_s, getattr(torch, spec.actor.rollout.dtype)
         if self.versions is None or state is not None:
             self.versions = version_numbers(spec.run_dir, () if state is None else state[1]["lineage"])
@@ -54,13 +62,17 @@ class RayCluster:
         self.tracer.settle()
         if collectives.rank() > 0:
             return
+        self._enter("publishing weights")
         with self.tracer.waiting("publish"):
             weights = WeightsVersion.of(next(self.versions), update, tensors, self.dtype)
             publish(self.coordinator, weights, _CALL_TIMEOUT_S)
 
     def improving(self) -> bool:
         """Return whether the stage goes on, by the last evaluation that rank 0 has seen in `metrics`."""
-        return not self.patience or collectives.broadcast(self.since_best) < self.patience
+        improves = not self.patience or collectives.broadcast(self.since_best) < self.patience
+        if not improves:
+            self._enter(_ENDING.format(self.stage))
+        return improves
 
     def take(self, role: str, n: int) -> Sequence[Window]:
         """Return this data rank's share of the next `n` windows of a role."""
@@ -74,6 +86,7 @@ class RayCluster:
 
     def _take(self, role: str, n: int, rank: int, size: int, agree: Callable[[int], int] = int) -> list[Any]:
         """Fetch a share of the next request until every payload is good; `agree` sums bad ones over the ranks."""
+        self._enter(f"waiting for {role} windows")
         with self.tracer.waiting(f"{role} windows"):
             while True:
                 request = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)
@@ -90,10 +103,14 @@ class RayCluster:
                     break
         self.number += 1
         self.tracer.until_next(f"{role} update")
+        first = self.compiles and role not in self.roles
+        self._enter(f"compiling for its first {role} update" if first else f"updating on {role} windows")
+        self.roles.add(role)
         return samples
 
     def state(self) -> State | None:
         """Return the supply's state for a checkpoint, on rank 0; None elsewhere."""
+        self._enter("writing a checkpoint")
         self.tracer.until_next("checkpoint", waits=True)
         if collectives.rank() > 0:
             return None
@@ -117,7 +134,12 @@ class RayCluster:
 
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
         """Send progress for the display, without waiting."""
-        self.coordinator.show.remote(stage, step, steps, line)
+        self._enter("updating" if step < steps else _ENDING.format(stage), (stage, step, steps, line))
+
+    def _enter(self, phase: str, shown: Shown | None = None) -> None:
+        """Send the work that begins now, for status lines, without waiting."""
+        if collectives.rank() == 0:
+            self.coordinator.show.remote(phase, shown)
 
     @staticmethod
     def _ask(method: Any, *arguments: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from cluster.planning.memory_check import check_memory
 from cluster.planning.run_shape import fixed_shape
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.driver_messages import forward_warnings
+from cluster.pool.learner_progress import StatusLines
 from cluster.ray_cluster import RayCluster
 from cluster.run_errors import RunFailed, StageEnded
 from cluster.runs.cluster_interface import Cluster
@@ -46,8 +46,6 @@ _MANY = 100_000
 _CALL_TIMEOUT_S = 60.0
 _LOST = (RayActorError, StageEnded, GetTimeoutError, ObjectLostError)
 """Errors of a lost coordinator or object; a coordinator that Ray has restarted raises StageEnded."""
-_SILENCE_S = 10.0
-"""Seconds without progress after which the display shows the state of the pool."""
 
 
 def launch_on_ray(loop: Callable, config: Config) -> None:
@@ -63,7 +61,9 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
             parts = config.cluster, config.autoscale, config.run_dir
             coordinator = start_coordinator(*parts, learner_only=config.debug.learner_only)
             ended = threading.Event()
-            watcher = threading.Thread(target=_watch, args=(coordinator, display, ended), daemon=True)
+            watcher = threading.Thread(
+                target=_watch, args=(coordinator, display, config.stages[-1], ended), daemon=True
+            )
             watcher.start()
             try:
                 task = {"loop": loop, "config": config, "coordinator": coordinator}
@@ -152,7 +152,7 @@ def _learn(task: dict[str, Any]) -> None:
     if ray.get(coordinator.stop_reason.remote(), timeout=_CALL_TIMEOUT_S) is not None:
         return
     forward_warnings(coordinator, "learner")
-    on_ray = RayCluster(coordinator)
+    on_ray = RayCluster(coordinator, config.learner.compile)
     cluster: Cluster = on_ray
     if config.debug.learner_only:
         cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)
@@ -182,26 +182,19 @@ def _learn(task: dict[str, Any]) -> None:
         ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
 
 
-def _watch(coordinator: ray.actor.ActorHandle, display: Display, ended: threading.Event) -> None:
+def _watch(coordinator: ray.actor.ActorHandle, display: Display, last_stage: str, ended: threading.Event) -> None:
     """Show the learner's progress and the pool's messages until the run has ended."""
-    started = progressed = time.monotonic()
-    display("starting learner", 0, 1, "")
-    before, over = None, False
+    lines = StatusLines(display, last_stage)
+    answered = over = False
     while not over:
         over = ended.wait(_POLL_S)
         try:
             shown, news, state = ray.get(coordinator.look.remote(), timeout=10)
+            answered = True
         except RayError as error:
-            shown, news, state = None, [], f"the coordinator does not answer ({type(error).__name__})"
+            starting = not answered and isinstance(error, GetTimeoutError)
+            state = "is starting" if starting else f"does not answer ({type(error).__name__})"
+            shown, news, state = None, [], f"the coordinator {state}"
         for line in news:
             display.say(line)
-        if shown is not None and shown != before:
-            if before is None:
-                display("starting learner", 1, 1, f"{time.monotonic() - started:.0f} s")
-            display(*shown)
-            before, progressed = shown, time.monotonic()
-        if not over and time.monotonic() - progressed > _SILENCE_S:
-            ending = before is not None and before[1] == before[2]
-            since = "no update yet, after" if before is None else "no update for"
-            display.say("finishing" if ending else f"{since} {time.monotonic() - progressed:.0f} s: {state}")
-            progressed = time.monotonic()
+        lines.observe(shown, None if over else state)

@@ -14,6 +14,7 @@ from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
+from cluster.pool.learner_progress import LearnerProgress, Shown
 from cluster.pool.prometheus import RayMetrics
 from cluster.pool.ray_pool import ActorLost, RayPool
 from cluster.pool.reward_pool import RewardPool
@@ -56,7 +57,7 @@ class Coordinator:
         self.cluster = cluster
         self.pool = pool or RayPool(cluster, ray.get_runtime_context().current_actor)
         self.reason: Exception | None = None
-        self.shown: tuple[str, int, int, str] | None = None
+        self.learner = LearnerProgress()
         self.news: deque[str] = deque(maxlen=1000)
         self.spans: list[Span | Reading] = []
         self.ray_metrics = RayMetrics()
@@ -208,11 +209,11 @@ class Coordinator:
         return [] if self.supply is None else self.supply.ledger.drain(), spans
 
     def situation(self) -> str:
-        """Describe supply and pool in a line, for the terminal."""
+        """Describe learner, supply and pool in a line, for the terminal."""
         if self.supply is None:
-            return "the learner is starting"
+            return self.learner.state()
         waiting, pending = self.supply.buffer.depth, len(self.supply.buffer.pending)
-        return f"{waiting} windows wait, {pending} are being made, {self.workload.state()}"
+        return f"{self.learner.state()}; {waiting} windows wait, {pending} are being made, {self.workload.state()}"
 
     # -- the actors' side -----------------------------------------------------------------------------------------
 
@@ -271,15 +272,15 @@ class Coordinator:
         """Keep a line of another process for the driver's terminal."""
         self.news.append(line)
 
-    async def show(self, stage: str, step: int, steps: int, line: str) -> None:
-        """Keep the learner's progress for the display."""
-        self.shown = (stage, step, steps, line)
+    async def show(self, phase: str, shown: Shown | None = None) -> None:
+        """Keep the work that the learner begins, and its progress if there is any, for the display."""
+        self.learner.note(phase, shown)
 
-    async def look(self) -> tuple[tuple[str, int, int, str] | None, list[str], str]:
+    async def look(self) -> tuple[Shown | None, list[str], str]:
         """Return the learner's last progress, news since the last look, and the state in words, for the display."""
         news = list(self.news)
         self.news.clear()
-        return self.shown, news, self.situation()
+        return self.learner.shown, news, self.situation()
 
     async def stopped(self, reason: Exception) -> None:
         """Keep the reason for which the learner stopped the run."""
