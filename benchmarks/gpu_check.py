@@ -26,7 +26,7 @@ from typing import IO
 import settings
 from benchmarks.command import run
 from benchmarks.gpu_machine import KINDS
-from benchmarks.rollout_fps import MODELS
+from benchmarks.measured_network import MODELS
 from models.errors import ConfigError, StopsRun
 from models.keys import KeyGroup, key
 from models.user_paths import user_path

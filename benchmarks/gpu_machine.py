@@ -15,8 +15,9 @@ import torch
 
 from benchmarks.command import run
 from benchmarks.line import print_line
+from benchmarks.measured_network import MODELS, keep_layers
 from benchmarks.random_learner import STAGES, configured
-from benchmarks.rollout_fps import MODELS, device_name, keep_layers
+from benchmarks.rollout_fps import device_name
 from cluster.planning import rank_memory
 from cluster.planning.run_shape import run_shape_of
 from models.errors import ConfigError

@@ -18,11 +18,11 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-import settings
 from benchmarks.command import run
 from benchmarks.line import print_line
+from benchmarks.measured_network import MODELS, keep_layers, measured_student
 from benchmarks.random_learner import configured, one_rank, updates_of
-from benchmarks.rollout_fps import MODELS, device_name, endless, keep_layers
+from benchmarks.rollout_fps import device_name, endless
 from models.keys import KeyGroup, key
 from models.user_paths import user_path
 
@@ -45,7 +45,7 @@ def main(options: ProfileOptions) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     keep_layers(options.model, options.layers)
     shown = {"model": options.model, "layers": options.layers, "torch": torch.__version__}
-    student = settings.load([f"preset={options.model}"]).student
+    student = measured_student(options.model)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     blocks = endless(student, device, dtype, compiled=False)
     for _ in range(student.attention_frames // student.block_frames + 1):

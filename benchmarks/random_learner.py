@@ -9,6 +9,7 @@ from torch import distributed
 
 import settings
 from actors.group_actor import GroupActor
+from benchmarks.measured_network import overrides
 from benchmarks.rollout_fps import open_codec
 from cluster.config.run_config import Config
 from learner import build
@@ -36,7 +37,7 @@ Update = Callable[[], dict[str, float]]
 def configured(stage: str, model: str, compiled: bool) -> Config:
     """Return the configuration of one small update on one rank."""
     small = ["cluster.learner_ranks=1", "rollout.batch=1", "buffer.max_age=64"]
-    return settings.load([f"preset={model}", *small, f"learner.compile={compiled}", *_ONE_EACH[stage]])
+    return settings.load([*overrides(model), *small, f"learner.compile={compiled}", *_ONE_EACH[stage]])
 
 
 @contextmanager

@@ -1,48 +1,54 @@
 """Measure the speed of rollouts: video frames per second of one video with a full cache and random weights.
 
 python -m benchmarks.rollout_fps model=tiny                     CPU, seconds
+python -m benchmarks.rollout_fps model=mid against=FOLDER       CPU, minutes: Wan's proportions, width 512, 12 layers
 python -m benchmarks.rollout_fps model=wan_1_3b compile=true    a GPU: 480x832, 4 steps, window of 21 frames, bfloat16
 More keys: dtype=float32|bfloat16, blocks=8 (timed), repeats=5, vae=true|false (decoding too; default: Wan on a GPU),
 layers=2 (a rehearsal with the first layers only).
 
 One JSON line. `limit` is the rate at which the GPU would do nothing but the blocks' matrix products, as fast as the
-largest product measured in the same run. Only whole blocks are timed, by events on a GPU: nothing in a block waits for
-the device, and neither does the clock. Noise is drawn before. With the VAE, blocks are made and decoded as generate.py
-does it, on a GPU beside the next block, and timed by a clock until their bytes are on the CPU; `vae_block_ms` is that
-of decoding alone, and `peak_memory_with_vae_gb` counts both. The paper's line: 17 frames per second
-on an H100, with or without VAE is not reported.
+largest product measured in the same run. `roofline_share` compares with products and attention at the network's own
+sizes, each as fast as torch computes it alone, measured after every repeat. Only whole blocks are timed, by events on a
+GPU: nothing in a block waits for the device, and neither does the clock. Noise is drawn before. With the VAE, blocks
+are made and decoded as generate.py does it, on a GPU beside the next block, and timed by a clock until their bytes are
+on the CPU; `vae_block_ms` is that of decoding alone, and `peak_memory_with_vae_gb` counts both. The paper's line: 17
+frames per second on an H100, with or without VAE is not reported.
+
+against=FOLDER, a checkout of another commit (git worktree add FOLDER COMMIT), adds a line: how many times as fast this
+commit makes a block, each commit in its own process of one thread, blocks in turns (see benchmarks/lock_step.py).
 """
 
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
 
-import settings
 from actors.generation.streaming import show_blocks
+from benchmarks.ceilings import BlockFlops, ShapeRates, block_seconds, matmul_flops_per_s
 from benchmarks.command import run
 from benchmarks.line import print_line
-from cluster.planning import flops, memory
+from benchmarks.lock_step import in_turns
+from benchmarks.measured_network import MODELS, keep_layers, measured_student
+from cluster.planning import memory
 from models.errors import ConfigError
 from models.flow_matching import warped_sigmas
 from models.keys import KeyGroup, key
 from models.kv_cache import RollingCache
-from models.network_config import CONFIGS, StudentConfig
+from models.network_config import StudentConfig
 from models.sampler import SampledBlock, stream_blocks
+from models.user_paths import user_path
 from models.wan import flash_attention
 from models.wan.network import Wan
 from models.worlds.video_codec import TinyCodec, VideoCodec, video_frames
 
-MODELS = ("tiny", "wan_1_3b")
-_WARM_UP = 2
+WARM_UP = 2
 """Number of untimed blocks with a full cache: kernels are chosen and graphs compiled in them."""
-_PRODUCT = {"cuda": 8192, "cpu": 1024}
-"""Rows and columns of the product that the peak is measured with."""
 
 
 @dataclass(kw_only=True)
@@ -58,11 +64,14 @@ class Options(KeyGroup):
     blocks: int = key(8, "blocks that are timed in each repeat", ge=1)
     repeats: int = key(5, "repeats", ge=1)
     layers: int | None = key(None, "layers of the network; none: all", ge=1)
+    against: str | None = key(None, "folder with a checkout of another commit, to be timed in turns; none: no line")
 
     def __post_init__(self):
         super().__post_init__()
         if self.vae and self.model == "tiny":
             raise ConfigError("vae", True, "the tiny world's latents are its pixels", "leave vae out")
+        if self.against is not None and self.layers is not None:
+            raise ConfigError("layers", self.layers, "against=FOLDER measures whole networks", "leave layers out")
 
 
 class DrawnNoise:
@@ -81,14 +90,18 @@ def main(options: Options) -> None:
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     keep_layers(options.model, options.layers)
-    student = settings.load([f"preset={options.model}"]).student
+    student = measured_student(options.model)
     dtype = getattr(torch, options.dtype or ("bfloat16" if gpu else "float32"))
     wants_vae = (gpu and options.model != "tiny") if options.vae is None else options.vae
     blocks = endless(student, device, dtype, options.compile)
-    for _ in range(student.attention_frames // student.block_frames + _WARM_UP):
-        last = next(blocks)
-    made_s = [block_seconds(lambda: next(blocks), options.blocks, device) for _ in range(options.repeats)]
-    peak_bytes = [peak_memory(device)]
+    filling_s, last = fill_seconds(blocks, student, device)
+    counted, made_s, rates, peak_bytes = BlockFlops.of(student), [], [], []
+    for _ in range(options.repeats):
+        made_s.append(block_seconds(lambda: next(blocks), options.blocks, device))
+        if not rates:
+            peak_bytes.append(peak_memory(device))
+            shapes = ShapeRates(student, device, dtype)
+        rates.append(shapes.measure())
     codec = open_codec(options.model, device if wants_vae else torch.device("meta"), dtype)
     decoded_s, streamed_s = None, None
     if wants_vae:
@@ -96,27 +109,34 @@ def main(options: Options) -> None:
         streamed_s = statistics.median(stream_seconds(blocks, codec, options, device))
         peak_bytes.append(peak_memory(device))
     peak = matmul_flops_per_s(device, dtype, options.repeats)
-    frames, flops = block_video_frames(student, codec), executed_flops(student)
+    frames, flops = block_video_frames(student, codec), counted.products + counted.attention
     block_s = statistics.median(made_s)
+    least_s = [counted.least_seconds(*rate) for rate in rates]
+    config = {
+        "model": options.model,
+        "layers": student.wan.num_layers,
+        "latent": list(student.frame_shape),
+        "steps": len(student.timesteps),
+        "attention_frames": student.attention_frames,
+        "dtype": str(dtype).removeprefix("torch."),
+        "compile": options.compile,
+        "attention": (gpu and flash_attention.selected_module()) or "torch",
+        "torch": torch.__version__,
+    }
     print_line(
         "rollout_fps",
         [frames / s for s in made_s],
         "video frames/s",
         device_name(device),
-        {
-            "model": options.model,
-            "layers": student.wan.num_layers,
-            "latent": list(student.frame_shape),
-            "steps": len(student.timesteps),
-            "attention_frames": student.attention_frames,
-            "dtype": str(dtype).removeprefix("torch."),
-            "compile": options.compile,
-            "attention": (gpu and flash_attention.selected_module()) or "torch",
-            "torch": torch.__version__,
-        },
+        config,
         limit=frames * peak / flops,
         fps_with_vae=None if streamed_s is None else round(frames / streamed_s, 3),
         block_ms=round(1000 * block_s, 3),
+        block_ms_by_cached_frames={cached: round(1000 * s, 3) for cached, s in filling_s.items()},
+        roofline_share=round(statistics.median(least / s for least, s in zip(least_s, made_s, strict=True)), 4),
+        roofline_block_ms=round(1000 * statistics.median(least_s), 3),
+        product_tflop_per_s=round(statistics.median(rate for rate, _ in rates) / 1e12, 6),
+        attention_tflop_per_s=round(statistics.median(rate for _, rate in rates) / 1e12, 6),
         vae_block_ms=None if decoded_s is None else round(1000 * decoded_s, 3),
         tflop_per_s=round(flops / block_s / 1e12, 6),
         matmul_tflop_per_s=round(peak / 1e12, 6),
@@ -124,13 +144,20 @@ def main(options: Options) -> None:
         peak_memory_gb=round(peak_bytes[0] / 1e9, 3),
         peak_memory_with_vae_gb=round(peak_bytes[1] / 1e9, 3) if wants_vae else None,
     )
+    if options.against is not None:
+        print_ratio(options, config, device_name(device))
 
 
-def keep_layers(model: str, layers: int | None) -> None:
-    """Cut this process's networks of that name to their first `layers`; None keeps all."""
-    if layers is not None:
-        name = settings.load([f"preset={model}"]).student.model
-        CONFIGS[name] = replace(CONFIGS[name], num_layers=layers)
+def print_ratio(options: Options, config: dict[str, object], device: str) -> None:
+    """Time this commit and the other in turns, and print how many times as fast this one is."""
+    named = {"model": options.model, "dtype": config["dtype"], "compile": options.compile}
+    own_s, other_s, other = in_turns(user_path(options.against, "against"), named, options.blocks * options.repeats)
+    ratios = [theirs / ours for ours, theirs in zip(own_s, other_s, strict=True)]
+    print_line(
+        "rollout_speed_ratio", ratios, "times as fast", device, config,
+        against=other, block_ms=round(1000 * statistics.median(own_s), 3),
+        against_block_ms=round(1000 * statistics.median(other_s), 3),
+    )  # fmt: skip
 
 
 def device_name(device: torch.device) -> str:
@@ -150,36 +177,23 @@ def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, co
     return stream_blocks(network, text, noise, sigmas, RollingCache(student.wan, student.context_frames))
 
 
-def executed_flops(student: StudentConfig) -> float:
-    """Count the FLOPs of the transformer's blocks for one block of frames with a full cache.
+def fill_seconds(
+    blocks: Iterator[SampledBlock], student: StudentConfig, device: torch.device
+) -> tuple[dict[int, float], SampledBlock]:
+    """Make blocks until the cache is full and the device warm; return seconds by cached frames, and the last block.
 
-    Unlike `flops.rollout_flops` without what the read leaves out: the last layer but for its keys and values.
+    The first lengths of a compiled network have the compiler's time in them.
     """
-    wan, tokens = student.wan, student.wan.tokens_per_frame(student.height, student.width)
-    queries, keys = student.block_frames * tokens, student.attention_frames * tokens
-    steps = len(student.timesteps) * flops.pass_flops(wan, queries, keys)
-    return steps + flops.pass_flops(wan, queries, keys, wan.num_layers - 1) + 4.0 * queries * wan.dim**2
+    seconds, made = {}, deque(maxlen=1)
+    for number in range(student.attention_frames // student.block_frames + WARM_UP):
+        cached = min(number * student.block_frames, student.context_frames)
+        seconds[cached] = block_seconds(lambda: made.append(next(blocks)), 1, device)
+    return seconds, made[-1]
 
 
 def block_video_frames(student: StudentConfig, codec: VideoCodec) -> int:
     """Count the video frames of a block behind the first."""
     return video_frames(codec, 1 + student.block_frames) - video_frames(codec, 1)
-
-
-def block_seconds(make: Callable[[], object], count: int, device: torch.device) -> float:
-    """Return the mean time of `count` calls, one after the other."""
-    if device.type == "cpu":
-        started = time.perf_counter()
-        for _ in range(count):
-            make()
-        return (time.perf_counter() - started) / count
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for _ in range(count):
-        make()
-    last.record()
-    last.synchronize()
-    return first.elapsed_time(last) / 1000 / count
 
 
 def peak_memory(device: torch.device) -> int:
@@ -209,7 +223,7 @@ def decode_seconds(block: SampledBlock, codec: VideoCodec, options: Options, dev
         nonlocal past
         _, past = codec.decode(block.x0, past)
 
-    for _ in range(_WARM_UP):
+    for _ in range(WARM_UP):
         decode()
     return [block_seconds(decode, 1, device) for _ in range(options.repeats)]
 
@@ -219,24 +233,11 @@ def stream_seconds(
 ) -> list[float]:
     """Time one block of frames after another, from nothing to bytes on the CPU."""
     shown_s: list[float] = []
-    count = _WARM_UP + options.repeats * options.blocks
+    count = WARM_UP + options.repeats * options.blocks
     latents = (block.x0 for block in islice(blocks, count))
     show_blocks(latents, codec, device, lambda frames: shown_s.append(time.perf_counter()))
-    marks = shown_s[_WARM_UP - 1 :: options.blocks]
+    marks = shown_s[WARM_UP - 1 :: options.blocks]
     return [(later - earlier) / options.blocks for earlier, later in pairwise(marks)]
-
-
-def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """Return the best rate of one large product, which no other work can beat."""
-    size = _PRODUCT[device.type]
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(a)
-
-    def multiply() -> None:
-        torch.mm(a, b, out=out)
-
-    block_seconds(multiply, 3, device)
-    return 2.0 * size**3 / min(block_seconds(multiply, 5, device) for _ in range(repeats))
 
 
 if __name__ == "__main__":

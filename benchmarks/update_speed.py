@@ -19,10 +19,12 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.ceilings import matmul_flops_per_s
 from benchmarks.command import run
 from benchmarks.line import print_line
+from benchmarks.measured_network import MODELS, keep_layers
 from benchmarks.random_learner import STAGES, configured, one_rank, updates_of
-from benchmarks.rollout_fps import MODELS, device_name, keep_layers, matmul_flops_per_s, peak_memory
+from benchmarks.rollout_fps import device_name, peak_memory
 from cluster.config.run_config import Config
 from cluster.planning import flops, rank_memory
 from cluster.planning.run_shape import RunShape, run_shape_of

@@ -9,16 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import settings
-from benchmarks.rollout_fps import (
-    Options,
-    block_seconds,
-    block_video_frames,
-    decode_seconds,
-    endless,
-    executed_flops,
-    open_codec,
-    stream_seconds,
-)
+from benchmarks.ceilings import BlockFlops, block_seconds
+from benchmarks.lock_step import in_turns
+from benchmarks.measured_network import measured_student
+from benchmarks.rollout_fps import Options, block_video_frames, decode_seconds, endless, open_codec, stream_seconds
 from models.causal import denoise_block, write_block
 from models.errors import ConfigError
 from models.kv_cache import KVCache
@@ -42,8 +36,11 @@ def test_operations_of_a_block_are_those_that_torch_counts_for_wan_but_for_patch
             for _ in student.timesteps:
                 denoise_block(network, x, level, text, cache)
             write_block(network, x, text, cache)
-    assert executed_flops(student) < counter.get_total_flops()
-    assert executed_flops(student) == pytest.approx(counter.get_total_flops(), rel=0.005)
+    counted = BlockFlops.of(student)
+    products = counter.get_flop_counts()["Global"][torch.ops.aten.addmm]
+    assert counted.attention == counter.get_total_flops() - products
+    assert counted.products < products
+    assert counted.products == pytest.approx(products, rel=0.01)
 
 
 def test_a_block_of_wan_is_twelve_video_frames():
@@ -59,12 +56,52 @@ def test_every_call_is_timed():
 
 
 @pytest.mark.parametrize(
-    "argument", ["model=wan_14b", "dtype=float16", "vae=true", "compile=perhaps", "blocks=0", "repeats=-1", "speed=9"]
+    "argument",
+    [
+        "model=wan_14b",
+        "dtype=float16",
+        "vae=true",
+        "compile=perhaps",
+        "blocks=0",
+        "repeats=-1",
+        "speed=9",
+        "layers=2 against=x",
+    ],
 )
 def test_a_mistake_names_the_key(argument):
     with pytest.raises(ConfigError) as error:
-        settings.read_keys([argument], Options)
+        settings.read_keys(argument.split(), Options)
     assert error.value.key == argument.partition("=")[0]
+
+
+def test_mid_has_the_sizes_at_which_peers_are_compared():
+    student = measured_student("mid")
+    wan = student.wan
+    assert (wan.dim, wan.num_layers, wan.num_attention_heads, wan.attention_head_dim) == (512, 12, 4, 128)
+    assert (wan.ffn_dim, wan.text_len, wan.text_dim) == (2048, 512, 512)
+    assert wan.tokens_per_frame(student.height, student.width) == 104
+    assert (student.attention_frames, student.block_frames, len(student.timesteps)) == (21, 3, 4)
+
+
+ANSWERS = """
+import sys
+print("1234", flush=True)
+for number, _ in enumerate(sys.stdin):
+    print(number + 0.5, flush=True)
+"""
+
+
+def test_commits_are_timed_in_turns_as_each_answers(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/lock_step.py").write_text(ANSWERS)
+    own_s, other_s, commit = in_turns(tmp_path, {"model": "tiny"}, 3)
+    assert (len(own_s), min(own_s) > 0, other_s, commit) == (3, True, [0.5, 1.5, 2.5], "1234")
+
+
+def test_a_checkout_that_does_not_answer_is_a_mistake(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        in_turns(tmp_path, {"model": "tiny"}, 1)
+    assert error.value.key == "against"
 
 
 def test_it_prints_one_line_on_a_cpu_in_seconds():
@@ -75,6 +112,7 @@ def test_it_prints_one_line_on_a_cpu_in_seconds():
     assert line["name"] == "rollout_fps" and line["repeats"] == 3 and line["config"]["model"] == "tiny"
     assert line["value"] == pytest.approx(3000 / line["block_ms"], rel=0.01)
     assert line["share"] == pytest.approx(line["tflop_per_s"] / line["matmul_tflop_per_s"], rel=0.05)
+    assert line["roofline_share"] == pytest.approx(line["roofline_block_ms"] / line["block_ms"], rel=0.3)
     assert line["fps_with_vae"] is None and line["peak_memory_gb"] > 0
     assert line["peak_memory_with_vae_gb"] is None
 
