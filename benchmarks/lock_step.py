@@ -25,9 +25,6 @@ from models.errors import ConfigError
 from models.keys import DTYPES, KeyGroup, key
 from models.provenance import commit
 
-_END_S = 30.0
-"""Longest wait for the end of a process whose input has ended, in seconds."""
-
 
 @dataclass(kw_only=True)
 class LockStepOptions(KeyGroup):
@@ -53,7 +50,7 @@ def main(options: LockStepOptions) -> None:
 
 @contextmanager
 def _answering(folder: Path, arguments: Mapping[str, object]) -> Iterator[subprocess.Popen]:
-    """Start this module in the checkout `folder` with one thread; its input ends with the context."""
+    """Start this module in the checkout `folder` with one thread; it ends with the context."""
     command = [sys.executable, "-m", "benchmarks.lock_step", *(f"{name}={value}" for name, value in arguments.items())]
     process = subprocess.Popen(
         command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, stdin=subprocess.PIPE,
@@ -62,12 +59,9 @@ def _answering(folder: Path, arguments: Mapping[str, object]) -> Iterator[subpro
     try:
         yield process
     finally:
+        process.kill()
+        process.wait()
         process.stdin.close()
-        try:
-            process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
         process.stdout.close()
 
 
@@ -88,7 +82,7 @@ def in_turns(other: Path, arguments: Mapping[str, object], pairs: int) -> tuple[
                 raise ConfigError("against", str(folder), "the process there ended", fix)
             return line
 
-        commits = {folder: read(folder) for folder in seconds}
+        commits = {folder: read(folder) for folder in (other, settings.ROOT)}
         for pair in range(pairs):
             for folder in sorted(seconds, key=lambda one: (one == other) ^ (pair % 2)):
                 processes[folder].stdin.write("\n")

@@ -44,7 +44,7 @@ from models.network_config import StudentConfig
 from models.sampler import SampledBlock, stream_blocks
 from models.user_paths import user_path
 from models.wan import flash_attention
-from models.wan.network import Wan
+from models.wan.network import ComputeSpec, Wan
 from models.worlds.video_codec import TinyCodec, VideoCodec, video_frames
 
 WARM_UP = 2
@@ -167,10 +167,11 @@ def device_name(device: torch.device) -> str:
 
 def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool) -> Iterator[SampledBlock]:
     """Yield the blocks of one video without end, by a network with random weights."""
+    computing = ComputeSpec(device, dtype, compiled)
     with torch.device(device):
-        network = Wan(student.wan).to(dtype).eval().requires_grad_(False)
-    if compiled:
-        network.compile_blocks()
+        weights = computing.cast(Wan(student.wan).state_dict())
+    network = computing.outline(student.wan)
+    network.load_state_dict(weights, assign=True)
     text = torch.randn(1, student.wan.text_len, student.wan.text_dim, device=device, dtype=dtype)
     noise = DrawnNoise(len(student.timesteps), (student.block_frames, *student.frame_shape), device)
     sigmas = warped_sigmas(student.timesteps, student.shift)

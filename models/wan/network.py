@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.network_config import WanConfig
 from models.wan.attention import Visibility
+from models.wan.cpu_products import keep_freed_memory, lay_out_products
 from models.wan.flash_attention import selected_module
 from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, RollingPast, Segments
 from models.wan.rope import rotary_positions
@@ -156,6 +157,9 @@ class ComputeSpec:
         """Make a network without memory, on "meta", for weights that are loaded later."""
         with torch.device("meta"):
             network = Wan(config).to(self.dtype).eval().requires_grad_(False)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            lay_out_products(network)
         if self.compiled:
             network.compile_blocks()
         return network

@@ -73,6 +73,19 @@ def test_all_layers_and_passes_share_one_graph_of_static_shapes_for_each_length_
         graphs.append(len(shapes))
     assert graphs == lengths
     assert all(isinstance(size, int) for graph in shapes for shape in graph for size in shape)
+    assert torch._dynamo.utils.counters["graph_break"] == {}
+
+
+def test_a_learner_step_has_no_graph_break():
+    compiled, shapes = network(), []
+    compiled.checkpoint_activations = True
+    compiled.compile_blocks(counting(shapes))
+    x, text = torch.randn(1, 6, *SHAPE[1:]), torch.randn(1, 5, TINY.text_dim)
+    past = Past(torch.zeros(1, 3, *SHAPE[1:]), (0,), (0,), (0,))
+    keys_values = compiled.text_keys_values(text)
+    denoise_window(compiled, x, torch.zeros(1, 6), keys_values, past, x[:, :3], 3, 6).square().sum().backward()
+    assert shapes and all(block.ffn.net[2].weight.grad is not None for block in compiled.blocks)
+    assert torch._dynamo.utils.counters["graph_break"] == {}
 
 
 @pytest.mark.core
