@@ -77,7 +77,7 @@ def test_all_layers_and_passes_share_one_graph_of_static_shapes_for_each_length_
 
 
 def test_a_learner_step_has_no_graph_break():
-    compiled, shapes = network(), []
+    compiled, shapes = network().requires_grad_(True), []
     compiled.checkpoint_activations = True
     compiled.compile_blocks(counting(shapes))
     x, text = torch.randn(1, 6, *SHAPE[1:]), torch.randn(1, 5, TINY.text_dim)
