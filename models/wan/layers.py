@@ -138,7 +138,8 @@ class Block(nn.Module):
         self.attn2 = Attention(dim, heads, eps)
         self.norm3 = LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = FeedForward(dim, ffn_dim)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        # In place: on "meta" a division that makes a tensor imports torch's compiler, a second of every start.
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim).div_(dim**0.5))
         self.layout = TokenLayout()
 
     def modulation(self, time: Tensor) -> tuple[Tensor, ...]:

@@ -37,7 +37,7 @@ class Wan(nn.Module):
         )
         self.norm_out = LayerNorm(dim, config.eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, config.out_channels * patch[1] * patch[2])
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim).div_(dim**0.5))
         self.layout = TokenLayout()
         """Layout of the tokens on processes; the blocks have the same one."""
         self.checkpoint_activations = False

@@ -1,8 +1,6 @@
 """What the benchmark of rollouts counts, and that it says it in one line."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from models.kv_cache import KVCache
 from models.sampler import SampledBlock
 from models.wan.network import Wan
 from models.worlds.video_codec import TinyCodec
+from tests.fakes.commands import run_script
 
 CPU = torch.device("cpu")
 
@@ -104,11 +103,9 @@ def test_a_checkout_that_does_not_answer_is_a_mistake(tmp_path):
     assert error.value.key == "against"
 
 
-def test_it_prints_one_line_on_a_cpu_in_seconds():
-    command = [sys.executable, "-m", "benchmarks.rollout_fps", "model=tiny", "blocks=2", "repeats=3"]
-    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0, shown.stderr
-    line = json.loads(shown.stdout)
+def test_it_prints_one_line_on_a_cpu_in_seconds(capsys):
+    assert run_script("benchmarks.rollout_fps", "model=tiny", "blocks=2", "repeats=3") == 0
+    line = json.loads(capsys.readouterr().out)
     assert line["name"] == "rollout_fps" and line["repeats"] == 3 and line["config"]["model"] == "tiny"
     assert line["value"] == pytest.approx(3000 / line["block_ms"], rel=0.01)
     assert line["share"] == pytest.approx(line["tflop_per_s"] / line["matmul_tflop_per_s"], rel=0.05)

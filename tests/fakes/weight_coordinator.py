@@ -9,6 +9,10 @@ class WeightCoordinator:
     def __init__(self):
         self.store = WeightStore()
 
+    async def begin_again(self):
+        """Hold no version, for the next test: a new process would take seconds to import torch."""
+        self.store = WeightStore()
+
     async def publish(self, version, source):
         await self.store.collect(version, source)
 

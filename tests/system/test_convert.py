@@ -23,12 +23,6 @@ NEVER = Path(tempfile.mkdtemp()) / "never"
 STUDENT = ROOT / "assets/tiny/student_uniform.safetensors"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, ROOT / "convert.py", *arguments], capture_output=True, text=True, check=False
-    )
-
-
 @pytest.fixture
 def self_forcing(tmp_path) -> Path:
     """A checkpoint as Self-Forcing saves it: the tiny student as EMA, something else as generator."""
@@ -39,10 +33,11 @@ def self_forcing(tmp_path) -> Path:
     return tmp_path / "self_forcing_dmd.pt"
 
 
-def test_the_command_makes_of_a_pt_a_folder_that_diffusers_reads(self_forcing, tmp_path):
+def test_the_command_makes_of_a_pt_a_folder_that_diffusers_reads(self_forcing, tmp_path, capsys):
     out = tmp_path / "new" / "folder"
-    done = run(f"source={self_forcing}", f"out={out}", "dtype=float16", "shard_gb=0.0005")
-    assert (done.returncode, done.stderr) == (0, "") and f"wrote {out}" in done.stdout
+    assert run_script("convert.py", f"source={self_forcing}", f"out={out}", "dtype=float16", "shard_gb=0.0005") == 0
+    shown = capsys.readouterr()
+    assert shown.err == "" and f"wrote {out}" in shown.out
     network, loading = WanTransformer3DModel.from_pretrained(out, output_loading_info=True, torch_dtype=torch.float32)
     assert not any(loading.values())
     assert len(list(out.glob("*.safetensors"))) == 3
@@ -195,7 +190,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said_with_the_cure_and_left_as_it_wa
 
 @pytest.mark.core
 @pytest.mark.proof
-def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path):
+def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, tmp_path, capsys):
     out = tmp_path / "out"
     script = (
         "import os, models.checkpoints.conversion as conversion\n"
@@ -205,5 +200,4 @@ def test_a_killed_conversion_leaves_no_checkpoint_under_the_name(self_forcing, t
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == -9 and not out.exists()
-    again = run(f"source={self_forcing}", f"out={out}")
-    assert again.returncode == 2 and ".out.partial exists" in again.stderr
+    assert ".out.partial exists" in mistake(capsys, "convert.py", f"source={self_forcing}", f"out={out}")

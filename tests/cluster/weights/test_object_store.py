@@ -9,11 +9,35 @@ from cluster.weights.version import WeightsVersion
 from tests.fakes.weight_coordinator import WeightCoordinator
 
 
-@pytest.fixture
-def roles(local_ray):
-    """A coordinator and a learner in processes of their own."""
-    ray = local_ray
+@pytest.fixture(scope="module")
+def shared_roles(local_ray):
+    """A coordinator and a learner in processes of their own, which take seconds to start."""
+    coordinator, learner = local_ray.remote(num_cpus=0)(WeightCoordinator).remote(), started_learner(local_ray)
+    yield coordinator, learner
+    local_ray.kill(coordinator)
+    local_ray.kill(learner)
 
+
+@pytest.fixture
+def coordinator(local_ray, shared_roles):
+    local_ray.get(shared_roles[0].begin_again.remote(), timeout=60)
+    return shared_roles[0]
+
+
+@pytest.fixture
+def learner(shared_roles):
+    return shared_roles[1]
+
+
+@pytest.fixture
+def mortal(local_ray):
+    """A learner that the test may kill."""
+    learner = started_learner(local_ray)
+    yield learner
+    local_ray.kill(learner)
+
+
+def started_learner(ray):
     @ray.remote(num_cpus=0, max_concurrency=2)
     class Learner:
         def publish_and_overwrite(self, coordinator, version):
@@ -23,10 +47,7 @@ def roles(local_ray):
             publish(coordinator, WeightsVersion.of(version, 0, tensors, torch.float32), 60)
             tensors["a"].zero_()
 
-    coordinator, learner = ray.remote(num_cpus=0)(WeightCoordinator).remote(), Learner.remote()
-    yield coordinator, learner
-    ray.kill(coordinator)
-    ray.kill(learner)
+    return Learner.remote()
 
 
 def kill(ray, process):
@@ -49,16 +70,14 @@ def fetch(coordinator, than=None):
 
 
 @pytest.mark.ray
-def test_a_version_outlives_the_learner_that_may_write_to_its_tensors_at_once(local_ray, roles):
-    coordinator, learner = roles
-    local_ray.get(learner.publish_and_overwrite.remote(coordinator, 7), timeout=60)
-    kill(local_ray, learner)
+def test_a_version_outlives_the_learner_that_may_write_to_its_tensors_at_once(local_ray, coordinator, mortal):
+    local_ray.get(mortal.publish_and_overwrite.remote(coordinator, 7), timeout=60)
+    kill(local_ray, mortal)
     assert fetch(coordinator) == (7, [7.0])
 
 
 @pytest.mark.ray
-def test_versions_only_grow(local_ray, roles):
-    coordinator, learner = roles
+def test_versions_only_grow(local_ray, coordinator, learner):
     for version in (1, 3):
         local_ray.get(learner.publish_and_overwrite.remote(coordinator, version), timeout=60)
         assert fetch(coordinator) == (version, [version])
@@ -69,8 +88,9 @@ def test_versions_only_grow(local_ray, roles):
 
 
 @pytest.mark.ray
-def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_is_over(local_ray, roles):
-    coordinator, learner = roles
+def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_is_over(
+    local_ray, coordinator, learner
+):
     assert local_ray.get(coordinator.newer.remote(0, None, 0.01, 0), timeout=60) is None
     local_ray.get(learner.publish_and_overwrite.remote(coordinator, 0), timeout=60)
     assert local_ray.get(coordinator.newer.remote(0, 0, 0.01, 0), timeout=60) is None
@@ -82,10 +102,9 @@ def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_
 
 
 @pytest.mark.ray
-def test_a_driver_can_publish_too(local_ray, roles):
+def test_a_driver_can_publish_too(coordinator):
     from cluster.weights.object_store import publish
 
-    coordinator, _ = roles
     for version in (4, 5):
         tensors = {"a": torch.full((3,), float(version))}
         publish(coordinator, WeightsVersion.of(version, 0, tensors, torch.float32), 60)
@@ -93,12 +112,11 @@ def test_a_driver_can_publish_too(local_ray, roles):
 
 
 @pytest.mark.ray
-def test_an_offer_that_was_withdrawn_or_whose_learner_died_changes_nothing(local_ray, roles):
-    coordinator, learner = roles
-    local_ray.get(learner.publish_and_overwrite.remote(coordinator, 1), timeout=60)
+def test_an_offer_that_was_withdrawn_or_whose_learner_died_changes_nothing(local_ray, coordinator, mortal):
+    local_ray.get(mortal.publish_and_overwrite.remote(coordinator, 1), timeout=60)
     with pytest.raises(KeyError):
-        local_ray.get(coordinator.publish.remote(2, learner), timeout=60)
-    kill(local_ray, learner)
+        local_ray.get(coordinator.publish.remote(2, mortal), timeout=60)
+    kill(local_ray, mortal)
     with pytest.raises(local_ray.exceptions.RayActorError):
-        local_ray.get(coordinator.publish.remote(2, learner), timeout=60)
+        local_ray.get(coordinator.publish.remote(2, mortal), timeout=60)
     assert fetch(coordinator) == (1, [1.0])
