@@ -14,6 +14,8 @@ DTYPES = ("float32", "bfloat16")
 """Types in which networks compute."""
 _MOST_WHOLE, _MOST = 2**31 - 1, 1e9
 """Bounds, both ways, of whole and other numbers whose key names none, at any depth of a list or mapping."""
+_MEANT = {"gpu": "cuda"}
+"""Values that are written for others, and are more like a third."""
 _HOLDS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
 _WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -70,7 +72,7 @@ def check_ranges(config: Any, prefix: str = "") -> None:
             continue
         choices, bounds = one.metadata.get("choices"), one.metadata.get("bounds")
         if choices and value not in choices:
-            close = get_close_matches(str(value), choices, 1)
+            close = get_close_matches(_MEANT.get(str(value).lower(), str(value)), choices, 1)
             *others, last = choices
             fix = f"write {close[0]}" if close else f"write {', '.join(others)} or {last}"
             raise ConfigError(name, value, f"none of {', '.join(choices)}", fix)

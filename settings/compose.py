@@ -164,7 +164,8 @@ def check_choice(group: str, name: str, names: Sequence[str]) -> str:
     others = ", ".join(names)
     if "," in name:
         raise ConfigError(group, name, "several values, and a run has one", f"write one of {others}; tune.py scans")
-    raise ConfigError(group, name, f"none of {others}", f"write {group}={nearest(name, names) or names[0]}")
+    close = nearest(re.sub(r"[-. ]", "_", name), names)
+    raise ConfigError(group, name, f"none of {others}", f"write {group}={close}" if close else "write one of them")
 
 
 def read_value(key: Key, text: str) -> Any:

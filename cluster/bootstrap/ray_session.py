@@ -48,7 +48,8 @@ def connected(needs: RunNeeds, own_cpus: float) -> Iterator[bool]:
         except (ConnectionError, RayError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise CannotStart(
-                f"cluster.address={address}: no Ray could be joined ({reason}). Fix: check it and RAY_ADDRESS."
+                f"cluster.address={address}: no Ray could be joined ({reason}). Fix: write it, or "
+                "RAY_ADDRESS, as HOST:PORT of a head that runs (ray start --head prints it)."
             ) from error
     if callable(on_term):  # Ray's own would end its processes under the run, and this one by abort
         signal.signal(signal.SIGTERM, on_term)

@@ -138,10 +138,8 @@ def check_learner(
     divided |= {f"the {number} heads of {name}": number for name, number in heads.items()}
     for name, number in divided.items():
         if number % cluster.sequence_ranks:
-            most = math.gcd(*divided.values())
-            fits = " or ".join(str(divisor) for divisor in range(1, most + 1) if most % divisor == 0)
-            problem = f"does not divide {name}"
-            raise ConfigError("cluster.sequence_ranks", cluster.sequence_ranks, problem, f"write {fits}")
+            fix = f"write {divisors(math.gcd(*divided.values()))}"
+            raise ConfigError("cluster.sequence_ranks", cluster.sequence_ranks, f"does not divide {name}", fix)
     for name, size in batches.items():
         check_batch(name, size, cluster.data_ranks, learner.micro_batch)
     if cluster.kind == "inline" and learner.dtype != "float32":
@@ -157,6 +155,12 @@ def check_learner(
         )
 
 
+def divisors(number: int) -> str:
+    """Write the divisors of `number` as a choice: "1, 2 or 4"."""
+    *others, last = [str(divisor) for divisor in range(1, number + 1) if number % divisor == 0]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def check_batch(name: str, size: int, ranks: int, micro_batch: int | None) -> None:
     """Check that a batch of `size` samples divides over data ranks and their forward passes; `name` is its key."""
     if size % ranks:
@@ -164,7 +168,7 @@ def check_batch(name: str, size: int, ranks: int, micro_batch: int | None) -> No
             name,
             size,
             f"does not divide over cluster.learner_ranks / cluster.sequence_ranks = {ranks}",
-            f"make it a multiple of {ranks}, or change the ranks",
+            f"divide it over {divisors(size)} ranks, or make it a multiple of {ranks}",
         )
     share = size // ranks
     if micro_batch is not None and share % micro_batch:

@@ -21,7 +21,9 @@ def window(role: str, config: StudentConfig) -> Window:
     clean = torch.randn(CONTEXT + 2 * FRAMES, *config.frame_shape, generator=torch.Generator().manual_seed(0))
     context, latents, noisy = clean.split([CONTEXT, FRAMES, FRAMES])
     versions = (0,) * ((CONTEXT + FRAMES) // config.block_frames)
-    return Window(0, 0, 0, role, "x", 0, 60, len(config.timesteps) - 1, versions, context, latents, noisy, image=latents[0])
+    return Window(
+        0, 0, 0, role, "x", 0, 60, len(config.timesteps) - 1, versions, context, latents, noisy, image=latents[0]
+    )
 
 
 def main(weights: Path) -> None:

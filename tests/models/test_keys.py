@@ -73,3 +73,14 @@ def test_lists_and_mappings_are_not_shared_between_instances():
 
 def test_what_a_resumed_run_may_change_stands_on_the_key():
     assert list(resumable_keys(Outer())) == ["free"]
+
+
+@pytest.mark.parametrize(("written", "meant"), [("gpu", "cuda"), ("GPU", "cuda"), ("cude", "cuda"), ("cup", "cpu")])
+def test_the_device_that_was_meant_is_suggested(written, meant):
+    @dataclass
+    class Placed(KeyGroup):
+        device: str = key("cpu", "a device", choices=("cuda", "cpu"))
+
+    with pytest.raises(ConfigError) as refused:
+        Placed(device=written)
+    assert refused.value.fix == f"write {meant}"

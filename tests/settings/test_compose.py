@@ -216,6 +216,7 @@ def test_a_mistake_in_one_argument_names_its_key(argument, key):
         ("sed=1", "seed=1"),
         ("widow.frames=9", "window.frames=9"),
         ("preset=smok", "preset=smoke"),
+        ("preset=wan_1.3b", "preset=wan_1_3b"),
         ("window=beta_erly", "window=beta_early"),
         ("cluster=h100-8", "cluster=h100_8"),
         ("promt=1", "prompts=1"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.config.rules import check_batch
+from cluster.config.rules import check_batch, divisors
 from learner.parallel.micro_batches import micro_batches, own_places
 from models.errors import ConfigError
 
@@ -23,6 +23,12 @@ def test_a_batch_is_refused_exactly_where_shares_or_micro_batches_would_differ_i
         with pytest.raises(ConfigError) as refused:
             check_batch("dmd.batch_size", size, ranks, micro_batch)
         assert refused.value.key == ("learner.micro_batch" if even else "dmd.batch_size")
+
+
+@given(size=sizes)
+def test_the_ranks_that_are_offered_for_a_batch_are_those_it_divides_over(size):
+    offered = {int(number) for number in divisors(size).replace(" or ", ", ").split(", ")}
+    assert offered == {ranks for ranks in range(1, size + 1) if size % ranks == 0}
 
 
 @given(size=sizes, ranks=few, micro_batch=few)
