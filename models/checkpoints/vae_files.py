@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from torch import nn
 
 from models.checkpoints.containers import Content, check_floats, open_content
 from models.checkpoints.folders import NETWORK_STEMS, open_weights
@@ -48,7 +49,8 @@ def open_wan_codec(path: Path, channels: int, device: torch.device, dtype: torch
     if misfit := shape_misfit(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}):
         raise ConfigError("vae", path, f"is no whole VAE of Wan2.1: it {misfit}", "download it again")
     vae.load_state_dict(tensors)
-    return WanCodec(vae.to(device, dtype))
+    # Torch's own: that of diffusers warns of modules in float32, of which this VAE has none.
+    return WanCodec(nn.Module.to(vae, device, dtype))
 
 
 def _of_diffusers(folder: Path, path: Path, channels: int) -> tuple[AutoencoderKLWan, Content]:
