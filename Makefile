@@ -9,7 +9,7 @@ READY := .venv/.installed
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check core-proofs proofs gpu docs lock clean-venv
+.PHONY: help demo test check core-proofs proofs gpu bench docs lock clean-venv
 .DELETE_ON_ERROR:
 
 # make takes seed=1 as a variable of its own, which no command sees.
@@ -44,6 +44,9 @@ proofs: $(READY) ## Run the tests that take long: students that show the paper's
 
 gpu: $(READY) ## Check this machine's GPU in 8 minutes at most: tests, speed, memory, profiles, in benchmarks/results/.
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+
+bench: $(READY) ## Run the benchmarks that fit two cores, in 12 minutes at most, into benchmarks/RESULTS.md.
+	@$(BIN)/python -m benchmarks.all_results $(ARGS)
 
 docs: $(READY) ## Write the generated reference pages and build the site, strictly, into site/.
 	@$(BIN)/python -m tests.docs.reference
