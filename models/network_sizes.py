@@ -5,6 +5,7 @@ from functools import lru_cache
 import torch
 
 from models.network_config import StudentConfig, WanConfig
+from models.wan.cpu_products import products_to_lay_out
 from models.wan.network import Wan
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -22,6 +23,14 @@ def block_parameters(wan: WanConfig) -> int:
     """Count the parameters of one transformer block, which FSDP2 makes whole at a time."""
     with torch.device("meta"):
         return sum(p.numel() for p in Wan(wan).blocks[0].parameters())
+
+
+@lru_cache
+def laid_out_bytes(wan: WanConfig, dtype: str) -> int:
+    """Count the bytes that an actor's weights take once more, in the layout of products on a CPU."""
+    with torch.device("meta"):
+        network = Wan(wan).to(getattr(torch, dtype))
+    return sum(module.weight.nbytes for module in products_to_lay_out(network))
 
 
 def kv_bytes(wan: WanConfig, tokens: int, element: int = 2) -> int:

@@ -15,7 +15,7 @@ from cluster.planning.rank_memory import (
     trained_network,
 )
 from cluster.planning.run_shape import RunShape
-from models.network_sizes import BYTES, parameters
+from models.network_sizes import BYTES, laid_out_bytes, parameters
 
 LIBRARIES = 930_000_000
 """Bytes of a process that has trained once, without its tensors: torch and what it loads. Measured."""
@@ -56,6 +56,9 @@ def processes_of(work: RunShape, stage: str) -> list[Processes]:
         learner = rank_memory(work, stage)
     else:
         kept = [replace(line, name=f"{line.name}, rollout") for line in actor if line.name.startswith("weights")]
+        wan, dtype = work.teacher_wan if stage == "ode" else work.student.wan, work.rollout.dtype
+        if actor:
+            kept.append(Line("laid-out weights", laid_out_bytes(wan, dtype), "B", f"{dtype}, for the actor's products"))
         passes = [line for line in actor if not line.name.startswith("weights")]
         halves = _learner(work, stage), _Half(kept, passes)
         if work.cluster.kind == "inline":

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 _LEAST = 2**18
 """Numbers in a weight from which on a layout pays: 512 x 512."""
+_MOST_BYTES = 256 * 2**20
+"""Most bytes of weights of a network that are laid out: they take this memory once more."""
 _LEAST_ROWS = 32
 _KEPT_BYTES = 128 * 2**20
 _LARGEST_BYTES = 32 * 2**20
@@ -40,15 +42,24 @@ class LaidOutLinear(nn.Linear):
 
 
 def lay_out_products(network: nn.Module) -> None:
-    """Let the large products of a network compute from laid-out weights, where torch has them for this CPU."""
+    """Let the large products of a network compute from laid-out weights."""
+    for module in products_to_lay_out(network):
+        module.__class__ = LaidOutLinear  # in place: parents, names and weights stay
+
+
+def products_to_lay_out(network: nn.Module) -> list[nn.Linear]:
+    """List the large products of a network, where torch has layouts for this CPU and they take little memory.
+
+    Wan 1.3B stays as it is: it would hold its weights twice.
+    """
     dtype = next(network.parameters()).dtype
     known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    if not known or (dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return
-    if dtype in (torch.float32, torch.bfloat16):
-        for module in network.modules():
-            if type(module) is nn.Linear and module.weight.numel() >= _LEAST:
-                module.__class__ = LaidOutLinear  # in place: parents, names and weights stay
+    if not known or dtype not in (torch.float32, torch.bfloat16):
+        return []
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return []
+    large = [m for m in network.modules() if type(m) is nn.Linear and m.weight.numel() >= _LEAST]
+    return large if sum(module.weight.nbytes for module in large) <= _MOST_BYTES else []
 
 
 @cache

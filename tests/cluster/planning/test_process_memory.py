@@ -66,6 +66,15 @@ def test_one_process_holds_both_halves_and_on_ray_each_has_its_own(named):
     assert [one.name for one in processes_of(shape("stage=teacher", "init=null"), "teacher")] == ["the process"]
 
 
+def test_an_actor_on_a_cpu_holds_its_large_products_twice_where_they_are_laid_out(named):
+    wide = replace(WIDE, num_attention_heads=4)
+    named(wide)
+    actor = by_name(shape("cluster=ray", "rollout.dtype=float32"), place=1)
+    large = wide.num_layers * (8 * wide.dim**2 + 2 * wide.dim * wide.ffn_dim)
+    assert 4 * large <= actor["laid-out weights"] <= 4 * parameters(wide)
+    assert "laid-out weights" not in by_name(shape("cluster=ray", "student.model=wan_1_3b", "base=x"), place=1)
+
+
 def test_on_gpus_a_rank_holds_what_its_device_holds():
     work = run_shape_of(settings.load(["preset=wan_1_3b", "cluster.learner_ranks=8"]))
     assert processes_of(work, "dmd")[0].memory == rank_memory(work, "dmd")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.network_config import TINY, WanConfig
+from models.network_config import TINY, WAN_1_3B, WanConfig
 from models.wan.cpu_products import LaidOutLinear, keep_freed_memory, lay_out_products
 from models.wan.network import ComputeSpec, Wan
 
@@ -33,6 +33,11 @@ def test_large_products_of_a_network_are_laid_out_and_small_ones_are_not(product
     assert list(network.state_dict()) == list(Wan(WIDE).state_dict())
     assert not any(isinstance(module, LaidOutLinear) for module in ComputeSpec().outline(TINY).modules())
     assert not any(isinstance(m, LaidOutLinear) for m in ComputeSpec(torch.device("meta")).outline(WIDE).modules())
+
+
+def test_a_network_whose_layouts_would_take_much_memory_is_left_alone():
+    network = ComputeSpec(dtype=torch.bfloat16).outline(WAN_1_3B)
+    assert not any(isinstance(module, LaidOutLinear) for module in network.modules())
 
 
 @torch.no_grad()
