@@ -95,7 +95,6 @@ def reach(cluster: ClusterConfig) -> None:
 
 def preflight(config: Config) -> None:
     """Check keys, files and devices before anything starts, then claim the run folder. Raises ValueError."""
-    check_this_machine(config.cluster, machine_needs(placement.roles(config), config.learner, config.rollout))
     for check in _checks(config):
         check()
     RunFolder(config.run_dir).claim(config)
@@ -158,6 +157,8 @@ def _checks(config: Config) -> Iterator[Callable[[], object]]:
     if "ode" in stages and not folder.stage("ode").finished:
         new_teacher = "teacher" in stages and not config.teacher_path.exists()
         yield partial(inputs.trajectories.check, new_teacher=new_teacher)
+    needs = machine_needs(placement.roles(config), config.learner, config.rollout)
+    yield partial(check_this_machine, config.cluster, needs)
 
 
 def _check_room(config: Config) -> None:

@@ -10,7 +10,7 @@ import torch
 
 COMPILER_FIX = "apt-get install build-essential python3-dev there, or set {key}=false"
 """Fix for a `compiler_fault`; `key` switches compiled blocks off."""
-DRIVER_FIX = "install an NVIDIA driver there (R580 or newer for CUDA 13, R525 for CUDA 12), or set {key}=0"
+DRIVER_FIX = "install an NVIDIA driver there (R580 for CUDA 13, R525 for CUDA 12), set {key}=0, or plan by dry_run=true"
 """Fix for a `driver_fault`; `key` asks for GPUs. A driver runs all minor versions of its CUDA."""
 _DRIVER = "libcuda.so.1"
 _GPU_ERRORS = ("CUDA error: ", "cuDNN error: ", "Triton Error [CUDA]: ", "No CUDA GPUs are available")

@@ -16,6 +16,7 @@ from cluster.runs.run_folder import RunFolder
 from learner.stage_config import Source
 from models.checkpoints.weight_files import save_weights
 from models.errors import ConfigError
+from models.wan import device_faults
 
 
 def checked(run_dir, *arguments):
@@ -182,6 +183,13 @@ def test_the_critic_of_stage_grpo_is_the_one_that_knows_its_student_and_where_th
         critic(f"grpo.critic={tmp_path}/without.pt")
 
 
+def test_a_dry_run_names_a_driver_that_this_machine_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(device_faults, "_driver_version", lambda: None)
+    lines = rehearse(settings.load([f"run_dir={tmp_path}/run", "preset=wan_1_3b", "stage=dmd"]))
+    assert [line for line in lines if line.startswith("cluster.rank_gpus=1: ")]
+    assert not [line for line in rehearse(settings.load([f"run_dir={tmp_path}/run"])) if line.startswith("cluster.")]
+
+
 def test_a_dry_run_refuses_files_that_are_here_and_names_those_that_are_not(tmp_path):
     def lines(*arguments):
         return rehearse(settings.load([f"run_dir={tmp_path}/run", *arguments]))
@@ -190,7 +198,7 @@ def test_a_dry_run_refuses_files_that_are_here_and_names_those_that_are_not(tmp_
     assert lines("preset=tiny", "stage=dmd", f"init={shipped}") == []
     (line,) = lines("preset=tiny", "stage=dmd", f"init={tmp_path}/none.safetensors")
     assert line.startswith(f"init={tmp_path}/none.safetensors: ")
-    wan = lines("preset=wan_1_3b", "stage=dmd")
+    wan = [line for line in lines("preset=wan_1_3b", "stage=dmd") if not line.startswith("cluster.")]
     assert [line.partition("=")[0] for line in wan][:2] == ["teacher", "stage"] and len(wan) == 3
     other = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(1)}, other)
