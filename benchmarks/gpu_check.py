@@ -27,6 +27,7 @@ import settings
 from benchmarks.command import run
 from benchmarks.gpu_machine import KINDS
 from benchmarks.measured_network import MODELS
+from cluster.bootstrap.ray_environment import settle_allocator
 from models.errors import ConfigError, StopsRun
 from models.keys import KeyGroup, key
 from models.user_paths import user_path
@@ -80,12 +81,12 @@ def steps_of(options: CheckOptions, folder: Path, compiled: bool) -> list[Step]:
     blocks = [*size, "blocks=4", "repeats=3"]
     steps = [
         Step("machine", "gpu_machine", [f"device={options.device}", *size], 30),
-        Step("tests", "gpu_tests", [f"device={options.device}"], 110),
+        Step("tests", "gpu_tests", [f"device={options.device}"], 90),
         Step("rollout", "rollout_fps", [*blocks, *vae], 60),
         Step("ode", "update_speed", ["stage=ode", *size], 45),
         Step("dmd", "update_speed", ["stage=dmd", *size], 60),
         Step("grpo", "update_speed", ["stage=grpo", "warm_up=false", *size, *start], 75),
-        Step("profile", "gpu_profile", [*size, f"out={folder}"], 40),
+        Step("profile", "gpu_profile", [*size, f"out={folder}"], 60),
         Step("compiled", "rollout_fps", [*blocks, "vae=false", "compile=true"], 150, suffix="_compiled"),
     ]
     names = [step.name for step in steps]
@@ -102,8 +103,8 @@ def main(options: CheckOptions) -> None:
     compiled = (
         options.compile if options.compile is not None else options.device == "cuda" and not compiler_fault("cuda")
     )
-    # One rank fills a GPU of 80 GB: fragments would not fit beside it.
-    environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} | os.environ
+    environment = dict(os.environ)
+    settle_allocator(environment)
     if options.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(folder / LOG, "w+") as log:
@@ -124,12 +125,13 @@ def main(options: CheckOptions) -> None:
 def lines_of(step: Step, limit_s: float, log: IO[str], environment: Mapping[str, str]) -> list[dict]:
     """Run a step and return its lines; they and its errors go to `log`. Raises CheckFailed, after `limit_s` too.
 
-    The process has a session of its own: whatever it started ends with it.
+    The process has a session of its own: whatever it started ends with it, and it ends with this one (Ctrl-C, SIGTERM).
     """
     print(f"{step.name} (up to {limit_s:.0f} s)", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", f"benchmarks.{step.module}", *step.keys]
     print("\n$", *command, file=log, flush=True)
     begins = log.tell()
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # scancel, ray job stop
     process = subprocess.Popen(
         command, cwd=settings.ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
         start_new_session=True,
@@ -141,9 +143,12 @@ def lines_of(step: Step, limit_s: float, log: IO[str], environment: Mapping[str,
         os.killpg(process.pid, signal.SIGKILL)
         printed, _ = process.communicate()
         ended = f"stopped after {limit_s:.0f} s; a slower GPU than an H100 needs scale=2 or layers=12"
-    except KeyboardInterrupt:
+    except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     log.seek(begins)
     said = [line.strip() for line in log.read().splitlines() if line.strip()]
     print(printed, file=log, flush=True)

@@ -8,11 +8,13 @@ The value is the memory of the device in GB, its limit what one update of stage 
 
 import os
 import platform
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
 
+import settings
 from benchmarks.command import run
 from benchmarks.line import print_line
 from benchmarks.measured_network import MODELS, keep_layers
@@ -63,7 +65,7 @@ def main(options: MachineOptions) -> None:
     needed = largest_update(options.model)
     shown = {"model": options.model, "layers": options.layers}
     if needed > room:
-        layers = next((n for n in range(CONFIGS["wan_1_3b"].num_layers - 1, 0, -1) if fits(options.model, n, room)), 1)
+        layers = most_layers(options.model, room)
         problem = f"one update would hold {needed / 1e9:.1f} GB, and the device has {room / 1e9:.1f}"
         raise ConfigError("layers", options.layers, problem, f"write layers={layers}: rates stay those of a layer")
     print_line("machine", [room / 1e9], "GB", device_name(device), shown, limit=needed / 1e9, **facts)
@@ -75,10 +77,19 @@ def largest_update(model: str) -> float:
     return max(sum(line.value for line in rank_memory.rank_memory(work, stage)) for stage, work in works)
 
 
-def fits(model: str, layers: int, room: float) -> bool:
-    """Return whether networks of `layers` layers fit; cuts this process's networks to them."""
-    keep_layers(model, layers)
-    return largest_update(model) <= room
+def most_layers(model: str, room: float) -> int:
+    """Return the most layers, at least 1, with which every update fits into `room` bytes; cuts this process's networks.
+
+    Bisects: a dry run of all stages takes a second.
+    """
+    name = settings.load([f"preset={model}"]).student.model
+    whole = CONFIGS[name]
+
+    def exceeds(layers: int) -> bool:
+        CONFIGS[name] = replace(whole, num_layers=layers)
+        return largest_update(model) > room
+
+    return max(1, bisect_left(range(1, whole.num_layers), True, key=exceeds))
 
 
 def machine_facts() -> dict[str, object]:

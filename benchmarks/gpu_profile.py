@@ -1,11 +1,12 @@
-"""Profile one block of a rollout and one update of stage dmd, with random weights, as Chrome traces.
+"""Profile one block of a rollout and one update of stage dmd's critic, with random weights, as Chrome traces.
 
 python -m benchmarks.gpu_profile out=FOLDER model=tiny         CPU, seconds
 python -m benchmarks.gpu_profile out=FOLDER model=wan_1_3b     a GPU: 480x832, bfloat16
 
 Writes block.trace.json.gz and update.trace.json.gz into `out`, for chrome://tracing or Perfetto, and prints one JSON
 line for each: the share of the wall time in which kernels ran (on a CPU: operators), and the five that took longest.
-Profiling itself slows the host: speeds are those of benchmarks.rollout_fps and benchmarks.update_speed.
+Every layer launches the same kernels, and a student's update the same as a critic's: more of them take minutes to
+write. Profiling itself slows the host: speeds are those of benchmarks.rollout_fps and benchmarks.update_speed.
 """
 
 import time
@@ -36,7 +37,7 @@ class ProfileOptions(KeyGroup):
 
     out: str = key("runs/profile", "folder for the traces")
     model: str = key("tiny", "network: " + ", ".join(MODELS), choices=MODELS)
-    layers: int | None = key(None, "layers of the networks; none: all", ge=1)
+    layers: int = key(10, "most layers of the networks", ge=1)
 
 
 def main(options: ProfileOptions) -> None:
@@ -53,7 +54,7 @@ def main(options: ProfileOptions) -> None:
     traced("block", partial(next, blocks), device, folder, shown)
     del blocks  # its cache takes 6 GB
     with one_rank(device):
-        update = updates_of("dmd", configured("dmd", options.model, compiled=False), device)
+        update = updates_of("critic", configured("dmd", options.model, compiled=False), device)
         update()
         traced("update", update, device, folder, shown)
 

@@ -26,4 +26,4 @@ def keep_layers(model: str, layers: int | None) -> None:
     """Cut this process's networks of that name to their first `layers`; None keeps all."""
     if layers is not None:
         name = measured_student(model).model
-        CONFIGS[name] = replace(CONFIGS[name], num_layers=layers)
+        CONFIGS[name] = replace(CONFIGS[name], num_layers=min(layers, CONFIGS[name].num_layers))

@@ -59,7 +59,7 @@ def updates_of(stage: str, config: Config, device: torch.device, start: int | No
 
     `start` is the first frame of the windows, or the fork of the group, which an actor with the learner's own weights
     makes before; by default so many frames are before it as the dry run counts. In stage dmd an update is one of the
-    critic, then one of the student.
+    critic, then one of the student; "critic" in place of the stage leaves the student's out.
     """
     parts = _parts(config, device)
     if start is None:
@@ -71,9 +71,11 @@ def updates_of(stage: str, config: Config, device: torch.device, start: int | No
         return lambda: learner.update(pairs, 1)
     networks = [_network(parts, wan) for wan in 2 * [parts.student.wan]]
     networks.append(_network(parts, parts.teacher_wan, frozen=True))
-    if stage == "dmd":
+    if stage in ("dmd", "critic"):
         learner = build.dmd_learner(parts, config.dmd, networks)
         windows = [[_window(config, role, start)] for role in (CRITIC, STUDENT)]
+        if stage == "critic":
+            return lambda: learner.update_critic(windows[0])
         return lambda: learner.update_critic(windows[0]) | learner.update_student(windows[1])
     learner = build.policy_learner(
         parts, config.grpo, config.dmd, config.sentinel, rewards=lambda _: {"made_up": 1.0},

@@ -143,6 +143,7 @@ def main(options: Options) -> None:
         block_tflop=round(flops / 1e12, 6),
         peak_memory_gb=round(peak_bytes[0] / 1e9, 3),
         peak_memory_with_vae_gb=round(peak_bytes[1] / 1e9, 3) if wants_vae else None,
+        peak_reserved_gb=peak_reserved_gb(device),
     )
     if options.against is not None:
         print_ratio(options, config, device_name(device))
@@ -202,6 +203,11 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_reserved_gb(device: torch.device) -> float | None:
+    """Return the most GB that torch's allocator has taken from the GPU so far, fragments included; None on a CPU."""
+    return round(torch.cuda.max_memory_reserved() / 1e9, 3) if device.type == "cuda" else None
 
 
 def open_codec(model: str, device: torch.device, dtype: torch.dtype) -> VideoCodec:

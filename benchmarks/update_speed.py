@@ -24,7 +24,7 @@ from benchmarks.command import run
 from benchmarks.line import print_line
 from benchmarks.measured_network import MODELS, keep_layers
 from benchmarks.random_learner import STAGES, configured, one_rank, updates_of
-from benchmarks.rollout_fps import device_name, peak_memory
+from benchmarks.rollout_fps import device_name, peak_memory, peak_reserved_gb
 from cluster.config.run_config import Config
 from cluster.planning import flops, rank_memory
 from cluster.planning.run_shape import RunShape, run_shape_of
@@ -58,7 +58,7 @@ def main(options: UpdateOptions) -> None:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         measured = [timed_update(update, device) for _ in range(options.repeats)]
-        held = peak_memory(device)
+        held, reserved_gb = peak_memory(device), peak_reserved_gb(device)
     peak = matmul_flops_per_s(device, getattr(torch, config.learner.dtype), 3)
     work = run_shape_of(config)
     cost = flops.stage_cost(work, stage).learner / getattr(config, stage).steps
@@ -71,7 +71,7 @@ def main(options: UpdateOptions) -> None:
     print_line(f"{stage}_update_rate", rates, "TFLOP/s", *named, limit=peak / 1e12, tflop=round(cost / 1e12, 3))
     print_line(f"{stage}_update_tokens", [tokens / median_s], "trained tokens/s", *named, tokens=tokens)
     planned = sum(line.value for line in rank_memory.rank_memory(work, stage))
-    print_line(f"{stage}_update_memory", [held / 1e9], "GB", *named, limit=planned / 1e9)
+    print_line(f"{stage}_update_memory", [held / 1e9], "GB", *named, limit=planned / 1e9, peak_reserved_gb=reserved_gb)
     if (replay := metrics.get("policy/replay_error_max")) is not None:
         print_line("grpo_replay_error", [replay], "in the ratio", *named, limit=config.grpo.clip / 2)
 

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import MutableMapping
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -41,6 +42,16 @@ def settle_environment(cluster: ClusterConfig) -> None:
     file = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")))
     has_token = "RAY_AUTH_TOKEN" in os.environ or file.is_file()
     os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"
+
+
+def settle_allocator(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let torch's allocator grow its segments, unless the user configures it. Call before a process uses its GPU.
+
+    One rank fills a GPU of 80 GB: fragments would not fit beside it. torch reads the second name where the first is
+    not set.
+    """
+    if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & environment.keys():
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def check_temporary_folder() -> None:

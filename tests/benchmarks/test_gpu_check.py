@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 import settings
-from benchmarks import gpu_check
+from benchmarks import gpu_check, gpu_machine
 from benchmarks.gpu_check import CheckFailed, CheckOptions, Step, disagreement, lines_of, steps_of
+from benchmarks.gpu_machine import most_layers
 from benchmarks.random_learner import STAGES, configured, updates_of
 from benchmarks.update_speed import trained_tokens
 from cluster.planning.run_shape import run_shape_of
 from models.errors import ConfigError
+from models.network_config import CONFIGS
 from tests.docs.documented import documented
 
 CPU = torch.device("cpu")
@@ -83,6 +86,25 @@ def test_a_step_that_fails_or_hangs_names_itself_its_reason_and_the_log(step, te
         run(step(text), limit_s)
     said = str(error.value)
     assert "\n" not in said and all(word in said for word in ["step mine", str(settings.ROOT / "log"), *words]), said
+
+
+def test_a_step_ends_with_this_process(step):
+    text = "import os, signal, time\nopen('pid', 'w').write(str(os.getpid()))\nos.kill(os.getppid(), signal.SIGTERM)\n"
+    with pytest.raises(SystemExit) as error:
+        run(step(text + "time.sleep(600)"))
+    assert error.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((settings.ROOT / "pid").read_text()), 0)
+
+
+def test_the_most_layers_that_fit_are_found_in_few_dry_runs(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "tiny", replace(CONFIGS["tiny"], num_layers=30))
+    counted = []
+    monkeypatch.setattr(gpu_machine, "largest_update", lambda model: counted.append(1) or CONFIGS[model].num_layers)
+    for room, layers in ((29.5, 29), (7, 7), (1.5, 1), (0.5, 1)):
+        monkeypatch.setitem(CONFIGS, "tiny", replace(CONFIGS["tiny"], num_layers=30))
+        assert most_layers("tiny", room) == layers
+    assert len(counted) <= 4 * 5
 
 
 def test_memory_and_replay_that_contradict_the_plan_are_named_and_others_are_not():

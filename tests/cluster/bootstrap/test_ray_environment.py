@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from ray._private.utils import validate_socket_filepath
 
+from cluster.bootstrap.ray_environment import settle_allocator
 from cluster.config.cluster_config import ClusterConfig
 from cluster.launch import reach
 from models.errors import ConfigError
@@ -45,3 +46,13 @@ def test_a_folder_that_cannot_be_written_is_refused(folder, monkeypatch):
     Path(folder(30)).write_text("a file")
     monkeypatch.setenv("TMPDIR", folder(30))
     assert refusal().key == "TMPDIR"
+
+
+@pytest.mark.parametrize("own", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_the_allocator_grows_segments_unless_the_user_configures_it(own):
+    environment = {own: "max_split_size_mb:128"}
+    settle_allocator(environment)
+    assert environment == {own: "max_split_size_mb:128"}
+    unset = {}
+    settle_allocator(unset)
+    assert unset == {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
