@@ -12,7 +12,12 @@ import torch
 
 from actors.generation.free_memory import free_memory
 from cluster.bootstrap.machine_needs import check_this_machine, machine_needs
-from cluster.bootstrap.ray_environment import check_temporary_folder, cluster_address, settle_environment
+from cluster.bootstrap.ray_environment import (
+    check_temporary_folder,
+    cluster_address,
+    settle_allocator,
+    settle_environment,
+)
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.evaluations.best_student import check_metric
@@ -67,6 +72,7 @@ def launch(loop: Callable, config: Config) -> Config:
             launch_on_ray(loop, config)
             return config
         torch.set_num_threads(config.cluster.threads)
+        settle_allocator()
         cluster: Cluster = InlineCluster(config.run_dir)
         if config.debug.learner_only:
             cluster = SavedCluster(config.saved_windows_path, config.window.frames, config.student.frame_shape)

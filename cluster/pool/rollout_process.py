@@ -13,6 +13,7 @@ import torch
 from ray.exceptions import GetTimeoutError, RayError
 
 from actors.drift_tracker import DriftMeter
+from cluster.bootstrap.ray_environment import settle_allocator
 from cluster.config.cluster_config import ClusterConfig
 from cluster.pool.driver_messages import forward_warnings
 from cluster.pool.scale_down import Place
@@ -84,6 +85,7 @@ class RolloutProcess:
 
     def __init__(self, coordinator: ray.actor.ActorHandle, slot: int, cluster: ClusterConfig):
         torch.set_num_threads(cluster.threads)
+        settle_allocator()
         forward_warnings(coordinator, "cluster")
         self.coordinator, self.slot = coordinator, slot
         self.device = "cuda" if cluster.actor_gpus else "cpu"
