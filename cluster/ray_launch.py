@@ -38,7 +38,7 @@ from cluster.runs.run_log import RunLog, log_nothing
 from cluster.runs.saved_windows import SavedCluster
 from learner.parallel import collectives
 from models.errors import ConfigError, StopsRun
-from models.wan.device_faults import gpu_fault
+from models.wan.device_faults import gpu_fault, kernel_fault
 
 _POLL_S = 0.5
 _MANY = 100_000
@@ -174,12 +174,15 @@ def _learn(task: dict[str, Any]) -> None:
         if collectives.size() > 1:
             raise  # the others may wait for this rank: Train ends them, and the next group returns at once
     except Exception as error:
-        fault = gpu_fault(error)
+        fault, unknown = gpu_fault(error), kernel_fault(error)
         if fault is not None:
             coordinator.tell.remote(f"learner rank {collectives.rank()}: its GPU failed ({fault}); starting again")
-        if collectives.size() > 1 or isinstance(error, _LOST) or fault is not None:
+        if unknown is None and (collectives.size() > 1 or isinstance(error, _LOST) or fault is not None):
             raise
-        ray.get(coordinator.stopped.remote(RuntimeError(traceback.format_exc())), timeout=_CALL_TIMEOUT_S)
+        why = RuntimeError(traceback.format_exc()) if unknown is None else RunFailed(f"learner: {unknown}")
+        ray.get(coordinator.stopped.remote(why), timeout=_CALL_TIMEOUT_S)
+        if collectives.size() > 1:
+            raise
 
 
 def _watch(coordinator: ray.actor.ActorHandle, display: Display, last_stage: str, ended: threading.Event) -> None:

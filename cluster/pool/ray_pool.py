@@ -13,11 +13,12 @@ from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
 from cluster.pool.rollout_process import Delivery, RolloutProcess
 from cluster.pool.scale_down import Place
+from cluster.run_errors import RunFailed
 from cluster.runs.stage_spec import ActorSpec
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.wire import BadWindow
 from cluster.weights.collective import WeightRelay
-from models.wan.device_faults import gpu_fault
+from models.wan.device_faults import gpu_fault, kernel_fault
 
 _SEND_TIMEOUT_S = 60.0
 _COPY_TIMEOUT_S = 10.0
@@ -180,8 +181,13 @@ class RayPool:
 
 
 def _loss(error: RayError) -> Exception:
-    """Return ActorLost for the end of a process or of its GPU, else the exception that its code raised."""
+    """Return ActorLost for the end of a process or of its GPU, else the exception that its code raised.
+
+    RunFailed for a GPU that every replacement would find unusable as well.
+    """
     if not isinstance(error, RayTaskError):
         return ActorLost(f"{type(error).__name__}")
+    if (unknown := kernel_fault(error.cause)) is not None:
+        return RunFailed(f"rollout: {unknown}")
     fault = gpu_fault(error.cause)
     return error if fault is None else ActorLost(f"has lost its GPU ({fault})")

@@ -15,6 +15,8 @@ DRIVER_FIX = "install an NVIDIA driver there (R580 for CUDA 13, R525 for CUDA 12
 _DRIVER = "libcuda.so.1"
 _GPU_ERRORS = ("CUDA error: ", "cuDNN error: ", "Triton Error [CUDA]: ", "No CUDA GPUs are available")
 """Beginnings of errors that libraries of CUDA raise as a plain RuntimeError."""
+_MEMORY_ERRORS = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+_KERNEL_ERRORS = ("no kernel image is available", "CUDA_ERROR_NO_BINARY_FOR_GPU", "no binary for GPU")
 
 
 def compiler_fault(device: str) -> str | None:
@@ -63,7 +65,21 @@ def _driver_version() -> int | None:
 def gpu_fault(error: BaseException) -> str | None:
     """Return the first line of an error of the GPU itself, as after a fault of its memory; None for any other.
 
-    A process that has met one cannot use the GPU again. Too little memory is none of them.
+    A process that has met one cannot use the GPU again. Too little memory is none of them, nor is a GPU for which
+    torch has no kernels (`kernel_fault`).
     """
     line = str(error).partition("\n")[0]
+    if any(words in line for words in (*_MEMORY_ERRORS, *_KERNEL_ERRORS)):
+        return None
     return line if isinstance(error, torch.AcceleratorError) or line.startswith(_GPU_ERRORS) else None
+
+
+def kernel_fault(error: BaseException) -> str | None:
+    """Return one line for an error of a GPU that this torch has no kernels for, with the fix; None for any other."""
+    if not any(words in str(error) for words in _KERNEL_ERRORS):
+        return None
+    architectures = ", ".join(torch.cuda.get_arch_list()) or "no GPU"
+    return (
+        f"this torch ({torch.__version__}) has no kernels for this GPU, only for {architectures}. Fix: install a torch "
+        "that is built for it, or use another GPU."
+    )

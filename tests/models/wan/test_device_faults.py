@@ -90,6 +90,11 @@ def test_a_torch_without_cuda_uses_no_gpu(monkeypatch):
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling"), "CUBLAS_STATUS_EXECUTION_FAILED"),
         (RuntimeError("No CUDA GPUs are available"), "No CUDA GPUs"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), None),
+        (torch.AcceleratorError("CUDA error: out of memory\nSearch"), None),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), None),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), None),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), None),
+        (torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"), None),
         (RuntimeError("shapes differ"), None),
         (KeyError(), None),
     ],
@@ -97,3 +102,16 @@ def test_a_torch_without_cuda_uses_no_gpu(monkeypatch):
 def test_errors_of_the_gpu_itself_are_one_line(error, fault):
     line = device_faults.gpu_fault(error)
     assert line is None if fault is None else fault in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nx"), False),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+    ],
+)
+def test_a_gpu_without_kernels_in_this_torch_is_named_with_torchs_version(error, known):
+    line = device_faults.kernel_fault(error)
+    assert line is None if known else torch.__version__ in line and "\n" not in line
