@@ -6,6 +6,7 @@ connection, on a local Ray too, which otherwise keeps to the loopback; and Gloo 
 
 import os
 import socket
+from collections.abc import MutableMapping
 from datetime import timedelta
 
 import psutil
@@ -17,6 +18,7 @@ from torch import distributed
 from torch.distributed import Store, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
+from cluster.bootstrap.ray_environment import settle_allocator
 from cluster.run_errors import RunFailed
 
 _SLACK_S = 60
@@ -74,6 +76,17 @@ def ranks_on_gpu(own: str, store: Store, rank: int, size: int) -> list[int]:
     return [other for other in range(size) if store.get(f"longtake/gpu/{other}").decode() == own]
 
 
+def settle_nccl(environment: MutableMapping[str, str]) -> None:
+    """Let a rank that waits for a lost NCCL peer raise: neither hang, as with 0, nor abort, as with Ray's 1.
+
+    With 2 torch's watchdog aborts the communicators only. The operation that waited ends with invalid values, and the
+    next collective raises DistBackendError; there is one before anything is saved or published. An abort would take
+    the threads along that write a checkpoint. torch's heartbeat monitor still ends a rank that does not raise.
+    """
+    if "TORCH_NCCL_BLOCKING_WAIT" not in environment:
+        environment.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
+
+
 def _listen() -> tuple[str, int, int]:
     """Open in rank 0 the socket where the ranks meet; return its address, its port and its file descriptor.
 
@@ -89,9 +102,8 @@ def _join(
 ) -> None:  # fmt: skip
     """Join the group on this rank; Gloo listens at this node's address only."""
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
-    # As Ray does: a rank with a lost NCCL peer must fail, not hang.
-    if "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    settle_nccl(os.environ)
+    settle_allocator()
     # Gloo takes the name of an interface, and of that the first address. Without a name it is left to itself.
     interface = interface_of(ray.util.get_node_ip_address())
     if interface is not None:

@@ -28,6 +28,17 @@ from cluster.weights.version import WeightsVersion
 
 _SENDS_AT_ONCE = 64
 _POLL_S = 0.001
+_OUTLIVES_PEERS = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "2",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "100",
+}
+"""Environment of a process that continues without its NCCL peer.
+
+By default torch's watchdog ends it a minute after a peer is lost, or its monitor eight minutes later, in spite of the
+fallback; and the group's destructor waits for both of them, in the relay's event loop.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -169,8 +180,7 @@ def _join(store: TCPStore, name: str, rank: int, device: torch.device, host: str
     meeting = PrefixStore(name, store)
     timeout = timedelta(seconds=timeout_s)
     if device.type == "cuda":
-        # Without it the watchdog ends this process a minute after a peer is lost, in spite of the fallback.
-        os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "2"
+        os.environ |= _OUTLIVES_PEERS
         options = torch.distributed.ProcessGroupNCCL.Options()
         options._timeout = timeout
         return torch.distributed.ProcessGroupNCCL(meeting, rank, 2, options)

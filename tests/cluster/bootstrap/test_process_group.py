@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from cluster.bootstrap.process_group import NodeAddressConfig, interface_of, ranks_on_gpu
+from cluster.bootstrap.process_group import NodeAddressConfig, interface_of, ranks_on_gpu, settle_nccl
 
 
 @pytest.mark.proof
@@ -69,3 +69,13 @@ def test_ranks_on_one_gpu_learn_of_each_other_before_their_first_collective():
     for rank, gpu in enumerate(gpus):
         store.set(f"longtake/gpu/{rank}", gpu)
     assert [ranks_on_gpu(gpu, store, rank, 4) for rank, gpu in enumerate(gpus)] == [[0, 2], [1], [0, 2], [3]]
+
+
+def test_a_rank_outlives_a_lost_nccl_peer_unless_the_user_chose_otherwise():
+    settled = {}
+    for given in ({}, {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "3"}, {"TORCH_NCCL_BLOCKING_WAIT": "1"}):
+        settle_nccl(environment := dict(given))
+        settled[str(given)] = environment
+    unset, chosen, blocking = settled.values()
+    assert unset == {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "2"}
+    assert chosen == {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "3"} and blocking == {"TORCH_NCCL_BLOCKING_WAIT": "1"}
