@@ -1,7 +1,8 @@
 """The manifest passes KubeRay's own CRDs, as strictly as kubectl: a field that a CRD lacks is an error.
 
 The files are not shipped here. KUBERAY_CRDS names a folder with one folder per release, as in
-KUBERAY_CRDS/1.6.0/ray.io_rayjobs.yaml; without it those tests are skipped.
+KUBERAY_CRDS/1.6.0/ray.io_rayjobs.yaml, or the files of one release, whose number is then the folder's name. Without
+it those tests are skipped.
 """
 
 import copy
@@ -17,10 +18,19 @@ import settings
 from tests.fakes.kuberay_fields import RAY_JOB, faults
 
 KUBERAY = settings.ROOT / "cluster/kuberay"
-CRDS = sorted(Path(os.environ["KUBERAY_CRDS"]).glob("*/*.yaml")) if "KUBERAY_CRDS" in os.environ else [None]
 OF_1_4 = ("1.4", "1.5.0")
 """Releases for which the manifest is patched."""
 
+
+def crds(folder):
+    """The files of RayJob's CRD in a folder of releases, or of one. Raises ValueError where there are none."""
+    of_job = "*rayjobs.yaml"
+    if found := sorted(Path(folder).glob(f"*/{of_job}")) or sorted(Path(folder).absolute().glob(of_job)):
+        return found
+    raise ValueError(f"KUBERAY_CRDS={folder}: no RELEASE/ray.io_rayjobs.yaml there. Fix: name a folder of CRDs.")
+
+
+CRDS = crds(os.environ["KUBERAY_CRDS"]) if "KUBERAY_CRDS" in os.environ else [None]
 AMOUNT = {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
 SCHEMA = {
     "type": "object",
@@ -88,12 +98,25 @@ def test_the_manifest_passes_a_published_crd(crd):
     if crd is None:
         pytest.skip("KUBERAY_CRDS names no folder of KubeRay's CRDs")
     definition = yaml.safe_load(crd.read_text())
-    if definition["spec"]["names"]["kind"] != "RayJob":
-        pytest.skip("another kind")
     (version,) = (one for one in definition["spec"]["versions"] if one["name"] == "v1")
     job, patched = documents()
     old = crd.parent.name.removeprefix("v").startswith(OF_1_4)
     assert refusals(version["schema"]["openAPIV3Schema"], patched if old else job) == []
+
+
+@pytest.mark.parametrize("place", ["1.6.0", "."])
+def test_crds_are_found_by_release_and_in_a_flat_folder(tmp_path, place):
+    file = tmp_path / place / "ray.io_rayjobs.yaml"
+    file.parent.mkdir(exist_ok=True)
+    for name in (file, file.with_name("ray.io_rayclusters.yaml")):
+        name.touch()
+    assert crds(tmp_path) == [file] and crds(tmp_path)[0].parent.name in ("1.6.0", tmp_path.name)
+
+
+@pytest.mark.parametrize("folder", ["absent", "."])
+def test_a_folder_without_crds_is_an_error_that_names_the_variable(tmp_path, folder):
+    with pytest.raises(ValueError, match=r"^KUBERAY_CRDS=.*\.$"):
+        crds(tmp_path / folder)
 
 
 @pytest.mark.parametrize(
