@@ -23,6 +23,7 @@ from models.keys import resumable_keys
 from models.provenance import commit
 
 _HAND_OVER_S = 150.0
+_POLL_S = 0.2
 _FIRST_LAYOUT = "25145b3"
 """The last commit that did not write its own name into config.yaml."""
 _NO_KEY = object()
@@ -71,43 +72,44 @@ class RunFolder:
 
         Raises RunFailed if another command holds the lock, CannotStart where nothing can be written.
         """
-        try:
-            lock_file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise CannotStart(
-                f"run_dir={self.path}: the folder cannot be written ({error.strerror}). Fix: give another run_dir."
-            ) from error
-        with lock_file as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunFailed(f"run_dir={self.path}: another command uses this folder. Fix: wait for it.") from error
-            except OSError as error:
-                raise CannotStart(
-                    f"run_dir={self.path}: the file system cannot lock files ({error.strerror}). Fix: mount it with "
-                    "flock, or give a run_dir elsewhere."
-                ) from error
+        with self._taken(".lock", wait_s=0.0, held="another command uses this folder. Fix: wait for it."):
             yield
 
     @contextmanager
     def written_alone(self) -> Iterator[None]:
         """Lock the folder for the learner's rank 0, after a previous rank 0 of a lost group releases it.
 
-        Raises RunFailed after some minutes: NFS keeps the locks of a lost node for a lease of 90 s.
+        Raises RunFailed after some minutes: NFS keeps the locks of a lost node for a lease of 90 s. Raises CannotStart
+        where nothing can be written or locked: the mount of the rank's node may differ from the driver's.
         """
-        deadline = time.monotonic() + _HAND_OVER_S
-        with (self.path / ".writer").open("w") as lock:
+        held = f"another learner still writes to this folder after {_HAND_OVER_S:.0f} s. Fix: end it."
+        with self._taken(".writer", _HAND_OVER_S, held):
+            yield
+
+    @contextmanager
+    def _taken(self, name: str, wait_s: float, held: str) -> Iterator[None]:
+        """Lock a file of the folder within `wait_s`. Raises RunFailed with `held`, or CannotStart."""
+        deadline = time.monotonic() + wait_s
+        try:
+            lock_file = (self.path / name).open("w")
+        except OSError as error:
+            raise CannotStart(
+                f"run_dir={self.path}: the folder cannot be written ({error.strerror}). Fix: give another run_dir."
+            ) from error
+        with lock_file as lock:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise RunFailed(
-                            f"run_dir={self.path}: another learner still writes to this folder after "
-                            f"{_HAND_OVER_S:.0f} s. Fix: end it."
-                        ) from error
-                    time.sleep(0.2)
+                    if time.monotonic() >= deadline:
+                        raise RunFailed(f"run_dir={self.path}: {held}") from error
+                    time.sleep(_POLL_S)
+                except OSError as error:
+                    raise CannotStart(
+                        f"run_dir={self.path}: the file system cannot lock files ({error.strerror}). Fix: mount it "
+                        "with flock, or give a run_dir elsewhere."
+                    ) from error
             yield
 
     def claim(self, config: Config) -> None:
