@@ -14,10 +14,9 @@ from importlib.util import find_spec
 
 import torch
 
-import settings
 from benchmarks.command import run
 from benchmarks.line import print_line
-from benchmarks.measured_network import MODELS, keep_layers
+from benchmarks.measured_network import MODELS, keep_layers, measured_student
 from benchmarks.random_learner import STAGES, configured
 from benchmarks.rollout_fps import device_name
 from cluster.planning import rank_memory
@@ -82,7 +81,7 @@ def most_layers(model: str, room: float) -> int:
 
     Bisects: a dry run of all stages takes a second.
     """
-    name = settings.load([f"preset={model}"]).student.model
+    name = measured_student(model).model
     whole = CONFIGS[name]
 
     def exceeds(layers: int) -> bool:
