@@ -102,24 +102,40 @@ REFUSED = {
 """Arguments of each command, the last of which has a wrong value."""
 MISTAKES = [*REFUSED.items(), ("generate.py", ["out=x.mp4", "prompt=a whale sings"])]
 """The same, and a prompt outside the world of the student."""
-TWICE = """
-import json, sys
+TYPED = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
 from tests.fakes.commands import run_script
-command, *arguments = sys.argv[1:]
-helped = run_script(command, "--help"), sorted(sys.modules)
-refused = run_script(command, *arguments), sorted(sys.modules)
-print(json.dumps([helped, refused]), file=sys.stderr)
+
+def typed(command, *arguments):
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as error:
+        status = run_script(command, *arguments)
+    return status, out.getvalue(), error.getvalue(), sorted(sys.modules)
+
+asked = json.loads(sys.argv[1])
+print(json.dumps([[typed(command, "--help") for command, _ in asked], [typed(one, *given) for one, given in asked]]))
 """
 
 
-@pytest.mark.parametrize(("command", "arguments"), MISTAKES)
-def test_help_is_printed_without_torch_ray_and_hydra_and_a_mistake_without_torch_and_ray(command, arguments):
-    shown = subprocess.run(
-        [sys.executable, "-c", TWICE, command, *arguments], cwd=settings.ROOT, capture_output=True, text=True
-    )
-    (helped, at_help), (refused, at_mistake) = json.loads(shown.stderr.splitlines()[-1])
-    assert (helped, refused) == (0, 2) and command in shown.stdout and len(shown.stderr.splitlines()) == 2
-    torch = set() if command.startswith("benchmarks") else {"torch", "diffusers", "transformers"}
+def answers(asked):
+    """Give help, and the answer to a mistake, of commands: status, both streams, and the modules of their process."""
+    command = [sys.executable, "-c", TYPED, json.dumps(asked)]
+    shown = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True, timeout=120, check=True)
+    return dict(zip([repr(one) for one in asked], zip(*json.loads(shown.stdout), strict=True), strict=True))
+
+
+@pytest.fixture(scope="module")
+def answered():
+    """All answers, in two processes: the benchmarks may import torch. Help comes first, since mistakes import Hydra."""
+    benchmarks = [one for one in MISTAKES if one[0].startswith("benchmarks")]
+    return answers(benchmarks) | answers([one for one in MISTAKES if one not in benchmarks])
+
+
+@pytest.mark.parametrize("typed", MISTAKES, ids=lambda typed: typed[0])
+def test_help_is_printed_without_torch_ray_and_hydra_and_a_mistake_without_torch_and_ray(answered, typed):
+    (helped, out, said, at_help), (refused, _, line, at_mistake) = answered[repr(typed)]
+    assert (helped, refused) == (0, 2) and typed[0] in out and said == "" and line.count("\n") == 1
+    torch = set() if typed[0].startswith("benchmarks") else {"torch", "diffusers", "transformers"}
     assert not {"ray", "hydra", *torch} & {*at_help} and not {"ray", *torch} & {*at_mistake}
 
 

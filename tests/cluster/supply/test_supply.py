@@ -54,7 +54,7 @@ def test_after_a_rollback_the_surviving_timeline_has_every_window_once_too(seed)
 def test_positions_stay_uniform_for_each_role_under_streaming_drops_and_kills():
     config = small(policy="drop", max_age=3)
     world = World(config, random.Random(0))
-    while len(world.taken) < 4000:
+    while len(world.taken) < 2000:
         world.act()
     assert world.supply.buffer.counts["dropped"] > 50 and world.supply.buffer.counts["asked_again"] > 100
     for role in (STUDENT, CRITIC):
@@ -67,10 +67,10 @@ def test_by_priority_more_windows_come_from_where_videos_stray_and_none_is_lost_
     config = small(policy="drop", max_age=3)
     config.window.law = "priority(0.3)"
     world = World(config, random.Random(0), make=partial(pretended, stray=lambda index: float(index >= 8)))
-    while len(world.taken) < 3000:
+    while len(world.taken) < 2000:
         world.act()
         world.account()
-    starts = Counter(w.start for w in world.taken[1500:])
+    starts = Counter(w.start for w in world.taken[1000:])
     assert starts[18] > 4 * starts[0] > 0 and set(starts) == set(range(0, 19, 3))
 
 
