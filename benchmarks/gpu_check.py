@@ -35,6 +35,8 @@ from models.wan.device_faults import compiler_fault
 
 LOG = "gpu_check.log"
 _LIMIT_S = 480
+_MISTAKE = 2
+"""Status of a step that the user, or the machine, can mend: nothing to send."""
 _MEMORY_ERROR = 0.15
 """Largest difference between the dry run's bytes and those that were held, as a share."""
 
@@ -107,7 +109,7 @@ def main(options: CheckOptions) -> None:
     settle_allocator(environment)
     if options.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    with open(folder / LOG, "w+") as log:
+    with open(folder / LOG, "a+") as log:
         for step in steps_of(options, folder, compiled):
             left_s = options.scale * _LIMIT_S - (time.monotonic() - began)
             for line in lines_of(step, min(options.scale * step.limit_s, left_s), log, environment):
@@ -156,7 +158,9 @@ def lines_of(step: Step, limit_s: float, log: IO[str], environment: Mapping[str,
     for line in lines:
         line["name"] += step.suffix
     if process.returncode or not lines:
-        reason = said[-1][:300] if said else "no message"
+        reason = said[-1][:300].rstrip(".") if said else "no message"
+        if process.returncode == _MISTAKE:
+            raise CheckFailed(f"step {step.name}: {reason}.")
         raise CheckFailed(f"step {step.name} failed ({ended}): {reason}. Send us {log.name} and the files beside it")
     return lines
 
@@ -185,7 +189,12 @@ def results_folder(options: CheckOptions) -> Path:
             except (OSError, subprocess.TimeoutExpired):
                 name = "gpu"
         folder = settings.ROOT / "benchmarks" / "results" / re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "out", options.out, f"no folder can be made there ({error.strerror})", "change out"
+        ) from error
     return folder
 
 

@@ -42,7 +42,7 @@ def main(options: MachineOptions) -> None:
     """Print the line. Raises ConfigError without a GPU, or with one that is too small."""
     device = torch.device(options.device)
     if options.device == "cuda":
-        fix = "mend it, or rehearse with device=cpu model=tiny"
+        fix = "install a driver, or make a GPU visible (CUDA_VISIBLE_DEVICES); a rehearsal: device=cpu model=tiny"
         if (fault := driver_fault()) is not None:
             raise ConfigError("device", "cuda", fault, fix)
         try:

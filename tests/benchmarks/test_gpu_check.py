@@ -54,6 +54,27 @@ def test_all_steps_together_end_within_eight_minutes_and_each_has_a_limit(tmp_pa
         assert (settings.ROOT / f"benchmarks/{step.module}.py").is_file()
 
 
+def test_what_the_user_can_mend_ends_a_step_with_its_own_line_alone(step):
+    with pytest.raises(CheckFailed) as failed:
+        run(step("import sys; print('out=x: taken. Fix: change out.', file=sys.stderr); sys.exit(2)"))
+    assert str(failed.value) == "step mine: out=x: taken. Fix: change out."
+
+
+def test_a_later_check_appends_to_the_log_of_the_first(step, tmp_path, monkeypatch):
+    made = step('print(\'{"name": "a", "value": 1, "limit": 1}\')')
+    monkeypatch.setattr(gpu_check, "steps_of", lambda *_: [made])
+    for _ in range(2):
+        gpu_check.main(CheckOptions(device="cpu", model="tiny", out=str(tmp_path / "out")))
+    assert (tmp_path / "out" / gpu_check.LOG).read_text().count("benchmarks.mine") == 2
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError) as refused:
+        gpu_check.main(CheckOptions(device="cpu", model="tiny", out=str(tmp_path / "file")))
+    assert refused.value.key == "out"
+
+
 def test_some_steps_run_in_their_own_order_and_an_unknown_one_is_refused(tmp_path):
     some = steps_of(CheckOptions(only=["profile", "dmd"]), tmp_path, compiled=False)
     assert [step.name for step in some] == ["dmd", "profile"]
