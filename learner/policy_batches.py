@@ -16,6 +16,7 @@ from learner.replay import Batch, collate, masked_x0
 from models.flow_matching import warped_sigmas
 from models.frequencies import low_frequency_dct
 from models.network_config import StudentConfig
+from models.noise import to_device
 from models.records import Group, Window
 from models.wan.network import Wan
 
@@ -155,11 +156,11 @@ class PolicyBatches:
     def _snapshot(self, rows: Sequence[Transition], history: int) -> PolicyBatch:
         batch = collate([row.window for row in rows], self.encode_text, self.device, history)
         states, samples, behaviour = (
-            torch.stack([getattr(row, name) for row in rows]).to(self.device)
+            to_device(torch.stack([getattr(row, name) for row in rows]), self.device)
             for name in ("state", "sample", "behaviour")
         )
         steps = torch.tensor([row.step for row in rows])
-        levels, following = self.sigmas[steps].to(self.device), self.sigmas[steps + 1].to(self.device)
+        levels, following = (to_device(self.sigmas[i], self.device) for i in (steps, steps + 1))
         networks = [self.student] if self.reference is None else [self.student, self.reference]
         x0, *reference = (self._blocks(masked_x0(net, self.shape, batch, states, levels)) for net in networks)
         x0_old, samples, behaviour = (
@@ -167,7 +168,7 @@ class PolicyBatches:
         )
         times = len(x0_old) // len(rows)
         sigma, sigma_next = levels.repeat_interleave(times), following.repeat_interleave(times)
-        aged = torch.tensor([row.window.age > 0 for row in rows], device=self.device).repeat_interleave(times)
+        aged = to_device(torch.tensor([row.window.age > 0 for row in rows]), self.device).repeat_interleave(times)
         c, zero = self.config, torch.zeros_like(sigma, dtype=torch.float64)
         if c.loss == "regression":  # has no ratio of its own
             exponent = log_ratio(x0_old, behaviour, samples, sigma_next)
@@ -179,7 +180,7 @@ class PolicyBatches:
         step_weights = c.transition_weights or [1.0] * (len(self.sigmas) - 1)
         weights = torch.tensor([row.window.weight for row in rows], dtype=torch.float64)
         counts = torch.tensor(step_weights, dtype=torch.float64)[steps] * weights
-        valid = torch.cat([row.valid for row in rows]).to(self.device)
+        valid = to_device(torch.cat([row.valid for row in rows]), self.device)
         return PolicyBatch(
             batch=batch,
             states=states,
@@ -189,8 +190,8 @@ class PolicyBatches:
             reference=reference[0] if reference else None,
             sigma=sigma,
             sigma_next=sigma_next,
-            advantage=torch.cat([row.advantage for row in rows]).to(self.device),
-            count=counts.to(self.device).repeat_interleave(times) * valid * replay.weight,
+            advantage=to_device(torch.cat([row.advantage for row in rows]), self.device),
+            count=to_device(counts, self.device).repeat_interleave(times) * valid * replay.weight,
             replay=replay,
         )
 

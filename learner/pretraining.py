@@ -10,7 +10,7 @@ from learner.losses.dmd import squared_error
 from learner.stage_config import PretrainConfig
 from learner.trained_network import RegressionLearner
 from models.flow_matching import add_noise, shift_sigma
-from models.noise import Draw, generator_for
+from models.noise import Draw, generator_for, to_device
 from models.worlds import tiny_prompts, tiny_world
 
 
@@ -42,7 +42,7 @@ class Pretrainer(RegressionLearner):
             noise = torch.randn(latents.shape, generator=generator)
             drawn.append((latents, "" if dropped else prompt, sigma, noise))
         latents, prompts, sigma, noise = zip(*drawn, strict=True)
-        latents, sigma, noise = (torch.stack(tensors).to(device) for tensors in (latents, sigma, noise))
-        text = tiny_world.encode_text(prompts).to(device)
+        latents, sigma, noise = (to_device(torch.stack(tensors), device) for tensors in (latents, sigma, noise))
+        text = to_device(tiny_world.encode_text(prompts), device)
         velocity = self.trained.network(add_noise(latents, noise, sigma), 1000 * sigma, text)
         return squared_error(velocity, noise - latents)

@@ -15,7 +15,7 @@ from models.causal import Past, denoise_block, denoise_window, write_block
 from models.flow_matching import add_noise, x0_from_velocity
 from models.kv_cache import KVCache
 from models.network_config import StudentConfig
-from models.noise import BlockNoise
+from models.noise import BlockNoise, to_device
 from models.records import Window
 from models.wan.network import Wan
 
@@ -65,7 +65,7 @@ def collate(
     # By context and not by window: a group's members are as old as each other.
     starts = {id(window.context): window.start - history for window in windows}
     past = Past(
-        torch.stack(frames).to(device),
+        to_device(torch.stack(frames), device),
         padding,
         tuple(rows[id(window.context)] for window in windows),
         tuple(starts[key] for key in contexts),
@@ -74,12 +74,12 @@ def collate(
     images = torch.cat([windows[0].latents[:0], *(windows[row].image[None] for row in image_rows)])
     return Batch(
         windows=windows,
-        text=encode_text([window.prompt for window in windows]).to(device),
+        text=to_device(encode_text([window.prompt for window in windows]), device),
         past=past,
-        latents=torch.stack([window.latents for window in windows]).to(device),
-        noisy=torch.stack([window.noisy for window in windows]).to(device),
-        image_rows=torch.tensor(image_rows, dtype=torch.int64, device=device),
-        images=images.to(device),
+        latents=to_device(torch.stack([window.latents for window in windows]), device),
+        noisy=to_device(torch.stack([window.noisy for window in windows]), device),
+        image_rows=to_device(torch.tensor(image_rows, dtype=torch.int64), device),
+        images=to_device(images, device),
     )
 
 
@@ -128,7 +128,7 @@ def blockwise_x0(student: Wan, config: StudentConfig, batch: Batch, sigmas: Sequ
     results = []
     for row, window in enumerate(batch.windows):
         text = student.text_keys_values(batch.text[row : row + 1])
-        context = window.context[None].to(device)
+        context = to_device(window.context[None], device)
         if collectives.size() > 1:  # sharded weights meet in every pass: else ranks with older videos would wait
             for _ in range(0, batch.past.padding[batch.past.rows[row]], block):
                 student.keys_values(torch.zeros_like(batch.latents[:1, :block]), text)

@@ -17,7 +17,7 @@ from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_
 from learner.trained_network import TrainedNetwork
 from models.flow_matching import add_noise, guide, warped_sigmas, x0_from_velocity
 from models.network_config import StudentConfig
-from models.noise import Draw, generator_for
+from models.noise import Draw, generator_for, to_device
 from models.records import Window
 from models.wan.network import Wan
 
@@ -67,7 +67,7 @@ class MicroBatch:
         """Draw noise [B K C H W] from the windows' generators."""
         shape = self.batch.latents.shape[1:]
         drawn = torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
-        return drawn.to(self.weights.device)
+        return to_device(drawn, self.weights.device)
 
 
 class ScoreDistillation:
@@ -126,7 +126,7 @@ class ScoreDistillation:
             MicroBatch(
                 collate([window for _, window in part], self.encode_text, self.device, history),
                 [generator_for(self.seed, draw, update, place) for place, _ in part],
-                torch.tensor([window.weight for _, window in part], dtype=torch.float64, device=self.device),
+                to_device(torch.tensor([window.weight for _, window in part], dtype=torch.float64), self.device),
                 len(windows),
             )
             for part in cut
@@ -153,12 +153,14 @@ class ScoreDistillation:
             distance = (x0 - batch.latents).flatten(1).norm(dim=1) / batch.latents.flatten(1).norm(dim=1)
         # Only the last denoising step has a recorded x0, and only its recorded input leads there.
         last, recorded = len(self.sigmas) - 1, self.noising == "recorded"
-        comparable = torch.tensor([recorded and window.step == last for window in batch.windows], device=self.device)
-        ages = torch.tensor([window.age for window in batch.windows], dtype=torch.float64, device=self.device)
+        comparable = torch.tensor([recorded and window.step == last for window in batch.windows])
+        ages = torch.tensor([window.age for window in batch.windows], dtype=torch.float64)
+        comparable, ages = to_device(comparable, self.device), to_device(ages, self.device)
         size = gradient.abs().flatten(1).mean(dim=1).double()
         measures.append(WindowMeasures(size, ages, distance.double().where(comparable, torch.nan)))
         mask = torch.ones(x0.shape[:2], dtype=torch.float64, device=self.device)
-        mask[batch.image_rows, : self.shape.block_frames] = 0  # behind an image latent, where teachers are wrong
+        # Frames behind an image latent, where teachers are wrong. An assigned number would be copied, and waited for.
+        mask[:, : self.shape.block_frames].index_fill_(0, batch.image_rows, 0)
         return part.weighted(dmd_loss(x0, gradient, mask))
 
     def _x0(self, part: MicroBatch) -> Tensor:
@@ -167,8 +169,9 @@ class ScoreDistillation:
         if self.replay == "blockwise":
             return blockwise_x0(self.student, self.shape, batch, self.sigmas)
         levels = torch.tensor(self.sigmas, dtype=torch.float32)
-        recorded = levels[[window.step for window in batch.windows]].to(self.device)
-        drawn = levels[[int(torch.randint(len(levels), (), generator=g)) for g in part.generators]].to(self.device)
+        recorded = to_device(levels[[window.step for window in batch.windows]], self.device)
+        steps = [int(torch.randint(len(levels), (), generator=g)) for g in part.generators]
+        drawn = to_device(levels[steps], self.device)
         x_t, sigma = backward_noise(self.noising, batch.noisy, recorded, batch.latents, drawn, part.noise())
         return masked_x0(self.student, self.shape, batch, x_t, sigma)
 
@@ -178,7 +181,7 @@ class ScoreDistillation:
         Call it before any other draw: the values are then the same for every way of replay.
         """
         uniform = torch.stack([torch.rand((), generator=generator) for generator in part.generators])
-        return self.score_levels(uniform).to(self.device), part.noise()
+        return to_device(self.score_levels(uniform), self.device), part.noise()
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.kv_cache import KVCache, RollingCache
+from models.noise import to_device
 from models.wan.attention import Visibility
 from models.wan.layers import KeysValues, Segments
 from models.wan.network import Wan
@@ -104,7 +105,8 @@ def _rows(layers: list[KeysValues], rows: Sequence[int]) -> list[KeysValues]:
     """Select batch rows; without a copy where they are all rows in order."""
     if list(rows) == list(range(len(layers[0][0]))):
         return layers
-    return [(keys[list(rows)], values[list(rows)]) for keys, values in layers]
+    index = to_device(torch.tensor(rows), layers[0][0].device)  # a list would be copied, and waited for, by each layer
+    return [(keys[index], values[index]) for keys, values in layers]
 
 
 def _clean_visibility(
@@ -133,4 +135,4 @@ def _mask(
     first_real = torch.tensor(padding)[:, None]
     before = torch.arange(oldest, end)[None] >= first_real
     own = torch.ones(len(padding), block, dtype=torch.bool)
-    return torch.cat([before, own], dim=1).to(device).repeat_interleave(tokens, dim=1)[:, None, None]
+    return to_device(torch.cat([before, own], dim=1), device).repeat_interleave(tokens, dim=1)[:, None, None]

@@ -44,7 +44,7 @@ class BlockNoise:
     def draw(self, block: int, step: int) -> Tensor:
         """Draw noise [B F C H W] for a denoising step of a block; step 0 is the block's start."""
         drawn = [torch.randn(self.block_shape, generator=generator_for(seed, block, step)) for seed in self.seeds]
-        return _to_device(torch.stack(drawn), self.device)
+        return to_device(torch.stack(drawn), self.device)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class MemberNoise:
         """Draw noise [G F C H W] for a denoising step of a block; step 0 is the block's start."""
         common = torch.randn(self.block_shape, generator=generator_for(self.seed, block, step))
         if step in self.shared:
-            return _to_device(common, self.device).expand(self.members, *self.block_shape)
+            return to_device(common, self.device).expand(self.members, *self.block_shape)
         drawn = []
         for member in range(self.members):
             number, sign = (member // 2, 1 - 2 * (member % 2)) if self.antithetic else (member, 1)
@@ -79,12 +79,13 @@ class MemberNoise:
         own = torch.stack(drawn)
         if self.coarse < 1:
             own = common + low_pass(own - common, self.coarse)
-        return _to_device(own, self.device)
+        return to_device(own, self.device)
 
 
-def _to_device(drawn: Tensor, device: torch.device) -> Tensor:
-    """Copy `drawn` to `device`. From pinned memory a GPU copies without making the CPU wait."""
-    return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy `values` to `device`; a GPU copies them from pinned memory, so that the CPU does not wait."""
+    on_host = device.type == "cuda" and values.device.type == "cpu"
+    return (values.pin_memory() if on_host else values).to(device, non_blocking=True)
 
 
 def evaluation_seeds(seed: int, count: int) -> list[int]:

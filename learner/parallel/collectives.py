@@ -12,6 +12,8 @@ from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from models.noise import to_device
+
 Result = TypeVar("Result")
 Columns = TypeVar("Columns", bound=NamedTuple)
 """Named columns, each [n]."""
@@ -35,7 +37,7 @@ def split_sequences(ranks: int) -> None:
     global _mesh
     _mesh = None
     if ranks > 1:
-        _mesh = init_device_mesh(_device(), (size() // ranks, ranks), mesh_dim_names=("data", "sequence"))
+        _mesh = init_device_mesh(_device().type, (size() // ranks, ranks), mesh_dim_names=("data", "sequence"))
 
 
 def sequence_group() -> ProcessGroup | None:
@@ -84,7 +86,7 @@ def all_reduce_max(number: int) -> int:
     """Return the largest of the ranks' numbers, on each of them (a collective)."""
     if size() == 1:
         return number
-    value = torch.tensor([number], dtype=torch.int64, device=_device())
+    value = to_device(torch.tensor([number]), _device())
     distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
     return int(value.item())
 
@@ -93,7 +95,7 @@ def broadcast(number: int) -> int:
     """Return rank 0's `number` on every rank (a collective)."""
     if size() == 1:
         return number
-    value = torch.tensor([number], dtype=torch.int64, device=_device())
+    value = to_device(torch.tensor([number]), _device())
     distributed.broadcast(value, src=0)
     return int(value.item())
 
@@ -141,5 +143,5 @@ def run_on_rank0(action: Callable[[], Result]) -> Result | None:
     return run_on_all(lambda: action() if rank() == 0 else None)
 
 
-def _device() -> str:
-    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
+def _device() -> torch.device:
+    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")

@@ -21,7 +21,7 @@ static Range *ranges; static size_t held, room, used;
 static _Thread_local int current;
 /* what is counted; read by name through ctypes */
 long nullcuda_launches, nullcuda_gemms, nullcuda_syncs, nullcuda_h2d, nullcuda_d2h, nullcuda_d2d, nullcuda_h2d_bytes,
-    nullcuda_d2h_bytes, nullcuda_d2d_bytes, nullcuda_collectives, nullcuda_mallocs, nullcuda_memsets;
+    nullcuda_d2h_bytes, nullcuda_d2d_bytes, nullcuda_collectives, nullcuda_mallocs, nullcuda_memsets, nullcuda_pageable;
 /* set through ctypes: launches after which the GPU fails for good (0: never) */
 long nullcuda_falls_after;
 static cudaError_t state(void) { return nullcuda_falls_after && nullcuda_launches > nullcuda_falls_after ? cudaErrorECCUncorrectable : 0; }
@@ -136,7 +136,10 @@ static void move(void *to, const void *from, size_t n, enum cudaMemcpyKind k) {
   if (n <= copied()) memcpy(to, from, n);
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind k) { nullcuda_syncs++; move(to, from, n, k); return 0; }
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcpyKind k, cudaStream_t s) { move(to, from, n, k); return 0; }
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcpyKind k, cudaStream_t s) {
+  if ((k == cudaMemcpyHostToDevice && kind(from) != 1) || (k == cudaMemcpyDeviceToHost && kind(to) != 1)) nullcuda_pageable++;
+  move(to, from, n, k); return 0;
+}
 cudaError_t cudaMemcpyPeerAsync(void *to, int a, const void *from, int b, size_t n, cudaStream_t s) { nullcuda_d2d++; nullcuda_d2d_bytes += n; return 0; }
 cudaError_t cudaMemcpy2DAsync(void *d, size_t dp, const void *s, size_t sp, size_t w, size_t h, enum cudaMemcpyKind k, cudaStream_t st) { return 0; }
 cudaError_t cudaMemset(void *p, int v, size_t n) { nullcuda_memsets++; return 0; }

@@ -46,6 +46,8 @@ class Scenario:
     """Backend that compiles blocks: aot_eager traces as Inductor does, eager by Dynamo alone. Needs no guard."""
     peaks: dict[str, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, list[int]] = field(default_factory=dict)
+    """Waits of the host for the GPU by part, and copies between them from or to memory that is not pinned."""
 
     def __post_init__(self):
         CONFIGS["wan_1_3b"] = replace(WAN_1_3B, num_layers=self.layers)
@@ -57,9 +59,11 @@ class Scenario:
 
     @contextmanager
     def measured(self, part: str) -> Iterator[None]:
-        """Measure the peak of torch's allocator, and what is held behind it."""
+        """Measure the peak of torch's allocator, what is held behind it, and what made the host wait."""
         torch.cuda.reset_peak_memory_stats()
+        before = [counter(name) for name in ("syncs", "pageable")]
         yield
+        self.waits[part] = [counter(name) - first for name, first in zip(("syncs", "pageable"), before, strict=True)]
         self.peaks[part] = torch.cuda.max_memory_allocated()
         self.held[part] = torch.cuda.memory_allocated()
 
@@ -71,6 +75,11 @@ class Scenario:
             learner=self.config.learner, encode_text=lambda prompts: torch.zeros(len(prompts), 512, 4096),
             sources=sources, seed=0, device=DEVICE,
         )  # fmt: skip
+
+
+def counter(name: str) -> int:
+    """Read what the null GPU counts."""
+    return ctypes.c_long.in_dll(ctypes.CDLL(None), f"nullcuda_{name}").value
 
 
 @contextmanager

@@ -133,7 +133,8 @@ def run(scenario: Scenario) -> dict[str, Any]:
     lines = [] if scenario.what in WITHOUT_PLAN else lines_of(run_shape_of(scenario.config), stage)
     planned = {line.name: int(line.value) for line in lines}
     return {
-        "peaks": scenario.peaks, "held": scenario.held, "planned": planned, "operations": guard.operations, **counts,
+        "peaks": scenario.peaks, "held": scenario.held, "waits": scenario.waits, "planned": planned,
+        "operations": guard.operations, **counts,
     }  # fmt: skip
 
 

@@ -92,6 +92,14 @@ def test_a_checkpoint_takes_no_memory_of_the_gpu(results, run):
     assert result["peaks"]["checkpoint"] == pytest.approx(result["held"]["publish"], rel=1e-3)
 
 
+@pytest.mark.parametrize("run", [RUNS[0], MIXED], ids=["one window", "two micro-batches"])
+@pytest.mark.parametrize(("part", "values"), [("critic", 2), ("student", 3)])
+def test_an_update_waits_for_the_values_that_it_reads_alone(results, run, part, values):
+    # The longest history of all ranks, loss with gradient norm, and the student's measures by window.
+    waits, pageable = results[json.dumps(run)]["waits"][part]
+    assert waits == values and pageable < values
+
+
 @pytest.mark.parametrize("fault", CAUGHT)
 def test_a_planted_fault_is_caught(results, fault):
     error, word = CAUGHT[fault]
