@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from learner.lora import MergedTensors
 from learner.optimizer import Optimizer, trainable_parameters
 from learner.parallel import collectives
+from learner.parallel.host_memory import HostMemory
 from learner.parallel.micro_batches import micro_batches, own_places
 from learner.parallel.shard_files import ShardFiles
 from learner.parallel.sharding import full_tensor, local_shards
 from models.wan.network import Wan
-
-_ALIGNMENT = 64
 
 
 class Ema:
@@ -40,27 +39,13 @@ class Ema:
 
 
 class FlatCopy:
-    """Holds one copy of a network's full tensors on rank 0, in one piece of memory that every version reuses.
-
-    New memory would cost three times the copy itself in page faults, and one large array travels almost twice as fast
-    as many small ones (benchmarks/weight_sync.py).
-    """
+    """Holds one copy of a network's full tensors on rank 0, in one piece of memory that every version reuses."""
 
     def __init__(self, like: Mapping[str, Tensor], dtype: torch.dtype):
         """Reserve memory for tensors with the names and shapes of `like`, in `dtype`."""
-        self.dtype = dtype
-        self.tensors: dict[str, Tensor] = {}
-        if collectives.rank() > 0:
-            return
-        places = {}
-        end = 0
-        for name, tensor in like.items():
-            first = -(-end // _ALIGNMENT) * _ALIGNMENT
-            end = first + tensor.numel() * dtype.itemsize
-            places[name] = slice(first, end)
-        self.on_gpu = any(tensor.is_cuda for tensor in like.values())
-        buffer = torch.zeros(end, dtype=torch.uint8, pin_memory=self.on_gpu)
-        self.tensors = {name: buffer[places[name]].view(dtype).view(tensor.shape) for name, tensor in like.items()}
+        self.dtype, self.on_gpu = dtype, any(tensor.is_cuda for tensor in like.values())
+        self.memory = HostMemory()  # kept: without it the tensors would not be pinned
+        self.tensors = {} if collectives.rank() > 0 else self.memory.lay(like, dtype)
 
     @torch.no_grad()
     def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -168,7 +168,7 @@ def shared_memory(work: RunShape) -> list[Line]:
     ]
     copies = max(checkpoint_bytes(work, stage) for stage in work.stages)
     if work.expected_device != "cpu" and copies:
-        lines.append(Line("one checkpoint", copies, "B", "copies of all ranks, while it is written"))
+        lines.append(Line("one checkpoint", copies, "B", "pinned copies of all ranks, kept from the first one on"))
     if work.expected_device != "cpu" and any(stage in PUBLISHING for stage in work.stages):
         note = f"{work.rollout.dtype}, pinned, one for all versions"
         lines.append(Line("published copy of rank 0", weights, "B", note))

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.utils import find_state_dict_object
 from torch.distributed.tensor import DTensor
 
 from learner.parallel import collectives
+from learner.parallel.host_memory import HostMemory
 from models.checkpoints.safetensors_files import SafetensorsFile, Stored, open_safetensors
 from models.checkpoints.weight_files import shape_misfit
 
@@ -40,11 +41,11 @@ class OwnShards:
 
     @staticmethod
     @torch.no_grad()
-    def of(tensors: Mapping[str, Tensor]) -> "OwnShards":
-        """Copy this rank's parts, to pinned memory from a GPU; whole tensors are rank 0's. No collective."""
-        copies: dict[str, Tensor] = {}
+    def of(tensors: Mapping[str, Tensor], memory: HostMemory | None = None) -> "OwnShards":
+        """Copy this rank's parts, from a GPU into `memory`; whole tensors are rank 0's. No collective."""
+        parts: dict[str, Tensor] = {}
         places: dict[str, dict[str, list[int]]] = {}
-        tensors, on_gpu = dict(tensors), False
+        tensors = dict(tensors)
         for item in create_default_local_save_plan(tensors, collectives.rank() == 0).items:
             name, chunk, whole = item.index.fqn, item.tensor_data.chunk, tensors[item.index.fqn]
             if isinstance(whole, DTensor):
@@ -54,10 +55,15 @@ class OwnShards:
                 places[name] = {"saved_offsets": list(chunk.offsets), "shape": list(whole.shape)}
             elif collectives.rank() > 0:
                 continue
-            part = find_state_dict_object(tensors, item.index).detach()
-            copies[name] = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
+            parts[name] = find_state_dict_object(tensors, item.index).detach()
+        on_gpu = any(part.is_cuda for part in parts.values())
+        if on_gpu:
+            memory = memory or HostMemory()
+            copies = memory.lay(parts)
+        else:
+            copies = {name: torch.empty(part.shape, dtype=part.dtype) for name, part in parts.items()}
+        for name, part in parts.items():
             copies[name].copy_(part, non_blocking=True)
-            on_gpu |= part.is_cuda
         if on_gpu:
             torch.cuda.current_stream().synchronize()
         return OwnShards(copies, places)

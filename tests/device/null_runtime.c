@@ -21,7 +21,7 @@ static Range *ranges; static size_t held, room, used;
 static _Thread_local int current;
 /* what is counted; read by name through ctypes */
 long nullcuda_launches, nullcuda_gemms, nullcuda_syncs, nullcuda_h2d, nullcuda_d2h, nullcuda_d2d, nullcuda_h2d_bytes,
-    nullcuda_d2h_bytes, nullcuda_d2d_bytes, nullcuda_collectives, nullcuda_mallocs, nullcuda_memsets, nullcuda_pageable;
+    nullcuda_d2h_bytes, nullcuda_d2d_bytes, nullcuda_collectives, nullcuda_mallocs, nullcuda_memsets, nullcuda_pageable, nullcuda_pinned_bytes;
 /* set through ctypes: launches after which the GPU fails for good (0: never) */
 long nullcuda_falls_after;
 static cudaError_t state(void) { return nullcuda_falls_after && nullcuda_launches > nullcuda_falls_after ? cudaErrorECCUncorrectable : 0; }
@@ -117,10 +117,10 @@ cudaError_t cudaMallocAsync(void **p, size_t size, cudaStream_t s) { return cuda
 cudaError_t cudaMallocManaged(void **p, size_t size, unsigned f) { return cudaMalloc(p, size); }
 cudaError_t cudaFree(void *p) { Range r = forget(p); if (r.at) munmap(r.at, (r.size + 4095) & ~4095ull); return 0; }
 cudaError_t cudaFreeAsync(void *p, cudaStream_t s) { return cudaFree(p); }
-cudaError_t cudaHostAlloc(void **p, size_t size, unsigned f) { *p = reserve(size); remember(*p, size, 1); return 0; }
+cudaError_t cudaHostAlloc(void **p, size_t size, unsigned f) { *p = reserve(size); remember(*p, size, 1); nullcuda_pinned_bytes += size; return 0; }
 cudaError_t cudaMallocHost(void **p, size_t size) { return cudaHostAlloc(p, size, 0); }
 cudaError_t cudaFreeHost(void *p) { return cudaFree(p); }
-cudaError_t cudaHostRegister(void *p, size_t size, unsigned f) { remember(p, size, 1); return 0; }
+cudaError_t cudaHostRegister(void *p, size_t size, unsigned f) { remember(p, size, 1); nullcuda_pinned_bytes += size; return 0; }
 cudaError_t cudaHostUnregister(void *p) { forget(p); return 0; }
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) { *total = limit() + 600000000ull; *free = limit() - used; return 0; }
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p) {

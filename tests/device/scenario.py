@@ -47,7 +47,7 @@ class Scenario:
     peaks: dict[str, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
     waits: dict[str, list[int]] = field(default_factory=dict)
-    """Waits of the host for the GPU by part, and copies between them from or to memory that is not pinned."""
+    """Waits of the host for the GPU by part, copies between them to or from memory that is not pinned, bytes pinned."""
 
     def __post_init__(self):
         CONFIGS["wan_1_3b"] = replace(WAN_1_3B, num_layers=self.layers)
@@ -61,9 +61,10 @@ class Scenario:
     def measured(self, part: str) -> Iterator[None]:
         """Measure the peak of torch's allocator, what is held behind it, and what made the host wait."""
         torch.cuda.reset_peak_memory_stats()
-        before = [counter(name) for name in ("syncs", "pageable")]
+        counted = ("syncs", "pageable", "pinned_bytes")
+        before = [counter(name) for name in counted]
         yield
-        self.waits[part] = [counter(name) - first for name, first in zip(("syncs", "pageable"), before, strict=True)]
+        self.waits[part] = [counter(name) - first for name, first in zip(counted, before, strict=True)]
         self.peaks[part] = torch.cuda.max_memory_allocated()
         self.held[part] = torch.cuda.memory_allocated()
 

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,6 +26,7 @@ from cluster.planning import memory, rank_memory
 from cluster.planning.run_shape import run_shape_of
 from learner import build
 from learner.parallel import collectives
+from learner.parallel.host_memory import HostMemory
 from learner.parallel.shard_files import OwnShards
 from models.records import CRITIC, GRPO, ODE, STUDENT, Group, Trajectory, Window
 from models.wan.device_faults import gpu_fault
@@ -78,9 +80,11 @@ def dmd(scenario: Scenario) -> None:
     if scenario.fault is None:
         with scenario.measured("publish"):
             learner.student.weights()
-        with scenario.measured("checkpoint"):
-            for tensors in learner.state()[0].values():
-                OwnShards.of(tensors)
+        groups, memory = learner.state()[0], defaultdict(HostMemory)
+        for part in ("checkpoint", "next checkpoint"):
+            with scenario.measured(part):
+                copies = [OwnShards.of(tensors, memory[name]).tensors for name, tensors in groups.items()]
+        scenario.held["copies"] = sum(copy.nbytes for group in copies for copy in group.values())
 
 
 def grpo(scenario: Scenario) -> None:

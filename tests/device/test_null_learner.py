@@ -96,8 +96,20 @@ def test_a_checkpoint_takes_no_memory_of_the_gpu(results, run):
 @pytest.mark.parametrize(("part", "values"), [("critic", 2), ("student", 3)])
 def test_an_update_waits_for_the_values_that_it_reads_alone(results, run, part, values):
     # The longest history of all ranks, loss with gradient norm, and the student's measures by window.
-    waits, pageable = results[json.dumps(run)]["waits"][part]
+    waits, pageable, _ = results[json.dumps(run)]["waits"][part]
     assert waits == values and pageable < values
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if run["what"] == "dmd"], ids=name_of)
+def test_weights_are_published_with_one_wait_into_memory_that_was_pinned_before(results, run):
+    assert results[json.dumps(run)]["waits"]["publish"] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if run["what"] == "dmd"], ids=name_of)
+def test_checkpoints_pin_the_bytes_of_their_copies_once(results, run):
+    result = results[json.dumps(run)]
+    (*_, first), (*_, second) = (result["waits"][part] for part in ("checkpoint", "next checkpoint"))
+    assert first == pytest.approx(result["held"]["copies"], rel=1e-3) and second == 0
 
 
 @pytest.mark.parametrize("fault", CAUGHT)

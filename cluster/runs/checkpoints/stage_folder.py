@@ -4,6 +4,7 @@ import json
 import logging
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -19,6 +20,7 @@ from cluster.runs.checkpoints.checkpoint import DamagedCheckpoint, Say, Snapshot
 from cluster.runs.checkpoints.rank_files import RankFiles, RankLost
 from learner.lora import MergedTensors
 from learner.parallel import collectives
+from learner.parallel.host_memory import HostMemory
 from learner.parallel.shard_files import OwnShards, ShardFiles
 from models.atomic_files import atomic_file, flush, partial_of
 from models.checkpoints.checksums import UNSEALED, seal_file
@@ -76,6 +78,8 @@ class StageFolder(AbstractContextManager):
         """Its thread ends with the interpreter, which waits for it: an exit does not cut a write in two."""
         self.pending: tuple[Path, futures.Future, RankFiles] | None = None
         """Checkpoint that is being written."""
+        self.copies: defaultdict[str, HostMemory] = defaultdict(HostMemory)
+        """Memory for copies from a GPU, by group; each checkpoint waits for the write of the one before."""
         self.waited_s = 0.0
         """Seconds that training has waited for checkpoints to be written."""
 
@@ -104,7 +108,7 @@ class StageFolder(AbstractContextManager):
         shard = "" if ranks == 1 else f"-{rank + 1:05d}-of-{ranks:05d}"
 
         def start() -> None:
-            parts = {f"{group}{shard}": OwnShards.of(named) for group, named in tensors.items()}
+            parts = {f"{group}{shard}": OwnShards.of(named, self.copies[group]) for group, named in tensors.items()}
             waiting, rest = ({}, {}) if supply is None else supply
             if rank == 0:
                 parts[_SUPPLY] = OwnShards.of(waiting)
