@@ -6,6 +6,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,11 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.bootstrap.learner_group import LearnerTrainer, NodeAddressConfig
 from cluster.bootstrap.nodes import needs_of
-from cluster.bootstrap.process_group import NodeAddressConfig, check_own_gpu
+from cluster.bootstrap.process_group import check_own_gpu
 from cluster.bootstrap.ray_session import ray_session
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
@@ -94,10 +95,9 @@ def start_coordinator(
 def _fit(task: dict[str, Any], cluster: ClusterConfig, ranks: placement.Role, run_dir: str) -> None:
     """Run `_learn(task)` in the ranks of one Ray Train run. Raises the reason for which the run stopped itself."""
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    trainer = TorchTrainer(
-        _learn,
-        train_loop_config=task,
-        torch_config=NodeAddressConfig(
+    trainer = LearnerTrainer(
+        partial(_learn, task),  # not by train_loop_config, which Train's controller would open, and import torch for
+        backend_config=NodeAddressConfig(
             backend="nccl" if cluster.rank_gpus else "gloo", timeout_s=int(cluster.timeout_s + _CALL_TIMEOUT_S)
         ),
         scaling_config=ScalingConfig(

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy
-from scipy.stats import theilslopes
 
 from evaluation.second_curves import CURVES, REFERENCE_S, Row, SecondCurve, VideoCurves, finite
 from evaluation.stability.stability_proxy import COMPONENTS, stability_proxy
@@ -107,6 +106,8 @@ def summarise_points(
     seconds, values = (numpy.array(column, dtype=numpy.float64) for column in zip(*points, strict=True))
     start = values[seconds < REFERENCE_S]
     level = float(start.mean() if len(start) else values[0])
+    from scipy.stats import theilslopes  # a second to import, and most processes that import this summarise nothing
+
     scale = max(abs(level), _LEAST_LEVEL) if curve.relative else 1.0
     deviations = (values - level) / scale
     length = min(WORST_S, len(values))

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from learner.parallel import collectives
 from learner.parallel.shard_files import ShardFiles
-from learner.parallel.sharding import copy_into_shards, full_tensor
+from learner.parallel.sharding import copy_into_shards, full_tensor, is_sharded
 from models.errors import StopsRun
 
 
@@ -31,7 +30,7 @@ def muon(module: nn.Module, lr: float, adamw_lr: float) -> list[torch.optim.Opti
     trained = trainable_parameters(module)
     matrices = [p for name, p in trained.items() if name.startswith("blocks.") and p.ndim == 2]
     rest = [p for name, p in trained.items() if not (name.startswith("blocks.") and p.ndim == 2)]
-    kind = ShardedMuon if any(isinstance(p, DTensor) for p in matrices) else torch.optim.Muon
+    kind = ShardedMuon if any(is_sharded(p) for p in matrices) else torch.optim.Muon
     return [
         kind(matrices, lr=lr, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=adamw_lr, betas=(0.9, 0.99), weight_decay=0.0, foreach=True),

@@ -12,40 +12,12 @@ from datetime import timedelta
 import psutil
 import ray
 import torch
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from torch import distributed
 from torch.distributed import Store, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
 from cluster.bootstrap.ray_environment import settle_allocator
 from cluster.run_errors import RunFailed
-
-_SLACK_S = 60
-"""Seconds by which torch times out before Ray: its message names the missing rank."""
-
-
-class _NodeAddressBackend(_TorchBackend):
-    """Forms the group itself; in Ray's own backend torch opens the store."""
-
-    def on_start(self, worker_group, backend_config: TorchConfig) -> None:
-        """Form the group. Raises a rank's exception, and RayActorError for a lost rank."""
-        worker_group.execute(_set_torch_distributed_env_vars)
-        size, timeout = len(worker_group), timedelta(seconds=backend_config.timeout_s)
-        host, port, listening = worker_group.execute_single(0, _listen)
-        meeting = (host, port, size, timeout, backend_config.backend)
-        sockets = [listening] + [None] * (size - 1)
-        joined = [worker_group.execute_single_async(i, _join, i, sockets[i], *meeting) for i in range(size)]
-        ray.get(joined, timeout=backend_config.timeout_s + _SLACK_S)
-
-
-class NodeAddressConfig(TorchConfig):
-    """Configures Ray Train with the group of this module; needs `backend`, and `init_method` has no effect."""
-
-    @property
-    def backend_cls(self) -> type[_NodeAddressBackend]:
-        """Return the class with which Train sets up the ranks."""
-        return _NodeAddressBackend
 
 
 def interface_of(address: str) -> str | None:
@@ -87,7 +59,7 @@ def settle_nccl(environment: MutableMapping[str, str]) -> None:
         environment.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
 
 
-def _listen() -> tuple[str, int, int]:
+def listen() -> tuple[str, int, int]:
     """Open in rank 0 the socket where the ranks meet; return its address, its port and its file descriptor.
 
     Open from now on, so that no other process gets the port before the store has it.
@@ -97,7 +69,7 @@ def _listen() -> tuple[str, int, int]:
     return host, listening.getsockname()[1], listening.detach()
 
 
-def _join(
+def join(
     rank: int, listening: int | None, host: str, port: int, size: int, timeout: timedelta, backend: str
 ) -> None:  # fmt: skip
     """Join the group on this rank; Gloo listens at this node's address only."""

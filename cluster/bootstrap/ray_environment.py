@@ -33,6 +33,7 @@ def settle_environment(cluster: ClusterConfig) -> None:
         # Our own Ray serves this machine only. By default Linux nodes listen on all interfaces, and no address given
         # to ray.init changes that; this is the switch by which Ray keeps a node on the loopback.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody drains the only node
     if "RAY_AUTH_MODE" in os.environ:
         return
     if not joining:

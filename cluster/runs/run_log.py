@@ -10,7 +10,6 @@ from typing import Any
 from cluster.config.cluster_config import WandbConfig
 from cluster.runs.cluster_interface import Cluster
 from cluster.runs.run_folder import RunFolder
-from cluster.runs.tensorboard_log import TensorBoardLog
 from cluster.runs.trace import TraceFile
 from cluster.runs.wandb_log import WandbLog
 
@@ -40,7 +39,11 @@ class RunLog:
         self.windows_file = (folder / "windows.jsonl").open("a", buffering=1)
         self.trace = TraceFile(folder / "trace.json")
         self.wandb = None if wandb.mode == "disabled" else WandbLog(wandb, folder)
-        self.tensorboard = TensorBoardLog(folder / "tensorboard") if tensorboard else None
+        self.tensorboard = None
+        if tensorboard:
+            from cluster.runs.tensorboard_log import TensorBoardLog  # PyAV and Pillow, only where they are used
+
+            self.tensorboard = TensorBoardLog(folder / "tensorboard")
 
     def __call__(self, stage: str, step: int, steps: int, metrics: dict[str, Any]) -> None:
         """Record the metrics of `step` (counted from 1) of a stage of `steps`."""

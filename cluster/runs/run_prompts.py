@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.prompt_config import PromptConfig
-from actors.prompt_extension import extend_prompts
 from actors.prompts import TrainingPrompts, read_prompts
 from models.atomic_files import write_atomic
 from models.errors import ConfigError
@@ -66,6 +65,8 @@ class RunPrompts:
         selected = read_prompts(self.file, self.keys)
         notes, texts = [f"prompts={self.file}: {selected}"], selected.texts
         if self.keys.url is not None:
+            from actors.prompt_extension import extend_prompts  # aiohttp, which few processes need
+
             cache = self.run_dir / "extended_prompts.jsonl" if self.keys.cache is None else Path(self.keys.cache)
             extended = extend_prompts(texts, self.keys, cache)
             if extended.failed > _MOST_UNANSWERED * len(texts):

@@ -2,31 +2,28 @@
 
 torch's planner (distributed checkpoint) decides what a rank writes and reads. The header of a file says, as JSON under
 the name that torch's own reader knows, where each shard begins; a file without it holds whole tensors.
+
+torch's planner is imported in the functions: it takes a second, and most processes that import this read no checkpoint.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import create_default_local_load_plan, create_default_local_save_plan
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.utils import find_state_dict_object
-from torch.distributed.tensor import DTensor
 
 from learner.parallel import collectives
 from learner.parallel.host_memory import HostMemory
+from learner.parallel.sharding import is_sharded
 from models.checkpoints.safetensors_files import SafetensorsFile, Stored, open_safetensors
 from models.checkpoints.weight_files import shape_misfit
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 
 _PLACES = "DCP_SHARDING_INFO"
 
@@ -43,12 +40,15 @@ class OwnShards:
     @torch.no_grad()
     def of(tensors: Mapping[str, Tensor], memory: HostMemory | None = None) -> "OwnShards":
         """Copy this rank's parts, from a GPU into `memory`; whole tensors are rank 0's. No collective."""
+        from torch.distributed.checkpoint.default_planner import create_default_local_save_plan
+        from torch.distributed.checkpoint.utils import find_state_dict_object
+
         parts: dict[str, Tensor] = {}
         places: dict[str, dict[str, list[int]]] = {}
         tensors = dict(tensors)
         for item in create_default_local_save_plan(tensors, collectives.rank() == 0).items:
             name, chunk, whole = item.index.fqn, item.tensor_data.chunk, tensors[item.index.fqn]
-            if isinstance(whole, DTensor):
+            if is_sharded(whole):
                 placed = zip(whole.placements, whole.device_mesh.get_coordinate(), strict=True)
                 if 0 in chunk.sizes or any(place > 0 for kind, place in placed if kind.is_replicate()):
                     continue
@@ -78,6 +78,8 @@ class ShardFiles:
 
     def __init__(self, paths: Iterable[Path]):
         """Read the headers. Raises ConfigError, naming run_dir."""
+        from torch.distributed.checkpoint import metadata
+
         self.stored: dict[str, Stored] = {}
         """Whole shape and dtype of each tensor."""
         self._chunks: dict[str, TensorStorageMetadata] = {}
@@ -88,10 +90,11 @@ class ShardFiles:
             for name, part in file.stored.items():
                 place = places.get(name, {"saved_offsets": [0] * len(part.shape), "shape": part.shape})
                 whole = Stored(tuple(place["shape"]), part.dtype)
-                chunk = ChunkStorageMetadata(torch.Size(place["saved_offsets"]), torch.Size(part.shape))
-                described = TensorStorageMetadata(TensorProperties(part.dtype), torch.Size(whole.shape), [])
+                chunk = metadata.ChunkStorageMetadata(torch.Size(place["saved_offsets"]), torch.Size(part.shape))
+                properties = metadata.TensorProperties(part.dtype)
+                described = metadata.TensorStorageMetadata(properties, torch.Size(whole.shape), [])
                 self._chunks.setdefault(name, described).chunks.append(chunk)
-                self._files[MetadataIndex(name, chunk.offsets)] = file
+                self._files[metadata.MetadataIndex(name, chunk.offsets)] = file
                 self.stored[name] = whole
         self.shapes = {name: stored.shape for name, stored in self.stored.items()}
 
@@ -103,6 +106,10 @@ class ShardFiles:
         """
         if difference := shape_misfit({name: tuple(tensor.shape) for name, tensor in targets.items()}, self.shapes):
             raise ValueError(f"the checkpoint is of another network: it {difference}")
+        from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
+        from torch.distributed.checkpoint.metadata import Metadata
+        from torch.distributed.checkpoint.utils import find_state_dict_object
+
         targets = dict(targets)
         for item in create_default_local_load_plan(targets, Metadata(self._chunks)).items:
             target = find_state_dict_object(targets, item.dest_index).detach()

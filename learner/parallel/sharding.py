@@ -5,22 +5,16 @@ Without a process group every tensor is full already and these functions copy, s
 
 import warnings
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
-    MixedPrecisionPolicy,
-    OffloadPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from learner.parallel import collectives
-from learner.parallel.sequence import Ulysses
 from models.wan.network import Wan
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None, offload: bool = False) -> None:
@@ -31,7 +25,18 @@ def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None
     alone = collectives.size() == 1 and compute is None and not offload
     if not distributed.is_initialized() or alone:  # one rank gains nothing and takes 30 % longer (tiny network, CPU)
         return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
     if collectives.sequence_group() is not None:
+        from learner.parallel.sequence import Ulysses
+
         for part in (network, *network.blocks):
             part.layout = Ulysses(collectives.sequence_group())
     # Keys and values are views of their projections. Only in-place writes would lose FSDP's hooks, and there are none.
@@ -56,20 +61,27 @@ def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None
         register_fsdp_forward_method(network, method)
 
 
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Return whether a tensor is a DTensor, without torch's module of them: a process of one rank never needs it."""
+    return hasattr(tensor, "device_mesh")
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return all of a tensor, on every rank (a collective if it is sharded)."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def local_shards(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return this rank's part of each tensor; writing there writes the tensor."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
 
 
 @torch.no_grad()
 def copy_into_shards(target: Tensor, values: Tensor) -> None:
     """Copy full `values`, which every rank has, into `target`: each rank its shard."""
-    if isinstance(target, DTensor):
+    if is_sharded(target):
+        from torch.distributed.tensor import distribute_tensor
+
         placed = values.to(target.device)
         values = distribute_tensor(placed, target.device_mesh, target.placements, src_data_rank=None).to_local()
         target = target.to_local()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from cluster.bootstrap.process_group import NodeAddressConfig, interface_of, ranks_on_gpu, settle_nccl
+from cluster.bootstrap.process_group import interface_of, ranks_on_gpu, settle_nccl
 
 
 @pytest.mark.proof
@@ -17,7 +17,8 @@ from cluster.bootstrap.process_group import NodeAddressConfig, interface_of, ran
 @pytest.mark.slow
 def test_ranks_reduce_together_and_everything_listens_on_the_loopback_only(local_ray, tmp_path):
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+
+    from cluster.bootstrap.learner_group import LearnerTrainer, NodeAddressConfig
 
     variables = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -41,10 +42,10 @@ def test_ranks_reduce_together_and_everything_listens_on_the_loopback_only(local
                 json.dump(seen, file)
         distributed.barrier()  # rank 1 is there while rank 0 looks
 
-    TorchTrainer(
+    LearnerTrainer(
         learn,
         train_loop_config={"driver": os.getpid(), "seen": str(tmp_path / "seen.json")},
-        torch_config=NodeAddressConfig(backend="gloo", timeout_s=77),
+        backend_config=NodeAddressConfig(backend="gloo", timeout_s=77),
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(name="group", storage_path=str(tmp_path)),
     ).fit()
