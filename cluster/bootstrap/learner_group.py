@@ -84,7 +84,7 @@ class _NodeAddressBackend(Backend):
         meeting = (host, port, size, timeout, backend_config.backend)
         sockets = [listening] + [None] * (size - 1)
         joined = [
-            worker_group.execute_single_async(i, call_in_rank, _OURS, "join", i, sockets[i], *meeting)
+            worker_group.execute_single_async(i, call_in_rank, _OURS, "join_group", i, sockets[i], *meeting)
             for i in range(size)
         ]
         ray.get(joined, timeout=backend_config.timeout_s + _SLACK_S)

@@ -69,7 +69,7 @@ def listen() -> tuple[str, int, int]:
     return host, listening.getsockname()[1], listening.detach()
 
 
-def join(
+def join_group(
     rank: int, listening: int | None, host: str, port: int, size: int, timeout: timedelta, backend: str
 ) -> None:  # fmt: skip
     """Join the group on this rank; Gloo listens at this node's address only."""

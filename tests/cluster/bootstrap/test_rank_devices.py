@@ -32,7 +32,7 @@ def test_ranks_know_their_place_on_the_node_before_they_join(monkeypatch):
     config.backend_cls().on_start(Workers(), config)
     places, listen, first, second, waited = calls
     assert places == (call_in_rank, "_set_torch_distributed_env_vars") and listen == (call_in_rank, "listen")
-    assert [one[:3] for one in (first, second)] == [(call_in_rank, "join", 0), (call_in_rank, "join", 1)]
+    assert [one[:3] for one in (first, second)] == [(call_in_rank, "join_group", 0), (call_in_rank, "join_group", 1)]
     assert first[3][:3] == (0, 3, "10.0.0.7") and second[3][:2] == (1, None) and waited > 77
 
 
