@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from actors.drift_tracker import DriftMeter
 from cluster.evaluations.best_student import ending
-from cluster.evaluations.student_evaluation import StudentEvaluator
 from cluster.runs.cluster_interface import Report
 from cluster.runs.factory import computing_of, make_actor, make_scorer, make_supply
 from cluster.runs.stage_spec import StageSpec
@@ -19,6 +18,9 @@ from cluster.supply.supply_state import State, from_checkpoint, to_checkpoint
 from cluster.supply.wire import BadWindow, open_item, seal
 from cluster.weights.version import version_numbers
 from models.records import Group, MadeBlock, Trajectory, Weights, Window, first_frames
+
+if TYPE_CHECKING:
+    from cluster.evaluations.student_evaluation import StudentEvaluator
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,11 @@ class InlineCluster:
         if self.scorer is not None:
             self.scorer.load()
         evaluated = spec.evaluation if spec.name != "ode" else None  # whose student nobody publishes
-        self.evaluator = None if evaluated is None else StudentEvaluator(evaluated)
+        self.evaluator = None
+        if evaluated is not None:
+            from cluster.evaluations.student_evaluation import StudentEvaluator  # OpenCV, SciPy and PyAV
+
+            self.evaluator = StudentEvaluator(evaluated)
         self.evaluated: dict[str, float] = {}
         self.ended: str | None = None
         self.published = None

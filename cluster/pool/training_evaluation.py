@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -11,10 +11,12 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster.config.cluster_config import ClusterConfig
 from cluster.evaluations.best_student import ending
-from cluster.evaluations.student_evaluation import StudentEvaluator
 from cluster.planning import placement
 from cluster.runs.stage_spec import EvaluationSpec
 from cluster.weights.version import WeightsVersion
+
+if TYPE_CHECKING:
+    from cluster.evaluations.student_evaluation import StudentEvaluator
 
 
 class EvaluationLost(Exception):
@@ -32,6 +34,9 @@ class EvaluationProcess:
 
     def evaluate(self, spec: EvaluationSpec, step: int, weights: WeightsVersion) -> dict[str, float]:
         """Evaluate a version, with the networks of the last call where the stage is the same."""
+        # Only here: OpenCV, SciPy and PyAV, which the coordinator imports this module without.
+        from cluster.evaluations.student_evaluation import StudentEvaluator
+
         if self.evaluator is None or self.evaluator.spec != spec:
             self.evaluator = StudentEvaluator(spec, self.device)
         return self.evaluator(step, weights)
