@@ -42,6 +42,8 @@ class Wan(nn.Module):
         """Layout of the tokens on processes; the blocks have the same one."""
         self.checkpoint_activations = False
         """True if a pass with gradient keeps only the blocks' inputs, and its backward pass recomputes the blocks."""
+        self._rotary: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+        """Rotary positions of the last pass, behind what they depend on: all passes of a block have the same."""
 
     def compile_blocks(self, backend: str | Callable = "inductor") -> None:
         """Compile the blocks in place; their results stay the same, to rounding.
@@ -140,8 +142,10 @@ class Wan(nn.Module):
         # A convolution whose stride is its kernel is one matrix product; Conv3d takes a slower path to it.
         hidden = functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
         embedding, time = self.condition_embedder.time(timestep)
-        rotary = rotary_positions(self.config, start, x_t.shape[1], *x_t.shape[-2:], like=hidden)
-        return hidden, embedding, time, rotary
+        place = start if isinstance(start, int) else tuple(start), x_t.shape[1:], hidden.device, hidden.dtype
+        if self._rotary is None or self._rotary[0] != place:
+            self._rotary = place, rotary_positions(self.config, start, x_t.shape[1], *x_t.shape[-2:], like=hidden)
+        return hidden, embedding, time, self._rotary[1]
 
 
 @dataclass(frozen=True)

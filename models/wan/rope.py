@@ -55,10 +55,10 @@ def rotary_positions(
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the pairs (2i, 2i + 1) of `x` [B L H head_dim] by `rotary`; keeps the dtype."""
     cosine, sine = rotary
-    if x.dtype == cosine.dtype == torch.float32 and not x.is_cuda and not torch.compiler.is_compiling():
+    if x.itemsize <= cosine.itemsize == 4 and not x.is_cuda and not torch.compiler.is_compiling():
         # One pass over memory where the lines below make eight: fifteen times as fast on a CPU, and equal bit by bit.
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * torch.complex(cosine, sine)).flatten(-2)
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * torch.complex(cosine, sine)).flatten(-2).type_as(x)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1).flatten(-2).type_as(x)
 

@@ -101,6 +101,14 @@ def test_rotation_keeps_lengths_and_the_dtype(dtype):
     torch.testing.assert_close(out.float().norm(dim=-1), x.float().norm(dim=-1), rtol=2e-2, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_rotation_on_a_cpu_computes_in_float32_and_rounds_once(dtype):
+    x, (cosine, sine) = vectors(2, seed=5).to(dtype), positions(7, 2, torch.float32)
+    even, odd = (x[..., first::2].double() for first in (0, 1))
+    turned = torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1).flatten(-2)
+    torch.testing.assert_close(rotate(x, (cosine, sine)).double(), turned, rtol=torch.finfo(dtype).eps / 2, atol=1e-6)
+
+
 class NoiseOf:
     """Noise that counts blocks from the first one drawn, wherever in time the video begins."""
 
