@@ -25,8 +25,8 @@ from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
 from cluster.planning import placement
-from cluster.planning.memory_check import check_memory
-from cluster.planning.run_shape import fixed_shape
+from cluster.planning.memory_check import check_rank, out_of_memory
+from cluster.planning.run_shape import RunShape, fixed_shape
 from cluster.pool.coordinator import Coordinator
 from cluster.pool.driver_messages import forward_warnings
 from cluster.pool.learner_progress import StatusLines
@@ -60,7 +60,7 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
         with ray_session(needs_of(config), display.say):
             display("starting Ray", 1, 1, "")
             parts = config.cluster, config.autoscale, config.run_dir
-            coordinator = start_coordinator(*parts, learner_only=config.debug.learner_only)
+            coordinator = start_coordinator(*parts, config.debug.learner_only, fixed_shape(config))
             ended = threading.Event()
             watcher = threading.Thread(
                 target=_watch, args=(coordinator, display, config.stages[-1], ended), daemon=True
@@ -76,9 +76,10 @@ def launch_on_ray(loop: Callable, config: Config) -> None:
 
 
 def start_coordinator(
-    cluster: ClusterConfig, autoscale: AutoscaleConfig, run_dir: str, learner_only: bool = False
-) -> ray.actor.ActorHandle:
-    """Start the run's coordinator, and with it the rollout pool."""
+    cluster: ClusterConfig, autoscale: AutoscaleConfig, run_dir: str, learner_only: bool = False,
+    work: RunShape | None = None,
+) -> ray.actor.ActorHandle:  # fmt: skip
+    """Start the run's coordinator, and with it the rollout pool, whose GPUs are compared with the bytes of `work`."""
     # The driver's node is on-demand, and its end is the run's end anyway. Not soft: Ray could then choose a node that
     # may be preempted.
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -89,7 +90,7 @@ def start_coordinator(
         "max_concurrency": _MANY,
     }
     pool = SimpleNamespace(slots=[]) if learner_only else None  # the learner runs alone, on saved windows
-    return ray.remote(Coordinator).options(**options).remote(cluster, autoscale, run_dir, pool)
+    return ray.remote(Coordinator).options(**options).remote(cluster, autoscale, run_dir, pool, work=work)
 
 
 def _fit(task: dict[str, Any], cluster: ClusterConfig, ranks: placement.Role, run_dir: str) -> None:
@@ -159,7 +160,7 @@ def _learn(task: dict[str, Any]) -> None:
     try:
         check_own_gpu()
         if config.cluster.rank_gpus:  # before weights are read
-            check_memory(fixed_shape(config), torch.cuda.get_device_properties(config.device).total_memory)
+            check_rank(fixed_shape(config), torch.cuda.get_device_properties(config.device).total_memory)
         if collectives.rank() > 0:
             loop(config, cluster, log_nothing)
             return
@@ -173,6 +174,11 @@ def _learn(task: dict[str, Any]) -> None:
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)
         if collectives.size() > 1:
             raise  # the others may wait for this rank: Train ends them, and the next group returns at once
+    except torch.OutOfMemoryError as error:  # another start would repeat it
+        reason = out_of_memory(fixed_shape(config), collectives.rank(), error)
+        ray.get(coordinator.stopped.remote(reason), timeout=_CALL_TIMEOUT_S)
+        if collectives.size() > 1:
+            raise
     except Exception as error:
         fault, unknown = gpu_fault(error), kernel_fault(error)
         if fault is not None:

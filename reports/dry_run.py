@@ -12,7 +12,7 @@ from cluster.config.run_config import Config
 from cluster.planning import flops, memory, placement
 from cluster.planning.flops import Line, StageCost
 from cluster.planning.placement import Role
-from cluster.planning.process_memory import processes_of, total_bytes
+from cluster.planning.process_memory import card_memory, processes_of, total_bytes
 from cluster.planning.run_shape import RunShape, run_shape_of
 from cluster.planning.units import with_unit
 
@@ -45,6 +45,7 @@ def dry_run_text(config: Config, upload: Sequence[str] = (), refusals: Sequence[
         for one in processes_of(work, stage):
             text += _section(f"Memory of {one.name}, {one.number} in all, stage {stage}", one.memory, True)
             text += _room(total_bytes(one.memory), device.memory_bytes)
+        text += _cards(work, stage, device.memory_bytes)
     text += _section("Memory of the machines", memory.shared_memory(work))
     if kept := memory.disk(work):
         text += _section("Disk of the run folder", kept)
@@ -71,6 +72,15 @@ def _room(needed: float, capacity: float | None) -> list[str]:
     if capacity is None or needed <= capacity:
         return []
     return [f"  warning: more than the {capacity / 1e9:.0f} GB of the device"]
+
+
+def _cards(work: RunShape, stage: str, capacity: float | None) -> list[str]:
+    """List the processes that share a GPU, and warn of those that it cannot hold together."""
+    together, alone = card_memory(work, stage), total_bytes(memory.actor_memory(work, stage))
+    if capacity is None or stage == "teacher" or total_bytes(together) == alone:
+        return []
+    text = _section(f"Memory of one GPU's rollout and reward processes, stage {stage}", together, True)
+    return text + _room(total_bytes(together), capacity)
 
 
 def _placement(cluster: ClusterConfig, autoscale: AutoscaleConfig, taken: Sequence[Role]) -> list[str]:

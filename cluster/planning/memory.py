@@ -21,6 +21,14 @@ UMT5_PARAMETERS = 5_680_910_336
 
 VAE_PARAMETERS = 126_892_531
 """Wan2.1's VAE (diffusers' AutoencoderKLWan): encoder and decoder."""
+_DECODER_CACHE = 1.9e9 / (480 * 832)
+"""Bytes per pixel of the caches of the VAE's decoder in bfloat16; measured (tests/device/test_fake_vae.py)."""
+_DECODER_WIDTH = 192
+"""Channels of the decoder's widest tensors at full size; a block of it holds four of them at work."""
+_CONTEXT = 500_000_000
+"""Bytes of a GPU that a process takes by using it: CUDA's context and the kernels that it loads."""
+_VIDEO_FRAMES = 4
+"""Video frames of every latent frame but the first, by Wan's VAE."""
 _LATENT = 4
 """Bytes of a number of a latent: they travel in float32."""
 
@@ -101,6 +109,30 @@ def _student_actor_memory(work: RunShape, stage: str) -> list[Line]:
     return [line for line in lines if line.value]
 
 
+def reward_memory(work: RunShape) -> list[Line]:
+    """List the bytes of one reward process on its device, which decodes one member at a time.
+
+    Models of rewards of their own, and RAFT, are not in it; on a CPU neither is the decoder, which may be wan_mini's.
+    """
+    student, on_gpu = work.student, work.cluster.reward_gpus > 0
+    pixels, latents = student.height * student.width * student.space_stride**2, work.group.frames
+    stride = _VIDEO_FRAMES if student.in_wan_world else 1
+    frames, element = 1 + stride * (latents + work.reward.lead_frames - 1), BYTES["bfloat16" if on_gpu else "float32"]
+    # Those of all steps, the same in one tensor, then float32 twice while they are scaled.
+    shown = 3 * frames * pixels * (2 * element + 2 * BYTES["float32"])
+    lines = [Line("decoded frames", shown, "B", f"{frames} of one member, as its decoding ends")]
+    if on_gpu:
+        lines.append(Line("CUDA", _CONTEXT, "B", "context and kernels of the process"))
+    if on_gpu and student.in_wan_world and work.reward.vae is None:
+        at_work = 4 * stride * _DECODER_WIDTH * pixels * element
+        lines += [
+            Line("VAE", VAE_PARAMETERS * element, "B", "bfloat16"),
+            Line("caches of the decoder", _DECODER_CACHE * pixels, "B", "of one member"),
+            Line("one frame at work", at_work, "B", f"{stride} video frames in the decoder; an estimate"),
+        ]
+    return lines
+
+
 def window_size(
     stages: Sequence[str], student: StudentConfig, window: WindowConfig, group: GroupConfig
 ) -> tuple[int, int]:
@@ -137,8 +169,10 @@ def buffer_size(run: RunShape | Config) -> tuple[int, str]:
 def store_sizes(run: RunShape | Config, versions: int = 2) -> tuple[int, int]:
     """Count the bytes of the object store on the driver's node, and on every other, with a quarter to spare.
 
-    What waits is on the driver's node alone. A version of the weights is on a node once, however many processes read
-    it; two `versions` are there while actors change from one to the next.
+    The driver's node has room for all that waits. A sample lies where its actor made it, and on the nodes of ranks that
+    fetch it, rank 0 all of them for a checkpoint: these are fuller than the second number while it is written, and Ray
+    spills to disk. A version of the weights is on a node once, however many processes read it; two `versions` are there
+    while actors change from one to the next.
     """
     waiting, _ = buffer_size(run)
     if "ode" in run.stages and run.ode.pairs_dir is None:
@@ -154,14 +188,14 @@ def shared_memory(work: RunShape) -> list[Line]:
     frames, window = window_size(work.stages, student, work.window, work.group)
     held = "context, clean, noisy, image" if work.student.in_wan_world else "context, clean, noisy"
     weights = parameters(student.wan) * BYTES[work.rollout.dtype]
-    waiting, note = buffer_size(work)
+    buffer, note = buffer_size(work)
     driver_store, other_store = store_sizes(work)
     lines = [Line("one window", window, "B", f"{frames} latent frames: {held}")]
     if "grpo" in work.stages:
         number, group = group_size(student, work.group)
         lines.append(Line("one group", group, "B", f"{number} latent frames of {work.group.members} members"))
     lines += [
-        Line("the buffer", waiting, "B", note),
+        Line("the buffer", buffer, "B", note),
         Line("one version of the weights", weights, "B", f"{work.rollout.dtype}, from the learner to every actor"),
         Line("object store, driver's node", driver_store, "B", "what waits, two versions, and a quarter to spare"),
         Line("object store, any other node", other_store, "B", "two versions, for all of its processes together"),
@@ -169,6 +203,8 @@ def shared_memory(work: RunShape) -> list[Line]:
     copies = max(checkpoint_bytes(work, stage) for stage in work.stages)
     if work.expected_device != "cpu" and copies:
         lines.append(Line("one checkpoint", copies, "B", "pinned copies of all ranks, kept from the first one on"))
+    if copies and any(stage in PUBLISHING for stage in work.stages):
+        lines.append(Line("samples in a checkpoint", buffer, "B", f"{note}, which rank 0 fetches and writes"))
     if work.expected_device != "cpu" and any(stage in PUBLISHING for stage in work.stages):
         note = f"{work.rollout.dtype}, pinned, one for all versions"
         lines.append(Line("published copy of rank 0", weights, "B", note))

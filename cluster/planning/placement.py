@@ -97,7 +97,12 @@ def at_start(config: Config) -> list[Role]:
 def processes_per_gpu(role: Role) -> float:
     """Count the processes per GPU, a whole number where several share one; 1 without GPUs."""
     share = role.gpus or 1.0
-    return int(1 / share + _ROUNDING) if share <= 1 else 1 / share
+    return whole_shares(1.0, share) if share <= 1 else 1 / share
+
+
+def whole_shares(part: float, share: float) -> int:
+    """Count the processes that each take a `share` of a GPU, in a `part` of one."""
+    return int(part / share + _ROUNDING)
 
 
 def options(role: Role) -> dict[str, Any]:

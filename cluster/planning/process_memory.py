@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.planning import memory
+from cluster.planning import memory, placement
 from cluster.planning.flops import Line
 from cluster.planning.rank_memory import (
     PUBLISHING,
@@ -49,7 +49,7 @@ class _Half:
 
 
 def processes_of(work: RunShape, stage: str) -> list[Processes]:
-    """List the processes of a stage: learner ranks and rollout processes, or the one process of cluster=inline."""
+    """List the processes of a stage: ranks, rollout and reward processes, or the one process of cluster=inline."""
     ranks, actors = work.cluster.learner_ranks, work.cluster.rollout_actors
     actor = memory.actor_memory(work, stage) if stage != "teacher" else []
     if work.expected_device != "cpu":
@@ -64,8 +64,33 @@ def processes_of(work: RunShape, stage: str) -> list[Processes]:
         if work.cluster.kind == "inline":
             return [Processes("the process", 1, _cpu_memory(work, stage, halves))]
         learner, actor = (_cpu_memory(work, stage, [half]) for half in halves)
-    kinds = Processes("one learner rank", ranks, learner), Processes("one rollout process", actors, actor)
-    return list(kinds[:1] if stage == "teacher" else kinds)
+    kinds = [Processes("one learner rank", ranks, learner)]
+    if stage != "teacher":
+        kinds.append(Processes("one rollout process", actors, actor))
+    scorer = memory.reward_memory(work)
+    if not work.cluster.reward_gpus:
+        scorer.insert(0, Line("libraries", LIBRARIES, "B", "torch and what it loads; measured"))
+    if stage == "grpo" and (work.cluster.reward_gpus or work.expected_device == "cpu"):  # no host of a GPU is counted
+        kinds.append(Processes("one reward process", work.cluster.reward_actors, scorer))
+    return kinds
+
+
+def card_memory(work: RunShape, stage: str) -> list[Line]:
+    """List the bytes of rollout and reward processes that may share one GPU, as Ray packs them at their most."""
+    actor = total_bytes(memory.actor_memory(work, stage)) if stage != "teacher" else 0.0
+    shares = work.cluster.actor_gpus or 1.0, work.cluster.reward_gpus if stage == "grpo" else 0.0
+    scorer = total_bytes(memory.reward_memory(work)) if shares[1] else 0.0
+    packings = []
+    for actors in range(1 + min(work.most_actors, max(1, placement.whole_shares(1.0, shares[0])))):
+        left = max(0.0, 1.0 - actors * shares[0])
+        scorers = min(work.cluster.reward_actors, placement.whole_shares(left, shares[1])) if shares[1] else 0
+        packings.append((actors, scorers))
+    actors, scorers = max(packings, key=lambda packing: packing[0] * actor + packing[1] * scorer)
+    lines = [
+        Line("rollout processes", actors * actor, "B", f"{actors}, the evaluation process among them"),
+        Line("reward processes", scorers * scorer, "B", f"{scorers}, with cluster.reward_gpus={shares[1]:g}"),
+    ]
+    return [line for line in lines if line.value]
 
 
 def _learner(work: RunShape, stage: str) -> _Half:

@@ -8,6 +8,7 @@ from cluster.config.buffer_config import BufferConfig
 from cluster.config.checkpoint_config import CheckpointConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.config.run_config import Config
+from cluster.planning import placement
 from cluster.planning.pool_balance import made_share
 from cluster.runs.factory import make_dispatcher
 from cluster.runs.stage_spec import stage_spec
@@ -15,6 +16,7 @@ from learner.policy_config import GrpoConfig
 from learner.stage_config import DmdConfig, LearnerConfig, OdeConfig, PretrainConfig
 from models.network_config import CONFIGS, StudentConfig, WanConfig
 from models.records import GRPO
+from rewards.reward_config import RewardConfig
 
 _DISPATCHES, _FORKS = 256, 2**15
 """Most dispatches, and about as many forks, over which the place of forks is averaged."""
@@ -37,8 +39,11 @@ class RunShape:
     learner: LearnerConfig
     buffer: BufferConfig
     checkpoint: CheckpointConfig
+    reward: RewardConfig
     cluster: ClusterConfig
     expected_device: str
+    most_actors: int
+    """Largest number of rollout processes at once; the evaluation process is one."""
     made_share: float
     """Mean share of rollout.frames that an actor of stage dmd makes."""
     last_fork: int
@@ -72,11 +77,13 @@ def judged_stage(stages: Sequence[str]) -> str:
 
 def fixed_shape(config: Config) -> RunShape:
     """Gather the parts of `config` that decide its memory, for which no draws are needed."""
+    pool = sum(role.processes for role in placement.roles(config) if role.name in ("rollout", "evaluation"))
     return RunShape(
         stages=config.stages, student=config.student, teacher_model=config.teacher_model, rollout=config.rollout,
         window=config.window, group=config.group, pretrain=config.pretrain, ode=config.ode, dmd=config.dmd,
         grpo=config.grpo, learner=config.learner, buffer=config.buffer, checkpoint=config.checkpoint,
-        cluster=config.cluster, expected_device=config.expected_device, made_share=1.0, last_fork=0,
+        reward=config.reward, cluster=config.cluster, expected_device=config.expected_device, most_actors=pool,
+        made_share=1.0, last_fork=0,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from cluster.autoscale.meter import Meter
 from cluster.config.autoscale_config import AutoscaleConfig
 from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
+from cluster.planning.run_shape import RunShape
 from cluster.pool.learner_progress import LearnerProgress, Shown
 from cluster.pool.prometheus import RayMetrics
 from cluster.pool.ray_pool import ActorLost, RayPool
@@ -52,10 +53,11 @@ class Coordinator:
         run_dir: str,
         pool: RayPool | None = None,
         reward_pool: Callable[..., RewardPool] = RewardPool,
+        work: RunShape | None = None,
     ):
-        """Wire the parts; `reward_pool` builds the reward pool of a stage, as RewardPool does."""
+        """Wire the parts; `reward_pool` builds the reward pool of a stage, as RewardPool does; `work`: see RayPool."""
         self.cluster = cluster
-        self.pool = pool or RayPool(cluster, ray.get_runtime_context().current_actor)
+        self.pool = pool or RayPool(cluster, ray.get_runtime_context().current_actor, work)
         self.reason: Exception | None = None
         self.learner = LearnerProgress()
         self.news: deque[str] = deque(maxlen=1000)

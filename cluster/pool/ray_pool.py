@@ -6,11 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.experimental import get_local_object_locations
 
 from cluster.config.cluster_config import ClusterConfig
 from cluster.planning import placement
+from cluster.planning.memory_check import out_of_memory
+from cluster.planning.run_shape import RunShape
 from cluster.pool.rollout_process import Delivery, RolloutProcess
 from cluster.pool.scale_down import Place
 from cluster.run_errors import RunFailed
@@ -18,6 +21,7 @@ from cluster.runs.stage_spec import ActorSpec
 from cluster.supply.dispatch import Dispatch
 from cluster.supply.wire import BadWindow
 from cluster.weights.collective import WeightRelay
+from models.errors import ConfigError
 from models.wan.device_faults import gpu_fault, kernel_fault
 
 _SEND_TIMEOUT_S = 60.0
@@ -46,8 +50,9 @@ class RayPool:
     Methods that wait for a process raise Superseded when it was replaced or removed meanwhile.
     """
 
-    def __init__(self, cluster: ClusterConfig, coordinator: ray.actor.ActorHandle):
-        self.cluster, self.coordinator = cluster, coordinator
+    def __init__(self, cluster: ClusterConfig, coordinator: ray.actor.ActorHandle, work: RunShape | None = None):
+        """Request the processes, which compare their GPU with the bytes of `work`, if that is given."""
+        self.cluster, self.coordinator, self.work = cluster, coordinator, work
         self.slots = list(range(cluster.rollout_actors))
         """Slots with a requested process; the same list object for the life of the pool."""
         self.next_slot = len(self.slots)
@@ -57,7 +62,7 @@ class RayPool:
 
     def _new(self, slot: int) -> ray.actor.ActorHandle:
         options = placement.options(placement.rollout(self.cluster))
-        return RolloutProcess.options(**options).remote(self.coordinator, slot, self.cluster)
+        return RolloutProcess.options(**options).remote(self.coordinator, slot, self.cluster, self.work)
 
     def grow(self, count: int) -> list[int]:
         """Request `count` more processes, which start when nodes have room; returns their new slots."""
@@ -108,7 +113,7 @@ class RayPool:
                 raise Superseded from error
             if isinstance(error, TimeoutError):
                 raise late from error
-            raise _loss(error) from error
+            raise _loss(error, self.work) from error
         if self.actors.get(slot) is not actor:  # killing is asynchronous: an answer may be on its way
             raise Superseded
         return result
@@ -143,7 +148,7 @@ class RayPool:
         except RayError as error:
             if isinstance(error, RayTaskError) and isinstance(error.cause, BadWindow):
                 raise error.cause from None
-            raise _loss(error) from error
+            raise _loss(error, self.work) from error
 
     async def dead(self, slots: Collection[int]) -> set[int]:
         """Return the idle `slots` whose processes are lost. A late answer is no loss: the actor may be busy."""
@@ -180,13 +185,17 @@ class RayPool:
             ray.wait(doomed, num_returns=len(doomed), timeout=_COPY_TIMEOUT_S)
 
 
-def _loss(error: RayError) -> Exception:
+def _loss(error: RayError, work: RunShape | None) -> Exception:
     """Return ActorLost for the end of a process or of its GPU, else the exception that its code raised.
 
-    RunFailed for a GPU that every replacement would find unusable as well.
+    RunFailed for what every replacement would meet as well: a mistake of the user's, too little memory, an unusable GPU.
     """
     if not isinstance(error, RayTaskError):
         return ActorLost(f"{type(error).__name__}")
+    if isinstance(error.cause, torch.OutOfMemoryError) and work is not None:
+        return out_of_memory(work, None, error.cause)
+    if isinstance(error.cause, ConfigError | RunFailed):
+        return RunFailed(str(error.cause))
     if (unknown := kernel_fault(error.cause)) is not None:
         return RunFailed(f"rollout: {unknown}")
     fault = gpu_fault(error.cause)

@@ -15,6 +15,8 @@ from ray.exceptions import GetTimeoutError, RayError
 from actors.drift_tracker import DriftMeter
 from cluster.bootstrap.ray_environment import settle_allocator
 from cluster.config.cluster_config import ClusterConfig
+from cluster.planning.memory_check import check_actor
+from cluster.planning.run_shape import RunShape
 from cluster.pool.driver_messages import forward_warnings
 from cluster.pool.scale_down import Place
 from cluster.run_errors import Leaving, StageEnded
@@ -83,11 +85,13 @@ def place_of_process() -> Place:
 class RolloutProcess:
     """Rolls out videos in a process of its own. It may die at any time; the coordinator requests its rollouts again."""
 
-    def __init__(self, coordinator: ray.actor.ActorHandle, slot: int, cluster: ClusterConfig):
+    def __init__(
+        self, coordinator: ray.actor.ActorHandle, slot: int, cluster: ClusterConfig, work: RunShape | None = None
+    ):
         torch.set_num_threads(cluster.threads)
         settle_allocator()
         forward_warnings(coordinator, "cluster")
-        self.coordinator, self.slot = coordinator, slot
+        self.coordinator, self.slot, self.work = coordinator, slot, work
         self.device = "cuda" if cluster.actor_gpus else "cpu"
         self.leaving = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: self.leaving.set())
@@ -98,7 +102,12 @@ class RolloutProcess:
         return place_of_process()
 
     def begin(self, spec: ActorSpec, epoch: int, relay: ray.actor.ActorHandle | None) -> None:
-        """Build the actor of a stage. Its weights come from `relay` if given, else through the store."""
+        """Build the actor of a stage. Its weights come from `relay` if given, else through the store.
+
+        Raises ConfigError, before weights are read, where its GPU cannot hold the processes that share it.
+        """
+        if self.device == "cuda" and self.work is not None:
+            check_actor(self.work, torch.cuda.get_device_properties(0).total_memory)
         if self.weights is not None:
             self.weights.close()
         offset = clock_offset(lambda: ray.get(self.coordinator.clock.remote(), timeout=_CALL_TIMEOUT_S))

@@ -259,6 +259,18 @@ def test_what_does_not_fit_is_said():
     assert "warning" not in dry_run_text(settings.load(fits))
     more = [*fits, "learner.micro_batch=1", "learner.checkpoint_activations=false"]
     assert "warning: " in dry_run_text(settings.load(more))
+    crowded = dry_run_text(settings.load([*fits, "cluster.actor_gpus=0.1"]))
+    assert crowded.count("warning: ") == 1, "of the processes of one GPU together, of which each alone fits"
+
+
+def test_processes_that_share_a_gpu_are_added_up_and_samples_of_a_checkpoint_are_counted():
+    given = ["preset=wan_1_3b", "cluster=h100_8", "stage=grpo", "grpo.init=x", "teacher=x", "checkpoint.every=1"]
+    text = dry_run_text(settings.load(given))
+    assert "\nMemory of one reward process, 6 in all, stage grpo\n" in text
+    assert re.search(r"\n  rollout processes .*\n  reward processes .*\n  together ", text) and "warning" not in text
+    work = run_shape_of(settings.load(given))
+    lines = by_name(memory.shared_memory(work))
+    assert lines["samples in a checkpoint"].value == memory.buffer_size(work)[0] > 20e9
 
 
 @pytest.mark.parametrize(

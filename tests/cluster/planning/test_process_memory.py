@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 import settings
+from cluster.planning import memory
 from cluster.planning.process_memory import LIBRARIES, processes_of, total_bytes
 from cluster.planning.rank_memory import checkpoint_bytes, rank_memory
 from cluster.planning.run_shape import run_shape_of
@@ -73,6 +74,19 @@ def test_an_actor_on_a_cpu_holds_its_large_products_twice_where_they_are_laid_ou
     large = wide.num_layers * (8 * wide.dim**2 + 2 * wide.dim * wide.ffn_dim)
     assert 4 * large <= actor["laid-out weights"] <= 4 * parameters(wide)
     assert "laid-out weights" not in by_name(shape("cluster=ray", "student.model=wan_1_3b", "base=x"), place=1)
+
+
+def test_reward_processes_are_listed_in_the_stage_that_has_them_on_gpus_and_on_cpus(named):
+    named(WIDE)
+    scored = ["stage=grpo", "init=null", "grpo.init=x"]
+    on_ray = processes_of(shape("cluster=ray", *scored), "grpo")
+    assert [one.name for one in on_ray][2:] == ["one reward process"] and total_bytes(on_ray[2].memory) > LIBRARIES
+    wan = run_shape_of(settings.load(["preset=wan_1_3b", "cluster=h100_8", "stage=grpo", "grpo.init=x", "teacher=x"]))
+    scorer = processes_of(wan, "grpo")[2]
+    assert scorer.number == 6 and {line.name for line in scorer.memory} > {"VAE", "caches of the decoder", "CUDA"}
+    assert len(processes_of(shape("cluster=ray"), "dmd")) == 2
+    tiny_decoder = [line.name for line in memory.reward_memory(replace(wan, reward=replace(wan.reward, vae="x")))]
+    assert "VAE" not in tiny_decoder and "decoded frames" in tiny_decoder
 
 
 def test_on_gpus_a_rank_holds_what_its_device_holds():
