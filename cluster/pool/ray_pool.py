@@ -188,7 +188,7 @@ class RayPool:
 def _loss(error: RayError, work: RunShape | None) -> Exception:
     """Return ActorLost for the end of a process or of its GPU, else the exception that its code raised.
 
-    RunFailed for what every replacement would meet as well: a mistake of the user's, too little memory, an unusable GPU.
+    RunFailed for what every replacement would meet as well: a mistake of the user's, too little memory, a wrong GPU.
     """
     if not isinstance(error, RayTaskError):
         return ActorLost(f"{type(error).__name__}")
