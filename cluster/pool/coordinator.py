@@ -56,8 +56,7 @@ class Coordinator:
         work: RunShape | None = None,
     ):
         """Wire the parts; `reward_pool` builds the reward pool of a stage, as RewardPool does; `work`: see RayPool."""
-        self.cluster = cluster
-        self.pool = pool or RayPool(cluster, ray.get_runtime_context().current_actor, work)
+        self.cluster, self.pool = cluster, pool or RayPool(cluster, ray.get_runtime_context().current_actor, work)
         self.reason: Exception | None = None
         self.learner = LearnerProgress()
         self.news: deque[str] = deque(maxlen=1000)
