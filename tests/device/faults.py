@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 from learner import ode
+from learner.parallel import collectives
 from models.wan.layers import Block
 
 _library = torch.library.Library("longtake_faults", "DEF")
@@ -37,6 +38,13 @@ def _gathered_in_another_group(x: Tensor) -> Tensor:
     return parts[0]
 
 
+def _gathered_along_the_sequence(values: Tensor) -> Tensor:
+    group = collectives.sequence_group()
+    parts = [torch.empty_like(values) for _ in range(group.size())]
+    distributed.all_gather(parts, values.contiguous(), group=group)
+    return torch.cat(parts)
+
+
 FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     "constant on the CPU": _constant_on_cpu,
     "read by the host": _read_by_host,
@@ -48,18 +56,21 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 IN_A_LOSS = "read by the host in a loss"
+OF_SHARES = "shares gathered among the ranks of one window"
 
 
 @contextmanager
 def planted(fault: str | None) -> Iterator[None]:
-    """Plant a fault in every block, or in stage ode's loss; None plants none."""
-    forward, loss = Block.forward, ode.squared_error
+    """Plant a fault in every block, in stage ode's loss or in the gather of shares; None plants none."""
+    forward, loss, gather = Block.forward, ode.squared_error, collectives.all_gather_cat
     if fault == IN_A_LOSS:
         ode.squared_error = lambda x, target: loss(_read_by_host(x), target)
+    elif fault == OF_SHARES:
+        collectives.all_gather_cat = _gathered_along_the_sequence
     elif fault is not None:
         change = FAULTS[fault]
         Block.forward = lambda block, hidden, *rest, **named: forward(block, change(hidden), *rest, **named)
     try:
         yield
     finally:
-        Block.forward, ode.squared_error = forward, loss
+        Block.forward, ode.squared_error, collectives.all_gather_cat = forward, loss, gather

@@ -125,7 +125,8 @@ def run(scenario: Scenario) -> dict[str, Any]:
     """Run a scenario as rank 0 of its ranks, with torch's NCCL process group and FSDP2."""
     distributed.init_process_group("nccl", store=distributed.HashStore(), rank=0, world_size=scenario.ranks)
     collectives.split_sequences(scenario.config.cluster.sequence_ranks)
-    guard, watched = Guard(), scenario.guarded and scenario.compiled is None
+    guard = Guard(scenario.config.cluster.sequence_ranks)
+    watched = scenario.guarded and scenario.compiled is None
     compiling = nullcontext({}) if scenario.compiled is None else compiled_blocks(scenario.compiled)
     try:
         watching = guard.watching() if watched else nullcontext()

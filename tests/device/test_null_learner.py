@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.device.faults import FAULTS, IN_A_LOSS
+from tests.device.faults import FAULTS, IN_A_LOSS, OF_SHARES
 from tests.device.null_gpu import build, peak_bytes, planned_bytes, run_scenarios
 
 SMALL = {"layers": 2, "teacher_layers": 2}
@@ -44,14 +44,17 @@ COMPILED = {
     "fork": ({"what": "fork", "ranks": 1, "starts": [21], "keys": ["grpo.groups=8"]}, 14),
 }
 """Scenarios, and their graphs."""
-OTHERS = [MIXED, TRACED, READ_IN_A_GRAPH, FALLS, OLD_DRIVER]
+SPLIT = {"what": "dmd", "ranks": 4, "keys": ["cluster.sequence_ranks=2", "dmd.batch_size=2"]}
+"""Ranks 0 and 1 share the tokens of a window, 0 and 2 the gathers of a batch: both groups have two ranks."""
+OTHERS = [SPLIT, MIXED, TRACED, READ_IN_A_GRAPH, FALLS, OLD_DRIVER]
 CAUGHT = {
     "constant on the CPU": ("Misplaced", "cpu"),
     "read by the host": ("HostWaits", "_local_scalar_dense"),
     IN_A_LOSS: ("HostWaits", "_local_scalar_dense"),
     "computed in float64": ("Misplaced", "float64"),
     "only on the CPU": ("NotImplementedError", "only_on_cpu"),
-    "gathered in another group": ("Misplaced", "group of 1 of 8"),
+    "gathered in another group": ("Misplaced", "[0]"),
+    OF_SHARES: ("Misplaced", "[0, 1], not [0, 2]"),
 }
 
 
@@ -67,7 +70,8 @@ def libraries(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(libraries):
     """Run all in one process: starting torch takes longer than a scenario."""
-    faults = [{"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"], "fault": fault} for fault in CAUGHT]
+    ode = {"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"]}
+    faults = [(SPLIT if fault == OF_SHARES else ode) | {"fault": fault} for fault in CAUGHT]
     scenarios = [one | SMALL for one in RUNS] + [SMALLEST | one for one in (*faults, *OTHERS)]
     names = [json.dumps(one) for one in RUNS] + list(CAUGHT) + [json.dumps(one) for one in OTHERS]
     return dict(zip(names, run_scenarios(libraries, scenarios), strict=True))
@@ -112,6 +116,11 @@ def test_checkpoints_pin_the_bytes_of_their_copies_once(results, run):
     assert first == pytest.approx(result["held"]["copies"], rel=1e-3) and second == 0
 
 
+def test_collectives_of_shares_tokens_and_weights_are_each_among_their_own_ranks(results):
+    result = results[json.dumps(SPLIT)]
+    assert "error" not in result and result["operations"] > 1000, result
+
+
 @pytest.mark.parametrize("fault", CAUGHT)
 def test_a_planted_fault_is_caught(results, fault):
     error, word = CAUGHT[fault]
@@ -139,7 +148,7 @@ def test_the_drivers_version_is_read_from_its_library(results):
 
 
 def test_every_fault_is_tried():
-    assert CAUGHT.keys() == {*FAULTS, IN_A_LOSS}
+    assert CAUGHT.keys() == {*FAULTS, IN_A_LOSS, OF_SHARES}
 
 
 @pytest.mark.proof

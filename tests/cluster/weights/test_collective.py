@@ -1,10 +1,13 @@
 """Weights over a process group: the same bytes, and no dead process hangs a living one."""
 
+import os
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cluster.weights.collective import _join
 from cluster.weights.version import WeightsVersion
 from models.fingerprint import fingerprint
 from tests.fakes.weight_coordinator import WeightCoordinator
@@ -189,3 +192,20 @@ def test_a_receiver_whose_relay_is_killed_or_silent_is_told_in_time(local_ray, p
         local_ray.kill(relay)
     with pytest.raises(RuntimeError):
         local_ray.get(receiving, timeout=60)
+
+
+def test_a_group_of_nccl_is_formed_where_a_lost_peer_ends_no_process(monkeypatch):
+    """NCCL needs a GPU: a stand-in notes the environment that torch would read when the group is made."""
+    read = {}
+
+    class Group:
+        Options = SimpleNamespace
+
+        def __init__(self, *_):
+            read.update(os.environ)
+
+    monkeypatch.setattr(os, "environ", {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"})  # as Ray Train sets it
+    monkeypatch.setattr(torch.distributed, "ProcessGroupNCCL", Group)
+    _join(torch.distributed.HashStore(), "pair", 0, torch.device("cuda"), "127.0.0.1", 1.0)
+    assert read["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "2"
+    assert read["TORCH_NCCL_DUMP_ON_TIMEOUT"] == read["TORCH_NCCL_ENABLE_MONITORING"] == "0"
