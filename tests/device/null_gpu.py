@@ -69,6 +69,7 @@ def run_scenarios(libraries: Path, scenarios: Sequence[Mapping[str, Any]], gigab
         "NULLCUDA_COPY_MB": "1",  # larger copies from the host are counted and left out
         "NULLCUDA_GB": str(gigabytes),
         "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
     }
     command = [sys.executable, "-m", "tests.device.scenarios", *map(json.dumps, scenarios)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_RUN_S)

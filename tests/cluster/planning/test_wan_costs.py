@@ -53,8 +53,7 @@ def test_activations_of_a_block_are_what_autograd_keeps(dtype):
         network.blocks[0](hidden, time, (text, text), rotary)
     measured = sum(x.untyped_storage().nbytes() for address, x in kept.items() if address not in shared)
     formula = rank_memory.activation_bytes(wan, 2 * 576, memory.BYTES[dtype], checkpointed=False)
-    if dtype == "float32":  # rotations on a CPU keep their angles as complex numbers, of queries and of keys
-        formula += 2 * 2 * rotary[0].nbytes
+    formula += 2 * 2 * rotary[0].nbytes  # rotations on a CPU keep their angles as complex numbers, of queries and keys
     assert formula == pytest.approx(measured, rel=0.02)
 
 
