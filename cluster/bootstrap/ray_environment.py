@@ -9,6 +9,8 @@ from tempfile import TemporaryFile
 from cluster.config.cluster_config import ClusterConfig
 from models.errors import ConfigError
 
+ALLOCATOR_NAMES = {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"}
+"""Variables that configure torch's allocator of GPU memory."""
 _SOCKET = "/ray/session_2026-11-30_07-18-13_821436_4194304/sockets/plasma_store"
 """Longest path of a socket in Ray's temporary folder."""
 _SOCKET_BYTES = 107
@@ -51,7 +53,7 @@ def settle_allocator(environment: MutableMapping[str, str] = os.environ) -> None
     One rank fills a GPU of 80 GB: fragments would not fit beside it. torch reads the second name where the first is
     not set.
     """
-    if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & environment.keys():
+    if not ALLOCATOR_NAMES & environment.keys():
         environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
