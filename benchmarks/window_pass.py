@@ -46,12 +46,12 @@ class WindowOptions(KeyGroup):
 
 def main(options: WindowOptions) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    keep_layers(options.model, min(2, options.layers or 2))
-    difference = gradient_difference(passes_of(measured_student(options.model), device, torch.float64))
     keep_layers(options.model, options.layers)
     student = measured_student(options.model)
     masked, blockwise = passes_of(student, device, torch.float32)
     timed_s = [(_seconds(masked, device), _seconds(blockwise, device)) for _ in range(options.repeats)]
+    keep_layers(options.model, min(2, student.wan.num_layers))  # last: layers that are cut do not come back
+    difference = gradient_difference(passes_of(measured_student(options.model), device, torch.float64))
     print_line(
         "window_pass_ratio", [slow / fast for fast, slow in timed_s], "times as fast", device_name(device),
         {"model": options.model, "layers": student.wan.num_layers, "frames": student.horizon_frames,
