@@ -64,13 +64,13 @@ def dmd(config: Config, cluster: Cluster, log: RunLog, name: str = "dmd") -> Non
     learner = build.dmd_learner(learner_parts(config, "dmd"), config.dmd)
     with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
         cluster.begin(stage_spec("dmd", config), folder.restore(learner))
-        cluster.publish(learner.student.weights(), learner.step)
+        cluster.publish(learner.student.weights, learner.step)
         metrics = {}
         while learner.step < config.dmd.steps and cluster.improving():
             for _ in range(config.dmd.critic_updates):  # the critic follows the student
                 metrics = learner.update_critic(cluster.take(CRITIC, config.dmd.batch_size))
             metrics |= learner.update_student(cluster.take(STUDENT, config.dmd.batch_size))
-            cluster.publish(learner.student.weights(), learner.step)  # actors pull at their next block
+            cluster.publish(learner.student.weights, learner.step)  # actors pull at their next block
             log(name, learner.step, config.dmd.steps, metrics | cluster.metrics())
             if learner.step % config.checkpoint.every == 0:
                 folder.save(learner, learner.step, cluster.state())
@@ -86,14 +86,14 @@ def grpo(config: Config, cluster: Cluster, log: RunLog, name: str = "grpo") -> N
     )  # fmt: skip
     with RunFolder(config.run_dir).stage(name, config.checkpoint) as folder:
         cluster.begin(stage_spec("grpo", config), folder.restore(learner))
-        cluster.publish(learner.student.weights(), learner.step)
+        cluster.publish(learner.student.weights, learner.step)
         metrics: dict[str, float] = {}
         while learner.step < config.grpo.steps and cluster.improving():
             metrics = {}
             if learner.step % config.sentinel.every == 0:  # a held-out metric must not pay for the rewards
                 metrics = learner.sentinels.check(cluster.take_all(SENTINEL, config.sentinel.prompts), learner.step)
             metrics |= learner.update(cluster.take(GRPO, config.grpo.groups))
-            cluster.publish(learner.student.weights(), learner.step)
+            cluster.publish(learner.student.weights, learner.step)
             log(name, learner.step, config.grpo.steps, metrics | cluster.metrics())
             if learner.step % config.checkpoint.every == 0:
                 folder.save(learner, learner.step, cluster.state())

@@ -82,7 +82,7 @@ class SleepingLearner:
             waited_s += time.perf_counter() - asked
             time.sleep(seconds)
         learnt = time.perf_counter()
-        self.cluster.publish(self.weights, number)
+        self.cluster.publish(lambda: self.weights, number)
         metrics = self.cluster.metrics()
         time.sleep(max(0.0, learnt + self.publish_s - time.perf_counter()))
         elapsed_s = time.perf_counter() - began
@@ -96,7 +96,7 @@ def measure(config: Config, pace: Pace) -> Measured:
         cluster = RayCluster(coordinator)
         cluster.begin(stage_spec("dmd", config))
         learner = SleepingLearner(cluster, config, pace)
-        cluster.publish(learner.weights, 0)
+        cluster.publish(lambda: learner.weights, 0)
         seen = [learner.update(number) for number in range(1, WARM_UP + UPDATES + 1)][WARM_UP:]
     finally:
         ray.kill(coordinator)

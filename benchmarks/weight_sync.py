@@ -2,13 +2,14 @@
 
 python -m benchmarks.weight_sync   500 MB of bf16: one process publishes, a coordinator owns the bytes, two actors load
 them by pointer. One JSON line for each of: reaching both actors, with and without comparing fingerprints there, and
-from tensors that lie apart in the learner's memory; the publish call; what publishing adds to an update of the learner,
-whose computation is a sleep.
+from tensors that lie apart in the learner's memory; the whole hand-over; what publishing adds to an update of the
+learner, whose computation is a sleep and which waits for a hand-over before the next one.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 from cluster.bootstrap.ray_environment import settle_environment
 from cluster.config.cluster_config import ClusterConfig
@@ -20,7 +21,7 @@ import torch  # noqa: E402
 
 from benchmarks.line import print_line  # noqa: E402
 from cluster.weights.actor_weights import PrefetchedWeights  # noqa: E402
-from cluster.weights.object_store import ObjectStoreWeights, WeightStore, publish  # noqa: E402
+from cluster.weights.object_store import Handover, ObjectStoreWeights, WeightStore  # noqa: E402
 from cluster.weights.version import WeightsVersion  # noqa: E402
 from learner.trained_network import FlatCopy  # noqa: E402
 
@@ -39,7 +40,7 @@ class Coordinator:
     def __init__(self):
         self.store = WeightStore()
 
-    async def publish(self, version: int, source: ray.actor.ActorHandle) -> None:
+    async def publish(self, version: int, update: int, source: ray.actor.ActorHandle) -> None:
         await self.store.collect(version, source)
 
     async def newer(self, epoch: int, than: int | None, wait_s: float, slot: int) -> tuple[ray.ObjectRef] | None:
@@ -109,12 +110,16 @@ class Learner:
 
     def train(self, versions: range) -> list[tuple[float, float]]:
         """Return per update, with a simulated computation of UPDATE_S: (seconds in all, seconds in publish)."""
-        updates = []
+        updates, handover = [], None
         for version in versions:
             started = time.monotonic()
             time.sleep(UPDATE_S)
-            begun, ended = self._publish(version, self.together)
-            updates.append((time.monotonic() - started, ended - begun))
+            begun = time.monotonic()
+            if handover is not None:
+                handover.wait(TIMEOUT_S)
+            handover = self._offer(version, self.together)
+            updates.append((time.monotonic() - started, time.monotonic() - begun))
+        handover.wait(TIMEOUT_S)
         return updates
 
     def idle(self) -> list[float]:
@@ -122,10 +127,14 @@ class Learner:
         return [_timed(lambda: time.sleep(UPDATE_S)) for _ in range(REPEATS)]
 
     def _publish(self, version: int, tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
-        tensors[f"layer.{version % TENSORS}"] += 1
         begun = time.monotonic()
-        publish(self.coordinator, WeightsVersion.of(version, 0, tensors, torch.bfloat16), TIMEOUT_S)
+        self._offer(version, tensors).wait(TIMEOUT_S)
         return begun, time.monotonic()
+
+    def _offer(self, version: int, tensors: dict[str, torch.Tensor]) -> Handover:
+        tensors[f"layer.{version % TENSORS}"] += 1
+        make = partial(WeightsVersion.of, version, 0, tensors, torch.bfloat16)
+        return Handover(self.coordinator, version, 0, make)
 
 
 def _timed(call: Callable[[], object]) -> float:

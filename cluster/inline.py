@@ -1,7 +1,7 @@
 """Run the cluster in one process, for debugging, tests and scans: the same supply, the same order of windows."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +61,12 @@ class InlineCluster:
         self.published = None
         self.number = 0
 
-    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
+    def publish(self, weights: Callable[[], Mapping[str, Tensor]], update: int) -> None:
         """Publish the newest weights to the actor."""
         self.tracer.settle()
         version = next(self.versions)
         self.supply.versions.publish(version, update)
-        stored = self.computing.cast(tensors)
+        stored = self.computing.cast(weights())
         self.published = Weights(version, {name: tensor.clone() for name, tensor in stored.items()})
         if self.evaluator is not None and update % self.evaluator.spec.keys.every == 0:
             with self.tracer.waiting("evaluation"):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ from cluster.runs.stage_spec import StageSpec
 from cluster.runs.trace import Tracer, clock_offset, shares_of
 from cluster.supply.supply_state import State, from_checkpoint, to_checkpoint
 from cluster.supply.wire import BadWindow, seal
-from cluster.weights.object_store import publish
+from cluster.weights.object_store import Handover
 from cluster.weights.version import WeightsVersion, version_numbers
 from learner.parallel import collectives
 from models.records import Group, Trajectory, Window
@@ -38,11 +39,14 @@ class RayCluster:
         self.tracer = Tracer(f"learner {collectives.rank()} (pid {os.getpid()})", offset)
         self.epoch, self.number = 0, 0
         self.versions: Iterator[int] | None = None
+        self.handover: Handover | None = None
+        """Hand-over of the last version, on rank 0, until something waits for it."""
 
     def begin(self, spec: StageSpec, state: State | None = None, kept: Collection[int] = ()) -> None:
         """Start supplying a stage, and cancel the rest of the one before."""
         self._enter(f"starting stage {spec.name}")
         with self.tracer.waiting("begin"):
+            self._settle()
             begin = self.coordinator.begin
             epoch, stored = 0, None
             if collectives.rank() == 0:
@@ -57,15 +61,26 @@ class RayCluster:
         if self.versions is None or state is not None:
             self.versions = version_numbers(spec.run_dir, () if state is None else state[1]["lineage"])
 
-    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
-        """Publish the newest weights to the coordinator, which then owns them."""
+    def publish(self, weights: Callable[[], Mapping[str, Tensor]], update: int) -> None:
+        """Offer the newest weights to the coordinator, which collects them while this process trains.
+
+        A failure of that is raised while the next windows are waited for, or here the next time.
+        """
         self.tracer.settle()
-        if collectives.rank() > 0:
-            return
         self._enter("publishing weights")
         with self.tracer.waiting("publish"):
-            weights = WeightsVersion.of(next(self.versions), update, tensors, self.dtype)
-            publish(self.coordinator, weights, _CALL_TIMEOUT_S)
+            self._settle()  # `weights` overwrites the tensors of the version before
+            tensors = weights()
+            if collectives.rank() == 0:
+                version = next(self.versions)
+                make = partial(WeightsVersion.of, version, update, tensors, self.dtype)
+                self.handover = Handover(self.coordinator, version, update, make)
+
+    def _settle(self) -> None:
+        """Wait for the last version's hand-over. Raises its error."""
+        handover, self.handover = self.handover, None
+        if handover is not None:
+            handover.wait(_CALL_TIMEOUT_S)
 
     def improving(self) -> bool:
         """Return whether the stage goes on, by the last evaluation that rank 0 has seen in `metrics`."""
@@ -90,6 +105,10 @@ class RayCluster:
         with self.tracer.waiting(f"{role} windows"):
             while True:
                 request = self.coordinator.take.remote(self.epoch, self.number, role, n, rank, size)
+                if self.handover is not None:  # no windows would come from weights that never arrive
+                    ray.wait([request, self.handover.answer], timeout=_CALL_TIMEOUT_S)
+                    if ray.wait([self.handover.answer], timeout=0)[0]:
+                        self._settle()
                 headers = ray.get(request, timeout=self.timeout_s + _CALL_TIMEOUT_S)
                 samples = fetch(headers)
                 bad = {

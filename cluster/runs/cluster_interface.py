@@ -1,6 +1,6 @@
 """Define the interface between training loop and cluster: in one process, on Ray, and on saved windows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -24,7 +24,7 @@ class Cluster(Protocol):
     Every rank calls every verb but `report`, in the same order. One update of stage dmd, on each rank:
 
         samples = cluster.take("student", 8)     # this rank's share of 8 windows; blocks until they exist
-        cluster.publish(learner.weights(), 12)   # a new version; actors load it at their next block
+        cluster.publish(learner.weights, 12)   # a new version; actors load it at their next block
         log(..., metrics | cluster.metrics())    # on rank 0 the log then calls cluster.report(metrics)
     """
 
@@ -34,10 +34,11 @@ class Cluster(Protocol):
         `kept`: numbers of trajectories (stage ode) that are on disk and need not be made.
         """
 
-    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
+    def publish(self, weights: Callable[[], Mapping[str, Tensor]], update: int) -> None:
         """Publish the student's weights after `update` updates, under a new version number.
 
-        Waits for no actor: each loads the newest version at its next block.
+        Calls `weights` on every rank, when the tensors of the version before may be overwritten. Waits for no actor:
+        each loads the newest version at its next block.
         """
 
     def improving(self) -> bool:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ def save_windows(config: Config, cluster: Cluster, log: RunLog) -> None:
     spec = stage_spec("dmd", config)
     prepared_text(spec.inputs.world, stage_texts(spec), config.device)
     cluster.begin(spec)
-    cluster.publish(student.state_dict(), 0)
+    cluster.publish(student.state_dict, 0)
     begun, before, blocks = None, 0, 0
     for step in range(1, steps + 1):
         for place, role in enumerate(roles):
@@ -137,9 +137,10 @@ class SavedCluster:
         self.taken = Counter() if state is None else Counter(state[1]["taken"])
         self.batches, self.begun = 0, time.perf_counter()
 
-    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
-        """Drop the weights: no actor rolls them out."""
+    def publish(self, weights: Callable[[], Mapping[str, Tensor]], update: int) -> None:
+        """Gather the weights, a part of each update, and drop them: no actor rolls them out."""
         self.tracer.settle()
+        weights()
 
     def improving(self) -> bool:
         """Return True: saved windows are for measuring updates, and no student is evaluated."""

@@ -126,10 +126,15 @@ class _Published:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.cluster, name)
 
-    def publish(self, tensors: Mapping[str, Tensor], update: int) -> None:
+    def publish(self, weights: Callable[[], Mapping[str, Tensor]], update: int) -> None:
         """Hold the weights in the actors' dtype. No clone: they are measured before the next update."""
-        self.published = self.computing.cast(tensors) if update % self.every == 0 else {}
-        self.cluster.publish(tensors, update)
+
+        def held() -> Mapping[str, Tensor]:
+            tensors = weights()
+            self.published = self.computing.cast(tensors) if update % self.every == 0 else {}
+            return tensors
+
+        self.cluster.publish(held, update)
 
 
 def _train(

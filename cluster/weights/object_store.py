@@ -1,15 +1,16 @@
 """Send weights through Ray's object store: one copy, owned by the coordinator from the start.
 
     learner                      coordinator                          rollout process
-    publish(weights)  --(1)-->   WeightStore.collect
+    Handover(tensors) --(1)-->   WeightStore.collect
        _offered       <-(2)--      calls back
        version N      --(3)-->   WeightStore: reference to N  <-(4)--  ObjectStoreWeights.fetch(than=N-1)
-                                                              --(5)->  reads N in place, in its node's store
+       wait()                                                 --(5)->  reads N in place, in its node's store
 
 Ray gives an object that an actor's method returns to the caller of that method. So the learner only offers its
 tensors (1), the coordinator calls back into the learner's process (2), and the answer (3) lies in the node's store, is
 owned by the coordinator, and outlives the learner. Passing the bytes as an argument and storing them again there
-would be two copies, and an object put by the learner would be lost with it.
+would be two copies, and an object put by the learner would be lost with it. The learner trains meanwhile: Ray
+calls it back in another thread, which takes the fingerprint too.
 
 Example: the learner publishes version 7 while an actor rolls out with 6. The actor's `fetch(6)` waits in
 `WeightStore.newer`, is answered with a reference to 7 when `collect` returns, and reads the tensors without a copy.
@@ -27,29 +28,38 @@ WAIT_S = 5.0
 """Seconds that an actor's request for newer weights stays open at the coordinator."""
 _CALL_TIMEOUT_S = 60.0
 
-_offered: dict[int, WeightsVersion] = {}
-"""Versions that this process is publishing, by number."""
+_offered: dict[int, Callable[[], WeightsVersion]] = {}
+"""Makes each version that this process is publishing, by number."""
 
 
-def publish(coordinator: ray.actor.ActorHandle, weights: WeightsVersion, timeout_s: float) -> None:
-    """Publish a version to a coordinator with `publish(version, source)`, which owns it afterwards.
+class Handover:
+    """Hands a version to a coordinator with `publish(version, update, source)`, which owns it afterwards.
 
-    When this returns, the tensors may be written to. Raises GetTimeoutError after `timeout_s`, or the coordinator's
-    exception. A process that Ray cannot call, such as a driver, puts the version itself and must outlive its use.
+    Nothing may write to the tensors before `wait` has returned. A process that Ray cannot call, such as a driver, puts
+    the version itself and must outlive its use.
     """
-    context = ray.get_runtime_context()
-    callable_process = context.get_actor_id() is not None
-    source = context.current_actor if callable_process else [ray.put(weights)]
-    _offered[weights.version] = weights
-    try:
-        ray.get(coordinator.publish.remote(weights.version, source), timeout=timeout_s)
-    finally:
-        del _offered[weights.version]
+
+    def __init__(
+        self, coordinator: ray.actor.ActorHandle, version: int, update: int, make: Callable[[], WeightsVersion]
+    ):
+        """Offer the version that `make` returns, without waiting; this process's next calls find its number known."""
+        context, self.version = ray.get_runtime_context(), version
+        callable_process = context.get_actor_id() is not None
+        source = context.current_actor if callable_process else [ray.put(make())]
+        _offered[version] = make
+        self.answer = coordinator.publish.remote(version, update, source)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it is done. Raises GetTimeoutError after `timeout_s`, or the coordinator's exception."""
+        try:
+            ray.get(self.answer, timeout=timeout_s)
+        finally:
+            del _offered[self.version]
 
 
 def _hand_over(process: Any, version: int) -> WeightsVersion:
     """Return an offered version, in the learner's process, next to its training."""
-    return _offered[version]
+    return _offered[version]()
 
 
 class WeightStore:

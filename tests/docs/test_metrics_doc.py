@@ -36,7 +36,7 @@ def test_the_verbs_on_ray_wait_for_causes_that_the_page_lists(local_ray, small_c
     )
     cluster = RayCluster(coordinator)
     cluster.begin(stage_spec("dmd", config))
-    cluster.publish(Wan(TINY).state_dict(), 0)
+    cluster.publish(Wan(TINY).state_dict, 0)
     cluster.take(CRITIC, 4)
     cluster.state()
     metrics = cluster.metrics()

@@ -13,7 +13,7 @@ class WeightCoordinator:
         """Hold no version, for the next test: a new process would take seconds to import torch."""
         self.store = WeightStore()
 
-    async def publish(self, version, source):
+    async def publish(self, version, update, source):
         await self.store.collect(version, source)
 
     async def newer(self, epoch, than, wait_s, slot):

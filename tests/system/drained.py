@@ -42,7 +42,7 @@ def main() -> None:
     cluster = RayCluster(start_coordinator(config.cluster, config.autoscale, config.run_dir))
     cluster.begin(stage_spec("dmd", config))
     torch.manual_seed(0)
-    cluster.publish({name: tensor.clone() for name, tensor in Wan(TINY).state_dict().items()}, 0)
+    cluster.publish(Wan(TINY).state_dict, 0)
     windows = list(cluster.take(CRITIC, 1))
     nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     drain(nodes.address, drained.node_id)

@@ -70,7 +70,7 @@ class Learner:
         self.publish()
 
     def publish(self) -> None:
-        self.cluster.publish({"w": torch.zeros(4)}, self.update)
+        self.cluster.publish(lambda: {"w": torch.zeros(4)}, self.update)
 
     def learn(self) -> None:
         """One update of the student, and the critic's before it."""

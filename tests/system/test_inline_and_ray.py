@@ -50,7 +50,7 @@ def test_windows_taken_by_the_learner_start_uniformly_over_every_position(small_
     config = small_config()
     cluster = InlineCluster(config.run_dir)
     cluster.begin(stage_spec("dmd", config))
-    cluster.publish(weights(), 0)
+    cluster.publish(weights, 0)
     taken = {STUDENT: [], CRITIC: []}
     for _ in range(15):
         for _ in range(config.dmd.critic_updates):
@@ -67,7 +67,7 @@ def test_windows_taken_from_ray_start_uniformly_too(on_ray, small_config):
     config = small_config(cluster__rollout_actors=2)
     cluster = on_ray(config)
     cluster.begin(stage_spec("dmd", config))
-    cluster.publish(weights(), 0)
+    cluster.publish(weights, 0)
     taken = {STUDENT: [], CRITIC: []}
     for _ in range(8):
         for _ in range(config.dmd.critic_updates):
@@ -91,7 +91,7 @@ def test_windows_of_the_same_weights_are_bit_equal_inline_and_on_ray(on_ray, sma
     made = {}
     for kind, cluster in (("inline", InlineCluster(config.run_dir)), ("ray", on_ray(config))):
         cluster.begin(stage_spec("dmd", config))
-        cluster.publish(weights(), 0)
+        cluster.publish(weights, 0)
         windows = [w for role, n in ((STUDENT, 50), (CRITIC, 150)) for w in cluster.take(role, n)]
         made[kind] = {(w.rollout, w.index): w for w in windows}
     assert list(made["inline"]) == list(made["ray"]), "the same windows in the same order"
@@ -111,9 +111,9 @@ def test_actors_pull_newer_weights_while_a_video_is_being_made(on_ray, small_con
     config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64)
     cluster = on_ray(config)
     cluster.begin(stage_spec("dmd", config))
-    cluster.publish(weights(0), 0)
+    cluster.publish(weights, 0)
     first = cluster.take(CRITIC, 1)
-    cluster.publish(weights(1), 1)
+    cluster.publish(lambda: weights(1), 1)
     later = [w for role, n in ((STUDENT, 32), (CRITIC, 95)) for w in cluster.take(role, n)]
     later += [w for role, n in ((STUDENT, 32), (CRITIC, 96)) for w in cluster.take(role, n)]
     assert first[0].version == 0
@@ -128,7 +128,7 @@ def test_a_killed_actor_is_replaced_and_every_window_still_comes_exactly_once(on
     config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64)
     cluster = on_ray(config)
     cluster.begin(stage_spec("dmd", config))
-    cluster.publish(weights(), 0)
+    cluster.publish(weights, 0)
     windows = list(cluster.take(CRITIC, 1))
     victims = own_processes("ray::RolloutProcess")
     assert victims
@@ -153,7 +153,7 @@ def test_the_videos_of_an_actor_that_must_end_or_hangs_are_continued_by_another(
     config = small_config(rollout__frames=96, buffer__windows=256, buffer__max_age=64, cluster__progress_timeout_s=8.0)
     cluster = on_ray(config)
     cluster.begin(stage_spec("dmd", config))
-    cluster.publish(weights(), 0)
+    cluster.publish(weights, 0)
     windows = list(cluster.take(CRITIC, 1))
     for pid in own_processes("ray::RolloutProcess"):
         os.kill(pid, sent)
@@ -174,7 +174,7 @@ def test_an_actor_that_dies_while_it_has_nothing_to_do_is_replaced_too(on_ray, s
     for pid in own_processes("ray::RolloutProcess"):
         os.kill(pid, signal.SIGKILL)
     cluster.begin(stage_spec("dmd", config))
-    cluster.publish(weights(), 0)
+    cluster.publish(weights, 0)
     assert len(cluster.take(STUDENT, 16)) == 16
     assert cluster.metrics()["rollout/actors_lost"] == 1
 

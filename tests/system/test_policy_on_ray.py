@@ -44,7 +44,7 @@ def taken(local_ray, tmp_path_factory):
     config.grpo = GrpoConfig(groups=GROUPS)
     cluster = RayCluster(start_coordinator(config.cluster, config.autoscale, config.run_dir))
     cluster.begin(stage_spec("grpo", config))
-    cluster.publish({name: tensor.clone() for name, tensor in student().state_dict().items()}, 0)
+    cluster.publish(student().state_dict, 0)
     groups = cluster.take(GRPO, GROUPS)
     yield config, groups, cluster.report({}).spans
     local_ray.kill(cluster.coordinator)

@@ -37,7 +37,7 @@ def test_actors_that_ray_has_no_place_for_hold_up_nobody_and_are_given_up_when_n
         places = int(local_ray.cluster_resources()["CPU"])
         local_ray.get(cluster.coordinator.resize.remote(places + 2), timeout=60)
         torch.manual_seed(0)
-        cluster.publish(Wan(TINY).state_dict(), 0)
+        cluster.publish(Wan(TINY).state_dict, 0)
         windows = list(cluster.take(CRITIC, 96))
         assert cluster.metrics()["rollout/actors"] == places + 2
         local_ray.get(cluster.coordinator.resize.remote(1), timeout=60)

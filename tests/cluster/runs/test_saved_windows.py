@@ -58,7 +58,7 @@ def rolled_out(config, updates):
     student = Wan(config.student.wan)
     load_weights(student, config.init_path, "init")
     cluster.begin(stage_spec("dmd", config))
-    cluster.publish(student.state_dict(), 0)
+    cluster.publish(student.state_dict, 0)
     return learner_takes(cluster, config, updates)
 
 

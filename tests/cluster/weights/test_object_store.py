@@ -1,6 +1,7 @@
 """A version on its way from the learner to the pool belongs to the coordinator, whatever becomes of the learner."""
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -41,10 +42,10 @@ def started_learner(ray):
     @ray.remote(num_cpus=0, max_concurrency=2)
     class Learner:
         def publish_and_overwrite(self, coordinator, version):
-            from cluster.weights.object_store import publish
+            from cluster.weights.object_store import Handover
 
             tensors = {"a": torch.full((1000, 1000), float(version))}
-            publish(coordinator, WeightsVersion.of(version, 0, tensors, torch.float32), 60)
+            Handover(coordinator, version, 0, partial(WeightsVersion.of, version, 0, tensors, torch.float32)).wait(60)
             tensors["a"].zero_()
 
     return Learner.remote()
@@ -103,11 +104,11 @@ def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_
 
 @pytest.mark.ray
 def test_a_driver_can_publish_too(coordinator):
-    from cluster.weights.object_store import publish
+    from cluster.weights.object_store import Handover
 
     for version in (4, 5):
         tensors = {"a": torch.full((3,), float(version))}
-        publish(coordinator, WeightsVersion.of(version, 0, tensors, torch.float32), 60)
+        Handover(coordinator, version, 0, partial(WeightsVersion.of, version, 0, tensors, torch.float32)).wait(60)
     assert fetch(coordinator) == (5, [5.0])
 
 
@@ -115,8 +116,8 @@ def test_a_driver_can_publish_too(coordinator):
 def test_an_offer_that_was_withdrawn_or_whose_learner_died_changes_nothing(local_ray, coordinator, mortal):
     local_ray.get(mortal.publish_and_overwrite.remote(coordinator, 1), timeout=60)
     with pytest.raises(KeyError):
-        local_ray.get(coordinator.publish.remote(2, mortal), timeout=60)
+        local_ray.get(coordinator.publish.remote(2, 0, mortal), timeout=60)
     kill(local_ray, mortal)
     with pytest.raises(local_ray.exceptions.RayActorError):
-        local_ray.get(coordinator.publish.remote(2, mortal), timeout=60)
+        local_ray.get(coordinator.publish.remote(2, 0, mortal), timeout=60)
     assert fetch(coordinator) == (1, [1.0])

@@ -22,6 +22,7 @@ from learner.parallel.sharding import full_tensor, shard
 from learner.policy_config import GrpoConfig
 from learner.score_distillation import DmdLearner
 from learner.stage_config import AdamWConfig, DmdConfig, LearnerConfig, MuonConfig, OdeConfig, PretrainConfig, Source
+from learner.trained_network import FlatCopy
 from models.checkpoints.weight_files import load_weights, save_weights
 from models.network_config import CONFIGS, StudentConfig
 from models.records import GRPO, STUDENT, Group, GroupPlan, Rollout, Weights, Window
@@ -187,6 +188,20 @@ def orthogonalise(folder: Path) -> Results:
     return {name: full_tensor(tensor).clone() for name, tensor in (student.state_dict() | optimizer.state()).items()}
 
 
+def publish(folder: Path) -> Results:
+    """What is published of a cut network, in two dtypes; counts the collectives of each."""
+    student, gathers, gather = network(0), [], distributed.all_gather_into_tensor
+    shard(student, CPU)
+    weights, results = student.state_dict(), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "all_gather_into_tensor", lambda *given: gathers.append(1) or gather(*given))
+        for dtype in (torch.float32, torch.bfloat16):
+            whole = FlatCopy(weights, dtype).of(weights)
+            results |= {f"{dtype} {name}": tensor for name, tensor in whole.items()}
+    results["collectives"] = torch.tensor(len(gathers))
+    return results
+
+
 def break_one_rank(folder: Path) -> Results:
     """A NaN that only the last rank gets; what every rank then says, and that nothing moved."""
     trained = distiller(folder, LearnerConfig())
@@ -220,7 +235,7 @@ EQUAL: dict[str, Callable[[Path], Results]] = {
     "stage grpo": reward,
     "one rank's window is not finite": break_one_rank,
 }
-SCENES = EQUAL | {"stage ode": initialise, "muon": orthogonalise, "bfloat16": compute_in_halves}
+SCENES = EQUAL | {"stage ode": initialise, "muon": orthogonalise, "bfloat16": compute_in_halves, "publish": publish}
 
 
 def work(rank: int, count: int, folder: Path) -> None:
@@ -275,6 +290,13 @@ def test_one_rank_goes_on_from_the_state_of_two_as_they_do(folder):
 
 def test_muon_steps_cut_matrices_as_whole_ones_bit_by_bit(folder):
     assert distance(of_two_ranks(folder, "muon"), orthogonalise(folder)) == 0
+
+
+def test_published_weights_are_those_of_one_rank_bit_by_bit_with_one_collective_for_each_block(folder):
+    cut, whole = of_two_ranks(folder, "publish"), publish(folder)
+    assert cut.pop("collectives") == 2 * (len(network(0).blocks) + 1) and whole.pop("collectives") == 0
+    assert distance(cut, whole) == 0
+    assert any(tensor.shape[0] % 2 for tensor in whole.values()), "no tensor is cut unevenly"
 
 
 def test_stage_ode_gives_the_losses_of_one_rank_and_its_weights_but_for_the_rounding_of_muon(folder):
