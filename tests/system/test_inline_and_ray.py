@@ -1,5 +1,6 @@
 """The cluster's verbs, the same inline and on Ray."""
 
+import asyncio
 import os
 import signal
 from collections import Counter
@@ -223,3 +224,30 @@ def test_a_ray_of_our_own_listens_on_the_loopback_only(on_ray, small_config):
     ours = {me.pid} | {child.pid for child in me.children(recursive=True)}
     listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in ours}
     assert listening and all(ip.removeprefix("::ffff:") == "127.0.0.1" for ip in listening), listening
+
+
+@pytest.mark.ray
+def test_a_hand_over_that_fails_is_raised_while_windows_are_waited_for(local_ray):
+    from cluster.ray_cluster import RayCluster
+
+    @local_ray.remote(num_cpus=0)
+    class Coordinator:
+        async def clock(self):
+            return 0.0
+
+        async def show(self, phase, shown):
+            pass
+
+        async def publish(self, version, update, source):
+            raise OverflowError("no room in the object store")
+
+        async def take(self, *request):
+            await asyncio.Event().wait()
+
+    cluster = RayCluster(Coordinator.remote())
+    cluster.versions, cluster.dtype, cluster.timeout_s = iter([0, 1]), torch.float32, 600.0
+    cluster.publish(weights, 0)
+    with pytest.raises(OverflowError):
+        cluster.take(STUDENT, 1)
+    assert cluster.handover is None, "it is raised once"
+    local_ray.kill(cluster.coordinator)
