@@ -45,6 +45,7 @@ from models.sampler import SampledBlock, stream_blocks
 from models.user_paths import user_path
 from models.wan import flash_attention
 from models.wan.network import ComputeSpec, Wan
+from models.wan.quantized import check_quantization, quantize_blocks
 from models.worlds.video_codec import TinyCodec, VideoCodec, video_frames
 
 WARM_UP = 2
@@ -60,6 +61,9 @@ class Options(KeyGroup):
         None, "precision: float32 or bfloat16; none: bfloat16 on a GPU", choices=tuple(memory.BYTES)
     )
     compile: bool = key(False, "compile the networks with torch.compile, block by block")
+    quantize: str | None = key(
+        None, "numbers of the blocks' products: int8 or fp8; none: those of dtype", choices=("int8", "fp8")
+    )
     vae: bool | None = key(None, "decode too; none: for Wan on a GPU")
     blocks: int = key(8, "blocks that are timed in each repeat", ge=1)
     repeats: int = key(5, "repeats", ge=1)
@@ -93,7 +97,8 @@ def main(options: Options) -> None:
     student = measured_student(options.model)
     dtype = getattr(torch, options.dtype or ("bfloat16" if gpu else "float32"))
     wants_vae = (gpu and options.model != "tiny") if options.vae is None else options.vae
-    blocks = endless(student, device, dtype, options.compile)
+    check_quantization(options.quantize, device)
+    blocks = endless(student, device, dtype, options.compile, options.quantize)
     filling_s, last = fill_seconds(blocks, student, device)
     counted, made_s, rates, peak_bytes = BlockFlops.of(student), [], [], []
     for _ in range(options.repeats):
@@ -120,6 +125,7 @@ def main(options: Options) -> None:
         "attention_frames": student.attention_frames,
         "dtype": str(dtype).removeprefix("torch."),
         "compile": options.compile,
+        "quantize": options.quantize,
         "attention": (gpu and flash_attention.selected_module()) or "torch",
         "torch": torch.__version__,
     }
@@ -166,13 +172,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def endless(student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool) -> Iterator[SampledBlock]:
+def endless(
+    student: StudentConfig, device: torch.device, dtype: torch.dtype, compiled: bool, quantized: str | None = None
+) -> Iterator[SampledBlock]:
     """Yield the blocks of one video without end, by a network with random weights."""
     computing = ComputeSpec(device, dtype, compiled)
     with torch.device(device):
         weights = computing.cast(Wan(student.wan).state_dict())
     network = computing.outline(student.wan)
     network.load_state_dict(weights, assign=True)
+    quantize_blocks(network, quantized)
     text = torch.randn(1, student.wan.text_len, student.wan.text_dim, device=device, dtype=dtype)
     noise = DrawnNoise(len(student.timesteps), (student.block_frames, *student.frame_shape), device)
     sigmas = warped_sigmas(student.timesteps, student.shift)

@@ -61,6 +61,12 @@ class GenerationConfig(WorldConfig, LoraKeys):
         f"precision of the student: {' or '.join(DTYPES)}; none: bfloat16 on a GPU and float32 on a CPU",
         choices=DTYPES,
     )
+    quantize: str | None = key(
+        None,
+        "numbers of the products in the student's blocks, weights and activations: int8, or fp8 on GPUs from 8.9 on; "
+        "none: those of dtype. Needs torchao",
+        choices=("int8", "fp8"),
+    )
     compile: bool | None = key(
         None, "compile the student's blocks with torch.compile, some minutes once; none: on a GPU"
     )
@@ -85,6 +91,9 @@ class GenerationConfig(WorldConfig, LoraKeys):
             raise ConfigError("sink", self.sink, problem, f"write sink={most} or less")
         if self.lora is None and self.lora_live:
             raise ConfigError("lora", None, "lora_live needs one", "write lora=FILE, or leave lora_live out")
+        if self.quantize is not None and self.lora_live:
+            problem = "lora_live adds matrices to weights that are not quantised"
+            raise ConfigError("quantize", self.quantize, problem, "leave lora_live out: the LoRA is merged first")
         if self.recache and self.prompt_schedule is None and self.prompts is None:
             problem = "the prompt never changes"
             raise ConfigError("recache", True, problem, "write a prompt_schedule, or leave recache out")

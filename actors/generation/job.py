@@ -24,6 +24,7 @@ from models.network_sizes import sampling_bytes
 from models.user_paths import user_path
 from models.wan.device_faults import COMPILER_FIX, compiler_fault, driver_fault
 from models.wan.network import Wan
+from models.wan.quantized import check_quantization
 from models.worlds.tiny_world import FPS
 from models.worlds.world import World, open_codec, open_text
 from models.worlds.world_config import SHIPPED_STUDENT
@@ -67,6 +68,7 @@ def open_job(config: GenerationConfig) -> Job:
     compiled = device.type == "cuda" if config.compile is None else config.compile
     if compiled and (fault := compiler_fault(device.type)) is not None:
         raise ConfigError("compile", True, fault, COMPILER_FIX.format(key="compile"))
+    check_quantization(config.quantize, device)
     dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     if config.sink is not None:
         shape = replace(shape, sink_frames=config.sink)

@@ -28,6 +28,7 @@ from models.errors import ConfigError, StopsRun
 from models.fingerprint import fingerprint
 from models.noise import BlockNoise
 from models.wan.network import ComputeSpec, Wan
+from models.wan.quantized import quantize_blocks
 
 
 class VideoEnded(StopsRun):
@@ -91,6 +92,7 @@ def generate_videos(job: Job, report: Callable[[int, int], None] | None = None) 
     if job.config.from_json is not None:
         for note in repeat_notes(job.config, weights, machine | {"together": 1}):
             print(f"note: {note}", file=sys.stderr)
+    quantize_blocks(student, job.config.quantize)
     if job.device.type == "cuda" if job.config.compile is None else job.config.compile:
         student.compile_blocks()
     pipe = None

@@ -48,3 +48,9 @@ def test_the_nearest_whole_blocks_are_named(name, frames, near):
     with pytest.raises(ConfigError) as error:
         StudentConfig(**{name: frames})
     assert (error.value.key, error.value.fix) == (f"student.{name}", f"write student.{name}={near}")
+
+
+def test_quantised_weights_take_no_matrices_beside_them():
+    with pytest.raises(ConfigError) as error:
+        GenerationConfig(prompt="a", out="a.mp4", lora="a.safetensors", lora_live=True, quantize="int8")
+    assert error.value.key == "quantize"
