@@ -73,8 +73,9 @@ def ode_initializer(parts: LearnerParts, config: OdeConfig, network: Wan | None 
     )  # fmt: skip
     student = TrainedNetwork("student", network, optimizer)
     return OdeInitializer(
-        student, parts.learner.micro_batch, parts.seed, parts.encode_text, parts.student, config.batch_size
-    )
+        student, parts.learner.micro_batch, parts.seed, parts.encode_text, parts.student, config.batch_size,
+        config.context_gradient,
+    )  # fmt: skip
 
 
 def dmd_learner(parts: LearnerParts, config: DmdConfig, networks: Sequence[Wan] = ()) -> DmdLearner:
@@ -150,7 +151,8 @@ def _score_networks(
 ) -> tuple[ScoreDistillation, TrainedNetwork]:
     """Return the losses of extended DMD, and the critic that they train."""
     scores = ScoreDistillation(
-        student, critic, teacher, parts.encode_text, parts.student, replay=config.replay, noising=config.noising,
+        student, critic, teacher, parts.encode_text, parts.student, replay=config.replay,
+        context_gradient=config.context_gradient, noising=config.noising,
         score_levels=partial(score_sigmas, shift=config.score_shift, low=config.score_min, high=config.score_max),
         guidance=config.guidance, negative_prompt=parts.negative_prompt, micro_batch=parts.learner.micro_batch,
         seed=parts.seed,

@@ -26,6 +26,7 @@ class OdeInitializer(RegressionLearner):
     encode_text: Callable[[Sequence[str]], Tensor]
     shape: StudentConfig
     batch_size: int
+    context_gradient: bool
 
     def update(self, trajectories: Sequence[Trajectory], arrived: int) -> dict[str, float]:
         """Update on a batch drawn from the first `arrived` trajectories, on every rank; each reads only its share."""
@@ -52,6 +53,7 @@ class OdeInitializer(RegressionLearner):
         zeros = (0,) * len(batch)
         past = Past(target[:, :0], padding=zeros, rows=tuple(range(len(batch))), starts=zeros)
         velocity = denoise_window(
-            student, x_t, 1000 * sigma, text, past, target[:, :-block], block, self.shape.context_frames
-        )
+            student, x_t, 1000 * sigma, text, past, target[:, :-block], block, self.shape.context_frames,
+            self.context_gradient,
+        )  # fmt: skip
         return squared_error(x0_from_velocity(x_t, velocity, sigma), target)

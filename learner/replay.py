@@ -101,8 +101,13 @@ def backward_noise(
     return add_noise(latents, noise, fresh_sigma), fresh_sigma
 
 
-def masked_x0(student: Wan, config: StudentConfig, batch: Batch, x_t: Tensor, sigma: Tensor) -> Tensor:
-    """Compute the current student's x0 [B K C H W] of all blocks in one masked pass; `sigma` is [B]."""
+def masked_x0(
+    student: Wan, config: StudentConfig, batch: Batch, x_t: Tensor, sigma: Tensor, context_gradient: bool = False
+) -> Tensor:
+    """Compute the current student's x0 [B K C H W] of all blocks in one masked pass; `sigma` is [B].
+
+    With `context_gradient` it depends on the weights through the clean frames' keys and values too.
+    """
     level = sigma[:, None].expand(x_t.shape[:2])
     velocity = denoise_window(
         student,
@@ -113,6 +118,7 @@ def masked_x0(student: Wan, config: StudentConfig, batch: Batch, x_t: Tensor, si
         batch.latents[:, : -config.block_frames],
         config.block_frames,
         config.context_frames,
+        context_gradient,
     )
     return x0_from_velocity(x_t, velocity, level)
 

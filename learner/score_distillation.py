@@ -86,6 +86,7 @@ class ScoreDistillation:
         shape: StudentConfig,
         *,
         replay: str,
+        context_gradient: bool,
         noising: str,
         score_levels: Callable[[Tensor], Tensor],
         guidance: float,
@@ -93,14 +94,15 @@ class ScoreDistillation:
         micro_batch: int | None,
         seed: int,
     ):
-        """Guide the teacher away from `negative_prompt`; replay by the keys dmd.replay and dmd.noising.
+        """Guide the teacher away from `negative_prompt`; replay by the keys of stage dmd.
 
         `score_levels` turns uniform numbers [B] into the noise levels at which scores are compared.
         """
         self.student, self.critic = student, critic
         self.teacher = teacher.eval().requires_grad_(False)
         self.encode_text, self.shape = encode_text, shape
-        self.replay, self.noising, self.score_levels, self.guidance = replay, noising, score_levels, guidance
+        self.replay, self.context_gradient, self.noising = replay, context_gradient, noising
+        self.score_levels, self.guidance = score_levels, guidance
         self.micro_batch, self.seed = micro_batch, seed
         self.device = next(student.parameters()).device
         self.sigmas = warped_sigmas(shape.timesteps, shape.shift)
@@ -173,7 +175,7 @@ class ScoreDistillation:
         steps = [int(torch.randint(len(levels), (), generator=g)) for g in part.generators]
         drawn = to_device(levels[steps], self.device)
         x_t, sigma = backward_noise(self.noising, batch.noisy, recorded, batch.latents, drawn, part.noise())
-        return masked_x0(self.student, self.shape, batch, x_t, sigma)
+        return masked_x0(self.student, self.shape, batch, x_t, sigma, self.context_gradient)
 
     def _score_draw(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
         """Draw the level [B] and noise [B K C H W] at which scores are compared.

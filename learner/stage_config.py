@@ -52,6 +52,9 @@ class OdeConfig(KeyGroup, group="ode"):
     first_pairs: int = key(48, "trajectories before the first update; the rest arrive during training", ge=1)
     batch_size: int = key(12, "teacher trajectories per update of stage ode", ge=1, le=1_000_000)
     optimizer: MuonConfig = part(MuonConfig)
+    context_gradient: bool = key(
+        False, "train stage ode through the keys and values of clean frames too, which the student itself writes"
+    )
     solver_steps: int = key(20, "Euler steps of the teacher, besides the student's own levels", ge=1, le=100_000)
     guidance: float = key(1.5, "classifier-free guidance scale of the teacher in stage ode, standard form")
     dtype: str = key("float32", "type of trajectories on disk: float32 or bfloat16", choices=DTYPES)
@@ -88,6 +91,10 @@ class DmdConfig(KeyGroup, group="dmd"):
         "computation of the student's x0: masked (one pass) or blockwise (block by block, slower)",
         choices=("masked", "blockwise"),
     )
+    context_gradient: bool = key(
+        False,
+        "train stage dmd through the keys and values of clean frames too, which the student itself writes",
+    )
     ema_decay: float = key(0.98, "decay per update of the averaged student in stage dmd", ge=0, lt=1)
     ema_start: int = key(0, "student update of stage dmd at which averaging starts", ge=0)
 
@@ -97,6 +104,9 @@ class DmdConfig(KeyGroup, group="dmd"):
             raise ConfigError(
                 "dmd.noising", "fresh", "dmd.replay=blockwise starts from recorded noise", "write dmd.noising=recorded"
             )
+        if self.replay == "blockwise" and self.context_gradient:
+            problem = "dmd.replay=blockwise writes its cache without gradient"
+            raise ConfigError("dmd.context_gradient", True, problem, "write dmd.replay=masked")
         if self.score_min >= self.score_max:
             raise ConfigError(
                 "dmd.score_min", self.score_min, f"not below dmd.score_max={self.score_max}", "lower dmd.score_min"

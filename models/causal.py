@@ -58,13 +58,15 @@ def denoise_window(
     clean: Tensor,
     block_frames: int,
     context_frames: int,
+    context_gradient: bool = False,
 ) -> Tensor:
     """Return the velocity of all blocks of a window in one pass, each seeing itself and the clean frames before it.
 
     `x_t` [B K C H W] at `timestep` [B K]; `clean` [B K - block C H W] are the window's own finished frames but its last
-    block, which no block sees. P and the paddings are multiples of the block; windows of one row have one text. Clean
-    keys and values carry no gradient. Positions are those of the video: attention sees differences only, but bfloat16
-    rounds a rotated key by its position, and the actor's keys are to be met.
+    block, which no block sees. P and the paddings are multiples of the block; windows of one row have one text.
+    Clean keys and values carry no gradient, unless `context_gradient` trains their writer too (Self Gradient Forcing,
+    arXiv 2607.20368); the clean latents are data either way. Positions are those of the video: attention sees
+    differences only, but bfloat16 rounds a rotated key by its position, and the actor's keys are to be met.
     """
     frames, history = x_t.shape[1], past.frames.shape[1]
     seen = min(history, context_frames)
@@ -72,9 +74,9 @@ def denoise_window(
     start = [past.starts[row] + history for row in past.rows]
     tokens, device = student.config.tokens_per_frame(*x_t.shape[-2:]), x_t.device
     before: list[Segments] | None = None
-    with torch.no_grad():
+    with torch.set_grad_enabled(context_gradient and torch.is_grad_enabled()):
         # Compiled blocks would have another graph for a text that requires gradients.
-        still = [(keys.detach(), values.detach()) for keys, values in text]
+        still = text if context_gradient else [(keys.detach(), values.detach()) for keys, values in text]
         if seen:
             # Only the last `seen` frames of the past are kept: those before them were needed to read these.
             first_of = [past.rows.index(row) for row in range(len(past.frames))]

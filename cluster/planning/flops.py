@@ -69,13 +69,15 @@ def masked_flops(student: StudentConfig, frames: int, history: int) -> tuple[flo
     return clean, read_flops(student, frames, history)
 
 
-def replay_flops(student: StudentConfig, frames: int, history: int, replay: str, gradient: int) -> float:
-    """Count the student's x0 of a window, by `dmd.replay`; the pass with gradient costs `gradient` (1: none)."""
+def replay_flops(
+    student: StudentConfig, frames: int, history: int, replay: str, gradient: int, context_gradient: bool = False
+) -> float:
+    """Count the student's x0 of a window, by `dmd.replay`; a pass with gradient costs `gradient` (1: none)."""
     if replay == "blockwise":
         # The last of the denoising steps is as dear as `gradient` passes; the others, and the read into the cache, one.
         return read_flops(student, history) + (len(student.timesteps) + gradient) * read_flops(student, frames, history)
     clean, noisy = masked_flops(student, frames, history)
-    return clean + gradient * noisy
+    return (gradient if context_gradient else 1) * clean + gradient * noisy
 
 
 def decode_flops(student: StudentConfig, frames: int) -> float:
@@ -157,7 +159,7 @@ def window_flops(work: RunShape, stage: str) -> WindowCost:
     student, frames, (_, history) = work.student, work.window.frames, work.frames(stage)
     gradient, replay = GRADIENT_PASSES[work.learner.checkpoint_activations], work.dmd.replay
     own = score_flops(student.wan, student, frames)
-    x0 = replay_flops(student, frames, history, replay, gradient)
+    x0 = replay_flops(student, frames, history, replay, gradient, work.dmd.context_gradient)
     return WindowCost(
         student=x0 + 2 * score_flops(work.teacher_wan, student, frames) + own,
         critic=replay_flops(student, frames, history, replay, 1) + gradient * own,
@@ -180,7 +182,7 @@ def stage_cost(work: RunShape, stage: str) -> StageCost:
         steps = len(solver_sigmas(warped_sigmas(student.timesteps, student.shift), ode.solver_steps, student.shift))
         trajectories = ode.pairs if ode.pairs_dir is None else 0
         actor_flops = trajectories * steps * 2 * score
-        window = replay_flops(student, student.horizon_frames, 0, "masked", gradient)
+        window = replay_flops(student, student.horizon_frames, 0, "masked", gradient, ode.context_gradient)
         ahead = actor_flops * ode.pairs_at(0) / ode.pairs
         return StageCost(stage, actor_flops, ode.steps * ode.batch_size * window, ahead)
     windows = dmd.steps * dmd.batch_size * (1 + dmd.critic_updates)

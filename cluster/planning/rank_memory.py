@@ -37,6 +37,20 @@ def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bo
     return wan.num_layers * tokens * wan.dim * element + inside
 
 
+def context_bytes(work: RunShape, stage: str, clean: int) -> float:
+    """Count the activations of `clean` frames that are read with gradient, before a pass over the noisy ones."""
+    if not {"ode": work.ode, "dmd": work.dmd}[stage].context_gradient:
+        return 0
+    wan, learner = work.student.wan, work.learner
+    tokens = pass_tokens(work, stage) * clean // work.frames(stage)[0]
+    own = activation_bytes(wan, tokens, BYTES[learner.dtype], learner.checkpoint_activations)
+    if not learner.checkpoint_activations:
+        return own
+    # The inside of one block is kept at a time: that of the pass with more tokens.
+    sizes = (activation_bytes(wan, each, BYTES[learner.dtype], False) for each in (tokens, pass_tokens(work, stage)))
+    return own - min(sizes) / wan.num_layers
+
+
 def rank_memory(work: RunShape, stage: str) -> list[Line]:
     """List the bytes of one learner rank on its device, at its peak; fragmentation is not in it.
 
@@ -160,10 +174,12 @@ def pass_memory(work: RunShape, stage: str) -> list[Line]:
             Line("whole blocks", whole, "B", "the teacher's: one at work, and the next"),
         ]
         training = max(training, scoring, key=lambda lines: sum(line.value for line in lines))
+    context = context_bytes(work, stage, clean) if stage in ("ode", "dmd") else 0
     text = windows * kv_bytes(wan, wan.text_len, element)
     past = windows * cache_bytes(student, clean, element) / sequence
     lines = [
         *training,
+        Line("activations of the context", context, "B", f"{windows} x {clean} clean frames, read with gradient"),
         Line("keys and values of the replay", past, "B", f"{windows} x {clean} clean frames"),
         Line("keys and values of the text", text, "B"),
     ]

@@ -6,6 +6,7 @@ critic; `models.causal` calls `run` and `keys_values` with a cache or a block ma
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -96,13 +97,8 @@ class Wan(nn.Module):
         `start` is one frame, or one for each video of the batch.
         """
         hidden, embedding, time, rotary = self._embed(x_t, timestep, start)
-        recompute = self.checkpoint_activations and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            arguments = (hidden, time, text[i], rotary, past[i] if past else (), visibility)
-            if recompute:
-                hidden, _ = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)  # draw nothing
-            else:
-                hidden, _ = block(*arguments)
+            hidden, _ = self._through(block, hidden, time, text[i], rotary, past[i] if past else (), visibility)
         shift, scale = (self.scale_shift_table + embedding[:, :, None]).unsqueeze(3).unbind(2)
         rows, columns = self.config.grid(*x_t.shape[-2:])
         patches = self.proj_out((self.norm_out(hidden) * (1 + scale) + shift).type_as(hidden))
@@ -128,9 +124,15 @@ class Wan(nn.Module):
         hidden, _, time, rotary = self._embed(x0, timestep, start)
         layers = []
         for i, block in enumerate(self.blocks[:-1]):
-            hidden, own = block(hidden, time, text[i], rotary, past[i] if past else (), visibility)
+            hidden, own = self._through(block, hidden, time, text[i], rotary, past[i] if past else (), visibility)
             layers.append(own)
         return [*layers, self.blocks[-1].self_keys_values(hidden, time, rotary)]
+
+    def _through(self, block: Block, *arguments: Any) -> tuple[Tensor, KeysValues]:
+        """Run a block; with `checkpoint_activations` and gradient, a backward pass runs it once more."""
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return block(*arguments)
+        return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)  # blocks draw nothing
 
     def _embed(
         self, x_t: Tensor, timestep: Tensor, start: int | Sequence[int]

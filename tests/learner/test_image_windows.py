@@ -50,8 +50,8 @@ def scores(shape: StudentConfig) -> ScoreDistillation:
     networks = (small_network(seed) for seed in range(3))
     levels = partial(score_sigmas, shift=DMD.score_shift, low=DMD.score_min, high=DMD.score_max)
     return ScoreDistillation(
-        *networks, encode_text, shape, replay=DMD.replay, noising=DMD.noising, score_levels=levels,
-        guidance=DMD.guidance, negative_prompt="dog", micro_batch=None, seed=SEED,
+        *networks, encode_text, shape, replay=DMD.replay, context_gradient=False, noising=DMD.noising,
+        score_levels=levels, guidance=DMD.guidance, negative_prompt="dog", micro_batch=None, seed=SEED,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -99,11 +99,17 @@ def in_one_pass(
     padding: Sequence[int],
     block: int,
     context: int,
+    context_gradient: bool = False,
 ) -> Tensor:
     """`denoise_window` of windows that each have a past of their own: `clean` begins with it."""
     history = clean.shape[1] - (x_t.shape[1] - block)
     past = Past(clean[:, :history], tuple(padding), tuple(range(len(x_t))), tuple(-filler for filler in padding))
-    return denoise_window(student, x_t, timestep, text, past, clean[:, history:], block, context)
+    return denoise_window(student, x_t, timestep, text, past, clean[:, history:], block, context, context_gradient)
+
+
+def write_with_gradient(student: Wan, x0: Tensor, text: list[KeysValues], cache: KVCache) -> KVCache:
+    """`write_block`, whose keys and values depend on the weights."""
+    return cache.append(x0.shape[1], student.keys_values(x0, text, start=cache.frames, past=cache.past(x0.shape[1])))
 
 
 def window_by_blocks(
@@ -114,6 +120,7 @@ def window_by_blocks(
     clean: list[Tensor],
     block: int,
     context: int,
+    write: Callable[..., KVCache] = write_block,
 ) -> Tensor:
     """Every sample alone, block by block on a cache. `clean` holds its own frames but the window's last block."""
     samples, frames = [], x_t.shape[1]
@@ -126,7 +133,7 @@ def window_by_blocks(
                 made.append(denoise_block(student, x, t, own_text, cache))
             if first + block < frames:
                 x0 = own[None, history + first : history + first + block]
-                cache = write_block(student, x0, own_text, cache)
+                cache = write(student, x0, own_text, cache)
         samples.append(torch.cat(made, dim=1))
     return torch.cat(samples)
 
@@ -239,3 +246,73 @@ def test_the_gradient_of_one_masked_pass_equals_that_of_block_by_block():
     slow = window_by_blocks(student, x_t, timestep, text_for(student), own, 2, 4)
     expected = weights_gradient(student, (slow * towards).sum())
     assert (weights_gradient(student, (fast * towards).sum()) - expected).norm() <= 1e-12 * expected.norm()
+
+
+@pytest.fixture
+def trained() -> Wan:
+    return network()
+
+
+@pytest.fixture
+def window_loss(trained):
+    """Returns a scalar of a window behind short and long histories, one masked pass with or without the switch."""
+    x_t, timestep, clean, towards = latents(4, 5, 2), levels(4, 2), latents(6, 6, 2), latents(4, 7, 2)
+
+    def loss(context_gradient: bool | None) -> Tensor:
+        text = text_for(trained, 2)
+        if context_gradient is None:  # block by block, the cache written with gradient
+            own = [clean[0], clean[1, 2:]]
+            return (window_by_blocks(trained, x_t, timestep, text, own, 2, 4, write_with_gradient) * towards).sum()
+        return (in_one_pass(trained, x_t, timestep, text, clean, (0, 2), 2, 4, context_gradient) * towards).sum()
+
+    return loss
+
+
+def slopes(student: Wan, loss: Tensor) -> list[Tensor]:
+    """The gradient of `loss` for each weight."""
+    weights = list(student.parameters())
+    return [g if g is not None else torch.zeros_like(w) for g, w in zip(grads(loss, weights), weights, strict=True)]
+
+
+def grads(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(loss, weights, allow_unused=True)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_the_gradient_through_the_context_is_that_of_blocks_on_a_cache_written_with_gradient(
+    trained, window_loss, checkpointed
+):
+    slow = torch.cat([g.flatten() for g in slopes(trained, window_loss(None))])
+    trained.checkpoint_activations = checkpointed
+    try:
+        fast, cut = (torch.cat([g.flatten() for g in slopes(trained, window_loss(on))]) for on in (True, False))
+    finally:
+        trained.checkpoint_activations = False
+    assert (fast - slow).norm() <= 1e-12 * slow.norm()
+    assert (cut - slow).norm() > 1e-2 * slow.norm(), "and not that of a cache that is given"
+
+
+def test_only_the_gradient_through_the_context_is_that_of_finite_differences(trained, window_loss):
+    directions = [torch.randn(w.shape, dtype=w.dtype, generator=torch.Generator().manual_seed(i))
+                  for i, w in enumerate(trained.parameters())]  # fmt: skip
+
+    def moved(step: float) -> float:
+        with torch.no_grad():
+            for weight, direction in zip(trained.parameters(), directions, strict=True):
+                weight.add_(direction, alpha=step)
+            return float(window_loss(True))
+
+    def slope(on: bool) -> float:
+        pairs = zip(slopes(trained, window_loss(on)), directions, strict=True)
+        return sum(float((g * direction).sum()) for g, direction in pairs)
+
+    through, cut, step = slope(True), slope(False), 1e-6
+    before = [w.detach().clone() for w in trained.parameters()]
+    ahead = moved(step)
+    behind = moved(-2 * step)
+    with torch.no_grad():
+        for weight, value in zip(trained.parameters(), before, strict=True):
+            weight.copy_(value)
+    measured = (ahead - behind) / (2 * step)
+    assert through == pytest.approx(measured, rel=1e-6)
+    assert cut != pytest.approx(measured, rel=1e-3)
