@@ -43,12 +43,11 @@ def context_bytes(work: RunShape, stage: str, clean: int) -> float:
         return 0
     wan, learner = work.student.wan, work.learner
     tokens = pass_tokens(work, stage) * clean // work.frames(stage)[0]
-    own = activation_bytes(wan, tokens, BYTES[learner.dtype], learner.checkpoint_activations)
-    if not learner.checkpoint_activations:
-        return own
-    # The inside of one block is kept at a time: that of the pass with more tokens.
-    sizes = (activation_bytes(wan, each, BYTES[learner.dtype], False) for each in (tokens, pass_tokens(work, stage)))
-    return own - min(sizes) / wan.num_layers
+    if (
+        learner.checkpoint_activations
+    ):  # at the peak, the end of the noisy pass's backward, no block's own are there yet
+        return wan.num_layers * tokens * wan.dim * BYTES[learner.dtype]
+    return activation_bytes(wan, tokens, BYTES[learner.dtype], False)
 
 
 def rank_memory(work: RunShape, stage: str) -> list[Line]:
@@ -180,6 +179,8 @@ def pass_memory(work: RunShape, stage: str) -> list[Line]:
     lines = [
         *training,
         Line("activations of the context", context, "B", f"{windows} x {clean} clean frames, read with gradient"),
+        # The noisy pass's backward makes those of all layers before the clean pass's takes the first.
+        Line("gradients of keys and values", past if context else 0, "B", "of the context, from the noisy pass"),
         Line("keys and values of the replay", past, "B", f"{windows} x {clean} clean frames"),
         Line("keys and values of the text", text, "B"),
     ]
