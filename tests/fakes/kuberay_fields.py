@@ -1,6 +1,8 @@
-"""The fields of KubeRay 1.6's ray.io/v1 that a manifest may use, by hand from its Go types.
+"""The fields of ray.io/v1 that a manifest may use with KubeRay 1.5.1 and newer, by hand from its CRDs.
 
-A set lists the values. A star marks what the CRD, or Kubernetes behind it, requires (rayStartParams: before 1.6).
+A set lists the values, also where the CRD takes any text and only KubeRay's operator or Kubernetes checks it. A star
+marks what the CRD, or Kubernetes behind it, requires. Left out are fields of newer releases only: `secretName` of
+`authOptions` and `preRunningDeadlineSeconds` (in 1.6.2), `priority` of a group (in 1.7.0).
 """
 
 TEXTS = {str: str}
@@ -66,10 +68,9 @@ WORKERS = {
     "*maxReplicas": int,
     "numOfHosts": int,
     "idleTimeoutSeconds": int,
-    "priority": int,
     "labels": TEXTS,
     "resources": TEXTS,
-    "*rayStartParams": TEXTS,
+    "rayStartParams": TEXTS,
     "*template": POD,
     "suspend": bool,
     "scaleStrategy": {"workersToDelete": [str]},
@@ -77,7 +78,7 @@ WORKERS = {
 CLUSTER = {
     "rayVersion": str,
     "enableInTreeAutoscaling": bool,
-    "authOptions": {"mode": {"token", "disabled"}, "secretName": str},
+    "authOptions": {"mode": {"token", "disabled"}},
     "autoscalerOptions": {
         "version": {"v1", "v2"},
         "idleTimeoutSeconds": int,
@@ -89,7 +90,7 @@ CLUSTER = {
     },
     "suspend": bool,
     "*headGroupSpec": {
-        "*rayStartParams": TEXTS,
+        "rayStartParams": TEXTS,
         "labels": TEXTS,
         "resources": TEXTS,
         "serviceType": {"ClusterIP", "NodePort", "LoadBalancer"},
@@ -118,7 +119,6 @@ RAY_JOB = {
         "submissionMode": {"K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"},
         "backoffLimit": int,
         "activeDeadlineSeconds": int,
-        "preRunningDeadlineSeconds": int,
         "shutdownAfterJobFinishes": bool,
         "ttlSecondsAfterFinished": int,
         "rayClusterSpec": CLUSTER,
