@@ -63,8 +63,8 @@ class GenerationConfig(WorldConfig, LoraKeys):
     )
     quantize: str | None = key(
         None,
-        "numbers of the products in the student's blocks, weights and activations: int8, or fp8 on GPUs from 8.9 on; "
-        "none: those of dtype. Needs torchao",
+        "numbers of the products in the student's blocks on a GPU, weights and activations: int8, or fp8 from compute "
+        "capability 8.9 on; none: those of dtype. Needs torchao",
         choices=("int8", "fp8"),
     )
     compile: bool | None = key(

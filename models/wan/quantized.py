@@ -20,10 +20,9 @@ def check_quantization(numbers: str | None, device: torch.device) -> None:
     cure = "leave quantize out"
     if find_spec("torchao") is None:
         raise ConfigError("quantize", numbers, "torchao is not installed", f"pip install torchao, or {cure}")
-    if device.type == "cpu":
-        if numbers == "fp8":
-            raise ConfigError("quantize", numbers, "CPUs have no such products", f"write quantize=int8, or {cure}")
-        return
+    if device.type == "cpu":  # fp8 is missing there, and int8 slower than bfloat16: docs/decisions/0066
+        problem = "no faster on a CPU than bfloat16"
+        raise ConfigError("quantize", numbers, problem, f"write dtype=bfloat16, or {cure}")
     if (found := torch.cuda.get_device_capability(device)) < _CAPABILITY[numbers]:
         needed, present = (".".join(map(str, each)) for each in (_CAPABILITY[numbers], found))
         problem = f"needs a GPU of compute capability {needed}; this one has {present}"

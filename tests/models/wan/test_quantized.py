@@ -83,11 +83,24 @@ def test_numbers_that_the_machine_has_no_products_for_are_refused(numbers, monke
 
 
 @needs_torchao
-def test_a_cpu_has_no_fp8():
+@pytest.mark.parametrize("numbers", ["int8", "fp8"])
+def test_a_cpu_computes_no_faster_with_them_and_refuses(numbers):
     with pytest.raises(ConfigError) as error:
-        check_quantization("fp8", CPU)
-    assert error.value.key == "quantize" and error.value.value == "fp8"
-    check_quantization("int8", CPU)
+        check_quantization(numbers, CPU)
+    assert error.value.key == "quantize" and error.value.value == numbers
+
+
+@needs_torchao
+@pytest.mark.parametrize(("numbers", "capability", "fits"), [
+    ("fp8", (8, 6), False), ("fp8", (8, 9), True), ("int8", (7, 5), False), ("int8", (8, 0), True),
+])  # fmt: skip
+def test_a_gpu_without_such_products_is_refused(numbers, capability, fits, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    if fits:
+        return check_quantization(numbers, torch.device("cuda"))
+    with pytest.raises(ConfigError) as error:
+        check_quantization(numbers, torch.device("cuda"))
+    assert error.value.key == "quantize"
 
 
 @needs_torchao
