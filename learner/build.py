@@ -52,6 +52,7 @@ def pretrainer(parts: LearnerParts, config: PretrainConfig) -> Pretrainer:
         torch.manual_seed(parts.seed)
         network = Wan(parts.teacher_wan)
     network.checkpoint_activations = parts.learner.checkpoint_activations
+    network.keep_attention = parts.learner.keep_attention
     if parts.learner.compile:
         network.compile_blocks()
     network.to(parts.device)
@@ -179,6 +180,7 @@ def _load(parts: LearnerParts, role: str, wan: WanConfig, *, frozen: bool = Fals
     elif lora and learner.lora_rank is not None:
         add_adapters(network, learner.lora_rank, learner.lora_alpha)
     network.checkpoint_activations = learner.checkpoint_activations and not frozen
+    network.keep_attention = learner.keep_attention
     if learner.compile:
         network.compile_blocks()
     shard(network, device, None if frozen else _compute_dtype(learner), offload)

@@ -123,6 +123,11 @@ class LearnerConfig(KeyGroup, group="learner"):
     checkpoint_activations: bool = key(
         False, "activation checkpointing: keep each block's input only, and recompute the block in the backward pass"
     )
+    keep_attention: bool = key(
+        False,
+        "keep the results of self-attention too, which then are not recomputed; takes effect with"
+        " learner.checkpoint_activations=true",
+    )
     compile: bool = key(False, "compile the learner's networks with torch.compile, block by block")
     dtype: str = key(
         "float32",

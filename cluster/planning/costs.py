@@ -100,6 +100,7 @@ _SPEED = (
     "rollout.compile",
     "learner.micro_batch",
     "learner.checkpoint_activations",
+    "learner.keep_attention",
     "learner.compile",
     "learner.dtype",
     "learner.teacher_dtype",

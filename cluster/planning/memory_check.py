@@ -17,6 +17,7 @@ _ERROR = 0.15
 _LESS = 0.9
 """Largest share of its planned bytes that a process may take after a cure, where it ran out of memory with them."""
 _RANK_CURES = (
+    ("learner.keep_attention", False),
     ("learner.checkpoint_activations", True),
     ("learner.micro_batch", 1),
     ("learner.teacher_dtype", "bfloat16"),

@@ -25,16 +25,24 @@ def adapter_parameters(wan: WanConfig, rank: int) -> int:
     return wan.num_layers * rank * (8 * 2 * wan.dim + 2 * (wan.dim + wan.ffn_dim))
 
 
-def activation_bytes(wan: WanConfig, tokens: int, element: int, checkpointed: bool) -> int:
+def activation_bytes(
+    wan: WanConfig, tokens: int, element: int, checkpointed: bool, kept_attention: bool = False
+) -> int:
     """Count the bytes of activations that a pass with gradient over `tokens` keeps for its backward pass.
 
-    Checkpointed: the input of every block, and one block's own. Else every block's own, as `Block.forward` saves,
-    with gates and norms in float32. Masks, text and tensors kept once per frame are left out.
+    Checkpointed: what `checkpointed_bytes` counts, and one block's own. Else every block's own, as `Block.forward`
+    saves, with gates and norms in float32. Masks, text and tensors kept once per frame are left out.
     """
     inside = tokens * (wan.dim * (10 * element + 12 * 4) + 2 * wan.ffn_dim * element)
     if not checkpointed:
         return wan.num_layers * inside
-    return wan.num_layers * tokens * wan.dim * element + inside
+    return checkpointed_bytes(wan, tokens, element, kept_attention) + inside
+
+
+def checkpointed_bytes(wan: WanConfig, tokens: int, element: int, kept_attention: bool) -> int:
+    """Count the bytes that checkpointed blocks keep: inputs, and if so attention with float32 sums by head."""
+    attention = wan.dim * element + 4 * wan.num_attention_heads if kept_attention else 0
+    return wan.num_layers * tokens * (wan.dim * element + attention)
 
 
 def context_bytes(work: RunShape, stage: str, clean: int) -> float:
@@ -46,7 +54,7 @@ def context_bytes(work: RunShape, stage: str, clean: int) -> float:
     if (
         learner.checkpoint_activations
     ):  # at the peak, the end of the noisy pass's backward, no block's own are there yet
-        return wan.num_layers * tokens * wan.dim * BYTES[learner.dtype]
+        return checkpointed_bytes(wan, tokens, BYTES[learner.dtype], learner.keep_attention)
     return activation_bytes(wan, tokens, BYTES[learner.dtype], False)
 
 
@@ -150,7 +158,7 @@ def pass_memory(work: RunShape, stage: str) -> list[Line]:
     tokens, sequence = pass_tokens(work, stage), work.cluster.sequence_ranks
     how = ", checkpointed" if learner.checkpoint_activations else ""
     how += f", tokens split over {sequence} ranks" if sequence > 1 else ""
-    kept = activation_bytes(wan, tokens, element, learner.checkpoint_activations)
+    kept = activation_bytes(wan, tokens, element, learner.checkpoint_activations, learner.keep_attention)
     clean = 0 if stage == "teacher" else history + frames - student.block_frames
     # FSDP2 makes one block whole, fetches the next, and holds a whole block's gradients until they are reduced.
     sharded = ranks > 1 or learner.dtype != "float32"
@@ -162,7 +170,8 @@ def pass_memory(work: RunShape, stage: str) -> list[Line]:
     ]
     if with_scores(work, stage):
         teacher, size = work.teacher_wan, BYTES[learner.teacher_dtype]
-        graph = wan.num_layers * tokens * wan.dim * element if learner.checkpoint_activations else kept
+        checkpointed = checkpointed_bytes(wan, tokens, element, learner.keep_attention)
+        graph = checkpointed if learner.checkpoint_activations else kept
         cut = ranks > 1 or learner.teacher_offload
         scored = forward_bytes(teacher, 2 * tokens, size)
         whole = 2 * block_parameters(teacher) * size if cut else 0

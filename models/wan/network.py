@@ -12,12 +12,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from models.network_config import WanConfig
 from models.wan.attention import Visibility
 from models.wan.cpu_products import keep_freed_memory, lay_out_products
 from models.wan.flash_attention import selected_module
+from models.wan.kept_attention import keep_attention
 from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, RollingPast, Segments
 from models.wan.rope import rotary_positions
 from models.wan.token_layout import TokenLayout
@@ -43,6 +44,8 @@ class Wan(nn.Module):
         """Layout of the tokens on processes; the blocks have the same one."""
         self.checkpoint_activations = False
         """True if a pass with gradient keeps only the blocks' inputs, and its backward pass recomputes the blocks."""
+        self.keep_attention = False
+        """True if such a pass also keeps the results of self-attention, which then are not recomputed."""
         self._rotary: tuple[tuple, tuple[Tensor, Tensor]] | None = None
         """Rotary positions of the last pass, behind what they depend on: all passes of a block have the same."""
 
@@ -132,7 +135,10 @@ class Wan(nn.Module):
         """Run a block; with `checkpoint_activations` and gradient, a backward pass runs it once more."""
         if not (self.checkpoint_activations and torch.is_grad_enabled()):
             return block(*arguments)
-        return checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)  # blocks draw nothing
+        contexts = keep_attention if self.keep_attention else noop_context_fn
+        return checkpoint(  # blocks draw nothing
+            block, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+        )
 
     def _embed(
         self, x_t: Tensor, timestep: Tensor, start: int | Sequence[int]

@@ -15,7 +15,7 @@ SMALLEST = {"layers": 1, "teacher_layers": 1}
 RUNS = [
     {"what": "dmd", "ranks": 8, "starts": [300]},
     {"what": "dmd", "ranks": 1, "starts": [9], "keys": ["learner.checkpoint_activations=false", "dmd.batch_size=1"]},
-    {"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8"]},
+    {"what": "ode", "ranks": 8, "keys": ["ode.batch_size=8", "learner.keep_attention=true"]},
     {"what": "grpo", "ranks": 8, "keys": ["grpo.groups=8", "grpo.minibatches=1", "group.members=2"]},
     {"what": "rollout", "ranks": 1, "starts": [9]},
     {"what": "fork", "ranks": 1, "starts": [21], "keys": ["grpo.groups=8", "group.members=2"]},
@@ -23,7 +23,8 @@ RUNS = [
 ]
 MIXED = {
     "what": "dmd", "ranks": 4, "starts": [300, 3], "compiled": "eager",
-    "keys": ["window.frames=6", "window.burn_in_frames=3", "student.attention_frames=9"],
+    "keys": ["window.frames=6", "window.burn_in_frames=3", "student.attention_frames=9",
+             "learner.keep_attention=true"],
 }  # fmt: skip
 """Two micro-batches, of an old and of a young window: the second is traced while gradients of the first wait."""
 TRACED = {

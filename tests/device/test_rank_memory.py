@@ -27,6 +27,7 @@ CONFIGURATIONS = {
         "what": "dmd", "ranks": 1, "keys": [*_FOREIGN, "learner.lora_rank=64", "dmd.batch_size=1"],
     },
     "without checkpointing": {"what": "dmd", "ranks": 8, "keys": ["learner.checkpoint_activations=false"]},
+    "with attention kept": {"what": "dmd", "ranks": 8, "keys": ["learner.keep_attention=true"]},
     "gradient through the context": {"what": "dmd", "ranks": 8, "keys": ["dmd.context_gradient=true"]},
     "float32": {"what": "dmd", "ranks": 8, "keys": ["learner.dtype=float32"]},
     "stage ode": {"what": "ode", "ranks": 8, "keys": ["ode.batch_size=16"]},

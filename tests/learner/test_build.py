@@ -149,8 +149,9 @@ def test_a_state_of_another_network_is_refused_by_name_before_anything_is_writte
     assert same(trained.student.weights(), network(0).state_dict())
 
 
-def test_recomputed_activations_give_the_same_update_bit_by_bit(folder):
-    plain, frugal = distiller(folder), distiller(folder, checkpoint_activations=True)
+@pytest.mark.parametrize("kept", [False, True])
+def test_recomputed_activations_give_the_same_update_bit_by_bit(folder, kept):
+    plain, frugal = distiller(folder), distiller(folder, checkpoint_activations=True, keep_attention=kept)
     assert update(plain) == update(frugal) and same(plain.student.weights(), frugal.student.weights())
 
 

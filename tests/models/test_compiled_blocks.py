@@ -76,9 +76,10 @@ def test_all_layers_and_passes_share_one_graph_of_static_shapes_for_each_length_
     assert torch._dynamo.utils.counters["graph_break"] == {}
 
 
-def test_a_learner_step_has_no_graph_break():
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_learner_step_has_no_graph_break(kept):
     compiled, shapes = network().requires_grad_(True), []
-    compiled.checkpoint_activations = True
+    compiled.checkpoint_activations, compiled.keep_attention = True, kept
     compiled.compile_blocks(counting(shapes))
     x, text = torch.randn(1, 6, *SHAPE[1:]), torch.randn(1, 5, TINY.text_dim)
     past = Past(torch.zeros(1, 3, *SHAPE[1:]), (0,), (0,), (0,))
