@@ -4,11 +4,23 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 ConvCaches = tuple[Tensor | str | None, ...]
 """Cache of each causal convolution of the decoder: its last two input frames. A string is diffusers' mark of an
 upsampling that has seen the first latent frame only."""
+
+
+def lay_channels_last(vae: AutoencoderKLWan) -> None:
+    """Lay convolutions' weights out channels last, in place; activations and caches then follow them.
+
+    Tensor cores read both so: else cuDNN transposes the input and the output of each convolution.
+    """
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 class WanCodec:
@@ -23,6 +35,8 @@ class WanCodec:
         self.channels = config.z_dim
         self.time_stride, self.space_stride = config.scale_factor_temporal, config.scale_factor_spatial
         weight = vae.post_quant_conv.weight
+        if weight.device.type == "cuda":
+            lay_channels_last(vae)
         self.mean, self.std = (
             torch.tensor(values, device=weight.device)[:, None, None, None]
             for values in (config.latents_mean, config.latents_std)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from models.checkpoints.vae_files import open_wan_codec
 from models.errors import ConfigError
-from models.wan.vae import WanCodec
+from models.wan.vae import WanCodec, lay_channels_last
 from models.worlds.video_codec import TinyCodec, image_latent, video_frames, window_image_latents
 from tests.fakes.small_world import small_vae
 
@@ -48,6 +48,19 @@ def test_decoding_in_any_blocks_equals_decoding_at_once(sizes):
     assert video.shape[1] == video_frames(CODEC, min(first, 9))
     assert WHOLE.std() > 0.02
     torch.testing.assert_close(video, WHOLE[:, : video.shape[1]], rtol=0, atol=1e-5)
+
+
+def test_a_decoder_with_channels_last_keeps_them_last_from_block_to_block_and_gives_the_same_video():
+    vae, made, past = small_vae(), [], None
+    lay_channels_last(vae)
+    codec = WanCodec(vae)
+    for block in LATENTS.split(3, dim=1):
+        pixels, past = codec.decode(block, past)
+        made.append(pixels)
+    torch.testing.assert_close(torch.cat(made, dim=1), WHOLE, rtol=0, atol=1e-5)
+    caches = [x for x in past if isinstance(x, torch.Tensor)]
+    last = [x for x in caches if x.is_contiguous(memory_format=torch.channels_last_3d)]
+    assert (len(caches), len(last)) == (24, 22), "all but those behind the latents and behind attention"
 
 
 def test_two_continuations_go_on_from_one_past():
