@@ -106,6 +106,7 @@ def _network(parts: build.LearnerParts, wan: WanConfig, frozen: bool = False) ->
         network.to(getattr(torch, parts.learner.teacher_dtype)).requires_grad_(False)
         dtype = None
     network.checkpoint_activations = parts.learner.checkpoint_activations and not frozen
+    network.keep_attention = parts.learner.keep_attention
     if parts.learner.compile:
         network.compile_blocks()
     shard(network, parts.device, dtype)

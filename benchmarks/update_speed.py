@@ -111,6 +111,7 @@ def described(config: Config, options: UpdateOptions, device: torch.device) -> d
         "members": config.group.members if options.stage == "grpo" else None,
         "dtype": learner.dtype,
         "checkpoint_activations": learner.checkpoint_activations,
+        "keep_attention": learner.keep_attention,
         "compile": learner.compile,
         "attention": (device.type == "cuda" and flash_attention.selected_module()) or "torch",
         "torch": torch.__version__,
