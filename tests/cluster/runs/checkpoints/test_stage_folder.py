@@ -446,10 +446,11 @@ def a_rank_holds_one_layer_beyond_its_shards(rank: int, folder: Path) -> None:
     assert shards / 2 < restoring.peak <= shards * 2 / 3 + layer, (restoring.peak, shards, layer)
     assert same(everything(resumed), everything(learner))
     for dtype in (torch.bfloat16, torch.float32):
-        copy = FlatCopy(learner.module.state_dict(), dtype)
+        weights = {f"blocks.{name}": tensor for name, tensor in learner.module.state_dict().items()}
+        copy = FlatCopy(weights, dtype)
         with LiveBytes() as publishing:
-            copy.of(learner.module.state_dict())
-        # Of eight. A thread of Gloo may hold what it gathered last, or last but one, a moment longer.
+            copy.of(weights)
+        # Of eight: a shard, all shards side by side, and their tensors. A thread of Gloo may hold the last ones longer.
         assert 0 < publishing.peak <= 3 * layer, (publishing.peak, layer)
 
 
