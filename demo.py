@@ -32,7 +32,7 @@ class Method:
 METHODS = {
     # Each of its windows comes from a video of its own: a prefix of one horizon has one window only.
     "prefix_1": Method("Self-Forcing: windows of the first horizon", "prefix(1)", {"batch": 32, "windows": 1}),
-    "uniform": Method("Self-Forcing++: windows from anywhere", "uniform", {}),
+    "uniform": Method("Self-Forcing++: windows from anywhere", "uniform", {"windows": 12}),
 }
 FIXED = ("stage", "init", "window", "window.law", "evaluation.every")
 """Keys that the demo sets itself."""
