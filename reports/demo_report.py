@@ -1,6 +1,7 @@
 """Generate, judge and report the videos of demo.py: 16 teacher horizons from each of its students."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -40,14 +41,20 @@ def write_demo_videos(config: Config, name: str, log: RunLog) -> None:
     if path.is_file():
         return
     with folder.timed(f"videos_{name}"):
-        student = Wan(config.student.wan).eval()
-        load_weights(student, folder.stage(name).result, "run_dir")
         frames = HORIZONS * config.student.horizon_frames
-        seeds = evaluation_seeds(config.seed, VIDEOS)
-        latents = make_videos(
-            student, config.student, demo_prompts(), seeds, frames, encode_text,
-            lambda done: log.progress(f"videos {name}", done, frames, ""),
-        )  # fmt: skip
+        prompts, seeds = demo_prompts(), evaluation_seeds(config.seed, VIDEOS)
+
+        def half(number: int) -> Tensor:
+            student = Wan(config.student.wan).eval()  # its own: a network keeps the rotary positions of its last pass
+            load_weights(student, folder.stage(name).result, "run_dir")
+            rows = slice(number * VIDEOS // 2, (number + 1) * VIDEOS // 2)
+            return make_videos(
+                student, config.student, prompts[rows], seeds[rows], frames, encode_text,
+                lambda done: number or log.progress(f"videos {name}", done, frames, ""),
+            )  # fmt: skip
+
+        with ThreadPoolExecutor(2) as pool:  # the actor's core is idle
+            latents = torch.cat(list(pool.map(half, range(2))))
         write_atomic(path, save({"video": (to_pixels(latents) * 255).round().byte()}))
 
 
