@@ -4,7 +4,7 @@ ODE initialisation, then the same number of updates with each window law, then v
 
 python demo.py [key=value ...]
 
-Trains two tiny students on a local Ray and writes report.html into run_dir (runs/demo), in about five minutes on two cores.
+Trains two tiny students on a local Ray and writes report.html into run_dir (runs/demo): five minutes on two cores.
 The same command again continues where it stopped.
 """
 

@@ -45,12 +45,14 @@ def write_demo_videos(config: Config, name: str, log: RunLog) -> None:
         prompts, seeds = demo_prompts(), evaluation_seeds(config.seed, VIDEOS)
 
         def half(number: int) -> Tensor:
-            student = Wan(config.student.wan).eval()  # its own: a network keeps the rotary positions of its last pass
+            """Make the first or the second half of the videos, by a network of its own: it keeps its last positions."""
+            student = Wan(config.student.wan).eval()
             load_weights(student, folder.stage(name).result, "run_dir")
             rows = slice(number * VIDEOS // 2, (number + 1) * VIDEOS // 2)
+            show = log.progress if number == 0 else lambda *_: None
             return make_videos(
                 student, config.student, prompts[rows], seeds[rows], frames, encode_text,
-                lambda done: number or log.progress(f"videos {name}", done, frames, ""),
+                lambda done: show(f"videos {name}", done, frames, ""),
             )  # fmt: skip
 
         with ThreadPoolExecutor(2) as pool:  # the actor's core is idle
