@@ -116,10 +116,10 @@ class Learner:
             time.sleep(UPDATE_S)
             begun = time.monotonic()
             if handover is not None:
-                handover.wait(TIMEOUT_S)
+                handover.wait()
             handover = self._offer(version, self.together)
             updates.append((time.monotonic() - started, time.monotonic() - begun))
-        handover.wait(TIMEOUT_S)
+        handover.wait()
         return updates
 
     def idle(self) -> list[float]:
@@ -128,13 +128,13 @@ class Learner:
 
     def _publish(self, version: int, tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
         begun = time.monotonic()
-        self._offer(version, tensors).wait(TIMEOUT_S)
+        self._offer(version, tensors).wait()
         return begun, time.monotonic()
 
     def _offer(self, version: int, tensors: dict[str, torch.Tensor]) -> Handover:
         tensors[f"layer.{version % TENSORS}"] += 1
         make = partial(WeightsVersion.of, version, 0, tensors, torch.bfloat16)
-        return Handover(self.coordinator, version, 0, make)
+        return Handover(self.coordinator, version, 0, make, TIMEOUT_S)
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -74,13 +74,13 @@ class RayCluster:
             if collectives.rank() == 0:
                 version = next(self.versions)
                 make = partial(WeightsVersion.of, version, update, tensors, self.dtype)
-                self.handover = Handover(self.coordinator, version, update, make)
+                self.handover = Handover(self.coordinator, version, update, make, _CALL_TIMEOUT_S)
 
     def _settle(self) -> None:
         """Wait for the last version's hand-over. Raises its error."""
         handover, self.handover = self.handover, None
         if handover is not None:
-            handover.wait(_CALL_TIMEOUT_S)
+            handover.wait()
 
     def improving(self) -> bool:
         """Return whether the stage goes on, by the last evaluation that rank 0 has seen in `metrics`."""

@@ -17,6 +17,8 @@ Example: the learner publishes version 7 while an actor rolls out with 6. The ac
 """
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,8 +30,10 @@ WAIT_S = 5.0
 """Seconds that an actor's request for newer weights stays open at the coordinator."""
 _CALL_TIMEOUT_S = 60.0
 
-_offered: dict[int, Callable[[], WeightsVersion]] = {}
-"""Makes each version that this process is publishing, by number."""
+_POLL_S = 0.1
+
+_offered: dict[int, tuple[Callable[[], WeightsVersion], threading.Event]] = {}
+"""Makes each version that this process is publishing, by number; the event is set once the coordinator collects it."""
 
 
 class Handover:
@@ -40,26 +44,41 @@ class Handover:
     """
 
     def __init__(
-        self, coordinator: ray.actor.ActorHandle, version: int, update: int, make: Callable[[], WeightsVersion]
+        self,
+        coordinator: ray.actor.ActorHandle,
+        version: int,
+        update: int,
+        make: Callable[[], WeightsVersion],
+        timeout_s: float,
     ):
-        """Offer the version that `make` returns, without waiting; this process's next calls find its number known."""
-        context, self.version = ray.get_runtime_context(), version
-        callable_process = context.get_actor_id() is not None
-        source = context.current_actor if callable_process else [ray.put(make())]
-        _offered[version] = make
-        self.answer = coordinator.publish.remote(version, update, source)
+        """Offer the version that `make` returns, and wait until the coordinator knows its number and collects it.
 
-    def wait(self, timeout_s: float) -> None:
+        Ray may run the calls of a process in another order than it made them: the next one must find the number known.
+        A failure is raised by `wait`.
+        """
+        context, self.version, self.timeout_s = ray.get_runtime_context(), version, timeout_s
+        callable_process, collects = context.get_actor_id() is not None, threading.Event()
+        source = context.current_actor if callable_process else [ray.put(make())]
+        _offered[version] = make, collects
+        self.answer = coordinator.publish.remote(version, update, source)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and not collects.wait(_POLL_S):
+            if ray.wait([self.answer], timeout=0)[0]:  # done, or failed before the call back
+                return
+
+    def wait(self) -> None:
         """Wait until it is done. Raises GetTimeoutError after `timeout_s`, or the coordinator's exception."""
         try:
-            ray.get(self.answer, timeout=timeout_s)
+            ray.get(self.answer, timeout=self.timeout_s)
         finally:
             del _offered[self.version]
 
 
 def _hand_over(process: Any, version: int) -> WeightsVersion:
     """Return an offered version, in the learner's process, next to its training."""
-    return _offered[version]()
+    make, collects = _offered[version]
+    collects.set()
+    return make()
 
 
 class WeightStore:

@@ -7,13 +7,18 @@ class WeightCoordinator:
     """The two calls of a coordinator that move weights; make an actor of it with `ray.remote`."""
 
     def __init__(self):
-        self.store = WeightStore()
+        self.store, self.known = WeightStore(), None
+
+    async def newest(self):
+        """Return the number of the last version that was offered."""
+        return self.known
 
     async def begin_again(self):
         """Hold no version, for the next test: a new process would take seconds to import torch."""
         self.store = WeightStore()
 
     async def publish(self, version, update, source):
+        self.known = version
         await self.store.collect(version, source)
 
     async def newer(self, epoch, than, wait_s, slot):

@@ -82,7 +82,7 @@ def pool(local_ray, timeout_s):
 def publish(coordinator, version):
     from cluster.weights import object_store
 
-    object_store.Handover(coordinator, version, 0, lambda: weights(version)).wait(60)
+    object_store.Handover(coordinator, version, 0, lambda: weights(version), 60).wait()
 
 
 def assert_equal(received, version):

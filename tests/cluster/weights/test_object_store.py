@@ -45,8 +45,18 @@ def started_learner(ray):
             from cluster.weights.object_store import Handover
 
             tensors = {"a": torch.full((1000, 1000), float(version))}
-            Handover(coordinator, version, 0, partial(WeightsVersion.of, version, 0, tensors, torch.float32)).wait(60)
+            Handover(coordinator, version, 0, partial(WeightsVersion.of, version, 0, tensors, torch.float32), 60).wait()
             tensors["a"].zero_()
+
+        def offer_and_ask(self, coordinator, version):
+            from cluster.weights.object_store import Handover
+
+            tensors = {"a": torch.full((1000, 1000), float(version))}
+            make = partial(WeightsVersion.of, version, 0, tensors, torch.float32)
+            handover = Handover(coordinator, version, 0, make, 60)
+            known = ray.get(coordinator.newest.remote(), timeout=60)
+            handover.wait()
+            return known
 
     return Learner.remote()
 
@@ -75,6 +85,12 @@ def test_a_version_outlives_the_learner_that_may_write_to_its_tensors_at_once(lo
     local_ray.get(mortal.publish_and_overwrite.remote(coordinator, 7), timeout=60)
     kill(local_ray, mortal)
     assert fetch(coordinator) == (7, [7.0])
+
+
+@pytest.mark.ray
+def test_a_call_behind_an_offer_finds_its_version_known(local_ray, coordinator, learner):
+    asked = [local_ray.get(learner.offer_and_ask.remote(coordinator, version), timeout=60) for version in range(30)]
+    assert asked == list(range(30))
 
 
 @pytest.mark.ray
@@ -108,7 +124,7 @@ def test_a_driver_can_publish_too(coordinator):
 
     for version in (4, 5):
         tensors = {"a": torch.full((3,), float(version))}
-        Handover(coordinator, version, 0, partial(WeightsVersion.of, version, 0, tensors, torch.float32)).wait(60)
+        Handover(coordinator, version, 0, partial(WeightsVersion.of, version, 0, tensors, torch.float32), 60).wait()
     assert fetch(coordinator) == (5, [5.0])
 
 
