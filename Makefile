@@ -21,7 +21,7 @@ endif
 help: ## Print this list.
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo: $(READY) ## Train a minute-long tiny student and write runs/demo/report.html (options: ARGS="seed=1").
+demo: $(READY) ## Train two tiny students and write runs/demo/report.html (options: ARGS="seed=1").
 	@$(BIN)/python demo.py $(ARGS)
 
 test: $(READY) ## Run the checks and every test but the proofs and those that need a GPU.
