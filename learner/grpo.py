@@ -16,7 +16,6 @@ from learner.losses.advantages import Advantages, combine
 from learner.losses.policy import effective_sample_size
 from learner.member_windows import windows_for_scores
 from learner.parallel import collectives
-from learner.parallel.micro_batches import own_places
 from learner.parallel.shard_files import ShardFiles
 from learner.policy_batches import PolicyBatch, PolicyBatches, TermColumns
 from learner.policy_config import GrpoConfig
@@ -104,7 +103,7 @@ class PolicyLearner:
             scores[name] = collectives.all_gather_cat(own.to(self.policy.device)).cpu()
         c = self.config
         advantages = combine(scores, weights, c.gamma, c.std_scope, c.std_floor, c.advantage_clip)
-        mine = own_places(len(groups) * collectives.data_size())
+        mine = collectives.own_places(len(groups) * collectives.data_size())
         values, valid = (x[mine.start : mine.stop] for x in (advantages.values, advantages.valid))
         cuts = [slice(first, None, self.config.minibatches) for first in range(self.config.minibatches)]
         dealt = [(groups[cut], self.policy.snapshot(groups[cut], values[cut], valid[cut])) for cut in cuts]

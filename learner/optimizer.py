@@ -1,7 +1,8 @@
-"""Step optimisers with clipping and a schedule, and reject non-finite updates."""
+"""Cut batches into passes, step optimisers with clipping and a schedule, and reject non-finite updates."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from learner.parallel import collectives
 from learner.parallel.shard_files import ShardFiles
 from learner.parallel.sharding import copy_into_shards, full_tensor, is_sharded
 from models.errors import StopsRun
+
+Item = TypeVar("Item")
 
 
 class NonFiniteError(StopsRun):
@@ -68,6 +71,12 @@ class ShardedMuon(torch.optim.Muon):
                     copy_into_shards(self.state[p].setdefault(name, torch.zeros_like(p)), value)
 
 
+def micro_batches(items: Sequence[Item], micro_batch: int | None) -> Iterator[Sequence[Item]]:
+    """Cut `items`, a rank's share of a batch, into runs of `micro_batch`, one per pass; without, into one."""
+    step = micro_batch or len(items)
+    return (items[first : first + step] for first in range(0, len(items), step))
+
+
 class Optimizer:
     """Steps a module's optimizers: backward, clip, check, schedule, step."""
 
@@ -92,11 +101,11 @@ class Optimizer:
         self.lr_scale = 1.0
         """Factor on every learning rate."""
 
-    def step(self, losses: Iterable[Tensor], micro_batches: int = 1) -> dict[str, float]:
+    def step(self, losses: Iterable[Tensor], passes: int = 1) -> dict[str, float]:
         """Apply the gradient of a batch; returns loss and gradient norm, of all ranks together.
 
-        `losses` yields one scalar per micro-batch, so that one graph lives at a time. Their sum is the mean over this
-        rank's share of the batch; the mean over the ranks, whose shares are equal, is computed here.
+        `losses` yields one scalar for each of `passes` micro-batches, so that one graph lives at a time. Their sum is
+        the mean over this rank's share of the batch; the mean over the ranks, of equal shares, is computed here.
         Raises NonFiniteError on every rank, before the weights are touched, when loss or gradient is not finite.
         """
         for optimizer in self.optimizers:
@@ -107,7 +116,7 @@ class Optimizer:
         for loss in losses:
             loss.backward()
             parts.append(loss.detach())
-        assert len(parts) == micro_batches, f"{len(parts)} losses for {micro_batches} micro-batches"
+        assert len(parts) == passes, f"{len(parts)} losses for {passes} micro-batches"
         norm = full_tensor(nn.utils.clip_grad_norm_(self.module.parameters(), self.grad_clip))
         loss_value, norm_value = torch.stack([collectives.all_reduce_mean(sum(parts)), norm]).tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):

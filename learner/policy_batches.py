@@ -9,8 +9,8 @@ from torch import Tensor
 
 from learner.losses.policy import POLICY_LOSSES, correction, kl, log_ratio
 from learner.member_windows import member_window
+from learner.optimizer import micro_batches
 from learner.parallel import collectives
-from learner.parallel.micro_batches import micro_batches
 from learner.policy_config import GrpoConfig
 from learner.replay import Batch, collate, masked_x0
 from models.flow_matching import warped_sigmas

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from learner.losses.dmd import dmd_gradient, dmd_loss, squared_error
+from learner.optimizer import micro_batches
 from learner.parallel import collectives
-from learner.parallel.micro_batches import micro_batches, own_places
 from learner.parallel.shard_files import ShardFiles
 from learner.replay import Batch, backward_noise, blockwise_x0, collate, masked_x0
 from learner.trained_network import TrainedNetwork
@@ -122,7 +122,7 @@ class ScoreDistillation:
         """Cut this rank's windows into micro-batches, made one at a time; also returns their number."""
         # Filled up to the longest history of all ranks: sharded networks must make the same passes on each.
         history = collectives.all_reduce_max(max(len(window.context) for window in windows))
-        placed = list(zip(own_places(len(windows) * collectives.data_size()), windows, strict=True))
+        placed = list(zip(collectives.own_places(len(windows) * collectives.data_size()), windows, strict=True))
         cut = list(micro_batches(placed, self.micro_batch))
         parts = (
             MicroBatch(

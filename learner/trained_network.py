@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from learner.lora import MergedTensors
-from learner.optimizer import Optimizer, trainable_parameters
+from learner.optimizer import Optimizer, micro_batches, trainable_parameters
 from learner.parallel import collectives
 from learner.parallel.host_memory import HostMemory
-from learner.parallel.micro_batches import micro_batches, own_places
 from learner.parallel.shard_files import ShardFiles
 from learner.parallel.sharding import full_layers, local_shards
 from models.wan.network import Wan
@@ -136,7 +135,7 @@ class RegressionLearner:
 
     def fit(self, batch_size: int, losses: Callable[[Sequence[int]], Tensor]) -> dict[str, float]:
         """Step on a batch; `losses` gives [B] for the samples at these places of the whole batch."""
-        places = own_places(batch_size)
+        places = collectives.own_places(batch_size)
         parts = list(micro_batches(places, self.micro_batch))
         return self.trained.optimizer.step((losses(part).sum() / len(places) for part in parts), len(parts))
 

@@ -55,6 +55,12 @@ def data_size() -> int:
     return size() if _mesh is None else _mesh.size(0)
 
 
+def own_places(size: int) -> range:
+    """Return this rank's places in a whole batch of `size`: contiguous, in the order of the data ranks."""
+    share = size // data_size()
+    return range(data_rank() * share, (data_rank() + 1) * share)
+
+
 def all_reduce_mean(values: Tensor) -> Tensor:
     """Average `values` over the ranks, on each of them (a collective)."""
     if size() == 1:

@@ -16,7 +16,6 @@ from actors.rollout_config import WindowConfig
 from learner.build import LearnerParts, dmd_learner, ode_initializer, policy_learner, pretrainer
 from learner.optimizer import NonFiniteError, Optimizer, muon
 from learner.parallel import collectives
-from learner.parallel.micro_batches import own_places
 from learner.parallel.shard_files import OwnShards, ShardFiles
 from learner.parallel.sharding import full_tensor, shard
 from learner.policy_config import GrpoConfig
@@ -85,7 +84,8 @@ def train(trained: DmdLearner, first: int, end: int) -> Results:
     log = {}
     for update in range(first, end):
         critics, students = (
-            [given[place] for place in own_places(BATCH)] for given in (windows(update), windows(1000 + update))
+            [given[place] for place in collectives.own_places(BATCH)]
+            for given in (windows(update), windows(1000 + update))
         )
         metrics = trained.update_critic(critics) | trained.update_student(students)
         log |= {f"{name} {update}": torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
@@ -167,7 +167,7 @@ def reward(folder: Path) -> Results:
     )  # fmt: skip
     given, log = groups(folder), {}
     for update in range(2):
-        metrics = trained.update([replace(given[place], age=update) for place in own_places(4)])
+        metrics = trained.update([replace(given[place], age=update) for place in collectives.own_places(4)])
         log |= {f"{name} {update}": torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
     return log | {f"raw {name}": t for name, t in trained.student.weights().items()}
 
@@ -205,7 +205,7 @@ def publish(folder: Path) -> Results:
 def break_one_rank(folder: Path) -> Results:
     """A NaN that only the last rank gets; what every rank then says, and that nothing moved."""
     trained = distiller(folder, LearnerConfig())
-    given = [windows(0)[place] for place in own_places(BATCH)]
+    given = [windows(0)[place] for place in collectives.own_places(BATCH)]
     if collectives.rank() == collectives.size() - 1:
         given[-1] = replace(given[-1], noisy=torch.full_like(given[-1].noisy, torch.nan))
     for update in (trained.update_critic, trained.update_student):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config.rules import check_batch, divisors
-from learner.parallel.micro_batches import micro_batches, own_places
+from learner.optimizer import micro_batches
+from learner.parallel import collectives
 from models.errors import ConfigError
 
 sizes, few = st.integers(1, 48), st.integers(1, 6)
@@ -36,14 +37,12 @@ def test_every_place_of_a_batch_is_made_once_and_in_order(monkeypatch_ranks, siz
     made = []
     for rank in range(ranks):
         monkeypatch_ranks(rank, ranks)
-        made += chain(*micro_batches(own_places(size * ranks), micro_batch))
+        made += chain(*micro_batches(collectives.own_places(size * ranks), micro_batch))
     assert made == list(range(size * ranks))
 
 
 @pytest.fixture(scope="module")
 def monkeypatch_ranks():
-    from learner.parallel import collectives
-
     with pytest.MonkeyPatch.context() as patch:
 
         def become(rank: int, size: int) -> None:
