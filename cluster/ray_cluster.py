@@ -86,6 +86,7 @@ class RayCluster:
         """Return whether the stage goes on, by the last evaluation that rank 0 has seen in `metrics`."""
         improves = not self.patience or collectives.broadcast(self.since_best) < self.patience
         if not improves:
+            self._settle()
             self._enter(_ENDING.format(self.stage))
         return improves
 
@@ -152,7 +153,9 @@ class RayCluster:
         return Report(windows, self.tracer.drain() + spans)
 
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
-        """Send progress for the display, without waiting."""
+        """Send progress for the display; behind a stage's last update the last version is waited for."""
+        if step == steps:
+            self._settle()
         self._enter("updating" if step < steps else _ENDING.format(stage), (stage, step, steps, line))
 
     def _enter(self, phase: str, shown: Shown | None = None) -> None:

@@ -56,20 +56,19 @@ class Handover:
         Ray may run the calls of a process in another order than it made them: the next one must find the number known.
         A failure is raised by `wait`.
         """
-        context, self.version, self.timeout_s = ray.get_runtime_context(), version, timeout_s
+        context, self.version, self.deadline = ray.get_runtime_context(), version, time.monotonic() + timeout_s
         callable_process, collects = context.get_actor_id() is not None, threading.Event()
         source = context.current_actor if callable_process else [ray.put(make())]
         _offered[version] = make, collects
         self.answer = coordinator.publish.remote(version, update, source)
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline and not collects.wait(_POLL_S):
+        while time.monotonic() < self.deadline and not collects.wait(_POLL_S):
             if ray.wait([self.answer], timeout=0)[0]:  # done, or failed before the call back
                 return
 
     def wait(self) -> None:
-        """Wait until it is done. Raises GetTimeoutError after `timeout_s`, or the coordinator's exception."""
+        """Wait until it is done. Raises GetTimeoutError `timeout_s` after the offer, or the coordinator's exception."""
         try:
-            ray.get(self.answer, timeout=self.timeout_s)
+            ray.get(self.answer, timeout=max(0.0, self.deadline - time.monotonic()))
         finally:
             del _offered[self.version]
 
