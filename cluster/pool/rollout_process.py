@@ -23,7 +23,8 @@ from cluster.run_errors import Leaving, StageEnded
 from cluster.runs.factory import make_actor
 from cluster.runs.stage_spec import ActorSpec
 from cluster.runs.trace import Span, Tracer, clock_offset
-from cluster.supply.tensor_bytes import ByteViews, Item
+from cluster.supply.item_tensors import Item
+from cluster.supply.tensor_bytes import ByteViews
 from cluster.supply.wire import LOST, BadWindow, Header, open_item, seal
 from cluster.weights.actor_weights import PrefetchedWeights
 from cluster.weights.collective import CollectiveWeights

@@ -18,8 +18,8 @@ from cluster.runs.run_log import RunLog
 from cluster.runs.stage_spec import StageSpec, stage_spec
 from cluster.runs.stage_texts import prepared_text, stage_texts
 from cluster.runs.trace import Tracer, shares_of
+from cluster.supply.item_tensors import put_together, take_apart
 from cluster.supply.supply_state import State
-from cluster.supply.tensor_bytes import put_together, take_apart
 from learner.parallel import collectives
 from models.atomic_files import atomic_file
 from models.checkpoints.weight_files import load_weights

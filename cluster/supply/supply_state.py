@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cluster.supply.tensor_bytes import Item, put_together, take_apart
+from cluster.supply.item_tensors import Item, put_together, take_apart
 from cluster.supply.wire import BadWindow, Header
 from models.records import GroupPlan, Rollout, WindowPlan
 

@@ -26,18 +26,9 @@ import torch
 from torch import Tensor
 
 from actors.rollout_config import WindowConfig
+from cluster.supply.item_tensors import KINDS, Item, Layout, digests_of, put_together, take_apart
 from cluster.supply.ledger import VersionHistory
-from cluster.supply.tensor_bytes import (
-    KINDS,
-    ByteViews,
-    Item,
-    Layout,
-    digests_of,
-    put_together,
-    take_apart,
-    view_bytes,
-    view_tensors,
-)
+from cluster.supply.tensor_bytes import ByteViews, view_bytes, view_tensors
 from models.network_config import StudentConfig
 from models.records import MadeBlock, Rollout
 

@@ -19,7 +19,7 @@ from cluster.pool.slots import Slot  # noqa: E402
 from cluster.runs.stage_spec import ActorSpec  # noqa: E402
 from cluster.runs.trace import Span  # noqa: E402
 from cluster.supply.dispatch import Dispatch  # noqa: E402
-from cluster.supply.tensor_bytes import Item, take_apart  # noqa: E402
+from cluster.supply.item_tensors import Item, take_apart  # noqa: E402
 from cluster.supply.wire import Header, seal  # noqa: E402
 from cluster.weights.version import WeightsVersion  # noqa: E402
 from models.records import MadeBlock  # noqa: E402

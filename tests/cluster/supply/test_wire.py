@@ -10,8 +10,9 @@ import numpy
 import pytest
 import torch
 
+from cluster.supply.item_tensors import take_apart
 from cluster.supply.supply_state import from_checkpoint, to_checkpoint
-from cluster.supply.tensor_bytes import ByteViews, take_apart
+from cluster.supply.tensor_bytes import ByteViews
 from cluster.supply.wire import BadWindow, open_item, seal
 from models.records import GRPO, STUDENT, Group, MadeBlock, Progress, Trajectory, Window
 
