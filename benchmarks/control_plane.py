@@ -65,7 +65,7 @@ async def measure(config: Config, block_s: float, seconds: float) -> Measured:
     clock = asyncio.get_running_loop().time
     coordinator = SimulatedCoordinator(config, block_s, spread_s=block_s)
     epoch = await coordinator.begin(stage_spec("dmd", config))
-    await coordinator.publish(0, 0, [no_weights(0, 0)])
+    await coordinator.publish(epoch, 0, 0, [no_weights(0, 0)])
     for updates in range(WARM_UP):
         await update(coordinator, epoch, updates, config)
     measured, updates, delivered = Measured(), WARM_UP, coordinator.supply.buffer.counts["delivered"]
@@ -89,7 +89,7 @@ async def update(coordinator: SimulatedCoordinator, epoch: int, done: int, confi
     for i, role in enumerate([CRITIC] * CRITIC_UPDATES + [STUDENT]):
         number = done * (1 + CRITIC_UPDATES) + i
         takes_s += await take(coordinator, epoch, number, role, config.dmd.batch_size)
-    await coordinator.publish(done + 1, done + 1, [no_weights(done + 1, done + 1)])
+    await coordinator.publish(epoch, done + 1, done + 1, [no_weights(done + 1, done + 1)])
     await coordinator.metrics(), await coordinator.report({})
     return takes_s
 
@@ -134,9 +134,9 @@ def grown_mb(side: int) -> tuple[float, float]:
     coordinator = ray.remote(Weighed).options(num_cpus=0, max_concurrency=1000).remote(config, 0.05, {})
     ray.get(coordinator.ready.remote(), timeout=config.cluster.start_timeout_s)
     _, _, before = ray.get(coordinator.weigh.remote())
-    ray.get(coordinator.begin.remote(stage_spec("dmd", config)))
+    epoch = ray.get(coordinator.begin.remote(stage_spec("dmd", config)))
     version = WeightsVersion(0, {}, None, 0)
-    ray.get(coordinator.publish.remote(0, 0, [ray.put(version)]))
+    ray.get(coordinator.publish.remote(epoch, 0, 0, [ray.put(version)]))
     while (weighed := ray.get(coordinator.weigh.remote()))[0] < WAITING:
         time.sleep(0.1)  # polling another process
     ray.kill(coordinator)

@@ -145,7 +145,7 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
     epoch = await coordinator.begin(stage_spec("dmd", config))
     measured, number = Measured(config, updates=updates), 0
     began = clock()
-    await coordinator.publish(0, 0, [no_weights(0, 0)])
+    await coordinator.publish(epoch, 0, 0, [no_weights(0, 0)])
     for update in range(warm_up + updates):
         if update == warm_up:
             started, measured.compute_s = clock(), 0.0
@@ -156,7 +156,7 @@ async def streaming(config: Config, warm_up: int, updates: int) -> Measured:
             measured.taken += [open_item(header, header.payload) for header in headers]
             await asyncio.sleep(seconds - (clock() - computing))
             measured.compute_s += clock() - computing
-        await coordinator.publish(update + 1, update + 1, [no_weights(update + 1, update + 1)])
+        await coordinator.publish(epoch, update + 1, update + 1, [no_weights(update + 1, update + 1)])
         await coordinator.metrics(), await coordinator.report({})
     measured.elapsed_s = clock() - started
     note_deliveries(measured, coordinator, began)

@@ -97,8 +97,7 @@ def main(options: Options) -> None:
     student = measured_student(options.model)
     dtype = getattr(torch, options.dtype or ("bfloat16" if gpu else "float32"))
     wants_vae = (gpu and options.model != "tiny") if options.vae is None else options.vae
-    if gpu:
-        check_quantization(options.quantize, device)
+    check_quantization(options.quantize, device)
     blocks = endless(student, device, dtype, options.compile, options.quantize)
     filling_s, last = fill_seconds(blocks, student, device)
     counted, made_s, rates, peak_bytes = BlockFlops.of(student), [], [], []

@@ -134,7 +134,7 @@ class Learner:
     def _offer(self, version: int, tensors: dict[str, torch.Tensor]) -> Handover:
         tensors[f"layer.{version % TENSORS}"] += 1
         make = partial(WeightsVersion.of, version, 0, tensors, torch.bfloat16)
-        return Handover(self.coordinator, version, 0, make, TIMEOUT_S)
+        return Handover(partial(self.coordinator.publish.remote, version, 0), version, make, TIMEOUT_S)
 
 
 def _timed(call: Callable[[], object]) -> float:

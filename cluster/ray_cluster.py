@@ -46,7 +46,7 @@ class RayCluster:
         """Start supplying a stage, and cancel the rest of the one before."""
         self._enter(f"starting stage {spec.name}")
         with self.tracer.waiting("begin"):
-            self._settle()
+            self.settle()
             begin = self.coordinator.begin
             epoch, stored = 0, None
             if collectives.rank() == 0:
@@ -69,15 +69,16 @@ class RayCluster:
         self.tracer.settle()
         self._enter("publishing weights")
         with self.tracer.waiting("publish"):
-            self._settle()  # `weights` overwrites the tensors of the version before
+            self.settle()  # `weights` overwrites the tensors of the version before
             tensors = weights()
             if collectives.rank() == 0:
                 version = next(self.versions)
+                offer = partial(self.coordinator.publish.remote, self.epoch, version, update)
                 make = partial(WeightsVersion.of, version, update, tensors, self.dtype)
-                self.handover = Handover(self.coordinator, version, update, make, _CALL_TIMEOUT_S)
+                self.handover = Handover(offer, version, make, _CALL_TIMEOUT_S)
 
-    def _settle(self) -> None:
-        """Wait for the last version's hand-over. Raises its error."""
+    def settle(self) -> None:
+        """Wait for the last version's hand-over, also at a run's end. Raises its error."""
         handover, self.handover = self.handover, None
         if handover is not None:
             handover.wait()
@@ -86,7 +87,6 @@ class RayCluster:
         """Return whether the stage goes on, by the last evaluation that rank 0 has seen in `metrics`."""
         improves = not self.patience or collectives.broadcast(self.since_best) < self.patience
         if not improves:
-            self._settle()
             self._enter(_ENDING.format(self.stage))
         return improves
 
@@ -109,7 +109,7 @@ class RayCluster:
                 if self.handover is not None:  # no windows would come from weights that never arrive
                     ray.wait([request, self.handover.answer], timeout=_CALL_TIMEOUT_S)
                     if ray.wait([self.handover.answer], timeout=0)[0]:
-                        self._settle()
+                        self.settle()
                 headers = ray.get(request, timeout=self.timeout_s + _CALL_TIMEOUT_S)
                 samples = fetch(headers)
                 bad = {
@@ -153,9 +153,7 @@ class RayCluster:
         return Report(windows, self.tracer.drain() + spans)
 
     def show(self, stage: str, step: int, steps: int, line: str) -> None:
-        """Send progress for the display; behind a stage's last update the last version is waited for."""
-        if step == steps:
-            self._settle()
+        """Send progress for the display, without waiting."""
         self._enter("updating" if step < steps else _ENDING.format(stage), (stage, step, steps, line))
 
     def _enter(self, phase: str, shown: Shown | None = None) -> None:

@@ -169,6 +169,7 @@ def _learn(task: dict[str, Any]) -> None:
             closing(RunLog(config.run_dir, config.wandb, cluster, on_ray.show, config.tensorboard)) as log,
         ):
             loop(config, cluster, log)
+            on_ray.settle()
     except (StopsRun, ConfigError) as stop:
         reason = stop.cause if isinstance(stop, RayTaskError) else stop
         ray.get(coordinator.stopped.remote(RunFailed(str(reason))), timeout=_CALL_TIMEOUT_S)

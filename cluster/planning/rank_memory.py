@@ -51,9 +51,8 @@ def context_bytes(work: RunShape, stage: str, clean: int) -> float:
         return 0
     wan, learner = work.student.wan, work.learner
     tokens = pass_tokens(work, stage) * clean // work.frames(stage)[0]
-    if (
-        learner.checkpoint_activations
-    ):  # at the peak, the end of the noisy pass's backward, no block's own are there yet
+    # At the peak, the end of the noisy pass's backward, no checkpointed block's own are there yet.
+    if learner.checkpoint_activations:
         return checkpointed_bytes(wan, tokens, BYTES[learner.dtype], learner.keep_attention)
     return activation_bytes(wan, tokens, BYTES[learner.dtype], False)
 

@@ -128,14 +128,14 @@ class Coordinator:
         staying = self.slots.without_retiring
         self.rewards.fit(len(staying), {slot.place.node for slot in staying if slot.place is not None})
 
-    async def publish(self, version: int, update: int, source: Any) -> None:
+    async def publish(self, epoch: int, version: int, update: int, source: Any) -> None:
         """Collect a version from the learner, without waiting for any actor to load it."""
-        if self.supply is None:
-            raise StageEnded  # Ray has restarted this process, and the learner has not begun a stage yet
-        supply, store = self.supply, self.weights
-        supply.versions.publish(version, update)  # first: the learner's next take counts the ages with it
-        weights = await store.collect(version, source)
-        self.evaluation.offer(update, store.reference)
+        if epoch != self.epoch:  # a lost learner's call, or Ray has restarted this process
+            raise StageEnded
+        self.supply.versions.publish(version, update)  # first: the learner's next take counts the ages with it
+        weights = await (store := self.weights).collect(version, source)
+        if epoch == self.epoch:
+            self.evaluation.offer(update, store.reference)
         self.workload.versions += 1
         self.workload.weight_bytes = sum(tensor.nbytes for tensor in weights.tensors.values())
         await self.supervisor.wake()

@@ -24,7 +24,7 @@ class Cluster(Protocol):
     Every rank calls every verb but `report`, in the same order. One update of stage dmd, on each rank:
 
         samples = cluster.take("student", 8)     # this rank's share of 8 windows; blocks until they exist
-        cluster.publish(learner.weights, 12)   # a new version; actors load it at their next block
+        cluster.publish(learner.weights, 12)     # a new version; actors load it at their next block
         log(..., metrics | cluster.metrics())    # on rank 0 the log then calls cluster.report(metrics)
     """
 

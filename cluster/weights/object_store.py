@@ -1,7 +1,7 @@
 """Send weights through Ray's object store: one copy, owned by the coordinator from the start.
 
     learner                      coordinator                          rollout process
-    Handover(tensors) --(1)-->   WeightStore.collect
+    Handover(make)    --(1)-->   WeightStore.collect
        _offered       <-(2)--      calls back
        version N      --(3)-->   WeightStore: reference to N  <-(4)--  ObjectStoreWeights.fetch(than=N-1)
        wait()                                                 --(5)->  reads N in place, in its node's store
@@ -37,7 +37,7 @@ _offered: dict[int, tuple[Callable[[], WeightsVersion], threading.Event]] = {}
 
 
 class Handover:
-    """Hands a version to a coordinator with `publish(version, update, source)`, which owns it afterwards.
+    """Hands a version to a coordinator, which owns it afterwards.
 
     Nothing may write to the tensors before `wait` has returned. A process that Ray cannot call, such as a driver, puts
     the version itself and must outlive its use.
@@ -45,22 +45,21 @@ class Handover:
 
     def __init__(
         self,
-        coordinator: ray.actor.ActorHandle,
+        offer: Callable[[ray.actor.ActorHandle | list], ray.ObjectRef],
         version: int,
-        update: int,
         make: Callable[[], WeightsVersion],
         timeout_s: float,
     ):
         """Offer the version that `make` returns, and wait until the coordinator knows its number and collects it.
 
-        Ray may run the calls of a process in another order than it made them: the next one must find the number known.
-        A failure is raised by `wait`.
+        `offer` calls the coordinator's `publish` with a source for `WeightStore.collect`. Ray may run the calls of a
+        process in another order than it made them: the next one must find the number known. `wait` raises a failure.
         """
         context, self.version, self.deadline = ray.get_runtime_context(), version, time.monotonic() + timeout_s
         callable_process, collects = context.get_actor_id() is not None, threading.Event()
         source = context.current_actor if callable_process else [ray.put(make())]
         _offered[version] = make, collects
-        self.answer = coordinator.publish.remote(version, update, source)
+        self.answer = offer(source)
         while time.monotonic() < self.deadline and not collects.wait(_POLL_S):
             if ray.wait([self.answer], timeout=0)[0]:  # done, or failed before the call back
                 return

@@ -9,6 +9,16 @@ from torch import Tensor
 _ALIGNMENT = 64
 
 
+def side_by_side(sizes: Mapping[str, int]) -> tuple[dict[str, slice], int]:
+    """Place pieces of these many bytes one behind the other, aligned; returns places, and the bytes of all."""
+    places, end = {}, 0
+    for name, size in sizes.items():
+        first = -(-end // _ALIGNMENT) * _ALIGNMENT
+        end = first + size
+        places[name] = slice(first, end)
+    return places, end
+
+
 class HostMemory:
     """Holds one piece of memory that every copy of a group of tensors reuses, pinned for tensors of a GPU.
 
@@ -22,11 +32,7 @@ class HostMemory:
 
     def lay(self, like: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Return tensors with the names and shapes of `like`, in `dtype` or their own; earlier ones are overwritten."""
-        places, end = {}, 0
-        for name, tensor in like.items():
-            first = -(-end // _ALIGNMENT) * _ALIGNMENT
-            end = first + tensor.numel() * (dtype or tensor.dtype).itemsize
-            places[name] = slice(first, end)
+        places, end = side_by_side({name: t.numel() * (dtype or t.dtype).itemsize for name, t in like.items()})
         if len(self.memory) < end:
             self.memory = torch.zeros(end, dtype=torch.uint8)
             if any(tensor.is_cuda for tensor in like.values()):

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, distributed
 
 from learner.parallel import collectives
+from learner.parallel.host_memory import side_by_side
 from models.wan.network import Wan
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
-
-_ALIGNMENT = 16
 
 
 def shard(network: Wan, device: torch.device, compute: torch.dtype | None = None, offload: bool = False) -> None:
@@ -74,7 +73,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def full_layers(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Iterator[dict[str, Tensor]]:
-    """Yield all of the tensors, block by block and then the rest, in `dtype` where given (a collective for each part).
+    """Yield all of the tensors, a block at a time and the rest, in `dtype` where given (a collective for each part).
 
     A collective for each tensor would cost 825 launches and waits for Wan 1.3B. They are cast where the shards are:
     half the bytes to gather, and one thread of a CPU takes seconds for 1.3B. Drop a part before the next one.
@@ -83,36 +82,32 @@ def full_layers(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None)
     for name, tensor in tensors.items():
         block = ".".join(name.split(".")[:2]) if name.startswith("blocks.") else ""
         parts.setdefault(block, {})[name] = tensor.detach()
-    for block in sorted(parts, key=lambda name: name == ""):
-        yield _full(parts[block], dtype)
+    for part in parts.values():
+        yield _full(part, dtype)
 
 
 def _full(part: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Gather all shards of `part` at once, as bytes: each rank's lie side by side, padded to the largest shard."""
-    sharded = [tensor for tensor in part.values() if is_sharded(tensor)]
+    full = {name: tensor.to(dtype or tensor.dtype) for name, tensor in part.items() if not is_sharded(tensor)}
+    sharded = {name: tensor for name, tensor in part.items() if is_sharded(tensor)}
     if not sharded:
-        return {name: tensor.to(dtype or tensor.dtype) for name, tensor in part.items()}
-    mesh, ranks = sharded[0].device_mesh, sharded[0].device_mesh.size()
-    shards, places, end = {}, {}, 0
-    for name, tensor in part.items():
-        if is_sharded(tensor):
-            rows = -(-tensor.shape[0] // ranks)  # of every rank but the last ones, as torch.chunk cuts
-            shards[name] = tensor.to_local().to(mesh.device_type, dtype or tensor.dtype).contiguous()
-            nbytes = rows * tensor.shape[1:].numel() * shards[name].itemsize
-            places[name] = slice(end, end + nbytes)
-            end += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+        return full
+    assert all(tensor.placements[0].is_shard(0) for tensor in sharded.values()), "FSDP2 cuts rows"
+    mesh = next(iter(sharded.values())).device_mesh
+    ranks = mesh.size()
+    shards = {n: t.to_local().to(mesh.device_type, dtype or t.dtype).contiguous() for n, t in sharded.items()}
+    rows = {
+        name: -(-tensor.shape[0] // ranks) for name, tensor in sharded.items()
+    }  # as torch.chunk cuts; the last less
+    places, end = side_by_side({n: rows[n] * t.shape[1:].numel() * shards[n].itemsize for n, t in sharded.items()})
     own = torch.empty(end, dtype=torch.uint8, device=next(iter(shards.values())).device)
     for name, shard in shards.items():
         own[places[name]][: shard.nbytes].copy_(shard.flatten().view(torch.uint8))
     gathered = own.new_empty(ranks * end)
     distributed.all_gather_into_tensor(gathered, own, mesh.get_group())
-    table, full = gathered.view(ranks, end), {}
-    for name, tensor in part.items():
-        if name in places:
-            padded = table[:, places[name]].reshape(-1).view(shards[name].dtype)
-            full[name] = padded[: tensor.numel()].view(tensor.shape)
-        else:
-            full[name] = tensor.to(dtype or tensor.dtype)
+    for name, tensor in sharded.items():
+        padded = gathered.view(ranks, end)[:, places[name]].reshape(-1).view(shards[name].dtype)
+        full[name] = padded[: tensor.numel()].view(tensor.shape)
     return full
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     coordinator = ray.remote(SleepingCoordinator).options(**options).remote(config, 0.01, {"num_cpus": 1})
     cluster = RayCluster(coordinator)
     cluster.begin(stage_spec("dmd", config))
-    ray.get(coordinator.publish.remote(0, 0, [ray.put(WeightsVersion(0, {}, None, 0))]))
+    ray.get(coordinator.publish.remote(cluster.epoch, 0, 0, [ray.put(WeightsVersion(0, {}, None, 0))]))
     while cluster.metrics()["buffer/depth"] < WAITING:
         time.sleep(0.1)  # polling another process
     if "drained" in sys.argv:
@@ -51,7 +51,7 @@ def main() -> None:
     taken = [w for role, n in ((CRITIC, 2), (STUDENT, 2), (CRITIC, 6)) for w in cluster.take(role, n)]
     metrics = cluster.metrics()
     cluster.begin(stage_spec("dmd", config), state)
-    ray.get(coordinator.publish.remote(1, 1, [ray.put(WeightsVersion(1, {}, None, 0))]))
+    ray.get(coordinator.publish.remote(cluster.epoch, 1, 1, [ray.put(WeightsVersion(1, {}, None, 0))]))
     again = [w for role, n in ((CRITIC, 2), (STUDENT, 2), (CRITIC, 6)) for w in cluster.take(role, n)]
     print(json.dumps({
         "taken": [(w.rollout, w.index, w.attempt) for w in taken],

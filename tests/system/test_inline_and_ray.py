@@ -238,7 +238,7 @@ def test_a_hand_over_that_fails_is_raised_while_windows_are_waited_for(local_ray
         async def show(self, phase, shown):
             pass
 
-        async def publish(self, version, update, source):
+        async def publish(self, epoch, version, update, source):
             raise OverflowError("no room in the object store")
 
         async def take(self, *request):

@@ -62,7 +62,7 @@ async def coordinated(config, pace, updates):
     coordinator = SimulatedCoordinator(config, pace.block_s, pool=PullingPool)
     coordinator.pool.coordinator = coordinator
     epoch = await coordinator.begin(stage_spec("dmd", config))
-    await coordinator.publish(0, 0, [no_weights(0, 0)])
+    await coordinator.publish(epoch, 0, 0, [no_weights(0, 0)])
     began, number, seen = clock(), 0, []
     for update in range(1, updates + 1):
         waited_s, ages = 0.0, []
@@ -74,7 +74,7 @@ async def coordinated(config, pace, updates):
             number += 1
             await asyncio.sleep(seconds)
         await asyncio.sleep(pace.publish_s)
-        await coordinator.publish(update, update, [no_weights(update, update)])
+        await coordinator.publish(epoch, update, update, [no_weights(update, update)])
         seen.append((clock() - began, waited_s, statistics.mean(ages)))
     first_s = min(coordinator.available.values()) - began
     return first_s, *zip(*seen, strict=True)

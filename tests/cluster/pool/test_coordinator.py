@@ -293,7 +293,7 @@ def test_a_coordinator_that_was_started_again_tells_the_learner_to_begin_again()
     async def test():
         config = small()
         coordinator = Coordinator(config.cluster, config.autoscale, config.run_dir, PretendPool(config))
-        for call in (coordinator.take(3, 0, CRITIC, 2, 0, 1), coordinator.state(), coordinator.publish(0, 0, None)):
+        for call in (coordinator.take(3, 0, CRITIC, 2, 0, 1), coordinator.state(), coordinator.publish(3, 0, 0, None)):
             with pytest.raises(StageEnded):
                 await call
 

@@ -15,7 +15,7 @@ async def begun(config, state=None):
     coordinator = SimulatedCoordinator(config, 0.0)
     epoch = await coordinator.begin(stage_spec("dmd", config), state)
     if state is None:
-        await coordinator.publish(0, 0, [no_weights(0, 0)])
+        await coordinator.publish(epoch, 0, 0, [no_weights(0, 0)])
     return coordinator, epoch
 
 

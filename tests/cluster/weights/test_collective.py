@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -82,7 +83,8 @@ def pool(local_ray, timeout_s):
 def publish(coordinator, version):
     from cluster.weights import object_store
 
-    object_store.Handover(coordinator, version, 0, lambda: weights(version), 60).wait()
+    offer = partial(coordinator.publish.remote, version, 0)
+    object_store.Handover(offer, version, lambda: weights(version), 60).wait()
 
 
 def assert_equal(received, version):

@@ -38,22 +38,24 @@ def mortal(local_ray):
     local_ray.kill(learner)
 
 
+def hand_over(coordinator, version, tensors):
+    from cluster.weights.object_store import Handover
+
+    offer = partial(coordinator.publish.remote, version, 0)
+    return Handover(offer, version, partial(WeightsVersion.of, version, 0, tensors, torch.float32), 60)
+
+
 def started_learner(ray):
     @ray.remote(num_cpus=0, max_concurrency=2)
     class Learner:
         def publish_and_overwrite(self, coordinator, version):
-            from cluster.weights.object_store import Handover
-
             tensors = {"a": torch.full((1000, 1000), float(version))}
-            Handover(coordinator, version, 0, partial(WeightsVersion.of, version, 0, tensors, torch.float32), 60).wait()
+            hand_over(coordinator, version, tensors).wait()
             tensors["a"].zero_()
 
         def offer_and_ask(self, coordinator, version):
-            from cluster.weights.object_store import Handover
-
             tensors = {"a": torch.full((1000, 1000), float(version))}
-            make = partial(WeightsVersion.of, version, 0, tensors, torch.float32)
-            handover = Handover(coordinator, version, 0, make, 60)
+            handover = hand_over(coordinator, version, tensors)
             known = ray.get(coordinator.newest.remote(), timeout=60)
             handover.wait()
             return known
@@ -120,11 +122,9 @@ def test_who_asks_for_newer_weights_is_answered_when_they_come_or_when_the_wait_
 
 @pytest.mark.ray
 def test_a_driver_can_publish_too(coordinator):
-    from cluster.weights.object_store import Handover
-
     for version in (4, 5):
         tensors = {"a": torch.full((3,), float(version))}
-        Handover(coordinator, version, 0, partial(WeightsVersion.of, version, 0, tensors, torch.float32), 60).wait()
+        hand_over(coordinator, version, tensors).wait()
     assert fetch(coordinator) == (5, [5.0])
 
 
@@ -137,3 +137,10 @@ def test_an_offer_that_was_withdrawn_or_whose_learner_died_changes_nothing(local
     with pytest.raises(local_ray.exceptions.RayActorError):
         local_ray.get(coordinator.publish.remote(2, 0, mortal), timeout=60)
     assert fetch(coordinator) == (1, [1.0])
+
+
+@pytest.mark.ray
+def test_a_hand_over_that_ended_in_time_is_good_however_late_it_is_waited_for(coordinator):
+    handover = hand_over(coordinator, 6, {"a": torch.zeros(3)})
+    handover.deadline = 0.0
+    handover.wait()
