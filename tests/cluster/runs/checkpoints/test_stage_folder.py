@@ -450,8 +450,9 @@ def a_rank_holds_one_layer_beyond_its_shards(rank: int, folder: Path) -> None:
         copy = FlatCopy(weights, dtype)
         with LiveBytes() as publishing:
             copy.of(weights)
-        # Of eight: a shard, all shards side by side, and their tensors. A thread of Gloo may hold the last ones longer.
-        assert 0 < publishing.peak <= 3 * layer, (publishing.peak, layer)
+        # Of eight layers: a shard, all shards side by side and their tensors are 2.5; a thread of Gloo may still hold
+        # the shards of the layer before, 1.5 more.
+        assert 0 < publishing.peak <= 4.25 * layer, (publishing.peak, layer)
 
 
 def a_killed_rank_leaves_the_checkpoint_before(rank: int, folder: Path) -> None:
