@@ -17,7 +17,7 @@ import settings
 from actors.generation.streaming import make_videos
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
-from evaluation.metrics import segment_metrics
+from evaluation.tiny_metrics import segment_metrics
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError
 from models.noise import evaluation_seeds

@@ -20,8 +20,8 @@ import ray  # noqa: E402 (reads its environment when imported)
 import torch  # noqa: E402
 
 from benchmarks.line import print_line  # noqa: E402
-from cluster.weights.actor_weights import PrefetchedWeights  # noqa: E402
 from cluster.weights.object_store import Handover, ObjectStoreWeights, WeightStore  # noqa: E402
+from cluster.weights.prefetched_weights import PrefetchedWeights  # noqa: E402
 from cluster.weights.version import WeightsVersion  # noqa: E402
 from learner.trained_network import FlatCopy  # noqa: E402
 

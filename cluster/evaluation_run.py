@@ -18,8 +18,8 @@ from evaluation.benchmark_columns.vbench_columns import vbench_columns
 from evaluation.evaluation_config import EvaluationConfig, methods_of
 from evaluation.judge_columns import check_judge, judge_columns, judge_metrics
 from evaluation.judging.method_pairs import method_pairs
+from evaluation.metrics import Metric, metrics
 from evaluation.stability.real_band import read_band
-from evaluation.summaries import Metric, metrics
 from evaluation.video_evaluation import evaluate_video
 from evaluation.video_tasks import Skipped, VideoTask, list_videos
 from models.atomic_files import write_atomic

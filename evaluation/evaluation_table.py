@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.bootstrap import BootstrapInterval, bootstrap_mean, ranking
-from evaluation.summaries import Metric
+from evaluation.metrics import Metric
 from evaluation.video_tasks import Skipped, natural_order
 from models.atomic_files import write_atomic
 

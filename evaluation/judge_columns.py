@@ -12,7 +12,7 @@ from evaluation.judging.judge_config import JudgeConfig
 from evaluation.judging.method_pairs import compare_methods, method_pairs
 from evaluation.judging.rubric import SCORE, VERDICT, load_rubric
 from evaluation.judging.video_judge import VideoVerdict, judge_videos
-from evaluation.summaries import Metric
+from evaluation.metrics import Metric
 from evaluation.video_tasks import VideoTask
 from models.user_paths import user_path
 

@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 from safetensors import safe_open
 
+from evaluation.metrics import summarise
 from evaluation.second_curves import CurveMeter, VideoCurves
 from evaluation.stability.real_band import RealBand, read_band
-from evaluation.summaries import summarise
 from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic
 from models.fingerprint import file_digest

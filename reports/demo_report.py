@@ -14,8 +14,8 @@ from cluster.config.run_config import Config
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import RunLog
 from evaluation.evaluation_table import evaluation_of, write_evaluation
-from evaluation.metrics import segment_values, summarise_segments
-from evaluation.summaries import Metric
+from evaluation.metrics import Metric
+from evaluation.tiny_metrics import segment_values, summarise_segments
 from models.atomic_files import write_atomic
 from models.checkpoints.weight_files import load_weights
 from models.noise import evaluation_seeds

@@ -73,7 +73,7 @@ class MethodResult:
     title: str
     """Shown to the reader, "method: its difference"."""
     metrics: dict[str, list[float]]
-    """`evaluation.metrics.segment_metrics` of all the videos."""
+    """`evaluation.tiny_metrics.segment_metrics` of all the videos."""
     videos: Tensor
     prompts: list[str]
     by_video: Sequence[dict[str, list[float]]]

@@ -1,6 +1,6 @@
 """Write the report of a demo run: summary.json, report.html in one file, and a table for the terminal.
 
-It states only numbers of `evaluation.metrics`, and shows videos in the order in which they were generated.
+It states only numbers of `evaluation.tiny_metrics`, and shows videos in the order in which they were generated.
 """
 
 import json

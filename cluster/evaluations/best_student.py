@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cluster.config.training_evaluation_config import TrainingEvaluationConfig
 from cluster.runs.stage_spec import EvaluationSpec
+from evaluation.metrics import BANDS, Metric, metrics
 from evaluation.second_curves import REFERENCE_S
-from evaluation.summaries import BANDS, Metric, metrics
 from models.checkpoints.weight_files import save_weights
 from models.errors import ConfigError
 

@@ -19,10 +19,10 @@ from actors.generation.video_writer import Mp4File
 from cluster.evaluations.best_student import keep_if_best, since_best
 from cluster.runs.factory import computing_of
 from cluster.runs.stage_spec import EvaluationSpec
-from evaluation.metrics import segment_metrics
+from evaluation.metrics import summarise
 from evaluation.second_curves import CurveMeter
 from evaluation.stability.real_band import tiny_band
-from evaluation.summaries import summarise
+from evaluation.tiny_metrics import segment_metrics
 from models.atomic_files import flush
 from models.noise import BlockNoise, Draw
 from models.records import Weights

@@ -26,9 +26,9 @@ from cluster.runs.trace import Span, Tracer, clock_offset
 from cluster.supply.item_tensors import Item
 from cluster.supply.tensor_bytes import ByteViews
 from cluster.supply.wire import LOST, BadWindow, Header, open_item, seal
-from cluster.weights.actor_weights import PrefetchedWeights
 from cluster.weights.collective import CollectiveWeights
 from cluster.weights.object_store import ObjectStoreWeights
+from cluster.weights.prefetched_weights import PrefetchedWeights
 from models.records import MadeBlock, Progress, Rollout
 
 _CALL_TIMEOUT_S = _FETCH_TIMEOUT_S = 60.0

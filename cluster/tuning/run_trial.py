@@ -20,7 +20,7 @@ from cluster.runs.factory import computing_of
 from cluster.runs.run_folder import RunFolder
 from cluster.runs.run_log import Progress
 from cluster.tuning.trials import Loop, Trial
-from evaluation.metrics import segment_metrics
+from evaluation.tiny_metrics import segment_metrics
 from learner.parallel import collectives
 from models.checkpoints.weight_files import load_weights
 from models.network_config import StudentConfig

@@ -1,8 +1,8 @@
 """Describe the columns of this package, for tables and reports."""
 
 from evaluation.benchmark_columns.benchmark_config import COLUMN_DIMENSIONS, OTHER_DIMENSIONS
+from evaluation.metrics import Metric
 from evaluation.second_curves import SecondCurve
-from evaluation.summaries import Metric
 
 EMBEDDING_CURVES = {
     "text_alignment": SecondCurve("text alignment (CLIP)", "cosine of frames and prompt, times 100", False),

@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 from evaluation.benchmark_columns.benchmark_config import EmbeddingConfig
 from evaluation.benchmark_columns.benchmark_metrics import EMBEDDING_BANDS, EMBEDDING_CURVES
 from evaluation.benchmark_columns.embedding_rows import embedding_rows_path
+from evaluation.metrics import summarise_points
 from evaluation.second_curves import REFERENCE_S, Row, finite
-from evaluation.summaries import summarise_points
 from evaluation.video_evaluation import open_video
 from evaluation.video_tasks import VideoTask
 from models.atomic_files import write_atomic

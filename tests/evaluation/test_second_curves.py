@@ -1,8 +1,8 @@
 import numpy
 import pytest
 
+from evaluation.metrics import summarise_curve
 from evaluation.second_curves import CURVES, VideoCurves, curves_of
-from evaluation.summaries import summarise_curve
 from models.video_stream import array_frames
 from tests.fakes.real_footage import film_clip
 

@@ -7,10 +7,10 @@ from statistics import mean
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from evaluation.metrics import segment_metrics
 from evaluation.second_curves import curves_of
 from evaluation.stability.real_band import tiny_band
 from evaluation.stability.stability_proxy import stability_proxy
+from evaluation.tiny_metrics import segment_metrics
 from models.video_stream import array_frames
 from models.worlds.tiny_world import FPS, HORIZON
 from tests.fakes.real_footage import enlarged

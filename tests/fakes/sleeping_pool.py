@@ -16,8 +16,8 @@ from cluster.runs.stage_spec import ActorSpec
 from cluster.runs.trace import Span
 from cluster.supply.tensor_bytes import ByteViews
 from cluster.supply.wire import Header, seal
-from cluster.weights.actor_weights import PrefetchedWeights
 from cluster.weights.object_store import ObjectStoreWeights
+from cluster.weights.prefetched_weights import PrefetchedWeights
 from models.records import MadeBlock, Rollout, Window
 from tests.fakes.zero_videos import PretendedVideos
 

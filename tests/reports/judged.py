@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from evaluation.evaluation_table import evaluation_of
-from evaluation.summaries import metrics
+from evaluation.metrics import metrics
 from evaluation.video_evaluation import evaluate_video
 from evaluation.video_tasks import Skipped, list_videos
 from reports.evaluation_report import write_evaluation_report

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from evaluation.metrics import segment_metrics
+from evaluation.tiny_metrics import segment_metrics
 from models.worlds.tiny_prompts import PROMPTS
 from models.worlds.tiny_world import HORIZON, sample_video
 from reports import scan_report

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cluster.run_errors import Leaving
-from cluster.weights.actor_weights import PrefetchedWeights
+from cluster.weights.prefetched_weights import PrefetchedWeights
 from models.records import Weights
 
 
