@@ -127,6 +127,13 @@ class ConditionEmbedder(nn.Module):
         return second(functional.gelu(first(text.to(first.weight.dtype)), approximate="tanh"))
 
 
+def modulation_table(rows: int, dim: int) -> nn.Parameter:
+    """Draw a learned table of shifts, scales and gates [1 rows D]."""
+    table = torch.empty(1, rows, dim)
+    # A normal draw on "meta" imports sympy, half a second at the start of each process of a run.
+    return nn.Parameter(table if table.is_meta else table.normal_().div_(dim**0.5))
+
+
 class Block(nn.Module):
     """Applies modulated self-attention, cross-attention to the text, and a modulated feed-forward."""
 
@@ -138,8 +145,7 @@ class Block(nn.Module):
         self.attn2 = Attention(dim, heads, eps)
         self.norm3 = LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = FeedForward(dim, ffn_dim)
-        # In place: on "meta" a division that makes a tensor imports torch's compiler, a second of every start.
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim).div_(dim**0.5))
+        self.scale_shift_table = modulation_table(6, dim)
         self.layout = TokenLayout()
 
     def modulation(self, time: Tensor) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from models.wan.attention import Visibility
 from models.wan.cpu_products import keep_freed_memory, lay_out_products
 from models.wan.flash_attention import selected_module
 from models.wan.kept_attention import keep_attention
-from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, RollingPast, Segments
+from models.wan.layers import Block, ConditionEmbedder, KeysValues, LayerNorm, RollingPast, Segments, modulation_table
 from models.wan.rope import rotary_positions
 from models.wan.token_layout import TokenLayout
 
@@ -39,7 +39,7 @@ class Wan(nn.Module):
         )
         self.norm_out = LayerNorm(dim, config.eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, config.out_channels * patch[1] * patch[2])
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim).div_(dim**0.5))
+        self.scale_shift_table = modulation_table(2, dim)
         self.layout = TokenLayout()
         """Layout of the tokens on processes; the blocks have the same one."""
         self.checkpoint_activations = False

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -5,6 +7,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
+import settings
 from models.network_config import TINY, WAN_1_3B, WAN_14B, WanConfig
 from models.wan.network import Wan
 from tests.models.checkpoints.stock import same_weights, stock_class
@@ -101,3 +104,13 @@ def test_padding_rows_of_the_text_are_attended_to():
     timestep = torch.tensor([500.0, 500.0])
     longer = torch.cat([text, torch.zeros_like(text)], dim=1)
     assert not torch.allclose(ours(x_t, timestep, longer), ours(x_t, timestep, text), rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_on_meta_does_not_import_the_compiler_which_slows_every_start():
+    code = (
+        "import sys, torch; from models.network_config import TINY; from models.wan.network import Wan\n"
+        "with torch.device('meta'): Wan(TINY)\n"
+        "print({'sympy', 'torch._dynamo'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=settings.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
