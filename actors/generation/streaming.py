@@ -39,7 +39,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class _RecacheBuffer:
+class RecacheBuffer:
     """Holds the clean latents that the cache was made from."""
 
     empty: RollingCache
@@ -47,7 +47,7 @@ class _RecacheBuffer:
     window: tuple[Tensor, ...] = ()
     """Pieces [B F C H W], as they were read."""
 
-    def add(self, x0: Tensor) -> "_RecacheBuffer":
+    def add(self, x0: Tensor) -> "RecacheBuffer":
         if _frames(self.sink) < self.empty.sink_frames:
             return replace(self, sink=(*self.sink, x0))
         window = (*self.window, x0)
@@ -75,6 +75,23 @@ def _frames(pieces: Sequence[Tensor]) -> int:
 
 
 @torch.no_grad()
+def begin_cache(
+    student: Wan, shape: StudentConfig, text: Tensor, given: Tensor | None
+) -> tuple[RollingCache, RecacheBuffer]:
+    """Make the cache of videos that begin with the clean latents `given` [B F C H W], and what it was made from."""
+    # Less than a block, as a picture, is beside the sink, not in its place.
+    odd = given.shape[1] if given is not None and given.shape[1] < max(2, shape.block_frames) else 0
+    cache = RollingCache(shape.wan, shape.context_frames, shape.sink_frames + (odd if shape.sink_frames else 0))
+    remembered = RecacheBuffer(cache.emptied(0))
+    if given is not None:
+        text_keys_values = student.text_keys_values(text)
+        for piece in given.split(odd or shape.block_frames, dim=1):
+            cache = write_block(student, piece, text_keys_values, cache)
+            remembered = remembered.add(piece)
+    return cache, remembered
+
+
+@torch.no_grad()
 def stream_latents(
     student: Wan,
     shape: StudentConfig,
@@ -93,15 +110,8 @@ def stream_latents(
     """
     sigmas = warped_sigmas(shape.timesteps, shape.shift)
     given = None if start is None else codec.encode(start)
-    # Less than a block, as a picture, is beside the sink, not in its place.
-    odd = given.shape[1] if given is not None and given.shape[1] < max(2, shape.block_frames) else 0
-    cache = RollingCache(shape.wan, shape.context_frames, shape.sink_frames + (odd if shape.sink_frames else 0))
-    remembered = _RecacheBuffer(cache.emptied(0))
+    cache, remembered = begin_cache(student, shape, scenes[0].text, given)
     if given is not None:
-        text_keys_values = student.text_keys_values(scenes[0].text)
-        for piece in given.split(odd or shape.block_frames, dim=1):
-            cache = write_block(student, piece, text_keys_values, cache)
-            remembered = remembered.add(piece)
         yield given
     ends = [min(scene.first, frames) for scene in scenes[1:]] + [frames]
     for scene, end in zip(scenes, ends, strict=True):
@@ -188,7 +198,7 @@ def _show_waiting(
 def _decode_in_turn(latents: Iterable[Tensor], codec: VideoCodec) -> Iterator[Decoded]:
     past = None
     for x0 in latents:
-        frames, past = _decode(codec, x0, past)
+        frames, past = decoded_frames(codec, x0, past)
         yield frames, lambda: None
 
 
@@ -198,13 +208,14 @@ def _decode_on_gpu(latents: Iterable[Tensor], codec: VideoCodec, device: torch.d
     for x0 in latents:
         decoding.wait_stream(denoising)
         with torch.cuda.stream(decoding):
-            frames, past = _decode(codec, x0, past)
+            frames, past = decoded_frames(codec, x0, past)
             frames = frames.to("cpu", non_blocking=True)  # into pinned memory, in the device's order of work
             arrived = decoding.record_event()
         x0.record_stream(decoding)  # or denoising could write into its memory before it was read
         yield frames, arrived.synchronize
 
 
-def _decode(codec: VideoCodec, x0: Tensor, past: Any) -> tuple[Tensor, Any]:
+def decoded_frames(codec: VideoCodec, x0: Tensor, past: Any) -> tuple[Tensor, Any]:
+    """Decode a block of latents: frames [B T H W 3] uint8 on its device, and the codec's state behind them."""
     pixels, past = codec.decode(x0, past)
     return (pixels.float() * 255).round().byte().permute(0, 1, 3, 4, 2).contiguous(), past
