@@ -40,10 +40,13 @@ class BlockNoise:
     block_shape: tuple[int, int, int, int]
     """(F, C, H, W) of a block."""
     device: torch.device = torch.device("cpu")
+    first: int = 0
+    """Block of the video that `draw` counts as 0."""
 
     def draw(self, block: int, step: int) -> Tensor:
         """Draw noise [B F C H W] for a denoising step of a block; step 0 is the block's start."""
-        drawn = [torch.randn(self.block_shape, generator=generator_for(seed, block, step)) for seed in self.seeds]
+        generators = [generator_for(seed, self.first + block, step) for seed in self.seeds]
+        drawn = [torch.randn(self.block_shape, generator=generator) for generator in generators]
         return to_device(torch.stack(drawn), self.device)
 
 

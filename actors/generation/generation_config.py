@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from actors.generation.method_keys import MethodKeys
 from actors.prompt_entries import schedule_problem
 from models.checkpoints.lora_keys import LoraKeys
 from models.errors import ConfigError
@@ -22,7 +23,7 @@ _RATE_PARTS = 1_000_000
 
 
 @dataclass(kw_only=True)
-class GenerationConfig(WorldConfig, LoraKeys):
+class GenerationConfig(WorldConfig, LoraKeys, MethodKeys):
     """Describes which videos to generate, by which student, and where they go."""
 
     checkpoint: str | None = key(
@@ -97,6 +98,7 @@ class GenerationConfig(WorldConfig, LoraKeys):
         if self.recache and self.prompt_schedule is None and self.prompts is None:
             problem = "the prompt never changes"
             raise ConfigError("recache", True, problem, "write a prompt_schedule, or leave recache out")
+        self.check_overlap(self.student, self.student.sink_frames if self.sink is None else self.sink, self.recache)
 
     def _check_lengths(self) -> None:
         """Check seconds and pixels, before any file is opened."""

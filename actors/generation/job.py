@@ -25,6 +25,7 @@ from models.user_paths import user_path
 from models.wan.device_faults import COMPILER_FIX, compiler_fault, driver_fault
 from models.wan.network import Wan
 from models.wan.quantized import check_quantization
+from models.wan.tiny_decoder import TinyDecoderCodec
 from models.worlds.tiny_world import FPS
 from models.worlds.world import World, open_codec, open_text
 from models.worlds.world_config import SHIPPED_STUDENT
@@ -85,6 +86,9 @@ def open_job(config: GenerationConfig) -> Job:
     vae, text_encoder = (found.get(name) or config.world_folder(name, checkpoint) for name in given)
     text = open_text(shape.wan, text_encoder, user_path(config.text_cache, "text_cache"), device, dtype)
     world = World(open_codec(shape.wan, vae, device, dtype), text)
+    if config.extend == "overlap" and isinstance(world.codec, TinyDecoderCodec):
+        problem = "a tiny decoder encodes no frames, as extend=overlap needs"
+        raise ConfigError("vae", vae, problem, "write vae=a folder of Wan2.1, or its Wan2.1_VAE.pth")
     rows, columns = shape.height * stride, shape.width * stride
     enlarge = config.enlarge or math.ceil(_FILE_ROWS / rows)
     for video in videos[:1] if config.out != PIPE else ():

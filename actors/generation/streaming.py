@@ -38,6 +38,12 @@ class Scene:
     """[B S text_dim]."""
 
 
+def text_at(scenes: Sequence[Scene], codec: VideoCodec, latent_frames: int) -> Tensor:
+    """Return the prompts [B S text_dim] of the block behind `latent_frames` frames: of the scene it wholly lies in."""
+    shown = video_frames(codec, latent_frames)
+    return next((scene for scene in reversed(scenes) if scene.first <= shown), scenes[0]).text
+
+
 @dataclass(frozen=True)
 class RecacheBuffer:
     """Holds the clean latents that the cache was made from."""

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.job import Job
+from actors.generation.overlapping import stream_horizons
 from actors.generation.planned_videos import PlannedVideo, single_config, videos_together
 from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_formats import open_writer
@@ -144,7 +145,7 @@ def generate_batch(
                 files.callback(writer.close)
             show = _shown_in(job, videos, writers, meter, record)
             scenes = _scenes(job, videos)
-            latents = stream_latents(student, shape, scenes, noise, codec, frames, start, config.recache)
+            latents = _stream_of(config)(student, shape, scenes, noise, codec, frames, start)
             show_blocks(latents, codec, job.device, show)
     except BrokenPipeError as error:
         raise VideoEnded("the reader has closed the pipe", writers) from error
@@ -157,6 +158,13 @@ def generate_batch(
     except KeyboardInterrupt as error:  # of another signal it carries the number
         raise VideoEnded("stopped", writers, 128 + (error.args[0] if error.args else signal.SIGINT)) from error
     print("\n".join(writer.name for writer in writers) + f": {meter.line()}", file=sys.stderr)
+
+
+def _stream_of(config: GenerationConfig) -> Callable[..., Iterator[Tensor]]:
+    """Return the function that streams the latents of a batch, as `stream_latents` does, by the method of the keys."""
+    if config.extend == "overlap":
+        return partial(stream_horizons, overlap=config.overlap or config.student.block_frames)
+    return partial(stream_latents, recache=config.recache)
 
 
 def _shown_in(

@@ -105,7 +105,7 @@ def test_control_c_before_the_first_frame_leaves_no_file_and_says_so(tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def interrupted(*_: object) -> Iterator[Tensor]:
+def interrupted(*_: object, **options: object) -> Iterator[Tensor]:
     raise KeyboardInterrupt
     yield
 

@@ -3,9 +3,11 @@
 import pytest
 from PIL import Image
 
+from actors.generation import job
 from actors.generation.generation_config import GenerationConfig
 from actors.generation.job import open_job
 from models.errors import ConfigError
+from models.wan.tiny_decoder import TinyDecoderCodec
 from models.worlds.tiny_prompts import PROMPTS
 
 
@@ -36,6 +38,13 @@ def test_swapped_sides_are_noted(tmp_path, capsys):
     keys.student.width = 24
     open_job(keys)
     assert "note: height=24 and width=12: " in capsys.readouterr().err
+
+
+def test_a_decoder_alone_re_encodes_no_overlap(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "open_codec", lambda *_: object.__new__(TinyDecoderCodec))
+    with pytest.raises(ConfigError) as error:
+        open_job(config(tmp_path, extend="overlap"))
+    assert error.value.key == "vae"
 
 
 @pytest.mark.parametrize(
