@@ -21,7 +21,8 @@ FILM_FPS, FILM_FRAMES = 8.0, 480
 SHEET_ROWS, SHEET_FRAMES = 48, 960
 """Most rows of a video that is embedded pixel by pixel, and most of its frames."""
 _SHEET_COLUMNS = 64
-_QUALITY = {"preset": "veryfast", "profile": "baseline", "crf": "27"}
+_QUALITY = {"preset": "veryfast", "profile": "baseline", "crf": "27", "rc-lookahead": "0"}
+"""Options of x264. Its lookahead reads memory that it has not written, so the same film would have other bytes."""
 _STILL_QUALITY = 82
 _NEAR = 1e-6
 
