@@ -37,17 +37,20 @@ class Measurement:
 
 MEASUREMENTS = (
     Measurement("machine_ceilings", (), 20),
-    Measurement("rollout_fps", ("model=mid", "blocks=1", "repeats=5"), 60),
-    Measurement("rollout_fps", ("model=mid", "dtype=bfloat16", "blocks=1", "repeats=5"), 45),
+    Measurement("rollout_fps", ("model=mid", "blocks=1", "repeats=5"), 50),
+    Measurement("rollout_fps", ("model=mid", "dtype=bfloat16", "blocks=1", "repeats=5"), 40),
     Measurement("rollout_fps", ("model=tiny",), 20),
-    Measurement("full_recomputation", ("model=mid", "repeats=1"), 60),
-    Measurement("window_pass", ("model=tiny", "repeats=7"), 25),
-    Measurement("update_speed", ("stage=dmd", "model=mid", "warm_up=false"), 75),
+    Measurement("full_recomputation", ("model=mid", "repeats=1"), 50),
+    Measurement("window_pass", ("model=tiny", "repeats=7"), 20),
+    Measurement("update_speed", ("stage=dmd", "model=mid", "warm_up=false"), 70),
     Measurement("update_speed", ("stage=ode", "model=tiny"), 20),
-    Measurement("weight_sync", (), 100),
-    Measurement("control_plane", (), 150),
+    Measurement("decoder_speed", ("height=4", "width=4"), 35),
+    Measurement("weight_sync", (), 75),
+    Measurement("checkpoint_speed", (), 25),
+    Measurement("control_plane", ("repeats=2",), 100),
     Measurement("decoupling", (), 75),
-    Measurement("evaluation_speed", ("minutes=[1]",), 35),
+    Measurement("evaluation_speed", ("minutes=[1]",), 30),
+    Measurement("report_speed", (), 30),
     Measurement("startup", ("repeats=1",), 35),
 )
 """Measurements in their order; together their limits are the 12 minutes."""

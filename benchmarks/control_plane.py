@@ -1,8 +1,11 @@
 """Measure the windows per second through the coordinator, by the size of the pool.
 
-python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit headers. Two minutes. The coordinator
-object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores cannot hold a thousand
-processes. So these numbers include the cost of the simulated actors, but not Ray's own cost per delivery.
+python -m benchmarks.control_plane   64, 256 and 1,024 actors that only emit headers. Two minutes.
+More keys: repeats=3.
+
+The coordinator object is driven directly, in one event loop with its actors and learner ranks: Ray on two cores cannot
+hold a thousand processes. So these numbers include the cost of the simulated actors, but not Ray's own cost per
+delivery.
 
 `sustained`: actors emit and the learner's ranks take without pauses; windows
 delivered and taken per second, by the size of the pool and of a window. With 1,024 actors a real pool makes 65 windows
@@ -26,11 +29,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import run
 from benchmarks.decoupling import run_alone
 from benchmarks.line import print_line
 from cluster.config.run_config import Config
 from cluster.runs.stage_spec import stage_spec
 from cluster.weights.version import WeightsVersion
+from models.keys import KeyGroup, key
 from models.records import CRITIC, STUDENT
 from tests.fakes.simulated_pool import SimulatedCoordinator, no_weights
 from tests.fakes.small_runs import CRITIC_UPDATES, smallest_run
@@ -38,10 +43,17 @@ from tests.fakes.small_runs import CRITIC_UPDATES, smallest_run
 ACTORS = (64, 256, 1024)
 RANK_WINDOWS = 8
 BAR, OFFERED = 2000.0, 1000.0
-REPEATS, MEASURED_S, WARM_UP = 3, 1.5, 2
+MEASURED_S, WARM_UP = 1.5, 2
 SIDES = {1: 120, 12: 416}
 """Side of a window's six latent frames, by megabytes of the window."""
 SIZED_ACTORS, WAITING = 256, 12
+
+
+@dataclass(kw_only=True)
+class ControlPlaneOptions(KeyGroup):
+    """Describes a measurement of the coordinator."""
+
+    repeats: int = key(3, "runs of each size", ge=1)
 
 
 @dataclass
@@ -143,30 +155,30 @@ def grown_mb(side: int) -> tuple[float, float]:
     return weighed[2] - before, weighed[1] / 1e6
 
 
-def main() -> None:
-    sized()
-    by_actors()
+def main(options: ControlPlaneOptions) -> None:
+    sized(options.repeats)
+    by_actors(options.repeats)
 
 
-def sized() -> None:
+def sized(repeats: int) -> None:
     """Measure the effect of a window's size: none."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2 * 2**30)
     for megabytes, side in SIDES.items():
-        grown, windows = zip(*(grown_mb(side) for _ in range(REPEATS)), strict=True)
+        grown, windows = zip(*(grown_mb(side) for _ in range(repeats)), strict=True)
         shown = {"window_mb": megabytes, "waiting": WAITING}
         print_line("control_plane.memory", grown, "MB", "one coordinator on a local Ray", shown, windows[0])
     ray.shutdown()
     for megabytes, side in SIDES.items():
-        runs = [run_alone(measure(smallest_run(SIZED_ACTORS, i, side), 0.0, MEASURED_S)) for i in range(REPEATS)]
+        runs = [run_alone(measure(smallest_run(SIZED_ACTORS, i, side), 0.0, MEASURED_S)) for i in range(repeats)]
         shown = {"actors": SIZED_ACTORS, "window_mb": megabytes}
-        rates, cpu = [run.windows_per_s for run in runs], statistics.median(run.windows / run.cpu_s for run in runs)
+        rates, cpu = [one.windows_per_s for one in runs], statistics.median(one.windows / one.cpu_s for one in runs)
         device = "one event loop, no Ray"
         print_line("control_plane.sustained", rates, "windows/s", device, shown, bar=BAR, per_cpu_second=round(cpu, 1))
 
 
-def by_actors() -> None:
+def by_actors(repeats: int) -> None:
     """Measure the effect of the pool's size."""
     latency: dict[int, float] = {}
     takes: dict[int, float] = {}
@@ -174,12 +186,12 @@ def by_actors() -> None:
     for actors in ACTORS:
         config = smallest_run(actors)
         shown = {"actors": actors, "ranks": config.dmd.batch_size // RANK_WINDOWS, "plan": config.dmd.batch_size}
-        free = [run_alone(measure(smallest_run(actors, seed), 0.0, MEASURED_S)) for seed in range(REPEATS)]
+        free = [run_alone(measure(smallest_run(actors, seed), 0.0, MEASURED_S)) for seed in range(repeats)]
         rates, per_cpu_s = [m.windows_per_s for m in free], [m.windows / m.cpu_s for m in free]
         cpu = round(statistics.median(per_cpu_s), 1)
         print_line("control_plane.sustained", rates, "windows/s", device, shown, bar=BAR, per_cpu_second=cpu)
         block_s = actors / OFFERED
-        paced = [run_alone(measure(smallest_run(actors, seed), block_s, MEASURED_S)) for seed in range(REPEATS)]
+        paced = [run_alone(measure(smallest_run(actors, seed), block_s, MEASURED_S)) for seed in range(repeats)]
         shown |= {"offered_windows_per_s": round(statistics.median(m.windows_per_s for m in paced))}
         for name, kept, runs in (
             ("latency", latency, [m.latencies_s for m in paced]),
@@ -196,4 +208,4 @@ def by_actors() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, ControlPlaneOptions)

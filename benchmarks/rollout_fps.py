@@ -110,7 +110,7 @@ def main(options: Options) -> None:
     codec = open_codec(options.model, device if wants_vae else torch.device("meta"), dtype)
     decoded_s, streamed_s = None, None
     if wants_vae:
-        decoded_s = statistics.median(decode_seconds(last, codec, options, device))
+        decoded_s = statistics.median(decode_seconds(last.x0, codec, options.repeats, device))
         streamed_s = statistics.median(stream_seconds(blocks, codec, options, device))
         peak_bytes.append(peak_memory(device))
     peak = matmul_flops_per_s(device, dtype, options.repeats)
@@ -231,17 +231,17 @@ def open_codec(model: str, device: torch.device, dtype: torch.dtype) -> VideoCod
         return WanCodec(AutoencoderKLWan().to(dtype))
 
 
-def decode_seconds(block: SampledBlock, codec: VideoCodec, options: Options, device: torch.device) -> list[float]:
-    """Time the decoding of a block; the codec's memory continues from block to block."""
-    _, past = codec.decode(block.x0)
+def decode_seconds(latents: Tensor, codec: VideoCodec, repeats: int, device: torch.device) -> list[float]:
+    """Time the decoding of latents [B F C H W]; the codec's memory continues from one decoding to the next."""
+    _, past = codec.decode(latents)
 
     def decode() -> None:
         nonlocal past
-        _, past = codec.decode(block.x0, past)
+        _, past = codec.decode(latents, past)
 
     for _ in range(WARM_UP):
         decode()
-    return [block_seconds(decode, 1, device) for _ in range(options.repeats)]
+    return [block_seconds(decode, 1, device) for _ in range(repeats)]
 
 
 def stream_seconds(

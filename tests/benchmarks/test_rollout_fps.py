@@ -16,7 +16,6 @@ from models.causal import denoise_block, write_block
 from models.errors import ConfigError
 from models.kv_cache import KVCache
 from models.network_config import CONFIGS
-from models.sampler import SampledBlock
 from models.wan.network import Wan
 from models.worlds.video_codec import TinyCodec
 from tests.fakes.commands import run_script
@@ -120,8 +119,7 @@ def test_it_prints_one_line_on_a_cpu_in_seconds(capsys):
 @pytest.mark.slow
 def test_decoding_carries_on_from_block_to_block():
     """Every repeat is one block of four video frames per latent frame, behind others."""
-    block, options, device = SampledBlock(0, torch.zeros(1, 3, 16, 2, 2), [], [], None), Options(repeats=2), CPU
-    seconds = decode_seconds(block, open_codec("wan_1_3b", device, torch.float32), options, device)
+    seconds = decode_seconds(torch.zeros(1, 3, 16, 2, 2), open_codec("wan_1_3b", CPU, torch.float32), 2, CPU)
     assert len(seconds) == 2 and min(seconds) > 0
 
 
