@@ -98,7 +98,7 @@ class GenerationConfig(WorldConfig, LoraKeys, MethodKeys):
         if self.recache and self.prompt_schedule is None and self.prompts is None:
             problem = "the prompt never changes"
             raise ConfigError("recache", True, problem, "write a prompt_schedule, or leave recache out")
-        self.check_overlap(self.student, self.student.sink_frames if self.sink is None else self.sink, self.recache)
+        self.check_method(self.student, self.student.sink_frames if self.sink is None else self.sink, self.recache)
 
     def _check_lengths(self) -> None:
         """Check seconds and pixels, before any file is opened."""

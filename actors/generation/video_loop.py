@@ -19,6 +19,7 @@ from actors.generation.generation_config import PIPE, GenerationConfig
 from actors.generation.job import Job
 from actors.generation.overlapping import stream_horizons
 from actors.generation.planned_videos import PlannedVideo, single_config, videos_together
+from actors.generation.staggered import Staggering, stream_staggered
 from actors.generation.streaming import Scene, show_blocks, stream_latents
 from actors.generation.video_formats import open_writer
 from actors.generation.video_record import repeat_notes, write_record
@@ -27,6 +28,7 @@ from models.checkpoints.lora_files import Adapter, attach_adapters
 from models.checkpoints.weight_files import load_weights
 from models.errors import ConfigError, StopsRun
 from models.fingerprint import fingerprint
+from models.flow_matching import warped_sigmas
 from models.noise import BlockNoise
 from models.wan.network import ComputeSpec, Wan
 from models.wan.quantized import quantize_blocks
@@ -164,6 +166,14 @@ def _stream_of(config: GenerationConfig) -> Callable[..., Iterator[Tensor]]:
     """Return the function that streams the latents of a batch, as `stream_latents` does, by the method of the keys."""
     if config.extend == "overlap":
         return partial(stream_horizons, overlap=config.overlap or config.student.block_frames)
+    if config.sampler == "staggered":
+        levels = Staggering(
+            warped_sigmas(config.denoising_timesteps(config.student), config.student.shift),
+            1 if config.stagger is None else config.stagger,
+            config.solver or "renoise",
+            config.context_noise or 0.0,
+        )
+        return partial(stream_staggered, levels=levels)
     return partial(stream_latents, recache=config.recache)
 
 

@@ -27,7 +27,7 @@ _ALTERNATIVES = (("prompt", "prompts", "prompt_schedule"), ("seed", "seeds"), ("
 """Keys of which one in a command replaces the recorded ones."""
 _DEPENDENT = {
     "lora": ("lora_strength", "lora_part", "lora_live"), "prompt": ("recache",), "prompts": ("recache",),
-    "extend": ("overlap",),
+    "extend": ("overlap",), "sampler": ("steps", "stagger", "solver", "context_noise"),
 }  # fmt: skip
 """Keys that the recorded ones mean nothing for, once a command gives another value of the first."""
 _WEIGHTS = ("checkpoint", "lora", "lora_strength", "lora_live", "dtype", "student.model")

@@ -118,12 +118,15 @@ class Wan(nn.Module):
         start: int | Sequence[int] = 0,
         past: Sequence[Segments | RollingPast] | None = None,
         visibility: Visibility | None = None,
+        timestep: Tensor | None = None,
     ) -> list[KeysValues]:
         """Return every layer's self-attention keys and values for finished frames `x0`, read at timestep 0.
 
-        The last layer stops at its keys and values: no later layer would read its output.
+        `timestep` [B F] is that of frames with some noise in them, as diffusion forcing reads its context. The last
+        layer stops at its keys and values: no later layer would read its output.
         """
-        timestep = torch.zeros(x0.shape[:2], dtype=torch.float32, device=x0.device)
+        if timestep is None:
+            timestep = torch.zeros(x0.shape[:2], dtype=torch.float32, device=x0.device)
         hidden, _, time, rotary = self._embed(x0, timestep, start)
         layers = []
         for i, block in enumerate(self.blocks[:-1]):
